@@ -1,0 +1,79 @@
+# `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format venv python system clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PAGE := demo-output/demo.html
+
+# The oldest Python that constraints.txt has wheels for comes first: it is the one tested.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+# Only the browser tests need these: a page in headless Chromium, with hostile and non-Latin text on it.
+SYSTEM_PACKAGES := chromium fonts-dejavu fonts-noto-color-emoji
+
+help:  ## List the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: venv  ## Explain a prediction of Gemma 3 270M in the terminal and in an HTML page
+	@mkdir -p $(dir $(PAGE))
+	$(BIN)/lens-scopes attribute \
+		"German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the" \
+		--scope fisher --layers --out $(PAGE)
+	@echo "The page: $(CURDIR)/$(PAGE)"
+
+test: system lint types  ## Lint, check types and run all the tests
+	$(BIN)/pytest -q
+
+lint: venv  ## Check style and layout with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+
+types: venv  ## Check types with pyright
+	$(BIN)/pyright
+
+format: venv  ## Rewrite the code in the project's layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(STAMP)  ## Make the virtual environment with everything tested, at the tested versions
+
+# PyTorch first: its CPU and CUDA builds differ by gigabytes, and the constraint settles which version is asked for.
+$(STAMP): pyproject.toml constraints.txt | python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+python:
+	@if [ -n "$(PYTHON)" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3 python3-venv; \
+	else \
+		echo "Python 3.11 or newer with its venv module is needed; on Debian: apt-get install python3-venv" >&2; \
+		exit 1; \
+	fi
+
+system:  ## Install Chromium and fonts for the browser tests, where that can be done
+	@if ! command -v dpkg-query >/dev/null; then \
+		echo "The browser tests need Chromium and fonts with emoji; install them if those tests fail." >&2; exit 0; \
+	fi; \
+	missing=""; \
+	for package in $(SYSTEM_PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+		echo "The browser tests need:$$missing. Install them with: sudo apt-get install$$missing" >&2; \
+	fi
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) $(dir $(PAGE)) build dist *.egg-info .pytest_cache .ruff_cache
+	find lens_scopes tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,125 @@
+"""Jacobian Scopes for language models: which tokens, layers and heads made the model say that?
+
+    import lens_scopes as ls
+
+    model = ls.load_model("gemma-3-270m")
+    att = ls.attribute(model, "The capital of France is", ls.Semantic(" Paris"), layers=True)
+    att.to_html("paris.html")
+
+Names are imported when first used, so that `import lens_scopes` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_scopes.attribution import Attribution
+    from lens_scopes.errors import LensScopesError
+    from lens_scopes.heads import HeadInspection, inspect_heads
+    from lens_scopes.matrix import AttributionMatrix, attribute_all
+    from lens_scopes.models import available_models, load_model, model_record
+    from lens_scopes.modes import ModeInspection, inspect_modes
+    from lens_scopes.objectives import (
+        Custom,
+        Directions,
+        Entropy,
+        Fisher,
+        LogitDiff,
+        LogProb,
+        Objective,
+        Semantic,
+        Temperature,
+        register_objective,
+    )
+    from lens_scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
+    from lens_scopes.prompts import Prompt, read_prompt
+    from lens_scopes.readouts import Dot, Norm
+    from lens_scopes.scopes import attribute, attribute_batch
+
+_HOMES = {
+    "Attention": "paths",
+    "Attribution": "attribution",
+    "AttributionMatrix": "matrix",
+    "Custom": "objectives",
+    "Directions": "objectives",
+    "Dot": "readouts",
+    "Entropy": "objectives",
+    "Fisher": "objectives",
+    "Frozen": "paths",
+    "HeadInspection": "heads",
+    "Heads": "paths",
+    "Layers": "paths",
+    "LensScopesError": "errors",
+    "LogProb": "objectives",
+    "LogitDiff": "objectives",
+    "MLP": "paths",
+    "ModeInspection": "modes",
+    "Norm": "readouts",
+    "Objective": "objectives",
+    "Path": "paths",
+    "Prompt": "prompts",
+    "Semantic": "objectives",
+    "Skip": "paths",
+    "Temperature": "objectives",
+    "attribute": "scopes",
+    "attribute_all": "matrix",
+    "attribute_batch": "scopes",
+    "available_models": "models",
+    "inspect_heads": "heads",
+    "inspect_modes": "modes",
+    "load_model": "models",
+    "model_record": "models",
+    "read_prompt": "prompts",
+    "register_objective": "objectives",
+}
+
+__all__ = [
+    "Attention",
+    "Attribution",
+    "AttributionMatrix",
+    "Custom",
+    "Directions",
+    "Dot",
+    "Entropy",
+    "Fisher",
+    "Frozen",
+    "HeadInspection",
+    "Heads",
+    "Layers",
+    "LensScopesError",
+    "LogProb",
+    "LogitDiff",
+    "MLP",
+    "ModeInspection",
+    "Norm",
+    "Objective",
+    "Path",
+    "Prompt",
+    "Semantic",
+    "Skip",
+    "Temperature",
+    "attribute",
+    "attribute_all",
+    "attribute_batch",
+    "available_models",
+    "inspect_heads",
+    "inspect_modes",
+    "load_model",
+    "model_record",
+    "read_prompt",
+    "register_objective",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lens_scopes' has no attribute {name!r}")
+    return getattr(import_module(f"lens_scopes.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,70 @@
+"""What the commands that explain a prediction have in common: options → Attribution."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.objective_options import ObjectiveOptions
+from lens_scopes.cli.output_options import OutputOptions
+from lens_scopes.cli.progress import progress_bar
+from lens_scopes.cli.prompt_options import PromptOptions
+from lens_scopes.cli.site_options import SiteOptions
+
+if TYPE_CHECKING:
+    from lens_scopes.attribution import Attribution
+
+
+def explain(
+    prompt: PromptOptions,
+    objective: ObjectiveOptions,
+    sites: SiteOptions,
+    model: ModelOptions,
+    output: OutputOptions,
+    layers: bool | str,
+) -> Attribution:
+    """The attribution that the options describe. What can be refused without the model is refused before it is loaded.
+
+    Raises:
+        LensScopesError: for any option that does not fit.
+    """
+    output.check()
+    text = prompt.read()
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.readouts import as_readout
+        from lens_scopes.scopes import attribute
+
+        explained = objective.objective()
+        through = sites.path()
+        readout = as_readout(sites.readout)
+        loaded = model.load()
+        with progress_bar("Backpropagating") as progress:
+            attribution = attribute(
+                loaded,
+                text,
+                explained,
+                position=prompt.position,
+                layers=layers,
+                sites=sites.site or (),
+                through=through,
+                readout=readout,
+                progress=progress,
+            )
+    _remark_on_space(attribution)
+    return attribution
+
+
+def _remark_on_space(attribution: Attribution) -> None:
+    """In most vocabularies "Paris" and " Paris" are two tokens, and a shell makes it easy to name the wrong one."""
+    if attribution.target is None:
+        return
+    given = attribution.target
+    for likely in attribution.prediction.top:
+        if likely.token == f" {given.token}" and likely.probability > given.probability:
+            print(
+                f"lens-scopes: note: the target {given.token!r} has no space before it and the probability "
+                f"{given.probability:.2g}; {likely.token!r} has {likely.probability:.2g}.",
+                file=sys.stderr,
+            )

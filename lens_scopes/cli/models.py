@@ -1,0 +1,41 @@
+"""`lens-scopes models`: what can be loaded by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+
+def models(
+    filter_text: Annotated[
+        str | None,
+        typer.Argument(metavar="FILTER", help="Only names and aliases that contain this.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Models that can be loaded by name: the embedded one, those in the local cache, and those on the hub."""
+    from lens_scopes.embedded import EMBEDDED_NAME
+    from lens_scopes.models import available_models
+
+    with redirect_stdout(sys.stderr):
+        known = available_models()
+    wanted = (filter_text or "").lower()
+    found = [model for model in known if any(wanted in name.lower() for name in (model.name, *model.aliases))]
+    found.sort(key=lambda model: (model.name != EMBEDDED_NAME, not model.cached))
+    if as_json:
+        print(json.dumps([asdict(model) for model in found]))
+        return
+    width = max((len(model.name) for model in found), default=0)
+    for model in found:
+        place = "embedded" if model.name == EMBEDDED_NAME else "cached" if model.cached else "hub"
+        print(f"{model.name:<{width}}  {place:<8}  {', '.join(model.aliases)}".rstrip())
+    if not found:
+        print(
+            f"lens-scopes: no known name contains {filter_text!r}; a local folder can be given by its path.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,37 @@
+"""The one exception family: every message says what came, what was expected and what to do."""
+
+
+class LensScopesError(Exception):
+    """Base of every error that lens_scopes raises for its callers; the command line prints it and exits 2."""
+
+
+class ModelError(LensScopesError):
+    """A model cannot be found, loaded, or explained."""
+
+
+class PromptError(LensScopesError):
+    """A prompt, position, target or span does not fit the model or the text."""
+
+
+class ObjectiveError(LensScopesError):
+    """An objective is unknown, mis-specified, or returns directions that do not fit the model."""
+
+
+class SiteError(LensScopesError):
+    """A site is unknown or absent from the model."""
+
+
+class PathError(LensScopesError):
+    """A path names components that do not exist or carries nothing."""
+
+
+class ReadoutError(LensScopesError):
+    """A readout is unknown or cannot be applied at a site."""
+
+
+class NumericsError(LensScopesError):
+    """A computation gave non-finite numbers; the message names the first site where they appear."""
+
+
+class FileError(LensScopesError):
+    """A file is missing, unreadable, of another format or version, or cannot be written."""

@@ -1,0 +1,194 @@
+"""The final state y that the unembedding reads, and the prediction made from it.
+
+    z = W_Uᵀ y + b_U,   logits = c·tanh(z / c) where the model caps them, else z,   p = softmax(logits)
+
+Everything here is computed in float32 (float64 for float64 models), whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_scopes.errors import ModelError
+
+_CHUNK_COLUMNS = 32_768  # columns of W_U upcast at a time: 80 MB for d_model = 640
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which norms, softmax and Fisher products are accumulated: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """The map from the final state to logits, applied at single positions without a [pos, d_vocab] product.
+
+    W_U is used as the model stores it; low-precision weights are upcast a slice of the vocabulary at a time.
+    """
+
+    W_U: Float[Tensor, "d_model d_vocab"]
+    b_U: Float[Tensor, " d_vocab"] | None
+    soft_cap: float | None
+
+    @property
+    def d_model(self) -> int:
+        return self.W_U.shape[0]
+
+    @property
+    def d_vocab(self) -> int:
+        return self.W_U.shape[1]
+
+    def slices(self) -> Iterator[tuple[slice, Float[Tensor, "d_model chunk"]]]:
+        """W_U in the compute dtype, a slice of the vocabulary at a time."""
+        dtype = compute_dtype(self.W_U.dtype)
+        step = self.d_vocab if self.W_U.dtype == dtype else _CHUNK_COLUMNS
+        for start in range(0, self.d_vocab, step):
+            part = slice(start, min(start + step, self.d_vocab))
+            yield part, self.W_U[:, part].to(dtype)
+
+    def pre_logits(self, y: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """z = W_Uᵀ y + b_U, before any soft-cap."""
+        y = y.to(self.W_U.device, compute_dtype(self.W_U.dtype))
+        z = torch.cat([y @ columns for _, columns in self.slices()], dim=-1)
+        return z if self.b_U is None else z + self.b_U.to(z)
+
+    def logits(self, y: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """The model's logits for final states y, soft-cap included."""
+        z = self.pre_logits(y)
+        return z if self.soft_cap is None else self.soft_cap * torch.tanh(z / self.soft_cap)
+
+    def columns(self, token_ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
+        """The columns w_j of W_U for the given tokens, as rows."""
+        return self.W_U[:, token_ids.to(self.W_U.device)].T.to(compute_dtype(self.W_U.dtype))
+
+    def combine(self, coefficients: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_model"]:
+        """Σ_j c_j w_j for each row c of coefficients: one pass over W_U for all of them."""
+        total = coefficients.new_zeros(coefficients.shape[0], self.d_model)
+        for part, columns in self.slices():
+            total += coefficients[:, part] @ columns.T
+        return total
+
+
+def unembedding(model: Any) -> Unembedding:
+    """Reads W_U, b_U and the output soft-cap from a HookedTransformer or TransformerBridge.
+
+    Raises:
+        ModelError: when the model has no unembedding matrix.
+    """
+    weight = getattr(model, "W_U", None)
+    if not isinstance(weight, Tensor):
+        raise ModelError(
+            f"{type(model).__name__} has no unembedding matrix W_U; scopes need a causal language model that "
+            "predicts tokens (a HookedTransformer or TransformerBridge)."
+        )
+    bias = getattr(model, "b_U", None)
+    cap = getattr(model.cfg, "output_logits_soft_cap", None)
+    return Unembedding(
+        W_U=weight.detach(),
+        b_U=bias.detach() if isinstance(bias, Tensor) and bool(bias.any()) else None,
+        soft_cap=float(cap) if cap is not None and cap > 0 else None,
+    )
+
+
+@dataclass(frozen=True)
+class PredictedToken:
+    """One token of the vocabulary with the probability the model gives it as the next token."""
+
+    token_id: int
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model predicts at the position explained.
+
+    Attributes:
+        top: the most probable next tokens, most probable first.
+        entropy: H(p) in nats, between 0 and log d_vocab.
+        beta: β = ‖y‖₂, the inverse effective temperature (Jacobian Scopes, arXiv:2601.16407).
+    """
+
+    top: list[PredictedToken]
+    entropy: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class FinalState:
+    """The final state of one prompt at one position, with the prediction it gives.
+
+    Attributes:
+        y: the input of the unembedding, after the final norm.
+        unembedding: the map from y to logits.
+        target: the token that target-dependent objectives explain when they name none.
+    """
+
+    y: Float[Tensor, " d_model"]
+    unembedding: Unembedding
+    target: int | None = None
+
+    @cached_property
+    def pre_logits(self) -> Float[Tensor, " d_vocab"]:
+        """z = W_Uᵀ y + b_U."""
+        return self.unembedding.pre_logits(self.y)
+
+    @cached_property
+    def logits(self) -> Float[Tensor, " d_vocab"]:
+        """The model's logits, soft-cap included."""
+        cap = self.unembedding.soft_cap
+        return self.pre_logits if cap is None else cap * torch.tanh(self.pre_logits / cap)
+
+    @cached_property
+    def log_probabilities(self) -> Float[Tensor, " d_vocab"]:
+        """log p, in nats."""
+        return self.logits.log_softmax(-1)
+
+    @cached_property
+    def probabilities(self) -> Float[Tensor, " d_vocab"]:
+        """p = softmax(logits)."""
+        return self.log_probabilities.exp()
+
+    @cached_property
+    def entropy(self) -> float:
+        """H(p) = −Σ_j p_j log p_j, in nats."""
+        return float(torch.special.entr(self.probabilities).sum())
+
+    @property
+    def top_token(self) -> int:
+        """The most probable next token."""
+        return int(self.logits.argmax())
+
+    @cached_property
+    def soft_cap_slope(self) -> Float[Tensor, " d_vocab"] | None:
+        """D_j = ∂logit_j/∂z_j = 1 − tanh²(z_j / c); None where the model has no soft-cap (D = 1)."""
+        cap = self.unembedding.soft_cap
+        return None if cap is None else 1 - torch.tanh(self.pre_logits / cap) ** 2
+
+    def logit_gradients(self, token_ids: Sequence[int] | Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
+        """∂logit_j/∂y = D_j w_j for the given tokens, as rows."""
+        ids = torch.as_tensor(token_ids, device=self.y.device)
+        rows = self.unembedding.columns(ids)
+        return rows if self.soft_cap_slope is None else rows * self.soft_cap_slope[ids, None]
+
+    def logit_changes(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """(∂logit_j/∂y)ᵀ v for each row v: how logits change along it."""
+        along = torch.cat([vectors @ columns for _, columns in self.unembedding.slices()], dim=-1)
+        return along if self.soft_cap_slope is None else along * self.soft_cap_slope
+
+    def combine_logit_gradients(self, coefficients: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_model"]:
+        """Σ_j c_j ∂logit_j/∂y for each row c: gradients of functions of the whole distribution."""
+        slope = self.soft_cap_slope
+        return self.unembedding.combine(coefficients if slope is None else coefficients * slope)
+
+    @cached_property
+    def mean_logit_gradient(self) -> Float[Tensor, " d_model"]:
+        """w̄ = Σ_j p_j ∂logit_j/∂y."""
+        return self.combine_logit_gradients(self.probabilities[None])[0]

@@ -1,0 +1,333 @@
+"""The main job: text → Prompt → one forward and the fewest backward passes → Attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_scopes.attribution import Attribution
+from lens_scopes.backprop import SiteScores, Trace, score, trace
+from lens_scopes.contract import ContractTerms, attribution_contract
+from lens_scopes.final_state import (
+    FinalState,
+    PredictedToken,
+    Prediction,
+    Unembedding,
+    compute_dtype,
+    unembedding,
+)
+from lens_scopes.models import model_record
+from lens_scopes.objectives import DirectionFunction, Directions, Objective, as_objective
+from lens_scopes.paths import Path, PathLike, as_path
+from lens_scopes.prompts import (
+    Prompt,
+    PromptLike,
+    next_token_id,
+    read_prompt,
+    resolve_position,
+    resolve_token,
+    token_string,
+)
+from lens_scopes.readouts import Readout, as_readout
+from lens_scopes.sites import EMBEDDING, layer_sites, named_sites
+
+Progress = Callable[[int, int], None]
+
+_TOP_TOKENS = 10
+_BATCH_TOKENS = 2048  # padded tokens in one forward pass of attribute_batch
+_NOISY = 0.2  # a standard error above this share of the scores is worth a warning
+
+
+def attribute(
+    model: Any,
+    prompt: PromptLike,
+    objective: Objective | str | DirectionFunction | None = None,
+    *,
+    position: int = -1,
+    target: str | int | None = None,
+    layers: bool | str = False,
+    sites: str | Sequence[str] = (),
+    through: PathLike = None,
+    readout: Readout | str = "norm",
+    progress: Progress | None = None,
+) -> Attribution:
+    """Which tokens made the model say that: influence of every token on one prediction.
+
+    One forward pass to the final state y at `position`, one vector–Jacobian product for each of the objective's
+    directions v_i, and score_t = Σ_i w_i a_i,t² (√w·a_t for one direction) at every site from the same passes.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge, from `load_model` or elsewhere.
+        prompt: text, chat messages, token ids, or a Prompt.
+        objective: what is explained: an objective (`Semantic`, `LogProb`, `LogitDiff`, `Temperature`, `Entropy`,
+            `Fisher`, `Custom`), its name, or a function of (y, logits). By default Semantic.
+        position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
+        target: the next token that target-dependent objectives explain, as a string that is one token or an id; by
+            default the token that follows in the text, else the model's own top token.
+        layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
+        sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
+        through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
+            `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
+            default all.
+        readout: "norm" (largest effect of a unit change), "dot" (effect of the activation's value against zero), or a
+            Readout.
+        progress: called with (directions done, directions in all) as they are backpropagated.
+
+    Returns:
+        An Attribution; units and meaning of its scores are in its contract.
+
+    Raises:
+        LensScopesError: PromptError, ObjectiveError, SiteError, PathError, ReadoutError, NumericsError or
+            ModelError, each with what came, what was expected and what to do. The model's hooks and state are as
+            before.
+
+    Source: Jacobian Scopes, arXiv:2601.16407.
+    """
+    job = Job.read(model, objective, layers, sites, through, readout)
+    request = Request.read(model, prompt, position, target)
+    return job.run([request], progress)[0]
+
+
+def attribute_batch(
+    model: Any,
+    prompts: Sequence[PromptLike],
+    objective: Objective | str | DirectionFunction | None = None,
+    *,
+    position: int = -1,
+    target: str | int | None = None,
+    layers: bool | str = False,
+    sites: str | Sequence[str] = (),
+    through: PathLike = None,
+    readout: Readout | str = "norm",
+    progress: Progress | None = None,
+) -> list[Attribution]:
+    """`attribute` for many prompts, run in batches of similar length; scores are those of single calls.
+
+    Args:
+        prompts: as for `attribute`, one result each, in their order.
+        progress: called with (prompts done, prompts in all).
+
+    The other arguments, results and errors are those of `attribute`.
+    """
+    job = Job.read(model, objective, layers, sites, through, readout)
+    requests = [Request.read(model, prompt, position, target) for prompt in prompts]
+    results: dict[int, Attribution] = {}
+    for rows in _batches([len(request.token_ids) for request in requests]):
+        results.update(zip(rows, job.run([requests[row] for row in rows], None), strict=True))
+        if progress is not None:
+            progress(len(results), len(requests))
+    return [results[row] for row in range(len(requests))]
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows grouped by length so that a padded batch holds at most _BATCH_TOKENS tokens (at least one row)."""
+    rows: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if rows and (len(rows) + 1) * lengths[rows[0]] > _BATCH_TOKENS:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt with the position and the target to explain."""
+
+    prompt: Prompt
+    position: int
+    target: int | None
+
+    @classmethod
+    def read(cls, model: Any, prompt: PromptLike, position: int, target: str | int | None) -> Request:
+        """Reads a prompt, its position and its target against the model, once, at the boundary."""
+        read = read_prompt(model, prompt)
+        at = resolve_position(read, position)
+        return cls(read, at, next_token_id(read, at) if target is None else resolve_token(model, target))
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens up to the position: later ones cannot matter."""
+        return self.prompt.token_ids[: self.position + 1]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The four choices, checked against the model."""
+
+    model: Any
+    unembedding: Unembedding
+    objective: Objective
+    layer_names: list[str]
+    site_names: list[str]
+    path: Path | None
+    readout: Readout
+
+    @classmethod
+    def read(
+        cls,
+        model: Any,
+        objective: Objective | str | DirectionFunction | None,
+        layers: bool | str,
+        sites: str | Sequence[str],
+        through: PathLike,
+        readout: Readout | str,
+    ) -> Job:
+        """Reads the four choices against the model, once, at the boundary."""
+        return cls(
+            model=model,
+            unembedding=unembedding(model),
+            objective=as_objective(objective).prepare(model),
+            layer_names=layer_sites(model, layers),
+            site_names=named_sites(model, sites),
+            path=as_path(through),
+            readout=as_readout(readout),
+        )
+
+    def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
+        """One forward pass for all requests, then one backward pass a direction."""
+        prompts = [request.token_ids for request in requests]
+        path_hooks = [] if self.path is None else self.path.hooks(self.model)
+        traced = trace(self.model, prompts, [*self.layer_names, *self.site_names], path_hooks)
+        with torch.no_grad():
+            states = self.final_states(traced, [request.target for request in requests])
+            directions = [self.objective.directions(state) for state in states]
+        scores = score(traced, directions, self.readout, progress)
+        return [
+            self._result(row, request, state, directions[row], scores)
+            for row, (request, state) in enumerate(zip(requests, states, strict=True))
+        ]
+
+    def final_states(self, traced: Trace, targets: Sequence[int | None]) -> list[FinalState]:
+        """The final states that were read, in the compute dtype, with a default target each."""
+        ys = traced.final_states.detach()
+        ys = ys.to(self.unembedding.W_U.device, compute_dtype(ys.dtype))
+        return [FinalState(y, self.unembedding, target) for y, target in zip(ys, targets, strict=True)]
+
+    def _result(
+        self, row: int, request: Request, state: FinalState, directions: Directions, scores: Mapping[str, SiteScores]
+    ) -> Attribution:
+        length = len(request.token_ids)
+        prompt = request.prompt
+
+        def values(name: str) -> Tensor:
+            return scores[name].scores[row, :length].detach().cpu()
+
+        def errors(name: str) -> Tensor | None:
+            found = scores[name].standard_error
+            return None if found is None or directions.sampled == 0 else found[row, :length].detach().cpu()
+
+        standard_error = errors(EMBEDDING)
+        layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
+        return Attribution(
+            scores=values(EMBEDDING),
+            tokens=list(prompt.tokens[:length]),
+            token_ids=list(request.token_ids),
+            special=list(prompt.special[:length]),
+            offsets=None if prompt.offsets is None else list(prompt.offsets[:length]),
+            text=prompt.text,
+            position=request.position,
+            target=self.predicted_target(state),
+            prediction=self.prediction(state),
+            scope=self.objective.scope,
+            objective=self.objective.signature(self.label, state),
+            contract=attribution_contract(
+                ContractTerms(
+                    output=self.objective.describe(self.label, state),
+                    position=request.position,
+                    n_tokens=length,
+                    sites=[*self.layer_names, *self.site_names],
+                    path=None if self.path is None else str(self.path),
+                    equation=self.objective.equation,
+                    readout=self.readout,
+                    n_directions=len(directions.vectors),
+                    squared=directions.squared,
+                    sampled=directions.sampled,
+                )
+            ),
+            model=asdict(model_record(self.model)),
+            settings={
+                "objective": {"scope": self.objective.scope, **self.objective.settings()},
+                "readout": {"name": self.readout.name, **_fields(self.readout)},
+                "sites": [EMBEDDING, *self.layer_names, *self.site_names],
+                "path": None if self.path is None else str(self.path),
+                "position": request.position,
+                "details": dict(directions.details),
+            },
+            versions=package_versions(),
+            layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
+            layer_names=list(self.layer_names),
+            sites={name: values(name) for name in self.site_names},
+            standard_error=standard_error,
+            layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
+            warnings=_warnings(values(EMBEDDING), standard_error, self._cut_sites(values)),
+        )
+
+    def _cut_sites(self, values: Callable[[str], Tensor]) -> list[str]:
+        """Sites other than the embedding that the path lets nothing reach."""
+        if self.path is None:
+            return []
+        return [name for name in (*self.layer_names, *self.site_names) if not bool(values(name).any())]
+
+    def label(self, token_id: int) -> str:
+        """A token of the vocabulary as it is written in results: quoted."""
+        return repr(self.token(token_id))
+
+    def token(self, token_id: int) -> str:
+        """A token of the vocabulary as text."""
+        return token_string(self.model, token_id)
+
+    def predicted_target(self, state: FinalState) -> PredictedToken | None:
+        """The objective's first target with its probability, where it has one."""
+        targets = self.objective.targets(state)
+        return self._predicted(state, targets[0]) if targets else None
+
+    def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:
+        return PredictedToken(token_id, self.token(token_id), float(state.probabilities[token_id]))
+
+    def prediction(self, state: FinalState) -> Prediction:
+        """What the model predicts: top tokens, entropy and β."""
+        top = state.probabilities.topk(min(_TOP_TOKENS, len(state.probabilities))).indices.tolist()
+        return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
+
+
+def _fields(readout: Readout) -> dict[str, Any]:
+    return asdict(readout)  # pyright: ignore[reportArgumentType]
+
+
+def _warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:
+    found = []
+    if cut_sites:
+        names = cut_sites[0] if len(cut_sites) == 1 else f"{cut_sites[0]} and {len(cut_sites) - 1} more"
+        found.append(f"the path carries nothing to {names}: held fixed there, so its scores are zero.")
+    if not bool(scores.any()):
+        found.append("every score is zero: at this position nothing in the prompt moves the output explained.")
+    if standard_error is not None:
+        share = float(standard_error.square().sum().sqrt() / scores.square().sum().sqrt().clamp_min(1e-300))
+        if share > _NOISY:
+            found.append(f"the standard error is {share:.0%} of the scores; ask for more samples.")
+    return found
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    names = ("lens-scopes", "torch", "transformer-lens", "transformers")
+    found = []
+    for name in names:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    return dict(_versions())

@@ -1,0 +1,308 @@
+"""An attribution as an HTML page: what was predicted, which tokens and layers made it so, and on what terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING
+
+from lens_scopes.views.circuitsvis_bundle import View, safe_token
+from lens_scopes.views.colour import NEGATIVE, POSITIVE, scale_of
+from lens_scopes.views.heat_table import cell_class, heat_table, legend, marks, token_html
+from lens_scopes.views.html_page import Page, Section
+from lens_scopes.views.token_text import running
+from lens_scopes.views.wording import (
+    NOT_TO_READ,
+    likely,
+    number,
+    oddities,
+    percent,
+    prompt_text,
+    ranking,
+    reading,
+    rows,
+    short_names,
+    title,
+)
+
+if TYPE_CHECKING:
+    from lens_scopes.attribution import Attribution
+
+
+def to_html(attribution: Attribution) -> str:
+    """The attribution as one self-contained HTML document, to be written as UTF-8; see `page`."""
+    return page(attribution).to_html()
+
+
+def page(attribution: Attribution) -> Page:
+    """The attribution as a page of sections: tokens, prediction, layers, other sites, scores, contract,
+    details.
+
+    The sections for layers and other sites are there only where the attribution has them. Add your own with
+    `Page.with_section`.
+    """
+    sections = [_tokens(attribution), _prediction(attribution)]
+    if attribution.layers is not None:
+        sections.append(_layers(attribution))
+    if attribution.sites:
+        sections.append(_sites(attribution))
+    sections += [_scores(attribution), _contract(attribution), _details(attribution)]
+    return Page(title=f"{title(attribution)} · lens_scopes", header=_header(attribution), sections=tuple(sections))
+
+
+def _header(attribution: Attribution) -> str:
+    prompt = prompt_text(attribution)
+    shown = escape(prompt if len(prompt) <= 240 else "…" + prompt[-239:])
+    target = attribution.target
+    chip = ""
+    if target is not None:
+        chip = f"<bdi>{token_html(target.token)}</bdi><small>{percent(target.probability)}</small>"
+        chip = f' <span class="target">{chip}</span>'
+    name = _text(attribution.model.get("name", "a model"))
+    return (
+        f'<p class="kind"><b>{_text(attribution.objective)}</b> · {name} · '
+        f"position {attribution.position} of {len(attribution.tokens)} tokens</p>"
+        f"<h1><bdi>{shown}</bdi>{chip}</h1>{_alert('Warnings', attribution.warnings)}"
+        f"{_alert('About these scores', oddities(attribution))}"
+        f'<p class="lead">{escape(reading(attribution))}</p><p class="lead caution">{escape(NOT_TO_READ)}</p>'
+    )
+
+
+def _alert(heading: str, sentences: list[str]) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
+    return f'<aside class="alert" role="note"><b>{escape(heading)}</b><ul>{items}</ul></aside>'
+
+
+def _tokens(attribution: Attribution) -> Section:
+    scores = attribution.scores.tolist()
+    special = attribution.special
+    scale = scale_of(scores, special)
+    bound = scale.bound or 1.0
+    still = "".join(
+        f'<span class="{cell_class(score, is_special, scale)}">{escape(running(token))}</span>'
+        for token, score, is_special in zip(attribution.tokens, scores, special, strict=True)
+    )
+    strip = View(
+        id="token-strip",
+        component="ColoredTokens",
+        props={
+            "tokens": [safe_token(running(token)) for token in attribution.tokens],
+            "values": [float(number(s)) if math.isfinite(s) else number(s) for s in scores],
+            "minValue": -bound,
+            "maxValue": bound,
+            "positiveColor": POSITIVE,
+            "negativeColor": NEGATIVE,
+        },
+        fallback=f'<div class="still">{still}</div>',
+        unscaled=_unscaled(special, [scores]),
+    )
+    html = (
+        '<p class="note">The text up to the position explained. Point at a token for its score.</p>'
+        f"{strip.html}{legend(scale, marks(scores, special), 'the other tokens' if any(special) else 'these tokens')}"
+        f"{_strongest(attribution)}"
+    )
+    return Section("tokens", "Tokens", html, (strip,), layout="wide")
+
+
+def _strongest(attribution: Attribution, most: int = 6) -> str:
+    lines = rows(attribution)
+    best = ranking([line.score for line in lines], attribution.special)[:most]
+    if not best:
+        return ""
+    largest = abs(lines[best[0]].score)
+    bars = "".join(
+        f'<li><span class="token"><bdi>{token_html(line.token)}</bdi></span>'
+        f"{_bar(abs(line.score) / largest, negative=line.score < 0)}"
+        f'<span class="value">{number(line.score)}</span></li>'
+        for line in (lines[i] for i in best)
+    )
+    return f'<h3>Strongest</h3><ol class="bars">{bars}</ol>'
+
+
+def _bar(share: float, *, negative: bool = False) -> str:
+    css = "bar negative" if negative else "bar"
+    return f'<span class="track"><span class="{css}" style="width:{100 * share:.2f}%"></span></span>'
+
+
+def _prediction(attribution: Attribution) -> Section:
+    target = attribution.target
+    prediction = attribution.prediction
+    shown = likely(attribution)
+    bars = "".join(
+        f"<li{' class=target' if target is not None and token.token_id == target.token_id else ''}>"
+        f'<span class="token"><bdi>{token_html(token.token)}</bdi></span>'
+        f"{_bar(token.probability)}"
+        f'<span class="value">{percent(token.probability)}</span></li>'
+        for token in shown
+    )
+    html = (
+        f'<p class="note">The next token after this text{"; the target is set off" if target is not None else ""}.</p>'
+        f'<ol class="bars">{bars}</ol><dl class="facts"><dt>entropy</dt><dd>{number(prediction.entropy)} nats</dd>'
+        f"<dt>β = ‖y‖</dt><dd>{number(prediction.beta)}</dd></dl>"
+    )
+    return Section("prediction", "Prediction", html, layout="side")
+
+
+def _layers(attribution: Attribution) -> Section:
+    values = [] if attribution.layers is None else attribution.layers.tolist()
+    names = short_names(attribution.layer_names)
+    errors = attribution.layers_standard_error
+    table = heat_table(
+        "layers",
+        "Influence of each token, read at each layer",
+        names,
+        "layer",
+        attribution.tokens,
+        attribution.special,
+        values,
+        None if errors is None else errors.tolist(),
+    )
+    scales = [scale_of(row, attribution.special) for row in values]
+    switcher = View(
+        id="layer-switcher",
+        component="ColoredTokensMulti",
+        props={
+            "tokens": [safe_token(running(token)) for token in attribution.tokens],
+            "values": [
+                [_relative(row[i], scale.bound) for row, scale in zip(values, scales, strict=True)]
+                for i in range(len(attribution.tokens))
+            ],
+            "labels": names,
+            "positiveBounds": [1] * len(names),
+            "negativeBounds": [-1] * len(names),
+        },
+        unscaled=_unscaled(attribution.special, values),
+    )
+    html = (
+        '<p class="note">Each row reads the same scores at another layer of the residual stream, from the first'
+        f" ({escape(attribution.layer_names[0])}) to the last ({escape(attribution.layer_names[-1])}). Where the colour"
+        " moves from a token to a later one, its information has moved along.</p>"
+        f'{table}<h3>One layer at a time</h3><p class="note">Point at a layer to see it, click to keep it. Numbers on'
+        " hover are relative to that layer’s largest magnitude outside the special tokens.</p>"
+        f'<div class="switcher">{switcher.html}</div>'
+    )
+    return Section("layers", "Through the layers", html, (switcher,))
+
+
+def _sites(attribution: Attribution) -> Section:
+    tables = ""
+    flat = {name: values for name, values in attribution.sites.items() if values.ndim == 1}
+    if flat:
+        tables += heat_table(
+            "sites",
+            "Influence of each token, read at other sites",
+            list(flat),
+            "site",
+            attribution.tokens,
+            attribution.special,
+            [values.tolist() for values in flat.values()],
+        )
+    for i, (name, values) in enumerate(attribution.sites.items()):
+        if values.ndim == 2:
+            tables += f"<h3>{escape(name)}</h3>" + heat_table(
+                f"site-{i}",
+                f"Influence of each token at each head of {name}",
+                [f"H{head}" for head in range(values.shape[1])],
+                "head",
+                attribution.tokens,
+                attribution.special,
+                values.T.tolist(),
+            )
+    return Section("sites", "Other sites", tables)
+
+
+def _scores(attribution: Attribution) -> Section:
+    lines = rows(attribution)
+    scale = scale_of([line.score for line in lines], attribution.special)
+    with_errors = attribution.standard_error is not None
+    headings = [("#", "number"), ("token", "text"), ("id", "number"), ("score", "number")]
+    if with_errors:
+        headings.append(("standard error", "number"))
+    headings.append(("share", "number"))
+    head = "".join(
+        f'<th scope="col" data-kind="{kind}"{" class=n" if kind == "number" else ""}>'
+        f'<button type="button">{name}</button></th>'
+        for name, kind in headings
+    )
+    largest = max((line.share for line in lines if line.share is not None), default=0.0)
+    body = ""
+    for line in lines:
+        css = cell_class(line.score, line.special, scale)
+        cells = [
+            _number_cell(str(line.index), line.index),
+            f'<td class="token" data-value="{escape(line.token)}"><bdi>{token_html(line.token)}</bdi>',
+            _number_cell(str(line.token_id), line.token_id),
+            _number_cell(f'<span class="cell {css}">{number(line.score)}</span>', line.score),
+        ]
+        if with_errors:
+            error = line.standard_error
+            cells.append(_number_cell("—" if error is None else f"± {number(error)}", error))
+        cells.append(_number_cell("—" if line.share is None else percent(line.share), line.share))
+        graph = "" if not line.share else _bar(line.share / largest, negative=line.score < 0)
+        cells.append(f'<td class="graph">{graph}')
+        body += f"<tr{' class=special' if line.special else ''}>{''.join(cells)}</tr>"
+    html = (
+        '<p class="note">Share is |score| over the sum of |score| of all tokens but the special ones.'
+        " The buttons in the headings sort.</p>"
+        f'<div class="scroll{" large" if len(lines) > 100 else ""}" role="region" tabindex="0" aria-label="Scores"'
+        f' style="--rows:{len(lines)}"><table class="scores sortable">'
+        f"<caption>Score of every token</caption><thead><tr>{head}<td></tr></thead><tbody>{body}</tbody></table></div>"
+    )
+    return Section("scores", "Scores", html)
+
+
+def _number_cell(html: str, value: int | float | None) -> str:
+    sortable = "" if value is None or not math.isfinite(value) else repr(value)
+    return f'<td class="n" data-value="{sortable}">{html}'
+
+
+def _contract(attribution: Attribution) -> Section:
+    html = (
+        '<p class="note">What this attribution claims: a score means nothing until these five are named'
+        " (the attribution contract, arXiv:2605.23080).</p>"
+        f"{_definitions(attribution.contract)}"
+    )
+    return Section("contract", "Contract", html)
+
+
+def _details(attribution: Attribution) -> Section:
+    parts = [
+        ("Model", attribution.model),
+        ("Settings", attribution.settings),
+        ("Versions", attribution.versions),
+    ]
+    inner = "".join(f"<h3>{name}</h3>{_definitions(_flat(mapping))}" for name, mapping in parts if mapping)
+    return Section("details", "Model, settings, versions", f"<details><summary>Show</summary>{inner}</details>")
+
+
+def _definitions(mapping: Mapping[str, object]) -> str:
+    pairs = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in mapping.items())
+    return f"<dl>{pairs}</dl>"
+
+
+def _text(value: object) -> str:
+    return escape(running(str(value)))
+
+
+def _flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name} · ")
+        elif isinstance(value, (list, tuple)):
+            flat[prefix + name] = ", ".join(number(v) if isinstance(v, float) else str(v) for v in value) or "none"
+        else:
+            flat[prefix + name] = number(value) if isinstance(value, float) else value
+    return flat
+
+
+def _unscaled(special: list[bool], scores: list[list[float]]) -> list[int]:
+    """Special tokens, and tokens with a score that is not finite in any row."""
+    return [i for i, s in enumerate(special) if s or not all(math.isfinite(row[i]) for row in scores)]
+
+
+def _relative(score: float, bound: float) -> float:
+    return round(score / bound, 6) if bound and math.isfinite(score) else (score if bound else 0.0)

@@ -1,0 +1,68 @@
+"""Fixtures shared by all tests: the embedded Gemma, the tiny models, and a machine without a network."""
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRANSFORMERS_VERBOSITY="error")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import TINY_MODELS
+
+GEMMA_FIXTURES = {"gemma", "gemma_folder"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that needs the real weights, and keep those in one process."""
+    for item in items:
+        if GEMMA_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.gemma)
+            item.add_marker(pytest.mark.xdist_group("gemma"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and idle ones would take the cores from the other test process."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Refuse connections that leave the machine."""
+    connect = socket.socket.connect
+
+    def connect_locally(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests run without a network, and one asked for {address[0]}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_locally)
+        yield
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Any:
+    """The embedded Gemma 3 270M as a HookedTransformer, loaded once."""
+    import lens_scopes
+
+    return lens_scopes.load_model("gemma-3-270m")
+
+
+@pytest.fixture(scope="session")
+def gemma_folder() -> Path:
+    """The embedded weights as a Hugging Face folder."""
+    from lens_scopes import embedded
+
+    return embedded.embedded_folder()
+
+
+@pytest.fixture(scope="session", params=TINY_MODELS)
+def tiny(request: pytest.FixtureRequest) -> Any:
+    """Each tiny random model in turn; tests must leave it as they found it."""
+    return TINY_MODELS[request.param]()

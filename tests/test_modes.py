@@ -1,0 +1,83 @@
+"""Modes: decoded contrasts are derivatives of the distribution, and removals are checked by doing them."""
+
+import pytest
+import torch
+from reference import final_state, fisher_matrix, kl, logits_from_final_state, site_activation, state_of
+
+import lens_scopes as ls
+from lens_scopes.errors import ReadoutError
+
+IDS = [3, 7, 1, 7, 4, 9, 2]
+D_VOCAB = 23
+
+
+def distribution(model, y: torch.Tensor) -> torch.Tensor:
+    return logits_from_final_state(model, y).softmax(-1)
+
+
+def test_contrasts_are_the_derivative_of_the_distribution_along_eigenvectors(tiny):
+    found = ls.inspect_modes(tiny, IDS, rank=3, shown=D_VOCAB)
+    y = state_of(tiny, IDS)
+    eigenvalues, vectors = torch.linalg.eigh(fisher_matrix(tiny, y))
+    for index, mode in enumerate(found.modes):
+        value, vector = eigenvalues[-1 - index], vectors[:, -1 - index]
+        assert mode.eigenvalue == pytest.approx(float(value), rel=1e-9)
+        step = 1e-6
+        slope = (distribution(tiny, y + step * vector) - distribution(tiny, y - step * vector)) / (2 * step)
+        slope = slope / value.sqrt()
+        slope = slope if slope.max() >= -slope.min() else -slope
+        decoded = torch.zeros(D_VOCAB, dtype=torch.float64)
+        for shift in (*mode.rising, *mode.falling):
+            decoded[shift.token_id] = shift.change
+        torch.testing.assert_close(decoded, slope, rtol=1e-6, atol=1e-9)
+        assert [item.change for item in mode.rising] == sorted((item.change for item in mode.rising), reverse=True)
+        assert mode.rising[0].token in mode.contrast
+
+
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+def test_actual_shifts_are_those_of_a_replaced_embedding(tiny, baseline):
+    found = ls.inspect_modes(tiny, IDS, rank=2, baseline=baseline, shown=D_VOCAB)
+    embeddings = site_activation(tiny, IDS, "hook_embed")
+    before = distribution(tiny, state_of(tiny, IDS))
+    target = (
+        torch.zeros_like(embeddings) if baseline == "zero" else embeddings.mean(0, keepdim=True).expand_as(embeddings)
+    )
+    for index, removal in enumerate(found.removals):
+        changed = embeddings.clone()
+        changed[index] = target[index]
+        after = distribution(tiny, final_state(tiny, changed, IDS))
+        actual = torch.zeros(D_VOCAB, dtype=torch.float64)
+        for shift in removal.actual:
+            actual[shift.token_id] = shift.change
+        torch.testing.assert_close(actual, after - before, rtol=1e-9, atol=1e-12)
+        assert removal.actual_nats == pytest.approx(float(kl(before, after)), rel=1e-9, abs=1e-12)
+
+
+def test_with_every_mode_predicted_shifts_are_the_first_order_change(tiny):
+    found = ls.inspect_modes(tiny, IDS, rank=tiny.cfg.d_model, shown=D_VOCAB)
+    embeddings = site_activation(tiny, IDS, "hook_embed")
+    step = 1e-6
+    for index in (0, len(IDS) - 1):
+        nudge = torch.zeros_like(embeddings)
+        nudge[index] = embeddings.mean(0) - embeddings[index]
+        ends = [distribution(tiny, final_state(tiny, embeddings + sign * step * nudge, IDS)) for sign in (1, -1)]
+        slope = (ends[0] - ends[1]) / (2 * step)
+        predicted = torch.zeros(D_VOCAB, dtype=torch.float64)
+        for shift in found.removals[index].predicted:
+            predicted[shift.token_id] = shift.change
+        torch.testing.assert_close(predicted, slope, rtol=1e-5, atol=1e-8)
+
+
+def test_a_removal_is_told_in_words(tiny):
+    found = ls.inspect_modes(tiny, IDS, rank=1)
+    removal = found.top(1)[0]
+    falls = min(removal.actual, key=lambda shift: shift.change)
+    rises = max(removal.actual, key=lambda shift: shift.change)
+    assert f"from {rises.token!r} to {falls.token!r}" in removal.sentence()
+    assert -1 - 1e-9 <= removal.agreement <= 1 + 1e-9
+    assert "ModeInspection" in repr(found)
+
+
+def test_another_baseline_is_refused(tiny):
+    with pytest.raises(ReadoutError, match="zero"):
+        ls.inspect_modes(tiny, IDS, baseline="pad")
