@@ -26,8 +26,10 @@ demo: venv  ## Explain a prediction of Gemma 3 270M in the terminal and in an HT
 		--scope fisher --layers --out $(PAGE)
 	@echo "The page: $(CURDIR)/$(PAGE)"
 
+# The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 -m "not gemma"
+	$(BIN)/pytest -q -m gemma
 
 lint: venv  ## Check style and layout with ruff
 	$(BIN)/ruff check .
@@ -43,10 +45,11 @@ format: venv  ## Rewrite the code in the project's layout
 venv: $(STAMP)  ## Make the virtual environment with everything tested, at the tested versions
 
 # PyTorch first: its CPU and CUDA builds differ by gigabytes, and the constraint settles which version is asked for.
+# Without bytecode: compiling what no one imports takes longer than the rest of the installation.
 $(STAMP): pyproject.toml constraints.txt | python
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 python:

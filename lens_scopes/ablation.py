@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.backprop import Hook, run_to_final_state, trace
+from lens_scopes.backprop import trace
 from lens_scopes.errors import PathError
+from lens_scopes.forward import Hook, run_to_final_state
 from lens_scopes.paths import Component
 
 BASELINES = ("zero", "mean", "resample")

@@ -15,10 +15,10 @@ from torch import Tensor
 from lens_scopes.errors import FileError
 from lens_scopes.final_state import PredictedToken, Prediction
 from lens_scopes.prompts import Grouping, group_tokens
+from lens_scopes.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 FORMAT = "lens_scopes.attribution"
 FORMAT_VERSION = 1
@@ -27,7 +27,7 @@ _TENSORS = ("scores", "layers", "standard_error", "layers_standard_error")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attribution:
+class Attribution(Shown):
     """Influence of each token on one prediction of one model.
 
     Attributes:
@@ -176,10 +176,16 @@ class Attribution:
 
         tensors = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
         tensors |= {f"sites/{name}": values for name, values in self.sites.items()}
-        record = {key: value for key, value in asdict(self).items() if key not in (*_TENSORS, "sites")}
-        metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "record": json.dumps(record, ensure_ascii=False)}
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(path, save(contiguous, metadata))
+        record = {key: value for key, value in asdict(self).items() if key not in _TENSORS}
+        record["sites"] = list(self.sites)  # the file keeps tensors in another order
+        metadata = {
+            "format": FORMAT,
+            "version": str(FORMAT_VERSION),
+            "record": json.dumps(record, ensure_ascii=False),
+        }
+        # Clones: the file format refuses tensors that share memory.
+        own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        write_whole(path, save(own, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
@@ -190,9 +196,11 @@ class Attribution:
         """
         from safetensors import SafetensorError, safe_open
 
-        if not Path(path).is_file():
-            raise FileError(f"{path} does not exist or is not a file; expected a result written by Attribution.save.")
         try:
+            if not Path(path).is_file():
+                raise FileError(
+                    f"{path} does not exist or is not a file; expected a result written by Attribution.save."
+                )
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -203,7 +211,7 @@ class Attribution:
         if metadata.get("format") != FORMAT:
             raise FileError(f"{path} is a safetensors file, but not a result written by Attribution.save.")
         version = metadata.get("version", "")
-        if not version.isdigit() or int(version) > FORMAT_VERSION:
+        if not (version.isascii() and version.isdigit() and int(version) <= FORMAT_VERSION):
             raise FileError(
                 f"{path} has format version {version or 'none'}; this lens_scopes reads up to {FORMAT_VERSION}. "
                 "Upgrade lens_scopes to read it."
@@ -211,7 +219,8 @@ class Attribution:
         try:
             return cls._from_record(json.loads(metadata["record"]), tensors)
         except (KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{path} is damaged: its record does not describe a result ({error}).") from error
+            reason = " ".join(str(error).split())
+            raise FileError(f"{path} is damaged: its record does not describe a result ({reason}).") from error
 
     @classmethod
     def _from_record(cls, record: dict[str, Any], tensors: dict[str, Tensor]) -> Attribution:
@@ -222,45 +231,21 @@ class Attribution:
         record["target"] = None if record["target"] is None else PredictedToken(**record["target"])
         if record["offsets"] is not None:
             record["offsets"] = [(start, stop) for start, stop in record["offsets"]]
-        sites = {name.removeprefix("sites/"): values for name, values in tensors.items() if name.startswith("sites/")}
+        record["sites"] = {name: tensors[f"sites/{name}"] for name in record["sites"]}
         found: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name in tensors}
-        loaded = cls(**record, **found, sites=sites)
-        if not (len(loaded.scores) == len(loaded.tokens) == len(loaded.token_ids) == len(loaded.special)):
-            raise ValueError(f"{len(loaded.scores)} scores for {len(loaded.tokens)} tokens")
+        loaded = cls(**record, **found)
+        loaded._check_lengths()
         return loaded
 
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The result as one self-contained page that opens offline.
-
-        Args:
-            path: where to write it; None only returns the HTML.
-
-        Raises:
-            FileError: when it cannot be written.
-        """
-        from lens_scopes.views import to_html
-
-        page = to_html(self)
-        if path is not None:
-            write_whole(path, page.encode("utf-8"))
-        return page
-
-    def figure(self) -> Figure:
-        """A matplotlib figure for papers: scores as bars, the layers × tokens map where present."""
-        from lens_scopes.views import figure
-
-        return figure(self)
-
-    def show(self) -> None:
-        """Shows the result: in a notebook as an offline page, elsewhere in the terminal."""
-        from lens_scopes.views import show
-
-        show(self)
-
-    def _repr_html_(self) -> str:
-        from lens_scopes.views import notebook_html
-
-        return notebook_html(self)
+    def _check_lengths(self) -> None:
+        n_tokens, n_layers = len(self.tokens), len(self.layer_names)
+        lengths = {"scores": len(self.scores), "token_ids": len(self.token_ids), "special": len(self.special)}
+        lengths |= {name: len(values) for name, values in self.sites.items()}
+        for name, length in lengths.items():
+            if length != n_tokens:
+                raise ValueError(f"{length} {name} for {n_tokens} tokens")
+        if (0 if self.layers is None else len(self.layers)) != n_layers:
+            raise ValueError(f"{n_layers} names of layers")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -270,10 +255,12 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         FileError: when the folder is missing or cannot be written, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
-        raise FileError(f"cannot write {target}: it is a folder; give a file name inside it.")
     temporary: str | None = None
     try:
+        if target.is_dir():
+            raise FileError(f"cannot write {target}: it is a folder; give a file name inside it.")
+        if target.exists() and not target.is_file():
+            raise FileError(f"cannot write {target}: it is not a plain file, and writing would replace it.")
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

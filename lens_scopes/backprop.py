@@ -1,48 +1,40 @@
-"""One forward pass to the final state, then one vector–Jacobian product a direction, to every site at once.
+"""Vector–Jacobian products from the final states to every site, in one pass over the layers.
 
     g_i,t = v_iᵀ J_t,   J_t = ∂y/∂x_t
 
-Logits are computed by the caller at single positions only, parameters receive no gradients, and the model's hooks
-and state are as before when a call returns or raises.
+A `Trace` holds the whole graph of a forward pass. A `SlicedTrace` holds only the residual stream between slices of
+layers: going back, each slice runs forward once more and hands its gradients to the slice before it, all directions
+at a time, so that memory grows with the longest slice instead of the depth. Both give the same gradients.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.errors import ModelError, NumericsError
-from lens_scopes.final_state import compute_dtype, unembedding
-from lens_scopes.objectives import Directions
-from lens_scopes.readouts import Readout
+from lens_scopes.errors import ModelError, SiteError
+from lens_scopes.forward import (
+    Batch,
+    Hook,
+    check_finite,
+    final_states,
+    hooked,
+    is_bridge,
+    read_final_states,
+    run_blocks,
+)
 from lens_scopes.sites import EMBEDDING
 
-Hook = Callable[[Tensor], "Tensor | None"]
-"""A function of an activation that returns its replacement, or None to leave it."""
+Visit = Callable[[int, str, Tensor, Tensor], None]
+"""Called with (direction, site, gradient, activation) for every direction at every site."""
 
-
-@contextmanager
-def hooked(model: Any, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
-    """Adds forward hooks by name for a with-block; they are gone afterwards, also after an exception."""
-    points = model.hook_dict
-    added = []
-    try:
-        for name, function in hooks:
-            point = points[name]
-            point.add_hook(lambda activation, hook, function=function: function(activation))
-            added.append((point, point.fwd_hooks[-1]))
-        yield
-    finally:
-        for point, handle in reversed(added):
-            handle.hook.remove()
-            point.fwd_hooks.remove(handle)
+Progress = Callable[[int, int], None]
+"""Called with (done, in all)."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +48,73 @@ class Trace:
     """
 
     final_states: Float[Tensor, "read d_model"]
-    activations: Mapping[str, Tensor]
+    activations: dict[str, Tensor]
     real: Bool[Tensor, "batch pos"]
 
     def gradients(self, vectors: Float[Tensor, "read d_model"], keep_graph: bool) -> dict[str, Tensor]:
         """vᵀJ at every site, for one direction a final state; zeros where no final state depends on the site."""
-        names = list(self.activations)
-        found = torch.autograd.grad(
-            self.final_states,
-            [self.activations[name] for name in names],
-            vectors.to(self.final_states),
-            retain_graph=keep_graph,
-            allow_unused=True,
-        )
-        return {
-            name: torch.zeros_like(self.activations[name]) if gradient is None else gradient
-            for name, gradient in zip(names, found, strict=True)
-        }
+        return _gradients(self.final_states, self.activations, vectors, keep_graph)
+
+    def backward(
+        self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None
+    ) -> None:
+        """Visits every direction's gradients at every site; the graph is gone afterwards."""
+        for index, vector in enumerate(vectors):
+            gradients = self.gradients(vector, keep_graph=index + 1 < len(vectors))
+            for name in reversed(
+                self.activations
+            ):  # as the gradient flows, so that the first one gone wrong is met first
+                visit(index, name, gradients[name], self.activations[name].detach())
+            if progress is not None:
+                progress(index + 1, len(vectors))
+
+
+@dataclass(frozen=True)
+class SlicedTrace:
+    """A forward pass that keeps the residual stream at slice boundaries only.
+
+    Attributes:
+        final_states: as for Trace.
+        real: as for Trace.
+        entering: what each slice starts from: the token ids, then the residual stream.
+        bounds: the first layer of each slice.
+    """
+
+    model: Any
+    batch: Batch
+    sites: Sequence[str]
+    path: Sequence[tuple[str, Hook]]
+    final_states: Float[Tensor, "read d_model"]
+    real: Bool[Tensor, "batch pos"]
+    entering: Sequence[Tensor]
+    bounds: Sequence[int]
+
+    def backward(
+        self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None
+    ) -> None:
+        """Visits every direction's gradients at every site, from the last slice to the first."""
+        arriving = list(vectors.to(self.final_states))
+        done, total = 0, len(arriving) * len(self.bounds)
+        stops = [*self.bounds[1:], self.model.cfg.n_layers]
+        for first, stop, entering in reversed(list(zip(self.bounds, stops, self.entering, strict=True))):
+            start = entering if first == 0 else entering.detach().requires_grad_(True)
+            activations: dict[str, Tensor] = {}
+            with torch.inference_mode(False), torch.enable_grad(), hooked(self.model, self._hooks(activations)):
+                out = run_blocks(self.model, start, first, stop)
+                if stop == self.model.cfg.n_layers:
+                    out = read_final_states(self.model, out, self.batch)
+            inputs = activations if first == 0 else {"": start, **activations}
+            for index, vector in enumerate(arriving):
+                gradients = _gradients(out, inputs, vector, keep_graph=index + 1 < len(arriving))
+                for name in reversed(activations):
+                    visit(index, name, gradients[name], activations[name].detach())
+                arriving[index] = gradients.get("", vector)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+
+    def _hooks(self, activations: dict[str, Tensor]) -> list[tuple[str, Hook]]:
+        return [*_captures(self.sites, activations), *self.path]
 
 
 def trace(
@@ -85,19 +127,72 @@ def trace(
     """Runs the prompts, padded on the right, to their final states.
 
     Args:
-        prompts: token ids, one list a row; padding on the right is exact under a causal mask.
+        prompts: token ids, one list a row.
         sites: hook names; the embedding is always among them.
         path: hooks that decide which routes carry gradient; they leave the forward pass as it is.
         reads: the (row, position) pairs whose final states are wanted; by default each row's last token.
 
     Raises:
         NumericsError: when a final state is not finite, naming the first layer where that happens.
+        ModelError: when the model has a site's hook but its forward pass does not call it.
     """
-    token_ids, lengths = _padded_ids(model, prompts)
+    batch = Batch.of(model, prompts, reads)
     activations: dict[str, Tensor] = {}
+    # Sites go first: influence at a component that the path holds fixed is zero, not what it would be without the path.
+    hooks = [*_captures(sites, activations), *path]
+    with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
+        states = final_states(model, batch)
+    check_finite(model, states, batch)
+    _check_called(sites, activations)
+    return Trace(states, activations, batch.real)
 
+
+def trace_in_slices(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sites: Sequence[str],
+    layers_at_once: int,
+    path: Sequence[tuple[str, Hook]] = (),
+) -> SlicedTrace:
+    """`trace`, holding the graph of `layers_at_once` layers at a time; hooks of the user's own run twice.
+
+    Raises:
+        ModelError: for a TransformerBridge, whose forward pass cannot start in the middle.
+        NumericsError: as `trace`.
+    """
+    if is_bridge(model):
+        raise ModelError(
+            "a TransformerBridge cannot run a slice of its layers, which long prompts need to save memory; "
+            'load the model with backend="hooked", or give a shorter prompt.'
+        )
+    batch = Batch.of(model, prompts)
+    bounds = range(0, model.cfg.n_layers, layers_at_once)
+    entering = [batch.token_ids]
+    called: set[str] = set()
+    notes = [(name, lambda activation, name=name: called.add(name)) for name in sites]
+    with torch.inference_mode(False), torch.no_grad(), hooked(model, notes):
+        for first, stop in zip(bounds, bounds[1:], strict=False):
+            entering.append(run_blocks(model, entering[-1], first, stop))
+        states = read_final_states(model, run_blocks(model, entering[-1], bounds[-1], model.cfg.n_layers), batch)
+    check_finite(model, states, batch)
+    _check_called(sites, called)
+    return SlicedTrace(model, batch, sites, path, states, batch.real, entering, bounds)
+
+
+def _check_called(sites: Sequence[str], called: Container[str]) -> None:
+    for name in sites:
+        if name not in called:
+            raise ModelError(f"the model has a hook named {name!r} but its forward pass does not call it.")
+
+
+def _captures(sites: Sequence[str], activations: dict[str, Tensor]) -> list[tuple[str, Hook]]:
     def capture(name: str) -> Hook:
         def hook(activation: Tensor) -> Tensor | None:
+            if name in activations:
+                raise SiteError(
+                    f"{name} is called more than once in a forward pass, so it is not one place to read influence at; "
+                    "name a hook that is called once, such as one of the residual stream."
+                )
             if name == EMBEDDING or not activation.requires_grad:  # a root of the graph
                 activation = activation.detach().requires_grad_(True)
                 activations[name] = activation
@@ -107,189 +202,15 @@ def trace(
 
         return hook
 
-    # Sites go first: influence at a component that the path holds fixed is zero, not what it would be without the path.
-    hooks = [*((name, capture(name)) for name in dict.fromkeys([EMBEDDING, *sites])), *path]
-    read = _last_tokens(lengths) if reads is None else torch.tensor(reads, device=lengths.device).T
-    with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
-        final_states = _forward(model, token_ids, read)
-    if not bool(final_states.isfinite().all()):
-        raise NumericsError(_where_not_finite(model, token_ids))
-    missing = [name for name in sites if name not in activations]
-    if missing:
-        raise ModelError(f"the model has a hook named {missing[0]!r} but its forward pass does not call it.")
-    steps = torch.arange(token_ids.shape[1], device=lengths.device)
-    return Trace(final_states, activations, steps < lengths[:, None])
+    return [(name, capture(name)) for name in dict.fromkeys([EMBEDDING, *sites])]
 
 
-def run_to_final_state(
-    model: Any, prompts: Sequence[Sequence[int]], hooks: Sequence[tuple[str, Hook]] = ()
-) -> Float[Tensor, "batch d_model"]:
-    """y at the last token of each prompt, without a graph, while hooks change the forward pass."""
-    token_ids, lengths = _padded_ids(model, prompts)
-    with torch.no_grad(), hooked(model, hooks):
-        return _forward(model, token_ids, _last_tokens(lengths))
-
-
-def _last_tokens(lengths: Int[Tensor, " batch"]) -> Int[Tensor, "2 batch"]:
-    return torch.stack([torch.arange(len(lengths), device=lengths.device), lengths - 1])
-
-
-def _padded_ids(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, " batch"]]:
-    device = next(model.parameters()).device
-    lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-    token_ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=device)
-    for row, ids in zip(token_ids, prompts, strict=True):
-        row[: len(ids)] = torch.as_tensor(ids, device=device)
-    return token_ids, lengths
-
-
-def is_bridge(model: Any) -> bool:
-    """Whether the model is a TransformerBridge rather than a HookedTransformer."""
-    return any(kind.__name__ == "TransformerBridge" for kind in type(model).__mro__)
-
-
-def _forward(
-    model: Any, token_ids: Int[Tensor, "batch pos"], read: Int[Tensor, "2 read"]
-) -> Float[Tensor, "read d_model"]:
-    """The inputs of the unembedding at the (row, position) pairs asked for; no logits elsewhere."""
-    if not is_bridge(model):
-        residual = model(token_ids, stop_at_layer=model.cfg.n_layers, padding_side="right")
-        normalized = model.ln_final(residual) if model.cfg.normalization_type is not None else residual
-        rows, positions = read.to(residual.device)
-        return model.unembed.hook_in(normalized)[rows, positions]
-
-    kept: list[Tensor] = []
-
-    def only_read(states: Tensor) -> Tensor:
-        rows, positions = read.to(states.device)
-        kept.append(states[rows, positions])
-        return kept[0][:, None]
-
-    with hooked(model, [("unembed.hook_in", only_read)]):
-        logits = model(token_ids, return_type="logits")
-    if model not in _checked:
-        _check_logits(model, kept[0].detach(), logits[:, 0].detach())
-        _checked.add(model)
-    return kept[0]
-
-
-_checked: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def _check_logits(model: Any, states: Float[Tensor, "batch d_model"], logits: Float[Tensor, "batch d_vocab"]) -> None:
-    """An architecture may scale or cap its logits in ways of its own: then objectives would explain another model."""
-    head = unembedding(model)
-    own = head.logits(states)
-    gap = float((own - logits.to(own)).abs().max())
-    scale = float(own.abs().max())
-    tolerance = 1e-3 if compute_dtype(logits.dtype) == logits.dtype else 0.05
-    if gap > tolerance * max(1.0, scale):
-        raise ModelError(
-            f"the model's logits differ from its unembedding of the final state by {gap:.3g} (of {scale:.3g}): it "
-            "transforms logits in a way that lens_scopes does not know, so its scopes would not be this model's."
-        )
-
-
-def _where_not_finite(model: Any, token_ids: Int[Tensor, "batch pos"]) -> str:
-    names = [EMBEDDING, *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
-    bad: list[str] = []
-
-    def check(name: str) -> Hook:
-        def hook(activation: Tensor) -> None:
-            if not bool(activation.isfinite().all()):
-                bad.append(name)
-
-        return hook
-
-    lengths = torch.full((len(token_ids),), token_ids.shape[1], device=token_ids.device)
-    with torch.no_grad(), hooked(model, [(name, check(name)) for name in names]):
-        _forward(model, token_ids, _last_tokens(lengths))
-    where = f"first at {bad[0]}" if bad else "after the last block"
-    return (
-        f"the forward pass gives non-finite activations, {where} ({model.cfg.dtype}); "
-        'load the model with dtype="float32" or "bfloat16", and check its weights.'
+def _gradients(out: Tensor, activations: Mapping[str, Tensor], vectors: Tensor, keep_graph: bool) -> dict[str, Tensor]:
+    names = list(activations)
+    found = torch.autograd.grad(
+        out, [activations[name] for name in names], vectors.to(out), retain_graph=keep_graph, allow_unused=True
     )
-
-
-@dataclass(frozen=True)
-class SiteScores:
-    """Scores at one site for a batch of prompts.
-
-    Attributes:
-        scores: Σ_i w_i a_i,t², or √w·a_t for a single direction.
-        standard_error: of the sampled part, where directions were sampled.
-    """
-
-    scores: Float[Tensor, "batch pos *inner"]
-    standard_error: Float[Tensor, "batch pos *inner"] | None
-
-
-def score(
-    traced: Trace,
-    directions: Sequence[Directions],
-    readout: Readout,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, SiteScores]:
-    """Backpropagates every direction and reads the gradients at every site.
-
-    Args:
-        directions: one set for each row of the batch; rows with fewer directions are padded with weight zero.
-        progress: called with (directions done, directions in all).
-
-    Raises:
-        NumericsError: when a gradient is not finite, naming the site.
-    """
-    total = max(len(item.vectors) for item in directions)
-    vectors = torch.stack([_padded(item.vectors, total) for item in directions], dim=1)
-    weights = torch.stack([_padded(item.weights, total) for item in directions], dim=1)
-    sampled = torch.stack([_padded(_is_sample(item), total) for item in directions], dim=1)
-    squared = torch.tensor([item.squared for item in directions])
-
-    sums: dict[str, Tensor] = {}
-    draws: dict[str, list[Tensor]] = {}
-    for index in range(total):
-        gradients = traced.gradients(vectors[index], keep_graph=index + 1 < total)
-        for name, gradient in gradients.items():
-            amplitude = readout.amplitude(gradient, traced.activations[name].detach(), traced.real.to(gradient.device))
-            if not bool(amplitude.isfinite().all()):
-                raise NumericsError(_gradient_not_finite(gradients, gradient.dtype))
-            weight, square, draw = (_rowwise(values, amplitude) for values in (weights[index], squared, sampled[index]))
-            term = torch.where(square, weight * amplitude**2, weight.sqrt() * amplitude)
-            sums[name] = sums[name] + term if name in sums else term
-            if bool(sampled.any()):
-                draws.setdefault(name, []).append(torch.where(draw, amplitude**2, torch.nan))
-        if progress is not None:
-            progress(index + 1, total)
-    return {name: SiteScores(total_, _standard_error(draws.get(name))) for name, total_ in sums.items()}
-
-
-def _padded(values: Tensor, length: int) -> Tensor:
-    return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
-
-
-def _is_sample(directions: Directions) -> Bool[Tensor, " k"]:
-    return torch.arange(len(directions.vectors)) >= len(directions.vectors) - directions.sampled
-
-
-def _rowwise(values: Tensor, like: Tensor) -> Tensor:
-    moved = values.to(like.device) if values.dtype == torch.bool else values.to(like)
-    return moved.reshape(-1, *(1 for _ in like.shape[1:]))
-
-
-def _standard_error(draws: list[Tensor] | None) -> Tensor | None:
-    """std / √n over the sampled rows' squared amplitudes; NaN marks rows that are not samples."""
-    if not draws:
-        return None
-    values = torch.stack(draws)
-    counts = values.isfinite().sum(0)
-    spread = (values - values.nanmean(0)).square().nansum(0) / (counts - 1)
-    return (spread / counts).sqrt()
-
-
-def _gradient_not_finite(gradients: Mapping[str, Tensor], dtype: torch.dtype) -> str:
-    bad = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
-    where = bad[-1] if bad else "the readout"
-    return (
-        f"the backward pass gives non-finite gradients, last finite after {where} ({dtype}); "
-        'load the model with dtype="float32" or "bfloat16".'
-    )
+    return {
+        name: torch.zeros_like(activations[name]) if gradient is None else gradient
+        for name, gradient in zip(names, found, strict=True)
+    }

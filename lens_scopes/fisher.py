@@ -80,14 +80,11 @@ class PredictiveGeometry:
     def trace(self) -> float:
         """tr F = Σ_j p_j ‖w_j − w̄‖², in nats per squared unit of y."""
         state = self.state
-        mean = state.mean_logit_gradient
-        slope = state.soft_cap_slope
-        weights = state.probabilities if slope is None else state.probabilities * slope**2
-        total = sum(
-            float(columns.square().sum(0).double() @ weights[part].double())
-            for part, columns in state.unembedding.slices()
-        )
-        return max(0.0, total - float(mean.double().square().sum()))
+        total = 0.0
+        for ids in torch.arange(state.unembedding.d_vocab, device=state.y.device).split(KEEP_MOST):
+            rows = state.logit_gradients(ids) - state.mean_logit_gradient
+            total += float(state.probabilities[ids].double() @ rows.square().sum(-1).double())
+        return total
 
     def leading(self, rank: int) -> LeadingTerms:
         """The `rank` largest eigenvalues of F and their eigenvectors.
@@ -126,6 +123,8 @@ class PredictiveGeometry:
 
         operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # pyright: ignore[reportCallIssue]
         start = np.random.default_rng(0).standard_normal(size)  # fixed, so that results repeat
+        if not multiply(start).any():  # a certain prediction: ARPACK cannot start from nothing
+            return LeadingTerms(y.new_zeros(rank), y.new_zeros(rank, size))
         values, columns = eigsh(operator, k=rank, which="LA", v0=start, tol=1e-6)  # pyright: ignore[reportArgumentType]
         order = np.argsort(values)[::-1]
         return LeadingTerms(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lens_scopes.backprop import run_to_final_state
 from lens_scopes.final_state import unembedding
+from lens_scopes.forward import run_to_final_state
 
 
 def continuation(model: Any, token_ids: Sequence[int], count: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.backprop import Hook, run_to_final_state
+from lens_scopes.forward import Hook, run_to_final_state
 
 TYPES = ("previous_token_head", "duplicate_token_head", "induction_head")
 

@@ -36,6 +36,7 @@ from lens_scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.paths import Component, Frozen, Path, PathLike, parse_head
 from lens_scopes.prompts import PromptLike
 from lens_scopes.scopes import Job, Request, package_versions
+from lens_scopes.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
@@ -66,14 +67,13 @@ class Ablated:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadInspection:
+class HeadInspection(Shown):
     """Influence of every attention head and MLP on one prediction.
 
     Attributes:
         change: [layer, head], predicted change of the output explained when the head is set to its baseline at every
             position: logits, nats or units of β, as the objective's; negative for a head that supports the output.
-                For Fisher
-            Scope a divergence in nats, ≥ 0.
+            For Fisher Scope a divergence in nats, ≥ 0.
         mlp_change: [layer], the same for MLPs; empty for attention-only models.
         by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
             rows sum to `change` where the baseline is zero and the objective is a number.

@@ -25,6 +25,7 @@ from lens_scopes.paths import PathLike
 from lens_scopes.prompts import Prompt, PromptLike, extended, next_token_id, read_prompt
 from lens_scopes.readouts import Readout
 from lens_scopes.scopes import Job, Progress, package_versions
+from lens_scopes.shown import Shown
 from lens_scopes.sites import EMBEDDING
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _BLOCK = 16  # destinations that share a forward pass
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttributionMatrix:
+class AttributionMatrix(Shown):
     """Influence of every token (columns) on the prediction made after every position (rows).
 
     Attributes:

@@ -40,8 +40,8 @@ def find_source(name: str | Path) -> Source:
     """
     if isinstance(name, Path):
         return _folder(name)
-    if not name.strip():
-        raise ModelError("the model's name is empty: give a name or a folder")
+    if not isinstance(name, str) or not name.strip():
+        raise ModelError(f"model {name!r} is neither a name nor a folder")
     if name.lower() == embedded.EMBEDDED_NAME:
         revision = f"gguf sha256 {embedded.EMBEDDED_SHA256[:12]}"
         return Source(embedded.EMBEDDED_NAME, embedded.embedded_folder(), revision, embedded=True)

@@ -245,6 +245,8 @@ def _read_device(device: str | None, dtype: torch.dtype) -> str:
 def _read_processing(processing: bool | Mapping[str, bool]) -> dict[str, bool]:
     if isinstance(processing, bool):
         return dict.fromkeys(PROCESSING_FLAGS, processing)
+    if not isinstance(processing, Mapping):
+        raise ModelError(f"processing {processing!r} is neither a bool nor a mapping of flags to bools")
     for flag in processing:
         if flag not in PROCESSING_FLAGS:
             raise ModelError(f"processing flag {flag!r} is unknown: use some of {', '.join(PROCESSING_FLAGS)}")

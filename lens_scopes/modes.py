@@ -17,15 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.backprop import Hook, run_to_final_state, trace
+from lens_scopes.backprop import trace
 from lens_scopes.errors import ReadoutError
 from lens_scopes.final_state import FinalState, Prediction, compute_dtype
 from lens_scopes.fisher import PredictiveGeometry
+from lens_scopes.forward import Hook, run_to_final_state
 from lens_scopes.models import model_record
 from lens_scopes.objectives import Fisher
 from lens_scopes.paths import PathLike
 from lens_scopes.prompts import PromptLike
 from lens_scopes.scopes import Job, Request, package_versions
+from lens_scopes.shown import Shown
 from lens_scopes.sites import EMBEDDING
 
 _BATCH_TOKENS = 4096
@@ -68,7 +70,7 @@ class Removal:
 
     Attributes:
         index, token: the source token.
-        amounts: a_i, the signed change along each mode.
+        amounts: a_i, the signed change of y along each mode, in units of y; positive towards the mode's rising tokens.
         predicted: the largest predicted changes of probability, first order, through the modes kept.
         actual: what happened to the same tokens when the embedding was really replaced.
         agreement: cosine of predicted and actual Δp over all tokens of the vocabulary, between −1 and 1.
@@ -97,7 +99,7 @@ class Removal:
 
 
 @dataclass(frozen=True, repr=False)
-class ModeInspection:
+class ModeInspection(Shown):
     """The leading Fisher modes of one prediction and what every source token does along them.
 
     Attributes:
@@ -178,12 +180,12 @@ def inspect_modes(
         ]
     )
     contrasts = _probability_changes(state, terms.vectors)
-    decoded, signs = [], []
-    for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True):
-        sign = 1.0 if float(contrast.max()) >= -float(contrast.min()) else -1.0
-        step = sign / max(eigenvalue, 1e-30) ** 0.5
-        decoded.append(Mode(eigenvalue, *_sides(job, contrast * step, shown)))
-        signs.append(sign)
+    signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
+    contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
+    decoded = [
+        Mode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
+        for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True)
+    ]
     after = _replaced_states(model, request.token_ids, target, progress)
     removals = [
         _removal(

@@ -354,26 +354,31 @@ class Custom(Objective):
         with torch.no_grad():
             returned = self.function(state.y.clone(), state.logits.clone())
         if isinstance(returned, Directions):
+            self._check(returned.vectors, returned.weights, len(state.y))
             return returned
-        vectors, weights = returned if isinstance(returned, tuple) else (returned, None)
-        vectors = torch.as_tensor(vectors).to(state.y)
+        vectors, weights = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+        if not isinstance(vectors, Tensor):
+            raise ObjectiveError(
+                f"objective {self.name!r} returned {type(returned).__name__}; expected a tensor of directions, a pair "
+                "(vectors, weights), or Directions."
+            )
         vectors = vectors[None] if vectors.ndim == 1 else vectors
-        d_model = len(state.y)
+        weights = vectors.new_ones(vectors.shape[:1]) if weights is None else torch.as_tensor(weights)
+        self._check(vectors, weights, len(state.y))
+        return Directions(vectors.to(state.y), weights.to(state.y), squared=len(vectors) > 1)
+
+    def _check(self, vectors: Tensor, weights: Tensor, d_model: int) -> None:
+        problem = None
         if vectors.ndim != 2 or vectors.shape[1] != d_model or len(vectors) == 0:
-            raise ObjectiveError(
-                f"objective {self.name!r} returned directions of shape {tuple(vectors.shape)}; "
-                f"expected [{d_model}] or [k, {d_model}]."
-            )
-        weights = vectors.new_ones(len(vectors)) if weights is None else torch.as_tensor(weights).to(vectors)
-        if weights.shape != (len(vectors),) or bool((weights < 0).any()):
-            raise ObjectiveError(
-                f"objective {self.name!r} returned weights of shape {tuple(weights.shape)} (least "
-                f"{float(weights.min()) if weights.numel() else float('nan'):.3g}); "
-                f"expected {len(vectors)} non-negative ones."
-            )
-        if not bool(vectors.isfinite().all()):
-            raise ObjectiveError(f"objective {self.name!r} returned non-finite directions.")
-        return Directions(vectors, weights, squared=len(vectors) > 1)
+            problem = f"directions of shape {tuple(vectors.shape)}; expected [{d_model}] or [k, {d_model}]"
+        elif weights.shape != (len(vectors),):
+            problem = f"weights of shape {tuple(weights.shape)}; expected {len(vectors)}, one for each direction"
+        elif not bool(vectors.isfinite().all()):
+            problem = "non-finite directions"
+        elif not bool((weights.isfinite() & (weights >= 0)).all()):
+            problem = f"the weights {[round(value, 6) for value in weights.tolist()]}; expected non-negative numbers"
+        if problem is not None:
+            raise ObjectiveError(f"objective {self.name!r} returned {problem}.")
 
     def change(self, before: FinalState, after: FinalState) -> float:
         directions = self.directions(before)

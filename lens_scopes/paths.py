@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lens_scopes.backprop import Hook
 from lens_scopes.errors import PathError
+from lens_scopes.forward import Hook
 
 FREEZABLE = ("patterns", "norms", "gates")
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lens_scopes.attribution import Attribution
-from lens_scopes.backprop import SiteScores, Trace, score, trace
+from lens_scopes.backprop import SlicedTrace, Trace, trace, trace_in_slices
 from lens_scopes.contract import ContractTerms, attribution_contract
+from lens_scopes.errors import NumericsError
 from lens_scopes.final_state import (
     FinalState,
     PredictedToken,
@@ -22,6 +23,7 @@ from lens_scopes.final_state import (
     compute_dtype,
     unembedding,
 )
+from lens_scopes.memory import MemoryPlan, parse_memory, plan_memory
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective, as_objective
 from lens_scopes.paths import Path, PathLike, as_path
@@ -35,6 +37,7 @@ from lens_scopes.prompts import (
     token_string,
 )
 from lens_scopes.readouts import Readout, as_readout
+from lens_scopes.scoring import SiteScores, score
 from lens_scopes.sites import EMBEDDING, layer_sites, named_sites
 
 Progress = Callable[[int, int], None]
@@ -55,6 +58,7 @@ def attribute(
     sites: str | Sequence[str] = (),
     through: PathLike = None,
     readout: Readout | str = "norm",
+    memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
     """Which tokens made the model say that: influence of every token on one prediction.
@@ -77,6 +81,8 @@ def attribute(
             default all.
         readout: "norm" (largest effect of a unit change), "dot" (effect of the activation's value against zero), or a
             Readout.
+        memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
+            Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
         progress: called with (directions done, directions in all) as they are backpropagated.
 
     Returns:
@@ -89,7 +95,7 @@ def attribute(
 
     Source: Jacobian Scopes, arXiv:2601.16407.
     """
-    job = Job.read(model, objective, layers, sites, through, readout)
+    job = Job.read(model, objective, layers, sites, through, readout, memory)
     request = Request.read(model, prompt, position, target)
     return job.run([request], progress)[0]
 
@@ -105,6 +111,7 @@ def attribute_batch(
     sites: str | Sequence[str] = (),
     through: PathLike = None,
     readout: Readout | str = "norm",
+    memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> list[Attribution]:
     """`attribute` for many prompts, run in batches of similar length; scores are those of single calls.
@@ -115,7 +122,7 @@ def attribute_batch(
 
     The other arguments, results and errors are those of `attribute`.
     """
-    job = Job.read(model, objective, layers, sites, through, readout)
+    job = Job.read(model, objective, layers, sites, through, readout, memory)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     results: dict[int, Attribution] = {}
     for rows in _batches([len(request.token_ids) for request in requests]):
@@ -169,6 +176,7 @@ class Job:
     site_names: list[str]
     path: Path | None
     readout: Readout
+    memory: int | None
 
     @classmethod
     def read(
@@ -179,6 +187,7 @@ class Job:
         sites: str | Sequence[str],
         through: PathLike,
         readout: Readout | str,
+        memory: str | int | None = None,
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
         return cls(
@@ -189,30 +198,52 @@ class Job:
             site_names=named_sites(model, sites),
             path=as_path(through),
             readout=as_readout(readout),
+            memory=parse_memory(memory),
         )
 
     def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
         """One forward pass for all requests, then one backward pass a direction."""
         prompts = [request.token_ids for request in requests]
         path_hooks = [] if self.path is None else self.path.hooks(self.model)
-        traced = trace(self.model, prompts, [*self.layer_names, *self.site_names], path_hooks)
+        names = [*self.layer_names, *self.site_names]
+        plan = plan_memory(self.model, max(map(len, prompts)), len(prompts), self.memory)
+        if plan.sliced:
+            traced = trace_in_slices(self.model, prompts, names, plan.layers_at_once, path_hooks)
+        else:
+            traced = trace(self.model, prompts, names, path_hooks)
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])
             directions = [self.objective.directions(state) for state in states]
         scores = score(traced, directions, self.readout, progress)
         return [
-            self._result(row, request, state, directions[row], scores)
+            self._result(row, request, state, directions[row], scores, plan)
             for row, (request, state) in enumerate(zip(requests, states, strict=True))
         ]
 
-    def final_states(self, traced: Trace, targets: Sequence[int | None]) -> list[FinalState]:
-        """The final states that were read, in the compute dtype, with a default target each."""
+    def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
+        """The final states that were read, in the compute dtype, with a default target each.
+
+        Raises:
+            NumericsError: when logits are not finite.
+        """
         ys = traced.final_states.detach()
         ys = ys.to(self.unembedding.W_U.device, compute_dtype(ys.dtype))
-        return [FinalState(y, self.unembedding, target) for y, target in zip(ys, targets, strict=True)]
+        states = [FinalState(y, self.unembedding, target) for y, target in zip(ys, targets, strict=True)]
+        if not all(bool(state.logits.isfinite().all()) for state in states):
+            raise NumericsError(
+                "the logits are not finite though the final state is: check the weights of unembed "
+                f"({self.unembedding.W_U.dtype})."
+            )
+        return states
 
     def _result(
-        self, row: int, request: Request, state: FinalState, directions: Directions, scores: Mapping[str, SiteScores]
+        self,
+        row: int,
+        request: Request,
+        state: FinalState,
+        directions: Directions,
+        scores: Mapping[str, SiteScores],
+        plan: MemoryPlan,
     ) -> Attribution:
         length = len(request.token_ids)
         prompt = request.prompt
@@ -260,6 +291,7 @@ class Job:
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
                 "details": dict(directions.details),
+                "memory": plan.describe(),
             },
             versions=package_versions(),
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,

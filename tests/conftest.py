@@ -18,11 +18,10 @@ GEMMA_FIXTURES = {"gemma", "gemma_folder"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that needs the real weights, and keep those in one process."""
+    """Mark every test that needs the real weights."""
     for item in items:
         if GEMMA_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.gemma)
-            item.add_marker(pytest.mark.xdist_group("gemma"))
 
 
 @pytest.fixture(scope="session", autouse=True)

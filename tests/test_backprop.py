@@ -15,10 +15,12 @@ from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
 
 import lens_scopes as ls
-from lens_scopes.backprop import hooked, score, trace
+from lens_scopes.backprop import trace, trace_in_slices
 from lens_scopes.errors import ModelError, NumericsError
+from lens_scopes.forward import hooked
 from lens_scopes.objectives import Directions
 from lens_scopes.readouts import Norm, Readout
+from lens_scopes.scoring import score
 
 IDS = [3, 17, 0, 8, 22, 3]
 BATCH = [IDS, [7, 1], [5], [22, 21, 20, 19]]
@@ -138,6 +140,66 @@ def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
 def test_without_samples_there_is_no_standard_error() -> None:
     found = score(trace(gpt2_like(), [IDS], []), [directions(3)], Norm())["hook_embed"]
     assert found.standard_error is None
+
+
+# Slices
+
+
+@pytest.mark.parametrize("layers_at_once", [1, 2, 3, 99])
+def test_slices_of_layers_give_the_gradients_of_the_whole(model: Any, layers_at_once: int) -> None:
+    inner = ["attn.hook_z", "hook_resid_pre", "hook_resid_post"]
+    sites = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in inner]
+    sites += ["unembed.hook_in", "hook_embed"]
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3, len(BATCH), model.cfg.d_model, generator=generator, dtype=torch.float64)
+    whole, sliced = trace(model, BATCH, sites), trace_in_slices(model, BATCH, sites, layers_at_once)
+    assert torch.equal(whole.real, sliced.real)
+    assert_close(sliced.final_states, whole.final_states, rtol=1e-12, atol=1e-13)
+    found: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = [{}, {}]
+    steps: list[tuple[int, int]] = []
+    for traced, seen in zip((whole, sliced), found, strict=True):
+        traced.backward(
+            vectors,
+            lambda index, name, gradient, activation, seen=seen: seen.update({(index, name): (gradient, activation)}),
+            lambda done, total: steps.append((done, total)),
+        )
+    assert steps[-1][0] == steps[-1][1]
+    assert set(found[0]) == set(found[1]) == {(index, name) for index in range(3) for name in sites}
+    for key, (gradient, activation) in found[0].items():
+        assert_close(found[1][key][0], gradient, rtol=1e-10, atol=1e-13)
+        assert_close(found[1][key][1], activation, rtol=1e-12, atol=1e-13)
+
+
+def test_slices_leave_the_model_as_it_was_also_after_ctrl_c() -> None:
+    model = llama_like()
+    before = state(model)
+    sliced = trace_in_slices(model, BATCH, ["blocks.1.attn.hook_z"], 1)
+    assert_unchanged(model, before)
+    with pytest.raises(KeyboardInterrupt):
+        sliced.backward(torch.ones(1, len(BATCH), 16, dtype=torch.float64), fail(KeyboardInterrupt()))
+    assert_unchanged(model, before)
+
+
+def test_slices_keep_to_the_path() -> None:
+    model = llama_like()
+    cut = [(f"blocks.{layer}.hook_attn_out", lambda activation: activation.detach()) for layer in range(3)]
+    seen = {}
+    trace_in_slices(model, [IDS], [], 1, cut).backward(
+        torch.ones(1, 1, 16, dtype=torch.float64),
+        lambda index, name, gradient, activation: seen.update({name: gradient[0]}),
+    )
+    assert bool((seen["hook_embed"][:-1] == 0).all()) and bool((seen["hook_embed"][-1] != 0).all())
+
+
+def test_slices_refuse_what_the_whole_refuses() -> None:
+    model = llama_like()
+    with pytest.raises(ls.LensScopesError, match=r"blocks\.0\.attn\.hook_result"):
+        trace_in_slices(model, [IDS], ["blocks.0.attn.hook_result"], 1).backward(
+            torch.ones(1, 1, 16, dtype=torch.float64), lambda *arguments: None
+        )
+    model.blocks[1].mlp.W_in.data[0, 0] = math.nan
+    with pytest.raises(NumericsError, match=r"blocks\.1\.hook_resid_post"):
+        trace_in_slices(model, [IDS], [], 1)
 
 
 # The model's state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -532,6 +533,23 @@ def test_ctrl_c_ends_with_130_and_a_word(run: Callable[..., Run], loader: Loader
     loader.model = KeyboardInterrupt()
     result = run("attribute", PROMPT, "--out", "page.html")
     assert (result.status, result.out, result.err) == (130, "", "lens-scopes: interrupted.\n")
+
+
+def test_ctrl_c_is_recognised_through_the_error_that_a_library_makes_of_it(
+    run: Callable[..., Run], loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def importing(name: str, **options: Any) -> Any:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise loader.model from error
+
+    monkeypatch.setattr("lens_scopes.models.load_model", importing)
+    for loader.model in (ls.LensScopesError("could not be loaded"), ModuleNotFoundError("could not be imported")):
+        assert run("attribute", PROMPT) == (130, "", "lens-scopes: interrupted.\n")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_defect_is_not_passed_off_as_wrong_input(loader: Loader, folder: Path) -> None:

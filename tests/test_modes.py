@@ -68,6 +68,21 @@ def test_with_every_mode_predicted_shifts_are_the_first_order_change(tiny):
         torch.testing.assert_close(predicted, slope, rtol=1e-5, atol=1e-8)
 
 
+def test_amounts_are_signed_as_the_modes_are_decoded(tiny):
+    """Δp = Σ_i a_i √λ_i · (the decoded contrast of mode i), whatever the sign of the eigenvector."""
+    found = ls.inspect_modes(tiny, IDS, rank=3, shown=D_VOCAB)
+    contrasts = torch.zeros(3, D_VOCAB, dtype=torch.float64)
+    for row, mode in zip(contrasts, found.modes, strict=True):
+        for shift in (*mode.rising, *mode.falling):
+            row[shift.token_id] = shift.change * mode.eigenvalue**0.5
+    for removal in found.removals:
+        told = torch.zeros(D_VOCAB, dtype=torch.float64)
+        for shift in removal.predicted:
+            told[shift.token_id] = shift.change
+        amounts = torch.tensor(removal.amounts, dtype=torch.float64)
+        torch.testing.assert_close(amounts @ contrasts, told, rtol=1e-9, atol=1e-12)
+
+
 def test_a_removal_is_told_in_words(tiny):
     found = ls.inspect_modes(tiny, IDS, rank=1)
     removal = found.top(1)[0]

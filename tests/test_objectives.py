@@ -150,9 +150,7 @@ def test_entropy_falls_with_beta_by_the_variance_of_the_logits(builder: Any) -> 
     assert_close(derivative, -beta * variance, rtol=1e-10, atol=0)
     # and by differences of the entropy itself
     step = 1e-5
-    above, below = (
-        reference.entropy_of(((beta + change) * z_hat).softmax(-1)) for change in (step, -step)
-    )
+    above, below = (reference.entropy_of(((beta + change) * z_hat).softmax(-1)) for change in (step, -step))
     assert_close((above - below) / (2 * step), -beta * variance, rtol=1e-7, atol=0)
 
 

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -71,6 +72,12 @@ def test_the_profile_shows_the_largest_magnitude_of_each_layer() -> None:
     assert attribution.layers is not None
     profile = panel(attribution, "magnitudes")
     assert profile.lines[0].get_xdata() == pytest.approx(attribution.layers[:, 1:].amax(1).numpy())
+
+
+def test_magnitudes_that_span_decades_are_logarithmic() -> None:
+    layers = torch.logspace(0, -4, 18)[:, None] * torch.rand(18, generator=torch.Generator().manual_seed(0))
+    assert panel(fake_attribution(layers=layers), "magnitudes").get_xscale() == "log"
+    assert panel(fake_attribution(), "magnitudes").get_xscale() == "linear"
 
 
 def test_the_prediction_shows_the_target_even_when_rare() -> None:
@@ -147,5 +154,6 @@ def test_no_pyplot() -> None:
         "from lens_scopes.views import figure_bytes; figure_bytes(fake_attribution(), dpi=40);"
         "print('matplotlib.pyplot' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lens_scopes.attribution import Attribution
+from lens_scopes.final_state import PredictedToken
 from lens_scopes.views.colour import ink, level_colour
 from lens_scopes.views.terminal import TerminalReport, print_terminal
 from lens_scopes.views.token_text import running, visible
@@ -98,8 +99,14 @@ def test_every_line_fits(width: int, n_layers: int, tokens: list[str]) -> None:
 
 
 def test_tokens_cannot_act_on_the_terminal() -> None:
+    acting = [not token.isprintable() for token in HOSTILE_TOKENS]
     attribution = fake_attribution(
-        HOSTILE_TOKENS, warnings=["\x1b[2J[red]"], objective="\x1b]0;x\x07", contract={"\x1bkey": "\x1b[1m\u202e"}
+        HOSTILE_TOKENS,
+        [10.0 if acts else 1.0 for acts in acting],
+        warnings=["\x1b[2J[red]"],
+        objective="\x1b]0;x\x07",
+        contract={"\x1bkey": "\x1b[1m\u202e"},
+        target=PredictedToken(5, "\x1b]2;t", 0.5),
     )
     for text in (plain(attribution, 200, layers=True), coloured(attribution, layers=True)):
         stripped = re.sub(r"\x1b\[[0-9;]*m", "", text)

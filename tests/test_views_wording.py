@@ -146,10 +146,11 @@ def test_the_reading_names_its_unit_or_formula(scope: str, readout: str) -> None
 
 def test_titles_are_one_line_and_shortened_from_the_left() -> None:
     assert title(fake_attribution()).endswith("The dog sleeps on the → ␣sofa")
-    long = title(fake_attribution([" word"] * 100 + [" end"], n_layers=0, target=None))
+    assert title(fake_attribution(target=None)).endswith("→ ␣sofa")
+    long = title(fake_attribution([" word"] * 100 + [" end"], n_layers=0))
     assert long.startswith("…")
-    assert long.endswith(" end")
-    assert len(long) == 80
+    assert long.endswith(" end → ␣sofa")
+    assert len(long) == 80 + len(" → ␣sofa")
     assert "\n" not in title(fake_attribution(HOSTILE_TOKENS))
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from lens_scopes import __version__
 from lens_scopes.cli.attribute import attribute
+from lens_scopes.cli.heads import heads
 from lens_scopes.cli.layers import layers
+from lens_scopes.cli.matrix import matrix
 from lens_scopes.cli.models import models
+from lens_scopes.cli.modes import modes
 from lens_scopes.cli.show import show
 from lens_scopes.errors import LensScopesError
 
@@ -23,7 +28,7 @@ INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, layers, show, models):
+for command in (attribute, layers, heads, matrix, modes, show, models):
     app.command()(command)
 
 
@@ -51,29 +56,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
     traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        status = app(list(arguments) or ["--help"], prog_name="lens-scopes", standalone_mode=False)
-        if status == INTERRUPTED:  # how some versions of typer report Ctrl-C, others raise
-            raise KeyboardInterrupt
-        sys.stdout.flush()
-    except LensScopesError as error:
-        sys.exit(_complain(str(error), WRONG_INPUT))
-    except _UsageError as error:
-        sys.exit(_complain(f"{error.format_message()} See `{_help_command(error)}`.", WRONG_INPUT))
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_complain("interrupted.", INTERRUPTED))
-    except BrokenPipeError:
-        # Python flushes standard output once more at exit, which would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    with _noting_interrupts() as pressed:
+        try:
+            status = app(list(arguments) or ["--help"], prog_name="lens-scopes", standalone_mode=False)
+            sys.stdout.flush()
+        except (KeyboardInterrupt, typer.Abort):
+            status = INTERRUPTED  # which some versions of typer return
+        except BrokenPipeError:
+            # Python flushes standard output once more at exit, which would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
+        except Exception as error:
+            if pressed:
+                status = INTERRUPTED
+            elif (message := _what_is_wrong(error)) is not None:
+                _complain(message)
+                status = WRONG_INPUT
+            else:
+                raise
+    if status == INTERRUPTED:
+        _complain("interrupted.")
     sys.exit(status or 0)
 
 
-def _complain(message: str, status: int) -> int:
-    print("lens-scopes: " + message, file=sys.stderr)
-    return status
+def _what_is_wrong(error: Any) -> str | None:
+    """The message of an error about wrong input; None for a defect."""
+    if isinstance(error, LensScopesError):
+        return str(error)
+    if isinstance(error, _UsageError):
+        context = getattr(error, "ctx", None)
+        return f"{error.format_message()} See `{context.command_path if context else 'lens-scopes'} --help`."
+    return None
 
 
-def _help_command(error: Exception) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'lens-scopes'} --help"
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Notes Ctrl-C, which a library that is being imported may turn into an error of its own."""
+    pressed: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed  # whoever set another handler knows what Ctrl-C is to do
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _complain(message: str) -> None:
+    print("lens-scopes: " + " ".join(message.splitlines()), file=sys.stderr)

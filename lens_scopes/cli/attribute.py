@@ -11,6 +11,7 @@ from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.option_groups import with_option_groups
 from lens_scopes.cli.output_options import OutputOptions
+from lens_scopes.cli.path_options import PathOptions
 from lens_scopes.cli.prompt_options import PromptOptions
 from lens_scopes.cli.site_options import PANEL, LayerSite, SiteOptions
 
@@ -20,6 +21,7 @@ def attribute(
     prompt: PromptOptions,
     objective: ObjectiveOptions,
     sites: SiteOptions,
+    paths: PathOptions,
     model: ModelOptions,
     output: OutputOptions,
     layers: Annotated[
@@ -35,4 +37,4 @@ def attribute(
 ) -> None:
     """Which tokens made the model predict that: influence of every token on one prediction."""
     chosen = layer_site or True if layers or (layers is None and layer_site) else False
-    output.deliver(explain(prompt, objective, sites, model, output, chosen))
+    output.deliver(explain(prompt, objective, sites, paths, model, output, chosen))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.output_options import OutputOptions
+from lens_scopes.cli.path_options import PathOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.cli.prompt_options import PromptOptions
 from lens_scopes.cli.site_options import SiteOptions
@@ -21,6 +22,7 @@ def explain(
     prompt: PromptOptions,
     objective: ObjectiveOptions,
     sites: SiteOptions,
+    paths: PathOptions,
     model: ModelOptions,
     output: OutputOptions,
     layers: bool | str,
@@ -33,12 +35,14 @@ def explain(
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.memory import parse_memory
         from lens_scopes.readouts import as_readout
         from lens_scopes.scopes import attribute
 
         explained = objective.objective()
-        through = sites.path()
+        through = paths.path()
         readout = as_readout(sites.readout)
+        parse_memory(sites.memory)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(
@@ -50,6 +54,7 @@ def explain(
                 sites=sites.site or (),
                 through=through,
                 readout=readout,
+                memory=sites.memory,
                 progress=progress,
             )
     _remark_on_space(attribution)

@@ -7,6 +7,7 @@ from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.option_groups import with_option_groups
 from lens_scopes.cli.output_options import OutputOptions
+from lens_scopes.cli.path_options import PathOptions
 from lens_scopes.cli.prompt_options import PromptOptions
 from lens_scopes.cli.site_options import LayerSite, SiteOptions
 
@@ -16,9 +17,10 @@ def layers(
     prompt: PromptOptions,
     objective: ObjectiveOptions,
     sites: SiteOptions,
+    paths: PathOptions,
     model: ModelOptions,
     output: OutputOptions,
     layer_site: LayerSite = None,
 ) -> None:
     """At which layers: influence of every token at every layer's residual stream."""
-    output.deliver(explain(prompt, objective, sites, model, output, layer_site or True))
+    output.deliver(explain(prompt, objective, sites, paths, model, output, layer_site or True))

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lens_scopes.attribution import Attribution
 
-_PANEL = "Output"
+PANEL = "Output"
 _GROUPS = ("token", "word", "line")
 
 
@@ -34,19 +34,19 @@ class OutputOptions:
         typer.Option(
             help="Write a file, its kind told by the suffix: .html page, .safetensors result, .png .svg .pdf figure, "
             ".csv table, .json; may be repeated.",
-            rich_help_panel=_PANEL,
+            rich_help_panel=PANEL,
         ),
     ] = None
     json: Annotated[
         bool,
-        typer.Option("--json", help="Print the whole result as JSON and nothing else.", rich_help_panel=_PANEL),
+        typer.Option("--json", help="Print the whole result as JSON and nothing else.", rich_help_panel=PANEL),
     ] = False
     group: Annotated[
         str,
         typer.Option(
             metavar="token|word|line",
             help="Sum the scores of tokens over words or lines: in the table, in .csv, and beside the tokens in JSON.",
-            rich_help_panel=_PANEL,
+            rich_help_panel=PANEL,
         ),
     ] = "token"
 
@@ -61,18 +61,7 @@ class OutputOptions:
             raise PromptError(
                 f"unknown grouping {self.group!r}; give --group {', '.join(_GROUPS[:-1])} or {_GROUPS[-1]}."
             )
-        for path in self.out or []:
-            if path.suffix.lower() not in _WRITERS:
-                raise FileError(
-                    f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(_WRITERS)}."
-                )
-            if path.is_dir():
-                raise FileError(f"cannot write {path}: it is a folder; give a file name inside it.")
-            try:
-                with tempfile.TemporaryFile(dir=path.parent):
-                    pass
-            except OSError as error:
-                raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+        check_files(self.out or [], _WRITERS)
 
     def deliver(self, attribution: Attribution) -> None:
         """Writes the files, each whole or not at all, then prints JSON or the terminal view.
@@ -85,7 +74,7 @@ class OutputOptions:
                 _WRITERS[path.suffix.lower()](attribution, path, self.group)
             print(f"lens-scopes: wrote {path}", file=sys.stderr)
         if self.json:
-            print(as_json(attribution, self.group))
+            print(as_json(_plain(attribution, self.group)))
         else:
             _print(attribution, self.group)
 
@@ -120,12 +109,35 @@ def _grouped(attribution: Attribution, group: str) -> pandas.DataFrame:
     return attribution.group("line" if group == "line" else "word")
 
 
-def as_json(attribution: Attribution, group: str = "token") -> str:
-    """The whole result as JSON, with `groups` beside the tokens where asked for; what is not finite is null."""
+def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
+    """Refuses files of another kind and places that cannot be written to.
+
+    Raises:
+        FileError: for the first such file.
+    """
+    for path in paths:
+        if path.suffix.lower() not in suffixes:
+            raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(suffixes)}.")
+        if path.is_dir():
+            raise FileError(f"cannot write {path}: it is a folder; give a file name inside it.")
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def as_json(plain: dict[str, Any]) -> str:
+    """A result's plain values as JSON; what is not finite is null."""
+    return json.dumps(_finite(plain), allow_nan=False)
+
+
+def _plain(attribution: Attribution, group: str) -> dict[str, Any]:
+    """The whole result, with `groups` beside the tokens where asked for."""
     plain = attribution.to_dict()
     if group != "token":
         plain["groups"] = _grouped(attribution, group).to_dict("records")
-    return json.dumps(_finite(plain), allow_nan=False)
+    return plain
 
 
 def _finite(value: Any) -> Any:
@@ -163,7 +175,7 @@ def _write_table(attribution: Attribution, path: Path, group: str) -> None:
 def _write_json(attribution: Attribution, path: Path, group: str) -> None:
     from lens_scopes.attribution import write_whole
 
-    write_whole(path, as_json(attribution, group).encode("utf-8") + b"\n")
+    write_whole(path, as_json(_plain(attribution, group)).encode("utf-8") + b"\n")
 
 
 _WRITERS: dict[str, Callable[[Attribution, Path, str], None]] = {

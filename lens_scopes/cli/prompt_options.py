@@ -19,8 +19,8 @@ Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class PromptOptions:
-    """What the model reads, and the position whose prediction is explained."""
+class TextOptions:
+    """What the model reads."""
 
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="The prompt; - reads standard input.", show_default=False)
@@ -34,13 +34,6 @@ class PromptOptions:
             help='Read a chat from a JSON file: [{"role": "user", "content": "…"}, …].', rich_help_panel=_PANEL
         ),
     ] = None
-    position: Annotated[
-        int,
-        typer.Option(
-            help="Index of the token after which the prediction is explained; negative from the end.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = -1
 
     def read(self) -> str | Messages:
         """The prompt as text or as chat messages.
@@ -70,6 +63,19 @@ class PromptOptions:
         if not text:
             raise PromptError("the prompt is empty; give at least one token of text.")
         return text
+
+
+@dataclass(frozen=True)
+class PromptOptions(TextOptions):
+    """What the model reads, and the position whose prediction is explained."""
+
+    position: Annotated[
+        int,
+        typer.Option(
+            help="Index of the token after which the prediction is explained; negative from the end.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = -1
 
 
 def _content(path: Path) -> bytes:

@@ -1,9 +1,9 @@
-"""Views of an attribution: a self-contained HTML page, the terminal, a matplotlib figure, a notebook frame.
+"""Views of results: a self-contained HTML page, the terminal, a matplotlib figure, a notebook frame.
 
-    to_html(attribution)                # one HTML document that opens offline
-    page(attribution)                   # the same as a Page, to add sections to before .to_html()
-    print_terminal(attribution, layers=True)
-    figure(attribution).savefig("figure.pdf")
+    to_html(result)                                          # one HTML document that opens offline
+    page(attribution, heads=…, matrix=…, modes=…).to_html()  # several results of one prompt on one page
+    print_terminal(attribution, layers=True)                 # print_heads, print_matrix, print_modes
+    figure_of(result).savefig("figure.pdf")
 
 They share one colour scale (`colour`), one way to write a token (`token_text`) and one set of words (`wording`). Names
 are imported when first used, so that a terminal view loads neither matplotlib nor CircuitsVis.
@@ -16,11 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_scopes.views.circuitsvis_bundle import View
+    from lens_scopes.views.figure_heads import heads_figure
+    from lens_scopes.views.figure_matrix import matrix_figure
+    from lens_scopes.views.figure_modes import modes_figure
     from lens_scopes.views.html_page import Page, Section
-    from lens_scopes.views.matplotlib_figure import figure, figure_bytes
+    from lens_scopes.views.matplotlib_figure import figure
     from lens_scopes.views.notebook import framed, notebook_html, show
-    from lens_scopes.views.report import page, to_html
+    from lens_scopes.views.report import page
+    from lens_scopes.views.results import figure_bytes, figure_of, page_of, print_result, to_html
     from lens_scopes.views.terminal import TerminalReport, print_terminal
+    from lens_scopes.views.terminal_heads import print_heads
+    from lens_scopes.views.terminal_matrix import print_matrix
+    from lens_scopes.views.terminal_modes import print_modes
 
 _HOMES = {
     "Page": "html_page",
@@ -28,13 +35,22 @@ _HOMES = {
     "TerminalReport": "terminal",
     "View": "circuitsvis_bundle",
     "figure": "matplotlib_figure",
-    "figure_bytes": "matplotlib_figure",
+    "figure_bytes": "results",
+    "figure_of": "results",
     "framed": "notebook",
+    "heads_figure": "figure_heads",
+    "matrix_figure": "figure_matrix",
+    "modes_figure": "figure_modes",
     "notebook_html": "notebook",
     "page": "report",
+    "page_of": "results",
+    "print_heads": "terminal_heads",
+    "print_matrix": "terminal_matrix",
+    "print_modes": "terminal_modes",
+    "print_result": "results",
     "print_terminal": "terminal",
     "show": "notebook",
-    "to_html": "report",
+    "to_html": "results",
 }
 
 __all__ = [
@@ -44,9 +60,18 @@ __all__ = [
     "View",
     "figure",
     "figure_bytes",
+    "figure_of",
     "framed",
+    "heads_figure",
+    "matrix_figure",
+    "modes_figure",
     "notebook_html",
     "page",
+    "page_of",
+    "print_heads",
+    "print_matrix",
+    "print_modes",
+    "print_result",
     "print_terminal",
     "show",
     "to_html",

@@ -36,6 +36,7 @@ class View:
             Infinity.
         fallback: HTML shown until the scripts have run, and for good where scripts are off.
         unscaled: indices of the tokens that a strip leaves outside the colour scale; drawn hatched.
+        lazy: draw it when it comes into view, for views that take long.
 
     Raises:
         ValueError: an id or component name of another form.
@@ -50,6 +51,7 @@ class View:
     props: Mapping[str, object]
     fallback: str = ""
     unscaled: Sequence[int] = ()
+    lazy: bool = False
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -65,15 +67,64 @@ class View:
     @property
     def script(self) -> str:
         """The JavaScript statement that draws it."""
-        return f'draw("{self.id}","{self.component}",{encode(self.props)});'
+        drawing = f'draw("{self.id}","{self.component}",{encode(self.props)})'
+        return f'later("{self.id}",()=>{drawing});' if self.lazy else f"{drawing};"
 
     @property
     def stylesheet(self) -> str:
         """CSS that takes the unscaled tokens out of the colour scale, whatever the component paints them."""
-        if not self.unscaled:
-            return ""
-        cells = ",".join(f"#{self.id} .colored-tokens>span:nth-of-type({i + 1})>span" for i in self.unscaled)
-        return f"{cells}{{background:var(--hatch-on-white) #fff!important;color:#000!important}}"
+        return _hatched(self.id, self.unscaled)
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Many `ColoredTokens` strips over the same tokens, each drawn when it comes into view.
+
+    The tokens are on the page once, so that it can hold a strip for every head of a model.
+
+    Args:
+        id: the `id` of the element that holds all the strips, unique on the page, as a view's.
+        tokens: the tokens of every strip, each through `safe_token`.
+        rows: the values of each strip, by a name that makes the `id` of its place; see `place`.
+        bounds: the magnitude that takes the full colour, for each strip.
+        colours: for positive and for negative values, as CSS.
+        unscaled: indices of the tokens outside the colour scale; drawn hatched.
+    """
+
+    id: str
+    tokens: Sequence[str]
+    rows: Mapping[str, Sequence[float | str]]
+    bounds: Mapping[str, float]
+    colours: tuple[str, str]
+    unscaled: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for name in (self.id, *self.rows):
+            if not _ID.fullmatch(name):
+                raise ValueError(f"strip id {name!r}: lower-case letters, digits and hyphens, starting with a letter")
+
+    def place(self, name: str) -> str:
+        """The element that the strip of this name is drawn into."""
+        return f'<div class="circuitsvis" id="{name}-strip"></div>'
+
+    @property
+    def script(self) -> str:
+        """The JavaScript statement that draws them."""
+        rows = {name: [self.bounds[name] or 1, values] for name, values in self.rows.items()}
+        shared = {"tokens": list(self.tokens), "positiveColor": self.colours[0], "negativeColor": self.colours[1]}
+        return f"strips({encode(shared)},{encode(rows)});"
+
+    @property
+    def stylesheet(self) -> str:
+        """CSS that takes the unscaled tokens out of the colour scale."""
+        return _hatched(self.id, self.unscaled)
+
+
+def _hatched(identifier: str, unscaled: Sequence[int]) -> str:
+    if not unscaled:
+        return ""
+    cells = ",".join(f"#{identifier} .colored-tokens>span:nth-of-type({i + 1})>span" for i in unscaled)
+    return f"{cells}{{background:var(--hatch-on-white) #fff!important;color:#000!important}}"
 
 
 def safe_token(token: str) -> str:
@@ -119,6 +170,10 @@ def bundle() -> str:
     return re.sub(r"<(?=/script|!--)", r"\\x3c", source, flags=re.IGNORECASE)
 
 
+# Strips and attention views are drawn when they come near the window: a page has many, and each takes its time. The
+# heads of `AttentionHeads` answer the mouse only: they get the role and keys of buttons, and where two views stand in
+# one `.pair`, the other follows.
+#
 # `ColoredTokensMulti` paints in a fixed saturated blue and red, keeps the bounds of its first column for
 # every column, and its entries answer the mouse only. After each choice its cells get the classes of our
 # scale (relative to the bounds given for that column), and its entries the role and keys of buttons.
@@ -148,7 +203,38 @@ const repaint=(view,props)=>{{
   }};
   new MutationObserver(paint).observe(view,{{childList:true,subtree:true,attributeFilter:["style"]}});
 }};
+const waiting=new Map();
+const near=new IntersectionObserver(entries=>entries.forEach(entry=>{{
+  if(!entry.isIntersecting)return;
+  near.unobserve(entry.target);
+  waiting.get(entry.target)();
+}}),{{rootMargin:"300px"}});
+const later=(id,act)=>{{const place=document.getElementById(id);waiting.set(place,act);near.observe(place);}};
+const strips=(shared,rows)=>Object.entries(rows).forEach(([name,[bound,values]])=>later(name+"-strip",()=>
+  draw(name+"-strip","ColoredTokens",{{...shared,values,minValue:-bound,maxValue:bound}})));
+const thumbnails=view=>[...view.querySelectorAll("h4")].map(name=>name.parentElement.parentElement);
+const operable=view=>new MutationObserver((_,observer)=>{{
+  const heads=thumbnails(view);
+  if(!heads.length)return;
+  observer.disconnect();
+  const others=[...view.closest(".pair")?.querySelectorAll(".circuitsvis")??[]].filter(other=>other!==view);
+  const press=chosen=>heads.forEach((head,i)=>head.setAttribute("aria-pressed",i===chosen));
+  press(0);
+  heads.forEach((head,i)=>{{
+    head.tabIndex=0;head.setAttribute("role","button");
+    head.addEventListener("click",event=>{{
+      press(i);
+      if(event.isTrusted)others.forEach(other=>thumbnails(other)[i]?.click());
+    }});
+    head.addEventListener("keydown",event=>{{
+      if(event.key!==" "&&event.key!=="Enter")return;
+      event.preventDefault();
+      [view,...others].forEach(one=>thumbnails(one)[i]?.click());
+    }});
+  }});
+}}).observe(view,{{childList:true,subtree:true}});
 const draw=(id,component,props)=>{{
+  if(component==="AttentionHeads")operable(document.getElementById(id));
   if(component==="ColoredTokensMulti"&&props.positiveBounds&&props.negativeBounds)repaint(document.getElementById(id),props);
   CircuitsVis.render(id,CircuitsVis[component],props);
 }};

@@ -29,6 +29,7 @@ def heat_table(
     special: Sequence[bool],
     values: Sequence[Sequence[float]],
     standard_errors: Sequence[Sequence[float]] | None = None,
+    row_links: Sequence[str] | None = None,
 ) -> str:
     """HTML of the table with its colour choice and legends.
 
@@ -41,13 +42,22 @@ def heat_table(
         special: which columns stay outside the colour scale.
         values: one row of scores per name, each as long as `tokens`.
         standard_errors: the same shape, shown in the titles.
+        row_links: ids on the page that the names of the rows lead to.
 
     Returns:
         An HTML fragment; all text in it is escaped.
     """
     shared = joint_scale(values, special)
     lines = [
-        _row(name, row, tokens, special, shared, None if standard_errors is None else standard_errors[i])
+        _row(
+            name,
+            row,
+            tokens,
+            special,
+            shared,
+            None if standard_errors is None else standard_errors[i],
+            None if row_links is None else row_links[i],
+        )
         for i, (name, row) in enumerate(zip(row_names, values, strict=True))
     ]
     head = "".join(
@@ -135,6 +145,7 @@ def _row(
     special: Sequence[bool],
     shared: Scale,
     errors: Sequence[float] | None,
+    link: str | None,
 ) -> str:
     own = scale_of(row, special)
     cells = []
@@ -150,7 +161,8 @@ def _row(
         cells.append(f'<td class="{css}" title="{escape(about)}">{short_number(score)}')
     best = ranking(row, special)
     top = "—" if not best else f"<bdi>{token_html(tokens[best[0]])}</bdi> <span>{number(row[best[0]])}</span>"
-    return f'<tr><th scope="row" class="name">{escape(name)}<td class="top">{top}{"".join(cells)}'
+    label = f"<bdi>{escape(name)}</bdi>" if link is None else f'<a href="#{link}">{escape(name)}</a>'
+    return f'<tr><th scope="row" class="name">{label}<td class="top">{top}{"".join(cells)}'
 
 
 def short_number(value: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Literal
 
-from lens_scopes.views.circuitsvis_bundle import DRAW, View, bundle
+from lens_scopes.views.circuitsvis_bundle import DRAW, Strips, View, bundle
 from lens_scopes.views.stylesheet import stylesheet
 
 CONTENT_SECURITY_POLICY = (
@@ -25,14 +25,14 @@ class Section:
         title: its heading, as text.
         html: its content. Whoever makes it escapes every text in it, and places `view.html` of each view
             once.
-        views: the CircuitsVis views that the content has places for.
+        views: the CircuitsVis views, and sets of strips, that the content has places for.
         layout: `full` takes a whole row; `wide` and `side` share a row on wide screens, two thirds to one.
     """
 
     key: str
     title: str
     html: str
-    views: tuple[View, ...] = ()
+    views: tuple[View | Strips, ...] = ()
     layout: Literal["full", "wide", "side"] = "full"
 
 
@@ -121,8 +121,25 @@ def _require_unique(kind: str, ids: Iterable[str]) -> None:
         seen.add(identifier)
 
 
-# Sorts a table by the button in a heading: numbers from the largest, text from A.
+# Sorts a table by the button in a heading: numbers from the largest, text from A. A link into a folded part opens it.
+# A cell of the layers × tokens map chooses its layer in the switcher below.
 _BEHAVIOUR = """
+const reveal=()=>{
+  const target=document.getElementById(location.hash.slice(1));
+  for(let fold=target?.closest("details");fold;fold=fold.parentElement.closest("details"))fold.open=true;
+  target?.scrollIntoView();
+};
+addEventListener("hashchange",reveal);
+document.addEventListener("click",event=>{
+  const link=event.target.closest('a[href^="#"]');
+  if(link&&link.hash===location.hash)reveal();
+});
+if(location.hash)reveal();
+document.querySelector("#layers .heat tbody")?.addEventListener("click",event=>{
+  const row=event.target.closest("a")?null:event.target.closest("tr");
+  const entry=row&&document.querySelectorAll("#layer-switcher [role=button]")[row.sectionRowIndex];
+  if(entry){entry.click();entry.scrollIntoView({block:"center"});}
+});
 document.querySelectorAll("table.sortable th button").forEach(button=>button.addEventListener("click",()=>{
   const head=button.parentElement,table=head.closest("table"),body=table.tBodies[0],column=head.cellIndex;
   const text=head.dataset.kind==="text";

@@ -1,4 +1,4 @@
-"""An attribution in a notebook: the HTML page in a frame of its own, as offline and as closed as the file."""
+"""A result in a notebook: its HTML page in a frame of its own, as offline and as closed as the file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.html_page import Page
-from lens_scopes.views.report import page
-from lens_scopes.views.terminal import print_terminal
+from lens_scopes.views.results import page_of, print_result
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution import Attribution
+    from lens_scopes.shown import Shown
 
 
-def notebook_html(attribution: Attribution, *, height: int = 720) -> str:
-    """HTML for `_repr_html_`: the page of the attribution in a sandboxed frame; see `framed`."""
-    return framed(page(attribution), height=height)
+def notebook_html(result: Shown, *, height: int = 720) -> str:
+    """HTML for `_repr_html_`: the page of the result in a sandboxed frame; see `framed`."""
+    return framed(page_of(result), height=height)
 
 
 def framed(page: Page, *, height: int = 720) -> str:
@@ -32,12 +31,12 @@ def framed(page: Page, *, height: int = 720) -> str:
     )
 
 
-def show(attribution: Attribution) -> None:
-    """Show an attribution where the reader is: as an offline page in a notebook, else in the terminal."""
+def show(result: Shown) -> None:
+    """Show a result where the reader is: as an offline page in a notebook, else in the terminal."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None and hasattr(shell, "kernel"):
         from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
-        display(HTML(notebook_html(attribution)))
+        display(HTML(notebook_html(result)))
     else:
-        print_terminal(attribution, layers=attribution.layers is not None)
+        print_result(result)

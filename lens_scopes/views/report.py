@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,15 @@ from lens_scopes.views.circuitsvis_bundle import View, safe_token
 from lens_scopes.views.colour import NEGATIVE, POSITIVE, scale_of
 from lens_scopes.views.heat_table import cell_class, heat_table, legend, marks, token_html
 from lens_scopes.views.html_page import Page, Section
+from lens_scopes.views.html_parts import about, alert, bar, contract_section, details_section, heading, number_cell
 from lens_scopes.views.token_text import running
 from lens_scopes.views.wording import (
     NOT_TO_READ,
     likely,
+    next_token,
     number,
     oddities,
     percent,
-    prompt_text,
     ranking,
     reading,
     rows,
@@ -28,11 +28,6 @@ from lens_scopes.views.wording import (
 
 if TYPE_CHECKING:
     from lens_scopes.attribution import Attribution
-
-
-def to_html(attribution: Attribution) -> str:
-    """The attribution as one self-contained HTML document, to be written as UTF-8; see `page`."""
-    return page(attribution).to_html()
 
 
 def page(attribution: Attribution) -> Page:
@@ -47,33 +42,20 @@ def page(attribution: Attribution) -> Page:
         sections.append(_layers(attribution))
     if attribution.sites:
         sections.append(_sites(attribution))
-    sections += [_scores(attribution), _contract(attribution), _details(attribution)]
+    sections += [
+        _scores(attribution),
+        contract_section(attribution.contract),
+        details_section(attribution.model, attribution.settings, attribution.versions),
+    ]
     return Page(title=f"{title(attribution)} · lens_scopes", header=_header(attribution), sections=tuple(sections))
 
 
 def _header(attribution: Attribution) -> str:
-    prompt = prompt_text(attribution)
-    shown = escape(prompt if len(prompt) <= 240 else "…" + prompt[-239:])
-    target = attribution.target
-    chip = ""
-    if target is not None:
-        chip = f"<bdi>{token_html(target.token)}</bdi><small>{percent(target.probability)}</small>"
-        chip = f' <span class="target">{chip}</span>'
-    name = _text(attribution.model.get("name", "a model"))
     return (
-        f'<p class="kind"><b>{_text(attribution.objective)}</b> · {name} · '
-        f"position {attribution.position} of {len(attribution.tokens)} tokens</p>"
-        f"<h1><bdi>{shown}</bdi>{chip}</h1>{_alert('Warnings', attribution.warnings)}"
-        f"{_alert('About these scores', oddities(attribution))}"
+        f"{heading(attribution, about(attribution), next_token(attribution))}"
+        f"{alert('Warnings', attribution.warnings)}{alert('About these scores', oddities(attribution))}"
         f'<p class="lead">{escape(reading(attribution))}</p><p class="lead caution">{escape(NOT_TO_READ)}</p>'
     )
-
-
-def _alert(heading: str, sentences: list[str]) -> str:
-    if not sentences:
-        return ""
-    items = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
-    return f'<aside class="alert" role="note"><b>{escape(heading)}</b><ul>{items}</ul></aside>'
 
 
 def _tokens(attribution: Attribution) -> Section:
@@ -115,16 +97,11 @@ def _strongest(attribution: Attribution, most: int = 6) -> str:
     largest = abs(lines[best[0]].score)
     bars = "".join(
         f'<li><span class="token"><bdi>{token_html(line.token)}</bdi></span>'
-        f"{_bar(abs(line.score) / largest, negative=line.score < 0)}"
+        f"{bar(abs(line.score) / largest, negative=line.score < 0)}"
         f'<span class="value">{number(line.score)}</span></li>'
         for line in (lines[i] for i in best)
     )
     return f'<h3>Strongest</h3><ol class="bars">{bars}</ol>'
-
-
-def _bar(share: float, *, negative: bool = False) -> str:
-    css = "bar negative" if negative else "bar"
-    return f'<span class="track"><span class="{css}" style="width:{100 * share:.2f}%"></span></span>'
 
 
 def _prediction(attribution: Attribution) -> Section:
@@ -134,7 +111,7 @@ def _prediction(attribution: Attribution) -> Section:
     bars = "".join(
         f"<li{' class=target' if target is not None and token.token_id == target.token_id else ''}>"
         f'<span class="token"><bdi>{token_html(token.token)}</bdi></span>'
-        f"{_bar(token.probability)}"
+        f"{bar(token.probability)}"
         f'<span class="value">{percent(token.probability)}</span></li>'
         for token in shown
     )
@@ -232,16 +209,16 @@ def _scores(attribution: Attribution) -> Section:
     for line in lines:
         css = cell_class(line.score, line.special, scale)
         cells = [
-            _number_cell(str(line.index), line.index),
+            number_cell(str(line.index), line.index),
             f'<td class="token" data-value="{escape(line.token)}"><bdi>{token_html(line.token)}</bdi>',
-            _number_cell(str(line.token_id), line.token_id),
-            _number_cell(f'<span class="cell {css}">{number(line.score)}</span>', line.score),
+            number_cell(str(line.token_id), line.token_id),
+            number_cell(f'<span class="cell {css}">{number(line.score)}</span>', line.score),
         ]
         if with_errors:
             error = line.standard_error
-            cells.append(_number_cell("—" if error is None else f"± {number(error)}", error))
-        cells.append(_number_cell("—" if line.share is None else percent(line.share), line.share))
-        graph = "" if not line.share else _bar(line.share / largest, negative=line.score < 0)
+            cells.append(number_cell("—" if error is None else f"± {number(error)}", error))
+        cells.append(number_cell("—" if line.share is None else percent(line.share), line.share))
+        graph = "" if not line.share else bar(line.share / largest, negative=line.score < 0)
         cells.append(f'<td class="graph">{graph}')
         body += f"<tr{' class=special' if line.special else ''}>{''.join(cells)}</tr>"
     html = (
@@ -252,51 +229,6 @@ def _scores(attribution: Attribution) -> Section:
         f"<caption>Score of every token</caption><thead><tr>{head}<td></tr></thead><tbody>{body}</tbody></table></div>"
     )
     return Section("scores", "Scores", html)
-
-
-def _number_cell(html: str, value: int | float | None) -> str:
-    sortable = "" if value is None or not math.isfinite(value) else repr(value)
-    return f'<td class="n" data-value="{sortable}">{html}'
-
-
-def _contract(attribution: Attribution) -> Section:
-    html = (
-        '<p class="note">What this attribution claims: a score means nothing until these five are named'
-        " (the attribution contract, arXiv:2605.23080).</p>"
-        f"{_definitions(attribution.contract)}"
-    )
-    return Section("contract", "Contract", html)
-
-
-def _details(attribution: Attribution) -> Section:
-    parts = [
-        ("Model", attribution.model),
-        ("Settings", attribution.settings),
-        ("Versions", attribution.versions),
-    ]
-    inner = "".join(f"<h3>{name}</h3>{_definitions(_flat(mapping))}" for name, mapping in parts if mapping)
-    return Section("details", "Model, settings, versions", f"<details><summary>Show</summary>{inner}</details>")
-
-
-def _definitions(mapping: Mapping[str, object]) -> str:
-    pairs = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in mapping.items())
-    return f"<dl>{pairs}</dl>"
-
-
-def _text(value: object) -> str:
-    return escape(running(str(value)))
-
-
-def _flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name} · ")
-        elif isinstance(value, (list, tuple)):
-            flat[prefix + name] = ", ".join(number(v) if isinstance(v, float) else str(v) for v in value) or "none"
-        else:
-            flat[prefix + name] = number(value) if isinstance(value, float) else value
-    return flat
 
 
 def _unscaled(special: list[bool], scores: list[list[float]]) -> list[int]:

@@ -60,8 +60,8 @@ header{padding-top:28px;padding-bottom:6px}
 .kind{margin:0;color:var(--quiet);font-size:.9rem}
 .kind b{color:var(--text);font-weight:650}
 h1{margin:.35rem 0 .8rem;font-size:1.55rem;line-height:1.4;font-weight:600;overflow-wrap:anywhere;text-wrap:pretty}
-h1 .target{white-space:nowrap;border:1.5px solid var(--strong);border-radius:7px;padding:.05em .35em;margin-left:.1em}
-h1 .target small{font-size:.66em;font-weight:500;color:var(--quiet);margin-left:.35em}
+h1 .chip{white-space:nowrap;border:1.5px solid var(--strong);border-radius:7px;padding:.05em .35em;margin-left:.1em}
+h1 .chip small{font-size:.66em;font-weight:500;color:var(--quiet);margin-left:.35em}
 .lead{max-width:76ch;margin:.4rem 0;color:var(--text)}
 .lead.caution{color:var(--quiet);font-size:.94rem}
 nav{margin:.9rem 0 .2rem;font-size:.92rem}
@@ -152,6 +152,63 @@ max-width:calc(var(--tokens)*64px + 17rem)}
 .scores th[aria-sort] button::after{content:" ▾"}.scores th[aria-sort=ascending] button::after{content:" ▴"}
 details>summary{cursor:pointer;font-weight:650}
 footer{padding-bottom:28px;color:var(--quiet);font-size:.86rem}
+.two{display:grid;grid-template-columns:minmax(0,1fr);gap:0 28px}
+.two>div{min-width:0}
+.two h3{margin-top:.8rem}
+.cells{font-size:.8rem}.scroll:has(>.cells){width:fit-content;max-width:100%}
+.cells th,.cells td{border-right:1px solid var(--line);border-bottom:1px solid var(--line);text-align:center}
+.cells th{padding:0 10px;position:sticky;left:0;background:var(--card);z-index:1}
+.cells thead th{padding:4px 6px}.cells thead th:first-child{z-index:3;text-align:left}
+.cells td{padding:0;min-width:3.4rem;height:26px;color:var(--ink)}
+.cells td a,.cells td span{display:block;line-height:26px;padding:0 4px;color:inherit;text-decoration:none}
+.cells td a:hover{box-shadow:inset 0 0 0 2px var(--text)}
+.cells a:focus-visible{outline-offset:-2px}
+.cells .apart{border-left:6px solid var(--card)}
+.cells tr:target th,.fold:target>summary{box-shadow:inset 3px 0 0 var(--strong)}
+.scores small,.words small,.note small{color:var(--quiet);font-size:.9em}
+.scores .component{font-weight:600}
+.scores td.little{min-width:72px;padding:4px}
+.middle{background:linear-gradient(var(--quiet),var(--quiet)) 50%/1px 100% no-repeat var(--line)}
+.fold{border-top:1px solid var(--line);padding:.4rem 0}
+.fold>summary{font-weight:400;padding-left:.4rem}
+.fold .numbers{color:var(--quiet);font-size:.9rem;font-variant-numeric:tabular-nums}
+.fold .circuitsvis{min-height:2rem}
+.words{width:100%}
+.words th,.words td{padding:5px 12px;border-bottom:1px solid var(--line);vertical-align:top}
+.words td{min-width:13em}
+.charts .circuitsvis{min-height:380px;font-size:.9rem}
+.pair .circuitsvis>div{max-width:none!important;padding:0!important}
+.charts .circuitsvis div[style*="-15px"]{margin-left:0!important;margin-right:0!important}
+.charts .note{min-height:2.9em}
+.pair .circuitsvis h3{display:none}
+.pair .circuitsvis h2{position:static!important;font-size:.95rem;margin:0 0 4px!important;padding:0!important;
+background:none!important;color:#000!important}
+.pair .circuitsvis>div>div:nth-of-type(1){margin:6px -3px 10px!important}
+.pair .circuitsvis>div>div:nth-of-type(1)>div{flex:0 0 16.66%!important;max-width:16.66%!important}
+.pair .circuitsvis [role=button]{cursor:pointer;border-radius:4px}
+.pair .circuitsvis [role=button]>div{border-color:#bbb!important;box-shadow:none!important}
+.pair .circuitsvis [aria-pressed=true]>div{border-color:#000!important;outline:1px solid #000}
+.pair .circuitsvis h4{position:static!important;background:none!important;color:#000!important;font-weight:500;
+font-size:.8rem;line-height:1.5;text-align:center}
+.pair .circuitsvis>div>div:nth-of-type(2)>div{padding:0!important}
+.scatter{display:block;width:100%;max-width:520px;margin-top:.6rem;font-size:12px;fill:var(--text)}
+.scatter .quiet{fill:var(--quiet);font-size:11px}
+.scatter path{fill:none;stroke:var(--line)}.scatter .zero{stroke:var(--quiet)}
+.scatter .agree{stroke:var(--quiet);stroke-dasharray:4 4}
+.scatter .dot{fill:var(--p14);stroke:var(--text)}.scatter .square{fill:var(--n14);stroke:var(--text)}
+.scatter a:hover>*{stroke-width:2.5}
+.mark .dot{width:12px;border-radius:6px;background:var(--p14);border-color:var(--text)}
+.mark .square{width:12px;background:var(--n14);border-color:var(--text)}
+#layers .heat tbody td:not(.top){cursor:pointer}
+.single .circuitsvis{max-width:860px}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:8px 32px}
+.card{min-width:0}
+.card h3{margin:.8rem 0 .1rem}.card h3 small{color:var(--quiet);font-weight:500;margin-left:.4em}
+.double .track{height:9px;border-radius:2px}.double .track+.track{margin-top:2px}
+.bars.wide li{font-size:.86rem;line-height:1.25;padding:3px 0}
+.spans td{min-width:6rem}
+@media (min-width:1000px){.two{grid-template-columns:minmax(0,2fr) minmax(0,3fr)}
+.two.even{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}
 @media (max-width:560px){header,main,footer{padding-left:10px;padding-right:10px}
 main>section{padding:12px 12px 14px;border-radius:10px}h1{font-size:1.25rem}
 dl{grid-template-columns:minmax(0,1fr);gap:0}dd{margin-bottom:.5rem}

@@ -7,37 +7,36 @@ Where the terminal has no colour (a pipe, `NO_COLOR`) the same heights are drawn
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.padding import Padding
-from rich.segment import Segment
+from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.colour import Scale, ink, level_colour, scale_of, to_hex
+from lens_scopes.views.colour import Scale, scale_of
+from lens_scopes.views.terminal_parts import (
+    HEIGHTS,
+    Brush,
+    TerminalView,
+    append_cell,
+    append_ramp,
+    blocks,
+    cautions,
+    definitions,
+    spaced,
+)
 from lens_scopes.views.token_text import running, visible
-from lens_scopes.views.wording import likely, number, oddities, percent, ranking, rows, short_names
+from lens_scopes.views.wording import likely, next_token, number, oddities, percent, ranking, rows, short_names
 
 if TYPE_CHECKING:
     from lens_scopes.attribution import Attribution
 
-_HEIGHTS = " ▁▂▃▄▅▆▇█"
-_SHADES = " ░▒▓█"
-_ASCII = str.maketrans(
-    dict(zip("▁▂▃▄▅▆▇█░▒▓", "..:-=+*#.:=", strict=True))
-    | dict.fromkeys("▏▎▍▌▋▊▉", "|")
-    | dict(zip("·—–−×␣“”’⟨⟩β", '.---x_""\'<>b', strict=True))
-    | {"…": "...", "→": "->", "↵": "\\n", "‖": "||", "∂": "d", "₂": "_2", "ᵀ": "^T", "⇥": "\\t", "±": "+/-"}
-)
 
-
-class TerminalReport:
+class TerminalReport(TerminalView):
     """A rich renderable of an attribution; fits the width of the console it is printed on.
 
     Args:
@@ -56,20 +55,13 @@ class TerminalReport:
     def __init__(
         self, attribution: Attribution, *, layers: bool = False, most: int = 10, on_dark: bool | None = None
     ) -> None:
+        super().__init__(on_dark=on_dark)
         self.attribution = attribution
         self.layers = layers
         self.most = most
-        self.on_dark = _terminal_is_dark() if on_dark is None else on_dark
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-        brush = _Brush(coloured=console.color_system is not None and not console.no_color, on_dark=self.on_dark)
-        parts = Group(*_parts(self.attribution, brush, options.max_width, self.layers, self.most))
-        if options.ascii_only:
-            for segment in console.render(parts, options):
-                text = segment.text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
-                yield Segment(text, segment.style, segment.control)
-        else:
-            yield parts
+    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+        yield from _parts(self.attribution, brush, width, self.layers, self.most)
 
 
 def print_terminal(attribution: Attribution, console: Console | None = None, layers: bool = False) -> None:
@@ -77,47 +69,16 @@ def print_terminal(attribution: Attribution, console: Console | None = None, lay
     (console or Console()).print(TerminalReport(attribution, layers=layers))
 
 
-class _Brush:
-    """Turns scores into styles (with colour) or characters (without)."""
-
-    def __init__(self, *, coloured: bool, on_dark: bool) -> None:
-        self.coloured = coloured
-        self._on_dark = on_dark
-        self._ink = to_hex(ink(on_dark=on_dark))
-
-    def style(self, score: float, scale: Scale) -> Style:
-        if not self.coloured:
-            return Style()
-        return self.level_style(scale.level(score))
-
-    def level_style(self, level: int) -> Style:
-        return Style(color=self._ink, bgcolor=to_hex(level_colour(level, on_dark=self._on_dark)))
-
-    @property
-    def bar(self) -> Style:
-        return Style(color=to_hex(level_colour(20))) if self.coloured else Style()
-
-    @property
-    def negative_bar(self) -> Style:
-        return Style(color=to_hex(level_colour(-20))) if self.coloured else Style()
-
-
-def _terminal_is_dark() -> bool:
-    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
-    return background not in ("7", "15")
-
-
-def _parts(attribution: Attribution, brush: _Brush, width: int, layers: bool, most: int) -> Iterator[RenderableType]:
+def _parts(attribution: Attribution, brush: Brush, width: int, layers: bool, most: int) -> Iterator[RenderableType]:
     yield _heading(attribution)
-    for sentence in (*attribution.warnings, *oddities(attribution)):
-        yield Padding(Text(f"! {running(sentence)}", style="bold yellow"), (1, 0, 0, 0))
-    yield Padding(_strip(attribution, brush, width), (1, 0, 0, 0))
+    yield from cautions((*attribution.warnings, *oddities(attribution)))
+    yield spaced(_strip(attribution, brush, width))
     yield _legend(attribution, brush)
     if layers:
         yield from _layers(attribution, brush, width)
-    yield Padding(_strongest(attribution, brush, width, most), (1, 0, 0, 0))
-    yield Padding(_prediction(attribution, brush, width), (1, 0, 0, 0))
-    yield Padding(_contract(attribution), (1, 0, 0, 0))
+    yield spaced(_strongest(attribution, brush, width, most))
+    yield spaced(_prediction(attribution, brush, width))
+    yield spaced(definitions(attribution.contract))
 
 
 def _heading(attribution: Attribution) -> Text:
@@ -127,7 +88,7 @@ def _heading(attribution: Attribution) -> Text:
     return line
 
 
-def _strip(attribution: Attribution, brush: _Brush, width: int) -> RenderableType:
+def _strip(attribution: Attribution, brush: Brush, width: int) -> RenderableType:
     scores = attribution.scores.tolist()
     scale = scale_of(scores, attribution.special)
     if not brush.coloured:
@@ -136,8 +97,9 @@ def _strip(attribution: Attribution, brush: _Brush, width: int) -> RenderableTyp
     for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
         outside = special or not math.isfinite(score)
         text.append(running(token), Style(dim=True, italic=True) if outside else brush.style(score, scale))
-    if attribution.target is not None:
-        text.append(f"  → {visible(attribution.target.token)}", Style(bold=True))
+    following = next_token(attribution)
+    if following is not None:
+        text.append(f"  → {visible(following.token)}", Style(bold=True))
     return text
 
 
@@ -147,7 +109,7 @@ def _plain_strip(attribution: Attribution, scores: list[float], scale: Scale, wi
     for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
         shown = running(token).rstrip("\n") or " "
         outside = special or not math.isfinite(score)
-        block = "·" if outside else _HEIGHTS[math.ceil(abs(scale.relative(score)) * 8 - 0.5) if score else 0]
+        block = "·" if outside else HEIGHTS[math.ceil(abs(scale.relative(score)) * 8 - 0.5) if score else 0]
         if cell_len(lines[-1][0]) + cell_len(shown) > width:
             lines.append(("", ""))
         above, below = lines[-1]
@@ -157,13 +119,13 @@ def _plain_strip(attribution: Attribution, scores: list[float], scale: Scale, wi
     return Text("\n".join(f"{above}\n{below}" for above, below in lines if above), no_wrap=True, overflow="crop")
 
 
-def _legend(attribution: Attribution, brush: _Brush) -> Text:
+def _legend(attribution: Attribution, brush: Brush) -> Text:
     scale = scale_of(attribution.scores.tolist(), attribution.special)
     line = Text(style="dim")
     if scale.bound:
         if scale.signed and brush.coloured:
             line.append(f"{number(-scale.bound)} ")
-        _append_ramp(line, scale, brush)
+        append_ramp(line, scale, brush)
         rest = "the other tokens" if any(attribution.special) else "these tokens"
         line.append(f" {number(scale.bound)} = largest magnitude of {rest}")
     notes = ["special tokens are outside the scale"] if any(attribution.special) else []
@@ -173,17 +135,7 @@ def _legend(attribution: Attribution, brush: _Brush) -> Text:
     return line
 
 
-def _append_ramp(line: Text, scale: Scale, brush: _Brush) -> None:
-    if not brush.coloured:
-        line.append(f"0 {_HEIGHTS[1:]}")
-        return
-    if not scale.signed:
-        line.append("0 ")
-    for level in range(-20 if scale.signed else 0, 21, 4):
-        line.append("  ", brush.level_style(level))
-
-
-def _strongest(attribution: Attribution, brush: _Brush, width: int, most: int) -> RenderableType:
+def _strongest(attribution: Attribution, brush: Brush, width: int, most: int) -> RenderableType:
     lines = rows(attribution)
     best = ranking([line.score for line in lines], attribution.special)[:most]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
@@ -204,13 +156,13 @@ def _strongest(attribution: Attribution, brush: _Brush, width: int, most: int) -
         cells.append(Text("—" if line.share is None else percent(line.share)))
         bar = Text("outside the scale")
         if not line.special:
-            bar = Text(_bar(abs(line.score) / largest, room), brush.negative_bar if line.score < 0 else brush.bar)
+            bar = Text(blocks(abs(line.score) / largest, room), brush.negative_bar if line.score < 0 else brush.bar)
         cells.append(bar)
         table.add_row(*cells, style="dim" if line.special else "")
     return table
 
 
-def _prediction(attribution: Attribution, brush: _Brush, width: int, most: int = 5) -> RenderableType:
+def _prediction(attribution: Attribution, brush: Brush, width: int, most: int = 5) -> RenderableType:
     target = attribution.target
     shown = likely(attribution, most)
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -222,36 +174,27 @@ def _prediction(attribution: Attribution, brush: _Brush, width: int, most: int =
         table.add_row(
             Text(visible(token.token), "bold" if is_target else ""),
             Text(percent(token.probability), "bold" if is_target else ""),
-            Text(_bar(token.probability, max(8, min(32, width - 36))), brush.bar),
+            Text(blocks(token.probability, max(8, min(32, width - 36))), brush.bar),
         )
     facts = f"entropy {number(attribution.prediction.entropy)} nats   β = ‖y‖ = {number(attribution.prediction.beta)}"
     return Group(Text("prediction", "dim"), table, Text(facts, "dim"))
 
 
-def _contract(attribution: Attribution) -> RenderableType:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in attribution.contract.items():
-        table.add_row(Text(running(name)), Text(running(str(value))))
-    return table
-
-
-def _layers(attribution: Attribution, brush: _Brush, width: int) -> Iterator[RenderableType]:
+def _layers(attribution: Attribution, brush: Brush, width: int) -> Iterator[RenderableType]:
     if attribution.layers is None:
-        yield Padding(Text("No layers were read for this attribution.", "bold yellow"), (1, 0, 0, 0))
+        yield spaced(Text("No layers were read for this attribution.", "bold yellow"))
         return
     values = attribution.layers.tolist()
     names = short_names(attribution.layer_names)
-    yield Padding(_layer_map(attribution, values, names, brush, width), (1, 0, 0, 0))
-    yield Padding(_leaders(attribution, values, names), (1, 0, 0, 0))
+    yield spaced(_layer_map(attribution, values, names, brush, width))
+    yield spaced(_leaders(attribution, values, names))
 
 
 def _layer_map(
     attribution: Attribution,
     values: list[list[float]],
     names: list[str],
-    brush: _Brush,
+    brush: Brush,
     width: int,
     most: int = 40,
 ) -> RenderableType:
@@ -307,17 +250,13 @@ def _ruler(names: Sequence[str], bins: list[tuple[int, int]], cell: int) -> str:
     return line
 
 
-def _append_cell(text: Text, scored: list[tuple[float, Scale]], special: bool, cell: int, brush: _Brush) -> None:
+def _append_cell(text: Text, scored: list[tuple[float, Scale]], special: bool, cell: int, brush: Brush) -> None:
     if special:
         text.append("·" * cell, "dim")
-    elif not all(math.isfinite(score) for score, _ in scored):
-        text.append("?" * cell, "dim")
     else:
-        score, scale = max(scored, key=lambda pair: abs(pair[1].relative(pair[0])))
-        if brush.coloured:
-            text.append(" " * cell, brush.style(score, scale))
-        else:
-            text.append(_SHADES[round(abs(scale.relative(score)) * 4)] * cell)
+        broken = [pair for pair in scored if not math.isfinite(pair[0])]
+        score, scale = max(broken or scored, key=lambda pair: abs(pair[1].relative(pair[0])))
+        append_cell(text, score, scale, cell, brush)
 
 
 def _leaders(attribution: Attribution, values: list[list[float]], names: list[str]) -> RenderableType:
@@ -337,9 +276,3 @@ def _leaders(attribution: Attribution, values: list[list[float]], names: list[st
         ends = [number(values[j][leader]) for j in dict.fromkeys((first, last))]
         table.add_row(Text(span), Text(visible(attribution.tokens[leader])), Text(" → ".join(ends)))
     return table
-
-
-def _bar(share: float, room: int) -> str:
-    """`share` of `room` cells as full blocks and one of eight partial ones."""
-    eighths = round(max(0.0, min(1.0, share)) * room * 8)
-    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]

@@ -6,13 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_scopes.views.token_text import running, visible
 
 if TYPE_CHECKING:
     from lens_scopes.attribution import Attribution
-    from lens_scopes.final_state import PredictedToken
+    from lens_scopes.final_state import PredictedToken, Prediction
 
 _EXPLAINED = {
     "semantic": "the logit of the target token",
@@ -28,6 +28,36 @@ NOT_TO_READ = (
     " The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
     " its number is kept, its colour is not."
 )
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """A result that has a prompt."""
+
+    @property
+    def tokens(self) -> list[str]: ...
+    @property
+    def special(self) -> list[bool]: ...
+
+
+@runtime_checkable
+class Explained(Prompted, Protocol):
+    """A result about one prediction."""
+
+    @property
+    def target(self) -> PredictedToken | None: ...
+    @property
+    def prediction(self) -> Prediction: ...
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A result whose scores a scope made."""
+
+    @property
+    def scope(self) -> str: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -78,29 +108,34 @@ def likely(attribution: Attribution, most: int = 10) -> list[PredictedToken]:
     return shown
 
 
-def reading(attribution: Attribution) -> str:
+def reading(result: Scored) -> str:
     """What a score means, in a sentence or two, with its unit."""
-    scope = re.sub(r"[^a-z]", "", attribution.scope.lower())
+    scope = re.sub(r"[^a-z]", "", result.scope.lower())
     if scope == "fisher":
         return (
             "Each score says how strongly a small change of a token's embedding can move the whole predicted"
             " distribution, measured by its Fisher information (½ δᵀFδ is the Kullback–Leibler divergence in nats),"
             " per unit of embedding norm. The exact formula stands in the contract under “score attributed”."
         )
-    explained = _EXPLAINED.get(scope, "the explained quantity")
-    if _readout_name(attribution) == "dot":
+    quantity = explained(scope)
+    if _readout_name(result) == "dot":
         return (
-            f"Each score is the first-order effect on {explained} of a token's embedding having its value and not the"
+            f"Each score is the first-order effect on {quantity} of a token's embedding having its value and not the"
             " baseline's, in the unit of that quantity: blue raises it, orange lowers it."
         )
     return (
-        f"Each score is the largest first-order change of {explained} that a change of a token's embedding by one unit"
+        f"Each score is the largest first-order change of {quantity} that a change of a token's embedding by one unit"
         " of norm can make. The unit is change of that quantity per unit of embedding norm."
     )
 
 
-def _readout_name(attribution: Attribution) -> object:
-    readout = attribution.settings.get("readout")
+def explained(scope: str) -> str:
+    """The quantity that a scope with a number as its output explains, in words."""
+    return _EXPLAINED.get(re.sub(r"[^a-z]", "", scope.lower()), "the explained quantity")
+
+
+def _readout_name(result: Scored) -> object:
+    readout = result.settings.get("readout")
     return readout.get("name") if isinstance(readout, Mapping) else readout
 
 
@@ -145,18 +180,22 @@ def _row_oddities(scores: Sequence[float], special: Sequence[bool], where: str) 
     return notes
 
 
-def title(attribution: Attribution) -> str:
-    """`prompt → target` in one line, shortened from the left; without special tokens."""
-    prompt = prompt_text(attribution)
+def title(result: Explained) -> str:
+    """`prompt → next token` in one line, shortened from the left; without special tokens."""
+    prompt = prompt_text(result)
     shown = prompt if len(prompt) <= 80 else "…" + prompt[-79:]
-    if attribution.target is None:
-        return shown
-    return f"{shown} → {visible(attribution.target.token)}"
+    following = next_token(result)
+    return shown if following is None else f"{shown} → {visible(following.token)}"
 
 
-def prompt_text(attribution: Attribution) -> str:
+def next_token(result: Explained) -> PredictedToken | None:
+    """The target, or the most probable next token where the objective has no target."""
+    return result.target or next(iter(result.prediction.top), None)
+
+
+def prompt_text(result: Prompted) -> str:
     """The text up to the position explained, without special tokens, on one line."""
-    pairs = zip(attribution.tokens, attribution.special, strict=True)
+    pairs = zip(result.tokens, result.special, strict=True)
     return " ".join("".join(running(token) for token, special in pairs if not special).split())
 
 

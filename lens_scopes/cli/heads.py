@@ -1,0 +1,78 @@
+"""`lens-scopes heads`: influence of every head and MLP, verified by ablation."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated, Any
+
+import typer
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.objective_options import ObjectiveOptions
+from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.progress import progress_bar
+from lens_scopes.cli.prompt_options import PromptOptions
+from lens_scopes.cli.result_options import ResultOptions
+
+_PANEL = "Heads"
+
+
+@with_option_groups
+def heads(
+    prompt: PromptOptions,
+    objective: ObjectiveOptions,
+    paths: PathOptions,
+    model: ModelOptions,
+    output: ResultOptions,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            metavar="zero|mean|resample",
+            help="What a component's output is set to: zero, its mean over the prompt, or its value in a prompt of the "
+            "same tokens in another order.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = "mean",
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="L3H2", help="A head whose attention pattern to show; may be repeated.", rich_help_panel=_PANEL
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(help="How many of the strongest heads to show patterns of.", min=1, rich_help_panel=_PANEL)
+    ] = 6,
+    verify: Annotated[
+        int | None,
+        typer.Option(
+            help="How many of the strongest components to ablate; 0 for none. By default as many as is cheap.",
+            min=0,
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Which heads made the model predict that: predicted effects of all heads and MLPs, verified by ablating them."""
+    output.check()
+    text = prompt.read()
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.heads import inspect_heads
+
+        explained, through = objective.objective(), paths.path()
+        loaded = model.load()
+        kind: Any = baseline
+        with progress_bar("Ablating") as progress:
+            found = inspect_heads(
+                loaded,
+                text,
+                explained,
+                position=prompt.position,
+                baseline=kind,
+                through=through,
+                patterns=head or top,
+                verify=verify,
+                progress=progress,
+            )
+    output.deliver(found)

@@ -1,0 +1,65 @@
+"""`lens-scopes matrix`: influence of every token on every later prediction."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.objective_options import ObjectiveOptions
+from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.progress import progress_bar
+from lens_scopes.cli.prompt_options import TextOptions
+from lens_scopes.cli.result_options import ResultOptions
+from lens_scopes.errors import PromptError
+
+_PANEL = "Source and target"
+
+
+@with_option_groups
+def matrix(
+    prompt: TextOptions,
+    objective: ObjectiveOptions,
+    paths: PathOptions,
+    model: ModelOptions,
+    output: ResultOptions,
+    generate: Annotated[
+        int,
+        typer.Option(
+            help="Let the model add this many tokens first, and explain those alone.", min=0, rich_help_panel=_PANEL
+        ),
+    ] = 0,
+    span: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT",
+            help="Name a part of the prompt, for totals over spans; may be repeated. Chat messages are named already.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+) -> None:
+    """Who speaks to whom: influence of every token on every later prediction of a text, given or generated."""
+    output.check()
+    text = prompt.read()
+    spans = dict(_named(item) for item in span or [])
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.matrix import attribute_all
+
+        explained, through = objective.objective(), paths.path()
+        loaded = model.load()
+        with progress_bar("Backpropagating") as progress:
+            found = attribute_all(
+                loaded, text, explained, generate=generate, spans=spans, through=through, progress=progress
+            )
+    output.deliver(found)
+
+
+def _named(item: str) -> tuple[str, str]:
+    name, separator, text = item.partition("=")
+    if not (name and separator and text):
+        raise PromptError(f"--span {item!r} is not NAME=TEXT; write --span 'question=Where is the dog?'.")
+    return name, text

@@ -1,0 +1,55 @@
+"""`lens-scopes modes`: what the leading Fisher directions mean."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.progress import progress_bar
+from lens_scopes.cli.prompt_options import PromptOptions
+from lens_scopes.cli.result_options import ResultOptions
+
+_PANEL = "Modes"
+
+
+@with_option_groups
+def modes(
+    prompt: PromptOptions,
+    paths: PathOptions,
+    model: ModelOptions,
+    output: ResultOptions,
+    rank: Annotated[int, typer.Option(help="How many Fisher modes to decode.", rich_help_panel=_PANEL)] = 4,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            metavar="zero|mean",
+            help="What a source token's embedding is replaced by: zero, or the mean of the prompt's embeddings.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = "mean",
+) -> None:
+    """What moves where: each Fisher mode as a contrast of next tokens, and what every source token does along it."""
+    output.check()
+    text = prompt.read()
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.modes import inspect_modes
+
+        through = paths.path()
+        loaded = model.load()
+        with progress_bar("Replacing tokens") as progress:
+            found = inspect_modes(
+                loaded,
+                text,
+                rank,
+                position=prompt.position,
+                baseline=baseline,
+                through=through,
+                progress=progress,
+            )
+    output.deliver(found)

@@ -1,0 +1,83 @@
+"""Which page, figure and terminal view belong to which kind of result.
+
+Results are told apart by the name of their class, so that a view of one kind loads nothing of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lens_scopes.views.html_page import Page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from lens_scopes.shown import Shown
+
+_PAGES = {
+    "Attribution": "report.page",
+    "HeadInspection": "heads.heads_page",
+    "AttributionMatrix": "matrix.matrix_page",
+    "ModeInspection": "modes.modes_page",
+}
+_FIGURES = {
+    "Attribution": "matplotlib_figure.figure",
+    "HeadInspection": "figure_heads.heads_figure",
+    "AttributionMatrix": "figure_matrix.matrix_figure",
+    "ModeInspection": "figure_modes.modes_figure",
+}
+_PRINTERS = {
+    "Attribution": "terminal.print_terminal",
+    "HeadInspection": "terminal_heads.print_heads",
+    "AttributionMatrix": "terminal_matrix.print_matrix",
+    "ModeInspection": "terminal_modes.print_modes",
+}
+
+
+def to_html(result: Shown) -> str:
+    """Any result as one self-contained HTML document, to be written as UTF-8."""
+    return page_of(result).to_html()
+
+
+def page_of(result: Shown) -> Page:
+    """The page of any result alone."""
+    return _view(_PAGES, result)(result)
+
+
+def figure_of(result: Shown, **settings: Any) -> Figure:
+    """The matplotlib figure of any result; `width` is in inches."""
+    return _view(_FIGURES, result)(result, **settings)
+
+
+def figure_bytes(result: Shown, format: str = "png", *, dpi: int = 300, **settings: Any) -> bytes:
+    """The figure as the contents of a file, with fonts embedded; the same result gives the same bytes.
+
+    Args:
+        result: what to draw.
+        format: `png`, `pdf`, `svg` or `eps`.
+        dpi: dots per inch of a PNG.
+        settings: of the figure, such as its `width` in inches.
+
+    Raises:
+        FileError: another format.
+    """
+    from lens_scopes.views.figure_style import saved
+
+    return saved(lambda: figure_of(result, **settings), format, dpi)
+
+
+def print_result(result: Shown, console: Console | None = None) -> None:
+    """Print any result to a terminal."""
+    settings = {"layers": True} if getattr(result, "layers", None) is not None else {}
+    _view(_PRINTERS, result)(result, console, **settings)
+
+
+def _view(views: dict[str, str], result: Shown) -> Callable[..., Any]:
+    for kind in type(result).__mro__:
+        if kind.__name__ in views:
+            module, name = views[kind.__name__].split(".")
+            return getattr(import_module(f"lens_scopes.views.{module}"), name)
+    raise TypeError(f"there is no view of a {type(result).__name__}; results of lens_scopes have one")

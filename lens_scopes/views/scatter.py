@@ -1,0 +1,93 @@
+"""Predicted against actual changes as an SVG that needs no script."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import TYPE_CHECKING
+
+from lens_scopes.views.axis import Axis, axis_of
+from lens_scopes.views.heat_table import short_number
+from lens_scopes.views.wording import number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lens_scopes.heads import Ablated
+
+_LEFT, _TOP, _SIDE = 62.0, 12.0, 340.0
+_NAMED = 8
+
+
+def scatter(ablations: Sequence[Ablated], unit: str, links: Mapping[str, str]) -> str:
+    """A point for each ablated component: predicted change across, actual change up, and the line where they agree.
+
+    Args:
+        ablations: those that are not finite are left out.
+        unit: what the changes are of, for the axes.
+        links: ids on the page that the points of components lead to, by name.
+    """
+    shown = [item for item in ablations if math.isfinite(item.predicted) and math.isfinite(item.actual)]
+    axis = axis_of([value for item in shown for value in (item.predicted, item.actual)])
+    warped = " (square-root scale)" if axis.square_root else ""
+    parts = [_frame(axis, unit, warped)]
+    named = sorted(shown, key=lambda item: -max(abs(item.predicted), abs(item.actual)))[:_NAMED]
+    taken: list[tuple[float, float]] = []
+    for item in sorted(shown, key=lambda item: item.head is not None):
+        x, y = _across(axis, item.predicted), _up(axis, item.actual)
+        about = f"{item.name}: predicted {number(item.predicted)}, actual {number(item.actual)}"
+        if item.head is None:
+            mark = f'<rect class="square" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"><title>{about}</title></rect>'
+        else:
+            mark = f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{about}</title></circle>'
+        link = links.get(item.name)
+        parts.append(
+            mark if link is None else f'<a href="#{escape(link)}" tabindex="-1" aria-label="{about}">{mark}</a>'
+        )
+    for item in named:
+        x, y = _across(axis, item.predicted), _up(axis, item.actual)
+        if any(abs(x - other) < 52 and abs(y - above) < 11 for other, above in taken):
+            continue
+        taken.append((x, y))
+        end = x > _LEFT + _SIDE - 50
+        parts.append(
+            f'<text x="{x + (-8 if end else 8):.1f}" y="{y + 4:.1f}"{" text-anchor=end" if end else ""}>'
+            f"{escape(item.name)}</text>"
+        )
+    width, height = _LEFT + _SIDE + 14, _TOP + _SIDE + 46
+    return (
+        f'<svg class="scatter" viewBox="0 0 {width:g} {height:g}" role="group"'
+        f' aria-label="Predicted against actual change of {len(shown)} components; the numbers are in the table">'
+        f"{''.join(parts)}</svg>"
+        '<p class="legend"><span class="mark"><b class="dot"></b>head</span>'
+        '<span class="mark"><b class="square"></b>MLP</span><span>dashed: predicted = actual</span></p>'
+    )
+
+
+def _across(axis: Axis, value: float) -> float:
+    return _LEFT + _SIDE * axis.place(value)
+
+
+def _up(axis: Axis, value: float) -> float:
+    return _TOP + _SIDE * (1 - axis.place(value))
+
+
+def _frame(axis: Axis, unit: str, warped: str) -> str:
+    lines = []
+    for tick in axis.ticks():
+        x, y = _across(axis, tick), _up(axis, tick)
+        css = "zero" if tick == 0 else "tick"
+        label = short_number(tick)
+        lines.append(
+            f'<path class="{css}" d="M{x:.1f} {_TOP}v{_SIDE}M{_LEFT} {y:.1f}h{_SIDE}"/>'
+            f'<text class="quiet" x="{x:.1f}" y="{_TOP + _SIDE + 16}" text-anchor="middle">{label}</text>'
+            f'<text class="quiet" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+        )
+    middle = _TOP + _SIDE / 2
+    return (
+        f"{''.join(lines)}"
+        f'<path class="agree" d="M{_LEFT} {_TOP + _SIDE}L{_LEFT + _SIDE} {_TOP}"/>'
+        f'<text x="{_LEFT + _SIDE / 2}" y="{_TOP + _SIDE + 38}" text-anchor="middle">'
+        f"predicted change, {escape(unit)}{warped}</text>"
+        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">actual change</text>'
+    )
