@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,9 @@ from lens_scopes.prompts import PromptLike
 from lens_scopes.scopes import Job, Request, package_versions
 from lens_scopes.shown import Shown
 from lens_scopes.sites import EMBEDDING
+
+if TYPE_CHECKING:
+    import pandas
 
 _BATCH_TOKENS = 4096
 
@@ -128,6 +131,24 @@ class ModeInspection(Shown):
         """The removals of ordinary tokens with the largest actual effect, in nats."""
         ordinary = [item for item in self.removals if not self.special[item.index]]
         return sorted(ordinary, key=lambda item: -item.actual_nats)[:k]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per source token: index, token, special, actual and predicted nats, agreement, amount along modes."""
+        import pandas
+
+        rows = [
+            {
+                "index": item.index,
+                "token": item.token,
+                "special": self.special[item.index],
+                "actual_nats": item.actual_nats,
+                "predicted_nats": item.predicted_nats,
+                "agreement": item.agreement,
+                **{f"mode_{index}": amount for index, amount in enumerate(item.amounts)},
+            }
+            for item in self.removals
+        ]
+        return pandas.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, ready for JSON."""

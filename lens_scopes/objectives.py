@@ -115,7 +115,12 @@ class _OneToken(Objective):
         return self if self.token is None else replace(self, token=resolve_token(model, self.token))
 
     def targets(self, state: FinalState) -> list[int]:
-        if isinstance(self.token, int):
+        if isinstance(self.token, str):
+            raise ObjectiveError(
+                f"{type(self).__name__} still holds the string {self.token!r}; call prepare(model) before "
+                "directions(state)."
+            )
+        if self.token is not None:
             return [self.token]
         return [state.top_token if state.target is None else state.target]
 
@@ -315,7 +320,8 @@ class Fisher(Objective):
             samples = 0 if d_model <= EXACT_TRACE_LIMIT else 16
         if samples == 0:
             terms = geometry.leading(d_model)
-            return Directions(terms.vectors, terms.eigenvalues, squared=True, details={"directions": d_model})
+            details = {"directions": d_model, "omitted_mass": geometry.omitted_mass}
+            return Directions(terms.vectors, terms.eigenvalues, squared=True, details=details)
         generator = torch.Generator().manual_seed(self.seed)
         exact, sampled = geometry.split_trace(self.exact, samples, generator)
         weights = torch.cat([exact.new_ones(len(exact)), sampled.new_full((samples,), 1 / samples)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from lens_scopes.attribution import Attribution
 from lens_scopes.backprop import SlicedTrace, Trace, trace, trace_in_slices
 from lens_scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.errors import NumericsError
+from lens_scopes.errors import NumericsError, PromptError
 from lens_scopes.final_state import (
     FinalState,
     PredictedToken,
@@ -122,6 +122,8 @@ def attribute_batch(
 
     The other arguments, results and errors are those of `attribute`.
     """
+    if isinstance(prompts, str):
+        raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
     job = Job.read(model, objective, layers, sites, through, readout, memory)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     results: dict[int, Attribution] = {}
@@ -290,7 +292,7 @@ class Job:
                 "sites": [EMBEDDING, *self.layer_names, *self.site_names],
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
-                "details": dict(directions.details),
+                "details": _plain(directions.details),
                 "memory": plan.describe(),
             },
             versions=package_versions(),
@@ -331,7 +333,12 @@ class Job:
 
 
 def _fields(readout: Readout) -> dict[str, Any]:
-    return asdict(readout)  # pyright: ignore[reportArgumentType]
+    return asdict(readout) if is_dataclass(readout) and not isinstance(readout, type) else {}
+
+
+def _plain(details: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's details may hold tensors, which no record can."""
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in details.items()}
 
 
 def _warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:

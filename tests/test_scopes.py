@@ -15,7 +15,7 @@ import lens_scopes as ls
 from lens_scopes import scopes
 from lens_scopes.backprop import trace
 from lens_scopes.errors import ModelError, ObjectiveError, PromptError, ReadoutError, SiteError
-from lens_scopes.final_state import FinalState, unembedding
+from lens_scopes.final_state import FinalState, Unembedding, unembedding
 from lens_scopes.objectives import Objective
 
 IDS = [3, 17, 0, 8, 22, 3]
@@ -360,6 +360,10 @@ def test_the_sampled_trace_comes_with_its_seed_and_standard_error(models: dict[s
     assert att.standard_error.shape == att.scores.shape and att.layers_standard_error.shape == att.layers.shape
     assert bool((att.standard_error > 0).all()) and bool((att.layers_standard_error > 0).all())
     assert_close(att.layers_standard_error[0], att.standard_error, rtol=1e-12, atol=0)  # no position embedding between
+    state_explained = FinalState(reference.state_of(model, IDS), unembedding(model))
+    drawn = ls.Fisher(rank="trace", samples=6, exact=2, seed=3).directions(state_explained).vectors[2:]
+    squares = torch.einsum("ko,tod->ktd", drawn, reference.jacobian(model, IDS)).square().sum(-1)
+    assert_close(att.standard_error, squares.std(0) / 6**0.5, rtol=1e-8, atol=0)
     assert att.settings["objective"] == {"scope": "fisher", "rank": "trace", "samples": 6, "exact": 2, "seed": 3}
     assert att.settings["details"] == {"exact": 2, "samples": 6}
     exact = ls.attribute(model, IDS, ls.Fisher(rank="trace"))
@@ -583,3 +587,40 @@ def test_a_site_that_a_shape_lacks_is_refused_by_name(models: dict[str, Any]) ->
 def test_a_model_without_an_unembedding_is_refused() -> None:
     with pytest.raises(ModelError, match="Linear has no unembedding"):
         ls.attribute(torch.nn.Linear(2, 2), IDS)
+
+
+# What users may hand over by mistake
+
+
+def test_one_text_is_not_taken_for_a_list_of_prompts() -> None:
+    with pytest.raises(ls.LensScopesError, match="use attribute"):
+        ls.attribute_batch(gpt2_like(), "one text")
+
+
+def test_a_token_string_is_not_ignored_where_no_model_has_read_it() -> None:
+    state = FinalState(torch.ones(4), Unembedding(torch.eye(4), None, None))
+    with pytest.raises(ls.LensScopesError, match="prepare"):
+        ls.Semantic(" Paris").directions(state)
+
+
+def test_tensors_in_a_users_details_are_kept_as_numbers(tmp_path: Any) -> None:
+    def objective(y: torch.Tensor, logits: torch.Tensor) -> ls.Directions:
+        return ls.Directions(y[None], y.new_ones(1), details={"norm": y.norm()})
+
+    att = ls.attribute(gpt2_like(), IDS, objective)
+    att.save(tmp_path / "a.safetensors")
+    assert ls.Attribution.load(tmp_path / "a.safetensors").settings["details"]["norm"] == pytest.approx(
+        att.prediction.beta
+    )
+
+
+def test_readouts_need_not_be_dataclasses() -> None:
+    class Halved(ls.Norm):
+        name = "halved"
+
+        def amplitude(self, gradient: Any, activation: Any, real: Any) -> Any:
+            return super().amplitude(gradient, activation, real) / 2
+
+    model = gpt2_like()
+    whole = ls.attribute(model, IDS, ls.Temperature(), readout=ls.Norm()).scores
+    assert torch.equal(ls.attribute(model, IDS, ls.Temperature(), readout=Halved()).scores, whole / 2)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lens_scopes.cli.companion_options import CompanionOptions
 from lens_scopes.cli.explain import explain
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
@@ -24,6 +25,7 @@ def attribute(
     paths: PathOptions,
     model: ModelOptions,
     output: OutputOptions,
+    companions: CompanionOptions,
     layers: Annotated[
         bool | None,
         typer.Option(
@@ -37,4 +39,4 @@ def attribute(
 ) -> None:
     """Which tokens made the model predict that: influence of every token on one prediction."""
     chosen = layer_site or True if layers or (layers is None and layer_site) else False
-    output.deliver(explain(prompt, objective, sites, paths, model, output, chosen))
+    explain(prompt, objective, sites, paths, model, output, companions, chosen)

@@ -1,4 +1,4 @@
-"""What the commands that explain a prediction have in common: options → Attribution."""
+"""What the commands that explain a prediction have in common: options → Attribution → files and views."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
+from lens_scopes.cli.companion_options import CompanionOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.output_options import OutputOptions
@@ -25,14 +26,17 @@ def explain(
     paths: PathOptions,
     model: ModelOptions,
     output: OutputOptions,
+    companions: CompanionOptions,
     layers: bool | str,
-) -> Attribution:
-    """The attribution that the options describe. What can be refused without the model is refused before it is loaded.
+) -> None:
+    """Computes and delivers what the options describe. What can be refused without the model is refused before it is
+    loaded.
 
     Raises:
         LensScopesError: for any option that does not fit.
     """
     output.check()
+    companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.memory import parse_memory
@@ -57,8 +61,9 @@ def explain(
                 memory=sites.memory,
                 progress=progress,
             )
+        others = companions.compute(loaded, text, explained, prompt.position, through)
     _remark_on_space(attribution)
-    return attribution
+    output.deliver(attribution, others)
 
 
 def _remark_on_space(attribution: Attribution) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lens_scopes.cli.companion_options import CompanionOptions
 from lens_scopes.cli.explain import explain
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
@@ -20,7 +21,8 @@ def layers(
     paths: PathOptions,
     model: ModelOptions,
     output: OutputOptions,
+    companions: CompanionOptions,
     layer_site: LayerSite = None,
 ) -> None:
     """At which layers: influence of every token at every layer's residual stream."""
-    output.deliver(explain(prompt, objective, sites, paths, model, output, layer_site or True))
+    explain(prompt, objective, sites, paths, model, output, companions, layer_site or True)

@@ -6,10 +6,11 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,28 +64,35 @@ class OutputOptions:
             )
         check_files(self.out or [], _WRITERS)
 
-    def deliver(self, attribution: Attribution) -> None:
+    def deliver(self, attribution: Attribution, companions: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Writes the files, each whole or not at all, then prints JSON or the terminal view.
+
+        Args:
+            attribution: the result.
+            companions: other results on the same prompt, by kind: they go on the page, into JSON and the terminal.
 
         Raises:
             FileError: when a file cannot be written after all.
         """
         for path in self.out or []:
             with redirect_stdout(sys.stderr):  # standard output carries the result alone
-                _WRITERS[path.suffix.lower()](attribution, path, self.group)
+                _WRITERS[path.suffix.lower()](attribution, path, self.group, companions)
             print(f"lens-scopes: wrote {path}", file=sys.stderr)
         if self.json:
-            print(as_json(_plain(attribution, self.group)))
+            print(as_json(_plain(attribution, self.group, companions)))
         else:
-            _print(attribution, self.group)
+            _print(attribution, self.group, companions)
 
 
-def _print(attribution: Attribution, group: str) -> None:
-    from lens_scopes.views import print_terminal
+def _print(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> None:
+    from lens_scopes.views import print_result, print_terminal
 
     print_terminal(attribution, layers=attribution.layers is not None)
     if group != "token":
         _print_groups(attribution, group)
+    for result in companions.values():
+        print()
+        print_result(result)
 
 
 def _print_groups(attribution: Attribution, group: str) -> None:
@@ -132,9 +140,9 @@ def as_json(plain: dict[str, Any]) -> str:
     return json.dumps(_finite(plain), allow_nan=False)
 
 
-def _plain(attribution: Attribution, group: str) -> dict[str, Any]:
-    """The whole result, with `groups` beside the tokens where asked for."""
-    plain = attribution.to_dict()
+def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole result, with `groups` beside the tokens where asked for, and every companion under its kind."""
+    plain = attribution.to_dict() | {kind: result.to_dict() for kind, result in companions.items()}
     if group != "token":
         plain["groups"] = _grouped(attribution, group).to_dict("records")
     return plain
@@ -150,35 +158,38 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _write_page(attribution: Attribution, path: Path, group: str) -> None:
-    attribution.to_html(path)
+def _write_page(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
+    from lens_scopes.attribution import write_whole
+    from lens_scopes.views import page
+
+    write_whole(path, page(attribution, **companions).to_html().encode("utf-8"))
 
 
-def _write_result(attribution: Attribution, path: Path, group: str) -> None:
+def _write_result(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
     attribution.save(path)
 
 
-def _write_figure(attribution: Attribution, path: Path, group: str) -> None:
+def _write_figure(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
     from lens_scopes.attribution import write_whole
     from lens_scopes.views import figure_bytes
 
     write_whole(path, figure_bytes(attribution, path.suffix[1:].lower()))
 
 
-def _write_table(attribution: Attribution, path: Path, group: str) -> None:
+def _write_table(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
     from lens_scopes.attribution import write_whole
 
     frame = attribution.to_pandas() if group == "token" else _grouped(attribution, group)
     write_whole(path, frame.to_csv(index=False).encode("utf-8"))
 
 
-def _write_json(attribution: Attribution, path: Path, group: str) -> None:
+def _write_json(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
     from lens_scopes.attribution import write_whole
 
-    write_whole(path, as_json(_plain(attribution, group)).encode("utf-8") + b"\n")
+    write_whole(path, as_json(_plain(attribution, group, companions)).encode("utf-8") + b"\n")
 
 
-_WRITERS: dict[str, Callable[[Attribution, Path, str], None]] = {
+_WRITERS: dict[str, Callable[[Attribution, Path, str, Mapping[str, Any]], None]] = {
     ".html": _write_page,
     ".safetensors": _write_result,
     ".png": _write_figure,

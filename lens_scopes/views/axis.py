@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _STRETCHED = 4.0  # largest magnitude over the ninth decile from which a linear axis hides most points
+_APART = 0.07  # of the axis, between ticks
+_NAME = (0.17, 0.035)  # width and height of a point's name, in shares of the plot
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,17 @@ class Axis:
         return (self._warped(value) - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round numbers, both signs and zero."""
+        """Round numbers, both signs and zero, none so near another that their names would touch."""
         if self.square_root:
             steps = [_round_down(self.high / share) for share in (1.15, 6, 40)]
         else:
             step = _round_down(self.high / 2)
             steps = [step * count for count in range(1, int(self.high / step) + 1)]
-        chosen = sorted({step for step in steps if step > 0})
+        chosen: list[float] = []
+        for step in sorted(steps, reverse=True):
+            above = self.place(chosen[0]) if chosen else 2.0
+            if above - self.place(step) > _APART and self.place(step) - self.place(0.0) > _APART:
+                chosen.insert(0, step)
         return [*(-step for step in reversed(chosen) if self.low < 0), 0.0, *chosen]
 
     def _warped(self, value: float) -> float:
@@ -48,6 +54,38 @@ def axis_of(values: Sequence[float]) -> Axis:
     decile = sizes[int(0.9 * (len(sizes) - 1))] if sizes else 0.0
     stretched = len(sizes) > 4 and sizes[-1] > _STRETCHED * decile
     return Axis(low=-high if any(value < 0 for value in values) else 0.0, high=high, square_root=stretched)
+
+
+def named_points(axis: Axis, points: Sequence[tuple[float, float]], most: int = 16) -> list[tuple[int, int]]:
+    """Which points of a scatter plot to name, and on which side, so that names hide neither points nor one another.
+
+    Args:
+        axis: of both directions.
+        points: predicted and actual change of each.
+        most: how many of those farthest from zero to try.
+
+    Returns:
+        Pairs of the index of a point and 1 for a name on its right, −1 for one on its left.
+    """
+    places = [(axis.place(x), axis.place(y)) for x, y in points]
+    order = sorted(range(len(points)), key=lambda i: -max(map(abs, points[i])))[:most]
+    boxes: list[tuple[float, float]] = []
+    chosen = []
+    width, height = _NAME
+    for index in order:
+        x, y = places[index]
+        for side in (1, -1):
+            middle = x + side * (0.02 + width / 2)
+            free = width / 2 <= middle <= 1 - width / 2 + 0.05 and not any(
+                abs(middle - other) < width / 2 + 0.01 and abs(y - up) < height
+                for i, (other, up) in enumerate(places)
+                if i != index
+            )
+            if free and not any(abs(middle - other) < width and abs(y - up) < height for other, up in boxes):
+                boxes.append((middle, y))
+                chosen.append((index, side))
+                break
+    return chosen
 
 
 def _round_down(value: float) -> float:

@@ -154,9 +154,11 @@ def heat_map(axes: Axes, relative: Sequence[Sequence[float]], *, signed: bool) -
     return image
 
 
-def scale_bar(drawn: Figure, axes: Axes, image: AxesImage, label: str) -> None:
-    """The scale of a heat map, below it."""
-    bar = drawn.colorbar(image, ax=axes, location="bottom", aspect=40, shrink=0.55, pad=0.02, anchor=(0.0, 1.0))
+def scale_bar(drawn: Figure, axes: Axes, image: AxesImage, label: str, shrink: float = 0.55) -> None:
+    """The scale of a heat map, below it, over a share of its width."""
+    bar = drawn.colorbar(
+        image, ax=axes, location="bottom", aspect=72 * shrink, shrink=shrink, pad=0.02, anchor=(0.0, 1.0)
+    )
     bar.outline.set_linewidth(0.4)
     bar.set_label(label)
 

@@ -105,7 +105,7 @@ def heads_reading(heads: HeadInspection) -> str:
         )
     return (
         f"Each number is the change of {explained(heads.scope)} {moved}, at every position, predicted to first order."
-        " Orange, below zero: without it that quantity falls, so it supports the output. Blue, above zero: it works"
+        " Below zero (orange): without it that quantity falls, so it supports the output. Above zero (blue): it works"
         " against it."
     )
 

@@ -111,13 +111,20 @@ def alert(heading: str, sentences: Sequence[str]) -> str:
     return f'<aside class="alert" role="note"><b>{escape(heading)}</b><ul>{items}</ul></aside>'
 
 
-def contract_section(contract: Mapping[str, str], key: str = "contract", title: str = "Contract") -> Section:
-    """The five elements of the attribution contract."""
+def contract_section(
+    contract: Mapping[str, str],
+    key: str = "contract",
+    title: str = "Contract",
+    settings: Mapping[str, object] | None = None,
+) -> Section:
+    """The five elements of the attribution contract, and the settings of the result where they are given."""
     html = (
         '<p class="note">What this attribution claims: a score means nothing until these five are named'
         " (the attribution contract, arXiv:2605.23080).</p>"
         f"{definitions(contract)}"
     )
+    if settings:
+        html += f"<details><summary>Settings</summary>{definitions(flat(settings))}</details>"
     return Section(key, title, html)
 
 

@@ -1,4 +1,4 @@
-"""A source × target matrix as sections of a page: the chart or map, each prediction's strongest sources, span totals."""
+"""A source × target matrix as sections of a page: the chart or map, what each prediction came from, span totals."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from lens_scopes.views.html_parts import (
 )
 from lens_scopes.views.matrix_wording import (
     PredictionLine,
+    explained_spans,
     matrix_oddities,
     prediction_lines,
     relative_rows,
@@ -46,7 +47,7 @@ def matrix_page(matrix: AttributionMatrix) -> Page:
     prompt = prompt_text(matrix)
     return Page(
         title=f"{prompt if len(prompt) <= 80 else prompt[:79] + '…'} · lens_scopes",
-        header=heading(matrix, f"Source × target · {kind}", None),
+        header=f"{heading(matrix, f'Source × target · {kind}', None)}<p class='lead caution'>{escape(NOT_TO_READ)}</p>",
         sections=(
             *matrix_sections(matrix),
             contract_section(matrix.contract),
@@ -69,7 +70,7 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
     chart = _chart(matrix)
     html = (
         f"{alert('Warnings', matrix.warnings)}{alert('About these scores', matrix_oddities(matrix))}"
-        f'<p class="lead">{escape(reading(matrix))}</p><p class="lead caution">{escape(NOT_TO_READ)}</p>'
+        f'<p class="lead">{escape(reading(matrix))}</p>'
     )
     if chart is None:
         large = f"Charts of more than {MOST_TOKENS_OF_ONE} tokens are slow, so this is a table. "
@@ -95,7 +96,7 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
 def text_of(matrix: AttributionMatrix) -> str:
     """The objective, and how many predictions it was taken of."""
     count = len(matrix.destinations)
-    return f"{matrix.objective} of {count} prediction{'' if count == 1 else 's'}"
+    return f"{matrix.objective}, {count} prediction{'' if count == 1 else 's'}"
 
 
 def _chart(matrix: AttributionMatrix) -> View | None:
@@ -121,9 +122,7 @@ def _table(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[str,
     if len(columns) > room:
         strength = [0.0] * len(columns)
         for row in relative_rows(values, matrix.special):
-            strength = [
-                max(old, abs(new)) if math.isfinite(new) else old for old, new in zip(strength, row, strict=True)
-            ]
+            strength = [max(old, 0.0 if math.isnan(new) else abs(new)) for old, new in zip(strength, row, strict=True)]
         columns = sorted(ranking(strength, [False] * len(strength))[:room])
         notes.append(f"Of {len(matrix.tokens)} tokens it has the {len(columns)} that matter most to these predictions.")
     table = heat_table(
@@ -145,8 +144,8 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
         sources = ", ".join(
             f"<bdi>{token_html(matrix.tokens[i])}</bdi> <small>{number(line.scores[i])}</small>" for i in line.sources
         )
-        own = line.predicted
-        same = own.token_id == line.explained.token_id
+        own = f"<bdi>{token_html(line.predicted.token)}</bdi> <small>{percent(line.predicted.probability)}</small>"
+        same = line.predicted.token_id == line.explained.token_id
         made = " <small>generated</small>" if line.dest + 1 >= first and matrix.generated else ""
         rows.append(
             (
@@ -154,12 +153,7 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
                 text_cell(f"<bdi>{token_html(line.after)}</bdi>", line.after),
                 text_cell(f"<bdi>{token_html(line.explained.token)}</bdi>{made}", line.explained.token),
                 number_cell(percent(line.explained.probability), line.explained.probability),
-                text_cell(
-                    "the same"
-                    if same
-                    else f"<bdi>{token_html(own.token)}</bdi> <small>{percent(own.probability)}</small>",
-                    own.token,
-                ),
+                text_cell("the same" if same else own, line.predicted.token),
                 text_cell(sources or "no token", "".join(matrix.tokens[i] for i in line.sources[:1])),
             )
         )
@@ -168,8 +162,8 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
         "The strongest sources of each prediction", [*headings, ("the model’s own", "text"), ("from", "text")], rows
     )
     html = (
-        '<p class="note">For every prediction: the token it was made after, the token explained and its probability, the'
-        f" most probable token, and the strongest sources with their scores.</p>{table}"
+        '<p class="note">For every prediction: the token it was made after, the token explained with its probability,'
+        f" the most probable token, and the strongest sources with their scores.</p>{table}"
     )
     return Section("predictions", "Which token predicted what", html)
 
@@ -180,11 +174,11 @@ def _spans(matrix: AttributionMatrix) -> Section:
     except PromptError as error:
         return Section("spans", "Spans", alert("No totals", [str(error)]))
     names = [str(name) for name in totals.columns]
-    values = totals.to_numpy().tolist()
-    finite = [value for row in values for value in row if math.isfinite(value)]
+    shown = explained_spans(totals)
+    finite = [value for _, row in shown for value in row if math.isfinite(value)]
     scale = scale_of(finite, [False] * len(finite))
     rows = ""
-    for name, row in zip(names, values, strict=True):
+    for name, row in shown:
         cells = ""
         for value in row:
             css = "" if math.isnan(value) else cell_class(value, False, scale)
@@ -194,8 +188,7 @@ def _spans(matrix: AttributionMatrix) -> Section:
     html = (
         '<p class="note">How much each part of the text (column) mattered to the predictions of another (row): scores'
         " summed over the tokens of the one and averaged over the predictions of the other. A prediction belongs to the"
-        " part that holds the token it predicts; special tokens do not count. A dash: no prediction of that part was"
-        " explained.</p>"
+        " part that holds the token it predicts; special tokens do not count.</p>"
         '<div class="scroll" role="region" tabindex="0" aria-label="Totals over spans"><table class="cells spans">'
         f'<caption>Totals over spans</caption><thead><tr><th scope="col">target \\ source{head}</thead>'
         f"<tbody>{rows}</tbody></table></div>{legend(scale, marks(finite, []), 'these totals')}"

@@ -12,6 +12,8 @@ from lens_scopes.views.token_text import visible
 from lens_scopes.views.wording import ranking
 
 if TYPE_CHECKING:
+    import pandas
+
     from lens_scopes.final_state import PredictedToken
     from lens_scopes.matrix import AttributionMatrix
 
@@ -68,6 +70,13 @@ def relative_rows(rows: Sequence[Sequence[float]], special: Sequence[bool]) -> l
 def row_name(line: PredictionLine, most: int = 10) -> str:
     """`18 ␣the → ␣sofa`, the tokens shortened."""
     return f"{line.dest} {_short(line.after, most)} → {_short(line.explained.token, most)}"
+
+
+def explained_spans(totals: pandas.DataFrame) -> list[tuple[str, list[float]]]:
+    """The rows of span totals, without spans of which no prediction was explained."""
+    names = [str(name) for name in totals.index]
+    rows = zip(names, totals.to_numpy().tolist(), strict=True)
+    return [(name, row) for name, row in rows if not all(map(math.isnan, row))]
 
 
 def matrix_oddities(matrix: AttributionMatrix) -> list[str]:

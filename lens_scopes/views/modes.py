@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.colour import joint_scale
-from lens_scopes.views.heat_table import cell_class, legend, marks, token_html
+from lens_scopes.views.heat_table import cell_class, legend, marks, short_number, token_html
 from lens_scopes.views.html_page import Page, Section
 from lens_scopes.views.html_parts import (
     alert,
@@ -26,6 +26,7 @@ from lens_scopes.views.modes_wording import (
     modes_caution,
     modes_oddities,
     modes_reading,
+    removal_words,
     strongest_removals,
     weighted_amounts,
 )
@@ -68,7 +69,7 @@ def _contrast(contrast: Contrast) -> str:
     bars = "".join(
         f'<li><span class="token"><bdi>{token_html(shift.token)}</bdi></span>'
         f"{two_sided_bar(shift.change / contrast.largest if contrast.largest else 0.0)}"
-        f'<span class="value">{number(shift.change)}</span></li>'
+        f'<span class="value">{short_number(shift.change)}</span></li>'
         for shift in contrast.shifts
     )
     body = f'<ol class="bars">{bars}</ol>' if bars else '<p class="note">No probability changes along it.</p>'
@@ -93,16 +94,16 @@ def _card(removal: Removal) -> str:
     rows = ""
     for shift in removal.actual:
         told = predicted.get(shift.token_id)
-        shown = "—" if told is None else number(told)
+        shown = "—" if told is None else short_number(told)
         rows += (
             f'<li><span class="token"><bdi>{token_html(shift.token)}</bdi></span>'
-            f'<span class="double">{two_sided_bar((told or 0.0) / largest)}{two_sided_bar(shift.change / largest)}</span>'
-            f'<span class="value">{shown}<br>{number(shift.change)}</span></li>'
+            f'<span class="double">{two_sided_bar((told or 0.0) / largest)}{two_sided_bar(shift.change / largest)}'
+            f'</span><span class="value">{shown}<br>{short_number(shift.change)}</span></li>'
         )
     return (
-        f"<h3><bdi>{text(removal.sentence())}</bdi></h3>"
+        f"<h3><bdi>{text(removal_words(removal))}</bdi></h3>"
         f'<p class="note">KL predicted {number(removal.predicted_nats)}, actual {number(removal.actual_nats)} nats;'
-        f" agreement (cosine of the changes) {number(removal.agreement)}</p>"
+        f" agreement (cosine of the changes) {short_number(removal.agreement)}</p>"
         f'<ol class="bars wide">{rows}</ol>'
     )
 

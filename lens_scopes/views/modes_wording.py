@@ -49,21 +49,29 @@ def weighted_amounts(modes: ModeInspection) -> list[list[float]]:
     return [[a * root for a, root in zip(removal.amounts, roots, strict=True)] for removal in modes.removals]
 
 
+def removal_words(removal: Removal) -> str:
+    """What the word does, in a sentence that does not break inside a token."""
+    words = removal.sentence()
+    for token in {removal.token, *(shift.token for shift in removal.actual)}:
+        words = words.replace(repr(token), repr(token).replace(" ", "\u00a0"))
+    return words
+
+
 def modes_reading() -> str:
     return (
         "A mode is a direction in which a small change of the final state moves the predicted distribution; the first"
         " moves it most. Along it some tokens rise at the expense of others. λ is its Fisher information, in nats per"
-        " squared unit of the final state; the bars are the changes of probability for a step that costs ½ nat to second"
-        " order."
+        " squared unit of the final state; the bars are the changes of probability for a step that costs ½ nat to"
+        " second order."
     )
 
 
 def modes_caution(modes: ModeInspection) -> str:
     return (
-        f"Blue rises, orange falls; tokens with less than {_LEAST:.0%} of a mode’s largest change are left out. The sign"
-        " of a mode is a convention: its largest change is a rise."
-        f" Below, words are replaced by the {modes.baseline} embedding, which is a large step: what really happened may"
-        " differ from the prediction."
+        "Above zero (blue) a token rises, below (orange) it falls; those with less than"
+        f" {_LEAST:.0%} of a mode’s largest change are left out. The sign of a mode is a convention: its"
+        f" largest change is a rise. Below, words are replaced by the {modes.baseline} embedding, which is a"
+        " large step: what really happened may differ from the prediction."
     )
 
 

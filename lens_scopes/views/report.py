@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from lens_scopes.views.wording import (
     number,
     oddities,
     percent,
+    prompt_text,
     ranking,
     reading,
     rows,
@@ -28,26 +31,73 @@ from lens_scopes.views.wording import (
 
 if TYPE_CHECKING:
     from lens_scopes.attribution import Attribution
+    from lens_scopes.heads import HeadInspection
+    from lens_scopes.matrix import AttributionMatrix
+    from lens_scopes.modes import ModeInspection
 
 
-def page(attribution: Attribution) -> Page:
-    """The attribution as a page of sections: tokens, prediction, layers, other sites, scores, contract,
-    details.
+def page(
+    attribution: Attribution,
+    heads: HeadInspection | None = None,
+    matrix: AttributionMatrix | None = None,
+    modes: ModeInspection | None = None,
+) -> Page:
+    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, other sites,
+    scores, contract, details.
 
-    The sections for layers and other sites are there only where the attribution has them. Add your own with
+    The sections for layers and other sites are there where the attribution has them. Add your own with
     `Page.with_section`.
+
+    Args:
+        attribution: what the page is about.
+        heads, matrix, modes: other results on the same prompt, each with its contract, shown on the same page. Where
+            one is about another prompt, position or model, the page says so.
     """
     sections = [_tokens(attribution), _prediction(attribution)]
     if attribution.layers is not None:
-        sections.append(_layers(attribution))
+        sections.append(_layers(attribution, linked=heads is not None))
+    contracts = [contract_section(attribution.contract)]
+    if heads is not None:
+        from lens_scopes.views.heads import heads_sections
+
+        sections += _noted(heads_sections(heads), _difference(attribution, heads))
+        contracts.append(contract_section(heads.contract, "heads-contract", "Contract of the heads", heads.settings))
+    if matrix is not None:
+        from lens_scopes.views.matrix import matrix_sections
+
+        sections += _noted(matrix_sections(matrix), _difference(attribution, matrix))
+        contracts.append(
+            contract_section(matrix.contract, "matrix-contract", "Contract of source × target", matrix.settings)
+        )
+    if modes is not None:
+        from lens_scopes.views.modes import modes_sections
+
+        sections += _noted(modes_sections(modes), _difference(attribution, modes))
     if attribution.sites:
         sections.append(_sites(attribution))
     sections += [
         _scores(attribution),
-        contract_section(attribution.contract),
+        *contracts,
         details_section(attribution.model, attribution.settings, attribution.versions),
     ]
     return Page(title=f"{title(attribution)} · lens_scopes", header=_header(attribution), sections=tuple(sections))
+
+
+def _difference(attribution: Attribution, other: HeadInspection | AttributionMatrix | ModeInspection) -> list[str]:
+    """What a reader must know where another result is not about the same tokens of the same model."""
+    notes = []
+    covers_more = hasattr(other, "destinations")
+    tokens = other.tokens[: len(attribution.tokens)] if covers_more else other.tokens
+    if tokens != attribution.tokens:
+        notes.append(f"This part is about another prompt or position: {prompt_text(other)}")
+    if other.model.get("name") != attribution.model.get("name"):
+        notes.append(f"This part is about another model: {other.model.get('name')}")
+    return notes
+
+
+def _noted(sections: list[Section], notes: list[str]) -> list[Section]:
+    first, *rest = sections
+    return [replace(first, html=alert("Mind the difference", notes) + first.html), *rest]
 
 
 def _header(attribution: Attribution) -> str:
@@ -123,7 +173,7 @@ def _prediction(attribution: Attribution) -> Section:
     return Section("prediction", "Prediction", html, layout="side")
 
 
-def _layers(attribution: Attribution) -> Section:
+def _layers(attribution: Attribution, *, linked: bool) -> Section:
     values = [] if attribution.layers is None else attribution.layers.tolist()
     names = short_names(attribution.layer_names)
     errors = attribution.layers_standard_error
@@ -136,6 +186,7 @@ def _layers(attribution: Attribution) -> Section:
         attribution.special,
         values,
         None if errors is None else errors.tolist(),
+        [_heads_of(name) for name in attribution.layer_names] if linked else None,
     )
     scales = [scale_of(row, attribution.special) for row in values]
     switcher = View(
@@ -156,12 +207,19 @@ def _layers(attribution: Attribution) -> Section:
     html = (
         '<p class="note">Each row reads the same scores at another layer of the residual stream, from the first'
         f" ({escape(attribution.layer_names[0])}) to the last ({escape(attribution.layer_names[-1])}). Where the colour"
-        " moves from a token to a later one, its information has moved along.</p>"
+        " moves from a token to a later one, its information has moved along. A cell leads to the strip of its layer"
+        f"{', the name of a layer to its heads' if linked else ''}.</p>"
         f'{table}<h3>One layer at a time</h3><p class="note">Point at a layer to see it, click to keep it. Numbers on'
         " hover are relative to that layer’s largest magnitude outside the special tokens.</p>"
         f'<div class="switcher">{switcher.html}</div>'
     )
     return Section("layers", "Through the layers", html, (switcher,))
+
+
+def _heads_of(layer_name: str) -> str:
+    """The row of the heads × layers map for a hook name; the map itself for other names."""
+    match = re.match(r"blocks\.(\d+)\.", layer_name)
+    return "heads" if match is None else f"heads-l{match[1]}"
 
 
 def _sites(attribution: Attribution) -> Section:

@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.axis import Axis, axis_of
+from lens_scopes.views.axis import Axis, axis_of, named_points
 from lens_scopes.views.heat_table import short_number
 from lens_scopes.views.wording import number
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lens_scopes.heads import Ablated
 
 _LEFT, _TOP, _SIDE = 62.0, 12.0, 340.0
-_NAMED = 8
 
 
 def scatter(ablations: Sequence[Ablated], unit: str, links: Mapping[str, str]) -> str:
@@ -31,29 +30,22 @@ def scatter(ablations: Sequence[Ablated], unit: str, links: Mapping[str, str]) -
     axis = axis_of([value for item in shown for value in (item.predicted, item.actual)])
     warped = " (square-root scale)" if axis.square_root else ""
     parts = [_frame(axis, unit, warped)]
-    named = sorted(shown, key=lambda item: -max(abs(item.predicted), abs(item.actual)))[:_NAMED]
-    taken: list[tuple[float, float]] = []
     for item in sorted(shown, key=lambda item: item.head is not None):
         x, y = _across(axis, item.predicted), _up(axis, item.actual)
         about = f"{item.name}: predicted {number(item.predicted)}, actual {number(item.actual)}"
+        title = f"<title>{about}</title>"
         if item.head is None:
-            mark = f'<rect class="square" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"><title>{about}</title></rect>'
+            mark = f'<rect class="square" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8">{title}</rect>'
         else:
-            mark = f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{about}</title></circle>'
+            mark = f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{title}</circle>'
         link = links.get(item.name)
-        parts.append(
-            mark if link is None else f'<a href="#{escape(link)}" tabindex="-1" aria-label="{about}">{mark}</a>'
-        )
-    for item in named:
-        x, y = _across(axis, item.predicted), _up(axis, item.actual)
-        if any(abs(x - other) < 52 and abs(y - above) < 11 for other, above in taken):
-            continue
-        taken.append((x, y))
-        end = x > _LEFT + _SIDE - 50
-        parts.append(
-            f'<text x="{x + (-8 if end else 8):.1f}" y="{y + 4:.1f}"{" text-anchor=end" if end else ""}>'
-            f"{escape(item.name)}</text>"
-        )
+        if link is not None:  # the table has the same links for the keyboard
+            mark = f'<a href="#{escape(link)}" tabindex="-1" aria-label="{about}">{mark}</a>'
+        parts.append(mark)
+    for index, side in named_points(axis, [(item.predicted, item.actual) for item in shown]):
+        x, y = _across(axis, shown[index].predicted), _up(axis, shown[index].actual)
+        anchor = ' text-anchor="end"' if side < 0 else ""
+        parts.append(f'<text x="{x + 8 * side:.1f}" y="{y + 4:.1f}"{anchor}>{escape(shown[index].name)}</text>')
     width, height = _LEFT + _SIDE + 14, _TOP + _SIDE + 46
     return (
         f'<svg class="scatter" viewBox="0 0 {width:g} {height:g}" role="group"'

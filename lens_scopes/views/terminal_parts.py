@@ -39,7 +39,7 @@ class Brush:
         self._ink = to_hex(ink(on_dark=on_dark))
 
     def style(self, score: float, scale: Scale) -> Style:
-        if not self.coloured:
+        if not self.coloured or not math.isfinite(score):
             return Style()
         return self.level_style(scale.level(score))
 
