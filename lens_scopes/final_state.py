@@ -66,7 +66,7 @@ class Unembedding:
 
     def columns(self, token_ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
         """The columns w_j of W_U for the given tokens, as rows."""
-        return self.W_U[:, token_ids.to(self.W_U.device)].T.to(compute_dtype(self.W_U.dtype))
+        return self.W_U.T[token_ids.to(self.W_U.device)].to(compute_dtype(self.W_U.dtype))
 
     def combine(self, coefficients: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_model"]:
         """Σ_j c_j w_j for each row c of coefficients: one pass over W_U for all of them."""

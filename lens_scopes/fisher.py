@@ -3,7 +3,8 @@
     F = Σ_j p_j (w_j − w̄)(w_j − w̄)ᵀ = AᵀA,   A_j = √p_j (w_j − w̄),   KL(p(y) ‖ p(y + δ)) ≈ ½ δᵀFδ
 
 with w_j = ∂logit_j/∂y, which is column j of W_U, times 1 − tanh² where the model soft-caps its logits.
-p is concentrated, so A is kept for the few tokens that hold all but a small part of the uncertainty.
+p is concentrated: A of the few most probable tokens gives the leading directions almost, and two or three products with
+F over the whole vocabulary give them exactly.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from torch import Tensor
 
 from lens_scopes.final_state import FinalState
 
-DENSE_LIMIT = 256  # below this an exact eigendecomposition of the smaller Gram matrix is cheapest
-KEEP_ALL = 4096  # vocabularies up to this size are never truncated
-KEEP_MOST = 32_768  # above this many tokens A no longer fits comfortably; products pass over W_U instead
+DENSE_LIMIT = 256  # up to this size an eigendecomposition of the smaller Gram matrix is cheapest
+KEEP_ALL = 4096  # vocabularies up to this size are kept whole
+KEEP_MOST = 8192  # tokens kept for a first approximation of a larger vocabulary
+OVERSAMPLE = 8  # directions refined beside those asked for: they cost little and speed convergence up
+TOLERANCE = 1e-4  # ‖F u − λ u‖ / λ_1 at which directions are good enough
+MOST_PASSES = 20  # over the vocabulary, for predictions so flat that directions converge slowly
 
 
 @dataclass(frozen=True)
@@ -38,33 +42,27 @@ class LeadingTerms:
 class PredictiveGeometry:
     """The Fisher information F of the next-token prediction at one final state.
 
+    Leading terms are found on A of the few tokens that hold most of the uncertainty, then refined by products with F
+    over the whole vocabulary until they satisfy F u = λ u: nothing is left out.
+
     Args:
         state: the final state.
-        omitted: tokens are left out of A while their mass stays at or below this share of the mass outside
-            the most probable token, so that a confident prediction keeps its alternatives.
+        omitted: tokens are left out of the first approximation while their mass stays at or below this share of the
+            mass outside the most probable token.
     """
 
-    def __init__(self, state: FinalState, omitted: float = 1e-4) -> None:
+    def __init__(self, state: FinalState, omitted: float = 1e-2) -> None:
         self.state = state
         self.kept: Int[Tensor, " m"] = self._choose_tokens(omitted)
-        self.flat = len(self.kept) > max(KEEP_MOST, KEEP_ALL)
 
     def _choose_tokens(self, omitted: float) -> Int[Tensor, " m"]:
         p = self.state.probabilities
         if len(p) <= KEEP_ALL:
             return torch.arange(len(p), device=p.device)
-        ordered, order = p.double().sort(descending=True)
-        tail = ordered.flip(0).cumsum(0).flip(0)  # mass of each token and of all after it
-        budget = omitted * float(tail[1])
-        return order[: max(2, int((tail > budget).sum()))]
-
-    @property
-    def omitted_mass(self) -> float:
-        """The probability of the tokens left out of A; 0 where products pass over the whole vocabulary."""
-        if self.flat or len(self.kept) == len(self.state.probabilities):
-            return 0.0
-        p = self.state.probabilities.double()
-        return max(0.0, float(p.sum() - p[self.kept].sum()))
+        ordered, order = p.topk(min(KEEP_MOST, len(p)))
+        rest = (p.sum(dtype=torch.float64) - ordered.sum(dtype=torch.float64)).clamp_min(0)
+        tail = rest + ordered.double().flip(0).cumsum(0).flip(0)  # mass of each token and of all less probable ones
+        return order[: max(2, int((tail > omitted * tail[1]).sum()))]
 
     def _factor(self) -> Float[Tensor, "m d_model"]:
         """A for the kept tokens, about the exact mean w̄ of the whole vocabulary."""
@@ -72,10 +70,10 @@ class PredictiveGeometry:
         return self.state.probabilities[self.kept].sqrt()[:, None] * rows
 
     def product(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-        """F v for each row v, over the whole vocabulary: F v = W_U(p ∘ W_Uᵀv) − w̄ (w̄ᵀv)."""
+        """F v for each row v, over the whole vocabulary: F v = Σ_j c_j (w_j − w̄) with c_j = p_j (w_j − w̄)ᵀv."""
         state, mean = self.state, self.state.mean_logit_gradient
-        along = state.logit_changes(vectors)
-        return state.combine_logit_gradients(state.probabilities * along) - (vectors @ mean)[:, None] * mean
+        coefficients = state.probabilities * (state.logit_changes(vectors) - (vectors @ mean)[:, None])
+        return state.combine_logit_gradients(coefficients) - coefficients.sum(-1, keepdim=True) * mean
 
     def trace(self) -> float:
         """tr F = Σ_j p_j ‖w_j − w̄‖², in nats per squared unit of y."""
@@ -87,21 +85,34 @@ class PredictiveGeometry:
         return total
 
     def leading(self, rank: int) -> LeadingTerms:
-        """The `rank` largest eigenvalues of F and their eigenvectors.
-
-        Dense where the smaller Gram matrix is small; otherwise Lanczos (ARPACK) on products with A, or with
-        F itself where the prediction is too flat for A to be kept.
-        """
-        d_model = self.state.unembedding.d_model
-        if self.flat and 4 * rank >= d_model:
+        """The `rank` largest eigenvalues of F and their eigenvectors, to ‖F u − λ u‖ ≤ 1e-4 λ_1."""
+        d_model, d_vocab = self.state.unembedding.d_model, self.state.unembedding.d_vocab
+        if len(self.kept) == d_vocab:
+            return self._of_kept(rank)
+        if 4 * rank >= d_model:
             identity = torch.eye(d_model).to(self.state.mean_logit_gradient)
             return _largest_terms(rank, torch.cat([self.product(rows) for rows in identity.split(64)]))
-        if self.flat:
-            return self._lanczos(rank, lambda v: self.product(v[None])[0], d_model)
+        return self._refined(rank, self._of_kept(rank + OVERSAMPLE).vectors)
+
+    def _refined(self, rank: int, start: Float[Tensor, "n d_model"]) -> LeadingTerms:
+        """Subspace iteration with F itself; each pass over the vocabulary gives Ritz pairs and their residuals."""
+        basis = torch.linalg.qr(start.T).Q.T
+        for _ in range(MOST_PASSES):
+            image = self.product(basis)
+            ritz = _largest_terms(rank, (basis @ image.T + image @ basis.T) / 2)
+            vectors = ritz.vectors @ basis
+            residual = (ritz.vectors @ image - ritz.eigenvalues[:, None] * vectors).norm(dim=-1).max()
+            if bool(residual <= TOLERANCE * ritz.eigenvalues[0]):
+                break
+            basis = torch.linalg.qr(image.T).Q.T
+        return LeadingTerms(ritz.eigenvalues, vectors)
+
+    def _of_kept(self, rank: int) -> LeadingTerms:
+        """The largest terms of AᵀA: dense where the smaller Gram matrix is small, else by Lanczos (ARPACK)."""
         factor = self._factor()
         if min(factor.shape) <= DENSE_LIMIT or 4 * rank >= min(factor.shape):
             return self._dense(rank, factor)
-        return self._lanczos(rank, lambda v: (factor @ v) @ factor, d_model)
+        return self._lanczos(rank, factor)
 
     @staticmethod
     def _dense(rank: int, factor: Float[Tensor, "m d_model"]) -> LeadingTerms:
@@ -113,23 +124,24 @@ class PredictiveGeometry:
         vectors = raw / raw.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(raw.dtype).tiny)
         return LeadingTerms(small.eigenvalues, vectors.to(factor))
 
-    def _lanczos(self, rank: int, product, size: int) -> LeadingTerms:
+    @staticmethod
+    def _lanczos(rank: int, factor: Float[Tensor, "m d_model"]) -> LeadingTerms:
         from scipy.sparse.linalg import LinearOperator, eigsh
 
-        y = self.state.mean_logit_gradient
+        size = factor.shape[1]
 
         def multiply(vector: np.ndarray) -> np.ndarray:
-            return product(torch.as_tensor(vector.ravel()).to(y)).double().cpu().numpy()
+            moved = torch.as_tensor(vector.ravel()).to(factor)
+            return ((factor @ moved) @ factor).double().cpu().numpy()
 
         operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # pyright: ignore[reportCallIssue]
         start = np.random.default_rng(0).standard_normal(size)  # fixed, so that results repeat
         if not multiply(start).any():  # a certain prediction: ARPACK cannot start from nothing
-            return LeadingTerms(y.new_zeros(rank), y.new_zeros(rank, size))
-        values, columns = eigsh(operator, k=rank, which="LA", v0=start, tol=1e-6)  # pyright: ignore[reportArgumentType]
-        order = np.argsort(values)[::-1]
-        return LeadingTerms(
-            torch.as_tensor(values[order].clip(min=0)).to(y), torch.as_tensor(columns[:, order].T.copy()).to(y)
-        )
+            return LeadingTerms(factor.new_zeros(rank), factor.new_zeros(rank, size))
+        values, columns = eigsh(operator, k=rank, which="LA", v0=start, tol=1e-4)  # pyright: ignore[reportArgumentType]
+        order = np.argsort(values)[::-1].copy()
+        eigenvalues = torch.as_tensor(values[order].clip(min=0)).to(factor)
+        return LeadingTerms(eigenvalues, torch.as_tensor(columns[:, order].T.copy()).to(factor))
 
     def split_trace(
         self, exact: int, samples: int, generator: torch.Generator

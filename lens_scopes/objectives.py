@@ -36,7 +36,7 @@ class Directions:
         squared: whether scores are Σ w_i a_i² (any number of directions) or √w·a (exactly one).
         sampled: how many of the last rows are independent draws whose mean squared readout estimates a
             remainder; each carries the weight 1/sampled, and the spread of the draws gives a standard error.
-        details: what a reader of the score should know: eigenvalues, omitted mass, draws.
+        details: what a reader of the score should know: eigenvalues, draws.
     """
 
     vectors: Float[Tensor, "k d_model"]
@@ -310,7 +310,7 @@ class Fisher(Objective):
         if self.rank == "trace":
             return self._trace(geometry)
         terms = geometry.leading(self.rank)
-        details = {"eigenvalues": terms.eigenvalues.tolist(), "omitted_mass": geometry.omitted_mass}
+        details = {"eigenvalues": terms.eigenvalues.tolist()}
         return Directions(terms.vectors, terms.eigenvalues, squared=True, details=details)
 
     def _trace(self, geometry: PredictiveGeometry) -> Directions:
@@ -320,8 +320,7 @@ class Fisher(Objective):
             samples = 0 if d_model <= EXACT_TRACE_LIMIT else 16
         if samples == 0:
             terms = geometry.leading(d_model)
-            details = {"directions": d_model, "omitted_mass": geometry.omitted_mass}
-            return Directions(terms.vectors, terms.eigenvalues, squared=True, details=details)
+            return Directions(terms.vectors, terms.eigenvalues, squared=True, details={"directions": d_model})
         generator = torch.Generator().manual_seed(self.seed)
         exact, sampled = geometry.split_trace(self.exact, samples, generator)
         weights = torch.cat([exact.new_ones(len(exact)), sampled.new_full((samples,), 1 / samples)])

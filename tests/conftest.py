@@ -14,6 +14,8 @@ import pytest
 import torch
 from tiny_models import TINY_MODELS
 
+pytest_plugins = ["chromium"]
+
 GEMMA_FIXTURES = {"gemma", "gemma_folder"}
 
 

@@ -2,13 +2,13 @@
 
 import io
 import math
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chromium import SWITCHER_READY, as_painted, background, browser_marks, rgb, texts
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS, fake_attribution
 from matplotlib.image import imread
 
@@ -18,76 +18,7 @@ from lens_scopes.views.colour import contrast, from_hex, ink, level_colour, scal
 from lens_scopes.views.token_text import running, visible
 from lens_scopes.views.wording import number
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
-SWITCHER_READY = "#layer-switcher [role=button]"
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium on this machine: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens HTML from a file; afterwards nothing has executed, failed, or left the page."""
-    opened: list[tuple[Any, list[str], list[str], str]] = []
-
-    def open_page(html: str, **options: Any) -> Any:
-        file = tmp_path / f"page-{len(opened)}.html"
-        file.write_text(html, encoding="utf-8")
-        tab = browser.new_page(**({"viewport": {"width": 1280, "height": 900}} | options))
-        requests: list[str] = []
-        errors: list[str] = []
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        tab.goto(file.as_uri())
-        opened.append((tab, requests, errors, file.as_uri()))
-        if options.get("java_script_enabled", True) and 'id="layer-switcher"' in html and "<iframe" not in html:
-            tab.wait_for_selector(SWITCHER_READY, state="attached")
-        return tab
-
-    yield open_page
-    for tab, requests, errors, uri in opened:
-        assert tab.evaluate("window.executed") is None
-        assert errors == []
-        assert requests in ([uri], [uri, "about:srcdoc"])
-        tab.close()
-
-
-def _texts(tab: Any, selector: str) -> list[str]:
-    return tab.eval_on_selector_all(selector, "elements => elements.map(element => element.textContent)")
-
-
-def _as_painted(token: str) -> str:
-    return "".join("\u00a0" if character.isspace() else character for character in running(token))
-
-
-def _background(tab: Any, selector: str) -> tuple[float, ...]:
-    return _rgb(tab.eval_on_selector(selector, "element => getComputedStyle(element).backgroundColor"))
-
-
-def _rgb(css: str) -> tuple[float, ...]:
-    return tuple(int(part) / 255 for part in css[4:-1].split(","))
+pytestmark = browser_marks
 
 
 @pytest.mark.parametrize("script", [True, False])
@@ -95,13 +26,13 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
     attribution = fake_attribution(HOSTILE_TOKENS, warnings=[HOSTILE_TOKENS[3]], objective=HOSTILE_TOKENS[2])
     tab = visit(to_html(attribution), java_script_enabled=script)
     strip = "#token-strip .colored-tokens>span>span" if script else "#token-strip .still>span"
-    shown = [text.replace(WORD_JOINER, "") for text in _texts(tab, strip)]
-    assert shown == [(_as_painted if script else running)(token) for token in HOSTILE_TOKENS]
+    shown = [text.replace(WORD_JOINER, "") for text in texts(tab, strip)]
+    assert shown == [(as_painted if script else running)(token) for token in HOSTILE_TOKENS]
     if script:
-        switched = _texts(tab, "#layer-switcher .colored-tokens>span>span")
-        assert [text.replace(WORD_JOINER, "") for text in switched] == [_as_painted(token) for token in HOSTILE_TOKENS]
-    assert _texts(tab, ".heat thead bdi") == [visible(token) for token in HOSTILE_TOKENS]
-    assert _texts(tab, ".scores td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
+        switched = texts(tab, "#layer-switcher .colored-tokens>span>span")
+        assert [text.replace(WORD_JOINER, "") for text in switched] == [as_painted(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, ".heat thead bdi") == [visible(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, ".scores td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
     assert tab.locator(".heat tbody td:not(.top)").count() == 18 * len(HOSTILE_TOKENS)
     assert tab.locator("img, b b, svg, iframe").count() == 0
     assert HOSTILE_TOKENS[3] in tab.locator(".alert").inner_text()
@@ -124,11 +55,11 @@ def test_the_layer_switcher_answers_clicks_and_keys(visit: Callable[..., Any]) -
     attribution = fake_attribution()
     assert attribution.layers is not None
     tab = visit(to_html(attribution))
-    assert _texts(tab, SWITCHER_READY) == [f"L{i}" for i in range(18)]
+    assert texts(tab, SWITCHER_READY) == [f"L{i}" for i in range(18)]
 
     def painted() -> list[tuple[float, ...]]:
         return [
-            _rgb(css)
+            rgb(css)
             for css in tab.eval_on_selector_all(
                 "#layer-switcher .colored-tokens>span>span",
                 "cells => cells.map(cell => getComputedStyle(cell).backgroundColor)",
@@ -167,8 +98,8 @@ def test_strip_map_and_table_agree_on_colours(visit: Callable[..., Any]) -> None
     scale = scale_of(attribution.scores.tolist(), attribution.special)
     for index, score in list(enumerate(attribution.scores.tolist()))[1:]:
         wanted = level_colour(scale.level(score))
-        assert _background(tab, f".scores tbody tr:nth-child({index + 1}) .cell") == pytest.approx(wanted, abs=1 / 255)
-        strip = _background(tab, f"#token-strip .colored-tokens>span:nth-of-type({index + 1})>span")
+        assert background(tab, f".scores tbody tr:nth-child({index + 1}) .cell") == pytest.approx(wanted, abs=1 / 255)
+        strip = background(tab, f"#token-strip .colored-tokens>span:nth-of-type({index + 1})>span")
         assert strip == pytest.approx(wanted, abs=0.04)
         assert contrast((strip[0], strip[1], strip[2]), (0.0, 0.0, 0.0)) >= 4.5
     assert attribution.layers is not None
@@ -178,20 +109,20 @@ def test_strip_map_and_table_agree_on_colours(visit: Callable[..., Any]) -> None
         scale_of(row, attribution.special),
         max(scale_of(r, attribution.special).bound for r in attribution.layers.tolist()),
     )
-    assert _background(tab, cell) == pytest.approx(level_colour(own.level(row[9])), abs=1 / 255)
+    assert background(tab, cell) == pytest.approx(level_colour(own.level(row[9])), abs=1 / 255)
     tab.check("#layers-by-all")
-    assert _background(tab, cell) == pytest.approx(level_colour(round(20 * row[9] / shared)), abs=1 / 255)
+    assert background(tab, cell) == pytest.approx(level_colour(round(20 * row[9] / shared)), abs=1 / 255)
 
 
 def test_the_map_and_its_choices_work_without_scripts(visit: Callable[..., Any]) -> None:
     tab = visit(to_html(fake_attribution()), java_script_enabled=False)
     cell = ".heat tbody tr:nth-child(18) td:nth-of-type(11)"
     assert tab.locator(".heat .row-legend").is_visible()
-    before = _background(tab, ".heat tbody tr:nth-child(18) td:last-child")
+    before = background(tab, ".heat tbody tr:nth-child(18) td:last-child")
     tab.check("#layers-by-all")
     assert tab.locator(".heat .all-legend").is_visible()
     assert not tab.locator(".heat .row-legend").is_visible()
-    assert _background(tab, ".heat tbody tr:nth-child(18) td:last-child") != before
+    assert background(tab, ".heat tbody tr:nth-child(18) td:last-child") != before
     assert tab.eval_on_selector(cell, "cell => getComputedStyle(cell).fontSize") == "0px"
     tab.check("#layers-numbers")
     assert tab.eval_on_selector(cell, "cell => getComputedStyle(cell).fontSize") != "0px"
@@ -203,7 +134,7 @@ def test_special_tokens_keep_their_number_and_lose_their_colour(visit: Callable[
     for first in ("#token-strip .colored-tokens>span>span", "#layer-switcher .colored-tokens>span>span"):
         image = tab.eval_on_selector(first, "cell => getComputedStyle(cell).backgroundImage")
         assert image.startswith("repeating-linear-gradient")
-        assert _background(tab, first) == (1, 1, 1)
+        assert background(tab, first) == (1, 1, 1)
     assert tab.locator(".scores tbody tr").first.locator(".cell").inner_text() == number(attribution.scores[0].item())
     assert "special token, outside the scale" in tab.locator("#tokens .legend").inner_text()
 
@@ -211,12 +142,12 @@ def test_special_tokens_keep_their_number_and_lose_their_colour(visit: Callable[
 def test_scores_sort_by_their_headings(visit: Callable[..., Any]) -> None:
     tab = visit(to_html(fake_attribution()))
     tab.click(".scores th:nth-child(4) button")
-    assert _texts(tab, ".scores td.token bdi")[:3] == ["<bos>", "␣Sofa", "␣on"]
+    assert texts(tab, ".scores td.token bdi")[:3] == ["<bos>", "␣Sofa", "␣on"]
     tab.click(".scores th:nth-child(4) button")
-    assert _texts(tab, ".scores td.token bdi")[-1] == "<bos>"
+    assert texts(tab, ".scores td.token bdi")[-1] == "<bos>"
     tab.locator(".scores th:nth-child(1) button").press("Enter")
     tab.locator(".scores th:nth-child(1) button").press("Enter")
-    assert _texts(tab, ".scores td.token bdi") == [visible(token) for token in GERMAN_TOKENS]
+    assert texts(tab, ".scores td.token bdi") == [visible(token) for token in GERMAN_TOKENS]
     assert tab.locator(".scores th[aria-sort]").count() == 1
 
 
@@ -226,7 +157,7 @@ def test_zero_scores(visit: Callable[..., Any]) -> None:
     assert "No colour" in tab.locator("#tokens .legend").inner_text()
     for strip in ("#token-strip", "#layer-switcher"):
         cell = f"{strip} .colored-tokens>span:nth-of-type(4)>span"
-        assert _background(tab, cell) == (1, 1, 1)
+        assert background(tab, cell) == (1, 1, 1)
         assert tab.eval_on_selector(cell, "cell => getComputedStyle(cell).color") == "rgb(0, 0, 0)"
 
 
@@ -240,16 +171,16 @@ def test_scores_that_are_not_finite(visit: Callable[..., Any]) -> None:
     tab = visit(to_html(attribution))
     assert "2 of 18 scores are not finite" in tab.locator(".alert").inner_text()
     assert "L4" in tab.locator(".alert").inner_text()
-    assert _texts(tab, ".scores .cell")[-2:] == ["not a number", "minus infinite"]
+    assert texts(tab, ".scores .cell")[-2:] == ["not a number", "minus infinite"]
     broken = "#token-strip .colored-tokens>span:nth-of-type(17)"
     assert tab.eval_on_selector(f"{broken}>span", "cell => getComputedStyle(cell).color") == "rgb(0, 0, 0)"
-    assert _background(tab, f"{broken}>span") == (1, 1, 1)
+    assert background(tab, f"{broken}>span") == (1, 1, 1)
     tab.hover(broken)
     assert "not a number" in tab.locator("#token-strip .colored-tokens>div").inner_text()
     cell = tab.locator(".heat tbody tr:nth-child(5) td:nth-of-type(7)")
     assert cell.get_attribute("class") == "x"
     assert "not a number" in (cell.get_attribute("title") or "")
-    top = _background(tab, "#token-strip .colored-tokens>span:nth-of-type(10)>span")
+    top = background(tab, "#token-strip .colored-tokens>span:nth-of-type(10)>span")
     assert top == pytest.approx(from_hex("#65a1fb"), abs=1 / 255)
 
 
@@ -263,14 +194,14 @@ def test_dark_mode_paints_the_computed_colours(visit: Callable[..., Any]) -> Non
         height, width = pixels.shape[:2]
         assert pixels[height // 2, 4] == pytest.approx(level_colour(20, on_dark=True), abs=0.02)
         assert pixels.reshape(-1, 3).max(axis=0) == pytest.approx(ink(on_dark=True), abs=0.05)
-    assert _background(tab, "#tokens") == pytest.approx(level_colour(0, on_dark=True), abs=1 / 255)
+    assert background(tab, "#tokens") == pytest.approx(level_colour(0, on_dark=True), abs=1 / 255)
     texts = ("body", ".note", ".legend", "h1", ".bars .value", "dt", "footer")
     for scheme in ("dark", "light"):
         tab.emulate_media(color_scheme=scheme)
         for text in texts:
-            colour = _rgb(tab.eval_on_selector(text, "element => getComputedStyle(element).color"))
+            colour = rgb(tab.eval_on_selector(text, "element => getComputedStyle(element).color"))
             for back in ("body", "#tokens"):
-                assert contrast(colour, _background(tab, back)) >= 4.5  # type: ignore[arg-type]
+                assert contrast(colour, background(tab, back)) >= 4.5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tokens", [GERMAN_TOKENS, HOSTILE_TOKENS, ["a" * 3000, " b"], [" word"] * 300])
@@ -321,7 +252,7 @@ def test_attention_views_are_added_as_sections(visit: Callable[..., Any]) -> Non
     tab = visit(full.to_html())
     tab.wait_for_selector("#matrix canvas")
     assert tab.locator("#heads canvas").count() == 4
-    assert _texts(tab, "#heads h4") == names
+    assert texts(tab, "#heads h4") == names
     assert tab.locator("#token-strip .colored-tokens>span").count() == 8
 
 

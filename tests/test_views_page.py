@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
 from fake_attribution import HOSTILE_TOKENS, fake_attribution
+from html_document import Document
 
 from lens_scopes.errors import FileError
 from lens_scopes.views import Page, Section, View, circuitsvis_bundle, framed, notebook_html, page, to_html
@@ -19,38 +19,6 @@ from lens_scopes.views.circuitsvis_bundle import WORD_JOINER, bundle, encode, sa
 from lens_scopes.views.heat_table import heat_table, short_number
 from lens_scopes.views.token_text import visible
 from lens_scopes.views.wording import number
-
-VOID = {"meta", "link", "input", "br"}
-IMPLIED = {"td", "th", "tr", "thead", "tbody"}
-
-
-class Document(HTMLParser):
-    """Start tags with attributes, text by innermost tag, and whether explicit end tags match."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.open and self.open[-1] != tag and self.open[-1] in IMPLIED:
-            self.open.pop()
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append((self.open[-1] if self.open else "", data))
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,10 @@ class Axis:
         low, high = self._warped(self.low), self._warped(self.high)
         return (self._warped(value) - low) / (high - low)
 
+    def share(self, value: float) -> float:
+        """The length of a bar, signed, from −1 to 1; NaN for what is not finite."""
+        return self._warped(value) / self._warped(self.high) if math.isfinite(value) else math.nan
+
     def ticks(self) -> list[float]:
         """Round numbers, both signs and zero, none so near another that their names would touch."""
         if self.square_root:

@@ -170,9 +170,10 @@ def bundle() -> str:
     return re.sub(r"<(?=/script|!--)", r"\\x3c", source, flags=re.IGNORECASE)
 
 
-# Strips and attention views are drawn when they come near the window: a page has many, and each takes its time. The
-# heads of `AttentionHeads` answer the mouse only: they get the role and keys of buttons, and where two views stand in
-# one `.pair`, the other follows.
+# Strips and attention views are drawn when they come near the window, one at a time, so that the page answers in
+# between: it has many, and a chart takes some tenths of a second. Zeros become holes in the arrays, cells that the
+# chart leaves out, since its time goes into cells. The heads of `AttentionHeads` answer the mouse only: they get the
+# role and keys of buttons, and where two views stand in one `.pair`, the other follows.
 #
 # `ColoredTokensMulti` paints in a fixed saturated blue and red, keeps the bounds of its first column for
 # every column, and its entries answer the mouse only. After each choice its cells get the classes of our
@@ -203,15 +204,22 @@ const repaint=(view,props)=>{{
   }};
   new MutationObserver(paint).observe(view,{{childList:true,subtree:true,attributeFilter:["style"]}});
 }};
-const waiting=new Map();
+const waiting=new Map(),queue=[];
+let drawing=false;
+const next=()=>{{
+  drawing=queue.length>0;
+  if(drawing){{queue.shift()();setTimeout(next,20);}}
+}};
 const near=new IntersectionObserver(entries=>entries.forEach(entry=>{{
   if(!entry.isIntersecting)return;
   near.unobserve(entry.target);
-  waiting.get(entry.target)();
-}}),{{rootMargin:"300px"}});
+  queue[entry.target.id.endsWith("-strip")?"unshift":"push"](waiting.get(entry.target));
+  if(!drawing)next();
+}}),{{rootMargin:"200px"}});
 const later=(id,act)=>{{const place=document.getElementById(id);waiting.set(place,act);near.observe(place);}};
 const strips=(shared,rows)=>Object.entries(rows).forEach(([name,[bound,values]])=>later(name+"-strip",()=>
   draw(name+"-strip","ColoredTokens",{{...shared,values,minValue:-bound,maxValue:bound}})));
+const sparse=rows=>rows.forEach(row=>row.forEach((value,i)=>{{if(value===0)delete row[i];}}));
 const thumbnails=view=>[...view.querySelectorAll("h4")].map(name=>name.parentElement.parentElement);
 const operable=view=>new MutationObserver((_,observer)=>{{
   const heads=thumbnails(view);
@@ -234,7 +242,8 @@ const operable=view=>new MutationObserver((_,observer)=>{{
   }});
 }}).observe(view,{{childList:true,subtree:true}});
 const draw=(id,component,props)=>{{
-  if(component==="AttentionHeads")operable(document.getElementById(id));
+  if(component==="AttentionPattern")sparse(props.attention);
+  if(component==="AttentionHeads"){{props.attention.forEach(sparse);operable(document.getElementById(id));}}
   if(component==="ColoredTokensMulti"&&props.positiveBounds&&props.negativeBounds)repaint(document.getElementById(id),props);
   CircuitsVis.render(id,CircuitsVis[component],props);
 }};

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.attention import cropping, heads_view
+from lens_scopes.views.axis import axis_of
 from lens_scopes.views.circuitsvis_bundle import Strips, safe_token
 from lens_scopes.views.colour import NEGATIVE, POSITIVE, Scale, scale_of
 from lens_scopes.views.heads_wording import (
@@ -132,7 +133,9 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, st
             number_cell(number(line.direct), line.direct),
             number_cell(number(line.change), line.change),
             number_cell("—" if line.actual is None else number(line.actual), line.actual),
-            text_cell(_carried(heads, line, 1), "".join(heads.tokens[i] for i in line.carriers(heads.special, 1))),
+            text_cell(
+                _carried(heads, line, 1), "".join(heads.tokens[i] for i in line.carriers(heads.special, 1)), "sources"
+            ),
         )
         for line in lines[:most]
     ]
@@ -183,7 +186,7 @@ def _fold(heads: HeadInspection, line: HeadLine, scale: Scale, strips: Strips, i
     actual = "not ablated" if line.actual is None else f"actual {number(line.actual)}"
     rest = "the other tokens" if any(heads.special) else "these tokens"
     broken = sum(not math.isfinite(value) for value in line.sources)
-    note = f'<p class="note">{broken} of these numbers are not finite, without colour.</p>' if broken else ""
+    note = f'<p class="note">Not finite, without colour: {broken} of these numbers.</p>' if broken else ""
     return (
         f'<details class="fold" id="{line.key}"{" open" if is_open else ""}><summary><b>{line.name}</b>{kind}'
         f' <span class="numbers">predicted {number(line.change)} · {actual} · direct {number(line.direct)}</span>'
@@ -247,14 +250,14 @@ def _edge_table(heads: HeadInspection, gradients: Mapping[str, Float[Tensor, "de
 
 def _ablation(heads: HeadInspection, links: dict[str, str]) -> Section:
     finite = [v for item in heads.ablations for v in (item.predicted, item.actual) if math.isfinite(v)]
-    largest = max(map(abs, finite), default=0.0) or 1.0
+    axis = axis_of(finite)
     rows = [
         (
             text_cell(_named(item.name, links), item.name, "component"),
             number_cell(number(item.predicted), item.predicted),
-            f'<td class="little">{two_sided_bar(item.predicted / largest)}',
+            f'<td class="little">{two_sided_bar(axis.share(item.predicted))}',
             number_cell(number(item.actual), item.actual),
-            f'<td class="little">{two_sided_bar(item.actual / largest)}',
+            f'<td class="little">{two_sided_bar(axis.share(item.actual))}',
         )
         for item in heads.ablations
     ]
@@ -263,8 +266,8 @@ def _ablation(heads: HeadInspection, links: dict[str, str]) -> Section:
     html = (
         f'<p class="lead">{escape(agreement(heads))}</p><p class="note">Change in {escape(unit)} when a component is'
         f" set to its {text(heads.baseline)} baseline: predicted from the gradient, and found by doing it. The buttons"
-        " in the headings sort.</p>"
-        f'<div class="two"><div>{sortable_table("Predicted and actual changes", headings, rows)}</div>'
+        f" in the headings sort.{' Bars and axes are on a square-root scale.' if axis.square_root else ''}</p>"
+        f'<div class="two even"><div>{sortable_table("Predicted and actual changes", headings, rows)}</div>'
         f"<div>{scatter(heads.ablations, unit, links)}</div></div>"
     )
     return Section("ablation", "Checked by ablation", html)

@@ -125,8 +125,8 @@ def heads_oddities(heads: HeadInspection) -> list[str]:
     changes = heads.change.flatten().tolist()
     broken = sum(not math.isfinite(change) for change in changes)
     if broken:
-        verb = "head has a change that is" if broken == 1 else "heads have changes that are"
-        notes.append(f"{broken} of {len(changes)} {verb} not finite (NaN or infinite), outside the colour scale.")
+        verb = "has a change that is" if broken == 1 else "have changes that are"
+        notes.append(f"{broken} of {len(changes)} heads {verb} not finite (NaN or infinite), outside the colour scale.")
     finite = [change for change in changes if math.isfinite(change)]
     if finite and not any(finite):
         notes.append(

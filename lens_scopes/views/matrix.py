@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lens_scopes.matrix import AttributionMatrix
 
 _MOST_ROWS = 40
-_MOST_CELLS = 4000
+_MOST_CELLS = 2500
 
 
 def matrix_page(matrix: AttributionMatrix) -> Page:
@@ -104,7 +104,7 @@ def _chart(matrix: AttributionMatrix) -> View | None:
     n = len(matrix.tokens)
     if n > MOST_TOKENS_OF_ONE or 2 * len(matrix.destinations) < n:
         return None
-    rows = [[0.0] * n for _ in range(n)]
+    rows: list[list[float]] = [[] for _ in range(n)]
     for dest, row in zip(matrix.destinations, relative_rows(matrix.matrix.tolist(), matrix.special), strict=True):
         rows[dest] = row
     return pattern_view("matrix-chart", rows, matrix.tokens, 1.0)
@@ -154,7 +154,7 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
                 text_cell(f"<bdi>{token_html(line.explained.token)}</bdi>{made}", line.explained.token),
                 number_cell(percent(line.explained.probability), line.explained.probability),
                 text_cell("the same" if same else own, line.predicted.token),
-                text_cell(sources or "no token", "".join(matrix.tokens[i] for i in line.sources[:1])),
+                text_cell(sources or "no token", "".join(matrix.tokens[i] for i in line.sources[:1]), "sources"),
             )
         )
     headings = [("#", "number"), ("after", "text"), ("explained", "text"), ("probability", "number")]

@@ -199,6 +199,8 @@ font-size:.8rem;line-height:1.5;text-align:center}
 .scatter a:hover>*{stroke-width:2.5}
 .mark .dot{width:12px;border-radius:6px;background:var(--p14);border-color:var(--text)}
 .mark .square{width:12px;background:var(--n14);border-color:var(--text)}
+@media (max-width:560px){.pair .circuitsvis>div>div:nth-of-type(1)>div{
+flex-basis:25%!important;max-width:25%!important}}
 #layers .heat tbody td:not(.top){cursor:pointer}
 .single .circuitsvis{max-width:860px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:8px 32px}
