@@ -1,12 +1,13 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format venv python system clean
+.PHONY: help demo figures test lint types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PAGE := demo-output/demo.html
+PROMPT := German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the
 
 # The oldest Python that constraints.txt has wheels for comes first: it is the one tested.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -21,10 +22,13 @@ help:  ## List the targets
 
 demo: venv  ## Explain a prediction of Gemma 3 270M in the terminal and in an HTML page
 	@mkdir -p $(dir $(PAGE))
-	$(BIN)/lens-scopes attribute \
-		"German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the" \
-		--scope fisher --layers --out $(PAGE)
+	$(BIN)/lens-scopes attribute "$(PROMPT)" --scope fisher --layers --out $(PAGE)
 	@echo "The page: $(CURDIR)/$(PAGE)"
+
+figures: venv  ## Draw the README's pictures again, into figures/
+	$(BIN)/lens-scopes attribute "$(PROMPT)" --scope fisher --layers --out figures/demo.png >/dev/null
+	$(BIN)/lens-scopes heads "$(PROMPT)" --target " sofa" --out figures/heads.png >/dev/null
+	$(BIN)/python analyses/through_layers.py
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests

@@ -82,7 +82,7 @@ class AttributionMatrix(Shown):
         ones (BOS) too.
 
         Args:
-            spans: names → token ranges [start, stop); by default `self.spans`, and "generated" for generated tokens.
+            spans: names → token ranges [start, stop); by default `self.spans`; "generated" is added where it applies.
 
         Returns:
             One row per target span, one column per source span; NaN where a span predicts nothing.
@@ -93,7 +93,7 @@ class AttributionMatrix(Shown):
         import pandas
 
         chosen = dict(self.spans if spans is None else spans)
-        if spans is None and self.generated:
+        if self.generated:
             chosen.setdefault("generated", (len(self.tokens) - self.generated, len(self.tokens)))
         if not chosen:
             raise PromptError("span totals need named spans: give {'name': (start, stop)} in tokens, or a chat prompt.")

@@ -50,7 +50,9 @@ def test_span_totals_sum_sources_and_average_predictions(tiny):
     assert table.loc["last", "first"] == pytest.approx(float(expected))
     assert table.loc["first", "last"] == 0
     generated = ls.attribute_all(tiny, IDS[:4], generate=2)
-    assert list(generated.span_totals({"prompt": (0, 4)}).index) == ["prompt"]
+    named = generated.span_totals({"prompt": (0, 4)})
+    assert list(named.index) == ["prompt", "generated"]
+    assert named.loc["generated", "prompt"] == pytest.approx(float(generated.matrix[:, 0:4].sum(1).mean()))
     assert "generated" in generated.span_totals().columns
 
 

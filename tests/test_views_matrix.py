@@ -148,4 +148,4 @@ def test_a_real_matrix_has_its_page(tiny: Any) -> None:
     html = to_html(found)
     for dest in range(6):
         assert number(float(found.matrix[dest, dest])) in html
-    assert "Fisher, 6 predictions" in html
+    assert "<b>Fisher</b> · 6 predictions" in html

@@ -123,7 +123,7 @@ def test_each_prediction_names_its_sources_and_spans_their_totals() -> None:
 
 def test_long_texts_are_summarised_and_said_so() -> None:
     text = " ".join(plain(fake_matrix(["<bos>", *[f" w{i}" for i in range(299)]]), 80).split())
-    assert "each column is the strongest of 6 tokens" in text
+    assert "each column is the strongest of 5 tokens" in text
     assert "the last 40 of 300 predictions" in text
     assert "which token predicted what, the last 24 of 300" in text
 

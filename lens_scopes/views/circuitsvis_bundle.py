@@ -172,8 +172,8 @@ def bundle() -> str:
 
 # Strips and attention views are drawn when they come near the window, one at a time, so that the page answers in
 # between: it has many, and a chart takes some tenths of a second. Zeros become holes in the arrays, cells that the
-# chart leaves out, since its time goes into cells. The heads of `AttentionHeads` answer the mouse only: they get the
-# role and keys of buttons, and where two views stand in one `.pair`, the other follows.
+# chart leaves out, since its time goes into cells; it needs one at least. The heads of `AttentionHeads` answer the
+# mouse only: they get the role and keys of buttons, and where two views stand in one `.pair`, the other follows.
 #
 # `ColoredTokensMulti` paints in a fixed saturated blue and red, keeps the bounds of its first column for
 # every column, and its entries answer the mouse only. After each choice its cells get the classes of our
@@ -219,7 +219,10 @@ const near=new IntersectionObserver(entries=>entries.forEach(entry=>{{
 const later=(id,act)=>{{const place=document.getElementById(id);waiting.set(place,act);near.observe(place);}};
 const strips=(shared,rows)=>Object.entries(rows).forEach(([name,[bound,values]])=>later(name+"-strip",()=>
   draw(name+"-strip","ColoredTokens",{{...shared,values,minValue:-bound,maxValue:bound}})));
-const sparse=rows=>rows.forEach(row=>row.forEach((value,i)=>{{if(value===0)delete row[i];}}));
+const sparse=rows=>{{
+  rows.forEach(row=>row.forEach((value,i)=>{{if(value===0)delete row[i];}}));
+  if(!rows.some(row=>row.some(()=>true)))rows[0][0]=0;
+}};
 const thumbnails=view=>[...view.querySelectorAll("h4")].map(name=>name.parentElement.parentElement);
 const operable=view=>new MutationObserver((_,observer)=>{{
   const heads=thumbnails(view);

@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from lens_scopes.heads import HeadInspection
 
 _MOST_NUMBERS = 200
+_BESIDE = 4.5  # inches from which the two panels stand side by side
 
 
 def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figure:
     """The inspection as a figure of `width` inches.
 
-    On the left every head's predicted change, with the MLPs in a column of their own; each of the two relative to its
-    own largest magnitude, changes that are not finite hatched. On the right predicted against actual change of the
-    components that were ablated, the strongest named; a square-root scale where one of them would hide the rest.
+    On the left (above, in a narrow figure) every head's predicted change, with the MLPs in a column of their own; each
+    of the two relative to its own largest magnitude, changes that are not finite hatched. On the right (below)
+    predicted against actual change of the components that were ablated, the strongest named; a square-root scale where
+    one of them would hide the rest.
 
     Args:
         heads: what to draw.
@@ -46,10 +48,15 @@ def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figu
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        drawn = paper(width, min(6.0, max(2.6, 0.145 * heads.change.shape[0] + 0.9)))
-        grid = drawn.add_gridspec(1, 2, width_ratios=(1, 1.25))
-        _map(drawn, drawn.add_subplot(grid[0, 0], label="heads"), heads)
-        _scatter(drawn.add_subplot(grid[0, 1], label="ablation"), heads)
+        height = min(6.0, max(2.6, 0.145 * heads.change.shape[0] + 0.9))
+        if width < _BESIDE:
+            drawn = paper(width, height + width)
+            grid = drawn.add_gridspec(2, 1, height_ratios=(height, width))
+        else:
+            drawn = paper(width, height)
+            grid = drawn.add_gridspec(1, 2, width_ratios=(1, 1.25))
+        _map(drawn, drawn.add_subplot(grid[0], label="heads"), heads)
+        _scatter(drawn.add_subplot(grid[1], label="ablation"), heads)
         kind = f"Heads, {heads.objective}, baseline {heads.baseline}"
         head_line(drawn, (title(heads), kind, *heads_oddities(heads)))
     return drawn

@@ -75,9 +75,8 @@ def _bars(axes: Axes, contrast: Contrast) -> None:
     reach = 1.1 * contrast.largest or 1.0
     axes.set_xlim(-reach, reach)
     axes.tick_params(left=False, labelsize=6)
-    ticks = axis_of([contrast.largest]).ticks()[-1:] if contrast.largest else []
-    axes.set_xticks(
-        [*(-tick for tick in ticks), 0, *ticks], [short_number(t) for t in (*(-t for t in ticks), 0, *ticks)]
-    )
+    tick = axis_of([contrast.largest]).ticks()[-1]
+    places = [-tick, 0.0, tick]
+    axes.set_xticks(places, [short_number(place) for place in places])
     axes.set_title(f"mode {contrast.index}, λ = {short_number(contrast.eigenvalue)}", fontsize=6.5)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -101,6 +101,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         below += legend(mlp_scale, marks(mlps, []), "all MLPs, which have a scale of their own")
     odd = heads_oddities(heads)
     html = (
+        f'<p class="kind"><b>{text(heads.objective)}</b> · baseline {text(heads.baseline)}</p>'
         f"{alert('Warnings', heads.warnings)}{alert('About these changes', odd)}"
         f'<p class="lead">{escape(heads_reading(heads))}</p><p class="lead caution">{escape(heads_caution())}</p>'
         '<div class="two"><div><h3>Heads × layers</h3><p class="note">A number leads to what that head carries.</p>'
@@ -109,7 +110,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         f'<thead><tr><th scope="col">layer{columns}</thead><tbody>{rows}</tbody></table></div>{below}</div>'
         f"<div>{_strongest(heads, lines, links)}</div></div>"
     )
-    return Section("heads", f"Heads: {running(heads.objective)}", html)
+    return Section("heads", "Heads", html)
 
 
 def _map_cell(name: str, value: float, scale: Scale, links: dict[str, str]) -> str:
@@ -200,7 +201,7 @@ def _attention(heads: HeadInspection) -> Section:
     gradients = {}
     for name, matrix in heads.pattern_gradients.items():
         shown = matrix.clone()
-        shown[:, special] = 0
+        pass
         gradients[name] = shown.nan_to_num(0.0, 0.0, 0.0)
     bound = max((float(matrix.abs().max()) for matrix in gradients.values()), default=0.0)
     patterns = heads_view("patterns", heads.patterns, heads.tokens, 1.0)
@@ -210,7 +211,7 @@ def _attention(heads: HeadInspection) -> Section:
     blank = "" if bound else " Every edge is zero."
     html = (
         '<p class="note">Rows are the tokens that attend, columns the tokens attended to. Point at a head to see it,'
-        f" choose it to keep it: both charts follow. {notes}</p>"
+        f" choose it to keep it: both charts follow. Cells under 0.5% of the full colour are blank. {notes}</p>"
         '<div class="two even pair">'
         '<div class="charts"><h3>Attention pattern</h3><p class="note">From 0 to 1 (full colour).</p>'
         f"{patterns.html}</div>"

@@ -122,7 +122,8 @@ def _require_unique(kind: str, ids: Iterable[str]) -> None:
 
 
 # Sorts a table by the button in a heading: numbers from the largest, text from A. A link into a folded part opens it.
-# A cell of the layers × tokens map chooses its layer in the switcher below.
+# A cell of the layers × tokens map chooses its layer in the switcher below. In a frame without an address of its own
+# (a notebook) links would resolve against the page around it.
 _BEHAVIOUR = """
 const reveal=()=>{
   const target=document.getElementById(location.hash.slice(1));
@@ -132,13 +133,18 @@ const reveal=()=>{
 addEventListener("hashchange",reveal);
 document.addEventListener("click",event=>{
   const link=event.target.closest('a[href^="#"]');
-  if(link&&link.hash===location.hash)reveal();
+  if(!link)return;
+  const hash=link.getAttribute("href");
+  if(hash===location.hash)reveal();
+  else if(location.protocol==="about:")location.hash=hash;
+  else return;
+  event.preventDefault();
 });
 if(location.hash)reveal();
 document.querySelector("#layers .heat tbody")?.addEventListener("click",event=>{
   const row=event.target.closest("a")?null:event.target.closest("tr");
   const entry=row&&document.querySelectorAll("#layer-switcher [role=button]")[row.sectionRowIndex];
-  if(entry){entry.click();entry.scrollIntoView({block:"center"});}
+  if(entry){entry.click();document.getElementById("layer-switcher").scrollIntoView({block:"nearest"});}
 });
 document.querySelectorAll("table.sortable th button").forEach(button=>button.addEventListener("click",()=>{
   const head=button.parentElement,table=head.closest("table"),body=table.tBodies[0],column=head.cellIndex;

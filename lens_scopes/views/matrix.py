@@ -42,12 +42,11 @@ _MOST_CELLS = 2500
 def matrix_page(matrix: AttributionMatrix) -> Page:
     """The matrix as a page of its own."""
     name = text(matrix.model.get("name", "a model"))
-    made = f", {matrix.generated} generated" if matrix.generated else ""
-    kind = f"<b>{text(matrix.objective)}</b> · {name} · {len(matrix.destinations)} predictions{made}"
     prompt = prompt_text(matrix)
+    top = heading(matrix, f"Source × target · {_kind(matrix)} · {name}", None)
     return Page(
         title=f"{prompt if len(prompt) <= 80 else prompt[:79] + '…'} · lens_scopes",
-        header=f"{heading(matrix, f'Source × target · {kind}', None)}<p class='lead caution'>{escape(NOT_TO_READ)}</p>",
+        header=f'{top}<p class="lead caution">{escape(NOT_TO_READ)}</p>',
         sections=(
             *matrix_sections(matrix),
             contract_section(matrix.contract),
@@ -69,7 +68,8 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
     table, notes = _table(matrix, lines)
     chart = _chart(matrix)
     html = (
-        f"{alert('Warnings', matrix.warnings)}{alert('About these scores', matrix_oddities(matrix))}"
+        f'<p class="kind">{_kind(matrix)}</p>{alert("Warnings", matrix.warnings)}'
+        f"{alert('About these scores', matrix_oddities(matrix))}"
         f'<p class="lead">{escape(reading(matrix))}</p>'
     )
     if chart is None:
@@ -78,7 +78,7 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
             '<p class="note">A row is a prediction: the token it was made after → the token explained. A column is a'
             f" token of the text. {large if len(matrix.tokens) > MOST_TOKENS_OF_ONE else ''}{notes}</p>{table}"
         )
-        return Section("matrix", f"Source × target: {text_of(matrix)}", html)
+        return Section("matrix", "Source × target", html)
     left = (
         "" if len(matrix.destinations) == len(matrix.tokens) else " Rows of tokens that were not explained are blank."
     )
@@ -90,13 +90,14 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
         f'<div class="charts single">{chart.html}</div>'
         f'<details><summary>The scores as a table</summary><p class="note">{notes}</p>{table}</details>'
     )
-    return Section("matrix", f"Source × target: {text_of(matrix)}", html, (chart,))
+    return Section("matrix", "Source × target", html, (chart,))
 
 
-def text_of(matrix: AttributionMatrix) -> str:
-    """The objective, and how many predictions it was taken of."""
+def _kind(matrix: AttributionMatrix) -> str:
+    """The objective, and how many predictions it was taken of, as HTML."""
     count = len(matrix.destinations)
-    return f"{matrix.objective}, {count} prediction{'' if count == 1 else 's'}"
+    made = f", {matrix.generated} tokens generated" if matrix.generated else ""
+    return f"<b>{text(matrix.objective)}</b> · {count} prediction{'' if count == 1 else 's'}{made}"
 
 
 def _chart(matrix: AttributionMatrix) -> View | None:
