@@ -187,7 +187,7 @@ def _check_called(sites: Sequence[str], called: Container[str]) -> None:
 
 def _captures(sites: Sequence[str], activations: dict[str, Tensor]) -> list[tuple[str, Hook]]:
     def capture(name: str) -> Hook:
-        def hook(activation: Tensor) -> Tensor | None:
+        def hook(activation: Tensor) -> Tensor:
             if name in activations:
                 raise SiteError(
                     f"{name} is called more than once in a forward pass, so it is not one place to read influence at; "
@@ -195,10 +195,8 @@ def _captures(sites: Sequence[str], activations: dict[str, Tensor]) -> list[tupl
                 )
             if name == EMBEDDING or not activation.requires_grad:  # a root of the graph
                 activation = activation.detach().requires_grad_(True)
-                activations[name] = activation
-                return activation
             activations[name] = activation
-            return None
+            return activation  # a hook point that reshapes for its hooks must go on with the very tensor that was kept
 
         return hook
 

@@ -5,6 +5,7 @@ Hooks added here are gone when a call returns or raises, and parameters receive 
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,7 +101,9 @@ def final_states(model: Any, batch: Batch) -> Float[Tensor, "read d_model"]:
         kept.append(states[rows, positions])
         return kept[0][:, None]
 
-    with hooked(model, [("unembed.hook_in", only_read)]):
+    with warnings.catch_warnings(), hooked(model, [("unembed.hook_in", only_read)]):
+        # Freezing norms makes the bridge rebuild them from their scale, as is meant.
+        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
         logits = model(batch.token_ids, return_type="logits")
     if model not in _checked:
         _check_logits(model, kept[0].detach(), logits[:, 0].detach())

@@ -63,7 +63,8 @@ class Path:
     def __str__(self) -> str:
         parts = []
         if self.terms is not None:
-            parts.append(" or ".join(" and ".join(sorted(map(str, term))) for term in self.terms))
+            named = " or ".join(" and ".join(sorted(map(str, term))) for term in self.terms)
+            parts.append(named or "the residual skip alone")
         if self.frozen:
             parts.append(f"{', '.join(name for name in FREEZABLE if name in self.frozen)} frozen")
         return "; ".join(parts) or "all components"

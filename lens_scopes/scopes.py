@@ -305,8 +305,8 @@ class Job:
         )
 
     def _cut_sites(self, values: Callable[[str], Tensor]) -> list[str]:
-        """Sites other than the embedding that the path lets nothing reach."""
-        if self.path is None:
+        """Sites that no influence reaches though it reaches the embedding."""
+        if not bool(values(EMBEDDING).any()):
             return []
         return [name for name in (*self.layer_names, *self.site_names) if not bool(values(name).any())]
 
@@ -345,7 +345,7 @@ def _warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence
     found = []
     if cut_sites:
         names = cut_sites[0] if len(cut_sites) == 1 else f"{cut_sites[0]} and {len(cut_sites) - 1} more"
-        found.append(f"the path carries nothing to {names}: held fixed there, so its scores are zero.")
+        found.append(f"nothing flows back to {names}, which the path or a hook holds fixed: its scores are zero.")
     if not bool(scores.any()):
         found.append("every score is zero: at this position nothing in the prompt moves the output explained.")
     if standard_error is not None:
