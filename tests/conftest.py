@@ -52,6 +52,7 @@ def gemma() -> Any:
     """The embedded Gemma 3 270M as a HookedTransformer, loaded once."""
     import lens_scopes
 
+    torch.set_num_threads(os.cpu_count() or 1)  # here threads pay, and these tests run in a process of their own
     return lens_scopes.load_model("gemma-3-270m")
 
 

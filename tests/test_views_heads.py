@@ -87,6 +87,7 @@ def test_strips_hold_the_parts_by_source_strongest_head_first() -> None:
             assert strips.rows[key] == pytest.approx(sources.tolist(), rel=5e-3)
             assert strips.bounds[key] == pytest.approx(float(sources[1:].abs().max()))
     assert strips.unscaled == [0]
+    assert '"head-l13h1":[2.0,[' in strips.script
     folds = re.findall(r'<details class="fold" id="([^"]*)"( open)?>', part.html)
     assert [key for key, _ in folds] == order
     assert [bool(is_open) for _, is_open in folds] == [i < OPEN for i in range(72)]
@@ -233,7 +234,7 @@ def test_the_words_for_each_kind_of_output() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    evil = "<script>window.executed=1</script>"
+    evil = "<img src=x onerror=window.executed=1>"
     plain = Document(to_html(fake_heads(warnings=["x"])))
     heads = fake_heads(
         HOSTILE_TOKENS,

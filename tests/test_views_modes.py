@@ -114,7 +114,7 @@ def test_a_page_of_modes_needs_no_scripts_of_circuitsvis() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    evil = "<script>window.executed=1</script>"
+    evil = "<img src=x onerror=window.executed=1>"
     modes = fake_modes(HOSTILE_TOKENS, HOSTILE_TOKENS[1:], baseline=evil, model={"name": evil}, warnings=[evil])
     document = Document(to_html(modes))
     plain = Document(to_html(fake_modes(warnings=["x"])))

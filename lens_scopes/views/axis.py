@@ -81,9 +81,7 @@ def named_points(axis: Axis, points: Sequence[tuple[float, float]], most: int = 
         for side in (1, -1):
             middle = x + side * (0.02 + width / 2)
             free = width / 2 <= middle <= 1 - width / 2 + 0.05 and not any(
-                abs(middle - other) < width / 2 + 0.01 and abs(y - up) < height
-                for i, (other, up) in enumerate(places)
-                if i != index
+                abs(middle - other) < width / 2 + 0.01 and abs(y - up) < height for other, up in places
             )
             if free and not any(abs(middle - other) < width and abs(y - up) < height for other, up in boxes):
                 boxes.append((middle, y))

@@ -101,7 +101,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         below += legend(mlp_scale, marks(mlps, []), "all MLPs, which have a scale of their own")
     odd = heads_oddities(heads)
     html = (
-        f'<p class="kind"><b>{heads.objective}</b> · baseline {text(heads.baseline)}</p>'
+        f'<p class="kind"><b>{text(heads.objective)}</b> · baseline {text(heads.baseline)}</p>'
         f"{alert('Warnings', heads.warnings)}{alert('About these changes', odd)}"
         f'<p class="lead">{escape(heads_reading(heads))}</p><p class="lead caution">{escape(heads_caution())}</p>'
         '<div class="two"><div><h3>Heads × layers</h3><p class="note">A number leads to what that head carries.</p>'
