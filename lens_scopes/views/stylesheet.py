@@ -176,7 +176,7 @@ footer{padding-bottom:28px;color:var(--quiet);font-size:.86rem}
 .words{width:100%}
 .words th,.words td{padding:5px 12px;border-bottom:1px solid var(--line);vertical-align:top}
 .words td{min-width:13em}
-.charts .circuitsvis{min-height:380px;font-size:.9rem}
+.charts .circuitsvis{min-height:380px;font-size:.9rem;overflow-x:clip}
 .pair .circuitsvis>div{max-width:none!important;padding:0!important}
 .charts .circuitsvis div[style*="-15px"]{margin-left:0!important;margin-right:0!important}
 .charts .note{min-height:2.9em}
