@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.backprop import trace
+from lens_scopes.backprop import Progress, trace
 from lens_scopes.errors import PathError
 from lens_scopes.forward import Hook, run_to_final_state
 from lens_scopes.paths import Component
@@ -69,17 +69,33 @@ def ablated_final_states(
     token_ids: Sequence[int],
     components: Sequence[Component],
     baselines: Mapping[str, Float[Tensor, "pos ..."]],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Float[Tensor, "component d_model"]:
-    """y after each component, alone, is set to its baseline at every position. Copies run as rows of one batch."""
+    """y after each component, alone, is set to its baseline at every position."""
+    return changed_final_states(model, token_ids, components, lambda rows: list(_row_hooks(rows, baselines)), progress)
+
+
+def changed_final_states(
+    model: Any,
+    token_ids: Sequence[int],
+    changes: Sequence[Any],
+    hooks: Callable[[Sequence[Any]], list[tuple[str, Hook]]],
+    progress: Progress | None = None,
+) -> Float[Tensor, "change d_model"]:
+    """y after each change, alone. Copies of the prompt run as rows of one batch, as many at a time as it may hold.
+
+    Args:
+        changes: what to change, one row each.
+        hooks: makes the forward hooks for the changes of one batch, which row by row bring them about.
+        progress: called with (changes done, changes in all).
+    """
     rows_at_once = max(1, _BATCH_TOKENS // len(token_ids))
     states = []
-    for start in range(0, len(components), rows_at_once):
-        rows = components[start : start + rows_at_once]
-        hooks = list(_row_hooks(rows, baselines))
-        states.append(run_to_final_state(model, [token_ids] * len(rows), hooks))
+    for start in range(0, len(changes), rows_at_once):
+        rows = changes[start : start + rows_at_once]
+        states.append(run_to_final_state(model, [token_ids] * len(rows), hooks(rows)))
         if progress is not None:
-            progress(start + len(rows), len(components))
+            progress(start + len(rows), len(changes))
     return torch.cat(states)
 
 

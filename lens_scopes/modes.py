@@ -9,7 +9,7 @@ to London".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_scopes.ablation import changed_final_states
 from lens_scopes.backprop import trace
 from lens_scopes.errors import ReadoutError
 from lens_scopes.final_state import FinalState, Prediction, compute_dtype
 from lens_scopes.fisher import PredictiveGeometry
-from lens_scopes.forward import Hook, run_to_final_state
+from lens_scopes.forward import Hook
 from lens_scopes.models import model_record
 from lens_scopes.objectives import Fisher
 from lens_scopes.paths import PathLike
@@ -32,8 +33,6 @@ from lens_scopes.sites import EMBEDDING
 
 if TYPE_CHECKING:
     import pandas
-
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,13 @@ def inspect_modes(
         Mode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
         for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True)
     ]
-    after = _replaced_states(model, request.token_ids, target, progress)
+    after = changed_final_states(
+        model,
+        request.token_ids,
+        range(len(request.token_ids)),
+        lambda indices: [(EMBEDDING, _replace(indices, target))],
+        progress,
+    )
     removals = [
         _removal(
             job,
@@ -282,24 +287,7 @@ def _removal(
     )
 
 
-def _replaced_states(
-    model: Any,
-    token_ids: tuple[int, ...],
-    target: Float[Tensor, "pos d_model"],
-    progress: Callable[[int, int], None] | None,
-) -> Float[Tensor, "pos d_model"]:
-    """y after each token's embedding, alone, is replaced."""
-    rows_at_once = max(1, _BATCH_TOKENS // len(token_ids))
-    states = []
-    for start in range(0, len(token_ids), rows_at_once):
-        indices = range(start, min(start + rows_at_once, len(token_ids)))
-        states.append(run_to_final_state(model, [token_ids] * len(indices), [(EMBEDDING, _replace(indices, target))]))
-        if progress is not None:
-            progress(indices.stop, len(token_ids))
-    return torch.cat(states)
-
-
-def _replace(indices: range, target: Float[Tensor, "pos d_model"]) -> Hook:
+def _replace(indices: Sequence[int], target: Float[Tensor, "pos d_model"]) -> Hook:
     def hook(embeddings: Tensor) -> Tensor:
         changed = embeddings.clone()
         for row, index in enumerate(indices):
