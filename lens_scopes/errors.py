@@ -35,3 +35,7 @@ class NumericsError(LensScopesError):
 
 class FileError(LensScopesError):
     """A file is missing, unreadable, of another format or version, or cannot be written."""
+
+
+class EvaluationError(LensScopesError):
+    """A method, ablation, metric, data set or results folder is unknown, unreadable, or does not fit the evaluation."""
