@@ -247,6 +247,11 @@ def baseline_names() -> list[str]:
     return list(_BASELINES)
 
 
+def baseline_named(name: str, **settings: Any) -> Baseline:
+    """The baseline of that name with the given settings, for callers that hold names rather than classes."""
+    return _BASELINES[name](**settings)
+
+
 def as_baseline(explanation: Any) -> Baseline | None:
     """The baseline that an argument of `attribute` stands for, by object, class or name; None where it is none."""
     if isinstance(explanation, Baseline):

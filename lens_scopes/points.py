@@ -10,8 +10,9 @@ prompt it is SmoothGrad.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from lens_scopes.objectives import Directions, Objective
 from lens_scopes.sites import EMBEDDING
 
 _TOKENS_AT_ONCE = 1024  # of all points run together
+_POINTS = 16  # unless a number is given
 
 
 class Points(ABC):
@@ -61,7 +63,7 @@ class StraightPath(Points):
     """
 
     baseline: Literal["zero", "mean"] = "zero"
-    steps: int = 16
+    steps: int = _POINTS
     name: ClassVar[str] = "path"
 
     def __post_init__(self) -> None:
@@ -96,7 +98,7 @@ class Noise(Points):
     Source: SmoothGrad, Smilkov et al., arXiv:1706.03825.
     """
 
-    samples: int = 16
+    samples: int = _POINTS
     scale: float = 0.1
     seed: int = 0
     name: ClassVar[str] = "noise"
@@ -118,6 +120,31 @@ class Noise(Points):
             f"{self.samples} points with noise of {self.scale:g} times a typical entry on every embedding "
             f"(seed {self.seed})"
         )
+
+
+_NAMED: dict[str, Callable[[int], Points]] = {
+    "path": lambda count: StraightPath("zero", count),
+    "path-mean": lambda count: StraightPath("mean", count),
+    "noise": lambda count: Noise(count),
+}
+
+
+def parse_points(text: str | None) -> Points | None:
+    """Points from text such as "path", "path-mean@32" or "noise@8"; 16 unless a number is given.
+
+    Raises:
+        ReadoutError: for anything else.
+    """
+    if text is None:
+        return None
+    name, _, count = text.partition("@")
+    if name not in _NAMED or (count and not count.isdecimal()):
+        near = difflib.get_close_matches(name, _NAMED, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
+        raise ReadoutError(
+            f"unknown points {text!r}{hint} (expected {', '.join(_NAMED)}, each with @N for the number of points)."
+        )
+    return _NAMED[name](int(count or _POINTS))
 
 
 @dataclass(frozen=True)
