@@ -35,3 +35,7 @@ class NumericsError(LensScopesError):
 
 class FileError(LensScopesError):
     """A file is missing, unreadable, of another format or version, or cannot be written."""
+
+
+class EvaluationError(LensScopesError):
+    """A method, metric, ablation or statistic is unknown or undefined, or a result folder does not fit."""
