@@ -38,4 +38,4 @@ class FileError(LensScopesError):
 
 
 class EvaluationError(LensScopesError):
-    """A method, metric, ablation or statistic is unknown or undefined, or a result folder does not fit."""
+    """A method, ablation, metric, data set or results folder is unknown, unreadable, or does not fit the evaluation."""

@@ -1,1 +1,1 @@
-"""The faithfulness laboratory: attributions put to the test by interventions, over whole sets of passages."""
+"""The faithfulness laboratory: methods × metrics × ablations on a data set, with the statistics of the comparison."""

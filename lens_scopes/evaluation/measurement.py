@@ -1,4 +1,4 @@
-"""One number about one passage."""
+"""What an evaluation measures: one number about one passage."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class Measurement:
     """One number about one passage.
 
     Attributes:
-        method: the name given: "fisher", "fisher@8", "ixg-dot", …
-        metric: "aopc", "loo-kl-spearman", …
-        ablation: "zero", "mean", …; None where the metric needs none.
-        value: may be NaN where it is undefined, with `note` saying why.
-        fraction: for points of a curve (metric "deletion-curve"), the fraction ablated.
-        forwards: forward passes that this number cost (rows of batched forwards).
-        backwards: backward passes that it cost.
-        note: what a reader must know about it.
+        method: the method's name as it was given.
+        metric: what is measured.
+        ablation: what tokens were replaced by; None where the metric ablates nothing.
+        value: the number; NaN where it is undefined, and then `note` says why.
+        fraction: for a point of a curve, the fraction of tokens ablated or kept.
+        forwards: rows of forward passes that the method took to make its scores.
+        backwards: rows of backward passes that it took.
+        note: what a reader of the number must know.
     """
 
     method: str
