@@ -20,7 +20,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lens_scopes.attribution import write_whole
 from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.measurement import Measurement
 
@@ -83,6 +82,8 @@ class ResultFolder:
             EvaluationError: for a folder of another evaluation, naming the first field that differs.
             FileError: when it cannot be made, read or written.
         """
+        from lens_scopes.attribution import write_whole
+
         wanted = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
         try:
             path.mkdir(parents=True, exist_ok=True)
