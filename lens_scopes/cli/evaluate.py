@@ -13,6 +13,7 @@ import typer
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.option_groups import with_option_groups
 from lens_scopes.cli.progress import progress_bar
+from lens_scopes.cli.report_options import ReportOptions
 
 _DATA = "Passages"
 _TESTS = "What is measured"
@@ -60,8 +61,8 @@ class PassageOptions:
         str,
         typer.Option(
             metavar="last|own",
-            help="last: a passage's last token is explained after what stands before it; own: the token the model "
-            "finds most probable after the whole passage.",
+            help="last: what stands before a passage's last token is read, and that token tells whether the prediction "
+            "is correct; own: the whole passage is read. The model's own top token is explained either way.",
             rich_help_panel=_DATA,
         ),
     ] = "last"
@@ -101,6 +102,7 @@ def evaluate(
     data: PassageOptions,
     measures: MeasureOptions,
     model: ModelOptions,
+    output: ReportOptions,
     out: Annotated[
         Path,
         typer.Option(
@@ -116,13 +118,19 @@ def evaluate(
     Results are kept as they come, so a run that was stopped, or killed, goes on with the same command. Under
     `accelerate launch` the passages are shared between the processes.
     """
+    output.check()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.evaluation.cases import check_target
+        from lens_scopes.evaluation.folder import ResultFolder
         from lens_scopes.evaluation.passages import read_passages
         from lens_scopes.evaluation.processes import this_process
+        from lens_scopes.evaluation.run import Selection
         from lens_scopes.evaluation.run import evaluate as measure
+        from lens_scopes.evaluation.statistics import check_reference
 
         check_target(data.target)
+        methods = _names(measures.methods)
+        check_reference(output.reference, methods)
         process = this_process()
         passages = read_passages(data.passages, field=data.field, split=data.split, subset=data.subset)
         loaded = replace(model, device=model.device or process.device()).load()
@@ -130,7 +138,7 @@ def evaluate(
             measure(
                 loaded,
                 passages,
-                methods=_names(measures.methods),
+                methods=methods,
                 metrics=_names(measures.metrics),
                 ablations=_names(measures.ablations),
                 out=out,
@@ -143,6 +151,10 @@ def evaluate(
                 retry=retry,
                 progress=progress if process.rank == 0 else None,
             )
+        chosen = Selection(passages, data.skip, data.limit).indices()
+        complete = process.count == 1 or set(chosen) <= ResultFolder.open(out).records().keys()
+    if complete:  # of several processes the last one reports
+        output.deliver(out)
 
 
 def _names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A passage as a case to explain: the tokens the model reads, and the token that is explained after them."""
+"""A passage as a case to explain: the tokens the model reads, and the token that truly follows them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Case:
 
     Attributes:
         token_ids: what the model reads.
-        target: the id of the token explained; None for the one the model finds most probable.
+        target: the id of the token that follows; None where it is not known.
         cut: how many tokens were cut off at the beginning to fit the context window.
     """
 

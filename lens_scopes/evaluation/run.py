@@ -100,8 +100,8 @@ def evaluate(
         out: the result folder; None keeps nothing on the disk afterwards.
         limit: how many passages to measure; None for all.
         skip: how many to leave out at the beginning of the data set.
-        target: "last": the last token of a passage is explained after what stands before it; "own": the token that
-            the model finds most probable after the whole passage.
+        target: "last": what stands before a passage's last token is read, and that token tells whether the model's
+            prediction is correct; "own": the whole passage is read. What is explained is the model's own top token.
         truncate: cut the beginning off passages beyond the context window; otherwise they are left out and counted.
         seed: of everything random.
         draws: samples averaged where an ablation is random.
@@ -211,6 +211,7 @@ def _manifest(model: Any, laboratory: Measures, selection: Selection) -> dict[st
 
     record = asdict(model_record(model))
     del record["device"]
+    signature = {name: value for name, value in laboratory.signature().items() if name != "model"}
     return {
         "passages": {
             "name": selection.passages.name,
@@ -219,7 +220,7 @@ def _manifest(model: Any, laboratory: Measures, selection: Selection) -> dict[st
             "target": selection.target,
             "truncate": selection.truncate,
         },
-        "laboratory": laboratory.signature(),
+        "laboratory": signature,
         "model": record,
         "versions": package_versions(),
     }

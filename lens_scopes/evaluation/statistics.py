@@ -158,7 +158,9 @@ def compare_methods(rows: pandas.DataFrame, *, reference: str | None = None, see
     import pandas
 
     methods = list(dict.fromkeys(rows["method"]))
-    reference = _reference(reference, methods)
+    check_reference(reference, methods)
+    if reference is None and methods:
+        reference = methods[0]
     lines, differences = [], []
     for key, table in tables(rows):
         for method in table.columns:
@@ -252,14 +254,12 @@ def _sets(rows: pandas.DataFrame) -> list[tuple[str, pandas.DataFrame]]:
     return found
 
 
-def _reference(reference: str | None, methods: list[str]) -> str | None:
-    if reference is None:
-        return methods[0] if methods else None
-    if reference not in methods:
+def check_reference(reference: str | None, methods: Sequence[str]) -> None:
+    """Raises EvaluationError for a reference that is none of the methods, with near ones."""
+    if reference is not None and reference not in methods:
         near = difflib.get_close_matches(reference, methods, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise EvaluationError(f"the reference {reference!r} was not measured{hint} (measured: {', '.join(methods)}).")
-    return reference
 
 
 def _wilcoxon(differences: Any) -> float:
