@@ -67,6 +67,7 @@ def test_every_kind_of_file_holds_the_same_passages(
     tmp_path: Path, write: Callable[[Path], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path)
+    capfd.readouterr()
     read = read_passages(source)
     assert read.items == tuple(TEXTS) and read.name == source.name
     assert read.digest() == read_passages(TEXTS).digest() != read_passages(TEXTS[::-1]).digest()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -191,7 +193,7 @@ def _from_data_set(source: str | Path, field: str, split: str | None, subset: st
 
     from lens_scopes.quiet import quiet_libraries
 
-    with quiet_libraries():
+    with quiet_libraries(download_bars=sys.stderr.isatty()), _data_set_bars(datasets):
         try:
             if (Path(source) / "state.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
                 found: Any = datasets.load_from_disk(str(source))
@@ -211,6 +213,19 @@ def _from_data_set(source: str | Path, field: str, split: str | None, subset: st
     if field not in found.column_names:
         raise FileError(f"{source} {_no_field(field, found.column_names)}")
     return [_text_of(value, f"{source} row {row}", field) for row, value in enumerate(found[field], 1)]
+
+
+@contextmanager
+def _data_set_bars(datasets: Any) -> Iterator[None]:
+    """Progress bars of `datasets` only where someone watches."""
+    disabled = datasets.are_progress_bars_disabled()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
 
 
 def _text_of(row: Any, where: Any, field: str) -> str:

@@ -236,14 +236,17 @@ def mean_values(rows: pandas.DataFrame, *, seed: int = 0) -> pandas.DataFrame:
 
 def tables(rows: pandas.DataFrame) -> list[tuple[tuple[str, str, str | None], pandas.DataFrame]]:
     """Passages × methods for each set of passages, metric and ablation; points of curves are left out."""
+    order = {name: place for place, name in enumerate(dict.fromkeys(rows["metric"]))}
+    methods = list(dict.fromkeys(rows["method"]))
     found = []
     for name, part in _sets(rows):
         numbers = part[part["fraction"].isna()]
-        for (metric, ablation), group in numbers.groupby(["metric", "ablation"], dropna=False, sort=False):
+        groups = list(numbers.groupby(["metric", "ablation"], dropna=False, sort=False))
+        for (metric, ablation), group in sorted(groups, key=lambda item: order[item[0][0]]):
             table = group.pivot(index="passage", columns="method", values="value")
-            order = [method for method in dict.fromkeys(rows["method"]) if method in table]
-            table = table[order].where(numpy.isfinite(table[order]))
-            found.append(((name, metric, ablation if isinstance(ablation, str) else None), table))
+            table = table[[method for method in methods if method in table]]
+            key = (name, metric, ablation if isinstance(ablation, str) else None)
+            found.append((key, table.where(numpy.isfinite(table))))
     return found
 
 

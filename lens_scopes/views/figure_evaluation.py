@@ -10,6 +10,7 @@ from lens_scopes.evaluation.statistics import ALL
 from lens_scopes.views.evaluation_wording import better, named, passages, title
 from lens_scopes.views.figure_style import (
     COLUMN_INCHES,
+    INK,
     QUIET,
     STYLE,
     drawable,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport
 
 _ACROSS = 2
+_GREYS = (INK, "#6a7180", "#9aa1ad")
 _ROW = 0.14  # inches of height for a mean
 _CURVE = 1.9  # inches of height for a curve
 
@@ -60,6 +62,11 @@ def evaluation_figure(report: EvaluationReport, *, width: float = COLUMN_INCHES)
     return drawn
 
 
+def _mark(place: int | None) -> tuple[str, str]:
+    """Colour and marker of an ablation: greys, since colours tell methods apart."""
+    return (INK, "o") if place is None else (_GREYS[place % len(_GREYS)], look(place).marker)
+
+
 def _ablation_looks(report: EvaluationReport) -> dict[str | None, int]:
     found = [ablation for metric in report.metrics for ablation in report.ablations(metric)]
     return {ablation: place for place, ablation in enumerate(a for a in dict.fromkeys(found) if a is not None)}
@@ -72,10 +79,9 @@ def _means(axes: Axes, report: EvaluationReport, metric: str, looks: dict[str | 
     for place, ablation in enumerate(ablations):
         shift = 0.7 * ((place + 0.5) / len(ablations) - 0.5)
         part = chosen[chosen["ablation"].isna() if ablation is None else chosen["ablation"] == ablation]
-        style = None if ablation is None else look(looks[ablation])
+        colour, marker = _mark(looks.get(ablation))
         for line in part.to_dict("records"):
             y = report.methods.index(line["method"]) + shift
-            colour, marker = (QUIET, "o") if style is None else (style.colour, style.marker)
             if math.isfinite(line["low"]):
                 axes.plot((line["low"], line["high"]), (y, y), color=colour, linewidth=1.1, solid_capstyle="butt")
             axes.plot(line["mean"], y, marker, color=colour, markersize=3, markeredgewidth=0)
@@ -127,8 +133,8 @@ def _legends(drawn: Figure, report: EvaluationReport, looks: dict[str | None, in
 
     marks: list[Any] = []
     for name, place in looks.items():
-        style = look(place)
-        marks.append(Line2D([], [], color=style.colour, marker=style.marker, markersize=3, label=f"ablation: {name}"))
+        colour, marker = _mark(place)
+        marks.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=f"ablation: {name}"))
     if report.curves:
         for place, method in enumerate(report.methods):
             style = look(place)

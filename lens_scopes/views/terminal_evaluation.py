@@ -1,4 +1,4 @@
-"""An evaluation in the terminal: means with intervals, and the comparisons with the reference."""
+"""An evaluation in the terminal: means, and the comparisons with the reference."""
 
 from __future__ import annotations
 
@@ -68,21 +68,26 @@ def _means(report: EvaluationReport, metric: str) -> Table:
 def _cell(cell: Cell | None) -> Text:
     if cell is None:
         return Text("—", "dim")
-    return Text.assemble((value_text(cell.mean), "bold" if cell.leads else ""), (f" {cell.interval}".rstrip(), "dim"))
+    return Text(value_text(cell.mean), "bold" if cell.leads else "")
 
 
 def _compared(report: EvaluationReport) -> Table:
     table = _table(f"method − {report.reference}")
-    for heading in ("", "difference", "effect", "p (Holm)"):
-        table.add_column(heading, justify="right" if heading else "left")
+    for heading in ("difference", "95 % interval", "effect", "p (Holm)"):
+        table.add_column(heading, justify="right")
+    above = None
     for line in report.compared.to_dict("records"):
-        if line["passages"] == ALL:
-            difference = Text.assemble(
-                value_text(line["difference"]), (f" {interval_text(line['low'], line['high'])}".rstrip(), "dim")
-            )
-            holm = Text(p_text(line["p_holm"]), "bold" if line["p_holm"] < 0.05 else "")
-            name = Text(running(named(line["metric"], line["ablation"])), "dim")
-            table.add_row(Text(running(line["method"])), name, difference, value_text(line["effect"]), holm)
+        if line["passages"] != ALL:
+            continue
+        if above != (above := named(line["metric"], line["ablation"])):
+            table.add_row(Text(running(above), "dim"))
+        table.add_row(
+            Text(f"  {running(line['method'])}"),
+            value_text(line["difference"]),
+            Text(interval_text(line["low"], line["high"]) or line["note"] or "", "dim"),
+            value_text(line["effect"]),
+            Text(p_text(line["p_holm"]), "bold" if line["p_holm"] < 0.05 else ""),
+        )
     return table
 
 
