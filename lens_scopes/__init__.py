@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         ValueWeightedAttention,
     )
     from lens_scopes.errors import LensScopesError
+    from lens_scopes.evaluation.results import load_results
+    from lens_scopes.evaluation.run import evaluate
     from lens_scopes.heads import HeadInspection, inspect_heads
     from lens_scopes.matrix import AttributionMatrix, attribute_all
     from lens_scopes.models import available_models, load_model, model_record
@@ -84,9 +86,11 @@ _HOMES = {
     "attribute_all": "matrix",
     "attribute_batch": "scopes",
     "available_models": "models",
+    "evaluate": "evaluation.run",
     "inspect_heads": "heads",
     "inspect_modes": "modes",
     "load_model": "models",
+    "load_results": "evaluation.results",
     "model_record": "models",
     "read_prompt": "prompts",
     "register_objective": "objectives",
@@ -130,9 +134,11 @@ __all__ = [
     "attribute_all",
     "attribute_batch",
     "available_models",
+    "evaluate",
     "inspect_heads",
     "inspect_modes",
     "load_model",
+    "load_results",
     "model_record",
     "read_prompt",
     "register_objective",

@@ -22,18 +22,21 @@ _PAGES = {
     "HeadInspection": "heads.heads_page",
     "AttributionMatrix": "matrix.matrix_page",
     "ModeInspection": "modes.modes_page",
+    "EvaluationReport": "evaluation.evaluation_page",
 }
 _FIGURES = {
     "Attribution": "matplotlib_figure.figure",
     "HeadInspection": "figure_heads.heads_figure",
     "AttributionMatrix": "figure_matrix.matrix_figure",
     "ModeInspection": "figure_modes.modes_figure",
+    "EvaluationReport": "figure_evaluation.evaluation_figure",
 }
 _PRINTERS = {
     "Attribution": "terminal.print_terminal",
     "HeadInspection": "terminal_heads.print_heads",
     "AttributionMatrix": "terminal_matrix.print_matrix",
     "ModeInspection": "terminal_modes.print_modes",
+    "EvaluationReport": "terminal_evaluation.print_evaluation",
 }
 
 
