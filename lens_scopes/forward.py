@@ -88,11 +88,14 @@ def token_embeddings(model: Any, token_ids: Sequence[int]) -> Float[Tensor, "n d
     """The activations at hook_embed of the given tokens, as the model makes them (scaled, where it scales)."""
     found: list[Tensor] = []
     step = int(model.cfg.n_ctx)
-    for start in range(0, len(token_ids), step):
-        run_to_final_state(
-            model, [list(token_ids[start : start + step])], [(EMBEDDING, lambda values: found.append(values[0]))]
-        )
-    return torch.cat(found).detach()
+    with torch.no_grad(), hooked(model, [(EMBEDDING, lambda values: found.append(values[0].detach()))]):
+        for start in range(0, len(token_ids), step):
+            batch = Batch.of(model, [list(token_ids[start : start + step])])
+            if is_bridge(model):
+                final_states(model, batch)
+            else:
+                run_blocks(model, batch.token_ids, 0, 0)
+    return torch.cat(found)
 
 
 def is_bridge(model: Any) -> bool:

@@ -22,6 +22,9 @@ class Prefixed:
     Args:
         model: a HookedTransformer.
         token_ids: the whole prompt.
+
+    Attributes:
+        final_state: y at the last token of the prompt itself, [1, d_model].
     """
 
     def __init__(self, model: Any, token_ids: Sequence[int]) -> None:
@@ -30,7 +33,7 @@ class Prefixed:
         self.model = model
         self.token_ids = torch.tensor([list(token_ids)], device=next(model.parameters()).device)
         self._cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.token_ids.device, 1)
-        self._run(self.token_ids, self._cache)
+        self.final_state = self._last(self._run(self.token_ids, self._cache))
 
     @staticmethod
     def possible(model: Any) -> bool:
@@ -60,9 +63,14 @@ class Prefixed:
             frozen=True,
         )
         with hooked(self.model, hooks):
-            residual = self._run(self.token_ids[:, first:].expand(rows, -1), cache)[:, -1:]
-        normalized = self.model.ln_final(residual) if self.model.cfg.normalization_type is not None else residual
-        return self.model.unembed.hook_in(normalized)[:, 0]
+            residual = self._run(self.token_ids[:, first:].expand(rows, -1), cache)
+        return self._last(residual)
+
+    def _last(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
+        last = residual[:, -1:]
+        with torch.no_grad():
+            normalized = self.model.ln_final(last) if self.model.cfg.normalization_type is not None else last
+            return self.model.unembed.hook_in(normalized)[:, 0]
 
     def _run(self, tokens: Tensor, cache: Any) -> Tensor:
         with torch.no_grad():

@@ -115,7 +115,10 @@ class AblatedPrompt:
         self._prefixed = Prefixed(model, self.token_ids) if Prefixed.possible(model) else None
         generator = torch.Generator().manual_seed(seed)
         self._replacements = self._replacement_embeddings(draws, corpus or Corpus(), generator)
-        clean = self._unembedding.logits(run_to_final_state(model, [self.token_ids]))[0]
+        unchanged = (
+            run_to_final_state(model, [self.token_ids]) if self._prefixed is None else self._prefixed.final_state
+        )
+        clean = self._unembedding.logits(unchanged)[0]
         self.clean = clean.log_softmax(-1)
         self.clean_logit = float(clean[target])
 

@@ -92,7 +92,7 @@ class ObjectiveOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What leave-one-out replaces a token by: zero, mean, pad, eos, bos, resample or remove. By default zero.",
+            help="What leave-one-out replaces a token by: zero (the default), mean, pad, eos, bos, resample or remove.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),

@@ -64,7 +64,8 @@ class Laboratory:
         self._check()
         self.seed = seed
         self.draws = draws
-        self.corpus = Corpus(tuple(token for passage in corpus for token in passage))
+        special = set(getattr(model.tokenizer, "all_special_ids", ()))
+        self.corpus = Corpus(tuple(token for passage in corpus for token in passage if token not in special))
         self._unembedding = unembedding(model)
         self._randomized = RandomizedBlocks(model, seed)
 
