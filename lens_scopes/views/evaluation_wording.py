@@ -148,7 +148,8 @@ def oddities(report: EvaluationReport) -> list[str]:
     found = []
     counts = report.results.counts()
     if counts.get(FAILED):
-        found.append(f"{counts[FAILED]} passages could not be measured; their reasons are listed.")
+        many = "s" if counts[FAILED] > 1 else ""
+        found.append(f"{counts[FAILED]} passage{many} could not be measured.")
     if len(commits := {session.get("commit") for session in report.results.sessions}) > 1:
         found.append(
             f"Measured by {len(commits)} versions of the code: {', '.join(map(str, sorted(map(str, commits))))}."
