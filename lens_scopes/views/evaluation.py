@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lens_scopes.evaluation.statistics import ALL
 from lens_scopes.views.evaluation_tables import Cell, means_table, sets_of_passages
 from lens_scopes.views.evaluation_wording import (
+    across,
     better,
     facts,
     how_to_read,
@@ -136,7 +137,7 @@ def _curves(report: EvaluationReport) -> Section:
         name = named(metric, ablation)
         about = "; ".join(word for word in (meaning(metric), better(metric)) if word)
         note = f'<p class="note">{escape(about[:1].upper() + about[1:])}.</p>' if about else ""
-        charts.append(f"<div><h3>{text(name)}</h3>{note}{line_chart(lines, 'fraction of the tokens', name)}</div>")
+        charts.append(f"<div><h3>{text(name)}</h3>{note}{line_chart(lines, across(metric), name)}</div>")
     table = sortable_table(
         "Points of the curves",
         [

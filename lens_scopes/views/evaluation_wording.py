@@ -51,6 +51,11 @@ def better(metric: str) -> str | None:
     return None if known is None else _METRICS[known][1]
 
 
+def across(metric: str) -> str:
+    """What a curve's fraction is of."""
+    return "share of the blocks redrawn" if metric.startswith("randomization") else "fraction of the tokens"
+
+
 def _known(metric: str) -> str | None:
     names = [name for name in _METRICS if metric == name or metric.startswith(f"{name}-")]
     return max(names, key=len, default=None)
