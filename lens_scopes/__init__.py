@@ -16,6 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_scopes.attribution import Attribution
+    from lens_scopes.baselines import (
+        AttentionRollout,
+        LeaveOneOut,
+        OutsideScores,
+        RandomScores,
+        ValueWeightedAttention,
+    )
     from lens_scopes.errors import LensScopesError
     from lens_scopes.evaluation.results import load_results
     from lens_scopes.evaluation.run import evaluate
@@ -36,12 +43,14 @@ if TYPE_CHECKING:
         register_objective,
     )
     from lens_scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
+    from lens_scopes.points import Noise, StraightPath
     from lens_scopes.prompts import Prompt, read_prompt
-    from lens_scopes.readouts import Dot, Norm
+    from lens_scopes.readouts import Dot, Norm, Product, Relative
     from lens_scopes.scopes import attribute, attribute_batch
 
 _HOMES = {
     "Attention": "paths",
+    "AttentionRollout": "baselines",
     "Attribution": "attribution",
     "AttributionMatrix": "matrix",
     "Custom": "objectives",
@@ -53,18 +62,26 @@ _HOMES = {
     "HeadInspection": "heads",
     "Heads": "paths",
     "Layers": "paths",
+    "LeaveOneOut": "baselines",
     "LensScopesError": "errors",
     "LogProb": "objectives",
     "LogitDiff": "objectives",
     "MLP": "paths",
     "ModeInspection": "modes",
+    "Noise": "points",
     "Norm": "readouts",
     "Objective": "objectives",
+    "OutsideScores": "baselines",
     "Path": "paths",
+    "Product": "readouts",
     "Prompt": "prompts",
+    "RandomScores": "baselines",
+    "Relative": "readouts",
     "Semantic": "objectives",
     "Skip": "paths",
+    "StraightPath": "points",
     "Temperature": "objectives",
+    "ValueWeightedAttention": "baselines",
     "attribute": "scopes",
     "attribute_all": "matrix",
     "attribute_batch": "scopes",
@@ -81,6 +98,7 @@ _HOMES = {
 
 __all__ = [
     "Attention",
+    "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
     "Custom",
@@ -92,18 +110,26 @@ __all__ = [
     "HeadInspection",
     "Heads",
     "Layers",
+    "LeaveOneOut",
     "LensScopesError",
     "LogProb",
     "LogitDiff",
     "MLP",
     "ModeInspection",
+    "Noise",
     "Norm",
     "Objective",
+    "OutsideScores",
     "Path",
+    "Product",
     "Prompt",
+    "RandomScores",
+    "Relative",
     "Semantic",
     "Skip",
+    "StraightPath",
     "Temperature",
+    "ValueWeightedAttention",
     "attribute",
     "attribute_all",
     "attribute_batch",

@@ -123,6 +123,7 @@ def trace(
     sites: Sequence[str],
     path: Sequence[tuple[str, Hook]] = (),
     reads: Sequence[tuple[int, int]] | None = None,
+    changes: Sequence[tuple[str, Hook]] = (),
 ) -> Trace:
     """Runs the prompts, padded on the right, to their final states.
 
@@ -131,6 +132,7 @@ def trace(
         sites: hook names; the embedding is always among them.
         path: hooks that decide which routes carry gradient; they leave the forward pass as it is.
         reads: the (row, position) pairs whose final states are wanted; by default each row's last token.
+        changes: hooks that change the forward pass, before anything is read.
 
     Raises:
         NumericsError: when a final state is not finite, naming the first layer where that happens.
@@ -139,7 +141,7 @@ def trace(
     batch = Batch.of(model, prompts, reads)
     activations: dict[str, Tensor] = {}
     # Sites go first: influence at a component that the path holds fixed is zero, not what it would be without the path.
-    hooks = [*_captures(sites, activations), *path]
+    hooks = [*changes, *_captures(sites, activations), *path]
     with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
         states = final_states(model, batch)
     check_finite(model, states, batch)

@@ -84,6 +84,20 @@ def run_to_final_state(
         return final_states(model, Batch.of(model, prompts))
 
 
+def token_embeddings(model: Any, token_ids: Sequence[int]) -> Float[Tensor, "n d_model"]:
+    """The activations at hook_embed of the given tokens, as the model makes them (scaled, where it scales)."""
+    found: list[Tensor] = []
+    step = int(model.cfg.n_ctx)
+    with torch.no_grad(), hooked(model, [(EMBEDDING, lambda values: found.append(values[0].detach()))]):
+        for start in range(0, len(token_ids), step):
+            batch = Batch.of(model, [list(token_ids[start : start + step])])
+            if is_bridge(model):
+                final_states(model, batch)
+            else:
+                run_blocks(model, batch.token_ids, 0, 0)
+    return torch.cat(found)
+
+
 def is_bridge(model: Any) -> bool:
     """Whether the model is a TransformerBridge rather than a HookedTransformer."""
     return any(kind.__name__ == "TransformerBridge" for kind in type(model).__mro__)

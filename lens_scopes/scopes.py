@@ -9,12 +9,14 @@ from importlib import metadata
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution import Attribution
 from lens_scopes.backprop import SlicedTrace, Trace, trace, trace_in_slices
+from lens_scopes.baselines import Baseline, as_baseline
 from lens_scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.errors import NumericsError, PromptError
+from lens_scopes.errors import NumericsError, ObjectiveError, PromptError
 from lens_scopes.final_state import (
     FinalState,
     PredictedToken,
@@ -23,10 +25,12 @@ from lens_scopes.final_state import (
     compute_dtype,
     unembedding,
 )
+from lens_scopes.forward import Batch, check_finite, final_states
 from lens_scopes.memory import MemoryPlan, parse_memory, plan_memory
 from lens_scopes.models import model_record
-from lens_scopes.objectives import DirectionFunction, Directions, Objective, as_objective
+from lens_scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
 from lens_scopes.paths import Path, PathLike, as_path
+from lens_scopes.points import Points, average_over_points
 from lens_scopes.prompts import (
     Prompt,
     PromptLike,
@@ -50,7 +54,7 @@ _NOISY = 0.2  # a standard error above this share of the scores is worth a warni
 def attribute(
     model: Any,
     prompt: PromptLike,
-    objective: Objective | str | DirectionFunction | None = None,
+    objective: Objective | Baseline | str | DirectionFunction | None = None,
     *,
     position: int = -1,
     target: str | int | None = None,
@@ -58,6 +62,7 @@ def attribute(
     sites: str | Sequence[str] = (),
     through: PathLike = None,
     readout: Readout | str = "norm",
+    points: Points | None = None,
     memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
@@ -70,7 +75,9 @@ def attribute(
         model: a HookedTransformer or TransformerBridge, from `load_model` or elsewhere.
         prompt: text, chat messages, token ids, or a Prompt.
         objective: what is explained: an objective (`Semantic`, `LogProb`, `LogitDiff`, `Temperature`, `Entropy`,
-            `Fisher`, `Custom`), its name, or a function of (y, logits). By default Semantic.
+            `Fisher`, `Custom`), its name, or a function of (y, logits). By default Semantic. Or a baseline to compare
+            with, which is no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`, `RandomScores`,
+            `OutsideScores`): then sites, path, readout and points do not apply.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
         target: the next token that target-dependent objectives explain, as a string that is one token or an id; by
             default the token that follows in the text, else the model's own top token.
@@ -79,8 +86,10 @@ def attribute(
         through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
             `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
             default all.
-        readout: "norm" (largest effect of a unit change), "dot" (effect of the activation's value against zero), or a
-            Readout.
+        readout: "norm" (largest effect of a unit change), "dot" (effect of the activation's value against zero),
+            "product" (the same, summed up by a norm), or a Readout.
+        points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(baseline, steps)`
+            or `Noise(samples, scale)`.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
             Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
         progress: called with (directions done, directions in all) as they are backpropagated.
@@ -95,9 +104,55 @@ def attribute(
 
     Source: Jacobian Scopes, arXiv:2601.16407.
     """
-    job = Job.read(model, objective, layers, sites, through, readout, memory)
+    baseline = as_baseline(objective)
+    if baseline is not None:
+        _refuse_choices(baseline, layers=layers, sites=sites, through=through, readout=readout, points=points)
+        return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
+    job = Job.read(model, objective, layers, sites, through, readout, memory, points)
     request = Request.read(model, prompt, position, target)
     return job.run([request], progress)[0]
+
+
+def _refuse_choices(baseline: Baseline, **choices: Any) -> None:
+    """A baseline has no site, path, readout or points: to take one silently would be to claim what is not there."""
+    usual = {"layers": (False,), "sites": ((), []), "through": (None,), "readout": ("norm",), "points": (None,)}
+    for name, value in choices.items():
+        if value not in usual[name]:
+            raise ObjectiveError(
+                f"{baseline.scope} takes no gradient, so {name}={value!r} does not apply to it; leave {name} out, or "
+                "choose a scope such as Fisher()."
+            )
+
+
+def _by_baseline(model: Any, baseline: Baseline, request: Request, progress: Progress | None) -> Attribution:
+    """The result of an explanation that takes no gradient."""
+    job = Job.read(model, None, False, (), None, "norm")
+    batch = Batch.of(model, [request.token_ids])
+    with torch.no_grad():
+        states = final_states(model, batch)
+    check_finite(model, states, batch)
+    state = job.checked_states(states, [request.target])[0]
+    length = len(request.token_ids)
+    explained = baseline.prepare(model)
+    scores = explained.scores(model, request.token_ids, request.prompt.special[:length], state).cpu()
+    if progress is not None:
+        progress(1, 1)
+    return Attribution(
+        **job.record(explained, request, state),
+        scores=scores,
+        contract=explained.contract(explained.describe(job.label, state), request.position, length),
+        settings={
+            "objective": {"scope": explained.scope, **explained.settings()},
+            "readout": None,
+            "points": None,
+            "sites": [EMBEDDING],
+            "path": None,
+            "position": request.position,
+            "details": {},
+            "memory": "no graph",
+        },
+        warnings=_warnings(scores, None, []),
+    )
 
 
 def attribute_batch(
@@ -179,6 +234,7 @@ class Job:
     path: Path | None
     readout: Readout
     memory: int | None
+    points: Points | None = None
 
     @classmethod
     def read(
@@ -190,6 +246,7 @@ class Job:
         through: PathLike,
         readout: Readout | str,
         memory: str | int | None = None,
+        points: Points | None = None,
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
         return cls(
@@ -201,10 +258,13 @@ class Job:
             path=as_path(through),
             readout=as_readout(readout),
             memory=parse_memory(memory),
+            points=points,
         )
 
     def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
         """One forward pass for all requests, then one backward pass a direction."""
+        if self.points is not None:
+            return [self._run_at_points(request, self.points, progress) for request in requests]
         prompts = [request.token_ids for request in requests]
         path_hooks = [] if self.path is None else self.path.hooks(self.model)
         names = [*self.layer_names, *self.site_names]
@@ -222,13 +282,29 @@ class Job:
             for row, (request, state) in enumerate(zip(requests, states, strict=True))
         ]
 
+    def _run_at_points(self, request: Request, points: Points, progress: Progress | None) -> Attribution:
+        """The same with gradients averaged over points."""
+        path_hooks = [] if self.path is None else self.path.hooks(self.model)
+        traced = trace(self.model, [request.token_ids], [*self.layer_names, *self.site_names], path_hooks)
+        state = self.final_states(traced, [request.target])[0]
+        directions = self.objective.directions(state)
+        averaged = average_over_points(
+            self.model, request.token_ids, points, self.objective, state, directions, traced, path_hooks, progress
+        )
+        scores = score(averaged, [directions], self.readout)
+        plan = plan_memory(self.model, len(request.token_ids), 1, self.memory)
+        return self._result(0, request, state, directions, scores, plan)
+
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
 
         Raises:
             NumericsError: when logits are not finite.
         """
-        ys = traced.final_states.detach()
+        return self.checked_states(traced.final_states.detach(), targets)
+
+    def checked_states(self, ys: Float[Tensor, "read d_model"], targets: Sequence[int | None]) -> list[FinalState]:
+        """As `final_states`, from the inputs of the unembedding."""
         ys = ys.to(self.unembedding.W_U.device, compute_dtype(ys.dtype))
         states = [FinalState(y, self.unembedding, target) for y, target in zip(ys, targets, strict=True)]
         if not all(bool(state.logits.isfinite().all()) for state in states):
@@ -248,7 +324,6 @@ class Job:
         plan: MemoryPlan,
     ) -> Attribution:
         length = len(request.token_ids)
-        prompt = request.prompt
 
         def values(name: str) -> Tensor:
             return scores[name].scores[row, :length].detach().cpu()
@@ -260,17 +335,8 @@ class Job:
         standard_error = errors(EMBEDDING)
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
+            **self.record(self.objective, request, state),
             scores=values(EMBEDDING),
-            tokens=list(prompt.tokens[:length]),
-            token_ids=list(request.token_ids),
-            special=list(prompt.special[:length]),
-            offsets=None if prompt.offsets is None else list(prompt.offsets[:length]),
-            text=prompt.text,
-            position=request.position,
-            target=self.predicted_target(state),
-            prediction=self.prediction(state),
-            scope=self.objective.scope,
-            objective=self.objective.signature(self.label, state),
             contract=attribution_contract(
                 ContractTerms(
                     output=self.objective.describe(self.label, state),
@@ -283,19 +349,19 @@ class Job:
                     n_directions=len(directions.vectors),
                     squared=directions.squared,
                     sampled=directions.sampled,
+                    points=None if self.points is None else self.points.describe(),
                 )
             ),
-            model=asdict(model_record(self.model)),
             settings={
                 "objective": {"scope": self.objective.scope, **self.objective.settings()},
                 "readout": {"name": self.readout.name, **_fields(self.readout)},
+                "points": None if self.points is None else {"name": self.points.name, **_fields(self.points)},
                 "sites": [EMBEDDING, *self.layer_names, *self.site_names],
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
                 "details": _plain(directions.details),
                 "memory": plan.describe(),
             },
-            versions=package_versions(),
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
             layer_names=list(self.layer_names),
             sites={name: values(name) for name in self.site_names},
@@ -303,6 +369,25 @@ class Job:
             layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
             warnings=_warnings(values(EMBEDDING), standard_error, self._cut_sites(values)),
         )
+
+    def record(self, explanation: Explanation, request: Request, state: FinalState) -> dict[str, Any]:
+        """What an Attribution says of its prompt, prediction and model, whatever made its scores."""
+        length = len(request.token_ids)
+        prompt = request.prompt
+        return {
+            "tokens": list(prompt.tokens[:length]),
+            "token_ids": list(request.token_ids),
+            "special": list(prompt.special[:length]),
+            "offsets": None if prompt.offsets is None else list(prompt.offsets[:length]),
+            "text": prompt.text,
+            "position": request.position,
+            "target": self.predicted_target(state, explanation),
+            "prediction": self.prediction(state),
+            "scope": explanation.scope,
+            "objective": explanation.signature(self.label, state),
+            "model": asdict(model_record(self.model)),
+            "versions": package_versions(),
+        }
 
     def _cut_sites(self, values: Callable[[str], Tensor]) -> list[str]:
         """Sites that no influence reaches though it reaches the embedding."""
@@ -318,9 +403,9 @@ class Job:
         """A token of the vocabulary as text."""
         return token_string(self.model, token_id)
 
-    def predicted_target(self, state: FinalState) -> PredictedToken | None:
-        """The objective's first target with its probability, where it has one."""
-        targets = self.objective.targets(state)
+    def predicted_target(self, state: FinalState, explanation: Explanation | None = None) -> PredictedToken | None:
+        """The first target of the objective, or of another explanation, with its probability, where it has one."""
+        targets = (explanation or self.objective).targets(state)
         return self._predicted(state, targets[0]) if targets else None
 
     def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:

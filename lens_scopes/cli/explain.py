@@ -40,12 +40,14 @@ def explain(
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.memory import parse_memory
+        from lens_scopes.points import parse_points
         from lens_scopes.readouts import as_readout
         from lens_scopes.scopes import attribute
 
-        explained = objective.objective()
+        explained = objective.objective() if companions.add else objective.explanation()
         through = paths.path()
         readout = as_readout(sites.readout)
+        points = parse_points(sites.points)
         parse_memory(sites.memory)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
@@ -58,6 +60,7 @@ def explain(
                 sites=sites.site or (),
                 through=through,
                 readout=readout,
+                points=points,
                 memory=sites.memory,
                 progress=progress,
             )

@@ -35,11 +35,23 @@ class SiteOptions:
     readout: Annotated[
         str,
         typer.Option(
-            metavar="norm|dot",
-            help="norm: largest first-order effect of a unit change; dot: signed effect of the value against zero.",
+            metavar="norm|dot|product|relative",
+            help="norm: largest first-order effect of a unit change; dot: signed effect of the value against zero; "
+            "product: the norm of gradient × value; relative: largest effect of a change as large as the value.",
             rich_help_panel=PANEL,
         ),
     ] = "norm"
+    points: Annotated[
+        str | None,
+        typer.Option(
+            metavar="path[-mean]|noise[@N]",
+            help="Average gradients over N points: path and path-mean go straight from zero or from the mean embedding "
+            "to the prompt (with --readout dot: Integrated Gradients), noise scatters around it (SmoothGrad). By "
+            "default the gradient at the prompt alone.",
+            rich_help_panel=PANEL,
+            show_default=False,
+        ),
+    ] = None
     memory: Annotated[
         str | None,
         typer.Option(

@@ -117,7 +117,22 @@ def reading(result: Scored) -> str:
             " distribution, measured by its Fisher information (½ δᵀFδ is the Kullback–Leibler divergence in nats),"
             " per unit of embedding norm. The exact formula stands in the contract under “score attributed”."
         )
+    if result.settings.get("readout") is None:
+        return (
+            "Each score is that of a baseline to compare with, which takes no gradient; its formula stands in the"
+            " contract under “score attributed”."
+        )
     quantity = explained(scope)
+    if _readout_name(result) == "product":
+        return (
+            f"Each score is the norm of the first-order effects on {quantity} of the entries of a token's embedding"
+            " having their values and not the baseline's, in the unit of that quantity."
+        )
+    if _readout_name(result) == "relative":
+        return (
+            f"Each score is the largest first-order change of {quantity} that a change of a token's embedding as large"
+            " as the embedding itself can make, in the unit of that quantity."
+        )
     if _readout_name(result) == "dot":
         return (
             f"Each score is the first-order effect on {quantity} of a token's embedding having its value and not the"
