@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +19,7 @@ OPTIONS = ("--methods", "fisher,random", "--metrics", "aopc", "--ablations", "ze
 
 @pytest.fixture(autouse=True)
 def laboratory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lens_scopes.evaluation.laboratory", sys.modules["fake_laboratory"])
-    monkeypatch.setattr("fake_laboratory.Laboratory", FakeLaboratory, raising=False)
+    monkeypatch.setattr("lens_scopes.evaluation.laboratory.Laboratory", FakeLaboratory)
 
 
 @pytest.fixture
@@ -80,10 +78,16 @@ def test_of_several_processes_the_last_one_reports(
         (["evaluate", "absent.json", *OPTIONS], "there is no such file"),
         (["evaluate", "passages.json"], "--out"),
         (["evaluate", "passages.json", *OPTIONS, "--target", "first"], "unknown target 'first'"),
+        (
+            ["evaluate", "passages.json", *OPTIONS, "--methods", "fishr"],
+            "unknown method 'fishr'; did you mean 'fisher'",
+        ),
+        (["evaluate", "passages.json", *OPTIONS, "--metrics", "aop"], "unknown metric 'aop'; did you mean 'aopc'"),
+        (["evaluate", "passages.json", *OPTIONS, "--ablations", "zer"], "unknown ablation 'zer'; did you mean 'zero'"),
         (["evaluate", "passages.json", *OPTIONS, "--reference", "fishr"], "did you mean 'fisher'"),
         (["evaluate", "passages.json", *OPTIONS, "--report", "a.docx"], "suffixes .html"),
         (["evaluate", "passages.json", *OPTIONS, "--report", "no/a.html"], "cannot write no/a.html"),
-        (["evaluate", "passages.json", *OPTIONS, "--field", "body", "--skip", "12"], "leaves none of the 12"),
+        (["evaluate", "passages.json", *OPTIONS, "--skip", "12"], "leaves none of the 12"),
         (["evaluate", "passages.json", *OPTIONS[:-1], "passages.json"], "passages.json"),
         (["report", "."], "holds no evaluation"),
         (["report", "absent"], "holds no evaluation"),
@@ -91,6 +95,7 @@ def test_of_several_processes_the_last_one_reports(
 )
 def test_bad_input_is_one_line_with_nothing_written(
     run: Callable[..., Run],  # noqa: F811
+    loader: Loader,  # noqa: F811
     folder: Path,  # noqa: F811
     passages: str,
     arguments: list[str],
@@ -99,6 +104,7 @@ def test_bad_input_is_one_line_with_nothing_written(
     failed = run(*arguments)
     assert failed.status == 2 and words in failed.err, failed.err
     assert len(failed.err.splitlines()) == 1 and not failed.out
+    assert not loader.calls or "--skip" in arguments or "passages.json" in arguments[-1]
     assert [path.name for path in folder.iterdir()] == ["passages.json"]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-_CORPUS = 256  # passages from which a corpus mean and resampled tokens are drawn, whichever of them are measured
+_CORPUS = 4096  # passages at most that a corpus mean and resampled tokens are drawn from, whichever are measured
 
 
 @runtime_checkable
@@ -140,6 +140,17 @@ def evaluate(
                     f"none of {len(records)} passages could be measured; passage {some.passage}: {some.reason}"
                 )
         return load_results(folder.path)
+
+
+def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
+    """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
+    from lens_scopes.evaluation.methods import as_method
+    from lens_scopes.evaluation.metrics import metric_named
+    from lens_scopes.token_ablation import check_ablation
+
+    for check, names in ((as_method, methods), (metric_named, metrics), (check_ablation, ablations)):
+        for name in names:
+            check(name)
 
 
 def measure_passages(
