@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-_CORPUS = 4096  # passages at most that a corpus mean and resampled tokens are drawn from, whichever are measured
+_CORPUS = 256  # first passages of a data set, from which a corpus mean and resampled tokens come
 
 
 @runtime_checkable
@@ -89,7 +89,8 @@ def evaluate(
     Every passage is measured once and its numbers are on the disk before the next begins. Called again with the same
     arguments it goes on where it was, however it ended; with a larger `limit`, or another `skip`, it adds passages. In
     several processes (`accelerate launch`, `torchrun`) that share the folder, each takes its part of the passages; the
-    numbers depend on `seed` and the passage's index alone.
+    numbers depend on `seed` and the passage's index alone. The ablations "corpus-mean" and "resample" draw on the first
+    256 passages of the data set, whichever of them are measured.
 
     Args:
         model: to explain.
