@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ValueWeightedAttention,
     )
     from lens_scopes.errors import LensScopesError
+    from lens_scopes.evaluation.report import EvaluationReport, report
     from lens_scopes.evaluation.results import load_results
     from lens_scopes.evaluation.run import evaluate
     from lens_scopes.heads import HeadInspection, inspect_heads
@@ -57,6 +58,7 @@ _HOMES = {
     "Directions": "objectives",
     "Dot": "readouts",
     "Entropy": "objectives",
+    "EvaluationReport": "evaluation.report",
     "Fisher": "objectives",
     "Frozen": "paths",
     "HeadInspection": "heads",
@@ -94,6 +96,7 @@ _HOMES = {
     "model_record": "models",
     "read_prompt": "prompts",
     "register_objective": "objectives",
+    "report": "evaluation.report",
 }
 
 __all__ = [
@@ -105,6 +108,7 @@ __all__ = [
     "Directions",
     "Dot",
     "Entropy",
+    "EvaluationReport",
     "Fisher",
     "Frozen",
     "HeadInspection",
@@ -142,6 +146,7 @@ __all__ = [
     "model_record",
     "read_prompt",
     "register_objective",
+    "report",
 ]
 
 __version__ = "0.1.0"

@@ -22,7 +22,9 @@ from tiny_models import gpt2_like
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation import folder as folder_module
+from lens_scopes.evaluation import run as run_module
 from lens_scopes.evaluation.folder import ResultFolder
+from lens_scopes.evaluation.laboratory import Laboratory
 from lens_scopes.evaluation.passages import Passages
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.results import read_results
@@ -62,10 +64,9 @@ def begin(tmp_path: Path, model: Any) -> Callable[..., ResultFolder]:
 
 
 @pytest.fixture
-def laboratory(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """`evaluate` works with the fake laboratory."""
-    monkeypatch.setitem(sys.modules, "lens_scopes.evaluation.laboratory", sys.modules["fake_laboratory"])
-    monkeypatch.setattr("fake_laboratory.Laboratory", FakeLaboratory, raising=False)
+    monkeypatch.setattr("lens_scopes.evaluation.laboratory.Laboratory", FakeLaboratory)
 
 
 def same(first: Path, second: Path) -> None:
@@ -147,10 +148,11 @@ def test_a_torn_line_of_another_process_counts_for_nothing(begin: Callable[..., 
     same(tmp_path / "whole", folder.path)
 
 
-def test_a_damaged_line_is_named(begin: Callable[..., ResultFolder]) -> None:
+@pytest.mark.parametrize("damage", [lambda line: line[:40], lambda line: bytes(len(line)), lambda line: b"7"])
+def test_a_damaged_line_is_named(begin: Callable[..., ResultFolder], damage: Callable[[bytes], bytes]) -> None:
     path = begin().path / "results-000.jsonl"
     lines = path.read_bytes().split(b"\n")
-    path.write_bytes(b"\n".join([*lines[:2], lines[2][:40], *lines[3:]]))
+    path.write_bytes(b"\n".join([*lines[:2], damage(lines[2]), *lines[3:]]))
     with pytest.raises(FileError, match="line 3 is damaged"):
         ls.load_results(path.parent)
 
@@ -245,7 +247,7 @@ def test_a_passage_that_fails_is_recorded_and_the_run_goes_on(begin: Callable[..
     assert read_results(folder.path).counts() == {"measured": 4, "failed": 3, "too long": 1}
 
 
-def test_only_on_request_is_a_long_passage_cut(model: Any, tmp_path: Path, laboratory: None) -> None:
+def test_only_on_request_is_a_long_passage_cut(model: Any, tmp_path: Path, fake: None) -> None:
     text = "The" + " dog" * 40
     arguments: Any = {"methods": ["fisher"], "metrics": ["aopc"], "ablations": ["zero"]}
     with pytest.raises(EvaluationError, match="none of 1 passages could be measured.*window of 32"):
@@ -265,7 +267,7 @@ def test_only_on_request_is_a_long_passage_cut(model: Any, tmp_path: Path, labor
     ],
 )
 def test_a_folder_of_another_evaluation_is_refused(
-    model: Any, tmp_path: Path, laboratory: None, change: dict[str, Any], words: str
+    model: Any, tmp_path: Path, fake: None, change: dict[str, Any], words: str
 ) -> None:
     arguments: Any = {
         "model": model,
@@ -312,43 +314,38 @@ def test_results_without_a_manifest_are_left_alone(begin: Callable[..., ResultFo
         begin(limit=1)
 
 
-@pytest.mark.parametrize("part", [0, 11])
-def test_on_a_full_disk_nothing_is_half_written(
-    begin: Callable[..., ResultFolder], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: int
-) -> None:
-    write = os.write
-    written = []
-
-    def full(file: int, content: bytes) -> int:
-        if content.startswith(b'{"passage": 3'):
-            write(file, content[:part])
-            written.append(part)
-            if part:
-                return part
-        if written:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(file, content)
-
-    monkeypatch.setattr(folder_module.os, "write", full)
-    with pytest.raises(FileError, match="No space left on device; what was measured before is kept"):
-        begin()
-    monkeypatch.undo()
+@pytest.mark.parametrize("part", [40, 900])
+def test_on_a_full_disk_nothing_is_half_written(begin: Callable[..., ResultFolder], tmp_path: Path, part: int) -> None:
+    whole = begin("whole").path
+    content = (whole / "results-000.jsonl").read_bytes()
+    room = content.index(b'{"passage": 3,') + part
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        with pytest.raises(FileError, match="File too large; what was measured before is kept"):
+            begin()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     content = (tmp_path / "run" / "results-000.jsonl").read_bytes()
     assert content.endswith(b"\n") and content.count(b'{"passage"') == 3
     begin()
-    begin("whole")
-    same(tmp_path / "whole", tmp_path / "run")
+    same(whole, tmp_path / "run")
 
 
-def test_a_really_full_disk(model: Any) -> None:
-    shard = Path("/dev/full")
-    if not shard.exists():
-        pytest.skip("no /dev/full here")
-    with pytest.raises(FileError, match="cannot write"):
-        folder_module.Shard(shard)
+def test_a_full_disk_is_one_sentence(
+    begin: Callable[..., ResultFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folder_module.os, "fsync", full)
+    with pytest.raises(FileError, match=r"results-000\.jsonl: No space left on device; what was"):
+        begin()
+    assert (tmp_path / "run" / "results-000.jsonl").read_bytes() == b""
 
 
-def test_evaluate_is_repeatable_and_passages_keep_their_numbers(model: Any, tmp_path: Path, laboratory: None) -> None:
+def test_evaluate_is_repeatable_and_passages_keep_their_numbers(model: Any, tmp_path: Path, fake: None) -> None:
     arguments: Any = {"methods": ["fisher"], "metrics": ["aopc"]}
     whole = ls.evaluate(model, list(TEXTS), **arguments)
     part = ls.evaluate(model, list(TEXTS), skip=4, limit=3, out=tmp_path / "part", **arguments)
@@ -371,3 +368,22 @@ def test_evaluate_is_repeatable_and_passages_keep_their_numbers(model: Any, tmp_
 def test_settings_that_make_no_sense(model: Any, change: dict[str, Any], words: str) -> None:
     with pytest.raises(EvaluationError, match=words):
         ls.evaluate(model, list(TEXTS), methods=["fisher"], metrics=["aopc"], **change)
+
+
+# With the laboratory itself
+
+
+def test_measured_in_pieces_by_several_processes_the_laboratory_gives_the_same_rows(model: Any, tmp_path: Path) -> None:
+    choices = (["fisher", "random", "leave-one-out"], ["aopc", "loo-kl", "deletion"], ["zero", "resample"])
+    texts = [text.replace(" on", " on." * (1 + n % 3)) for n, text in enumerate(TEXTS[:6])]
+    whole = ls.evaluate(model, texts, methods=choices[0], metrics=choices[1], ablations=choices[2], seed=3)
+    selection = Selection(Passages("given", tuple(texts)))
+    for limit in (3, None):
+        for rank in (1, 0):
+            laboratory = Laboratory(model, *choices, seed=3, corpus=run_module._corpus(model, selection))
+            folder = ResultFolder.begin(tmp_path / "run", {"laboratory": laboratory.signature()})
+            part = Selection(selection.passages, limit=limit)
+            measure_passages(model, laboratory, part, folder, Process(rank, 2))
+    pandas.testing.assert_frame_equal(ls.load_results(tmp_path / "run"), whole, check_exact=True)
+    assert whole["value"].notna().any() and set(whole.correct) <= {True, False}
+    assert set(whole[whole.method == "fisher"].backwards) == {1}

@@ -124,12 +124,13 @@ def evaluate(
         from lens_scopes.evaluation.folder import ResultFolder
         from lens_scopes.evaluation.passages import read_passages
         from lens_scopes.evaluation.processes import this_process
-        from lens_scopes.evaluation.run import Selection
+        from lens_scopes.evaluation.run import Selection, check_choices
         from lens_scopes.evaluation.run import evaluate as measure
         from lens_scopes.evaluation.statistics import check_reference
 
         check_target(data.target)
-        methods = _names(measures.methods)
+        methods, metrics, ablations = map(_names, (measures.methods, measures.metrics, measures.ablations))
+        check_choices(methods, metrics, ablations)
         check_reference(output.reference, methods)
         process = this_process()
         passages = read_passages(data.passages, field=data.field, split=data.split, subset=data.subset)
@@ -139,8 +140,8 @@ def evaluate(
                 loaded,
                 passages,
                 methods=methods,
-                metrics=_names(measures.metrics),
-                ablations=_names(measures.ablations),
+                metrics=metrics,
+                ablations=ablations,
                 out=out,
                 limit=data.limit,
                 skip=data.skip,

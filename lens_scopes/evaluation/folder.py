@@ -29,6 +29,7 @@ MEASURED, FAILED, TOO_LONG = "measured", "failed", "too long"
 
 _MANIFEST = "manifest.json"
 _SHARDS = "results-*.jsonl"
+_BLOCK = 1 << 16
 _UNCOMPARED = ("passages · name",)
 
 
@@ -157,12 +158,12 @@ class ResultFolder:
                 raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
             *whole, _torn = content.split(b"\n")
             for number, text in enumerate(whole, 1):
-                try:
-                    yield json.loads(text)
-                except ValueError as error:
+                line = _parsed(text)
+                if line is None:
                     raise FileError(
                         f"{path} line {number} is damaged; delete the line, and its passage is measured again."
-                    ) from error
+                    )
+                yield line
 
 
 class Shard:
@@ -172,9 +173,9 @@ class Shard:
         self.path = path
         self._lock = _lock(path)
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            self._size = _whole_lines(self._file)
-            os.ftruncate(self._file, self._size)
+            self._file = path.open("ab", buffering=0)
+            self._size = _whole_lines(path)
+            self._file.truncate(self._size)
         except OSError as error:
             self._lock.release()
             raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
@@ -189,10 +190,10 @@ class Shard:
         try:
             written = 0
             while written < len(content):
-                written += os.write(self._file, content[written:])
-            os.fsync(self._file)
+                written += self._file.write(content[written:])
+            os.fsync(self._file.fileno())
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            self._file.truncate(self._size)
             raise FileError(
                 f"cannot write {self.path}: {error.strerror or error}; what was measured before is kept, and the same "
                 "command goes on from there."
@@ -200,7 +201,7 @@ class Shard:
         self._size += len(content)
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
         self._lock.release()
 
     def __enter__(self) -> Shard:
@@ -208,6 +209,14 @@ class Shard:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
 
 
 def _lock(path: Path) -> FileLock:
@@ -223,16 +232,17 @@ def _lock(path: Path) -> FileLock:
     return lock
 
 
-def _whole_lines(file: int) -> int:
+def _whole_lines(path: Path) -> int:
     """The size of a file without its torn last line."""
-    end = os.fstat(file).st_size
-    block = 1 << 16
-    while end > 0:
-        start = max(0, end - block)
-        at = os.pread(file, end - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
-        end = start
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            at = file.read(end - start).rfind(b"\n")
+            if at >= 0:
+                return start + at + 1
+            end = start
     return 0
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-_CORPUS = 256  # passages from which a corpus mean and resampled tokens are drawn, whichever of them are measured
+_CORPUS = 256  # first passages of a data set, from which a corpus mean and resampled tokens come
 
 
 @runtime_checkable
@@ -89,7 +89,8 @@ def evaluate(
     Every passage is measured once and its numbers are on the disk before the next begins. Called again with the same
     arguments it goes on where it was, however it ended; with a larger `limit`, or another `skip`, it adds passages. In
     several processes (`accelerate launch`, `torchrun`) that share the folder, each takes its part of the passages; the
-    numbers depend on `seed` and the passage's index alone.
+    numbers depend on `seed` and the passage's index alone. The ablations "corpus-mean" and "resample" draw on the first
+    256 passages of the data set, whichever of them are measured.
 
     Args:
         model: to explain.
@@ -140,6 +141,17 @@ def evaluate(
                     f"none of {len(records)} passages could be measured; passage {some.passage}: {some.reason}"
                 )
         return load_results(folder.path)
+
+
+def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
+    """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
+    from lens_scopes.evaluation.methods import as_method
+    from lens_scopes.evaluation.metrics import metric_named
+    from lens_scopes.token_ablation import check_ablation
+
+    for check, names in ((as_method, methods), (metric_named, metrics), (check_ablation, ablations)):
+        for name in names:
+            check(name)
 
 
 def measure_passages(

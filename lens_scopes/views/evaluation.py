@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lens_scopes.evaluation.statistics import ALL
 from lens_scopes.views.evaluation_tables import Cell, means_table, sets_of_passages
 from lens_scopes.views.evaluation_wording import (
+    across,
     better,
     facts,
     how_to_read,
@@ -63,10 +64,9 @@ def _means(report: EvaluationReport) -> Section:
     parts = [definitions(facts(report))]
     for metric in report.metrics:
         about = "; ".join(word for word in (meaning(metric), better(metric)) if word)
-        tables = [_means_of(report, metric, passages, count) for passages, count in sets_of_passages(report)]
+        tables = "".join(_means_of(report, metric, passages, count) for passages, count in sets_of_passages(report))
         note = f'<p class="note">{escape(about[:1].upper() + about[1:])}.</p>' if about else ""
-        layout = f'<div class="two even">{"".join(tables)}</div>' if len(tables) > 1 else tables[0]
-        parts.append(f"<h3>{text(metric)}</h3>{note}{layout}")
+        parts.append(f"<h3>{text(metric)}</h3>{note}{tables}")
     reading = "".join(f'<p class="lead caution">{text(sentence)}</p>' for sentence in how_to_read(report))
     return Section("means", "Means", f"{''.join(parts)}<h3>How to read this</h3>{reading}")
 
@@ -78,7 +78,8 @@ def _means_of(report: EvaluationReport, metric: str, passages: str, count: int) 
         for method, cells in means_table(report, metric, passages).items()
     ]
     of = f"{'All passages' if passages == ALL else passages.capitalize()} ({count})"
-    return f'<div><p class="note">{text(of)}</p>{sortable_table(f"{metric}: {of}", headings, rows)}</div>'
+    table = sortable_table(f"{metric}: {of}", headings, rows)
+    return table if passages == ALL else f"<details><summary>{text(of)}</summary>{table}</details>"
 
 
 def _mean_cell(cell: Cell | None) -> str:
@@ -136,7 +137,7 @@ def _curves(report: EvaluationReport) -> Section:
         name = named(metric, ablation)
         about = "; ".join(word for word in (meaning(metric), better(metric)) if word)
         note = f'<p class="note">{escape(about[:1].upper() + about[1:])}.</p>' if about else ""
-        charts.append(f"<div><h3>{text(name)}</h3>{note}{line_chart(lines, 'fraction of the tokens', name)}</div>")
+        charts.append(f"<div><h3>{text(name)}</h3>{note}{line_chart(lines, across(metric), name)}</div>")
     table = sortable_table(
         "Points of the curves",
         [

@@ -51,6 +51,11 @@ def better(metric: str) -> str | None:
     return None if known is None else _METRICS[known][1]
 
 
+def across(metric: str) -> str:
+    """What a curve's fraction is of."""
+    return "share of the blocks redrawn" if metric.startswith("randomization") else "fraction of the tokens"
+
+
 def _known(metric: str) -> str | None:
     names = [name for name in _METRICS if metric == name or metric.startswith(f"{name}-")]
     return max(names, key=len, default=None)
@@ -148,7 +153,8 @@ def oddities(report: EvaluationReport) -> list[str]:
     found = []
     counts = report.results.counts()
     if counts.get(FAILED):
-        found.append(f"{counts[FAILED]} passages could not be measured; their reasons are listed.")
+        many = "s" if counts[FAILED] > 1 else ""
+        found.append(f"{counts[FAILED]} passage{many} could not be measured.")
     if len(commits := {session.get("commit") for session in report.results.sessions}) > 1:
         found.append(
             f"Measured by {len(commits)} versions of the code: {', '.join(map(str, sorted(map(str, commits))))}."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.statistics import ALL
-from lens_scopes.views.evaluation_wording import better, named, passages, title
+from lens_scopes.views.evaluation_wording import across, better, named, passages, title
 from lens_scopes.views.figure_style import (
     COLUMN_INCHES,
     INK,
@@ -114,7 +114,7 @@ def _curve(axes: Axes, report: EvaluationReport, metric: str, ablation: str | No
             linewidth=1,
         )
     axes.axhline(0, color=QUIET, linewidth=0.4, zorder=0)
-    axes.set_xlabel("fraction of the tokens")
+    axes.set_xlabel(across(metric))
     _titled(axes, named(metric, ablation))
 
 

@@ -98,13 +98,17 @@ def _frame(ticks: Sequence[float], right: float, y_of: Callable[[float], float],
         css = "zero" if tick == 0 else "tick"
         lines.append(
             f'<path class="{css}" d="M{_LEFT} {y_of(tick):.1f}h{_WIDTH}"/>'
-            f'<text class="quiet" x="{_LEFT - 6}" y="{y_of(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+            f'<text class="quiet" x="{_LEFT - 6}" y="{y_of(tick) + 4:.1f}" text-anchor="end">{_tick(tick)}</text>'
         )
     for tick in round_ticks(0.0, right):
         if tick <= right * 1.001:
             x, below = f"{x_of(tick):.1f}", _TOP + _HEIGHT + 16
             lines.append(
                 f'<path class="tick" d="M{x} {_TOP}v{_HEIGHT}"/>'
-                f'<text class="quiet" x="{x}" y="{below}" text-anchor="middle">{tick:g}</text>'
+                f'<text class="quiet" x="{x}" y="{below}" text-anchor="middle">{_tick(tick)}</text>'
             )
     return "".join(lines)
+
+
+def _tick(value: float) -> str:
+    return f"{value:g}".replace("-", "−", 1)
