@@ -7,6 +7,7 @@ Everything here is computed in float32 (float64 for float64 models), whatever th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from lens_scopes.errors import ModelError
 
+_ROOM = 8  # times the size of what is kept must be free
 _CHUNK_COLUMNS = 32_768  # columns of W_U upcast at a time: 80 MB for d_model = 640
 
 
@@ -91,10 +93,31 @@ def unembedding(model: Any) -> Unembedding:
     bias = getattr(model, "b_U", None)
     cap = getattr(model.cfg, "output_logits_soft_cap", None)
     return Unembedding(
-        W_U=weight.detach(),
+        W_U=_in_compute_dtype(model, weight.detach()),
         b_U=bias.detach() if isinstance(bias, Tensor) and bool(bias.any()) else None,
         soft_cap=float(cap) if cap is not None and cap > 0 else None,
     )
+
+
+_upcast: weakref.WeakKeyDictionary[Any, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
+
+
+def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "d_model d_vocab"]:
+    """Low-precision weights upcast once and kept while the model lives, where a processor's memory has room for it:
+    upcasting a large vocabulary for every prediction takes longer than a forward pass of a short prompt."""
+    dtype = compute_dtype(weight.dtype)
+    size = weight.numel() * torch.finfo(dtype).bits // 8
+    if weight.dtype == dtype or weight.device.type != "cpu":
+        return weight
+    state = (weight.data_ptr(), weight._version)
+    if model in _upcast and _upcast[model][0] == state:
+        return _upcast[model][1]
+    import psutil
+
+    if psutil.virtual_memory().available < _ROOM * size:
+        return weight
+    _upcast[model] = (state, weight.to(dtype))
+    return _upcast[model][1]
 
 
 @dataclass(frozen=True)

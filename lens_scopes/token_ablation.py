@@ -130,10 +130,15 @@ class AblatedPrompt:
         """
         draws = 1 if self._replacements is None else len(self._replacements)
         totals = torch.zeros(4, len(masks), dtype=torch.float64)
-        for rows, states in self._final_states(masks):
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                part = slice(start, start + _ROWS_AT_ONCE)
-                totals.index_add_(1, torch.tensor(rows[part]), self._measures(states[part]) / draws)
+        rows: list[int] = []
+        states: list[Tensor] = []
+        for some_rows, some_states in self._final_states(masks):
+            rows += some_rows
+            states.append(some_states)
+        # Logits of many rows at a time: W_U is read once for all of them.
+        for start, part in enumerate(torch.cat(states).split(_ROWS_AT_ONCE) if states else ()):
+            own = rows[start * _ROWS_AT_ONCE : start * _ROWS_AT_ONCE + len(part)]
+            totals.index_add_(1, torch.tensor(own), self._measures(part) / draws)
         log_probability, probability, logit, divergence = totals
         return Outcomes(log_probability, probability, logit, divergence)
 

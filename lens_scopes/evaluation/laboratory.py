@@ -14,7 +14,7 @@ import torch
 
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.methods import Method, MethodLike, Scored, as_method
+from lens_scopes.evaluation.methods import Method, MethodLike, as_method
 from lens_scopes.evaluation.metrics import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS, Case, Metric, metric_named
 from lens_scopes.evaluation.randomized import RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial
@@ -126,14 +126,19 @@ class Laboratory:
             )
             for name in (self.ablations if any(metric.ablates for metric in self.metrics) else ())
         }
-        measurements = []
+        planned: list[tuple[Metric, str | None, Case]] = []
         for method in self.methods:
             scored = method.score(self.model, prompt, top)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.ablates else (None,):
                     trial = None if ablation is None else trials[ablation]
                     case = Case(self.model, prompt, top, method, scored, trial, self._randomized, seed)
-                    measurements += self._measured(case, metric, ablation, scored)
+                    planned.append((metric, ablation, case))
+        for trial in trials.values():
+            masks = [metric.sets(case) for metric, _, case in planned if metric.sets and case.trial is trial]
+            if masks:
+                trial.outcomes(torch.cat(masks))
+        measurements = [item for plan in planned for item in self._measured(*plan)]
         facts = {
             "n_tokens": len(prompt),
             "top_token_id": top,
@@ -146,7 +151,7 @@ class Laboratory:
         }
         return facts, measurements
 
-    def _measured(self, case: Case, metric: Metric, ablation: str | None, scored: Scored) -> list[Measurement]:
+    def _measured(self, metric: Metric, ablation: str | None, case: Case) -> list[Measurement]:
         return [
             Measurement(
                 method=case.method.name,
@@ -154,8 +159,8 @@ class Laboratory:
                 ablation=ablation,
                 value=item.value,
                 fraction=item.fraction,
-                forwards=scored.forwards,
-                backwards=scored.backwards,
+                forwards=case.scored.forwards,
+                backwards=case.scored.backwards,
                 note=item.note,
             )
             for item in metric.measure(case)

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
@@ -42,6 +42,7 @@ from lens_scopes.evaluation.trial import Trial, count_of, ranking
 from lens_scopes.forward import hooked
 from lens_scopes.prompts import Prompt
 from lens_scopes.sites import EMBEDDING
+from lens_scopes.token_ablation import Outcomes
 
 AOPC_FRACTIONS = (0.05, 0.10, 0.20)
 ERASER_FRACTIONS = (0.01, 0.05, 0.10, 0.20, 0.50)
@@ -105,12 +106,15 @@ class Metric:
     Attributes:
         ablates: whether it depends on what tokens are replaced by.
         measure: the numbers of one case.
+        sets: the masks whose outcomes it will ask for, where they are known beforehand; those of all methods and
+            metrics then run together.
         expensive: whether it takes many forward passes for each method and passage.
     """
 
     name: str
     ablates: bool
     measure: Callable[[Case], list[Value]]
+    sets: Callable[[Case], Bool[Tensor, "row pos"]] | None = None
     expensive: bool = False
 
 
@@ -119,14 +123,31 @@ def integral(fractions: Sequence[float], values: Sequence[float]) -> float:
     return float(np.trapezoid(np.asarray(values, dtype=float), np.asarray(fractions, dtype=float)))
 
 
-def _without_top(case: Case, scores: Float[Tensor, " n"], fractions: Sequence[float], keep: bool = False) -> Any:
-    """Outcomes of ablating the top fractions, or of ablating all but them."""
+def _top(
+    case: Case, scores: Float[Tensor, " n"], fractions: Sequence[float], keep: bool = False
+) -> Bool[Tensor, "row pos"]:
+    """Masks of the top fractions, or of all but them."""
     order = ranking(scores)
     sets = []
     for fraction in fractions:
         k = count_of(fraction, len(order))
         sets.append(order[k:] if keep else order[:k])
-    return case.ablated.outcomes(case.ablated.masks(sets))
+    return case.ablated.masks(sets)
+
+
+def _top_sets(fractions: Sequence[float], keep: bool = False) -> Callable[[Case], Bool[Tensor, "row pos"]]:
+    """The masks of a metric of top fractions, by value and by magnitude."""
+
+    def sets(case: Case) -> Bool[Tensor, "row pos"]:
+        by_value, by_magnitude = (_top(case, scores, fractions, keep) for scores in (case.values, case.magnitudes))
+        return torch.cat([by_value, by_magnitude]) if case.method.signed else by_value
+
+    return sets
+
+
+def _without_top(case: Case, scores: Float[Tensor, " n"], fractions: Sequence[float], keep: bool = False) -> Outcomes:
+    """Outcomes of ablating the top fractions, or of ablating all but them."""
+    return case.ablated.outcomes(_top(case, scores, fractions, keep))
 
 
 def _aopc(case: Case) -> list[Value]:
@@ -293,15 +314,15 @@ def _randomization_by_layer(case: Case) -> list[Value]:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("aopc", True, _aopc),
-        Metric("aopc-kl", True, _aopc_kl),
+        Metric("aopc", True, _aopc, _top_sets(AOPC_FRACTIONS)),
+        Metric("aopc-kl", True, _aopc_kl, _top_sets(AOPC_FRACTIONS)),
         Metric("aopc-normalised", True, _aopc_normalised, expensive=True),
-        Metric("comprehensiveness", True, _eraser("comprehensiveness", keep=False)),
-        Metric("comprehensiveness-kl", True, _eraser_kl("comprehensiveness", keep=False)),
-        Metric("sufficiency", True, _eraser("sufficiency", keep=True)),
-        Metric("sufficiency-kl", True, _eraser_kl("sufficiency", keep=True)),
-        Metric("deletion", True, _curves("deletion", keep=False)),
-        Metric("insertion", True, _curves("insertion", keep=True)),
+        Metric("comprehensiveness", True, _eraser("comprehensiveness", keep=False), _top_sets(ERASER_FRACTIONS)),
+        Metric("comprehensiveness-kl", True, _eraser_kl("comprehensiveness", keep=False), _top_sets(ERASER_FRACTIONS)),
+        Metric("sufficiency", True, _eraser("sufficiency", keep=True), _top_sets(ERASER_FRACTIONS, keep=True)),
+        Metric("sufficiency-kl", True, _eraser_kl("sufficiency", keep=True), _top_sets(ERASER_FRACTIONS, keep=True)),
+        Metric("deletion", True, _curves("deletion", keep=False), _top_sets(CURVE_FRACTIONS)),
+        Metric("insertion", True, _curves("insertion", keep=True), _top_sets(CURVE_FRACTIONS, keep=True)),
         Metric("loo-kl", True, _loo_kl),
         Metric("loo-kl-null", True, _loo_kl_null),
         Metric("first-token", False, _first_token),
