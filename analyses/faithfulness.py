@@ -61,9 +61,7 @@ TABLES = {
     "aopc-lambada": Table(
         "lambada", _PAPER_METHODS, ("aopc", "aopc-kl"), ("zero", "pad"), 200, "fisher", dtype="bfloat16"
     ),
-    "aopc-iwslt": Table(
-        "iwslt", _PAPER_METHODS, ("aopc", "aopc-kl"), ("zero", "pad"), 200, "fisher", dtype="bfloat16"
-    ),
+    "aopc-iwslt": Table("iwslt", _PAPER_METHODS, ("aopc", "aopc-kl"), ("zero", "pad"), 200, "fisher", dtype="bfloat16"),
     "agreement": Table(
         "lambada",
         ("random", "ig@8", "ixg", "semantic", "temperature", "fisher", "fisher@4", "fisher@8", "fisher@8+values"),
@@ -111,7 +109,9 @@ def summary(record: Mapping[str, Any]) -> list[str]:
             if row["passages"] == "all" and row["fraction"] is None and _finite(row["mean"]):
                 where = f" {row['ablation']}" if row["ablation"] else ""
                 interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-                lines.append(f"  {row['metric']}{where}  {row['method']}: {row['mean']:.3f} {interval} n={row['count']}")
+                lines.append(
+                    f"  {row['metric']}{where}  {row['method']}: {row['mean']:.3f} {interval} n={row['count']}"
+                )
     return lines
 
 
