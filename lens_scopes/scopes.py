@@ -359,6 +359,7 @@ class Job:
                 "sites": [EMBEDDING, *self.layer_names, *self.site_names],
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
+                "squared": directions.squared,
                 "details": _plain(directions.details),
                 "memory": plan.describe(),
             },

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,7 +59,8 @@ class Method:
         readout: how a gradient becomes a score, for scopes.
         through: which components carry gradient, for scopes.
         points: where gradients are taken, for scopes; None for the prompt itself.
-        site: where influence is read: "" for the embedding; else a short hook name, summed over layers and heads.
+        site: where influence is read: "" for the embedding; else a short hook name, put together over the layers by
+            `Attribution.total_over_sites`.
     """
 
     name: str
@@ -96,9 +96,7 @@ class Method:
             readout=self.readout,
             points=self.points,
         )
-        scores = result.scores
-        if self.site:
-            scores = torch.stack([values.reshape(len(values), -1).sum(1) for values in result.sites.values()]).sum(0)
+        scores = result.total_over_sites() if self.site else result.scores
         directions = 1 if self.explanation.numeric else _directions(result.settings["details"])
         points = 1 if self.points is None else getattr(self.points, "steps", getattr(self.points, "samples", 1))
         return Scored(scores, points, points * directions)
