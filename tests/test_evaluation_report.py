@@ -15,7 +15,7 @@ from lens_scopes.evaluation.report import SUFFIXES, EvaluationReport, report
 from lens_scopes.evaluation.results import load_results
 from lens_scopes.evaluation.statistics import compare_methods
 from lens_scopes.views import figure_bytes
-from lens_scopes.views.evaluation_tables import latex, markdown
+from lens_scopes.views.evaluation_tables import latex, markdown, means_table
 from lens_scopes.views.evaluation_wording import better, meaning, p_text, ranges, value_text
 from lens_scopes.views.line_chart import round_ticks
 from lens_scopes.views.series import look
@@ -57,6 +57,15 @@ def test_the_best_is_marked_by_the_direction_of_the_metric(page: str) -> None:
         table = page[page.index(f"<caption>{caption}") :].split("</table>")[0]
         rows = {row.split('data-value="')[1].split('"')[0]: row for row in table.split("<tr>")[2:]}
         assert [method for method, row in rows.items() if "<b>" in row] == ["fisher@8+dot-mean"]
+
+
+def test_means_of_those_predicted_correctly_are_theirs_alone(found: EvaluationReport) -> None:
+    rows = found.results.rows
+    chosen = rows[(rows.method == "fisher") & (rows.metric == "aopc") & (rows.ablation == "zero")]
+    right = chosen[chosen.correct.eq(True)]["value"]
+    assert 6 < len(right) < len(chosen)
+    cells = [means_table(found, "aopc", passages)["fisher"][0] for passages in ("all", "predicted correctly")]
+    assert [cell and cell.mean for cell in cells] == pytest.approx([chosen["value"].mean(), right.mean()])
 
 
 def test_sanity_checks_are_judged_in_every_form(found: EvaluationReport, page: str) -> None:
