@@ -10,6 +10,7 @@ from pathlib import Path
 METHODS = {"fisher": 0.6, "fisher@8+dot-mean": 0.75, "random": 0.0, "<b>x_y & 50%</b>": 0.4}
 ABLATIONS = ("zero", "mean")
 FRACTIONS = (0.0, 0.1, 0.5, 1.0)
+STAGES = {"final-quarter": 1.0, "all-blocks": 0.3}
 FAILED, TOO_LONG = 3, 5
 
 
@@ -46,9 +47,13 @@ def _passage(index: int, target: str) -> dict:
             rows.append([method, "aopc", ablation, ease - quality + draw.gauss(0, 0.05), None, 2, 1, None])
             agreement = math.tanh(quality + draw.gauss(0, 0.1))
             rows.append([method, "loo-kl-spearman", ablation, agreement, None, 2, 1, None])
+            rows.append([method, "loo-kl-null", ablation, draw.gauss(0, 0.1), None, 2, 1, None])
             for fraction in FRACTIONS:
                 change = -3 * fraction ** (1 - 0.5 * quality) + draw.gauss(0, 0.1) * (fraction > 0)
                 rows.append([method, "deletion-logprob", ablation, change, fraction, 2, 1, None])
+        for stage, remains in STAGES.items():
+            kept = remains * quality + draw.gauss(0, 0.05) + (method == "random")
+            rows.append([method, f"randomization-{stage}", None, kept, None, 2, 1, None])
         undefined = method == "random"
         rows.append([method, "first-token", None, None if undefined else draw.random(), None, 2, 1, "constant"])
     facts = {"n_tokens": 20, "correct": draw.random() < 0.6 if target == "last" else None}

@@ -28,6 +28,7 @@ def test_it_fits_and_nothing_executes(visit: Callable[..., Any], page: str, widt
         "Means",
         "Compared with fisher",
         "Curves",
+        "Sanity checks",
         "Cost",
         "Passages left out",
         "Model, settings, versions",

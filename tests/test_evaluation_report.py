@@ -15,7 +15,7 @@ from lens_scopes.evaluation.report import SUFFIXES, EvaluationReport, report
 from lens_scopes.evaluation.results import load_results
 from lens_scopes.evaluation.statistics import compare_methods
 from lens_scopes.views import figure_bytes
-from lens_scopes.views.evaluation_tables import latex, markdown
+from lens_scopes.views.evaluation_tables import latex, markdown, means_table
 from lens_scopes.views.evaluation_wording import better, meaning, p_text, ranges, value_text
 from lens_scopes.views.line_chart import round_ticks
 from lens_scopes.views.series import look
@@ -59,20 +59,40 @@ def test_the_best_is_marked_by_the_direction_of_the_metric(page: str) -> None:
         assert [method for method, row in rows.items() if "<b>" in row] == ["fisher@8+dot-mean"]
 
 
+def test_means_of_those_predicted_correctly_are_theirs_alone(found: EvaluationReport) -> None:
+    rows = found.results.rows
+    chosen = rows[(rows.method == "fisher") & (rows.metric == "aopc") & (rows.ablation == "zero")]
+    right = chosen[chosen.correct.eq(True)]["value"]
+    assert 6 < len(right) < len(chosen)
+    cells = [means_table(found, "aopc", passages)["fisher"][0] for passages in ("all", "predicted correctly")]
+    assert [cell and cell.mean for cell in cells] == pytest.approx([chosen["value"].mean(), right.mean()])
+
+
+def test_sanity_checks_are_judged_in_every_form(found: EvaluationReport, page: str) -> None:
+    verdicts = {(v.check, v.method, v.ablation): v.passed for v in found.verdicts}
+    assert verdicts["model", "fisher", None] and not verdicts["model", "random", None]
+    assert verdicts["cascade", "fisher", None] and not verdicts["cascade", "random", None]
+    assert verdicts["chance", "fisher", "zero"] and not verdicts["chance", "random", "mean"]
+    table = page[page.index("<caption>Verdicts") :].split("</table>")[0]
+    assert table.count("<b>passed</b>") == sum(bool(v) for v in verdicts.values())
+    assert table.count("<b>failed</b>") == sum(v is False for v in verdicts.values()) > 0
+    assert markdown(found).count("| passed |") == latex(found).count("& passed &") == table.count("<b>passed</b>")
+
+
 def test_markdown_has_every_table(found: EvaluationReport) -> None:
     text = markdown(found)
     tables = re.findall(r"^\| method \|.*$", text, re.MULTILINE)
-    assert len(tables) == 2 * len(found.metrics)
+    assert len(tables) == 2 * len(found.metrics) + 1
     value = value_text(mean(found, "fisher@8+dot-mean", "aopc", "zero"))
     assert f"**{value}**" in text
     assert text.count("| predicted correctly |") == len(found.compared) // 2
-    assert all(line.count("|") in (0, 4, 3, 11) for line in text.splitlines() if line.startswith("|")), text
+    assert all(line.count("|") in (3, 4, 8, 11) for line in text.splitlines() if line.startswith("|")), text
 
 
 def test_latex_is_balanced_and_escaped(found: EvaluationReport) -> None:
     text = latex(found)
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    assert body.count(r"\begin{table}") == body.count(r"\end{table}") == 3
+    assert body.count(r"\begin{table}") == body.count(r"\end{table}") == 4
     assert r"<b>x\_y \& 50\%</b>" in body
     assert not re.search(r"(?<!\\)[%#_&](?! )", body.replace(" & ", "  ")), body
     assert "−" not in body and body.replace(r"\{", "").count("{") == body.replace(r"\}", "").count("}")
@@ -85,7 +105,8 @@ def test_latex_is_balanced_and_escaped(found: EvaluationReport) -> None:
 def test_the_figure_has_a_panel_for_each_metric_and_curve(found: EvaluationReport, format: str) -> None:
     assert figure_bytes(found, format) == figure_bytes(found, format)
     labels = [axes.get_label() for axes in found.figure().axes]
-    assert labels == ["mean aopc", "mean loo-kl-spearman", "mean first-token", "curve 0", "curve 1"]
+    assert labels == [*(f"mean {metric}" for metric in found.metrics), "curve 0", "curve 1"]
+    assert {"aopc", "loo-kl-spearman", "first-token", "randomization-all-blocks"} <= set(found.metrics)
     marks = [line for line in found.figure().axes[0].lines if len(line.get_xdata()) == 1]
     assert len(marks) == len(METHODS) * len(ABLATIONS)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.results import Results, read_results
+from lens_scopes.evaluation.sanity import Verdict, sanity_verdicts
 from lens_scopes.evaluation.statistics import compare_methods, mean_values
 from lens_scopes.shown import Shown
 
@@ -27,12 +28,14 @@ class EvaluationReport(Shown):
         means: of every method, metric and ablation, with 95 % intervals; see `mean_values`.
         compared: every method against the reference; see `compare_methods`.
         reference: the method that the others are compared with.
+        verdicts: on the sanity checks that the metrics allow; see `sanity_verdicts`.
     """
 
     results: Results
     means: pandas.DataFrame
     compared: pandas.DataFrame
     reference: str
+    verdicts: list[Verdict]
 
     @property
     def methods(self) -> list[str]:
@@ -63,6 +66,7 @@ class EvaluationReport(Shown):
             "reference": self.reference,
             "means": _records(self.means),
             "comparisons": _records(self.compared),
+            "sanity": [asdict(verdict) for verdict in self.verdicts],
         }
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -118,7 +122,9 @@ def report(source: Results | str | Path, *, reference: str | None = None) -> Eva
         some = f"; passage {min(reasons)}: {reasons[min(reasons)]}" if reasons else ""
         raise EvaluationError(f"no passage has been measured, so there is nothing to report{some}.")
     compared = compare_methods(results.rows, reference=reference)
-    return EvaluationReport(results, mean_values(results.rows), compared, compared.attrs["reference"])
+    return EvaluationReport(
+        results, mean_values(results.rows), compared, compared.attrs["reference"], sanity_verdicts(results.rows)
+    )
 
 
 def _records(frame: pandas.DataFrame) -> list[dict[str, Any]]:

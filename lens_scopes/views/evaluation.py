@@ -7,8 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lens_scopes.evaluation.statistics import ALL
-from lens_scopes.views.evaluation_tables import Cell, means_table, sets_of_passages
+from lens_scopes.views.evaluation_tables import VERDICTS, Cell, means_table, sets_of_passages, verdicts_table
 from lens_scopes.views.evaluation_wording import (
+    SANITY,
     across,
     better,
     facts,
@@ -47,6 +48,8 @@ def evaluation_page(report: EvaluationReport) -> Page:
         sections.append(_compared(report))
     if report.curves:
         sections.append(_curves(report))
+    if report.verdicts:
+        sections.append(_sanity(report))
     sections.append(_cost(report))
     if report.results.reasons():
         sections.append(_left_out(report))
@@ -166,6 +169,23 @@ def _curves(report: EvaluationReport) -> Section:
         f"<details><summary>All points as a table</summary>{table}</details>"
     )
     return Section("curves", "Curves", html)
+
+
+def _sanity(report: EvaluationReport) -> Section:
+    kinds = ("text", "text", "text", "text", "text", "number", "number")
+    rows = [
+        (
+            text_cell(text(verdict.method), verdict.method, "component"),
+            *(text_cell(text(cell), cell, "passages") for cell in cells[1:3]),
+            text_cell(f"<b>{text(cells[3])}</b>", cells[3], "passages"),
+            text_cell(text(cells[4]), cells[4], "passages"),
+            number_cell(cells[5], verdict.low),
+            number_cell(cells[6], verdict.p),
+        )
+        for verdict, cells in zip(report.verdicts, verdicts_table(report), strict=True)
+    ]
+    table = sortable_table("Verdicts", list(zip(VERDICTS, kinds, strict=True)), rows)
+    return Section("sanity", "Sanity checks", f'<p class="note">{text(SANITY)}</p>{table}')
 
 
 def _cost(report: EvaluationReport) -> Section:

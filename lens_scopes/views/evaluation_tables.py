@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lens_scopes.evaluation.statistics import ALL
 from lens_scopes.views.evaluation_wording import (
+    SANITY,
     best,
     better,
     facts,
@@ -20,6 +21,7 @@ from lens_scopes.views.evaluation_wording import (
     p_text,
     title,
     value_text,
+    verdict_text,
 )
 
 if TYPE_CHECKING:
@@ -94,6 +96,25 @@ def compared_table(report: EvaluationReport) -> list[tuple[str, ...]]:
     ]
 
 
+VERDICTS = ("method", "check", "ablation", "verdict", "found", "95 % interval", "p")
+
+
+def verdicts_table(report: EvaluationReport) -> list[tuple[str, ...]]:
+    """The cells of every sanity check, under the headings of VERDICTS."""
+    return [
+        (
+            verdict.method,
+            verdict.check,
+            verdict.ablation or "—",
+            verdict_text(verdict.passed),
+            verdict.sentence,
+            interval_text(verdict.low, verdict.high) or "—",
+            "—" if verdict.p is None else p_text(verdict.p),
+        )
+        for verdict in report.verdicts
+    ]
+
+
 def markdown(report: EvaluationReport) -> str:
     """Every table of the report, with the settings above and the reading below them."""
     parts = [f"# {title(report)}", "\n".join(f"- {name}: {value}" for name, value in facts(report).items())]
@@ -110,6 +131,8 @@ def markdown(report: EvaluationReport) -> str:
             parts += [heading, *([about] if about else []), _markdown_table(columns, rows)]
     if len(report.compared):
         parts += [f"## Compared with `{report.reference}`", _markdown_table(COMPARED, compared_table(report))]
+    if report.verdicts:
+        parts += ["## Sanity checks", _markdown_table(VERDICTS, verdicts_table(report)), SANITY]
     return "\n\n".join([*parts, *how_to_read(report)]) + "\n"
 
 
@@ -132,6 +155,10 @@ def latex(report: EvaluationReport) -> str:
         caption = f"Paired differences from {report.reference}, with Wilcoxon tests corrected after Holm."
         headings = [_escaped(heading) for heading in COMPARED]
         parts.append(_latex_table("llllrrrrrr", headings, rows, _escaped(caption)))
+    if report.verdicts:
+        rows = [[_escaped(cell) for cell in row] for row in verdicts_table(report)]
+        headings = [_escaped(heading) for heading in VERDICTS]
+        parts.append(_latex_table("llllllr", headings, rows, _escaped(f"Sanity checks. {SANITY}")))
     return "\n\n".join(parts) + "\n"
 
 

@@ -166,6 +166,21 @@ def oddities(report: EvaluationReport) -> list[str]:
     return found
 
 
+SANITY = (
+    "model: less than half of the ranking (Spearman, the whole interval) remains with all blocks redrawn; cascade: all"
+    " blocks redrawn leave less than the final quarter; chance: the agreement with leave-one-out is above that of"
+    " shuffled scores. Tests are one-sided Wilcoxon tests at 0.01, not part of the corrected table. For comparison,"
+    " arXiv:2601.16407 and its rebuttal report for Gemma 3 1B on LAMBADA that of the ranking remain 0.88, 0.81 and 0.34"
+    " (Semantic), 0.82, 0.81 and 0.36 (Temperature) and 0.84, 0.79 and 0.33 (Fisher) with the final quarter, the final"
+    " half and all blocks redrawn."
+)
+
+
+def verdict_text(passed: bool | None) -> str:
+    """Passed, failed, or that there were too few passages to tell."""
+    return "too few passages" if passed is None else "passed" if passed else "failed"
+
+
 def value_text(value: float) -> str:
     """Three significant digits: −0.801, 12.3, 1.20e-05; a dash where there is no number."""
     if not math.isfinite(value):

@@ -20,6 +20,7 @@ from lens_scopes.views.evaluation_wording import (
     p_text,
     title,
     value_text,
+    verdict_text,
 )
 from lens_scopes.views.terminal_parts import Brush, TerminalView, cautions, definitions, spaced
 from lens_scopes.views.token_text import running
@@ -49,6 +50,8 @@ class EvaluationView(TerminalView):
             yield spaced(_means(report, metric))
         if len(report.compared):
             yield spaced(_compared(report))
+        if report.verdicts:
+            yield spaced(_verdicts(report))
 
 
 def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:
@@ -87,6 +90,20 @@ def _compared(report: EvaluationReport) -> Table:
             Text(interval_text(line["low"], line["high"]) or line["note"] or "", "dim"),
             value_text(line["effect"]),
             Text(p_text(line["p_holm"]), "bold" if line["p_holm"] < 0.05 else ""),
+        )
+    return table
+
+
+def _verdicts(report: EvaluationReport) -> Table:
+    table = _table("sanity")
+    for heading in ("check", "verdict", "found"):
+        table.add_column(heading, overflow="fold")
+    for verdict in report.verdicts:
+        table.add_row(
+            Text(running(verdict.method)),
+            Text(running(named(verdict.check, verdict.ablation)), "dim"),
+            Text(verdict_text(verdict.passed), "" if verdict.passed else "bold"),
+            Text(running(verdict.sentence)),
         )
     return table
 
