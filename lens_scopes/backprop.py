@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,6 +35,22 @@ Visit = Callable[[int, str, Tensor, Tensor], None]
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """What gives every direction's gradients at every site, however it comes by them."""
+
+    @property
+    def real(self) -> Bool[Tensor, "batch pos"]:
+        """Marks positions that are not padding."""
+        ...
+
+    def backward(
+        self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None
+    ) -> None:
+        """Visits every direction's gradients at every site."""
+        ...
 
 
 @dataclass(frozen=True)

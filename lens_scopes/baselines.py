@@ -11,20 +11,27 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.contract import baseline_contract
-from lens_scopes.errors import ObjectiveError
+from lens_scopes.errors import EvaluationError, ObjectiveError
 from lens_scopes.final_state import FinalState
 from lens_scopes.forward import hooked, run_to_final_state
 from lens_scopes.objectives import Explanation
-from lens_scopes.token_ablation import ABLATIONS, AblatedPrompt, check_ablation
+from lens_scopes.token_ablation import ABLATIONS, AblatedPrompt, check_ablation, check_draws
 
-OutsideFunction = Callable[[Any, Sequence[int]], "Tensor | Sequence[float]"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Measure: TypeAlias = Literal["kl", "logit", "logprob"]
+    OutsideArray: TypeAlias = Tensor | Sequence[float] | NDArray[Any]
+    OutsideFunction: TypeAlias = Callable[[Any, Sequence[int]], OutsideArray]
+else:  # what is none of these is answered with an ObjectiveError, also under a run-time type checker
+    Measure = OutsideArray = OutsideFunction = Any
 
 
 class Baseline(Explanation):
@@ -70,10 +77,10 @@ class LeaveOneOut(Baseline):
 
     Raises:
         ObjectiveError: for an unknown measure.
-        EvaluationError: for an unknown ablation.
+        EvaluationError: for an unknown ablation, for "corpus-mean", and draws that are not a positive integer.
     """
 
-    measure: Literal["kl", "logit", "logprob"] = "kl"
+    measure: Measure = "kl"
     ablation: str = "zero"
     draws: int = 4
     seed: int = 0
@@ -84,6 +91,12 @@ class LeaveOneOut(Baseline):
         if self.measure not in ("kl", "logit", "logprob"):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
         check_ablation(self.ablation)
+        check_draws(self.draws)
+        if self.ablation == "corpus-mean":
+            raise EvaluationError(
+                "LeaveOneOut sees one prompt alone, so it has no corpus-mean to replace tokens by; choose 'mean', the "
+                "prompt's own, or another."
+            )
 
     @property
     def output(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -205,7 +218,7 @@ class OutsideScores(Baseline):
         name: how results name it.
     """
 
-    source: OutsideFunction | Tensor | Sequence[float]
+    source: OutsideFunction | OutsideArray
     name: str = "outside"
     scope: ClassVar[str] = "outside"
     output: ClassVar[str] = "what the outside scores explain"

@@ -12,17 +12,21 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import Self
 
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.final_state import FinalState
 from lens_scopes.fisher import PredictiveGeometry
 from lens_scopes.prompts import resolve_token
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+else:  # a run-time type checker that decorates methods one by one cannot read Self
+    Self = Any
 
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
 

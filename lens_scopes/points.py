@@ -14,7 +14,8 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from math import isfinite
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +28,13 @@ from lens_scopes.forward import Hook, token_embeddings
 from lens_scopes.objectives import Directions, Objective
 from lens_scopes.sites import EMBEDDING
 
+if TYPE_CHECKING:
+    Start: TypeAlias = Literal["zero", "mean"]
+    Count: TypeAlias = int
+    PointsLike: TypeAlias = "Points | str | None"
+else:  # what is none of these is answered with a ReadoutError that says what to do, also under a run-time type checker
+    Start = Count = PointsLike = Any
+
 _TOKENS_AT_ONCE = 1024  # of all points run together
 _POINTS = 16  # unless a number is given
 
@@ -35,6 +43,11 @@ class Points(ABC):
     """Base of the ways to choose where gradients are taken."""
 
     name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many there are."""
 
     @abstractmethod
     def embeddings(self, own: Float[Tensor, "pos d_model"]) -> Float[Tensor, "point pos d_model"]:
@@ -56,21 +69,25 @@ class StraightPath(Points):
         steps: number of points; completeness holds up to the error of the midpoint rule.
 
     Raises:
-        ReadoutError: for another baseline, and for steps that are not positive.
+        ReadoutError: for another baseline, and for steps that are not a positive integer.
 
     Source: Integrated Gradients, Sundararajan et al., arXiv:1703.01365; the path-integrated scopes of
     arXiv:2601.16407.
     """
 
-    baseline: Literal["zero", "mean"] = "zero"
-    steps: int = _POINTS
+    baseline: Start = "zero"
+    steps: Count = _POINTS
     name: ClassVar[str] = "path"
 
     def __post_init__(self) -> None:
         if self.baseline not in ("zero", "mean"):
             raise ReadoutError(f'a path starts at the baseline "zero" or "mean"; got {self.baseline!r}.')
-        if self.steps < 1:
-            raise ReadoutError(f"a path needs at least one step; got {self.steps}.")
+        if not _is_count(self.steps):
+            raise ReadoutError(f"a path needs at least one step, a whole number of them; got {self.steps!r}.")
+
+    @property
+    def count(self) -> int:
+        return self.steps
 
     def embeddings(self, own: Float[Tensor, "pos d_model"]) -> Float[Tensor, "point pos d_model"]:
         start = torch.zeros_like(own) if self.baseline == "zero" else own.mean(0).expand_as(own)
@@ -93,21 +110,26 @@ class Noise(Points):
         seed: of the noise; the global generator is not touched.
 
     Raises:
-        ReadoutError: for numbers that are not positive.
+        ReadoutError: for samples that are not a positive integer, and a scale that is not positive.
 
     Source: SmoothGrad, Smilkov et al., arXiv:1706.03825.
     """
 
-    samples: int = _POINTS
+    samples: Count = _POINTS
     scale: float = 0.1
     seed: int = 0
     name: ClassVar[str] = "noise"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or not self.scale > 0:
+        if not _is_count(self.samples) or not (self.scale > 0 and isfinite(self.scale)):
             raise ReadoutError(
-                f"noise needs at least one sample and a positive scale; got {self.samples} and {self.scale}."
+                "noise needs at least one sample, a whole number of them, and a positive scale; got "
+                f"{self.samples!r} and {self.scale!r}."
             )
+
+    @property
+    def count(self) -> int:
+        return self.samples
 
     def embeddings(self, own: Float[Tensor, "pos d_model"]) -> Float[Tensor, "point pos d_model"]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -127,6 +149,24 @@ _NAMED: dict[str, Callable[[int], Points]] = {
     "path-mean": lambda count: StraightPath("mean", count),
     "noise": lambda count: Noise(count),
 }
+
+
+def as_points(points: PointsLike) -> Points | None:
+    """Reads points given by object or as text; None stands for the prompt itself.
+
+    Raises:
+        ReadoutError: for anything else.
+    """
+    if points is None or isinstance(points, Points):
+        return points
+    if isinstance(points, str):
+        return parse_points(points)
+    got = f"the class {points.__name__}" if isinstance(points, type) else repr(points)
+    raise ReadoutError(f"points takes ls.StraightPath(), ls.Noise() or None for the prompt itself; got {got}.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def parse_points(text: str | None) -> Points | None:

@@ -24,8 +24,10 @@ class Prefixed:
         token_ids: the whole prompt.
 
     Attributes:
-        final_state: y at the last token of the prompt itself, [1, d_model].
+        final_state: y at the last token of the prompt itself.
     """
+
+    final_state: Float[Tensor, "1 d_model"]
 
     def __init__(self, model: Any, token_ids: Sequence[int]) -> None:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
@@ -39,7 +41,8 @@ class Prefixed:
     def possible(model: Any) -> bool:
         """Whether the model can start in the middle of a prompt. A TransformerBridge keeps its caches to itself, and
         a user's own hooks expect to see every position."""
-        return not is_bridge(model) and not any(point.fwd_hooks for point in model.hook_dict.values())
+        hooks = (module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        return not is_bridge(model) and not any(hooks)
 
     def final_states(self, first: int, rows: int, hooks: Sequence[tuple[str, Hook]]) -> Float[Tensor, "{rows} d_model"]:
         """y at the last token of `rows` copies that are equal before position `first`.

@@ -30,7 +30,7 @@ from lens_scopes.memory import MemoryPlan, parse_memory, plan_memory
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
 from lens_scopes.paths import Path, PathLike, as_path
-from lens_scopes.points import Points, average_over_points
+from lens_scopes.points import Points, PointsLike, as_points, average_over_points
 from lens_scopes.prompts import (
     Prompt,
     PromptLike,
@@ -40,7 +40,7 @@ from lens_scopes.prompts import (
     resolve_token,
     token_string,
 )
-from lens_scopes.readouts import Readout, as_readout
+from lens_scopes.readouts import Norm, Readout, as_readout
 from lens_scopes.scoring import SiteScores, score
 from lens_scopes.sites import EMBEDDING, layer_sites, named_sites
 
@@ -62,7 +62,7 @@ def attribute(
     sites: str | Sequence[str] = (),
     through: PathLike = None,
     readout: Readout | str = "norm",
-    points: Points | None = None,
+    points: PointsLike = None,
     memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
@@ -87,9 +87,10 @@ def attribute(
             `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
             default all.
         readout: "norm" (largest effect of a unit change), "dot" (effect of the activation's value against zero),
-            "product" (the same, summed up by a norm), or a Readout.
+            "product" (the same, summed up by a norm), "relative" (largest effect of a change as large as the
+            activation), or a Readout.
         points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(baseline, steps)`
-            or `Noise(samples, scale)`.
+            or `Noise(samples, scale)`, or a line of text such as "path-mean@32" or "noise@8".
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
             Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
         progress: called with (directions done, directions in all) as they are backpropagated.
@@ -115,7 +116,13 @@ def attribute(
 
 def _refuse_choices(baseline: Baseline, **choices: Any) -> None:
     """A baseline has no site, path, readout or points: to take one silently would be to claim what is not there."""
-    usual = {"layers": (False,), "sites": ((), []), "through": (None,), "readout": ("norm",), "points": (None,)}
+    usual = {
+        "layers": (False,),
+        "sites": ((), []),
+        "through": (None,),
+        "readout": ("norm", Norm()),
+        "points": (None,),
+    }
     for name, value in choices.items():
         if value not in usual[name]:
             raise ObjectiveError(
@@ -246,7 +253,7 @@ class Job:
         through: PathLike,
         readout: Readout | str,
         memory: str | int | None = None,
-        points: Points | None = None,
+        points: PointsLike = None,
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
         return cls(
@@ -258,7 +265,7 @@ class Job:
             path=as_path(through),
             readout=as_readout(readout),
             memory=parse_memory(memory),
-            points=points,
+            points=as_points(points),
         )
 
     def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
@@ -360,6 +367,7 @@ class Job:
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
                 "squared": directions.squared,
+                "directions": len(directions.vectors),
                 "details": _plain(directions.details),
                 "memory": plan.describe(),
             },

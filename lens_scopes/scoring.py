@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.backprop import Progress, SlicedTrace, Trace
+from lens_scopes.backprop import Progress, Traced
 from lens_scopes.errors import NumericsError
 from lens_scopes.objectives import Directions
 from lens_scopes.readouts import Readout
@@ -32,7 +32,7 @@ class SiteScores:
 
 
 def score(
-    traced: Trace | SlicedTrace,
+    traced: Traced,
     directions: Sequence[Directions],
     readout: Readout,
     progress: Progress | None = None,

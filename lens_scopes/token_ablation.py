@@ -7,6 +7,8 @@ tokens (BOS) stay in place: without its attention sink a model is another model.
 from __future__ import annotations
 
 import difflib
+import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,7 @@ ABLATIONS = {
     "remove": "nothing: the token is taken out and later ones move up",
 }
 
+_TOKENS = ("pad", "eos", "bos")  # ablations by a token that the tokenizer may lack
 _TOKENS_AT_ONCE = 1024  # more fill the cores no better, and smaller batches share longer prefixes
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
 
@@ -45,6 +48,10 @@ class Corpus:
     """
 
     token_ids: tuple[int, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 of the tokens."""
+        return hashlib.sha256(array("q", self.token_ids).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,31 @@ def check_ablation(name: str) -> None:
         raise EvaluationError(f"unknown ablation {name!r}{hint} (expected one of {', '.join(ABLATIONS)}).")
 
 
+def check_available(model: Any, name: str, corpus: Corpus) -> None:
+    """Raises EvaluationError for an ablation that is unknown, or that the tokenizer or an empty corpus cannot give."""
+    check_ablation(name)
+    if name == "corpus-mean" and not corpus.token_ids:
+        raise EvaluationError(
+            "ablation 'corpus-mean' is the mean over other passages, and there are none here; "
+            "evaluate over a data set, or use 'mean' for the prompt's own mean."
+        )
+    if name in _TOKENS and _token_id(model, name) is None:
+        raise EvaluationError(
+            f"ablation {name!r} needs a tokenizer with such a token, and this model's has none; "
+            "choose another, such as zero or mean."
+        )
+
+
+def _token_id(model: Any, name: str) -> int | None:
+    return getattr(model.tokenizer, f"{name}_token_id", None)
+
+
+def check_draws(draws: int) -> None:
+    """Raises EvaluationError for a number of draws that is not a positive integer."""
+    if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+        raise EvaluationError(f"resampled tokens need at least one draw, a whole number of them; got {draws!r}.")
+
+
 class AblatedPrompt:
     """One prompt whose tokens can be ablated in any sets.
 
@@ -86,11 +118,17 @@ class AblatedPrompt:
         seed: of the draws; the global generator is not touched.
 
     Attributes:
-        forwards: rows of forward passes run so far.
+        forwards: rows of forward passes run so far, the one of the whole prompt included.
+        clean: log p of the whole prompt's prediction, in nats.
+        clean_logit: the target's logit there.
 
     Raises:
-        EvaluationError: for an unknown ablation, or one that the model's tokenizer or an empty corpus cannot give.
+        EvaluationError: for an unknown ablation, one that the model's tokenizer or an empty corpus cannot give, and
+            draws that are not a positive integer.
     """
+
+    clean: Float[Tensor, " d_vocab"]
+    clean_logit: float
 
     def __init__(
         self,
@@ -104,17 +142,20 @@ class AblatedPrompt:
         corpus: Corpus | None = None,
         seed: int = 0,
     ) -> None:
-        check_ablation(ablation)
+        corpus = corpus or Corpus()
+        check_available(model, ablation, corpus)
+        check_draws(draws)
         self.model = model
         self.token_ids = list(token_ids)
         self.eligible = [index for index, is_special in enumerate(special) if not is_special]
         self.target = target
         self.ablation = ablation
-        self.forwards = 0
         self._unembedding: Unembedding = unembedding(model)
-        self._prefixed = Prefixed(model, self.token_ids) if Prefixed.possible(model) else None
         generator = torch.Generator().manual_seed(seed)
-        self._replacements = self._replacement_embeddings(draws, corpus or Corpus(), generator)
+        self._replacements = self._replacement_embeddings(draws, corpus, generator)
+        shares_prefix = self._replacements is not None and Prefixed.possible(model)
+        self._prefixed = Prefixed(model, self.token_ids) if shares_prefix else None
+        self.forwards = 1
         unchanged = (
             run_to_final_state(model, [self.token_ids]) if self._prefixed is None else self._prefixed.final_state
         )
@@ -198,6 +239,8 @@ class AblatedPrompt:
         own = token_embeddings(self.model, self.token_ids)
         if self.ablation == "zero":
             return torch.zeros_like(own)[None]
+        if not self.eligible:  # nothing is ever replaced
+            return own[None]
         if self.ablation == "mean":
             return own[self.eligible].mean(0).expand_as(own)[None]
         if self.ablation == "corpus-mean":
@@ -207,20 +250,11 @@ class AblatedPrompt:
             drawn = pool[torch.randint(len(pool), (draws, len(self.token_ids)), generator=generator)]
             unique, places = drawn.unique(return_inverse=True)
             return token_embeddings(self.model, unique.tolist())[places]
-        token_id = getattr(self.model.tokenizer, f"{self.ablation}_token_id", None)
-        if token_id is None:
-            raise EvaluationError(
-                f"ablation {self.ablation!r} needs a tokenizer with such a token, and this model's has none; "
-                "choose another, such as zero or mean."
-            )
+        token_id = _token_id(self.model, self.ablation)
+        assert token_id is not None
         return token_embeddings(self.model, [token_id])[0].expand_as(own)[None]
 
     def _corpus_mean(self, corpus: Corpus) -> Float[Tensor, " d_model"]:
-        if not corpus.token_ids:
-            raise EvaluationError(
-                "ablation 'corpus-mean' is the mean over other passages, and there are none here; "
-                "evaluate over a data set, or use 'mean' for the prompt's own mean."
-            )
         unique, counts = torch.tensor(corpus.token_ids).unique(return_counts=True)
         vectors = token_embeddings(self.model, unique.tolist()).double()
         return (vectors * counts[:, None].to(vectors)).sum(0) / counts.sum()

@@ -23,7 +23,7 @@ from lens_scopes.forward import run_to_final_state
 from lens_scopes.models import model_record
 from lens_scopes.objectives import Objective
 from lens_scopes.prompts import Prompt, PromptLike, read_prompt, token_string
-from lens_scopes.token_ablation import AblatedPrompt, Corpus, check_ablation
+from lens_scopes.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 
@@ -41,7 +41,8 @@ class Laboratory:
         corpus: token ids of all passages, for the ablations "corpus-mean" and "resample".
 
     Raises:
-        EvaluationError: for unknown names, with near ones, and for a metric that ablates without an ablation.
+        EvaluationError: for unknown names, with near ones, for what the model or the corpus cannot give, and for a
+            metric that ablates without an ablation.
     """
 
     def __init__(
@@ -59,21 +60,31 @@ class Laboratory:
         self.methods: list[Method] = [as_method(method) for method in methods]
         self.metrics: list[Metric] = [metric_named(name) for name in metrics]
         self.ablations = list(ablations)
-        for name in self.ablations:
-            check_ablation(name)
-        self._check()
-        self.seed = seed
-        self.draws = draws
         special = set(getattr(model.tokenizer, "all_special_ids", ()))
         self.corpus = Corpus(tuple(token for passage in corpus for token in passage if token not in special))
+        self.seed = seed
+        self.draws = draws
+        self._check()
         self._unembedding = unembedding(model)
         self._randomized = RandomizedBlocks(model, seed)
 
     def _check(self) -> None:
+        check_draws(self.draws)
+        for method in self.methods:
+            method.check(self.model)
+        for name in self.ablations:
+            check_available(self.model, name, self.corpus)
         names = [method.name for method in self.methods]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise EvaluationError(f"methods must have names of their own; {', '.join(repeated)} came more than once.")
+            raise EvaluationError(
+                f"methods must have names of their own; {', '.join(repeated)} came more than once. "
+                "Name an objective with Method('my name', ls.Fisher(8))."
+            )
+        repeated = sorted({name for name in self.ablations if self.ablations.count(name) > 1})
+        repeated += sorted({metric.name for metric in self.metrics if self.metrics.count(metric) > 1})
+        if repeated:
+            raise EvaluationError(f"{', '.join(repeated)} came more than once.")
         if not self.methods or not self.metrics:
             raise EvaluationError("an evaluation needs at least one method and one metric.")
         ablating = [metric.name for metric in self.metrics if metric.ablates]
@@ -175,6 +186,7 @@ class Laboratory:
             "ablations": self.ablations,
             "seed": self.seed,
             "draws": self.draws,
+            "corpus": self.corpus.digest() if {"resample", "corpus-mean"} & set(self.ablations) else None,
             "explained": "the model's own top token",
             "fractions": {
                 "aopc": list(AOPC_FRACTIONS),

@@ -7,7 +7,7 @@ as the signed effect of moving from the mean embedding, with attention patterns 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +18,7 @@ from lens_scopes.baselines import (
     AttentionRollout,
     Baseline,
     LeaveOneOut,
+    OutsideArray,
     OutsideFunction,
     OutsideScores,
     RandomScores,
@@ -30,6 +31,7 @@ from lens_scopes.points import Noise, Points, StraightPath
 from lens_scopes.prompts import Prompt
 from lens_scopes.readouts import Dot, Norm, Product, Readout, Relative
 from lens_scopes.scopes import attribute
+from lens_scopes.sites import named_sites
 
 _STEPS = 16  # of a path and of noise, unless the name says otherwise
 
@@ -40,8 +42,8 @@ class Scored:
 
     Attributes:
         scores: one a token, up to the position explained.
-        forwards: rows of forward passes it took.
-        backwards: rows of backward passes it took.
+        forwards: rows of forward passes they were made from. What an outside function runs is not known.
+        backwards: rows of backward passes they were made from.
     """
 
     scores: Float[Tensor, " pos"]
@@ -70,12 +72,19 @@ class Method:
     points: Points | None = None
     site: str = ""
 
-    @property
-    def signed(self) -> bool:
-        """Whether scores say in which direction a token moves the output."""
-        if isinstance(self.explanation, LeaveOneOut):
-            return self.explanation.measure != "kl"
-        return isinstance(self.explanation, Objective) and self.readout.signed and self.explanation.numeric
+    def check(self, model: Any) -> None:
+        """Checks the choices against the model, before any passage is scored.
+
+        Raises:
+            EvaluationError: where one of them does not fit the model.
+        """
+        try:
+            self.explanation.prepare(model)
+            named_sites(model, self.site or ())
+            if self.through is not None:
+                self.through.hooks(model)
+        except LensScopesError as error:
+            raise EvaluationError(f"method {self.name!r}: {error}") from error
 
     def score(self, model: Any, prompt: Prompt, target: int) -> Scored:
         """Scores the prompt's tokens for the prediction after its last one.
@@ -97,19 +106,14 @@ class Method:
             points=self.points,
         )
         scores = result.total_over_sites() if self.site else result.scores
-        directions = 1 if self.explanation.numeric else _directions(result.settings["details"])
-        points = 1 if self.points is None else getattr(self.points, "steps", getattr(self.points, "samples", 1))
-        return Scored(scores, points, points * directions)
-
-
-def _directions(details: dict[str, Any]) -> int:
-    if "eigenvalues" in details:
-        return len(details["eigenvalues"])
-    return int(details.get("directions", 0)) or int(details.get("exact", 1)) + int(details.get("samples", 0))
+        directions = result.settings["directions"]
+        if self.points is None:
+            return Scored(scores, 1, directions)
+        return Scored(scores, 1 + self.points.count, self.points.count * directions)
 
 
 def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
-    if isinstance(baseline, RandomScores):
+    if isinstance(baseline, (RandomScores, OutsideScores)):
         return 0
     if not isinstance(baseline, LeaveOneOut):
         return 1
@@ -183,7 +187,7 @@ _MODIFICATIONS: dict[str, Callable[[Method], Method]] = {
 }
 
 if TYPE_CHECKING:
-    MethodLike: TypeAlias = str | Method | Baseline | Objective | tuple[str, OutsideFunction | Tensor | Sequence[float]]
+    MethodLike: TypeAlias = str | Method | Baseline | Objective | tuple[str, OutsideFunction | OutsideArray]
 else:  # what is none of these is answered with an EvaluationError, also under a run-time type checker
     MethodLike = Any
 
@@ -216,11 +220,13 @@ def as_method(method: MethodLike) -> Method:
             f"got {type(method).__name__}."
         )
     head, *modifications = method.split("+")
-    base, _, setting = head.partition("@")
+    base, at, setting = head.partition("@")
     if base not in _BASES:
         raise EvaluationError(_unknown("method", base, _BASES))
-    if setting and base not in _SETTINGS:
+    if at and base not in _SETTINGS:
         raise EvaluationError(f"method {base!r} has no setting after @; got {head!r}.")
+    if at and not setting:
+        raise EvaluationError(f"{head!r} has nothing after @; write a setting there, or {base!r} for the usual one.")
     try:
         result = _BASES[base](setting)
         for name in modifications:

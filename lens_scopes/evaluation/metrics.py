@@ -37,7 +37,7 @@ from torch import Tensor
 
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods import Method, Scored
-from lens_scopes.evaluation.randomized import BY_LAYER, STAGES, RandomizedBlocks
+from lens_scopes.evaluation.randomized import STAGES, RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial, count_of, ranking
 from lens_scopes.forward import hooked
 from lens_scopes.prompts import Prompt
@@ -48,6 +48,7 @@ AOPC_FRACTIONS = (0.05, 0.10, 0.20)
 ERASER_FRACTIONS = (0.01, 0.05, 0.10, 0.20, 0.50)
 CURVE_FRACTIONS = (0.0, 0.05, 0.10, 0.20, 0.35, 0.50, 0.75, 1.0)
 _NOISE_SCALE, _NOISE_DRAWS = 0.05, 4
+_ALL_EQUAL = "all tokens have the same score or the same effect"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _top_sets(fractions: Sequence[float], keep: bool = False) -> Callable[[Case]
 
     def sets(case: Case) -> Bool[Tensor, "row pos"]:
         by_value, by_magnitude = (_top(case, scores, fractions, keep) for scores in (case.values, case.magnitudes))
-        return torch.cat([by_value, by_magnitude]) if case.method.signed else by_value
+        return torch.cat([by_value, by_magnitude]) if bool((case.values < 0).any()) else by_value
 
     return sets
 
@@ -226,8 +227,8 @@ def correlation(
     """Spearman's ρ or Kendall's τ-b; NaN with the reason where one side is constant or there are under 3 tokens."""
     if len(first) < 3:
         return float("nan"), "fewer than 3 tokens to rank"
-    if bool((first == first[0]).all()) or bool((second == second[0]).all()):
-        return float("nan"), "all tokens have the same score or the same effect"
+    if _constant(first) or _constant(second):
+        return float("nan"), _ALL_EQUAL
     compute = stats.spearmanr if kind == "spearman" else stats.kendalltau
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -235,17 +236,31 @@ def correlation(
     return float(found.statistic), None
 
 
+def top_overlap(
+    first: Float[Tensor, " n"], second: Float[Tensor, " n"], fraction: float = 0.1
+) -> tuple[float, str | None]:
+    """Jaccard index of the two sides' highest tokens, 0 to 1; NaN with the reason where one side is constant."""
+    if _constant(first) or _constant(second):
+        return float("nan"), _ALL_EQUAL
+    k = count_of(fraction, len(first))
+    top, other = set(ranking(first)[:k]), set(ranking(second)[:k])
+    return len(top & other) / len(top | other), None
+
+
+def _constant(values: Float[Tensor, " n"]) -> bool:
+    return bool((values == values[0]).all())
+
+
 def _loo_kl(case: Case) -> list[Value]:
     truth = case.ablated.leave_one_out.divergence
     own = case.magnitudes
-    k = count_of(0.1, len(own))
-    top, true_top = set(ranking(own)[:k]), set(ranking(truth)[:k])
     spearman, note = correlation(own, truth)
     kendall, _ = correlation(own, truth, "kendall")
+    jaccard, unranked = top_overlap(own, truth)
     return [
         Value("loo-kl-spearman", spearman, note=note),
         Value("loo-kl-kendall", kendall, note=note),
-        Value("loo-kl-jaccard", len(top & true_top) / len(top | true_top)),
+        Value("loo-kl-jaccard", jaccard, note=unranked),
     ]
 
 
@@ -286,16 +301,22 @@ def _stability(case: Case) -> list[Value]:
 
         with hooked(case.model, [(EMBEDDING, add_noise)]):
             noisy = case.method.score(case.model, case.prompt, case.target).scores
-        found.append(correlation(case.magnitudes, noisy[case.eligible].double().abs())[0])
-    return [Value("stability", float(np.mean(found)))]
+        found.append(correlation(case.magnitudes, noisy[case.eligible].double().abs()))
+    note = next((note for _, note in found if note is not None), None)
+    return [Value("stability", float(np.mean([value for value, _ in found])), note=note)]
+
+
+def _after_randomizing(case: Case, count: int) -> tuple[float, str | None]:
+    """Spearman's ρ with the scores of the model whose final `count` blocks are redrawn."""
+    with case.randomized.final(count):
+        other = case.method.score(case.model, case.prompt, case.target).scores
+    return correlation(case.magnitudes, other[case.eligible].double().abs())
 
 
 def _randomization(case: Case) -> list[Value]:
     found = []
-    for stage, fraction in STAGES.items():
-        with case.randomized.stage(fraction):
-            other = case.method.score(case.model, case.prompt, case.target).scores
-        value, note = correlation(case.magnitudes, other[case.eligible].double().abs())
+    for stage in STAGES:
+        value, note = _after_randomizing(case, case.randomized.blocks_of(stage))
         found.append(Value(f"randomization-{stage}", value, note=note))
     return found
 
@@ -304,10 +325,8 @@ def _randomization_by_layer(case: Case) -> list[Value]:
     found = []
     n_layers = case.model.cfg.n_layers
     for count in range(1, n_layers + 1):
-        with case.randomized.stage(count / n_layers):
-            other = case.method.score(case.model, case.prompt, case.target).scores
-        value, note = correlation(case.magnitudes, other[case.eligible].double().abs())
-        found.append(Value(BY_LAYER, value, fraction=count / n_layers, note=note))
+        value, note = _after_randomizing(case, count)
+        found.append(Value("randomization-by-layer", value, fraction=count / n_layers, note=note))
     return found
 
 

@@ -8,6 +8,7 @@ Source: Adebayo et al., arXiv:1810.03292.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 STAGES = {"final-quarter": 0.25, "final-half": 0.5, "all-blocks": 1.0}
-BY_LAYER = "randomization-by-layer"
+"""Names of the usual stages, with the share of the blocks that is redrawn in each."""
 
 
 class RandomizedBlocks:
@@ -32,11 +33,14 @@ class RandomizedBlocks:
         self._seed = seed
         self._drawn: dict[int, list[Tensor]] = {}
 
+    def blocks_of(self, stage: str) -> int:
+        """How many blocks a stage of STAGES redraws: its share of them, rounded up."""
+        return math.ceil(STAGES[stage] * self._model.cfg.n_layers)
+
     @contextmanager
-    def stage(self, fraction: float) -> Iterator[None]:
-        """Redraws the final ⌈fraction · n_layers⌉ blocks for a with-block; a smaller stage is part of a larger one."""
+    def final(self, count: int) -> Iterator[None]:
+        """Redraws the final `count` blocks for a with-block; those of fewer blocks are the same as those of more."""
         n_layers = self._model.cfg.n_layers
-        count = -int(-(fraction * n_layers) // 1)
         layers = range(n_layers - count, n_layers)
         kept = {layer: [parameter.data for parameter in self._parameters(layer)] for layer in layers}
         try:

@@ -22,11 +22,13 @@ _EXPLAINED = {
     "entropy": "the entropy of the prediction (nats)",
 }
 
+_SINK = (
+    "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
+    " its number is kept, its colour is not."
+)
 NOT_TO_READ = (
     "It is first order and local: it describes small changes of an embedding around this very prompt, not what happens"
-    " when a token is removed or replaced, and the scores do not add up to the prediction."
-    " The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
-    " its number is kept, its colour is not."
+    f" when a token is removed or replaced, and the scores do not add up to the prediction. {_SINK}"
 )
 
 
@@ -142,6 +144,18 @@ def reading(result: Scored) -> str:
         f"Each score is the largest first-order change of {quantity} that a change of a token's embedding by one unit"
         " of norm can make. The unit is change of that quantity per unit of embedding norm."
     )
+
+
+def caution(result: Scored) -> str:
+    """How not to read the scores."""
+    if result.settings.get("readout") is None:
+        return f"Scores of this kind compare with no scope's in size, only in their order. {_SINK}"
+    if result.settings.get("points") is not None:
+        return (
+            "Gradients are averaged over other prompts than this one, named in the contract: they describe no small"
+            f" change of it, nor what happens when a single token is removed or replaced. {_SINK}"
+        )
+    return NOT_TO_READ
 
 
 def explained(scope: str) -> str:
