@@ -1,0 +1,232 @@
+// The page: question → answers → sections, and the address that says all of it.
+import * as address from "./address.js";
+import { ask, ProblemError, question } from "./api.js";
+import { differenceSection } from "./difference.js";
+import { h } from "./dom.js";
+import { asRequest, Side } from "./form.js";
+import { scoresAt } from "./layers.js";
+import { sideSections } from "./side_result.js";
+
+const at = (id) => document.getElementById(id);
+const NO_TARGET = ["fisher", "temperature", "entropy"];
+const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
+
+let about;
+let sides = [];
+let answers = []; // one for each side: {attribution, heads, matrix}
+let view = { layer: "", show: [], head: null };
+let running = null;
+
+async function start() {
+  try {
+    about = await ask("api/about");
+  } catch (error) {
+    return say(error);
+  }
+  at("model-name").textContent = about.models.map((model) => model.name).join(", ");
+  examples();
+  at("question").addEventListener("submit", (event) => {
+    event.preventDefault();
+    for (const side of sides) side.asked = false;
+    view.show = [];
+    view.head = null;
+    explain();
+  });
+  at("cancel").addEventListener("click", () => running?.abort());
+  at("compare").addEventListener("click", () => {
+    const fields = sides.map((side) => side.fields);
+    arrange(fields.length > 1 ? fields.slice(0, 1) : [fields[0], fields[0]]);
+    if (sides.length > 1) sides[1].element.querySelector("textarea").focus();
+    else if (answers.length) show();
+  });
+  addEventListener("popstate", arrive);
+  return arrive();
+}
+
+/** Shows what the address says: also after Back. */
+function arrive() {
+  const wanted = address.read(location.hash);
+  const first = about.examples[0]?.request ?? { text: "" };
+  view = { layer: wanted?.layer ?? "", show: wanted?.show ?? [], head: null };
+  arrange(wanted?.sides ?? [first]);
+  return sides[0].fields.text || sides[0].fields.chat ? explain(false) : undefined;
+}
+
+function examples() {
+  const studies = new Map();
+  for (const example of about.examples) studies.set(example.study, [...(studies.get(example.study) ?? []), example]);
+  const groups = [...studies].map(([study, found]) =>
+    h(
+      "p",
+      {},
+      h("span", { class: "study" }, study),
+      ...found.map((example) =>
+        h("button", { type: "button", title: example.what, onclick: () => take(example) }, example.title),
+      ),
+    ),
+  );
+  at("examples").append(...groups);
+}
+
+function take(example) {
+  const { compare, ...fields } = example.request;
+  view = { layer: "", show: [], head: null };
+  arrange(compare ? [fields, compare] : [fields]);
+  explain();
+}
+
+/** One form for each side. */
+function arrange(fields) {
+  const legends = fields.length > 1 ? ["A", "B"] : ["Question"];
+  sides = fields.map((one, i) => new Side(about, one, legends[i]));
+  at("sides").replaceChildren(...sides.map((side) => side.element));
+  at("sides").classList.toggle("both", fields.length > 1);
+  at("compare").textContent = fields.length > 1 ? "Stop comparing" : "Compare with…";
+  at("compare").setAttribute("aria-pressed", String(fields.length > 1));
+}
+
+/** Asks what the fields say, and shows the answers as they come. */
+async function explain(push = true) {
+  running?.abort();
+  const mine = (running = new AbortController());
+  at("problem").hidden = true;
+  busy(true);
+  try {
+    const fields = sides.map((side) => side.fields);
+    const found = [];
+    for (const one of fields) {
+      found.push({ attribution: await question("attribute", { ...asRequest(one), layers: true }, tell, mine.signal) });
+    }
+    if (mine !== running) return;
+    answers = found;
+    write(push);
+    show();
+    for (const kind of view.show) await add(kind, mine);
+  } catch (error) {
+    if (mine === running) say(error);
+  } finally {
+    if (mine === running) busy(false);
+  }
+}
+
+/** Adds heads or the matrix to what is shown, for each side. */
+async function add(kind, mine) {
+  for (const [i, side] of sides.entries()) {
+    const { readout: _readout, position, ...fields } = asRequest(side.fields);
+    const asked = kind === "matrix" || position === undefined ? fields : { ...fields, position };
+    if (kind === "matrix") delete asked.target;
+    const found = await question(kind, asked, tell, mine.signal);
+    if (mine !== running) return;
+    answers[i] = { ...answers[i], [kind]: found };
+    show();
+  }
+}
+
+/** What the parts of a side can do. */
+function actions(i) {
+  return {
+    layer: (name) => {
+      view.layer = name;
+      write(false);
+      show();
+    },
+    head: (name) => {
+      view.head = name;
+    },
+    explain: (change) => {
+      const fields = sides[i].fields;
+      if (change.target !== undefined) {
+        fields.target = change.token && !change.token.includes("\n") ? change.token : change.target;
+        if (NO_TARGET.includes(fields.scope)) fields.scope = "semantic";
+      }
+      for (const name of ["position", "through"]) if (change[name] !== undefined) fields[name] = String(change[name]);
+      if (change.position !== undefined) delete fields.target;
+      sides[i].fields = fields;
+      explain();
+    },
+    want: async (kind) => {
+      view.show = [...view.show, kind];
+      write(false);
+      running?.abort();
+      const mine = (running = new AbortController());
+      at("problem").hidden = true;
+      busy(true);
+      try {
+        await add(kind, mine);
+      } catch (error) {
+        view.show = view.show.filter((shown) => shown !== kind);
+        if (mine === running) say(error);
+      } finally {
+        if (mine === running) busy(false);
+      }
+    },
+  };
+}
+
+function show() {
+  const both = answers.length > 1 && sides.length > 1;
+  const shown = both ? answers : answers.slice(0, 1);
+  const focused = document.activeElement?.closest(".layer-switcher") !== null && document.activeElement?.value;
+  const blocks = shown.map((answer, i) =>
+    h(
+      "article",
+      { class: "answer", "aria-label": both ? "AB"[i] : "Answer" },
+      h("h2", {}, both ? h("span", { class: "letter" }, "AB"[i]) : null, h("bdi", {}, answer.attribution.view.title)),
+      h(
+        "p",
+        { class: "kind" },
+        h("b", {}, answer.attribution.objective),
+        ` · ${answer.attribution.model.name} · position ${answer.attribution.position}`,
+        answer.attribution.settings.path ? ` · through ${answer.attribution.settings.path}` : "",
+      ),
+      h("div", { class: "sections" }, ...sideSections(answer, view, actions(i))),
+    ),
+  );
+  const results = at("results");
+  results.classList.toggle("both", both);
+  results.replaceChildren(...blocks);
+  if (both) {
+    const [a, b] = shown.map((answer) => answer.attribution);
+    results.prepend(differenceSection(a, b, scoresAt(a, view.layer), scoresAt(b, view.layer)));
+  }
+  if (typeof focused === "string") results.querySelector(`.layer-switcher input[value="${focused}"]`)?.focus();
+  const { title } = answers[0].attribution.view;
+  document.title = `${title} · lens_scopes`;
+  at("status").textContent = `Answered: ${title}`;
+}
+
+function write(push) {
+  const hash = address.write({ sides: sides.map((side) => side.fields), layer: view.layer, show: view.show });
+  if (hash === location.hash) return;
+  if (push) history.pushState(null, "", hash);
+  else history.replaceState(null, "", hash);
+}
+
+function tell(progress) {
+  const bar = at("progress");
+  bar.hidden = false;
+  const { stage, done, total, waiting } = progress;
+  bar.firstElementChild.value = stage === "waiting" ? 0 : done / total;
+  bar.lastElementChild.textContent = waiting
+    ? `${waiting} ahead in the queue`
+    : stage === "waiting"
+      ? ""
+      : `${STAGES[stage] ?? stage} ${done} of ${total}`;
+}
+
+function busy(is) {
+  at("cancel").hidden = !is;
+  at("progress").hidden = !is;
+  at("results").setAttribute("aria-busy", String(is));
+  if (is) at("progress").firstElementChild.removeAttribute("value");
+}
+
+function say(error) {
+  if (error.name === "AbortError") return void (at("status").textContent = "Cancelled.");
+  const known = error instanceof ProblemError;
+  at("problem").textContent = known ? error.message : `The page failed: ${error.message}`;
+  at("problem").hidden = false;
+  return undefined;
+}
+
+start();
