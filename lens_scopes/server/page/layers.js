@@ -1,6 +1,6 @@
 // Through the layers: a map of layers × tokens, and a strip of one layer at a time.
 import { h, rove, section } from "./dom.js";
-import { cellClass, legend, number, scaleOf, short } from "./scale.js";
+import { cellClass, legend, number, rowLegend, scaleOf, short } from "./scale.js";
 
 let count = 0;
 
@@ -31,7 +31,7 @@ export function scoresAt(result, name) {
 }
 
 /** The map; a cell leads to its layer, and its token is looked at. */
-export function layerMap(result, choose) {
+export function layerMap(result, shown, choose) {
   if (!result.layers?.length) return null;
   const table = grid({
     rows: result.view.layer_labels,
@@ -40,6 +40,7 @@ export function layerMap(result, choose) {
     special: result.special,
     values: result.layers,
     caption: "Influence of each token, read at each layer",
+    current: result.view.layer_labels.indexOf(shown),
     choose: (row, column) => choose(result.view.layer_labels[row], column),
   });
   return section(
@@ -55,7 +56,7 @@ export function layerMap(result, choose) {
 }
 
 /** A map with a cell for each row and column, coloured by row or on one scale, its numbers at hand. */
-export function grid({ rows, corner, columns, special, values, caption, choose, byRow = true, noun = corner }) {
+export function grid({ rows, corner, columns, special, values, caption, choose, current = -1, byRow = true, noun = corner }) {
   const key = `grid-${count++}`;
   const own = values.map((row) => scaleOf(row, special));
   const shared = {
@@ -66,7 +67,7 @@ export function grid({ rows, corner, columns, special, values, caption, choose, 
   const body = values.map((row, r) =>
     h(
       "tr",
-      {},
+      { "aria-current": r === current ? "true" : null },
       h("th", { scope: "row", class: "name" }, h("bdi", {}, rows[r])),
       row.map((value, c) => {
         if (value === undefined) return h("td", { class: "none" });
@@ -112,7 +113,8 @@ export function grid({ rows, corner, columns, special, values, caption, choose, 
     h("input", { type: "checkbox", id: `${key}-numbers`, class: "with-numbers" }),
     h("label", { for: `${key}-numbers` }, "numbers"),
     area,
-    h("div", { class: "all-legend" }, legend(shared, "all", special)),
+    h("div", { class: "row-legend" }, rowLegend(noun, shared.signed)),
+    h("div", { class: "all-legend" }, legend(shared, `all ${noun}s`, special)),
   );
 }
 

@@ -41,7 +41,7 @@ export function percent(share) {
   const hundredfold = 100 * share;
   if (hundredfold >= 9.95) return `${hundredfold.toFixed(1)}%`;
   if (hundredfold === 0) return "0%";
-  return hundredfold >= 0.001 ? `${Number(hundredfold.toPrecision(2))}%` : "<0.001%";
+  return hundredfold >= 0.001 ? `${hundredfold.toPrecision(2)}%` : "<0.001%";
 }
 
 /** Each token's |score| over the sum of those that count; null for special tokens and what is not finite. */
@@ -65,6 +65,21 @@ export function legend(scale, of, special = [], signed = scale.signed) {
     }),
     h("span", {}, `${number(scale.bound)} = largest magnitude of ${of}`),
     special.some(Boolean) && h("span", { class: "mark" }, h("b", { class: "s" }), "special token, outside the scale"),
+  );
+}
+
+/** The scale of maps that colour each row by its own largest magnitude. */
+export function rowLegend(noun, signed) {
+  return h(
+    "p",
+    { class: "legend" },
+    h("span", {}, signed ? `−largest of the ${noun}` : "0"),
+    h("span", {
+      class: `ramp ${signed ? "diverging" : "sequential"}`,
+      role: "img",
+      "aria-label": signed ? "from orange through no colour to blue" : "from no colour to blue",
+    }),
+    h("span", {}, `largest magnitude in the same ${noun}, so colours of different ${noun}s do not compare`),
   );
 }
 

@@ -13,7 +13,7 @@ export function sideSections(answers, view, act) {
   const parts = [
     tokens(attribution, shown, act),
     prediction(attribution, act),
-    layerMap(attribution, (name) => act.layer(name)),
+    layerMap(attribution, shown, act.layer),
     heads &&
       headsSection(heads, {
         through: (name) => act.explain({ through: name }),
@@ -53,9 +53,28 @@ function tokens(result, shown, act) {
     }),
     result.layers?.length ? switcher(result, shown, act.layer) : null,
     legend(scale, "the other tokens", result.special),
+    strongest(result, values, scale),
     h("p", { class: "lead" }, result.view.reading),
     h("p", { class: "lead caution" }, result.view.caution),
   );
+}
+
+function strongest(result, values, scale) {
+  const ranked = values
+    .map((value, i) => [value, i])
+    .filter(([value, i]) => value && !result.special[i])
+    .sort(([a, i], [b, j]) => Math.abs(b) - Math.abs(a) || i - j)
+    .slice(0, 5);
+  const bars = ranked.map(([value, i]) =>
+    h(
+      "li",
+      {},
+      h("span", { class: "token" }, h("bdi", {}, result.view.labels[i])),
+      bar(Math.abs(value) / scale.bound, value < 0),
+      h("span", { class: "value" }, number(value)),
+    ),
+  );
+  return bars.length ? h("div", { class: "strongest" }, h("h4", {}, "Strongest"), h("ol", { class: "bars" }, ...bars)) : null;
 }
 
 function prediction(result, act) {
@@ -176,7 +195,7 @@ function files(answers) {
   };
   return section(
     "Take it with you",
-    "wide",
+    "full",
     h(
       "p",
       { class: "files" },
@@ -185,8 +204,12 @@ function files(answers) {
       link("csv", "Table (CSV)"),
       link("json", "JSON"),
     ),
-    code("Python", python),
-    shell === null ? h("p", { class: "note" }, "A shell cannot pass this prompt.") : code("Command line", shell),
+    h(
+      "div",
+      { class: "codes" },
+      code("Python", python),
+      shell === null ? h("p", { class: "note" }, "A shell cannot pass this prompt.") : code("Command line", shell),
+    ),
   );
 }
 
