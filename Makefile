@@ -32,6 +32,7 @@ figures: venv  ## Draw the README's pictures again, into figures/
 	$(BIN)/lens-scopes attribute "$(PROMPT)" --scope fisher --layers --out figures/demo.png >/dev/null
 	$(BIN)/lens-scopes heads "$(PROMPT)" --target " sofa" --out figures/heads.png >/dev/null
 	$(BIN)/python analyses/through_layers.py
+	$(BIN)/python analyses/serve_pictures.py
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests

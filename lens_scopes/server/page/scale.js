@@ -6,7 +6,7 @@ const LEVELS = 20;
 
 /** The largest magnitude among finite scores of tokens that are not special, and whether any is negative. */
 export function scaleOf(scores, special = []) {
-  const counted = scores.filter((score, i) => score !== null && !special[i]);
+  const counted = scores.filter((score, i) => Number.isFinite(score) && !special[i]);
   return {
     bound: counted.reduce((most, score) => Math.max(most, Math.abs(score)), 0),
     signed: counted.some((score) => score < 0),
