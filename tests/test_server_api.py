@@ -17,7 +17,9 @@ from test_cli import PROMPT, Loader, Run, folder, loader, run  # noqa: F401
 
 import lens_scopes as ls
 from lens_scopes.server import create_app
-from lens_scopes.server.schemas import AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
+from lens_scopes.server.examples import EXAMPLES
+from lens_scopes.server.explanations import refuse_early
+from lens_scopes.server.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
 from lens_scopes.server.settings import Limits
 from lens_scopes.views import page
 
@@ -285,3 +287,28 @@ def test_results_are_forgotten_and_memory_stays_bounded(model: Any) -> None:
     with client(create_app({"tiny": model}, Limits(kept_bytes=1))) as api:
         ids = [ask(api, "attribute", position=position)["id"] for position in (1, 2)]
         assert [api.get(f"/api/results/{one}/json").status_code for one in ids] == [404, 200]
+
+
+def test_every_example_is_a_question(api: TestClient) -> None:
+    for example in api.get("/api/about").json()["examples"]:
+        for question in filter(None, (example["request"], example["compare"])):
+            refuse_early(AttributeRequest(**question), Limits())
+
+
+def test_the_examples_say_what_they_are_about(gemma: Any) -> None:
+    expected = {
+        "Sofa, from German": (" Sofa", " sofa"),
+        "Apples, into German": (" apples", " \u00c4"),
+        "The opposite": ("fast", " slow"),
+        "Answer in French": ("'", "Allemagne"),
+    }
+    with client(create_app({"gemma-3-270m": gemma})) as real:
+        for example in EXAMPLES:
+            answer = real.post("/api/attribute", json=example.request | {"layers": True}).json()
+            tokens, scores = answer["tokens"], answer["scores"]
+            strongest = max(range(1, len(tokens)), key=lambda index: abs(scores[index]))
+            if example.title in expected:
+                assert (tokens[strongest], answer["prediction"]["top"][0]["token"]) == expected[example.title]
+            if example.study == "Time series":
+                period = "19" if example.title == "A wave" else "82"
+                assert answer["prediction"]["top"][0]["token"] == period[0]

@@ -212,6 +212,12 @@ def test_names_of_this_machine_are_answered(api: TestClient) -> None:
         assert api.get("/api/about", headers={"Host": host}).status_code == 200
 
 
+def test_any_address_is_answered_where_all_are_listened_at(model: Any) -> None:
+    with client(create_app({"tiny": model}, access=Access(any_address=True))) as api:
+        for host, status in (("192.168.1.7:8765", 200), ("[fe80::1]", 200), ("evil.example", 421), ("1.2.3", 421)):
+            assert api.get("/api/about", headers={"Host": host}).status_code == status
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

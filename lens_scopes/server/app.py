@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
@@ -208,9 +208,10 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
     if _EVENTS in request.headers.get("accept", ""):
         return StreamingResponse(_events(service.queue, submitted), media_type=_EVENTS)
     if isinstance(submitted, Job):
-        async for _ in service.queue.updates(submitted):
-            if await request.is_disconnected():
-                break
+        async with aclosing(service.queue.updates(submitted)) as updates:
+            async for _ in updates:
+                if await request.is_disconnected():
+                    raise Refusal(409, "the request was cancelled.")
         if submitted.refusal is not None:
             raise submitted.refusal
         submitted = submitted.result
@@ -219,8 +220,9 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
 
 async def _events(queue: WorkQueue, submitted: Job | bytes) -> AsyncIterator[bytes]:
     if isinstance(submitted, Job):
-        async for progress in queue.updates(submitted):
-            yield _event("progress", progress.model_dump_json().encode())
+        async with aclosing(queue.updates(submitted)) as updates:
+            async for progress in updates:
+                yield _event("progress", progress.model_dump_json().encode())
         if submitted.refusal is not None:
             yield _event("problem", submitted.refusal.problem().model_dump_json().encode())
             return

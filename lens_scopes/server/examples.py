@@ -40,11 +40,8 @@ EXAMPLES = (
         request={
             "text": "List the opposite of each word.\nhot: cold\nbig: small\nfast:",
             "scope": "fisher",
-            "compare": {
-                "text": "List a synonym of each word.\nhot: warm\nbig: large\nfast:",
-                "scope": "fisher",
-            },
         },
+        compare={"text": "List a synonym of each word.\nhot: warm\nbig: large\nfast:", "scope": "fisher"},
     ),
     Example(
         study="Instructions",

@@ -11,6 +11,7 @@ import hmac
 import logging
 import traceback
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -94,7 +95,7 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = _host_name(host)
-        if name not in self._access.hosts:
+        if name not in self._access.hosts and not (self._access.any_address and _is_address(name)):
             raise Refusal(421, "this server is not the one that the Host header names.")
         if scope["path"] != "/" or scope["method"] != "GET":  # another site may link to the page, and no more
             origin = headers.get("origin")
@@ -160,6 +161,14 @@ def _host_name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_and_port(origin: str) -> str:

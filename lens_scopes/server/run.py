@@ -55,11 +55,14 @@ def run(
         token = secrets.token_urlsafe(16)
     listening = _listen(host, port)
     bound = listening.getsockname()[1]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    everywhere = host in ("0.0.0.0", "::")
+    shown = "127.0.0.1" if everywhere else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/" + (f"?token={token}" if token else "")
-    access = Access(hosts=_LOCAL | {host.lower(), shown.lower(), *(name.lower() for name in names)}, token=token)
+    hosts = _LOCAL | {host.lower(), *(name.lower() for name in names)}
+    access = Access(hosts=hosts, any_address=everywhere, token=token)
     models_at_hand = ServedModels(served)
     models_at_hand.loaded(None)
+    listening.listen()  # from here on a browser waits, where it was refused before
     print(f"lens-scopes: serving {served[0].name} at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     if open_page:
         import webbrowser
@@ -75,7 +78,8 @@ def run_space(model: str = "gemma-3-270m", *, port: int = SPACE_PORT) -> None:
     lets the platform's own site show it in a frame. Limits are tighter than on a machine of one's own.
     """
     names = {name.strip().lower() for name in os.environ.get("SPACE_HOST", "").split(",") if name.strip()}
-    access = Access(hosts=_LOCAL | names, frame_ancestors=("https://huggingface.co", "https://*.hf.space"))
+    frames = ("https://huggingface.co", "https://*.hf.space")
+    access = Access(hosts=_LOCAL | names, any_address=True, frame_ancestors=frames)
     limits = Limits(prompt_characters=4_000, prompt_tokens=256, generated_tokens=32, waiting=24, seconds=60)
     models = ServedModels([ServedModel(ModelOptions(model=model))])
     listening = _listen("0.0.0.0", port)

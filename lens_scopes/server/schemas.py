@@ -294,7 +294,8 @@ class Example(BaseModel):
     study: str
     title: str
     what: str
-    request: dict[str, Any]
+    request: dict[str, Any] = Field(description="A question for /api/attribute.")
+    compare: dict[str, Any] | None = Field(None, description="Another one, to be put beside it.")
 
 
 class About(BaseModel):

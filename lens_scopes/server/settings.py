@@ -37,10 +37,12 @@ class Access:
     Attributes:
         hosts: the names that the Host header may carry; a page that resolves its own name to this machine (DNS
             rebinding) sends another one.
+        any_address: the Host header may carry any numeric address too, which no page can make its own name.
         token: what every request must show, as a bearer token or by the cookie that `/?token=…` sets; None for none.
         frame_ancestors: origins that may show the page in a frame; none by default.
     """
 
     hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost", "::1"})
+    any_address: bool = False
     token: str | None = None
     frame_ancestors: tuple[str, ...] = ()

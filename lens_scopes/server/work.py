@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,7 +192,7 @@ class WorkQueue:
         if thread is not None:
             thread.join(seconds)
 
-    async def updates(self, job: Job) -> AsyncIterator[Progress]:
+    async def updates(self, job: Job) -> AsyncGenerator[Progress, None]:
         """How far the job is, whenever that changes, until it has finished; only the latest state is kept.
 
         Whoever stops listening cancels the job.

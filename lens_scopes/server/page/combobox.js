@@ -4,6 +4,11 @@ import { h } from "./dom.js";
 
 let count = 0;
 
+/** A token as a question names it: its text where that cannot be mistaken, else its id. */
+export function spelled({ token, token_id: id }) {
+  return /^ ?[\p{L}\p{N}]+$/u.test(token) ? token : `#${id}`;
+}
+
 /** A field for a token; `model()` names the model whose vocabulary is searched. */
 export function combobox(name, label, model) {
   const id = `token-${count++}`;
@@ -31,7 +36,7 @@ export function combobox(name, label, model) {
     input.removeAttribute("aria-activedescendant");
   };
   const take = (entry) => {
-    input.value = entry.token;
+    input.value = spelled(entry);
     close();
     input.dispatchEvent(new Event("change", { bubbles: true }));
   };

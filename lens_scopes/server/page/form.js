@@ -115,6 +115,6 @@ export class Side {
 
 /** Those fields as the server takes them. */
 export function asRequest(fields) {
-  const { position, compare: _, ...rest } = fields;
+  const { position, ...rest } = fields;
   return position === undefined || position === "" ? rest : { ...rest, position: Number(position) };
 }

@@ -55,6 +55,15 @@ export function layerMap(result, shown, choose) {
   );
 }
 
+/** Sets off the row of a layer in its map. */
+export function markLayer(map, result, name) {
+  const chosen = result.view.layer_labels.indexOf(name);
+  map?.querySelectorAll("tbody tr").forEach((row, i) => {
+    if (i === chosen) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
+  });
+}
+
 /** A map with a cell for each row and column, coloured by row or on one scale, its numbers at hand. */
 export function grid({ rows, corner, columns, special, values, caption, choose, current = -1, byRow = true, noun = corner }) {
   const key = `grid-${count++}`;

@@ -4,8 +4,8 @@ import { ask, ProblemError, question } from "./api.js";
 import { differenceSection } from "./difference.js";
 import { h } from "./dom.js";
 import { asRequest, Side } from "./form.js";
-import { scoresAt } from "./layers.js";
-import { sideSections } from "./side_result.js";
+import { markLayer, scoresAt } from "./layers.js";
+import { layerSections, sideSections } from "./side_result.js";
 
 const at = (id) => document.getElementById(id);
 const NO_TARGET = ["fisher", "temperature", "entropy"];
@@ -27,7 +27,6 @@ async function start() {
   examples();
   at("question").addEventListener("submit", (event) => {
     event.preventDefault();
-    for (const side of sides) side.asked = false;
     view.show = [];
     view.head = null;
     explain();
@@ -38,6 +37,10 @@ async function start() {
     arrange(fields.length > 1 ? fields.slice(0, 1) : [fields[0], fields[0]]);
     if (sides.length > 1) sides[1].element.querySelector("textarea").focus();
     else if (answers.length) show();
+  });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the part of the address after the # holds the view
+    at("results").focus();
   });
   addEventListener("popstate", arrive);
   return arrive();
@@ -69,9 +72,8 @@ function examples() {
 }
 
 function take(example) {
-  const { compare, ...fields } = example.request;
   view = { layer: "", show: [], head: null };
-  arrange(compare ? [fields, compare] : [fields]);
+  arrange([example.request, example.compare].filter(Boolean));
   explain();
 }
 
@@ -128,7 +130,7 @@ function actions(i) {
     layer: (name) => {
       view.layer = name;
       write(false);
-      show();
+      changeLayer();
     },
     head: (name) => {
       view.head = name;
@@ -136,7 +138,7 @@ function actions(i) {
     explain: (change) => {
       const fields = sides[i].fields;
       if (change.target !== undefined) {
-        fields.target = change.token && !change.token.includes("\n") ? change.token : change.target;
+        fields.target = change.target;
         if (NO_TARGET.includes(fields.scope)) fields.scope = "semantic";
       }
       for (const name of ["position", "through"]) if (change[name] !== undefined) fields[name] = String(change[name]);
@@ -166,7 +168,7 @@ function actions(i) {
 function show() {
   const both = answers.length > 1 && sides.length > 1;
   const shown = both ? answers : answers.slice(0, 1);
-  const focused = document.activeElement?.closest(".layer-switcher") !== null && document.activeElement?.value;
+  const focused = whereFocusIs();
   const blocks = shown.map((answer, i) =>
     h(
       "article",
@@ -185,14 +187,56 @@ function show() {
   const results = at("results");
   results.classList.toggle("both", both);
   results.replaceChildren(...blocks);
-  if (both) {
-    const [a, b] = shown.map((answer) => answer.attribution);
-    results.prepend(differenceSection(a, b, scoresAt(a, view.layer), scoresAt(b, view.layer)));
-  }
-  if (typeof focused === "string") results.querySelector(`.layer-switcher input[value="${focused}"]`)?.focus();
+  if (both) results.prepend(difference());
+  focusAgain(focused);
   const { title } = answers[0].attribution.view;
   document.title = `${title} · lens_scopes`;
   at("status").textContent = `Answered: ${title}`;
+}
+
+function difference() {
+  const [a, b] = answers.map((answer) => answer.attribution);
+  return differenceSection(a, b, scoresAt(a, view.layer), scoresAt(b, view.layer));
+}
+
+/** Another layer is looked at: what depends on it is drawn again, and the rest stays as the reader left it. */
+function changeLayer() {
+  const focused = whereFocusIs();
+  const swap = (old, fresh) => {
+    const open = [...old.querySelectorAll("details")].map((fold) => fold.open);
+    fresh.querySelectorAll("details").forEach((fold, i) => (fold.open = open[i]));
+    old.replaceWith(fresh);
+  };
+  document.querySelectorAll(".answer").forEach((article, i) => {
+    const named = (label) => article.querySelector(`section[aria-label="${label}"]`);
+    for (const fresh of layerSections(answers[i], view, actions(i))) swap(named(fresh.getAttribute("aria-label")), fresh);
+    markLayer(named("Through the layers"), answers[i].attribution, view.layer);
+  });
+  const old = document.querySelector("#results > section");
+  if (old) swap(old, difference());
+  focusAgain(focused);
+}
+
+const FOCUSABLE = "button,input,summary,a,td[tabindex]";
+
+/** The place of the focus in the results, to be found again in results drawn anew. */
+function whereFocusIs() {
+  const element = document.activeElement;
+  const article = element?.closest(".answer");
+  const part = element?.closest("section");
+  if (!article || !part) return null;
+  return {
+    article: [...document.querySelectorAll(".answer")].indexOf(article),
+    part: part.getAttribute("aria-label"),
+    index: [...part.querySelectorAll(FOCUSABLE)].indexOf(element),
+  };
+}
+
+function focusAgain(place) {
+  if (!place || document.activeElement?.closest(".answer")) return;
+  const part = document.querySelectorAll(".answer")[place.article]?.querySelector(`section[aria-label="${place.part}"]`);
+  const elements = part?.querySelectorAll(FOCUSABLE) ?? [];
+  elements[Math.min(place.index, elements.length - 1)]?.focus({ preventScroll: true });
 }
 
 function write(push) {

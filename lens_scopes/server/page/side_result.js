@@ -1,4 +1,5 @@
 // What one side of the question was answered: prediction, strip, layers, heads, matrix, numbers, downloads.
+import { spelled } from "./combobox.js";
 import { h, section } from "./dom.js";
 import { headsSection } from "./heads.js";
 import { layerMap, scoresAt, switcher } from "./layers.js";
@@ -29,6 +30,12 @@ export function sideSections(answers, view, act) {
     circuitsvis(answers),
   ];
   return parts.filter(Boolean);
+}
+
+/** The sections that change with the layer that is looked at. */
+export function layerSections({ attribution }, view, act) {
+  const shown = attribution.view.layer_labels.includes(view.layer) ? view.layer : "";
+  return [tokens(attribution, shown, act), table(attribution, shown)];
 }
 
 function tokens(result, shown, act) {
@@ -88,7 +95,7 @@ function prediction(result, act) {
           type: "button",
           title: "Explain this token",
           "aria-label": `${token.label}, ${percent(token.probability)}: explain this token`,
-          onclick: () => act.explain({ target: `#${token.token_id}`, token: token.token }),
+          onclick: () => act.explain({ target: spelled(token) }),
         },
         h("span", { class: "token" }, h("bdi", {}, token.label)),
         bar(token.probability),
