@@ -173,6 +173,9 @@ def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None
     assert "position=2" in tab.url
     tab.wait_for_selector(".head-detail")
     asked(tab, lambda: tab.get_by_role("button", name="alone").click())
+    asked(tab, lambda: tab.get_by_role("button", name="Fisher modes").click())
+    assert tab.frame_locator("iframe").locator("#modes").count() == 1
+    tab.wait_for_selector(".head-detail")
     assert "through=L" in tab.url and "through head L" in tab.locator(".answer .kind").inner_text()
 
 

@@ -9,6 +9,14 @@ import { layerSections, sideSections } from "./side_result.js";
 
 const at = (id) => document.getElementById(id);
 const NO_TARGET = ["fisher", "temperature", "entropy"];
+const EVERY = ["text", "chat", "model", "through", "freeze"];
+const SCOPE = [...EVERY, "scope", "other", "rank"];
+// What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
+const TAKEN = {
+  heads: () => [...SCOPE, "target", "position"],
+  matrix: (fields) => (fields.scope === "logit-diff" ? [...SCOPE, "target"] : SCOPE),
+  modes: () => [...EVERY, "position"],
+};
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
 
 let about;
@@ -103,7 +111,7 @@ async function explain(push = true) {
     answers = found;
     write(push);
     show();
-    for (const kind of view.show) await add(kind, mine);
+    for (const kind of view.show.filter((kind) => kind in TAKEN)) await add(kind, mine);
   } catch (error) {
     if (mine === running) say(error);
   } finally {
@@ -111,12 +119,12 @@ async function explain(push = true) {
   }
 }
 
-/** Adds heads or the matrix to what is shown, for each side. */
+/** Adds heads, the matrix or the modes to what is shown, for each side. */
 async function add(kind, mine) {
   for (const [i, side] of sides.entries()) {
-    const { readout: _readout, position, ...fields } = asRequest(side.fields);
-    const asked = kind === "matrix" || position === undefined ? fields : { ...fields, position };
-    if (kind === "matrix") delete asked.target;
+    const fields = asRequest(side.fields);
+    const names = TAKEN[kind](fields);
+    const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
     const found = await question(kind, asked, tell, mine.signal);
     if (mine !== running) return;
     answers[i] = { ...answers[i], [kind]: found };

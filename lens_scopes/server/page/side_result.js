@@ -1,4 +1,4 @@
-// What one side of the question was answered: prediction, strip, layers, heads, matrix, numbers, downloads.
+// What one side of the question was answered: prediction, strip, layers, heads, matrix, modes, numbers, downloads.
 import { spelled } from "./combobox.js";
 import { h, section } from "./dom.js";
 import { headsSection } from "./heads.js";
@@ -9,7 +9,7 @@ import { scored, strip } from "./strip.js";
 
 /** The sections of one side; `act` holds what its parts can do: explain, layer, want, head. */
 export function sideSections(answers, view, act) {
-  const { attribution, heads, matrix } = answers;
+  const { attribution, heads, matrix, modes } = answers;
   const shown = attribution.view.layer_labels.includes(view.layer) ? view.layer : "";
   const parts = [
     tokens(attribution, shown, act),
@@ -23,6 +23,7 @@ export function sideSections(answers, view, act) {
         select: act.head,
       }),
     matrix && matrixSection(matrix, (position) => act.explain({ position })),
+    modes && modesSection(modes),
     more(answers, act),
     table(attribution, shown),
     terms(attribution),
@@ -123,6 +124,7 @@ function more(answers, act) {
   const wanted = [
     ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
     ["matrix", "Source × target", "every token on every later prediction"],
+    ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
   ].filter(([kind]) => !answers[kind]);
   if (!wanted.length) return null;
   return section(
@@ -135,6 +137,14 @@ function more(answers, act) {
         h("li", {}, h("button", { type: "button", onclick: () => act.want(kind) }, name), h("span", {}, ` ${what}`)),
       ),
     ),
+  );
+}
+
+function modesSection(result) {
+  return section(
+    "Fisher modes",
+    "full",
+    h("iframe", { sandbox: "allow-scripts", src: `api/results/${result.id}/html`, title: "Fisher modes" }),
   );
 }
 
@@ -182,7 +192,7 @@ function terms(result) {
 function address(answers, kind, download) {
   const parameters = new URLSearchParams();
   if (kind === "html") {
-    for (const name of ["heads", "matrix"]) if (answers[name]) parameters.append("with", answers[name].id);
+    for (const name of ["heads", "matrix", "modes"]) if (answers[name]) parameters.append("with", answers[name].id);
   }
   if (download) parameters.set("download", "true");
   return `api/results/${answers.attribution.id}/${kind}?${parameters}`;
