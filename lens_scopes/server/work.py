@@ -117,13 +117,13 @@ class Job:
 
 
 class WorkQueue:
-    """Runs jobs one after the other in one thread, which lives while there is work."""
+    """Runs jobs one after the other in one thread, which begins with the first."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
 
@@ -144,6 +144,7 @@ class WorkQueue:
                 )
             job = Job(work, self._limits.seconds)
             self._waiting.append(job)
+            self._lock.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="model work", daemon=True)
                 self._thread.start()
@@ -185,6 +186,7 @@ class WorkQueue:
         """Cancels everything, takes nothing more, and waits for the thread to end."""
         with self._lock:
             self._stopped = True
+            self._lock.notify_all()
             jobs = [job for job in (*self._waiting, self._running) if job is not None]
             thread = self._thread
         for job in jobs:
@@ -209,13 +211,20 @@ class WorkQueue:
                 self.cancel(job)
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._running = self._waiting.popleft() if self._waiting else None
-                if self._running is None:
-                    self._thread = None
-                    return
-                behind = list(self._waiting)
-            for other in behind:
-                other.wake()
-            self._running.run()
+        while (job := self._next()) is not None:
+            job.run()
+
+    def _next(self) -> Job | None:
+        """Waits for the next job; None when the queue has been stopped."""
+        with self._lock:
+            self._running = None
+            while not self._waiting and not self._stopped:
+                self._lock.wait()
+            if not self._waiting:
+                return None
+            self._running = self._waiting.popleft()
+            behind = list(self._waiting)
+            job = self._running
+        for other in behind:
+            other.wake()
+        return job
