@@ -21,6 +21,7 @@ pytestmark = browser_marks
 
 READY = """document.querySelector("#results").getAttribute("aria-busy") === "false"
     && !document.querySelector("#explain").disabled"""
+PREDICTION = "section[aria-label=Prediction]"
 HOSTILE = '<img src=x onerror="window.executed=1"> </script><script>window.executed=1</script> &amp; \u202e the'
 
 
@@ -92,8 +93,8 @@ def test_a_view_shows_what_the_library_computes(visit: Callable[..., Any], model
     assert tab.eval_on_selector_all(".strip .tok", "e => e.map(b => b.className.split(' ')[1])") == classes
     assert tab.locator(".heat tbody tr").count() == 2
     assert tab.locator(".heat tbody td").count() == 12
-    assert texts(tab, ".bars .token")[0] == "␣the"
-    assert tab.locator(".bars li.target .token").inner_text() == "␣sofa"
+    assert texts(tab, f"{PREDICTION} .token")[0] == "␣the"
+    assert tab.locator(f"{PREDICTION} .target .token").inner_text() == "␣sofa"
     assert tab.title() == "The dog sleeps on the → ␣sofa · lens_scopes"
     tab.locator("summary", has_text="Every number").click()
     assert [float(text) for text in texts(tab, ".scores .cell")] == pytest.approx(expected.scores.tolist(), rel=1e-3)
@@ -133,12 +134,16 @@ def test_a_target_is_completed_from_the_keyboard(visit: Callable[..., Any]) -> N
 def test_tokens_bars_layers_and_cells_lead_on(visit: Callable[..., Any]) -> None:
     tab = visit()
     asked(tab, lambda: tab.locator(".strip .tok").nth(3).click())
+    assert tab.evaluate("document.activeElement.textContent").strip() == "sleeps"
     assert "position=3" in tab.url and tab.locator(".strip .tok.later").count() == 2
     assert tab.locator(".strip .tok[aria-current=true]").inner_text().strip() == "sleeps"
     asked(tab, lambda: tab.locator(".strip .tok.later").last.click())
     assert "position=5" in tab.url
-    asked(tab, lambda: tab.locator(".bars button").nth(6).click())
-    assert tab.locator(".bars li.target .token").inner_text() == tab.locator(".bars .token").nth(6).inner_text()
+    asked(tab, lambda: tab.locator(f"{PREDICTION} button").nth(6).click())
+    assert (
+        tab.locator(f"{PREDICTION} .target .token").inner_text()
+        == tab.locator(f"{PREDICTION} .token").nth(6).inner_text()
+    )
     tab.locator(".layer-switcher label", has_text="L1").click()
     assert "layer=L1" in tab.url and tab.locator("input[value=L1]").is_checked()
     tab.locator(".heat tbody tr").nth(0).locator("td").nth(2).click()
@@ -183,7 +188,7 @@ def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None
     tab = visit()
     tab.click("#compare")
     assert tab.locator("fieldset.side").count() == 2
-    tab.locator("fieldset.side").nth(1).locator("textarea").fill("The sofa sleeps on the")
+    tab.locator("fieldset.side").nth(1).locator("[name=text]").fill("The sofa sleeps on the")
     asked(tab, lambda: tab.click("#explain"))
     assert tab.locator(".answer").count() == 2
     cells = tab.locator(".difference .tok")

@@ -10,7 +10,7 @@ from lens_scopes.server.settings import Access, Limits
 
 app = create_app(
     {"tiny": served_model()},
-    Limits(seconds=20),
+    Limits(seconds=20.0),
     Access(hosts=frozenset({"localhost", "testserver"})),
 )
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)

@@ -80,7 +80,7 @@ def run_space(model: str = "gemma-3-270m", *, port: int = SPACE_PORT) -> None:
     names = {name.strip().lower() for name in os.environ.get("SPACE_HOST", "").split(",") if name.strip()}
     frames = ("https://huggingface.co", "https://*.hf.space")
     access = Access(hosts=_LOCAL | names, any_address=True, frame_ancestors=frames)
-    limits = Limits(prompt_characters=4_000, prompt_tokens=256, generated_tokens=32, waiting=24, seconds=60)
+    limits = Limits(prompt_characters=4_000, prompt_tokens=256, generated_tokens=32, waiting=24, seconds=60.0)
     models = ServedModels([ServedModel(ModelOptions(model=model))])
     listening = _listen("0.0.0.0", port)
     models.loaded(None)
