@@ -284,8 +284,7 @@ def test_running_work_is_cancelled(visit: Callable[..., Any], model: Any, addres
         asked(tab, lambda: tab.click("#explain"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width: int) -> None:
     from axe_playwright_python.sync_playwright import Axe
 

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -107,6 +107,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.queue.open()
         yield
         service.queue.stop()
 
@@ -162,6 +163,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         described += "far the work is, then `result` with the result or `problem` with problem details."
         return {
             "response_model": None,
+            "dependencies": [Depends(_json_only)],
             "responses": {
                 200: {
                     "description": described,
@@ -195,6 +197,12 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     def cancel(job: Name) -> None:
         """Cancels a waiting or running request, by the `job` of its progress events."""
         service.queue.cancel(service.queue.find(job))
+
+
+def _json_only(request: Request) -> None:
+    """Refuses what a form of another site could send."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, "the body must be JSON, with the content type application/json.")
 
 
 async def _respond(service: Service, question: Explanation, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 A page of another site can make a browser send requests here. It cannot read the answers, but it could have the model
 work, or, by letting its own name resolve to this machine (DNS rebinding), pass for the same site. So the Host header
-must name this server, the Origin header, which scripts cannot forge, must be this server's, and bodies must be JSON.
+must name this server, and the Origin header, which scripts cannot forge, must be this server's.
 """
 
 from __future__ import annotations
@@ -105,14 +105,11 @@ class Guard:
         entered = self._enter(scope, headers)
         if entered is not None:
             return entered
-        if scope["method"] == "POST":
-            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                raise Refusal(415, "the body must be JSON, with the content type application/json.")
-            length = headers.get("content-length", "0")
-            if not (length.isascii() and length.isdigit()):
-                raise Refusal(400, "the Content-Length header is not a number.")
-            if int(length) > self._limits.request_bytes:
-                raise self._too_large()
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise Refusal(400, "the Content-Length header is not a number.")
+        if int(length) > self._limits.request_bytes:
+            raise self._too_large()
         return None
 
     def _enter(self, scope: Scope, headers: Headers) -> Response | None:

@@ -182,6 +182,12 @@ class WorkQueue:
                     return job
         raise Refusal(404, "no such request is waiting or running.")
 
+    def open(self) -> None:
+        """Takes work again, after `stop`."""
+        with self._lock:
+            self._stopped = False
+            self._thread = None
+
     def stop(self, seconds: float = 5.0) -> None:
         """Cancels everything, takes nothing more, and waits for the thread to end."""
         with self._lock:
