@@ -227,15 +227,16 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
 
 
 async def _events(queue: WorkQueue, submitted: Job | bytes) -> AsyncIterator[bytes]:
-    if isinstance(submitted, Job):
-        async with aclosing(queue.updates(submitted)) as updates:
-            async for progress in updates:
-                yield _event("progress", progress.model_dump_json().encode())
-        if submitted.refusal is not None:
-            yield _event("problem", submitted.refusal.problem().model_dump_json().encode())
-            return
-        submitted = submitted.result
-    yield _event("result", submitted)
+    if isinstance(submitted, bytes):
+        yield _event("result", submitted)
+        return
+    async with aclosing(queue.updates(submitted)) as updates:
+        async for progress in updates:
+            yield _event("progress", progress.model_dump_json().encode())
+    if submitted.refusal is None:
+        yield _event("result", submitted.result)
+    else:
+        yield _event("problem", submitted.refusal.problem().model_dump_json().encode())
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -45,8 +45,8 @@ EXAMPLES = (
     ),
     Example(
         study="Instructions",
-        title="Answer in French",
-        what="What makes the name of the country French?",
+        title="Germany, in French",
+        what="“Allemagne” against “Europe”: does the English “Germany” bring it?",
         request={
             "text": "Instruction: answer in French.\nQuestion: What is the capital of Germany?\n"
             "Answer: La capitale de l'",

@@ -295,7 +295,7 @@ class Example(BaseModel):
     title: str
     what: str
     request: dict[str, Any] = Field(description="A question for /api/attribute.")
-    compare: dict[str, Any] | None = Field(None, description="Another one, to be put beside it.")
+    compare: dict[str, Any] | None = Field(default=None, description="Another one, to be put beside it.")
 
 
 class About(BaseModel):
