@@ -23,6 +23,13 @@ def served_model() -> Any:
     return model
 
 
+def chat_model() -> Any:
+    """The tiny model with a chat template."""
+    model = served_model()
+    model.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}.{% endfor %}"
+    return model
+
+
 def client(app: FastAPI, **options: Any) -> TestClient:
     """A client that asks as a browser on this machine would."""
     return TestClient(app, **({"base_url": ADDRESS, "raise_server_exceptions": False} | options))

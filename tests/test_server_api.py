@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from served import client, events, served_model
+from served import chat_model, client, events, served_model
 from test_cli import PROMPT, Loader, Run, folder, loader, run  # noqa: F401
 
 import lens_scopes as ls
@@ -113,6 +113,17 @@ def test_any_text_survives_the_shell(api: TestClient, text: str) -> None:
     script = 'lens-scopes() { if [ "$2" = --file ]; then cat "$3"; else printf "%s" "$2"; fi; }\n'
     done = subprocess.run(["bash", "-c", script + shell], capture_output=True, text=True, check=True)
     assert done.stdout.removesuffix("\n" if "--file" in shell else "") == text
+
+
+def test_a_chat_is_explained() -> None:
+    chat = [{"role": "user", "content": "The dog"}, {"role": "assistant", "content": "it's <&> on"}]
+    with client(create_app({"chatty": chat_model()})) as api:
+        assert api.get("/api/about").json()["models"][0]["chat"] is True
+        answer = api.post("/api/attribute", json={"chat": chat}).json()
+    assert "".join(answer["tokens"]).startswith("<bos>The dog.")
+    script = 'lens-scopes() { cat "$3"; }\n' + answer["view"]["command"]["shell"]
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == chat
 
 
 def test_a_nul_character_has_no_command_line(api: TestClient) -> None:

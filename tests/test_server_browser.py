@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from chromium import browser_marks, texts
-from served import served_model, serving
+from served import chat_model, served_model, serving
 from test_cli import PROMPT
 
 import lens_scopes as ls
@@ -41,14 +41,14 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Opens the page at a view; afterwards nothing has failed, executed, or left this machine."""
     opened: list[tuple[Any, list[str], list[str]]] = []
 
-    def open_page(view: str = f"text={PROMPT}", answered: bool = True, **options: Any) -> Any:
+    def open_page(view: str = f"text={PROMPT}", answered: bool = True, at: str = address, **options: Any) -> Any:
         tab = browser.new_page(**({"viewport": {"width": 1280, "height": 900}} | options))
         requests: list[str] = []
         errors: list[str] = []
         tab.on("request", lambda request: requests.append(request.url))
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        tab.goto(f"{address}/#{view}")
+        tab.goto(f"{at}/#{view}")
         opened.append((tab, requests, errors))
         if answered:
             tab.wait_for_selector(".answer")
@@ -60,7 +60,7 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
         assert tab.evaluate("window.executed") is None
         # A refusal is an answer, but the browser notes its status as an error.
         assert [error for error in errors if "status of 422" not in error] == []
-        assert all(url.startswith((address, "data:", "blob:")) for url in requests)
+        assert all(url.startswith(("http://127.0.0.1:", "data:", "blob:")) for url in requests)
         tab.close()
 
 
@@ -315,3 +315,18 @@ def test_the_examples_are_there(visit: Callable[..., Any]) -> None:
     assert texts(tab, ".study") == ["Translation", "Instructions", "Time series"]
     asked(tab, lambda: tab.get_by_role("button", name="Opposite against synonym").click())
     assert tab.locator(".answer").count() == 2
+
+
+def test_a_chat_is_typed_turn_by_turn(visit: Callable[..., Any]) -> None:
+    with serving(create_app({"chatty": chat_model()})) as address:
+        tab = visit(at=address)
+        tab.get_by_role("radio", name="Chat").check()
+        tab.get_by_label("Content").fill("The dog")
+        tab.get_by_role("button", name="Add a turn").click()
+        tab.get_by_label("Role").nth(1).select_option("assistant")
+        tab.get_by_label("Content").nth(1).fill(" sleeps on")
+        asked(tab, lambda: tab.click("#explain"))
+        assert "".join(texts(tab, ".strip .tok")) == "<bos>The dog. sleeps on."
+        again = visit(tab.url.partition("#")[2], at=address)
+        assert again.get_by_label("Content").nth(1).input_value() == " sleeps on"
+        assert texts(again, ".strip .tok") == texts(tab, ".strip .tok")
