@@ -165,7 +165,7 @@ def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None
     assert tab.locator(".cells tbody tr").count() == 2
     assert tab.locator(".cells tbody td").count() == 10
     tab.locator(".cells tbody td").nth(2).click()
-    assert tab.locator(".head-detail h4").inner_text().startswith("L0H2")
+    assert tab.locator(".head-detail h4").inner_text().startswith("L0H2") and "head=L0H2" in tab.url
     assert tab.locator(".head-detail .tok").count() == 6
     asked(tab, lambda: tab.get_by_role("button", name="Source × target").click())
     tab.wait_for_selector("section[aria-label='Source × target']")
@@ -174,6 +174,7 @@ def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None
     again = visit(tab.url.partition("#")[2])
     again.wait_for_selector("section[aria-label='Source × target']")
     assert again.locator(".cells tbody td").count() == 10
+    assert again.locator(".head-detail h4").inner_text().startswith("L0H2")
     asked(tab, lambda: tab.locator("section[aria-label='Source × target'] tbody tr").nth(2).locator("td").first.click())
     assert "position=2" in tab.url
     tab.wait_for_selector(".head-detail")

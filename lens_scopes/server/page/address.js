@@ -5,7 +5,7 @@ const PLAIN = ["text", "scope", "target", "other", "rank", "position", "through"
 /** What the fields of one side are by default, which the address leaves out. */
 export const DEFAULTS = { scope: "semantic", readout: "norm" };
 
-/** {sides: [fields…], layer, show: [kinds…]} as the part of an address after the #. */
+/** {sides: [fields…], layer, head, show: [kinds…]} as the part of an address after the #. */
 export function write(view) {
   const parameters = new URLSearchParams();
   view.sides.forEach((side, index) => {
@@ -15,6 +15,7 @@ export function write(view) {
     if (side.freeze?.length) parameters.set(`${prefix}freeze`, side.freeze.join(","));
   });
   if (view.layer) parameters.set("layer", view.layer);
+  if (view.head) parameters.set("head", view.head);
   if (view.show.length) parameters.set("show", view.show.join(","));
   return `#${parameters}`;
 }
@@ -25,7 +26,7 @@ export function read(hash) {
   const sides = [side(parameters, ""), side(parameters, "b.")].filter(Boolean);
   if (!sides.length) return null;
   const show = (parameters.get("show") ?? "").split(",").filter(Boolean);
-  return { sides, layer: parameters.get("layer") ?? "", show };
+  return { sides, layer: parameters.get("layer") ?? "", head: parameters.get("head") ?? "", show };
 }
 
 function side(parameters, prefix) {

@@ -8,6 +8,7 @@ import { markLayer, scoresAt } from "./layers.js";
 import { layerSections, sideSections } from "./side_result.js";
 
 const at = (id) => document.getElementById(id);
+const PLAIN_VIEW = { layer: "", head: "", show: [] };
 const NO_TARGET = ["fisher", "temperature", "entropy"];
 const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
@@ -22,7 +23,7 @@ const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backw
 let about;
 let sides = [];
 let answers = []; // one for each side: {attribution, heads, matrix}
-let view = { layer: "", show: [], head: null };
+let view = { ...PLAIN_VIEW };
 let running = null;
 
 async function start() {
@@ -35,8 +36,7 @@ async function start() {
   examples();
   at("question").addEventListener("submit", (event) => {
     event.preventDefault();
-    view.show = [];
-    view.head = null;
+    view = { ...PLAIN_VIEW, layer: view.layer };
     explain();
   });
   at("cancel").addEventListener("click", () => running?.abort());
@@ -58,7 +58,7 @@ async function start() {
 function arrive() {
   const wanted = address.read(location.hash);
   const first = about.examples[0]?.request ?? { text: "" };
-  view = { layer: wanted?.layer ?? "", show: wanted?.show ?? [], head: null };
+  view = { layer: wanted?.layer ?? "", head: wanted?.head ?? "", show: wanted?.show ?? [] };
   arrange(wanted?.sides ?? [first]);
   return sides[0].fields.text || sides[0].fields.chat ? explain(false) : undefined;
 }
@@ -80,7 +80,7 @@ function examples() {
 }
 
 function take(example) {
-  view = { layer: "", show: [], head: null };
+  view = { ...PLAIN_VIEW };
   arrange([example.request, example.compare].filter(Boolean));
   explain();
 }
@@ -142,6 +142,7 @@ function actions(i) {
     },
     head: (name) => {
       view.head = name;
+      write(false);
     },
     explain: (change) => {
       const fields = sides[i].fields;
@@ -248,7 +249,7 @@ function focusAgain(place) {
 }
 
 function write(push) {
-  const hash = address.write({ sides: sides.map((side) => side.fields), layer: view.layer, show: view.show });
+  const hash = address.write({ ...view, sides: sides.map((side) => side.fields) });
   if (hash === location.hash) return;
   if (push) history.pushState(null, "", hash);
   else history.replaceState(null, "", hash);
