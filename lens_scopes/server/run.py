@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -62,6 +63,7 @@ def run(
     access = Access(hosts=hosts, any_address=everywhere, token=token)
     models_at_hand = ServedModels(served)
     models_at_hand.loaded(None)
+    _warm(models_at_hand)
     listening.listen()  # from here on a browser waits, where it was refused before
     print(f"lens-scopes: serving {served[0].name} at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     if open_page:
@@ -84,6 +86,7 @@ def run_space(model: str = "gemma-3-270m", *, port: int = SPACE_PORT) -> None:
     models = ServedModels([ServedModel(ModelOptions(model=model))])
     listening = _listen("0.0.0.0", port)
     models.loaded(None)
+    _warm(models)
     serve(create_app(models, limits, access), listening)
 
 
@@ -102,6 +105,11 @@ def serve(app: FastAPI, listening: socket.socket, *, log_requests: bool = False)
         ws="none",
     )
     _Server(config).run(sockets=[listening])
+
+
+def _warm(models: ServedModels) -> None:
+    """Sorts the vocabulary meanwhile, which takes seconds, so that nobody waits for it at the first completion."""
+    threading.Thread(target=models.vocabulary, args=(None,), daemon=True).start()
 
 
 class _Server(uvicorn.Server):
