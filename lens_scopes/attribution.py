@@ -194,6 +194,10 @@ class Attribution(Shown):
         Raises:
             FileError: when it cannot be written.
         """
+        write_whole(path, self.to_safetensors())
+
+    def to_safetensors(self) -> bytes:
+        """The contents of the file that `save` writes."""
         from safetensors.torch import save
 
         tensors = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
@@ -207,7 +211,7 @@ class Attribution(Shown):
         }
         # Clones: the file format refuses tensors that share memory.
         own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        write_whole(path, save(own, metadata))
+        return save(own, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:

@@ -20,6 +20,7 @@ from lens_scopes.cli.matrix import matrix
 from lens_scopes.cli.models import models
 from lens_scopes.cli.modes import modes
 from lens_scopes.cli.report import report
+from lens_scopes.cli.serve import serve
 from lens_scopes.cli.show import show
 from lens_scopes.errors import LensScopesError
 
@@ -30,7 +31,7 @@ INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, layers, heads, matrix, modes, evaluate, report, show, models):
+for command in (attribute, layers, heads, matrix, modes, evaluate, report, show, serve, models):
     app.command()(command)
 
 

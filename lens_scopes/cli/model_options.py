@@ -90,7 +90,7 @@ class ModelOptions:
                 backend=backend,
                 device=self.device,
                 dtype=self.dtype,
-                processing=self._processing(),
+                processing=self.processing_flags(),
                 architecture=self.architecture,
                 trust_remote_code=self.trust_remote_code,
             )
@@ -100,7 +100,8 @@ class ModelOptions:
 
         return (embedded_path() if self.model.lower() == EMBEDDED_NAME else Path(self.model)).is_dir()
 
-    def _processing(self) -> bool | Mapping[str, bool]:
+    def processing_flags(self) -> bool | Mapping[str, bool]:
+        """`processing` as `load_model` takes it."""
         if self.processing in ("none", "all"):
             return self.processing == "all"
         return {flag.strip(): True for flag in self.processing.split(",")}
