@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lens_scopes.attribution import Attribution
     from lens_scopes.errors import LensScopesError
+    from lens_scopes.flow import information_flow
     from lens_scopes.heads import HeadInspection, inspect_heads
     from lens_scopes.matrix import AttributionMatrix, attribute_all
     from lens_scopes.models import available_models, load_model, model_record
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lens_scopes.prompts import Prompt, read_prompt
     from lens_scopes.readouts import Dot, Norm
     from lens_scopes.scopes import attribute, attribute_batch
+    from lens_scopes.span_flow import InformationFlow
 
 _HOMES = {
     "Attention": "paths",
@@ -50,6 +52,7 @@ _HOMES = {
     "Frozen": "paths",
     "HeadInspection": "heads",
     "Heads": "paths",
+    "InformationFlow": "span_flow",
     "Layers": "paths",
     "LensScopesError": "errors",
     "LogProb": "objectives",
@@ -67,6 +70,7 @@ _HOMES = {
     "attribute_all": "matrix",
     "attribute_batch": "scopes",
     "available_models": "models",
+    "information_flow": "flow",
     "inspect_heads": "heads",
     "inspect_modes": "modes",
     "load_model": "models",
@@ -87,6 +91,7 @@ __all__ = [
     "Frozen",
     "HeadInspection",
     "Heads",
+    "InformationFlow",
     "Layers",
     "LensScopesError",
     "LogProb",
@@ -104,6 +109,7 @@ __all__ = [
     "attribute_all",
     "attribute_batch",
     "available_models",
+    "information_flow",
     "inspect_heads",
     "inspect_modes",
     "load_model",

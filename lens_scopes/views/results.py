@@ -22,18 +22,21 @@ _PAGES = {
     "HeadInspection": "heads.heads_page",
     "AttributionMatrix": "matrix.matrix_page",
     "ModeInspection": "modes.modes_page",
+    "InformationFlow": "flow.flow_page",
 }
 _FIGURES = {
     "Attribution": "matplotlib_figure.figure",
     "HeadInspection": "figure_heads.heads_figure",
     "AttributionMatrix": "figure_matrix.matrix_figure",
     "ModeInspection": "figure_modes.modes_figure",
+    "InformationFlow": "figure_flow.flow_figure",
 }
 _PRINTERS = {
     "Attribution": "terminal.print_terminal",
     "HeadInspection": "terminal_heads.print_heads",
     "AttributionMatrix": "terminal_matrix.print_matrix",
     "ModeInspection": "terminal_modes.print_modes",
+    "InformationFlow": "terminal_flow.print_flow",
 }
 
 
