@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport, report
     from lens_scopes.evaluation.results import load_results
     from lens_scopes.evaluation.run import evaluate
+    from lens_scopes.flow import information_flow
     from lens_scopes.heads import HeadInspection, inspect_heads
     from lens_scopes.matrix import AttributionMatrix, attribute_all
     from lens_scopes.models import available_models, load_model, model_record
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from lens_scopes.prompts import Prompt, read_prompt
     from lens_scopes.readouts import Dot, Norm, Product, Relative
     from lens_scopes.scopes import attribute, attribute_batch
+    from lens_scopes.span_flow import InformationFlow
 
 _HOMES = {
     "Attention": "paths",
@@ -63,6 +65,7 @@ _HOMES = {
     "Frozen": "paths",
     "HeadInspection": "heads",
     "Heads": "paths",
+    "InformationFlow": "span_flow",
     "Layers": "paths",
     "LeaveOneOut": "baselines",
     "LensScopesError": "errors",
@@ -89,6 +92,7 @@ _HOMES = {
     "attribute_batch": "scopes",
     "available_models": "models",
     "evaluate": "evaluation.run",
+    "information_flow": "flow",
     "inspect_heads": "heads",
     "inspect_modes": "modes",
     "load_model": "models",
@@ -113,6 +117,7 @@ __all__ = [
     "Frozen",
     "HeadInspection",
     "Heads",
+    "InformationFlow",
     "Layers",
     "LeaveOneOut",
     "LensScopesError",
@@ -139,6 +144,7 @@ __all__ = [
     "attribute_batch",
     "available_models",
     "evaluate",
+    "information_flow",
     "inspect_heads",
     "inspect_modes",
     "load_model",

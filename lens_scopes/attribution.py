@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -15,13 +14,13 @@ from torch import Tensor
 from lens_scopes.errors import FileError, SiteError
 from lens_scopes.final_state import PredictedToken, Prediction
 from lens_scopes.prompts import Grouping, group_tokens
+from lens_scopes.result_file import ResultFormat
 from lens_scopes.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
 
-FORMAT = "lens_scopes.attribution"
-FORMAT_VERSION = 1
+FORMAT = ResultFormat("lens_scopes.attribution", 1, "Attribution.save")
 
 _TENSORS = ("scores", "layers", "standard_error", "layers_standard_error")
 
@@ -198,20 +197,11 @@ class Attribution(Shown):
 
     def to_safetensors(self) -> bytes:
         """The contents of the file that `save` writes."""
-        from safetensors.torch import save
-
         tensors = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
         tensors |= {f"sites/{name}": values for name, values in self.sites.items()}
         record = {key: value for key, value in asdict(self).items() if key not in _TENSORS}
         record["sites"] = list(self.sites)  # the file keeps tensors in another order
-        metadata = {
-            "format": FORMAT,
-            "version": str(FORMAT_VERSION),
-            "record": json.dumps(record, ensure_ascii=False),
-        }
-        # Clones: the file format refuses tensors that share memory.
-        own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        return save(own, metadata)
+        return FORMAT.content(record, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
@@ -220,33 +210,7 @@ class Attribution(Shown):
         Raises:
             FileError: when the file is missing, truncated, of another kind, or from a newer version.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            if not Path(path).is_file():
-                raise FileError(
-                    f"{path} does not exist or is not a file; expected a result written by Attribution.save."
-                )
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise FileError(
-                f"{path} is not a readable safetensors file (truncated or of another kind): {error}"
-            ) from error
-        if metadata.get("format") != FORMAT:
-            raise FileError(f"{path} is a safetensors file, but not a result written by Attribution.save.")
-        version = metadata.get("version", "")
-        if not (version.isascii() and version.isdigit() and int(version) <= FORMAT_VERSION):
-            raise FileError(
-                f"{path} has format version {version or 'none'}; this lens_scopes reads up to {FORMAT_VERSION}. "
-                "Upgrade lens_scopes to read it."
-            )
-        try:
-            return cls._from_record(json.loads(metadata["record"]), tensors)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise FileError(f"{path} is damaged: its record does not describe a result ({reason}).") from error
+        return FORMAT.read(path, cls._from_record)
 
     @classmethod
     def _from_record(cls, record: dict[str, Any], tensors: dict[str, Tensor]) -> Attribution:

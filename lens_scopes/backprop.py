@@ -171,6 +171,7 @@ def trace_in_slices(
     sites: Sequence[str],
     layers_at_once: int,
     path: Sequence[tuple[str, Hook]] = (),
+    reads: Sequence[tuple[int, int]] | None = None,
 ) -> SlicedTrace:
     """`trace`, holding the graph of `layers_at_once` layers at a time; hooks of the user's own run twice.
 
@@ -183,7 +184,7 @@ def trace_in_slices(
             "a TransformerBridge cannot run a slice of its layers, which long prompts need to save memory; "
             'load the model with backend="hooked", or give a shorter prompt.'
         )
-    batch = Batch.of(model, prompts)
+    batch = Batch.of(model, prompts, reads)
     bounds = range(0, model.cfg.n_layers, layers_at_once)
     entering = [batch.token_ids]
     called: set[str] = set()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lens_scopes.errors import PromptError
 from lens_scopes.final_state import unembedding
 from lens_scopes.forward import run_to_final_state
+from lens_scopes.prompts import Prompt, extended
 
 
 def continuation(model: Any, token_ids: Sequence[int], count: int) -> list[int]:
@@ -17,3 +19,20 @@ def continuation(model: Any, token_ids: Sequence[int], count: int) -> list[int]:
         state = run_to_final_state(model, [ids])[0]
         ids.append(int(head.logits(state).argmax()))
     return ids[len(token_ids) :]
+
+
+def with_continuation(model: Any, prompt: Prompt, count: int) -> Prompt:
+    """The prompt with `count` tokens of the model's own continuation at its end.
+
+    Raises:
+        PromptError: for a negative count, and when the result would not fit the context window.
+    """
+    length = len(prompt.token_ids)
+    if count < 0:
+        raise PromptError(f"the number of tokens to generate must be non-negative; got {count}.")
+    if length + count > model.cfg.n_ctx:
+        raise PromptError(
+            f"{count} generated tokens after a prompt of {length} exceed the context window of {model.cfg.n_ctx}; "
+            "shorten the prompt or generate fewer."
+        )
+    return extended(model, prompt, continuation(model, prompt.token_ids, count))

@@ -18,11 +18,11 @@ from lens_scopes.backprop import Trace, trace
 from lens_scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.errors import PromptError
 from lens_scopes.final_state import PredictedToken
-from lens_scopes.generation import continuation
+from lens_scopes.generation import with_continuation
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.paths import PathLike
-from lens_scopes.prompts import Prompt, PromptLike, extended, next_token_id, read_prompt
+from lens_scopes.prompts import PromptLike, next_token_id, read_prompt
 from lens_scopes.readouts import Readout
 from lens_scopes.scopes import Job, Progress, package_versions
 from lens_scopes.shown import Shown
@@ -158,7 +158,7 @@ def attribute_all(
     first = 0
     if generate:
         first = len(read.token_ids) - 1
-        read = _extended(model, read, generate)
+        read = with_continuation(model, read, generate)
     length = len(read.token_ids)
     destinations = list(range(first, length - 1)) if generate else list(range(length))
     path_hooks = [] if job.path is None else job.path.hooks(model)
@@ -237,16 +237,3 @@ def _row(
         total = term if total is None else total + term
     assert total is not None  # an objective has at least one direction
     return total.cpu()
-
-
-def _extended(model: Any, prompt: Prompt, count: int) -> Prompt:
-    """The prompt with the model's own most probable continuation."""
-    length = len(prompt.token_ids)
-    if count < 0:
-        raise PromptError(f"the number of tokens to generate must be non-negative; got {count}.")
-    if length + count > model.cfg.n_ctx:
-        raise PromptError(
-            f"{count} generated tokens after a prompt of {length} exceed the context window of {model.cfg.n_ctx}; "
-            "shorten the prompt or generate fewer."
-        )
-    return extended(model, prompt, continuation(model, prompt.token_ids, count))

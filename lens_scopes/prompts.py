@@ -21,7 +21,7 @@ from lens_scopes.errors import PromptError
 
 if TYPE_CHECKING:
     PromptLike: TypeAlias = "str | Sequence[Mapping[str, str]] | Sequence[int] | Tensor | Prompt"
-    SpanLike: TypeAlias = "str | tuple[int, int]"
+    SpanLike: TypeAlias = "str | tuple[int, int] | range"
     Grouping: TypeAlias = "Literal['word', 'line'] | Mapping[str, tuple[int, int]]"
     Index: TypeAlias = int
     TokenLike: TypeAlias = "str | int"
@@ -102,9 +102,9 @@ def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, Sp
     - token ids: integers, or an integer tensor `[pos]` or `[1, pos]`. Nothing is added.
     - a Prompt, which is checked against the model and returned.
 
-    `spans` names parts of the text: name → the part itself, which must occur exactly once, or its
-    `(start, stop)` in characters. White space at a token's edge does not count as cut: the span `"dog"` takes
-    the token `" dog"`. Spans may overlap.
+    `spans` names parts of the text: name → the part itself, which must occur exactly once, its
+    `(start, stop)` in characters, or `range(start, stop)` in tokens. White space at a token's edge does not count as
+    cut: the span `"dog"` takes the token `" dog"`. Spans may overlap.
 
     Raises:
         PromptError: for an empty prompt, one beyond the context window, text that is not valid Unicode, ids
@@ -560,27 +560,39 @@ def _single_token(tokenizer: Any, token: str, ids: list[int]) -> int | None:
 
 
 def _resolve_spans(prompt: Prompt, spans: Mapping[str, SpanLike]) -> dict[str, tuple[int, int]]:
-    if prompt.text is None:
-        raise PromptError("spans are parts of a text, but the prompt was given as ids; give text, or no spans")
-    if prompt.offsets is None:
-        raise PromptError("spans need character offsets, which a slow tokenizer lacks; use its fast version")
     resolved: dict[str, tuple[int, int]] = {}
     for name, span in spans.items():
         if not isinstance(name, str) or not name:
             raise PromptError(f"a span's name is a string with a character in it, got {name!r}")
-        start, stop = _character_range(prompt.text, name, span)
-        cut = _cut_token(prompt, start, stop)
-        if cut is not None:
-            token_start, token_stop = prompt.offsets[cut]
-            raise PromptError(
-                f"the span {name!r}, characters {start} to {stop}, cuts token {cut}, {prompt.tokens[cut]!r}, "
-                f"which is characters {token_start} to {token_stop}; move the span to a token's edge"
-            )
-        tokens = _tokens_within(prompt, start, stop)
-        if tokens is None:
-            raise PromptError(f"the span {name!r}, characters {start} to {stop}, holds no token; widen it")
-        resolved[name] = tokens
+        resolved[name] = _token_range(prompt, name, span) if isinstance(span, range) else _span(prompt, name, span)
     return resolved
+
+
+def _token_range(prompt: Prompt, name: str, span: range) -> tuple[int, int]:
+    if span.step != 1 or not 0 <= span.start < span.stop <= len(prompt):
+        raise PromptError(f"the span {name!r} is {span} of tokens, but must be within range(0, {len(prompt)})")
+    return span.start, span.stop
+
+
+def _span(prompt: Prompt, name: str, span: SpanLike) -> tuple[int, int]:
+    if prompt.text is None:
+        raise PromptError(
+            f"the span {name!r} is part of a text, but the prompt was given as ids; give range(start, stop) in tokens"
+        )
+    if prompt.offsets is None:
+        raise PromptError("spans need character offsets, which a slow tokenizer lacks; use its fast version")
+    start, stop = _character_range(prompt.text, name, span)
+    cut = _cut_token(prompt, start, stop)
+    if cut is not None:
+        token_start, token_stop = prompt.offsets[cut]
+        raise PromptError(
+            f"the span {name!r}, characters {start} to {stop}, cuts token {cut}, {prompt.tokens[cut]!r}, "
+            f"which is characters {token_start} to {token_stop}; move the span to a token's edge"
+        )
+    tokens = _tokens_within(prompt, start, stop)
+    if tokens is None:
+        raise PromptError(f"the span {name!r}, characters {start} to {stop}, holds no token; widen it")
+    return tokens
 
 
 def _character_range(text: str, name: str, span: Any) -> tuple[int, int]:

@@ -196,6 +196,38 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return torch.where(p > 0, p * (p.log() - q.log()), torch.zeros_like(p)).sum(-1)
 
 
+def span_information(model: Any, ids: Ids, span: range, position: int = -1) -> Tensor:
+    """J_Sᵀ F J_S [width, width]: the Fisher information of the prediction about all the span's embeddings together."""
+    J = jacobian(model, ids, position)[span.start : span.stop]
+    J_S = J.permute(1, 0, 2).flatten(1)
+    return J_S.T @ fisher_matrix(model, state_of(model, ids, position)) @ J_S
+
+
+def noised_distributions(
+    model: Any, ids: Ids, span: range, deviation: float, pairs: int, seed: int = 0, position: int = -1
+) -> Tensor:
+    """p [2·pairs, d_vocab] under draws of N(0, deviation²) noise on the span's embeddings and their opposites."""
+    embeddings = site_activation(model, ids, "hook_embed")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(pairs, len(span), embeddings.shape[-1], generator=generator, dtype=torch.float64)
+    found = []
+    for part in torch.cat([noise, -noise]).split(2000):
+        noised = embeddings.repeat(len(part), 1, 1)
+        noised[:, span.start : span.stop] += deviation * part.to(noised)
+        ys = states_from_site(model, ids, position, "hook_embed", noised)
+        found.append(torch.softmax(torch.stack([logits_from_final_state(model, y) for y in ys]), dim=-1))
+    return torch.cat(found)
+
+
+def mutual_information(draws: Tensor) -> Tensor:
+    """I(ε; Y) in nats from the distributions p_ε of n draws, exact over the vocabulary.
+
+    The mean of KL(p_ε ‖ p̄) about the draws' own mean p̄ is too small by (n − 1)/n to second order, as a variance is.
+    """
+    mean = draws.mean(0, keepdim=True)
+    return kl(draws, mean.expand_as(draws)).mean() * len(draws) / (len(draws) - 1)
+
+
 def transformers_scope(hf_model: Any, ids: Ids, scope: str, token_id: int | None = None) -> Tensor:
     """Scores [pos] of the last position's prediction from Transformers alone: embeddings in, autograd out.
 

@@ -21,7 +21,7 @@ from tiny_models import gemma_like, gpt2_like
 from torch import Tensor
 
 import lens_scopes as ls
-from lens_scopes.attribution import FORMAT, FORMAT_VERSION, Attribution, write_whole
+from lens_scopes.attribution import FORMAT, Attribution, write_whole
 from lens_scopes.errors import FileError, PromptError
 from lens_scopes.final_state import PredictedToken
 
@@ -114,7 +114,7 @@ def test_a_file_names_its_format_and_is_plain_safetensors(sampled: Attribution, 
     sampled.save(tmp_path / "a")
     content = (tmp_path / "a").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert header["__metadata__"]["format"] == FORMAT and header["__metadata__"]["version"] == str(FORMAT_VERSION)
+    assert header["__metadata__"]["format"] == FORMAT.name and header["__metadata__"]["version"] == str(FORMAT.version)
     record = json.loads(header["__metadata__"]["record"])
     assert record["tokens"] == TOKENS and record["contract"] == sampled.contract
     assert set(load_bytes(content)) == {
@@ -183,7 +183,7 @@ def test_other_kinds_of_files_are_refused(content: bytes, tmp_path: Path) -> Non
 
 def test_another_version_is_refused_with_what_to_do(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a"
-    for version in (str(FORMAT_VERSION + 1), "99"):
+    for version in (str(FORMAT.version + 1), "99"):
         path.write_bytes(with_metadata(content, version=version))
         message = refusal(lambda: Attribution.load(path))
         assert f"version {version}" in message and "Upgrade" in message

@@ -14,6 +14,7 @@ import typer
 from lens_scopes import __version__
 from lens_scopes.cli.attribute import attribute
 from lens_scopes.cli.evaluate import evaluate
+from lens_scopes.cli.flow import flow
 from lens_scopes.cli.heads import heads
 from lens_scopes.cli.layers import layers
 from lens_scopes.cli.matrix import matrix
@@ -31,7 +32,7 @@ INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, layers, heads, matrix, modes, evaluate, report, show, serve, models):
+for command in (attribute, layers, heads, matrix, modes, flow, evaluate, report, show, serve, models):
     app.command()(command)
 
 
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line (by default the process's own) and exits.
 
     Wrong input is one line on standard error and exit status 2, Ctrl-C exit status 130, a reader that closes standard
-    output early (`| head`) exit status 1 without a word. Anything else is a defect of lens_scopes and shows its
-    traceback.
+    output early (`| head`) exit status 1 without a word. `flow --fail-above` exits 1 too, and says why. Anything else
+    is a defect of lens_scopes and shows its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with _noting_interrupts() as pressed:

@@ -6,7 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -18,6 +18,8 @@ _SUFFIXES = (".html", ".json", ".csv", ".png", ".svg", ".pdf")
 @dataclass(frozen=True)
 class ResultOptions:
     """Where the result goes."""
+
+    suffixes: ClassVar[tuple[str, ...]] = _SUFFIXES
 
     out: Annotated[
         list[Path] | None,
@@ -38,7 +40,7 @@ class ResultOptions:
         Raises:
             FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
         """
-        check_files(self.out or [], _SUFFIXES)
+        check_files(self.out or [], self.suffixes)
 
     def deliver(self, result: Any) -> None:
         """Writes the files, each whole or not at all, then prints JSON or the terminal view.
@@ -51,12 +53,31 @@ class ResultOptions:
 
         for path in self.out or []:
             with redirect_stdout(sys.stderr):  # standard output carries the result alone
-                write_whole(path, _content(result, path.suffix.lower()))
+                if path.suffix.lower() == ".safetensors":
+                    result.save(path)
+                else:
+                    write_whole(path, _content(result, path.suffix.lower()))
             print(f"lens-scopes: wrote {path}", file=sys.stderr)
         if self.json:
             print(as_json(result.to_dict()))
         else:
             print_result(result)
+
+
+@dataclass(frozen=True)
+class SavedResultOptions(ResultOptions):
+    """Where a result goes that can be saved too, for `lens-scopes show`."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (*_SUFFIXES, ".safetensors")
+
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Write a file, its kind told by the suffix: .html page, .safetensors result, .json, .csv table, .png "
+            ".svg .pdf figure; may be repeated.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
 
 
 def _content(result: Any, suffix: str) -> bytes:

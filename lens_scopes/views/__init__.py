@@ -2,7 +2,7 @@
 
     to_html(result)                                          # one HTML document that opens offline
     page(attribution, heads=…, matrix=…, modes=…).to_html()  # several results of one prompt on one page
-    print_terminal(attribution, layers=True)                 # print_heads, print_matrix, print_modes
+    print_terminal(attribution, layers=True)                 # print_heads, print_matrix, print_modes, print_flow
     figure_of(result).savefig("figure.pdf")
 
 They share one colour scale (`colour`), one way to write a token (`token_text`) and one set of words (`wording`). Names
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_scopes.views.circuitsvis_bundle import View
+    from lens_scopes.views.figure_flow import flow_figure
     from lens_scopes.views.figure_heads import heads_figure
     from lens_scopes.views.figure_matrix import matrix_figure
     from lens_scopes.views.figure_modes import modes_figure
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lens_scopes.views.report import page
     from lens_scopes.views.results import figure_bytes, figure_of, page_of, print_result, to_html
     from lens_scopes.views.terminal import TerminalReport, print_terminal
+    from lens_scopes.views.terminal_flow import print_flow
     from lens_scopes.views.terminal_heads import print_heads
     from lens_scopes.views.terminal_matrix import print_matrix
     from lens_scopes.views.terminal_modes import print_modes
@@ -37,6 +39,7 @@ _HOMES = {
     "figure": "matplotlib_figure",
     "figure_bytes": "results",
     "figure_of": "results",
+    "flow_figure": "figure_flow",
     "framed": "notebook",
     "heads_figure": "figure_heads",
     "matrix_figure": "figure_matrix",
@@ -44,6 +47,7 @@ _HOMES = {
     "notebook_html": "notebook",
     "page": "report",
     "page_of": "results",
+    "print_flow": "terminal_flow",
     "print_heads": "terminal_heads",
     "print_matrix": "terminal_matrix",
     "print_modes": "terminal_modes",
@@ -61,6 +65,7 @@ __all__ = [
     "figure",
     "figure_bytes",
     "figure_of",
+    "flow_figure",
     "framed",
     "heads_figure",
     "matrix_figure",
@@ -68,6 +73,7 @@ __all__ = [
     "notebook_html",
     "page",
     "page_of",
+    "print_flow",
     "print_heads",
     "print_matrix",
     "print_modes",

@@ -69,7 +69,12 @@ def relative_rows(rows: Sequence[Sequence[float]], special: Sequence[bool]) -> l
 
 def row_name(line: PredictionLine, most: int = 10) -> str:
     """`18 ␣the → ␣sofa`, the tokens shortened."""
-    return f"{line.dest} {_short(line.after, most)} → {_short(line.explained.token, most)}"
+    return prediction_name(line.dest, line.after, line.explained.token, most)
+
+
+def prediction_name(dest: int, after: str, explained: str, most: int = 10) -> str:
+    """`18 ␣the → ␣sofa` of a position, the token there and the token explained, both shortened."""
+    return f"{dest} {_short(after, most)} → {_short(explained, most)}"
 
 
 def explained_spans(totals: pandas.DataFrame) -> list[tuple[str, list[float]]]:

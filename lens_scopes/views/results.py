@@ -23,6 +23,7 @@ _PAGES = {
     "AttributionMatrix": "matrix.matrix_page",
     "ModeInspection": "modes.modes_page",
     "EvaluationReport": "evaluation.evaluation_page",
+    "InformationFlow": "flow.flow_page",
 }
 _FIGURES = {
     "Attribution": "matplotlib_figure.figure",
@@ -30,6 +31,7 @@ _FIGURES = {
     "AttributionMatrix": "figure_matrix.matrix_figure",
     "ModeInspection": "figure_modes.modes_figure",
     "EvaluationReport": "figure_evaluation.evaluation_figure",
+    "InformationFlow": "figure_flow.flow_figure",
 }
 _PRINTERS = {
     "Attribution": "terminal.print_terminal",
@@ -37,6 +39,7 @@ _PRINTERS = {
     "AttributionMatrix": "terminal_matrix.print_matrix",
     "ModeInspection": "terminal_modes.print_modes",
     "EvaluationReport": "terminal_evaluation.print_evaluation",
+    "InformationFlow": "terminal_flow.print_flow",
 }
 
 

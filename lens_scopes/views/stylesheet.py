@@ -209,6 +209,13 @@ flex-basis:25%!important;max-width:25%!important}}
 .double .track{height:9px;border-radius:2px}.double .track+.track{margin-top:2px}
 .bars.wide li{font-size:.86rem;line-height:1.25;padding:3px 0}
 .spans td{min-width:6rem}
+.marked{white-space:pre-wrap;max-width:92ch}
+.marked mark{background:var(--p4);color:var(--ink);border-radius:4px;padding:1px 3px}
+.marked mark small{font-weight:650;opacity:.75}
+.bars.named li{grid-template-columns:minmax(3.5rem,10rem) minmax(0,1fr) 4.2rem}
+.curves{max-width:640px}
+.curves .c0{stroke:var(--p14)}.curves .c1{stroke:var(--n14)}.curves .c2{stroke:var(--p20)}.curves .c3{stroke:var(--n20)}
+.curves text[class^=c]{stroke:none}.curves path[class^=c]{stroke-width:2}.curves .dashed{stroke-dasharray:6 4}
 @media (min-width:1000px){.two{grid-template-columns:minmax(0,2fr) minmax(0,3fr)}
 .two.even{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}
 @media (max-width:560px){header,main,footer{padding-left:10px;padding-right:10px}

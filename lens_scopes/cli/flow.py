@@ -1,0 +1,144 @@
+"""`lens-scopes flow`: how much named spans of a prompt could tell through what is predicted after them."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.progress import progress_bar
+from lens_scopes.cli.prompt_options import PromptOptions
+from lens_scopes.cli.result_options import SavedResultOptions
+from lens_scopes.cli.span_options import SpanOptions
+from lens_scopes.errors import LensScopesError
+
+if TYPE_CHECKING:
+    from lens_scopes.span_flow import InformationFlow
+
+ABOVE_THRESHOLD = 1
+
+_PANEL = "Information flow"
+_MEASURES = ("bound", "channel")
+
+
+@with_option_groups
+def flow(
+    prompt: PromptOptions,
+    spans: SpanOptions,
+    paths: PathOptions,
+    model: ModelOptions,
+    output: SavedResultOptions,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            help="The text that follows: the predictions of its tokens are explained, and values summed.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    generate: Annotated[
+        int, typer.Option(help="Let the model add this many tokens as the answer.", min=0, rich_help_panel=_PANEL)
+    ] = 0,
+    sigma: Annotated[
+        float,
+        typer.Option(
+            help="Size of the noise; at 1 it is as long as a typical token embedding.", rich_help_panel=_PANEL
+        ),
+    ] = 0.1,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Leading directions of each prediction; by default all of them up to d_model = 128, else 16.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Random directions that stand for what the rank leaves out; by default 16.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random directions.", rich_help_panel=_PANEL)] = 0,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help='The most to use beyond the model\'s weights, as "4GB".',
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NATS",
+            help="Exit with status 1 when more than this flows from any span, summed over the answer.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    measure: Annotated[
+        str,
+        typer.Option(
+            metavar="bound|channel", help="The value that --fail-above is compared with.", rich_help_panel=_PANEL
+        ),
+    ] = "bound",
+) -> None:
+    """How many nats noise on a span (a secret, a retrieved document) could tell through what is predicted next.
+
+    Exit status: 0, 1 when --fail-above is exceeded (the result is still written), 2 for wrong input.
+    """
+    output.check()
+    _check_threshold(fail_above, measure)
+    text, named = prompt.read(), spans.read()
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.flow import information_flow
+        from lens_scopes.span_flow import checked_sigma
+
+        through = paths.path()
+        checked_sigma(sigma)
+        loaded = model.load()
+        with progress_bar("Backpropagating") as progress:
+            found = information_flow(
+                loaded,
+                text,
+                named or None,
+                answer=answer,
+                generate=generate,
+                position=prompt.position,
+                sigma=sigma,
+                rank=rank,
+                samples=samples,
+                seed=seed,
+                through=through,
+                memory=memory,
+                progress=progress,
+            )
+    output.deliver(found)
+    if fail_above is not None:
+        _fail_above(found, fail_above, measure)
+
+
+def _check_threshold(nats: float | None, measure: str) -> None:
+    if measure not in _MEASURES:
+        raise LensScopesError(f"--measure takes {' or '.join(_MEASURES)}; got {measure!r}.")
+    if nats is not None and not nats >= 0:
+        raise LensScopesError(f"--fail-above takes a number of nats, at least 0; got {nats:g}.")
+
+
+def _fail_above(found: InformationFlow, nats: float, measure: str) -> None:
+    """Ends with status 1, a line for each span on standard error, when a span's value is not at most `nats`."""
+    above = found.above(nats, "channel" if measure == "channel" else "bound")
+    for item in above:
+        value = getattr(item, measure)
+        print(f"lens-scopes: {value:.4g} nats ({measure}) flow from {item.name!r}, above {nats:g}.", file=sys.stderr)
+    if above:
+        raise typer.Exit(ABOVE_THRESHOLD)
