@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from importlib import metadata
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lens_scopes.attribution import Attribution
-from lens_scopes.backprop import SlicedTrace, Trace, trace, trace_in_slices
+from lens_scopes.backprop import SlicedTrace, Trace, trace_within
 from lens_scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.errors import NumericsError, PromptError
+from lens_scopes.errors import NumericsError, PromptError, SiteError
 from lens_scopes.final_state import (
     FinalState,
     PredictedToken,
@@ -23,7 +23,9 @@ from lens_scopes.final_state import (
     compute_dtype,
     unembedding,
 )
-from lens_scopes.memory import MemoryPlan, parse_memory, plan_memory
+from lens_scopes.forward import Hook
+from lens_scopes.gradient_flow import require_gradients, require_used
+from lens_scopes.memory import Budget, in_portions, parse_memory
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective, as_objective
 from lens_scopes.paths import Path, PathLike, as_path
@@ -97,7 +99,7 @@ def attribute(
     """
     job = Job.read(model, objective, layers, sites, through, readout, memory)
     request = Request.read(model, prompt, position, target)
-    return job.run([request], progress)[0]
+    return job.run_all([request], progress)[0]
 
 
 def attribute_batch(
@@ -126,24 +128,7 @@ def attribute_batch(
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
     job = Job.read(model, objective, layers, sites, through, readout, memory)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
-    results: dict[int, Attribution] = {}
-    for rows in _batches([len(request.token_ids) for request in requests]):
-        results.update(zip(rows, job.run([requests[row] for row in rows], None), strict=True))
-        if progress is not None:
-            progress(len(results), len(requests))
-    return [results[row] for row in range(len(requests))]
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows grouped by length so that a padded batch holds at most _BATCH_TOKENS tokens (at least one row)."""
-    rows: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if rows and (len(rows) + 1) * lengths[rows[0]] > _BATCH_TOKENS:
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows
+    return job.run_all(requests, None, progress)
 
 
 @dataclass(frozen=True)
@@ -192,33 +177,71 @@ class Job:
         memory: str | int | None = None,
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
+        require_gradients(model)
+        layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
+        require_used(model, [*layer_names, *site_names], SiteError)
         return cls(
             model=model,
             unembedding=unembedding(model),
             objective=as_objective(objective).prepare(model),
-            layer_names=layer_sites(model, layers),
-            site_names=named_sites(model, sites),
+            layer_names=layer_names,
+            site_names=site_names,
             path=as_path(through),
             readout=as_readout(readout),
             memory=parse_memory(memory),
         )
 
+    def budget(self) -> Budget:
+        """What the job may use beyond the model's weights, by what is free now."""
+        return Budget(self.model, self.memory)
+
+    def path_hooks(self) -> list[tuple[str, Hook]]:
+        """The hooks that hold fixed what the path leaves out."""
+        return [] if self.path is None else self.path.hooks(self.model)
+
+    def run_all(
+        self, requests: Sequence[Request], progress: Progress | None, on_results: Progress | None = None
+    ) -> list[Attribution]:
+        """One result a request, in their order; those of similar length run together, as many as memory holds.
+
+        Args:
+            progress: called with (directions done, directions in all) of each batch.
+            on_results: called with (requests done, requests in all).
+        """
+        lengths = [len(request.token_ids) for request in requests]
+        order = sorted(range(len(requests)), key=lambda row: -lengths[row])
+        results: dict[int, Attribution] = {}
+
+        def at_once(start: int) -> int:
+            longest = lengths[order[start]]
+            return self.budget().rows(longest, max(1, _BATCH_TOKENS // longest))
+
+        def run(items: range) -> None:
+            rows = [order[item] for item in items]
+            results.update(zip(rows, self.run([requests[row] for row in rows], progress), strict=True))
+            if on_results is not None:
+                on_results(len(results), len(requests))
+
+        in_portions(len(requests), at_once, run)
+        return [results[row] for row in range(len(requests))]
+
     def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
-        """One forward pass for all requests, then one backward pass a direction."""
+        """One forward pass for all requests, then one backward pass a direction.
+
+        Raises:
+            OutOfMemoryError: when they do not fit in memory together.
+        """
         prompts = [request.token_ids for request in requests]
-        path_hooks = [] if self.path is None else self.path.hooks(self.model)
         names = [*self.layer_names, *self.site_names]
-        plan = plan_memory(self.model, max(map(len, prompts)), len(prompts), self.memory)
-        if plan.sliced:
-            traced = trace_in_slices(self.model, prompts, names, plan.layers_at_once, path_hooks)
-        else:
-            traced = trace(self.model, prompts, names, path_hooks)
+        plan = self.budget().plan(max(map(len, prompts)), len(prompts))
+        traced = trace_within(self.model, prompts, names, plan, self.path_hooks())
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])
             directions = [self.objective.directions(state) for state in states]
         scores = score(traced, directions, self.readout, progress)
+        memory = traced.described(plan, max(len(item.vectors) for item in directions))
         return [
-            self._result(row, request, state, directions[row], scores, plan)
+            self._result(row, request, state, directions[row], scores, memory)
             for row, (request, state) in enumerate(zip(requests, states, strict=True))
         ]
 
@@ -245,7 +268,7 @@ class Job:
         state: FinalState,
         directions: Directions,
         scores: Mapping[str, SiteScores],
-        plan: MemoryPlan,
+        memory: str,
     ) -> Attribution:
         length = len(request.token_ids)
         prompt = request.prompt
@@ -293,7 +316,7 @@ class Job:
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
                 "details": _plain(directions.details),
-                "memory": plan.describe(),
+                "memory": memory,
             },
             versions=package_versions(),
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,

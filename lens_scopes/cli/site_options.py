@@ -40,13 +40,3 @@ class SiteOptions:
             rich_help_panel=PANEL,
         ),
     ] = "norm"
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="The most memory to use beyond the model's weights, such as 4GB; layers are run in slices to stay "
-            "below. By default a share of what is free.",
-            rich_help_panel=PANEL,
-            show_default=False,
-        ),
-    ] = None
