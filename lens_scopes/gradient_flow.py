@@ -76,6 +76,8 @@ def _used(model: Any, names: Sequence[str]) -> dict[str, bool]:
     with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
         states = final_states(model, Batch.of(model, [[0, 1, 2, 3]]))
     reached = {name: values for name, values in copies.items() if values.requires_grad}
+    if not reached:
+        return {}
     found = torch.autograd.grad(states.float().sum(), list(reached.values()), allow_unused=True)
     return {name: gradient is not None for name, gradient in zip(reached, found, strict=True)}
 

@@ -1,7 +1,7 @@
 """How the work is laid out in memory: the whole graph where it fits, else slices of layers, as many at a time as fit.
 
 The estimate counts what autograd keeps of a TransformerLens block: some activations of each width for every token, and
-the attention scores, masked scores and pattern for every pair of tokens; and beside the layers held, what one layer
+the attention scores and pattern for every pair of tokens; and beside the layers held, what one layer
 takes while it runs. It errs on the large side. Where memory runs out all the same, portions and slices are halved.
 """
 
@@ -26,7 +26,8 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 # Tensors that autograd keeps per block and token, by width, and per pair of tokens and head; and what a block takes
 # for a moment beside them.
-_OF_D_MODEL, _OF_HEADS, _OF_D_MLP, _OF_PAIRS = 14, 6, 5, 3.5
+_OF_D_MODEL, _OF_HEADS, _OF_D_MLP, _OF_PAIRS = 14, 6, 5, 2.5
+_CAPPED_PAIRS = 2  # more where attention scores are soft-capped, and in what Transformers computes
 _PASSING_PAIRS = 2.5
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
@@ -95,10 +96,12 @@ class Budget:
             _OF_HEADS * cfg.n_heads * cfg.d_head + _OF_D_MLP * (cfg.d_mlp or 0)
         )
         self._pair = wide * cfg.n_heads
+        capped = (getattr(cfg, "attn_scores_soft_cap", None) or -1) > 0 or is_bridge(model)
+        self._kept_pairs = _OF_PAIRS + (_CAPPED_PAIRS if capped else 0)
 
     def layer(self, length: int) -> int:
         """Bytes of one layer's graph for one prompt."""
-        return int(length * (self._kept + _OF_PAIRS * self._pair * length))
+        return int(length * (self._kept + self._kept_pairs * self._pair * length))
 
     def passing(self, length: int) -> int:
         """Bytes that one layer takes for a moment while it runs, forward or back, for one prompt."""

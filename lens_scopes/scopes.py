@@ -211,21 +211,24 @@ class Job:
         lengths = [len(request.token_ids) for request in requests]
         order = sorted(range(len(requests)), key=lambda row: -lengths[row])
         results: dict[int, Attribution] = {}
+        budget = self.budget()
 
         def at_once(start: int) -> int:
             longest = lengths[order[start]]
-            return self.budget().rows(longest, max(1, _BATCH_TOKENS // longest))
+            return budget.rows(longest, max(1, _BATCH_TOKENS // longest))
 
         def run(items: range) -> None:
             rows = [order[item] for item in items]
-            results.update(zip(rows, self.run([requests[row] for row in rows], progress), strict=True))
+            results.update(zip(rows, self.run([requests[row] for row in rows], progress, budget), strict=True))
             if on_results is not None:
                 on_results(len(results), len(requests))
 
         in_portions(len(requests), at_once, run)
         return [results[row] for row in range(len(requests))]
 
-    def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
+    def run(
+        self, requests: Sequence[Request], progress: Progress | None, budget: Budget | None = None
+    ) -> list[Attribution]:
         """One forward pass for all requests, then one backward pass a direction.
 
         Raises:
@@ -233,7 +236,7 @@ class Job:
         """
         prompts = [request.token_ids for request in requests]
         names = [*self.layer_names, *self.site_names]
-        plan = self.budget().plan(max(map(len, prompts)), len(prompts))
+        plan = (budget or self.budget()).plan(max(map(len, prompts)), len(prompts))
         traced = trace_within(self.model, prompts, names, plan, self.path_hooks())
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])

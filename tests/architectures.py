@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ PATHS: dict[str, Any] = {
     "Frozen norms": ls.Frozen("norms"),
     "Frozen gates": ls.Frozen("gates"),
 }
-BACKENDS = ("hooked", "bridge")
+# From transformer-lens 4 on there is no other backend.
+BACKENDS = ("hooked", "bridge") if find_spec("transformer_lens.HookedTransformer") else ("bridge",)
 
 
 def _sizes(**changes: Any) -> dict[str, Any]:
@@ -71,14 +73,6 @@ _ENDS = {"bos_token_id": 0, "eos_token_id": 0}
 
 CONFIGS: dict[str, Callable[[], Any]] = {
     "GPT-2": lambda: transformers.GPT2Config(**_GPT, **_ENDS),
-    "GPT-Neo": lambda: transformers.GPTNeoConfig(
-        vocab_size=VOCAB, max_position_embeddings=64, hidden_size=16, num_layers=2, num_heads=4, intermediate_size=24,
-        attention_types=[[["global", "local"], 1]], window_size=4, **_ENDS,
-    ),
-    "GPT-J": lambda: transformers.GPTJConfig(**_GPT, rotary_dim=2, **_ENDS),
-    "GPT-NeoX, Pythia": lambda: transformers.GPTNeoXConfig(**_sizes(num_attention_heads=2)),
-    "OPT": lambda: transformers.OPTConfig(**_sizes(ffn_dim=24, word_embed_proj_dim=16, pad_token_id=1)),
-    "BLOOM": lambda: transformers.BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=4, **_ENDS),
     "Falcon": lambda: transformers.FalconConfig(**_sizes(ffn_hidden_size=24, multi_query=True, parallel_attn=True)),
     "LLaMA": lambda: transformers.LlamaConfig(**_grouped()),
     "Mistral": lambda: transformers.MistralConfig(**_grouped(sliding_window=4)),
@@ -95,10 +89,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "Phi-1, Phi-2": lambda: transformers.PhiConfig(**_sizes()),
     "Phi-3": lambda: transformers.Phi3Config(**_grouped()),
-    "OLMo": lambda: transformers.OlmoConfig(**_sizes(num_key_value_heads=4)),
     "OLMo 2": lambda: transformers.Olmo2Config(**_sizes(num_key_value_heads=4)),
     "OLMo 2, grouped queries": lambda: transformers.Olmo2Config(**_grouped()),
-    "Granite": lambda: transformers.GraniteConfig(**_grouped()),
     "StableLM": lambda: transformers.StableLmConfig(**_grouped()),
     "Cohere": lambda: transformers.CohereConfig(**_grouped()),
 }  # fmt: skip
@@ -176,7 +168,7 @@ def examine(name: str) -> dict[str, Support]:
             if isinstance(model, str):
                 found[backend] = Support(refused=model)
                 continue
-            _check_scopes(pretrained, model, backend)
+            _check_scopes(pretrained, model)
             found[backend], answers[backend] = _try(model)
         if len(answers) == 2:
             for key in answers["hooked"].keys() & answers["bridge"].keys():
@@ -184,10 +176,10 @@ def examine(name: str) -> dict[str, Support]:
         return found
 
 
-def _check_scopes(pretrained: Any, model: Any, backend: str) -> None:
+def _check_scopes(pretrained: Any, model: Any) -> None:
     layers = next(part for part in pretrained.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == 2)
     # TransformerLens takes BLOOM's norm of the embedding into its embedding.
-    norm = getattr(pretrained.base_model, "word_embeddings_layernorm", None) if backend == "hooked" else None
+    norm = getattr(pretrained.base_model, "word_embeddings_layernorm", None)
     for scope, objective in SCOPES.items():
         attribution = ls.attribute(model, IDS, objective, layers=True)
         expected = reference.transformers_scopes(pretrained, IDS, scope, TARGET, list(layers), norm)
@@ -252,10 +244,15 @@ def table() -> list[str]:
     return head + [row for name in CONFIGS for row in rows(name)]
 
 
-def written() -> list[str]:
-    """The lines of the table as README.md has it."""
-    text = README.read_text(encoding="utf-8")
-    return text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip().splitlines()
+def written() -> dict[tuple[str, str], tuple[str, ...]]:
+    """The cells of the table as README.md has them, by architecture and backend."""
+    text = README.read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
+    found = {}
+    for line in text.strip().splitlines()[2:]:
+        name, backend, *cells = line.strip("| ").split(" | ")
+        for one in ("hooked", "bridge") if backend == "both" else (backend,):
+            found[name, one] = tuple(cells)
+    return found
 
 
 if __name__ == "__main__":
