@@ -13,6 +13,10 @@ class PromptError(LensScopesError):
     """A prompt, position, target or span does not fit the model or the text."""
 
 
+class OutOfMemoryError(PromptError):
+    """A prompt does not fit in memory, even in the smallest parts."""
+
+
 class ObjectiveError(LensScopesError):
     """An objective is unknown, mis-specified, or returns directions that do not fit the model."""
 

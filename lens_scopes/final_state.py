@@ -82,7 +82,7 @@ def unembedding(model: Any) -> Unembedding:
     """Reads W_U, b_U and the output soft-cap from a HookedTransformer or TransformerBridge.
 
     Raises:
-        ModelError: when the model has no unembedding matrix.
+        ModelError: when the model has no unembedding matrix, or a quantized one.
     """
     weight = getattr(model, "W_U", None)
     if not isinstance(weight, Tensor):
@@ -90,11 +90,18 @@ def unembedding(model: Any) -> Unembedding:
             f"{type(model).__name__} has no unembedding matrix W_U; scopes need a causal language model that "
             "predicts tokens (a HookedTransformer or TransformerBridge)."
         )
+    if not weight.is_floating_point():
+        raise ModelError(
+            f"the unembedding matrix W_U holds {weight.dtype} numbers, and directions need its columns as they are; "
+            "leave the unembedding unquantized."
+        )
     bias = getattr(model, "b_U", None)
     cap = getattr(model.cfg, "output_logits_soft_cap", None)
+    # Fisher's eigenvectors are computed in float64, which MPS does not have.
+    place = torch.device("cpu") if weight.device.type == "mps" else weight.device
     return Unembedding(
-        W_U=_in_compute_dtype(model, weight.detach()),
-        b_U=bias.detach() if isinstance(bias, Tensor) and bool(bias.any()) else None,
+        W_U=_in_compute_dtype(model, weight.detach().to(place)),
+        b_U=bias.detach().to(place) if isinstance(bias, Tensor) and bool(bias.any()) else None,
         soft_cap=float(cap) if cap is not None and cap > 0 else None,
     )
 

@@ -25,6 +25,7 @@ from lens_scopes.backprop import Progress, Trace, Visit, trace
 from lens_scopes.errors import ReadoutError
 from lens_scopes.final_state import FinalState
 from lens_scopes.forward import Hook, token_embeddings
+from lens_scopes.memory import Budget, in_portions
 from lens_scopes.objectives import Directions, Objective
 from lens_scopes.sites import EMBEDDING
 
@@ -217,6 +218,7 @@ def average_over_points(
     directions: Directions,
     own: Trace,
     path: Sequence[tuple[str, Hook]],
+    budget: Budget,
     progress: Progress | None = None,
 ) -> AveragedTrace:
     """Mean gradients over points. An output that is a number has its own direction ∂output/∂y at each point; the
@@ -224,16 +226,16 @@ def average_over_points(
 
     Args:
         state, directions, own: the prompt's own final state, directions and trace.
+        budget: decides how many points run together.
         progress: called with (points done, points in all).
     """
     target = state.top_token if state.target is None else state.target
     names = list(own.activations)
     everywhere = points.embeddings(token_embeddings(model, token_ids))
-    step = max(1, _TOKENS_AT_ONCE // len(token_ids))
     sums: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
-    for start in range(0, len(everywhere), step):
-        here = everywhere[start : start + step]
+    def run(items: range) -> None:
+        here = everywhere[items.start : items.stop]
         changes: list[tuple[str, Hook]] = [(EMBEDDING, lambda embedding, here=here: here.to(embedding))]
         traced = trace(model, [token_ids] * len(here), names, path, changes=changes)
         vectors = directions.vectors[:, None].expand(-1, len(here), -1)
@@ -242,12 +244,21 @@ def average_over_points(
             states = [FinalState(y, state.unembedding, target) for y in ys]
             vectors = torch.stack([objective.directions(item).vectors for item in states], dim=1)
 
-        def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-            total = gradient.sum(0, keepdim=True) / len(everywhere)
-            sums[index][name] = sums[index].get(name, 0) + total
+        found: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
-        traced.backward(vectors, add)
+        def keep(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+            found[index][name] = gradient.sum(0, keepdim=True) / len(everywhere)
+
+        traced.backward(vectors, keep)
+        for total, part in zip(
+            sums, found, strict=True
+        ):  # at the end: a portion that memory ran out for counts nothing
+            for name, gradient in part.items():
+                total[name] = total.get(name, 0) + gradient
         if progress is not None:
-            progress(start + len(here), len(everywhere))
+            progress(items.stop, len(everywhere))
+
+    most = max(1, _TOKENS_AT_ONCE // len(token_ids))
+    in_portions(len(everywhere), lambda _: budget.rows(len(token_ids), most), run)
     activations = {name: values.detach() for name, values in own.activations.items()}
     return AveragedTrace(activations, own.real, sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from importlib import metadata
@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution import Attribution
-from lens_scopes.backprop import SlicedTrace, Trace, trace, trace_in_slices
+from lens_scopes.backprop import SlicedTrace, Trace, trace, trace_within
 from lens_scopes.baselines import Baseline, as_baseline
 from lens_scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.errors import NumericsError, ObjectiveError, PromptError
+from lens_scopes.errors import NumericsError, ObjectiveError, PromptError, SiteError
 from lens_scopes.final_state import (
     FinalState,
     PredictedToken,
@@ -25,8 +25,9 @@ from lens_scopes.final_state import (
     compute_dtype,
     unembedding,
 )
-from lens_scopes.forward import Batch, check_finite, final_states
-from lens_scopes.memory import MemoryPlan, parse_memory, plan_memory
+from lens_scopes.forward import Batch, Hook, check_finite, final_states
+from lens_scopes.gradient_flow import require_gradients, require_used
+from lens_scopes.memory import Budget, in_portions, parse_memory
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
 from lens_scopes.paths import Path, PathLike, as_path
@@ -111,7 +112,7 @@ def attribute(
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
     job = Job.read(model, objective, layers, sites, through, readout, memory, points)
     request = Request.read(model, prompt, position, target)
-    return job.run([request], progress)[0]
+    return job.run_all([request], progress)[0]
 
 
 def _refuse_choices(baseline: Baseline, **choices: Any) -> None:
@@ -188,24 +189,7 @@ def attribute_batch(
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
     job = Job.read(model, objective, layers, sites, through, readout, memory)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
-    results: dict[int, Attribution] = {}
-    for rows in _batches([len(request.token_ids) for request in requests]):
-        results.update(zip(rows, job.run([requests[row] for row in rows], None), strict=True))
-        if progress is not None:
-            progress(len(results), len(requests))
-    return [results[row] for row in range(len(requests))]
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows grouped by length so that a padded batch holds at most _BATCH_TOKENS tokens (at least one row)."""
-    rows: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if rows and (len(rows) + 1) * lengths[rows[0]] > _BATCH_TOKENS:
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows
+    return job.run_all(requests, None, progress)
 
 
 @dataclass(frozen=True)
@@ -256,51 +240,100 @@ class Job:
         points: PointsLike = None,
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
+        require_gradients(model)
+        layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
+        require_used(model, [*layer_names, *site_names], SiteError)
         return cls(
             model=model,
             unembedding=unembedding(model),
             objective=as_objective(objective).prepare(model),
-            layer_names=layer_sites(model, layers),
-            site_names=named_sites(model, sites),
+            layer_names=layer_names,
+            site_names=site_names,
             path=as_path(through),
             readout=as_readout(readout),
             memory=parse_memory(memory),
             points=as_points(points),
         )
 
-    def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
-        """One forward pass for all requests, then one backward pass a direction."""
+    def budget(self) -> Budget:
+        """What the job may use beyond the model's weights, by what is free now."""
+        return Budget(self.model, self.memory)
+
+    def path_hooks(self) -> list[tuple[str, Hook]]:
+        """The hooks that hold fixed what the path leaves out."""
+        return [] if self.path is None else self.path.hooks(self.model)
+
+    def run_all(
+        self, requests: Sequence[Request], progress: Progress | None, on_results: Progress | None = None
+    ) -> list[Attribution]:
+        """One result a request, in their order; those of similar length run together, as many as memory holds.
+
+        Args:
+            progress: called with (directions done, directions in all) of each batch.
+            on_results: called with (requests done, requests in all).
+        """
+        lengths = [len(request.token_ids) for request in requests]
+        order = sorted(range(len(requests)), key=lambda row: -lengths[row])
+        results: dict[int, Attribution] = {}
+        budget = self.budget()
+
+        def at_once(start: int) -> int:
+            longest = lengths[order[start]]
+            return budget.rows(longest, max(1, _BATCH_TOKENS // longest))
+
+        def run(items: range) -> None:
+            rows = [order[item] for item in items]
+            results.update(zip(rows, self.run([requests[row] for row in rows], progress, budget), strict=True))
+            if on_results is not None:
+                on_results(len(results), len(requests))
+
+        in_portions(len(requests), at_once, run)
+        return [results[row] for row in range(len(requests))]
+
+    def run(
+        self, requests: Sequence[Request], progress: Progress | None, budget: Budget | None = None
+    ) -> list[Attribution]:
+        """One forward pass for all requests, then one backward pass a direction.
+
+        Raises:
+            OutOfMemoryError: when they do not fit in memory together.
+        """
         if self.points is not None:
             return [self._run_at_points(request, self.points, progress) for request in requests]
         prompts = [request.token_ids for request in requests]
-        path_hooks = [] if self.path is None else self.path.hooks(self.model)
         names = [*self.layer_names, *self.site_names]
-        plan = plan_memory(self.model, max(map(len, prompts)), len(prompts), self.memory)
-        if plan.sliced:
-            traced = trace_in_slices(self.model, prompts, names, plan.layers_at_once, path_hooks)
-        else:
-            traced = trace(self.model, prompts, names, path_hooks)
+        plan = (budget or self.budget()).plan(max(map(len, prompts)), len(prompts))
+        traced = trace_within(self.model, prompts, names, plan, self.path_hooks())
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])
             directions = [self.objective.directions(state) for state in states]
         scores = score(traced, directions, self.readout, progress)
+        memory = traced.described(plan, max(len(item.vectors) for item in directions))
         return [
-            self._result(row, request, state, directions[row], scores, plan)
+            self._result(row, request, state, directions[row], scores, memory)
             for row, (request, state) in enumerate(zip(requests, states, strict=True))
         ]
 
     def _run_at_points(self, request: Request, points: Points, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
-        path_hooks = [] if self.path is None else self.path.hooks(self.model)
+        path_hooks, budget = self.path_hooks(), self.budget()
         traced = trace(self.model, [request.token_ids], [*self.layer_names, *self.site_names], path_hooks)
         state = self.final_states(traced, [request.target])[0]
         directions = self.objective.directions(state)
         averaged = average_over_points(
-            self.model, request.token_ids, points, self.objective, state, directions, traced, path_hooks, progress
+            self.model,
+            request.token_ids,
+            points,
+            self.objective,
+            state,
+            directions,
+            traced,
+            path_hooks,
+            budget,
+            progress,
         )
         scores = score(averaged, [directions], self.readout)
-        plan = plan_memory(self.model, len(request.token_ids), 1, self.memory)
-        return self._result(0, request, state, directions, scores, plan)
+        return self._result(0, request, state, directions, scores, budget.plan(len(request.token_ids)).describe())
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
@@ -328,7 +361,7 @@ class Job:
         state: FinalState,
         directions: Directions,
         scores: Mapping[str, SiteScores],
-        plan: MemoryPlan,
+        memory: str,
     ) -> Attribution:
         length = len(request.token_ids)
 
@@ -369,7 +402,7 @@ class Job:
                 "squared": directions.squared,
                 "directions": len(directions.vectors),
                 "details": _plain(directions.details),
-                "memory": plan.describe(),
+                "memory": memory,
             },
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
             layer_names=list(self.layer_names),

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from lens_scopes.cli.companion_options import CompanionOptions
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.output_options import OutputOptions
@@ -25,6 +26,7 @@ def explain(
     sites: SiteOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: OutputOptions,
     companions: CompanionOptions,
     layers: bool | str,
@@ -39,7 +41,6 @@ def explain(
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.memory import parse_memory
         from lens_scopes.points import parse_points
         from lens_scopes.readouts import as_readout
         from lens_scopes.scopes import attribute
@@ -48,7 +49,7 @@ def explain(
         through = paths.path()
         readout = as_readout(sites.readout)
         points = parse_points(sites.points)
-        parse_memory(sites.memory)
+        memory.check()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(
@@ -61,10 +62,11 @@ def explain(
                 through=through,
                 readout=readout,
                 points=points,
-                memory=sites.memory,
+                memory=memory.memory,
                 progress=progress,
             )
-        others = companions.compute(loaded, text, explained, prompt.position, through)
+        others = companions.compute(loaded, text, explained, prompt.position, through, memory.memory)
+    memory.remark(attribution, *others.values())
     _remark_on_space(attribution)
     output.deliver(attribution, others)
 

@@ -36,7 +36,19 @@ class ModelOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="cpu, cuda, cuda:1, … By default cuda where there is one.",
+            help="cpu, cuda, cuda:1, mps, … By default cuda where there is one.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
+    n_devices: Annotated[
+        int, typer.Option(help="Spread a HookedTransformer over this many GPUs.", rich_help_panel=_PANEL)
+    ] = 1
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|balanced|…",
+            help="Spread a bridge over the GPUs as Transformers does.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -89,6 +101,8 @@ class ModelOptions:
                 self.model,
                 backend=backend,
                 device=self.device,
+                n_devices=self.n_devices,
+                device_map=self.device_map,
                 dtype=self.dtype,
                 processing=self.processing_flags(),
                 architecture=self.architecture,

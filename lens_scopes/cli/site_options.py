@@ -52,13 +52,3 @@ class SiteOptions:
             show_default=False,
         ),
     ] = None
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="The most memory to use beyond the model's weights, such as 4GB; layers are run in slices to stay "
-            "below. By default a share of what is free.",
-            rich_help_panel=PANEL,
-            show_default=False,
-        ),
-    ] = None
