@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lens_scopes.matrix import AttributionMatrix, attribute_all
     from lens_scopes.models import available_models, load_model, model_record
     from lens_scopes.modes import ModeInspection, inspect_modes
+    from lens_scopes.numbers import Series, ValueDistribution, read_series, value_distribution
     from lens_scopes.objectives import (
         Custom,
         Directions,
@@ -61,8 +62,10 @@ _HOMES = {
     "Path": "paths",
     "Prompt": "prompts",
     "Semantic": "objectives",
+    "Series": "numbers",
     "Skip": "paths",
     "Temperature": "objectives",
+    "ValueDistribution": "numbers",
     "attribute": "scopes",
     "attribute_all": "matrix",
     "attribute_batch": "scopes",
@@ -72,7 +75,9 @@ _HOMES = {
     "load_model": "models",
     "model_record": "models",
     "read_prompt": "prompts",
+    "read_series": "numbers",
     "register_objective": "objectives",
+    "value_distribution": "numbers",
 }
 
 __all__ = [
@@ -98,8 +103,10 @@ __all__ = [
     "Path",
     "Prompt",
     "Semantic",
+    "Series",
     "Skip",
     "Temperature",
+    "ValueDistribution",
     "attribute",
     "attribute_all",
     "attribute_batch",
@@ -109,7 +116,9 @@ __all__ = [
     "load_model",
     "model_record",
     "read_prompt",
+    "read_series",
     "register_objective",
+    "value_distribution",
 ]
 
 __version__ = "0.1.0"
