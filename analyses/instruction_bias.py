@@ -295,7 +295,7 @@ def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
             axes.set_yticks(range(len(labels)), labels)
             tokens = [visible(token) for token in item["tokens"][0]]
             tokens[item["named"]] = "/".join(visible(side[item["named"]]) for side in item["tokens"])
-            names = [drawable(shortened(token, 20)) for token in tokens]
+            names = [drawable(shortened(token, 26)) for token in tokens]
             axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False, fontfamily=families(), fontsize=6)
             axes.tick_params(length=0)
             said = " or ".join(f"{visible(side[0][0])} {side[0][1]:.0%}" for side in item["predictions"])
@@ -311,7 +311,7 @@ def _effects_figure(findings: dict[str, Any]) -> Any:
 
     rows = findings["attributes"]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.2)
+        drawn = paper(5.5, 2.8)
         left, right = drawn.subplots(1, 2, sharey=True)
         for y, found in enumerate(rows.values()):
             _bar(left, found["judgement"], y, DEEP_POSITIVE, "o")
@@ -326,7 +326,7 @@ def _effects_figure(findings: dict[str, Any]) -> Any:
         left.set_xlabel("judgement S, first − second (nats)")
         right.set_xlabel("the named word's share of influence")
         right.set_xlim(0)
-        right.legend(frameon=False, fontsize=6, loc="lower right")
+        right.legend(frameon=False, fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
     return drawn

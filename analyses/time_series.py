@@ -93,7 +93,9 @@ def summary(record: dict[str, Any]) -> list[str]:
                 f"nats {shown(p['nats'])}, 80 % interval covers {shown(p['covered'])}"
             )
     heads = record["findings"]["heads"]
-    lines.append(f"heads {heads['chosen']}: held out {heads['held_out']}, all heads' mean {heads['mean_of_all']:.2f}")
+    lines.append(
+        f"heads {heads['chosen']}: held out {heads['held_out']}, other states {heads['held_out_baseline']}, all heads' mean {heads['mean_of_all']:.2f}"
+    )
     lines.append(
         f"ablated: {shown(heads['ablated'])} nats, as many others {shown(heads['others'])}; "
         f"log p of the true digit {shown(heads['ablated_truth'])}, others {shown(heads['others_truth'])}"
@@ -119,6 +121,7 @@ def _one_series(model: Any, kind: str, index: int, generator: np.random.Generato
     by_head = [[series.per_number(row) for row in attention[layer]] for layer in range(model.cfg.n_layers)]
     by_layer = [series.per_number(row) for row in att.layers]
     values = np.array(series.values)
+    references = generator.choice(np.arange(DIMENSION, len(values) - RECENT), REFERENCES, replace=False)
     distribution = _walked(model, series, numbers) if walk else None
     return {
         "kind": kind,
@@ -133,12 +136,14 @@ def _one_series(model: Any, kind: str, index: int, generator: np.random.Generato
         "recency": float(spearmanr(influence, np.arange(len(values))).statistic),
         "successor": nearness(influence, values),
         "matched": nearness(influence, values, shift=-1),
-        "baseline": _other_states(influence, values, generator),
+        "baseline": other_states(influence, values, references),
         "commas": commas / float(influence.sum()),
         "last": float(influence[-1] / influence.sum()),
         "layers": [nearness(row, values) for row in by_layer],
+        "layers_baseline": [other_states(row, values, references[:8]) for row in by_layer],
         "layers_last": [row[-1] / sum(row) for row in by_layer],
         "heads": [[nearness(row, values) for row in heads] for heads in by_head],
+        "heads_baseline": [[other_states(row, values, references[:4]) for row in heads] for heads in by_head],
         "distribution": distribution,
     }
 
@@ -178,9 +183,10 @@ def partial_spearman(a: Any, b: Any, held: Any) -> float:
     return (ab - ah * bh) / left**0.5 if left > 1e-12 else float("nan")
 
 
-def _other_states(influence: Any, values: Any, generator: np.random.Generator) -> float:
-    states = generator.choice(np.arange(DIMENSION, len(values) - RECENT), REFERENCES, replace=False)
-    return float(np.nanmean([nearness(influence, values, state=int(state)) for state in states]))
+def other_states(scores: Sequence[float], values: Any, references: Sequence[int]) -> float:
+    """The baseline of `nearness`: its mean with the states before other numbers in place of the current one."""
+    found = [nearness(scores, values, state=int(state)) for state in references]
+    return float(np.mean([value for value in found if np.isfinite(value)] or [np.nan]))
 
 
 def _walked(model: Any, series: ls.Series, numbers: Sequence[int]) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def _by_kind(items: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
     }
     found["specific"] = mean_interval([item["successor"] - item["baseline"] for item in items], seed)
     n_layers = len(items[0]["layers"])
-    for name in ("layers", "layers_last"):
+    for name in ("layers", "layers_baseline", "layers_last"):
         found[name] = [mean_interval([item[name][layer] for item in items], seed) for layer in range(n_layers)]
     walked = [item["distribution"] for item in items if item["distribution"] is not None]
     found["prediction"] = {
@@ -224,6 +230,7 @@ def _heads(model: Any, items: Sequence[dict[str, Any]], ablated: int, seed: int)
     if not halves[1]:  # a quick run has one series of each kind
         halves[1] = halves[0]
     means = [np.nanmean([item["heads"] for item in half], axis=0) for half in halves]
+    baseline = np.nanmean([item["heads_baseline"] for item in halves[1]], axis=0)
     order = np.argsort(-np.nan_to_num(means[0]), axis=None)[:HEADS_ABLATED]
     chosen = [divmod(int(index), means[0].shape[1]) for index in order]
     generator = np.random.default_rng(seed)
@@ -244,6 +251,9 @@ def _heads(model: Any, items: Sequence[dict[str, Any]], ablated: int, seed: int)
         "chosen": [f"L{layer}H{head}" for layer, head in chosen],
         "chosen_on": [float(means[0][head]) for head in chosen],
         "held_out": [float(means[1][head]) for head in chosen],
+        "held_out_baseline": [
+            float(np.nanmean([item["heads_baseline"][a][b] for item in halves[1]])) for a, b in chosen
+        ],
         "mean_of_all": float(np.nanmean(means[1])),
         **{name: mean_interval(values, seed) for name, values in effects.items()},
     }
@@ -350,26 +360,25 @@ def _neighbours_figure(findings: dict[str, Any]) -> Any:
 def _layers_figure(findings: dict[str, Any]) -> Any:
     import matplotlib
 
-    heads = findings["heads"]["map"]
+    heads, found = findings["heads"]["map"], findings["all"]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.9)
+        drawn = paper(5.5, 2.6)
         grid = drawn.add_gridspec(1, 2, width_ratios=(2.2, 1))
         axes = drawn.add_subplot(grid[0])
-        styles = ("-", "--", ":", "-.")
-        for index, (kind, found) in enumerate(findings["kinds"].items()):
-            means = [value["mean"] for value in found["layers"]]
-            axes.plot(
-                range(len(means)),
-                [np.nan if mean is None else mean for mean in means],
-                styles[index % 4],
-                color=(DEEP_POSITIVE, NEGATIVE)[index // 4 % 2],
-                linewidth=1,
-                label=kind,
-            )
+        for name, colour, line, label in (
+            ("layers", DEEP_POSITIVE, "-", "nearness of the state before a number / its influence"),
+            ("layers_baseline", HATCH, "-", "the same for other states"),
+            ("layers_last", NEGATIVE, "--", "share of influence on the last number"),
+        ):
+            values = found[name]
+            axes.plot(range(len(values)), [v["mean"] for v in values], line, color=colour, linewidth=1.2, label=label)
+            if values[0]["low"] is not None:
+                low, high = ([v[end] for v in values] for end in ("low", "high"))
+                axes.fill_between(range(len(values)), low, high, color=colour, alpha=0.2, linewidth=0)
         axes.axhline(0, color=HATCH, linewidth=0.6)
         axes.set_xlabel("layer (residual stream before it)")
-        axes.set_ylabel("influence / nearness, recency held fixed")
-        axes.legend(frameon=False, fontsize=6, ncols=2)
+        axes.set_ylabel("partial Spearman, or share")
+        axes.legend(frameon=False, fontsize=6.5, loc="upper left")
         axes.spines[["top", "right"]].set_visible(False)
         right = drawn.add_subplot(grid[1])
         bound = max(abs(value) for row in heads for value in row)
@@ -377,6 +386,6 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
         right.set_xticks(range(len(heads[0])))
         right.set_xlabel("head")
         right.set_ylabel("layer")
-        right.set_title("attention / nearness", fontsize=7)
+        right.set_title("nearness / attention", fontsize=7)
         scale_bar(drawn, right, image, f"relative to {bound:.2f}", shrink=0.9)
     return drawn

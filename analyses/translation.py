@@ -299,7 +299,7 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
         panels[0].set_ylim(0, 1)
         panels[0].text(0.2, findings["baselines"]["diagonal"]["mean"] + 0.01, "diagonal", fontsize=6, color=QUIET)
         panels[0].text(0.2, findings["baselines"]["chance"]["mean"] + 0.01, "chance", fontsize=6, color=QUIET)
-        panels[1].legend(frameon=False, fontsize=6.5, loc="lower right")
+        panels[1].legend(frameon=False, fontsize=6.5, loc="lower center", bbox_to_anchor=(0.0, 1.06), ncols=3)
     return drawn
 
 

@@ -112,7 +112,7 @@ class ValueDistribution:
 
     def probability(self, value: float | int) -> float:
         """The probability of one value, 0 where it was not found."""
-        return sum(p for other, p in zip(self.values, self.probabilities, strict=True) if other == value)
+        return float(sum(p for other, p in zip(self.values, self.probabilities, strict=True) if other == value))
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a way of writing: value, written, probability."""
@@ -200,7 +200,7 @@ def value_distribution(
             f"the series has {len(read.prompt)} tokens, and a next number of up to {most} more would go beyond the "
             f"context window of {n_ctx}; give a shorter series."
         )
-    return _walk(model, read.prompt.token_ids, width, least, most)
+    return _walk(model, read.prompt.token_ids, width, float(least), most)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_what_is_left_out_bounds_what_is_missing(model: Any) -> None:
     exact = ls.value_distribution(model, "12,34,12,", least=0)
     rough = ls.value_distribution(model, "12,34,12,", least=0.02)
     assert 0 < rough.unresolved < 1 and rough.evaluations < exact.evaluations
-    missing = [exact.probability(v) - rough.probability(v) for v in exact.values]
+    missing = [exact.probability(v) - rough.probability(v) for v in set(exact.values)]
     assert min(missing) >= -1e-12 and sum(missing) <= rough.unresolved + 1e-12
     assert sum(rough.probabilities) + rough.no_number + rough.unresolved == pytest.approx(1.0, abs=1e-9)
 
