@@ -94,7 +94,8 @@ def summary(record: dict[str, Any]) -> list[str]:
             )
     heads = record["findings"]["heads"]
     lines.append(
-        f"heads {heads['chosen']}: held out {heads['held_out']}, other states {heads['held_out_baseline']}, all heads' mean {heads['mean_of_all']:.2f}"
+        f"heads {heads['chosen']}: held out {heads['held_out']}, for other states {heads['held_out_baseline']}, "
+        f"mean of all heads {heads['mean_of_all']:.2f}"
     )
     lines.append(
         f"ablated: {shown(heads['ablated'])} nats, as many others {shown(heads['others'])}; "
@@ -251,9 +252,7 @@ def _heads(model: Any, items: Sequence[dict[str, Any]], ablated: int, seed: int)
         "chosen": [f"L{layer}H{head}" for layer, head in chosen],
         "chosen_on": [float(means[0][head]) for head in chosen],
         "held_out": [float(means[1][head]) for head in chosen],
-        "held_out_baseline": [
-            float(np.nanmean([item["heads_baseline"][a][b] for item in halves[1]])) for a, b in chosen
-        ],
+        "held_out_baseline": [float(baseline[head]) for head in chosen],
         "mean_of_all": float(np.nanmean(means[1])),
         **{name: mean_interval(values, seed) for name, values in effects.items()},
     }
