@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve figures test test-tl4 lint types format venv python system clean
+.PHONY: help demo serve figures studies test test-tl4 lint types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,11 +30,12 @@ demo: venv  ## Explain a prediction of Gemma 3 270M in the terminal and in an HT
 serve: venv  ## Open the page on Gemma 3 270M at http://127.0.0.1:8765 until Ctrl-C
 	@$(BIN)/lens-scopes serve
 
-figures: venv  ## Draw the README's pictures again, into figures/
-	$(BIN)/lens-scopes attribute "$(PROMPT)" --scope fisher --layers --out figures/demo.png >/dev/null
-	$(BIN)/lens-scopes heads "$(PROMPT)" --target " sofa" --out figures/heads.png >/dev/null
-	$(BIN)/python analyses/through_layers.py
+figures: venv  ## Draw all of figures/ again, from the saved results of the studies; the page's pictures from the page
+	$(BIN)/python analyses/draw.py
 	$(BIN)/python analyses/serve_pictures.py
+
+studies: venv  ## Run the studies of analyses/ again, which saves their results (about half an hour)
+	$(BIN)/python analyses/run.py --all
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lens_scopes.matrix import AttributionMatrix, attribute_all
     from lens_scopes.models import available_models, load_model, model_record
     from lens_scopes.modes import ModeInspection, inspect_modes
+    from lens_scopes.numbers import Series, ValueDistribution, read_series, value_distribution
     from lens_scopes.objectives import (
         Custom,
         Directions,
@@ -83,9 +84,11 @@ _HOMES = {
     "RandomScores": "baselines",
     "Relative": "readouts",
     "Semantic": "objectives",
+    "Series": "numbers",
     "Skip": "paths",
     "StraightPath": "points",
     "Temperature": "objectives",
+    "ValueDistribution": "numbers",
     "ValueWeightedAttention": "baselines",
     "attribute": "scopes",
     "attribute_all": "matrix",
@@ -99,8 +102,10 @@ _HOMES = {
     "load_results": "evaluation.results",
     "model_record": "models",
     "read_prompt": "prompts",
+    "read_series": "numbers",
     "register_objective": "objectives",
     "report": "evaluation.report",
+    "value_distribution": "numbers",
 }
 
 __all__ = [
@@ -135,9 +140,11 @@ __all__ = [
     "RandomScores",
     "Relative",
     "Semantic",
+    "Series",
     "Skip",
     "StraightPath",
     "Temperature",
+    "ValueDistribution",
     "ValueWeightedAttention",
     "attribute",
     "attribute_all",
@@ -151,8 +158,10 @@ __all__ = [
     "load_results",
     "model_record",
     "read_prompt",
+    "read_series",
     "register_objective",
     "report",
+    "value_distribution",
 ]
 
 __version__ = "0.1.0"
