@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures test lint types format venv python system clean
+.PHONY: help demo figures bench test lint types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,9 @@ figures: venv  ## Draw the README's pictures again, into figures/
 	$(BIN)/lens-scopes attribute "$(PROMPT)" --scope fisher --layers --out figures/demo.png >/dev/null
 	$(BIN)/lens-scopes heads "$(PROMPT)" --target " sofa" --out figures/heads.png >/dev/null
 	$(BIN)/python analyses/through_layers.py
+
+bench: venv  ## Time the scopes, against the least they could cost and what one would use instead (20 minutes)
+	$(BIN)/lens-scopes bench --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests
