@@ -25,8 +25,8 @@ from lens_scopes.forward import (
     final_states,
     hooked,
     is_bridge,
-    read_final_states,
     run_blocks,
+    run_to_reading,
 )
 from lens_scopes.sites import EMBEDDING
 
@@ -100,9 +100,12 @@ class SlicedTrace:
             start = entering if first == 0 else entering.detach().requires_grad_(True)
             activations: dict[str, Tensor] = {}
             with torch.inference_mode(False), torch.enable_grad(), hooked(self.model, self._hooks(activations)):
-                out = run_blocks(self.model, start, first, stop)
-                if stop == self.model.cfg.n_layers:
-                    out = read_final_states(self.model, out, self.batch)
+                last = stop == self.model.cfg.n_layers
+                out = (
+                    run_to_reading(self.model, start, first, self.batch)
+                    if last
+                    else run_blocks(self.model, start, first, stop)
+                )
             inputs = activations if first == 0 else {"": start, **activations}
             for index, vector in enumerate(arriving):
                 gradients = _gradients(out, inputs, vector, keep_graph=index + 1 < len(arriving))
@@ -173,7 +176,7 @@ def trace_in_slices(
     with torch.inference_mode(False), torch.no_grad(), hooked(model, notes):
         for first, stop in zip(bounds, bounds[1:], strict=False):
             entering.append(run_blocks(model, entering[-1], first, stop))
-        states = read_final_states(model, run_blocks(model, entering[-1], bounds[-1], model.cfg.n_layers), batch)
+        states = run_to_reading(model, entering[-1], bounds[-1], batch)
     check_finite(model, states, batch)
     _check_called(sites, called)
     return SlicedTrace(model, batch, sites, path, states, batch.real, entering, bounds)

@@ -22,6 +22,7 @@ from lens_scopes.generation import continuation
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.paths import PathLike
+from lens_scopes.precision import Products, products_in
 from lens_scopes.prompts import Prompt, PromptLike, extended, next_token_id, read_prompt
 from lens_scopes.readouts import Readout
 from lens_scopes.scopes import Job, Progress, package_versions
@@ -135,6 +136,7 @@ def attribute_all(
     spans: Mapping[str, str | tuple[int, int]] | None = None,
     through: PathLike = None,
     readout: Readout | str = "norm",
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> AttributionMatrix:
     """The influence of every token on every later prediction of a text.
@@ -143,7 +145,7 @@ def attribute_all(
     in the text.
 
     Args:
-        model, prompt, objective, through, readout: as for `attribute`.
+        model, prompt, objective, through, readout, products: as for `attribute`.
         generate: tokens for the model to add first, each its most probable one; only the predictions of those are
             explained then.
         spans: named parts of the prompt, as text or character ranges, for `span_totals`; chat messages are named by
@@ -153,7 +155,7 @@ def attribute_all(
     Raises:
         LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
     """
-    job = Job.read(model, objective, False, (), through, readout)
+    job = Job.read(model, objective, False, (), through, readout, products=products)
     read = read_prompt(model, prompt, spans=spans)
     first = 0
     if generate:
@@ -165,7 +167,8 @@ def attribute_all(
     matrix, targets, predicted, counts = [], [], [], []
     for block in _blocks(destinations):
         ids = read.token_ids[: block[-1] + 1]
-        traced = trace(model, [ids], [], path_hooks, reads=[(0, dest) for dest in block])
+        with products_in(job.products):
+            traced = trace(model, [ids], [], path_hooks, reads=[(0, dest) for dest in block])
         states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
         with torch.no_grad():
             directions = [job.objective.directions(state) for state in states]
@@ -211,6 +214,7 @@ def attribute_all(
             "readout": job.readout.name,
             "path": None if job.path is None else str(job.path),
             "generated": generate,
+            "products": job.products,
         },
         versions=package_versions(),
     )

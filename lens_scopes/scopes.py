@@ -27,6 +27,7 @@ from lens_scopes.memory import MemoryPlan, parse_memory, plan_memory
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective, as_objective
 from lens_scopes.paths import Path, PathLike, as_path
+from lens_scopes.precision import Products, check_products, products_in
 from lens_scopes.prompts import (
     Prompt,
     PromptLike,
@@ -59,6 +60,7 @@ def attribute(
     through: PathLike = None,
     readout: Readout | str = "norm",
     memory: str | int | None = None,
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> Attribution:
     """Which tokens made the model say that: influence of every token on one prediction.
@@ -83,6 +85,8 @@ def attribute(
             Readout.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
             Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
+        products: "own" for matrix products in the model's dtype; "bfloat16" for faster ones of rounded factors, with
+            everything else in the model's dtype. Ranks of scores agree to 0.999 on Gemma 3 270M, not their last digits.
         progress: called with (directions done, directions in all) as they are backpropagated.
 
     Returns:
@@ -95,7 +99,7 @@ def attribute(
 
     Source: Jacobian Scopes, arXiv:2601.16407.
     """
-    job = Job.read(model, objective, layers, sites, through, readout, memory)
+    job = Job.read(model, objective, layers, sites, through, readout, memory, products)
     request = Request.read(model, prompt, position, target)
     return job.run([request], progress)[0]
 
@@ -112,6 +116,7 @@ def attribute_batch(
     through: PathLike = None,
     readout: Readout | str = "norm",
     memory: str | int | None = None,
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> list[Attribution]:
     """`attribute` for many prompts, run in batches of similar length; scores are those of single calls.
@@ -124,7 +129,7 @@ def attribute_batch(
     """
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
-    job = Job.read(model, objective, layers, sites, through, readout, memory)
+    job = Job.read(model, objective, layers, sites, through, readout, memory, products)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     results: dict[int, Attribution] = {}
     for rows in _batches([len(request.token_ids) for request in requests]):
@@ -179,6 +184,7 @@ class Job:
     path: Path | None
     readout: Readout
     memory: int | None
+    products: Products
 
     @classmethod
     def read(
@@ -190,6 +196,7 @@ class Job:
         through: PathLike,
         readout: Readout | str,
         memory: str | int | None = None,
+        products: Products = "own",
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
         return cls(
@@ -201,10 +208,15 @@ class Job:
             path=as_path(through),
             readout=as_readout(readout),
             memory=parse_memory(memory),
+            products=check_products(products),
         )
 
     def run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
         """One forward pass for all requests, then one backward pass a direction."""
+        with products_in(self.products):
+            return self._run(requests, progress)
+
+    def _run(self, requests: Sequence[Request], progress: Progress | None) -> list[Attribution]:
         prompts = [request.token_ids for request in requests]
         path_hooks = [] if self.path is None else self.path.hooks(self.model)
         names = [*self.layer_names, *self.site_names]
@@ -230,7 +242,7 @@ class Job:
         """
         ys = traced.final_states.detach()
         ys = ys.to(self.unembedding.W_U.device, compute_dtype(ys.dtype))
-        states = [FinalState(y, self.unembedding, target) for y, target in zip(ys, targets, strict=True)]
+        states = FinalState.several(ys, self.unembedding, targets)
         if not all(bool(state.logits.isfinite().all()) for state in states):
             raise NumericsError(
                 "the logits are not finite though the final state is: check the weights of unembed "
@@ -294,6 +306,7 @@ class Job:
                 "position": request.position,
                 "details": _plain(directions.details),
                 "memory": plan.describe(),
+                "products": self.products,
             },
             versions=package_versions(),
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,

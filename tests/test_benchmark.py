@@ -92,6 +92,9 @@ def test_every_case_of_every_section_runs(bench: Bench) -> None:
                 assert item.seconds is not None and item.seconds > 0, item.name
                 assert section.ratio(item.name) == pytest.approx(item.seconds / section.seconds(section.unit))
         assert section.targets and all(verdict.met is not None for verdict in section.verdicts()), section.name
+    precision = workloads.precision_section(bench, [IDS, IDS[2:]])
+    assert len(precision.figures) == 6 and all(0.5 < value <= 1 for value in precision.figures.values())
+    assert [verdict.reached for verdict in precision.verdicts()] == list(precision.figures.values())[:3]
     assert all(item.items == 3 for item in batch.measurements)
     assert all(item.items == 10 for item in matrix.measurements)
 
@@ -202,7 +205,7 @@ def slept(monkeypatch: pytest.MonkeyPatch, durations: dict[str, list[int]]) -> t
 
 def test_cases_take_turns_and_medians_leave_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
     cases, order = slept(monkeypatch, {"a": [9, 1, 2, 6], "b": [9, 3, 3, 4]})
-    a, b = measure(cases, turns=3, memory=False)
+    a, b = measure(cases, turns=3, patience=100.0, memory=False)
     assert order == ["a", "b", *("a", "b") * 3]
     assert (a.times, a.seconds, b.seconds) == ([1, 2, 6], 2, 3)
 

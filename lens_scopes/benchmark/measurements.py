@@ -77,6 +77,17 @@ def measure(
         device: where the cases run; on "cuda" the clock waits for the device, and memory is the device's.
         progress: called with (runs done, runs in all).
     """
+    gc.collect()
+    gc.freeze()  # collecting between runs then looks at what the runs left behind alone
+    try:
+        return _measure(cases, turns, patience, memory, device, progress)
+    finally:
+        gc.unfreeze()
+
+
+def _measure(
+    cases: Sequence[Case], turns: int, patience: float, memory: bool, device: str, progress: Progress | None
+) -> list[Measurement]:
     possible = [case for case in cases if case.run is not None]
     steps = _Steps(progress, len(possible) * (turns + 2))
     times: dict[str, list[float]] = {case.name: [] for case in possible}

@@ -6,6 +6,7 @@ logits, no hooks, no scores.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +22,14 @@ from lens_scopes.benchmark.targets import Target
 from lens_scopes.forward import hooked, run_blocks
 from lens_scopes.matrix import attribute_all
 from lens_scopes.objectives import Fisher, Objective, Semantic, Temperature
+from lens_scopes.precision import Products
 from lens_scopes.prompts import read_prompt
 from lens_scopes.scopes import attribute, attribute_batch
 from lens_scopes.sites import EMBEDDING
 
 LIMIT = "body forward and backward (the limit)"
 FORWARD = "body forward"
+ROUNDED = "bfloat16 products"
 LONG = 1024  # tokens from which on memory is what matters
 _WHOLE_GRAPH = 4096  # tokens up to which the limit, which holds the graph of every layer, is run
 FEW = 8  # captum's steps here; its default of 50 takes six times as long
@@ -113,6 +116,9 @@ def scope_section(bench: Bench, tokens: int, progress: Progress | None = None) -
         Case("Fisher rank 1", scope(Fisher())),
         Case(f"Fisher rank {rank}", scope(Fisher(rank=rank))),
         Case("Fisher trace", scope(Fisher(rank="trace"))),
+        Case(f"Semantic, {ROUNDED}", scope(Semantic(), products="bfloat16")),
+        Case(f"Temperature, {ROUNDED}", scope(Temperature(), products="bfloat16")),
+        Case(f"Fisher rank 1, {ROUNDED}", scope(Fisher(), products="bfloat16")),
     ]
     if bench.transformers is not None:
 
@@ -131,6 +137,8 @@ def scope_section(bench: Bench, tokens: int, progress: Progress | None = None) -
         Target("Temperature", "ratio", 1.1, LIMIT),
         Target("Temperature, every layer", "ratio", 1.15, LIMIT),
         Target("Fisher rank 1", "ratio", 1.1, "Temperature"),
+        Target(f"Semantic, {ROUNDED}", "ratio", 0.5, LIMIT),
+        Target(f"Temperature, {ROUNDED}", "ratio", 0.5, LIMIT),
         Target("Temperature", "speedup", 1.6, "paper-style Temperature"),
         Target("Semantic", "speedup", 2.3, "paper-style Semantic"),
         Target("Fisher rank 1", "speedup", 4.0, "paper-style Fisher rank 1"),
@@ -165,12 +173,15 @@ def batch_section(bench: Bench, passages: Sequence[Any], progress: Progress | No
         cases += [
             Case(f"{name}, one by one", _each(model, prompts, objective), items=count),
             Case(f"{name}, attribute_batch", _together(model, prompts, objective), items=count),
+            Case(f"{name}, attribute_batch, {ROUNDED}", _together(model, prompts, objective, "bfloat16"), items=count),
         ]
         if bench.transformers is not None:
             cases.append(Case(f"{name}, paper-style loop", _rival(bench.transformers, prompts, scope), items=count))
     targets = [
         Target("Temperature, attribute_batch", "speedup", 1.7, "Temperature, paper-style loop"),
         Target("Fisher, attribute_batch", "speedup", 4.0, "Fisher, paper-style loop"),
+        Target(f"Temperature, attribute_batch, {ROUNDED}", "speedup", 3.4, "Temperature, paper-style loop"),
+        Target(f"Fisher, attribute_batch, {ROUNDED}", "speedup", 8.0, "Fisher, paper-style loop"),
     ]
     if bench.device.startswith("cuda"):
         targets += [
@@ -182,12 +193,38 @@ def batch_section(bench: Bench, passages: Sequence[Any], progress: Progress | No
     return bench.measured("batch", title, "Temperature, one by one", cases, targets, progress, tokens=tokens)
 
 
+def precision_section(bench: Bench, passages: Sequence[Any], progress: Progress | None = None) -> Section:
+    """What products in bfloat16 leave of the scores: rank correlations over each passage's tokens, BOS left out."""
+    from scipy.stats import spearmanr
+
+    found: dict[str, list[float]] = {}
+    scopes = (Semantic, Temperature, Fisher)
+    for done, passage in enumerate(passages):
+        for kind in scopes:
+            own = attribute(bench.model, passage, kind())
+            target = None if own.target is None else own.target.token_id
+            rounded = attribute(bench.model, passage, kind(), target=target, products="bfloat16")
+            ordinary = [index for index, special in enumerate(own.special) if not special]
+            found.setdefault(kind.scope, []).append(
+                float(spearmanr(own.scores[ordinary].numpy(), rounded.scores[ordinary].numpy()).statistic)
+            )
+        if progress is not None:
+            progress(done + 1, len(passages))
+    figures = {f"Spearman, {scope}, mean": statistics.mean(values) for scope, values in found.items()}
+    figures |= {f"Spearman, {scope}, least": min(values) for scope, values in found.items()}
+    targets = [Target(name, "figure", 0.999) for name in figures if name.endswith("mean")]
+    title = f"{ROUNDED} against float32, {len(passages)} passages"
+    return Section("precision", title, "", [], targets, figures, {"passages": len(passages)})
+
+
 def _each(model: Any, prompts: Sequence[Sequence[int]], objective: Objective) -> Callable[[], Any]:
     return lambda: [attribute(model, ids, objective) for ids in prompts]
 
 
-def _together(model: Any, prompts: Sequence[Sequence[int]], objective: Objective) -> Callable[[], Any]:
-    return lambda: attribute_batch(model, prompts, objective)
+def _together(
+    model: Any, prompts: Sequence[Sequence[int]], objective: Objective, products: Products = "own"
+) -> Callable[[], Any]:
+    return lambda: attribute_batch(model, prompts, objective, products=products)
 
 
 def _rival(transformers: Any, prompts: Sequence[Sequence[int]], scope: str) -> Callable[[], Any]:

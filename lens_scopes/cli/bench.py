@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from lens_scopes.benchmark.results import Section
 
 _PANEL = "Benchmark"
-_PARTS = ("scopes", "batch", "matrix", "startup")
+_PARTS = ("scopes", "batch", "matrix", "precision", "startup")
 _MATRIX_TOKENS = 128
+_COMPARED = 50  # passages whose scores in two precisions are compared
 _SUFFIXES = (".json", ".png", ".svg", ".pdf")
 
 
@@ -120,6 +121,8 @@ def _sections(
         yield shown("Passages", lambda progress: workloads.batch_section(bench, texts, progress))
     if "matrix" in parts:
         yield shown("Every prediction", lambda progress: workloads.matrix_section(bench, _MATRIX_TOKENS, progress))
+    if "precision" in parts:
+        yield shown("Precision", lambda progress: workloads.precision_section(bench, texts[:_COMPARED], progress))
 
 
 def _deliver(sections: list[Section], out: list[Path], json: bool) -> None:

@@ -40,6 +40,7 @@ def explain(
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.memory import parse_memory
+        from lens_scopes.precision import check_products
         from lens_scopes.readouts import as_readout
         from lens_scopes.scopes import attribute
 
@@ -47,6 +48,7 @@ def explain(
         through = paths.path()
         readout = as_readout(sites.readout)
         parse_memory(sites.memory)
+        products = check_products(sites.products)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(
@@ -59,6 +61,7 @@ def explain(
                 through=through,
                 readout=readout,
                 memory=sites.memory,
+                products=products,
                 progress=progress,
             )
         others = companions.compute(loaded, text, explained, prompt.position, through)

@@ -46,7 +46,7 @@ def seconds(value: float) -> str:
 def _table(section: Section) -> Table:
     table = Table(title=section.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
-    for name in ("time", "× unit", "turns", "extra memory"):
+    for name in ("time", "ratio", "turns", "extra memory") if section.measurements else ("",):
         table.add_column(name, justify="right", no_wrap=True)
     for item in section.measurements:
         ratio = section.ratio(item.name)
@@ -59,8 +59,6 @@ def _table(section: Section) -> Table:
         )
     for name, value in section.figures.items():
         table.add_row(name, f"{value:.5g}")
-    table.caption = f"unit: {section.unit}" if section.ratio(section.unit) else None
-    table.caption_justify = "left"
     return table
 
 
