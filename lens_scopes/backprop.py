@@ -9,7 +9,7 @@ at a time, so that memory grows with the longest slice instead of the depth. Bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ Visit = Callable[[int, str, Tensor, Tensor], None]
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
+BATCHED = 256  # tokens times directions up to which directions go through one backward pass together
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -53,14 +55,21 @@ class Trace:
 
     def gradients(self, vectors: Float[Tensor, "read d_model"], keep_graph: bool) -> dict[str, Tensor]:
         """vᵀJ at every site, for one direction a final state; zeros where no final state depends on the site."""
-        return _gradients(self.final_states, self.activations, vectors, keep_graph)
+        return next(_gradients(self.final_states, self.activations, vectors[None], keep_graph))
+
+    def _gradients_of_each(self, vectors: Float[Tensor, "k read d_model"]) -> Iterator[dict[str, Tensor]]:
+        """`gradients` of every direction; those of a short prompt are taken several at a time, so that the weights are
+        read once for all of them."""
+        several = max(1, BATCHED // self.real.numel())
+        for start in range(0, len(vectors), several):
+            more = start + several < len(vectors)
+            yield from _gradients(self.final_states, self.activations, vectors[start : start + several], more)
 
     def backward(
         self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None
     ) -> None:
         """Visits every direction's gradients at every site; the graph is gone afterwards."""
-        for index, vector in enumerate(vectors):
-            gradients = self.gradients(vector, keep_graph=index + 1 < len(vectors))
+        for index, gradients in enumerate(self._gradients_of_each(vectors)):
             for name in reversed(
                 self.activations
             ):  # as the gradient flows, so that the first one gone wrong is met first
@@ -108,7 +117,7 @@ class SlicedTrace:
                 )
             inputs = activations if first == 0 else {"": start, **activations}
             for index, vector in enumerate(arriving):
-                gradients = _gradients(out, inputs, vector, keep_graph=index + 1 < len(arriving))
+                gradients = next(_gradients(out, inputs, vector[None], keep_graph=index + 1 < len(arriving)))
                 for name in reversed(activations):
                     visit(index, name, gradients[name], activations[name].detach())
                 arriving[index] = gradients.get("", vector)
@@ -206,12 +215,21 @@ def _captures(sites: Sequence[str], activations: dict[str, Tensor]) -> list[tupl
     return [(name, capture(name)) for name in dict.fromkeys([EMBEDDING, *sites])]
 
 
-def _gradients(out: Tensor, activations: Mapping[str, Tensor], vectors: Tensor, keep_graph: bool) -> dict[str, Tensor]:
-    names = list(activations)
+def _gradients(
+    out: Tensor, activations: Mapping[str, Tensor], vectors: Float[Tensor, "k ..."], keep_graph: bool
+) -> Iterator[dict[str, Tensor]]:
+    """For each direction the gradients by the activations, from one backward pass for all directions."""
+    inputs, batched = list(activations.values()), len(vectors) > 1
     found = torch.autograd.grad(
-        out, [activations[name] for name in names], vectors.to(out), retain_graph=keep_graph, allow_unused=True
+        out,
+        inputs,
+        (vectors if batched else vectors[0]).to(out),
+        retain_graph=keep_graph,
+        allow_unused=True,
+        is_grads_batched=batched,
     )
-    return {
-        name: torch.zeros_like(activations[name]) if gradient is None else gradient
-        for name, gradient in zip(names, found, strict=True)
-    }
+    for index in range(len(vectors)):
+        yield {
+            name: torch.zeros_like(activation) if gradient is None else gradient[index] if batched else gradient
+            for (name, activation), gradient in zip(activations.items(), found, strict=True)
+        }

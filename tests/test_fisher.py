@@ -182,14 +182,14 @@ def test_refined_terms_meet_the_tolerance_in_few_passes(state: FinalState, monke
     assert 1 <= len(passes) <= 20 and passes[0] == 2 + fisher.CARRIED and max(passes[1:], default=1) <= 2
     residual = (terms.vectors @ literal_matrix(state) - terms.eigenvalues[:, None] * terms.vectors).norm(dim=-1)
     largest = float(terms.eigenvalues[0])
-    assert float(residual.max()) <= terms.residual * largest * 1.0001 <= 1.001e-3 * largest
+    assert float(residual.max()) <= (terms.residual + 1e-12) * largest and terms.residual <= 1e-3
     expected = literal_terms(state)[0][:2]
     assert bool((terms.eigenvalues <= expected * (1 + 1e-12)).all()), "Ritz values come from below"
     assert_close(terms.eigenvalues, expected, rtol=0, atol=1e-3 * float(expected[0]))
 
 
 @pytest.mark.parametrize("share", [1e-4, 1e-2, 0.3])
-@pytest.mark.parametrize("settings", [{}, {"soft_cap": 3.0, "bias": True}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"soft_cap": 30.0, "bias": True}], ids=str)
 def test_tokens_that_cannot_matter_are_left_out(share: float, settings: dict[str, Any]) -> None:
     """F of the tokens kept differs from F by at most the bound, as an operator."""
     state = random_state(sharpness=3.0, d_vocab=4000, **settings)
@@ -199,7 +199,7 @@ def test_tokens_that_cannot_matter_are_left_out(share: float, settings: dict[str
     assert ids is not None and len(ids) < 2000 and bound <= share * largest
     kept = geometry._product(torch.eye(D_MODEL, dtype=torch.float64), state.unembedding.blocks_of(ids))
     difference = torch.linalg.eigvalsh(literal_matrix_of_many(state) - kept)
-    assert -1e-12 * largest < float(difference.min()) and float(difference.max()) <= bound
+    assert -1e-12 * largest < float(difference.min()) and float(difference.max()) <= bound + 1e-12 * largest
     everything, nothing = PredictiveGeometry(random_state(sharpness=0.01, d_vocab=4000))._support(1e-3 * largest)
     assert everything is None and nothing == 0
 
@@ -212,7 +212,7 @@ def literal_matrix_of_many(state: FinalState) -> Tensor:
     return rows.T @ (p[:, None] * rows)
 
 
-@pytest.mark.parametrize("settings", [{}, {"soft_cap": 3.0, "bias": True}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"soft_cap": 30.0, "bias": True}], ids=str)
 def test_leading_terms_from_a_share_of_the_vocabulary(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,9 +222,8 @@ def test_leading_terms_from_a_share_of_the_vocabulary(
         F = literal_matrix_of_many(state)
         terms = PredictiveGeometry(state).leading(2)
         residual = (terms.vectors @ F - terms.eigenvalues[:, None] * terms.vectors).norm(dim=-1)
-        assert (
-            float(residual.max()) <= terms.residual * float(terms.eigenvalues[0]) <= 1e-3 * float(terms.eigenvalues[0])
-        )
+        assert float(residual.max()) <= (terms.residual + 1e-12) * float(terms.eigenvalues[0])
+        assert terms.residual <= 1e-3
 
 
 def test_the_largest_norm_is_that_of_these_weights() -> None:

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from tiny_models import TINY_MODELS, gemma_like, llama_like
 
 import lens_scopes as ls
-from lens_scopes import forward, memory
+from lens_scopes import backprop, forward, memory
 from lens_scopes.backprop import trace
 from lens_scopes.errors import ModelError
 from lens_scopes.final_state import FinalState, Unembedding, unembedding
@@ -132,6 +132,27 @@ def test_the_middle_of_the_last_block_is_read_in_full(noted: list[bool]) -> None
     site = ls.attribute(model, IDS, "temperature", sites=[name]).sites[name]
     assert noted == [True] and site.shape == (len(IDS),)
     assert bool(site[-1] > 0) and not bool(site[:-1].any()), "after the last attention tokens no longer meet"
+
+
+# Several directions in one backward pass
+
+
+@pytest.mark.parametrize("through", [None, ls.Frozen("patterns", "norms", "gates"), ls.Heads("L0H1")], ids=str)
+def test_directions_taken_together_give_what_single_ones_give(
+    tiny: Any, through: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = dict(layers=True, sites=["hook_z"], through=through)
+    together = ls.attribute(tiny, IDS, ls.Fisher("trace", samples=3, exact=4), **settings)
+    monkeypatch.setattr(backprop, "BATCHED", 3 * len(IDS))
+    some = ls.attribute(tiny, IDS, ls.Fisher("trace", samples=3, exact=4), **settings)
+    monkeypatch.setattr(backprop, "BATCHED", 0)
+    alone = ls.attribute(tiny, IDS, ls.Fisher("trace", samples=3, exact=4), **settings)
+    for found in (together, some):
+        torch.testing.assert_close(found.scores, alone.scores, rtol=1e-10, atol=0)
+        torch.testing.assert_close(found.layers, alone.layers, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(found.standard_error, alone.standard_error, rtol=1e-10, atol=0)
+        for name, values in alone.sites.items():
+            torch.testing.assert_close(found.sites[name], values, rtol=1e-10, atol=1e-14)
 
 
 # Logits of several final states at once
