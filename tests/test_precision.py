@@ -12,6 +12,7 @@ from tiny_models import TINY_MODELS, gemma_like, llama_like
 import lens_scopes as ls
 from lens_scopes import backprop, forward, memory
 from lens_scopes.backprop import trace
+from lens_scopes.cli import main
 from lens_scopes.errors import ModelError
 from lens_scopes.final_state import FinalState, Unembedding, unembedding
 from lens_scopes.precision import products_in
@@ -76,6 +77,12 @@ def test_slices_batches_and_matrices_round_alike(monkeypatch: pytest.MonkeyPatch
 def test_other_products_are_refused() -> None:
     with pytest.raises(ModelError, match="bfloat16"):
         ls.attribute(llama_like(), IDS, "temperature", products="float16")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_command_line_refuses_them_before_loading_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["attribute", "text", "--products", "float16", "--model", "./missing"])
+    assert exit.value.code == 2 and 'products are "own"' in capsys.readouterr().err
 
 
 @pytest.mark.gemma
