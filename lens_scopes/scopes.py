@@ -44,7 +44,8 @@ from lens_scopes.sites import EMBEDDING, layer_sites, named_sites
 Progress = Callable[[int, int], None]
 
 _TOP_TOKENS = 10
-_BATCH_TOKENS = 2048  # padded tokens in one forward pass of attribute_batch
+_BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
+_BATCH_TOKENS_OF_GPU = 8192
 _NOISY = 0.2  # a standard error above this share of the scores is worth a warning
 
 
@@ -132,18 +133,22 @@ def attribute_batch(
     job = Job.read(model, objective, layers, sites, through, readout, memory, products)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     results: dict[int, Attribution] = {}
-    for rows in _batches([len(request.token_ids) for request in requests]):
+    for rows in _batches([len(request.token_ids) for request in requests], _batch_tokens(model)):
         results.update(zip(rows, job.run([requests[row] for row in rows], None), strict=True))
         if progress is not None:
             progress(len(results), len(requests))
     return [results[row] for row in range(len(requests))]
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows grouped by length so that a padded batch holds at most _BATCH_TOKENS tokens (at least one row)."""
+def _batch_tokens(model: Any) -> int:
+    return _BATCH_TOKENS if next(model.parameters()).device.type == "cpu" else _BATCH_TOKENS_OF_GPU
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Rows grouped by length so that a padded batch holds at most `most` tokens (at least one row)."""
     rows: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if rows and (len(rows) + 1) * lengths[rows[0]] > _BATCH_TOKENS:
+        if rows and (len(rows) + 1) * lengths[rows[0]] > most:
             yield rows
             rows = []
         rows.append(row)
