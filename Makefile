@@ -31,6 +31,7 @@ figures: venv  ## Draw the README's pictures again, into figures/
 	$(BIN)/python analyses/through_layers.py
 
 bench: venv  ## Time the scopes, against the least they could cost and what one would use instead (20 minutes)
+	@mkdir -p analyses/results
 	$(BIN)/lens-scopes bench --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.
