@@ -78,10 +78,15 @@ def model() -> Any:
 
 
 def direct(model: Any, choices: dict[str, Any]) -> Tensor:
+    """The scores at the embedding, or the amplitudes over all layers: Σ_l √(Σ_h a_l,h,t²)."""
     att = ls.attribute(model, prompt_of(), target=TARGET, **choices)
     if not choices.get("sites"):
         return att.scores
-    return sum(values.flatten(1).sum(1) if values.ndim > 1 else values for values in att.sites.values())
+    total = torch.zeros(len(IDS), dtype=torch.float64)
+    for values in att.sites.values():
+        squares = values if isinstance(choices["objective"], ls.Fisher) else values**2
+        total += (squares if squares.ndim == 1 else squares.sum(1)).sqrt()
+    return total
 
 
 def test_the_names_are_those_tested_here() -> None:
@@ -100,7 +105,7 @@ def test_every_base_with_every_modification_is_the_attribute_call(model: Any, na
         assert method.name == f"{name}+{modification}"
         found = method.score(model, prompt_of(), TARGET).scores
         assert_close(
-            found, direct(model, base | choices), rtol=0, atol=0, msg=lambda text, m=method: f"{m.name}: {text}"
+            found, direct(model, base | choices), rtol=1e-12, atol=1e-14, msg=lambda text, m=method: f"{m.name}: {text}"
         )
 
 
