@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve figures studies test test-tl4 lint types format venv python system clean
+.PHONY: help demo serve figures studies bench test test-tl4 lint types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,9 @@ figures: venv  ## Draw all of figures/ again, from the saved results of the stud
 
 studies: venv  ## Run the studies of analyses/ again, which saves their results (about half an hour)
 	$(BIN)/python analyses/run.py --all
+
+bench: venv  ## Time the scopes, against the least they could cost and what one would use instead (20 minutes)
+	$(BIN)/lens-scopes bench --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests

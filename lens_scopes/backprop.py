@@ -10,7 +10,7 @@ with the longest slice instead of the depth. Both give the same gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,8 +26,8 @@ from lens_scopes.forward import (
     final_states,
     hooked,
     is_bridge,
-    read_final_states,
     run_blocks,
+    run_to_reading,
 )
 from lens_scopes.memory import MemoryPlan, attempt
 from lens_scopes.sites import EMBEDDING
@@ -37,6 +37,8 @@ Visit = Callable[[int, str, Tensor, Tensor], None]
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""
+
+BATCHED = 256  # tokens times directions up to which directions go through one backward pass together
 
 
 @runtime_checkable
@@ -71,14 +73,21 @@ class Trace:
 
     def gradients(self, vectors: Float[Tensor, "read d_model"], keep_graph: bool) -> dict[str, Tensor]:
         """vᵀJ at every site, for one direction a final state; zeros where no final state depends on the site."""
-        return _gradients(self.final_states, self.activations, vectors, keep_graph)
+        return next(_gradients(self.final_states, self.activations, vectors[None], keep_graph))
+
+    def _gradients_of_each(self, vectors: Float[Tensor, "k read d_model"]) -> Iterator[dict[str, Tensor]]:
+        """`gradients` of every direction; those of a short prompt are taken several at a time, so that the weights are
+        read once for all of them."""
+        several = max(1, BATCHED // self.real.numel())
+        for start in range(0, len(vectors), several):
+            more = start + several < len(vectors)
+            yield from _gradients(self.final_states, self.activations, vectors[start : start + several], more)
 
     def backward(
         self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None
     ) -> None:
         """Visits every direction's gradients at every site; the graph is gone afterwards."""
-        for index, vector in enumerate(vectors):
-            gradients = self.gradients(vector, keep_graph=index + 1 < len(vectors))
+        for index, gradients in enumerate(self._gradients_of_each(vectors)):
             for name in reversed(
                 self.activations
             ):  # as the gradient flows, so that the first one gone wrong is met first
@@ -168,15 +177,18 @@ class SlicedTrace:
             self.last = None
             held = held or _slice(self.model, self.batch, self.sites, self.path, first, stop, entering)
             inputs = held.activations if first == 0 else {"": held.start, **held.activations}
+            several = max(1, BATCHED // self.real.numel())
             while pending:
-                index = pending[0]
-                gradients = _gradients(held.out, inputs, arriving[index], keep_graph=len(pending) > 1)
-                # As the gradient flows, so that the first one gone wrong is met first.
-                for name in reversed(held.activations):
-                    ledger.visit(index, name, gradients[name], held.activations[name].detach())
-                arriving[index] = gradients.get("", arriving[index])
-                ledger.passed(index, stop - first)
-                del pending[0]
+                together = pending[:several]
+                vectors = torch.stack([arriving[index] for index in together])
+                found = _gradients(held.out, inputs, vectors, keep_graph=len(pending) > len(together))
+                for index, gradients in zip(together, found, strict=True):
+                    # As the gradient flows, so that the first one gone wrong is met first.
+                    for name in reversed(held.activations):
+                        ledger.visit(index, name, gradients[name], held.activations[name].detach())
+                    arriving[index] = gradients.get("", arriving[index])
+                    ledger.passed(index, stop - first)
+                    del pending[0]
 
         shortage = attempt(run) if stop - first <= self.layers_at_once else ""
         if shortage is None:
@@ -336,9 +348,8 @@ def _slice(
         if is_bridge(model):
             out = final_states(model, batch)
         else:
-            out = run_blocks(model, start, first, stop)
-            if stop == model.cfg.n_layers:
-                out = read_final_states(model, out, batch)
+            whole = stop == model.cfg.n_layers
+            out = run_to_reading(model, start, first, batch) if whole else run_blocks(model, start, first, stop)
     return _Slice(out, start, activations)
 
 
@@ -366,12 +377,21 @@ def _captures(sites: Sequence[str], activations: dict[str, Tensor]) -> list[tupl
     return [(name, capture(name)) for name in dict.fromkeys([EMBEDDING, *sites])]
 
 
-def _gradients(out: Tensor, activations: Mapping[str, Tensor], vectors: Tensor, keep_graph: bool) -> dict[str, Tensor]:
-    names = list(activations)
+def _gradients(
+    out: Tensor, activations: Mapping[str, Tensor], vectors: Float[Tensor, "k ..."], keep_graph: bool
+) -> Iterator[dict[str, Tensor]]:
+    """For each direction the gradients by the activations, from one backward pass for all directions."""
+    inputs, batched = list(activations.values()), len(vectors) > 1
     found = torch.autograd.grad(
-        out, [activations[name] for name in names], vectors.to(out), retain_graph=keep_graph, allow_unused=True
+        out,
+        inputs,
+        (vectors if batched else vectors[0]).to(out),
+        retain_graph=keep_graph,
+        allow_unused=True,
+        is_grads_batched=batched,
     )
-    return {
-        name: torch.zeros_like(activations[name]) if gradient is None else gradient
-        for name, gradient in zip(names, found, strict=True)
-    }
+    for index in range(len(vectors)):
+        yield {
+            name: torch.zeros_like(activation) if gradient is None else gradient[index] if batched else gradient
+            for (name, activation), gradient in zip(activations.items(), found, strict=True)
+        }

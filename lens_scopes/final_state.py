@@ -20,7 +20,10 @@ from torch import Tensor
 from lens_scopes.errors import ModelError
 
 _ROOM = 8  # times the size of what is kept must be free
+_CACHED_NUMBERS = 2**20  # 4 MB of float32
 _CHUNK_COLUMNS = 32_768  # columns of W_U upcast at a time: 80 MB for d_model = 640
+
+_largest_norms: dict[tuple[Any, ...], float] = {}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -54,6 +57,32 @@ class Unembedding:
         for start in range(0, self.d_vocab, step):
             part = slice(start, min(start + step, self.d_vocab))
             yield part, self.W_U[:, part].to(dtype)
+
+    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block d_model"]]]:
+        """The columns of W_U as rows, in the compute dtype, a few at a time: on a processor as many as its cache holds
+        while they are used more than once."""
+        dtype = compute_dtype(self.W_U.dtype)
+        for start in range(0, self.d_vocab, self._block):
+            part = slice(start, min(start + self._block, self.d_vocab))
+            yield part, self.W_U.T[part].to(dtype)
+
+    def blocks_of(self, token_ids: Int[Tensor, " n"]) -> Iterator[tuple[Int[Tensor, " block"], Tensor]]:
+        """`blocks` of some columns only."""
+        for ids in token_ids.split(self._block):
+            yield ids, self.columns(ids)
+
+    @property
+    def _block(self) -> int:
+        return max(1, _CACHED_NUMBERS // self.d_model) if self.W_U.device.type == "cpu" else _CHUNK_COLUMNS
+
+    @property
+    def largest_norm(self) -> float:
+        """max_j ‖w_j‖, remembered: it is the same for every prediction of a model."""
+        some = self.W_U[:, :: max(1, self.d_vocab // 64)]
+        key = (self.W_U.shape, self.W_U.dtype, self.W_U.device, float(some.double().sum()))
+        if key not in _largest_norms:
+            _largest_norms[key] = max(float(rows.norm(dim=-1).max()) for _, rows in self.blocks())
+        return _largest_norms[key]
 
     def pre_logits(self, y: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """z = W_Uᵀ y + b_U, before any soft-cap."""
@@ -164,6 +193,16 @@ class FinalState:
     y: Float[Tensor, " d_model"]
     unembedding: Unembedding
     target: int | None = None
+
+    @classmethod
+    def several(
+        cls, ys: Float[Tensor, "n d_model"], unembedding: Unembedding, targets: Sequence[int | None]
+    ) -> list[FinalState]:
+        """Final states whose logits come from one product with W_U, which takes as long to read for one as for many."""
+        states = [cls(y, unembedding, target) for y, target in zip(ys, targets, strict=True)]
+        for state, pre_logits in zip(states, unembedding.pre_logits(ys), strict=True):
+            vars(state)["pre_logits"] = pre_logits  # what the cached property would keep
+        return states
 
     @cached_property
     def pre_logits(self) -> Float[Tensor, " d_vocab"]:

@@ -23,6 +23,7 @@ from lens_scopes.memory import in_portions
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.paths import PathLike
+from lens_scopes.precision import Products
 from lens_scopes.prompts import PromptLike, next_token_id, read_prompt
 from lens_scopes.readouts import Readout
 from lens_scopes.scopes import Job, Progress, package_versions
@@ -137,6 +138,7 @@ def attribute_all(
     through: PathLike = None,
     readout: Readout | str = "norm",
     memory: str | int | None = None,
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> AttributionMatrix:
     """The influence of every token on every later prediction of a text.
@@ -145,7 +147,7 @@ def attribute_all(
     in the text.
 
     Args:
-        model, prompt, objective, through, readout, memory: as for `attribute`.
+        model, prompt, objective, through, readout, memory, products: as for `attribute`.
         generate: tokens for the model to add first, each its most probable one; only the predictions of those are
             explained then.
         spans: named parts of the prompt, as text or character ranges, for `span_totals`; chat messages are named by
@@ -155,7 +157,7 @@ def attribute_all(
     Raises:
         LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
     """
-    job = Job.read(model, objective, False, (), through, readout, memory)
+    job = Job.read(model, objective, False, (), through, readout, memory, products=products)
     read = read_prompt(model, prompt, spans=spans)
     first = 0
     if generate:
@@ -187,7 +189,8 @@ def attribute_all(
         if progress is not None:
             progress(len(rows), len(destinations))
 
-    in_portions(len(destinations), lambda _: _BLOCK, run)
+    with products_in(job.products):
+        in_portions(len(destinations), lambda _: _BLOCK, run)
     return AttributionMatrix(
         matrix=torch.stack(rows),
         destinations=destinations,
@@ -222,6 +225,7 @@ def attribute_all(
             "path": None if job.path is None else str(job.path),
             "generated": generate,
             "memory": memory_used[-1],  # of the longest part of the text
+            "products": job.products,
         },
         versions=package_versions(),
     )

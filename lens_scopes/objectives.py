@@ -325,7 +325,7 @@ class Fisher(Objective):
         if self.rank == "trace":
             return self._trace(geometry)
         terms = geometry.leading(self.rank)
-        details = {"eigenvalues": terms.eigenvalues.tolist()}
+        details = {"eigenvalues": terms.eigenvalues.tolist(), "residual": terms.residual}
         return Directions(terms.vectors, terms.eigenvalues, squared=True, details=details)
 
     def _trace(self, geometry: PredictiveGeometry) -> Directions:

@@ -32,6 +32,7 @@ from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
 from lens_scopes.paths import Path, PathLike, as_path
 from lens_scopes.points import Points, PointsLike, as_points, average_over_points
+from lens_scopes.precision import Products, check_products, products_in
 from lens_scopes.prompts import (
     Prompt,
     PromptLike,
@@ -48,7 +49,8 @@ from lens_scopes.sites import EMBEDDING, layer_sites, named_sites
 Progress = Callable[[int, int], None]
 
 _TOP_TOKENS = 10
-_BATCH_TOKENS = 2048  # padded tokens in one forward pass of attribute_batch
+_BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
+_BATCH_TOKENS_OF_GPU = 8192
 _NOISY = 0.2  # a standard error above this share of the scores is worth a warning
 
 
@@ -65,6 +67,7 @@ def attribute(
     readout: Readout | str = "norm",
     points: PointsLike = None,
     memory: str | int | None = None,
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> Attribution:
     """Which tokens made the model say that: influence of every token on one prediction.
@@ -94,6 +97,8 @@ def attribute(
             or `Noise(samples, scale)`, or a line of text such as "path-mean@32" or "noise@8".
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
             Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
+        products: "own" for matrix products in the model's dtype; "bfloat16" for faster ones of rounded factors, with
+            everything else in the model's dtype. Ranks of scores agree to 0.999 on Gemma 3 270M, not their last digits.
         progress: called with (directions done, directions in all) as they are backpropagated.
 
     Returns:
@@ -110,7 +115,7 @@ def attribute(
     if baseline is not None:
         _refuse_choices(baseline, layers=layers, sites=sites, through=through, readout=readout, points=points)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
-    job = Job.read(model, objective, layers, sites, through, readout, memory, points)
+    job = Job.read(model, objective, layers, sites, through, readout, memory, points, products)
     request = Request.read(model, prompt, position, target)
     return job.run_all([request], progress)[0]
 
@@ -175,6 +180,7 @@ def attribute_batch(
     through: PathLike = None,
     readout: Readout | str = "norm",
     memory: str | int | None = None,
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> list[Attribution]:
     """`attribute` for many prompts, run in batches of similar length; scores are those of single calls.
@@ -187,9 +193,13 @@ def attribute_batch(
     """
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
-    job = Job.read(model, objective, layers, sites, through, readout, memory)
+    job = Job.read(model, objective, layers, sites, through, readout, memory, products=products)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     return job.run_all(requests, None, progress)
+
+
+def _batch_tokens(model: Any) -> int:
+    return _BATCH_TOKENS if next(model.parameters()).device.type == "cpu" else _BATCH_TOKENS_OF_GPU
 
 
 @dataclass(frozen=True)
@@ -226,6 +236,7 @@ class Job:
     readout: Readout
     memory: int | None
     points: Points | None = None
+    products: Products = "own"
 
     @classmethod
     def read(
@@ -238,6 +249,7 @@ class Job:
         readout: Readout | str,
         memory: str | int | None = None,
         points: PointsLike = None,
+        products: Products = "own",
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
         require_gradients(model)
@@ -253,6 +265,7 @@ class Job:
             readout=as_readout(readout),
             memory=parse_memory(memory),
             points=as_points(points),
+            products=check_products(products),
         )
 
     def budget(self) -> Budget:
@@ -275,11 +288,11 @@ class Job:
         lengths = [len(request.token_ids) for request in requests]
         order = sorted(range(len(requests)), key=lambda row: -lengths[row])
         results: dict[int, Attribution] = {}
-        budget = self.budget()
+        budget, most = self.budget(), _batch_tokens(self.model)
 
         def at_once(start: int) -> int:
             longest = lengths[order[start]]
-            return budget.rows(longest, max(1, _BATCH_TOKENS // longest))
+            return budget.rows(longest, max(1, most // longest))
 
         def run(items: range) -> None:
             rows = [order[item] for item in items]
@@ -298,11 +311,15 @@ class Job:
         Raises:
             OutOfMemoryError: when they do not fit in memory together.
         """
-        if self.points is not None:
-            return [self._run_at_points(request, self.points, progress) for request in requests]
+        with products_in(self.products):
+            if self.points is not None:
+                return [self._run_at_points(request, self.points, progress) for request in requests]
+            return self._run(requests, progress, budget or self.budget())
+
+    def _run(self, requests: Sequence[Request], progress: Progress | None, budget: Budget) -> list[Attribution]:
         prompts = [request.token_ids for request in requests]
         names = [*self.layer_names, *self.site_names]
-        plan = (budget or self.budget()).plan(max(map(len, prompts)), len(prompts))
+        plan = budget.plan(max(map(len, prompts)), len(prompts))
         traced = trace_within(self.model, prompts, names, plan, self.path_hooks())
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])
@@ -346,7 +363,7 @@ class Job:
     def checked_states(self, ys: Float[Tensor, "read d_model"], targets: Sequence[int | None]) -> list[FinalState]:
         """As `final_states`, from the inputs of the unembedding."""
         ys = ys.to(self.unembedding.W_U.device, compute_dtype(ys.dtype))
-        states = [FinalState(y, self.unembedding, target) for y, target in zip(ys, targets, strict=True)]
+        states = FinalState.several(ys, self.unembedding, targets)
         if not all(bool(state.logits.isfinite().all()) for state in states):
             raise NumericsError(
                 "the logits are not finite though the final state is: check the weights of unembed "
@@ -403,6 +420,7 @@ class Job:
                 "directions": len(directions.vectors),
                 "details": _plain(directions.details),
                 "memory": memory,
+                "products": self.products,
             },
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
             layer_names=list(self.layer_names),

@@ -13,6 +13,7 @@ import typer
 
 from lens_scopes import __version__
 from lens_scopes.cli.attribute import attribute
+from lens_scopes.cli.bench import bench
 from lens_scopes.cli.evaluate import evaluate
 from lens_scopes.cli.flow import flow
 from lens_scopes.cli.heads import heads
@@ -32,7 +33,7 @@ INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, layers, heads, matrix, modes, flow, evaluate, report, show, serve, models):
+for command in (attribute, layers, heads, matrix, modes, flow, evaluate, report, show, serve, models, bench):
     app.command()(command)
 
 

@@ -42,6 +42,7 @@ def explain(
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.points import parse_points
+        from lens_scopes.precision import check_products
         from lens_scopes.readouts import as_readout
         from lens_scopes.scopes import attribute
 
@@ -50,6 +51,7 @@ def explain(
         readout = as_readout(sites.readout)
         points = parse_points(sites.points)
         memory.check()
+        products = check_products(sites.products)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(
@@ -63,6 +65,7 @@ def explain(
                 readout=readout,
                 points=points,
                 memory=memory.memory,
+                products=products,
                 progress=progress,
             )
         others = companions.compute(loaded, text, explained, prompt.position, through, memory.memory)

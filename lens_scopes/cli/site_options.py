@@ -52,3 +52,12 @@ class SiteOptions:
             show_default=False,
         ),
     ] = None
+    products: Annotated[
+        str,
+        typer.Option(
+            metavar="own|bfloat16",
+            help="Matrix products of the model's body in its own dtype, or of factors rounded to bfloat16: faster, and "
+            "the tokens rank almost alike.",
+            rich_help_panel=PANEL,
+        ),
+    ] = "own"
