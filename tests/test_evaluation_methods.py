@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes import backprop
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods import Method, as_method, method_names, modification_names
 from lens_scopes.prompts import Prompt, read_prompt
@@ -170,17 +171,21 @@ def counted(model: Any) -> Iterator[dict[str, int]]:
         ("fisher@2+path-mean-4", 5, 8),
     ],
 )
-def test_costs_of_scopes_are_counted(model: Any, name: str, forwards: int, backwards: int) -> None:
+def test_costs_of_scopes_are_counted(
+    model: Any, name: str, forwards: int, backwards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backprop, "BATCHED", 0)  # directions one by one, to be counted
     with counted(model) as rows:
         scored = as_method(name).score(model, prompt_of(), TARGET)
     assert (scored.forwards, scored.backwards) == (forwards, backwards)
     assert rows == {"forwards": forwards, "backwards": backwards}
 
 
-def test_costs_of_custom_and_sampled_directions_are_counted(model: Any) -> None:
+def test_costs_of_custom_and_sampled_directions_are_counted(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backprop, "BATCHED", 0)
     for objective, backwards in (
         (ls.Fisher("trace", samples=4, exact=3), 7),
-        (ls.objectives.Custom(lambda y, logits: torch.stack([y, y * 2, y + 1])), 3),
+        (ls.Custom(lambda y, logits: torch.stack([y, y * 2, y + 1])), 3),
         (ls.LogitDiff(3, 4), 1),
     ):
         with counted(model) as rows:
