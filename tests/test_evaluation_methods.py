@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes import backprop
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods import Method, as_method, method_names, modification_names
 from lens_scopes.prompts import Prompt, read_prompt
@@ -78,10 +79,15 @@ def model() -> Any:
 
 
 def direct(model: Any, choices: dict[str, Any]) -> Tensor:
+    """The scores at the embedding, or the amplitudes over all layers: Σ_l √(Σ_h a_l,h,t²)."""
     att = ls.attribute(model, prompt_of(), target=TARGET, **choices)
     if not choices.get("sites"):
         return att.scores
-    return sum(values.flatten(1).sum(1) if values.ndim > 1 else values for values in att.sites.values())
+    total = torch.zeros(len(IDS), dtype=torch.float64)
+    for values in att.sites.values():
+        squares = values if isinstance(choices["objective"], ls.Fisher) else values**2
+        total += (squares if squares.ndim == 1 else squares.sum(1)).sqrt()
+    return total
 
 
 def test_the_names_are_those_tested_here() -> None:
@@ -100,7 +106,7 @@ def test_every_base_with_every_modification_is_the_attribute_call(model: Any, na
         assert method.name == f"{name}+{modification}"
         found = method.score(model, prompt_of(), TARGET).scores
         assert_close(
-            found, direct(model, base | choices), rtol=0, atol=0, msg=lambda text, m=method: f"{m.name}: {text}"
+            found, direct(model, base | choices), rtol=1e-12, atol=1e-14, msg=lambda text, m=method: f"{m.name}: {text}"
         )
 
 
@@ -165,17 +171,21 @@ def counted(model: Any) -> Iterator[dict[str, int]]:
         ("fisher@2+path-mean-4", 5, 8),
     ],
 )
-def test_costs_of_scopes_are_counted(model: Any, name: str, forwards: int, backwards: int) -> None:
+def test_costs_of_scopes_are_counted(
+    model: Any, name: str, forwards: int, backwards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backprop, "BATCHED", 0)  # directions one by one, to be counted
     with counted(model) as rows:
         scored = as_method(name).score(model, prompt_of(), TARGET)
     assert (scored.forwards, scored.backwards) == (forwards, backwards)
     assert rows == {"forwards": forwards, "backwards": backwards}
 
 
-def test_costs_of_custom_and_sampled_directions_are_counted(model: Any) -> None:
+def test_costs_of_custom_and_sampled_directions_are_counted(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backprop, "BATCHED", 0)
     for objective, backwards in (
         (ls.Fisher("trace", samples=4, exact=3), 7),
-        (ls.objectives.Custom(lambda y, logits: torch.stack([y, y * 2, y + 1])), 3),
+        (ls.Custom(lambda y, logits: torch.stack([y, y * 2, y + 1])), 3),
         (ls.LogitDiff(3, 4), 1),
     ):
         with counted(model) as rows:
