@@ -43,17 +43,17 @@ REPEATING = ("logistic map", "Lorenz", "periodic", "AR(2)", "logistic, drifted",
 
 def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and findings for every series, kind, layer and head."""
-    each, walked, ablated = (1, 1, 1) if quick else (16, 4, 4)
+    each, walked, ablated, length = (1, 1, 1, 19) if quick else (16, 4, 4, LENGTH)
     kinds = ("logistic map", "periodic") if quick else tuple(KINDS)
     items = []
     for kind in kinds:
         for index in range(each):
             generator = np.random.default_rng([seed, list(KINDS).index(kind), index])
-            items.append(_one_series(model, kind, index, generator, walk=index < walked))
+            items.append(_one_series(model, kind, index, length, generator, walk=index < walked))
     heads = _heads(model, items, ablated, seed)
     settings = {
         "series": {kind: each for kind in kinds},
-        "length": LENGTH - 1,
+        "length": length - 1,
         "scope": "Temperature, summed over the two digits and the comma of each number",
         "delay embedding": {"dimension": DIMENSION, "left out as recent": RECENT},
         "value distribution": {"least": 0.002, "series of each kind": walked},
@@ -107,8 +107,10 @@ def summary(record: dict[str, Any]) -> list[str]:
 _SHOWN = ("text", "values", "influence", "distribution", "next", "beta", "entropy")
 
 
-def _one_series(model: Any, kind: str, index: int, generator: np.random.Generator, walk: bool) -> dict[str, Any]:
-    text, numbers = written(KINDS[kind](LENGTH, generator))
+def _one_series(
+    model: Any, kind: str, index: int, length: int, generator: np.random.Generator, walk: bool
+) -> dict[str, Any]:
+    text, numbers = written(KINDS[kind](length, generator))
     series = ls.read_series(model, text)
     attention: dict[int, Tensor] = {}
     hooks = [(f"blocks.{layer}.attn.hook_pattern", _keep(attention, layer)) for layer in range(model.cfg.n_layers)]
@@ -122,7 +124,8 @@ def _one_series(model: Any, kind: str, index: int, generator: np.random.Generato
     by_head = [[series.per_number(row) for row in attention[layer]] for layer in range(model.cfg.n_layers)]
     by_layer = [series.per_number(row) for row in att.layers]
     values = np.array(series.values)
-    references = generator.choice(np.arange(DIMENSION, len(values) - RECENT), REFERENCES, replace=False)
+    earlier = np.arange(DIMENSION, len(values) - RECENT)
+    references = generator.permutation(earlier)[:REFERENCES]
     distribution = _walked(model, series, numbers) if walk else None
     return {
         "kind": kind,
