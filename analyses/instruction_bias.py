@@ -330,7 +330,7 @@ def _effects_figure(findings: dict[str, Any]) -> Any:
         left.set_xlabel("judgement S, first − second (nats)")
         right.set_xlabel("the named word's share of influence")
         right.set_xlim(0)
-        right.legend(frameon=False, fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        drawn.legend(*right.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=6, ncols=5)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
     return drawn
