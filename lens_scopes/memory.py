@@ -270,7 +270,7 @@ def _free_on(device: torch.device) -> int:
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     import psutil
 
-    return min(psutil.virtual_memory().available, _left_to_the_container())
+    return int(min(psutil.virtual_memory().available, _left_to_the_container()))
 
 
 def _left_to_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int | float:

@@ -115,6 +115,7 @@ def attribute(
     if baseline is not None:
         _refuse_choices(baseline, layers=layers, sites=sites, through=through, readout=readout, points=points)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
+    assert not isinstance(objective, Baseline)
     job = Job.read(model, objective, layers, sites, through, readout, memory, points, products)
     request = Request.read(model, prompt, position, target)
     return job.run_all([request], progress)[0]
@@ -477,8 +478,8 @@ class Job:
         return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
 
 
-def _fields(readout: Readout) -> dict[str, Any]:
-    return asdict(readout) if is_dataclass(readout) and not isinstance(readout, type) else {}
+def _fields(choice: Readout | Points) -> dict[str, Any]:
+    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
 
 
 def _plain(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lens_scopes.cli.companion_options import CompanionOptions
 from lens_scopes.cli.memory_options import MemoryOptions
@@ -41,6 +41,7 @@ def explain(
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.objectives import Objective
         from lens_scopes.points import parse_points
         from lens_scopes.precision import check_products
         from lens_scopes.readouts import as_readout
@@ -68,7 +69,9 @@ def explain(
                 products=products,
                 progress=progress,
             )
-        others = companions.compute(loaded, text, explained, prompt.position, through, memory.memory)
+        others: dict[str, Any] = {}
+        if isinstance(explained, Objective):
+            others = companions.compute(loaded, text, explained, prompt.position, through, memory.memory)
     memory.remark(attribution, *others.values())
     _remark_on_space(attribution)
     output.deliver(attribution, others)

@@ -62,7 +62,8 @@ def read_case(model: Any, passage: Passage, target: str, *, truncate: bool) -> C
     cfg = SimpleNamespace(
         d_vocab=getattr(model.cfg, "d_vocab", None), default_prepend_bos=getattr(model.cfg, "default_prepend_bos", True)
     )
-    prompt = read_prompt(SimpleNamespace(tokenizer=model.tokenizer, cfg=cfg), passage)
+    without_window: Any = SimpleNamespace(tokenizer=model.tokenizer, cfg=cfg)
+    prompt = read_prompt(without_window, passage)
     ids = prompt.token_ids
     explained = None
     if target == "last":

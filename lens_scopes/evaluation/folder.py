@@ -62,7 +62,7 @@ class PassageRecord:
 
     @classmethod
     def of_line(cls, line: Mapping[str, Any]) -> PassageRecord:
-        rows = (Measurement(*row[:3], _number(row[3]), *row[4:]) for row in line.get("measurements", ()))
+        rows = (Measurement(*[*row[:3], _number(row[3]), *row[4:]]) for row in line.get("measurements", ()))
         return cls(
             line["passage"], line["status"], line.get("reason"), line.get("facts", {}), tuple(rows), line["seconds"]
         )

@@ -12,7 +12,7 @@ Three checks, each over the passages of an evaluation, with 95 % bootstrap inter
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
@@ -101,6 +101,9 @@ def _difference(check: str, method: str, ablation: str | None, pairs: pandas.Ser
     ((low, high),) = mean_intervals([pairs.to_numpy()])
     mean = float(pairs.mean())
     enough = len(pairs) >= LEAST_PAIRS
-    p = float(stats.wilcoxon(pairs, alternative="greater").pvalue) if enough and bool((pairs != 0).any()) else None
+    p = None
+    if enough and bool((pairs != 0).any()):
+        test: Any = stats.wilcoxon(pairs, alternative="greater")
+        p = float(test.pvalue)
     passed = None if not enough else p is not None and p < _LEVEL
     return Verdict(check, method, ablation, len(pairs), mean, low, high, p, passed, sentence.format(mean))

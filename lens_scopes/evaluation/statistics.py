@@ -268,4 +268,5 @@ def check_reference(reference: str | None, methods: Sequence[str]) -> None:
 def _wilcoxon(differences: Any) -> float:
     if not numpy.any(differences):
         return 1.0  # nothing differs
-    return float(stats.wilcoxon(differences, zero_method="wilcox", correction=False, method="auto").pvalue)
+    test: Any = stats.wilcoxon(differences, zero_method="wilcox", correction=False, method="auto")
+    return float(test.pvalue)

@@ -189,12 +189,11 @@ def _sanity(report: EvaluationReport) -> Section:
 
 
 def _cost(report: EvaluationReport) -> Section:
-    spent = report.results.rows.groupby("method", sort=False)[["forwards", "backwards"]].mean()
+    spent = report.results.rows.groupby("method", sort=False)[["forwards", "backwards"]].mean().to_dict()
     rows = [
         (
             text_cell(text(method), method, "component"),
-            number_cell(f"{spent.at[method, 'forwards']:.4g}", float(spent.at[method, "forwards"])),
-            number_cell(f"{spent.at[method, 'backwards']:.4g}", float(spent.at[method, "backwards"])),
+            *(number_cell(f"{spent[kind][method]:.4g}", spent[kind][method]) for kind in ("forwards", "backwards")),
         )
         for method in report.methods
     ]
