@@ -38,6 +38,7 @@ studies: venv  ## Run the studies of analyses/ again, which saves their results 
 	$(BIN)/python analyses/run.py --all
 
 bench: venv  ## Time the scopes, against the least they could cost and what one would use instead (20 minutes)
+	@mkdir -p analyses/results
 	$(BIN)/lens-scopes bench --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.

@@ -48,9 +48,13 @@ EXAMPLES = (("politics", 0), ("instruction", 0))
 
 def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and findings for every pair, attribute and layer."""
-    chosen = pairs(1 if quick else None)
-    if quick:
-        chosen = [chosen[0], chosen[-1]]
+    chosen = pairs()
+    if quick:  # the shortest of those that are shown as examples
+        shown_attributes = [attribute for attribute, _ in EXAMPLES]
+        chosen = [
+            min((pair for pair in chosen if pair.attribute == name), key=lambda pair: len(pair.prompts[0]))
+            for name in shown_attributes
+        ]
     layers = list(range(0, model.cfg.n_layers, 6 if quick else 2))
     scale = JudgementScale(model)
     items = [_one_pair(model, pair, scale, layers) for pair in chosen]
@@ -326,7 +330,7 @@ def _effects_figure(findings: dict[str, Any]) -> Any:
         left.set_xlabel("judgement S, first − second (nats)")
         right.set_xlabel("the named word's share of influence")
         right.set_xlim(0)
-        right.legend(frameon=False, fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        drawn.legend(*right.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=6, ncols=5)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
     return drawn

@@ -59,10 +59,10 @@ class JudgementPair:
     prompts: tuple[str, str]
 
 
-def pairs(templates: int | None = None) -> list[JudgementPair]:
-    """Every attribute in each of its templates (or the first few of them)."""
+def pairs() -> list[JudgementPair]:
+    """Every attribute in each of its templates."""
     return [
         JudgementPair(attribute, words, (template.format(x=words[0]), template.format(x=words[1])))
         for attribute, (words, its_templates) in ATTRIBUTES.items()
-        for template in its_templates[:templates]
+        for template in its_templates
     ]

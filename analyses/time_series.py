@@ -43,17 +43,17 @@ REPEATING = ("logistic map", "Lorenz", "periodic", "AR(2)", "logistic, drifted",
 
 def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and findings for every series, kind, layer and head."""
-    each, walked, ablated = (1, 1, 1) if quick else (16, 4, 4)
+    each, walked, ablated, length = (1, 1, 1, 19) if quick else (16, 4, 4, LENGTH)
     kinds = ("logistic map", "periodic") if quick else tuple(KINDS)
     items = []
     for kind in kinds:
         for index in range(each):
             generator = np.random.default_rng([seed, list(KINDS).index(kind), index])
-            items.append(_one_series(model, kind, index, generator, walk=index < walked))
+            items.append(_one_series(model, kind, index, length, generator, walk=index < walked))
     heads = _heads(model, items, ablated, seed)
     settings = {
         "series": {kind: each for kind in kinds},
-        "length": LENGTH - 1,
+        "length": length - 1,
         "scope": "Temperature, summed over the two digits and the comma of each number",
         "delay embedding": {"dimension": DIMENSION, "left out as recent": RECENT},
         "value distribution": {"least": 0.002, "series of each kind": walked},
@@ -93,10 +93,7 @@ def summary(record: dict[str, Any]) -> list[str]:
                 f"nats {shown(p['nats'])}, 80 % interval covers {shown(p['covered'])}"
             )
     heads = record["findings"]["heads"]
-    lines.append(
-        f"heads {heads['chosen']}: held out {heads['held_out']}, for other states {heads['held_out_baseline']}, "
-        f"mean of all heads {heads['mean_of_all']:.2f}"
-    )
+    lines.append(f"heads {heads['chosen']}: held out {heads['held_out']}, mean of all heads {heads['mean_of_all']:.2f}")
     lines.append(
         f"ablated: {shown(heads['ablated'])} nats, as many others {shown(heads['others'])}; "
         f"log p of the true digit {shown(heads['ablated_truth'])}, others {shown(heads['others_truth'])}"
@@ -107,8 +104,10 @@ def summary(record: dict[str, Any]) -> list[str]:
 _SHOWN = ("text", "values", "influence", "distribution", "next", "beta", "entropy")
 
 
-def _one_series(model: Any, kind: str, index: int, generator: np.random.Generator, walk: bool) -> dict[str, Any]:
-    text, numbers = written(KINDS[kind](LENGTH, generator))
+def _one_series(
+    model: Any, kind: str, index: int, length: int, generator: np.random.Generator, walk: bool
+) -> dict[str, Any]:
+    text, numbers = written(KINDS[kind](length, generator))
     series = ls.read_series(model, text)
     attention: dict[int, Tensor] = {}
     hooks = [(f"blocks.{layer}.attn.hook_pattern", _keep(attention, layer)) for layer in range(model.cfg.n_layers)]
@@ -122,7 +121,8 @@ def _one_series(model: Any, kind: str, index: int, generator: np.random.Generato
     by_head = [[series.per_number(row) for row in attention[layer]] for layer in range(model.cfg.n_layers)]
     by_layer = [series.per_number(row) for row in att.layers]
     values = np.array(series.values)
-    references = generator.choice(np.arange(DIMENSION, len(values) - RECENT), REFERENCES, replace=False)
+    earlier = np.arange(DIMENSION, len(values) - RECENT)
+    references = generator.choice(earlier, min(REFERENCES, len(earlier)), replace=False)
     distribution = _walked(model, series, numbers) if walk else None
     return {
         "kind": kind,
@@ -141,10 +141,8 @@ def _one_series(model: Any, kind: str, index: int, generator: np.random.Generato
         "commas": commas / float(influence.sum()),
         "last": float(influence[-1] / influence.sum()),
         "layers": [nearness(row, values) for row in by_layer],
-        "layers_baseline": [other_states(row, values, references[:8]) for row in by_layer],
         "layers_last": [row[-1] / sum(row) for row in by_layer],
         "heads": [[nearness(row, values) for row in heads] for heads in by_head],
-        "heads_baseline": [[other_states(row, values, references[:4]) for row in heads] for heads in by_head],
         "distribution": distribution,
     }
 
@@ -213,7 +211,7 @@ def _by_kind(items: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
     }
     found["specific"] = mean_interval([item["successor"] - item["baseline"] for item in items], seed)
     n_layers = len(items[0]["layers"])
-    for name in ("layers", "layers_baseline", "layers_last"):
+    for name in ("layers", "layers_last"):
         found[name] = [mean_interval([item[name][layer] for item in items], seed) for layer in range(n_layers)]
     walked = [item["distribution"] for item in items if item["distribution"] is not None]
     found["prediction"] = {
@@ -231,7 +229,6 @@ def _heads(model: Any, items: Sequence[dict[str, Any]], ablated: int, seed: int)
     if not halves[1]:  # a quick run has one series of each kind
         halves[1] = halves[0]
     means = [np.nanmean([item["heads"] for item in half], axis=0) for half in halves]
-    baseline = np.nanmean([item["heads_baseline"] for item in halves[1]], axis=0)
     order = np.argsort(-np.nan_to_num(means[0]), axis=None)[:HEADS_ABLATED]
     chosen = [divmod(int(index), means[0].shape[1]) for index in order]
     generator = np.random.default_rng(seed)
@@ -252,7 +249,6 @@ def _heads(model: Any, items: Sequence[dict[str, Any]], ablated: int, seed: int)
         "chosen": [f"L{layer}H{head}" for layer, head in chosen],
         "chosen_on": [float(means[0][head]) for head in chosen],
         "held_out": [float(means[1][head]) for head in chosen],
-        "held_out_baseline": [float(baseline[head]) for head in chosen],
         "mean_of_all": float(np.nanmean(means[1])),
         **{name: mean_interval(values, seed) for name, values in effects.items()},
     }
@@ -366,7 +362,6 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
         axes = drawn.add_subplot(grid[0])
         for name, colour, line, label in (
             ("layers", DEEP_POSITIVE, "-", "nearness of the state before a number / its influence"),
-            ("layers_baseline", HATCH, "-", "the same for other states"),
             ("layers_last", NEGATIVE, "--", "share of influence on the last number"),
         ):
             values = found[name]

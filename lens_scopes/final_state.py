@@ -199,7 +199,7 @@ class FinalState:
         cls, ys: Float[Tensor, "n d_model"], unembedding: Unembedding, targets: Sequence[int | None]
     ) -> list[FinalState]:
         """Final states whose logits come from one product with W_U, which takes as long to read for one as for many."""
-        states = [cls(y, unembedding, target) for y, target in zip(ys, targets, strict=True)]
+        states: list[FinalState] = [cls(y, unembedding, target) for y, target in zip(ys, targets, strict=True)]
         for state, pre_logits in zip(states, unembedding.pre_logits(ys), strict=True):
             vars(state)["pre_logits"] = pre_logits  # what the cached property would keep
         return states

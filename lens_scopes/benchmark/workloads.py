@@ -205,9 +205,8 @@ def precision_section(bench: Bench, passages: Sequence[Any], progress: Progress 
             target = None if own.target is None else own.target.token_id
             rounded = attribute(bench.model, passage, kind(), target=target, products="bfloat16")
             ordinary = [index for index, special in enumerate(own.special) if not special]
-            found.setdefault(kind.scope, []).append(
-                float(spearmanr(own.scores[ordinary].numpy(), rounded.scores[ordinary].numpy()).statistic)
-            )
+            compared: Any = spearmanr(own.scores[ordinary].numpy(), rounded.scores[ordinary].numpy())
+            found.setdefault(kind.scope, []).append(float(compared.statistic))
         if progress is not None:
             progress(done + 1, len(passages))
     figures = {f"Spearman, {scope}, mean": statistics.mean(values) for scope, values in found.items()}
