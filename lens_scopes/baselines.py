@@ -206,7 +206,7 @@ class RandomScores(Baseline):
         self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(token_ids)}".encode()))
-        return torch.rand(len(token_ids), generator=generator, dtype=state.y.dtype)
+        return torch.rand(len(token_ids), generator=generator).to(state.y.dtype)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class StraightPath(Points):
 
     x(α_n) = b + α_n (x − b) with α_n = (n − ½)/steps, n = 1 … steps (midpoint rule).
 
+    Models that normalise the bare embeddings first (rotary positions: LLaMA, Gemma, Pythia) see hardly any difference
+    between x and αx until α is next to zero, where the output jumps: no feasible number of steps catches that part of
+    the change from the zero baseline, so completeness fails there. From the mean it holds.
+
     Args:
         baseline: where the path starts: "zero", or "mean" for the mean of the prompt's embeddings.
         steps: number of points; completeness holds up to the error of the midpoint rule.

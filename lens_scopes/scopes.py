@@ -412,8 +412,8 @@ class Job:
             ),
             settings={
                 "objective": {"scope": self.objective.scope, **self.objective.settings()},
-                "readout": {"name": self.readout.name, **_fields(self.readout)},
-                "points": None if self.points is None else {"name": self.points.name, **_fields(self.points)},
+                "readout": {"name": self.readout.name, **choice_fields(self.readout)},
+                "points": None if self.points is None else {"name": self.points.name, **choice_fields(self.points)},
                 "sites": [EMBEDDING, *self.layer_names, *self.site_names],
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
@@ -478,7 +478,8 @@ class Job:
         return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
 
 
-def _fields(choice: Readout | Points) -> dict[str, Any]:
+def choice_fields(choice: Readout | Points) -> dict[str, Any]:
+    """The settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
     return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
 
 

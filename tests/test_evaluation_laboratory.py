@@ -20,7 +20,7 @@ from lens_scopes.prompts import Prompt
 from lens_scopes.token_ablation import AblatedPrompt
 
 PASSAGES = [[1, 17, 0, 8, 22, 3, 11], [4, 4, 9, 2, 13], [21, 5, 6, 7, 8, 9, 10, 12]]
-METHODS = ["fisher@2", "ixg-dot", "loo-kl@mean", "random"]
+METHODS = ["ixg-dot", "loo-kl@mean", "random"]
 RANDOM_METRICS = ["loo-kl-null", "infidelity", "stability", "randomization", "aopc"]
 
 
@@ -46,21 +46,21 @@ def measure(laboratory: Laboratory, index: int) -> dict[tuple[Any, ...], float]:
 def test_numbers_depend_on_settings_seed_and_index_alone() -> None:
     settings: Any = {"metrics": RANDOM_METRICS, "ablations": ["zero", "resample"], "seed": 3, "corpus": PASSAGES}
     state = torch.get_rng_state()
-    laboratory = Laboratory(llama_like(), METHODS, **settings)
-    forwards = [measure(laboratory, index) for index in (0, 1, 2)]
-    backwards = [measure(Laboratory(llama_like(), METHODS[::-1], **settings), index) for index in (2, 1, 0)][::-1]
+    laboratory = Laboratory(gpt2_like(), METHODS, **settings)
+    forwards = [measure(laboratory, index) for index in (0, 1)]
+    backwards = [measure(Laboratory(gpt2_like(), METHODS[::-1], **settings), index) for index in (1, 0)][::-1]
     for one, other in zip(forwards, backwards, strict=True):
         assert one == close(other)
-    again = Laboratory(llama_like(), METHODS, **settings)
-    assert measure(again, 2) == forwards[2], "the same run gives the same numbers to the bit"
+    again = Laboratory(gpt2_like(), METHODS, **settings)
+    assert measure(again, 1) == forwards[1], "the same run gives the same numbers to the bit"
     assert torch.equal(torch.get_rng_state(), state)
-    fewer = Laboratory(llama_like(), ["random"], **{**settings, "ablations": ["resample"], "metrics": ["infidelity"]})
+    fewer = Laboratory(gpt2_like(), ["random"], **{**settings, "ablations": ["resample"], "metrics": ["infidelity"]})
     alone = measure(fewer, 1)
     assert alone and alone == close({key: value for key, value in forwards[1].items() if key in alone})
-    other_seed = measure(Laboratory(llama_like(), METHODS, **{**settings, "seed": 4}), 0)
+    other_seed = measure(Laboratory(gpt2_like(), METHODS, **{**settings, "seed": 4}), 0)
     assert other_seed.keys() == forwards[0].keys()
-    for metric in ("loo-kl-null", "infidelity", "stability", "randomization-all-blocks"):
-        key = next(key for key in other_seed if key[:2] == ("fisher@2", metric))
+    for metric in ("loo-kl-null", "infidelity", "randomization-all-blocks"):
+        key = next(key for key in other_seed if key[:2] == ("ixg-dot", metric))
         assert other_seed[key] != close(forwards[0][key]), f"{metric} does not depend on the seed"
 
 

@@ -280,7 +280,7 @@ def test_bad_names_are_refused_in_one_line(name: Any, words: str) -> None:
         (gpt2_like, "fisher@17", r"method 'fisher@17': .*d_model = 16"),
         (gpt2_like, ls.Semantic(23), "vocabulary"),
         (gpt2_like, Method("mine", ls.Semantic(), site="hook_none"), "hook_none"),
-        (TINY_MODELS["attention_only"], "semantic+frozen-gates", "method 'semantic.frozen-gates'"),
+        (gpt2_like, Method("mine", ls.LogitDiff(3, 99)), "method 'mine': .*vocabulary"),
         (gpt2_like, Method("mine", ls.Semantic(), through=ls.Layers(7)), "method 'mine': .*7"),
     ],
 )

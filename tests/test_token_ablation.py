@@ -131,13 +131,13 @@ def test_draws_are_seeded_and_the_global_generator_is_untouched() -> None:
 
 @pytest.mark.parametrize("name", ["pad", "eos", "bos"])
 def test_tokens_of_the_tokenizer(name: str) -> None:
-    model = gemma_like()
+    model, plain = gemma_like(), gemma_like()
     with pytest.raises(EvaluationError, match=f"'{name}' needs a tokenizer .*choose another, such as zero"):
         ablated(model, name)
-    model.tokenizer = SimpleNamespace(**{f"{name}_token_id": 13})
-    vector = reference.site_activation(model, [13], "hook_embed")[0]
+    model.tokenizer = SimpleNamespace(padding_side="right", **{f"{name}_token_id": 13})
+    vector = reference.site_activation(plain, [13], "hook_embed")[0]
     found = stacked(ablated(model, name).outcomes(masks_of(SETS)))
-    assert_close(found, torch.stack([replaced(model, chosen, vector) for chosen in SETS], dim=1), **CLOSE)
+    assert_close(found, torch.stack([replaced(plain, chosen, vector) for chosen in SETS], dim=1), **CLOSE)
     model.tokenizer = SimpleNamespace(**{f"{name}_token_id": None})
     with pytest.raises(EvaluationError, match="none"):
         ablated(model, name)

@@ -7,7 +7,7 @@ one is kept beside each number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from lens_scopes.forward import run_to_final_state
 from lens_scopes.models import model_record
 from lens_scopes.objectives import Objective
 from lens_scopes.prompts import Prompt, PromptLike, read_prompt, token_string
+from lens_scopes.scopes import choice_fields
 from lens_scopes.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
@@ -203,12 +204,8 @@ def _described(method: Method) -> dict[str, Any]:
         return kind
     return {
         **kind,
-        "readout": {"name": method.readout.name, **_fields(method.readout)},
+        "readout": {"name": method.readout.name, **choice_fields(method.readout)},
         "through": None if method.through is None else str(method.through),
-        "points": None if method.points is None else {"name": method.points.name, **_fields(method.points)},
+        "points": None if method.points is None else {"name": method.points.name, **choice_fields(method.points)},
         "site": method.site or "hook_embed",
     }
-
-
-def _fields(choice: Any) -> dict[str, Any]:
-    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}

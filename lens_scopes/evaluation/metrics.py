@@ -24,6 +24,7 @@ distribution is. Δ_f below is log p(target) without the top fraction minus log 
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def _aopc_normalised(case: Case) -> list[Value]:
 def _eraser(name: str, keep: bool) -> Callable[[Case], list[Value]]:
     def measure(case: Case) -> list[Value]:
         after = _without_top(case, case.values, ERASER_FRACTIONS, keep)
-        before = float(torch.tensor(case.ablated.clean_log_probability).exp())
+        before = math.exp(case.ablated.clean_log_probability)
         return [Value(name, float((before - after.probability).mean()))]
 
     return measure

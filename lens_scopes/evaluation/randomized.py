@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lens_scopes.final_state import compute_dtype
+
 STAGES = {"final-quarter": 0.25, "final-half": 0.5, "all-blocks": 1.0}
 """Names of the usual stages, with the share of the blocks that is redrawn in each."""
 
@@ -65,7 +67,7 @@ class RandomizedBlocks:
 
 def _like(values: Tensor, generator: torch.Generator) -> Tensor:
     """Normal draws with the mean and standard deviation of the values."""
-    exact = values.float()
+    exact = values.to(compute_dtype(values.dtype))
     spread = exact.std(unbiased=False)
-    drawn = torch.randn(values.shape, generator=generator)
+    drawn = torch.randn(values.shape, generator=generator).to(exact.dtype)
     return (exact.mean().cpu() + spread.cpu() * drawn).to(values)
