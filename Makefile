@@ -1,11 +1,13 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures test lint types format venv python system clean
+.PHONY: help demo serve figures studies bench test test-tl4 lint types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VENV_TL4 := .venv-tl4
+STAMP_TL4 := $(VENV_TL4)/.installed
 PAGE := demo-output/demo.html
 PROMPT := German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the
 
@@ -18,22 +20,35 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 SYSTEM_PACKAGES := chromium fonts-dejavu fonts-noto-color-emoji
 
 help:  ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: venv  ## Explain a prediction of Gemma 3 270M in the terminal and in an HTML page
 	@mkdir -p $(dir $(PAGE))
 	$(BIN)/lens-scopes attribute "$(PROMPT)" --scope fisher --layers --out $(PAGE)
 	@echo "The page: $(CURDIR)/$(PAGE)"
 
-figures: venv  ## Draw the README's pictures again, into figures/
-	$(BIN)/lens-scopes attribute "$(PROMPT)" --scope fisher --layers --out figures/demo.png >/dev/null
-	$(BIN)/lens-scopes heads "$(PROMPT)" --target " sofa" --out figures/heads.png >/dev/null
-	$(BIN)/python analyses/through_layers.py
+serve: venv  ## Open the page on Gemma 3 270M at http://127.0.0.1:8765 until Ctrl-C
+	@$(BIN)/lens-scopes serve
+
+figures: venv  ## Draw all of figures/ again, from the saved results of the studies; the page's pictures from the page
+	$(BIN)/python analyses/draw.py
+	$(BIN)/python analyses/serve_pictures.py
+
+studies: venv  ## Run the studies of analyses/ again, which saves their results (about half an hour)
+	$(BIN)/python analyses/run.py --all
+
+bench: venv  ## Time the scopes, against the least they could cost and what one would use instead (20 minutes)
+	@mkdir -p analyses/results
+	$(BIN)/lens-scopes bench --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests
 	$(BIN)/pytest -q -n 2 -m "not gemma"
 	$(BIN)/pytest -q -m gemma
+
+# The bounds in pyproject.toml stay below 4, so this environment has the dependencies without the package itself.
+test-tl4: $(STAMP_TL4)  ## Run the bridge's tests against transformer-lens 4, in an environment of its own
+	HF_HUB_OFFLINE=1 $(VENV_TL4)/bin/python -m pytest -q --noconftest tests/test_architectures.py
 
 lint: venv  ## Check style and layout with ruff
 	$(BIN)/ruff check .
@@ -54,6 +69,15 @@ $(STAMP): pyproject.toml constraints.txt | python
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(STAMP_TL4): pyproject.toml constraints.txt | python
+	$(PYTHON) -m venv $(VENV_TL4)
+	grep -v '^transformer-lens==' constraints.txt >$(VENV_TL4)/constraints.txt
+	$(PYTHON) -c 'import tomllib; print(*(need for need in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] \
+		if not need.startswith("transformer-lens")), "beartype", "pytest", "transformer-lens>=4,<5", sep="\n")' >$(VENV_TL4)/needs.txt
+	$(VENV_TL4)/bin/pip install --quiet --no-compile --constraint $(VENV_TL4)/constraints.txt torch
+	$(VENV_TL4)/bin/pip install --quiet --no-compile --constraint $(VENV_TL4)/constraints.txt --requirement $(VENV_TL4)/needs.txt
 	@touch $@
 
 python:
@@ -82,5 +106,5 @@ system:  ## Install Chromium and fonts for the browser tests, where that can be 
 	fi
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) $(dir $(PAGE)) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_TL4) $(dir $(PAGE)) build dist *.egg-info .pytest_cache .ruff_cache
 	find lens_scopes tests -name __pycache__ -type d -prune -exec rm -rf {} +

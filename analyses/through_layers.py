@@ -1,42 +1,45 @@
-"""The same scope through all, early, middle and late layers: figures/through_layers.png, .svg and .json.
-
-python analyses/through_layers.py
-"""
+"""The same scope through all, early, middle and late layers of one translation prompt."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
+
+from records import saved_attribution
 
 import lens_scopes as ls
-from lens_scopes.attribution import write_whole
 from lens_scopes.views.figure_strips import strips_figure
-from lens_scopes.views.figure_style import saved
 
 PROMPT = "German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the"
-FIGURES = Path(__file__).resolve().parent.parent / "figures"
 
 
-def main() -> None:
-    model = ls.load_model()
+def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and findings: Fisher Scope of rank 1 through each third of the layers."""
     n_layers = model.cfg.n_layers
     third = n_layers // 3
-    paths = {"all layers": None}
+    paths: dict[str, Any] = {"all layers": None}
     for name, first in (("early", 0), ("middle", third), ("late", 2 * third)):
         last = n_layers - 1 if name == "late" else first + third - 1
         paths[f"{name}, {first}–{last}"] = ls.Layers(first, last)
+    if quick:
+        paths = dict(list(paths.items())[:2])
     strips = {label: ls.attribute(model, PROMPT, ls.Fisher(), through=path) for label, path in paths.items()}
-    for kind in ("png", "svg"):
-        write_whole(FIGURES / f"through_layers.{kind}", saved(lambda: strips_figure(strips), kind, 200))
-    record = {
-        label: {"top": att.top(5), "contract": att.contract, "settings": att.settings, "versions": att.versions}
-        for label, att in strips.items()
+    findings = {
+        "strips": {label: att.to_dict() for label, att in strips.items()},
+        "top": {label: att.top(5) for label, att in strips.items()},
     }
-    text = json.dumps(record, ensure_ascii=False, indent=1)
-    write_whole(FIGURES / "through_layers.json", text.encode("utf-8") + b"\n")
-    for label, att in strips.items():
-        print(f"{label:15}", ", ".join(f"{token!r} {score:.3g}" for _, token, score in att.top(4)))
+    return {"prompt": PROMPT, "scope": "Fisher(rank=1)", "random": None}, findings
 
 
-if __name__ == "__main__":
-    main()
+def draw(record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """The strips under each other."""
+    strips = {label: saved_attribution(plain) for label, plain in record["findings"]["strips"].items()}
+    return {"through_layers": lambda: strips_figure(strips)}
+
+
+def summary(record: dict[str, Any]) -> list[str]:
+    """The leading tokens of each strip."""
+    return [
+        f"{label:15} " + ", ".join(f"{token!r} {score:.3g}" for _, token, score in top[:4])
+        for label, top in record["findings"]["top"].items()
+    ]

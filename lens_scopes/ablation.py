@@ -13,6 +13,7 @@ from torch import Tensor
 from lens_scopes.backprop import Progress, trace
 from lens_scopes.errors import PathError
 from lens_scopes.forward import Hook, run_to_final_state
+from lens_scopes.memory import Budget, in_portions
 from lens_scopes.paths import Component
 
 BASELINES = ("zero", "mean", "resample")
@@ -70,9 +71,12 @@ def ablated_final_states(
     components: Sequence[Component],
     baselines: Mapping[str, Float[Tensor, "pos ..."]],
     progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> Float[Tensor, "component d_model"]:
     """y after each component, alone, is set to its baseline at every position."""
-    return changed_final_states(model, token_ids, components, lambda rows: list(_row_hooks(rows, baselines)), progress)
+    return changed_final_states(
+        model, token_ids, components, lambda rows: list(_row_hooks(rows, baselines)), progress, budget
+    )
 
 
 def changed_final_states(
@@ -81,21 +85,29 @@ def changed_final_states(
     changes: Sequence[Any],
     hooks: Callable[[Sequence[Any]], list[tuple[str, Hook]]],
     progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> Float[Tensor, "change d_model"]:
-    """y after each change, alone. Copies of the prompt run as rows of one batch, as many at a time as it may hold.
+    """y after each change, alone. Copies of the prompt run as rows of one batch, as many at a time as memory holds.
 
     Args:
         changes: what to change, one row each.
         hooks: makes the forward hooks for the changes of one batch, which row by row bring them about.
         progress: called with (changes done, changes in all).
+        budget: the memory that a batch may take; by default a share of what is free.
+
+    Raises:
+        OutOfMemoryError: when memory runs out for a single copy.
     """
-    rows_at_once = max(1, _BATCH_TOKENS // len(token_ids))
-    states = []
-    for start in range(0, len(changes), rows_at_once):
-        rows = changes[start : start + rows_at_once]
+    states: list[Tensor] = []
+    most = (budget or Budget(model)).forward_rows(len(token_ids), max(1, _BATCH_TOKENS // len(token_ids)))
+
+    def run(items: range) -> None:
+        rows = changes[items.start : items.stop]
         states.append(run_to_final_state(model, [token_ids] * len(rows), hooks(rows)))
         if progress is not None:
-            progress(start + len(rows), len(changes))
+            progress(items.stop, len(changes))
+
+    in_portions(len(changes), lambda _: most, run)
     return torch.cat(states)
 
 

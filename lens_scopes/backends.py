@@ -67,7 +67,10 @@ def build_hooked(pretrained: Any, cfg: Any, tokenizer: Any, processing: Mapping[
             model.load_and_process_state_dict(dict(weights), **processing)
         else:
             _adopt(model, weights)
-        model.move_model_modules_to_device()
+        if cfg.n_devices > 1:
+            _spread(model)
+        else:
+            model.move_model_modules_to_device()
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelError(
             f"HookedTransformer cannot take the weights of this {type(pretrained).__name__} "
@@ -92,6 +95,18 @@ def _adopt(model: Any, weights: Mapping[str, Tensor]) -> None:
         adopted[key] = value.clone() if value.numel() and owner in owners else value
         owners.add(owner)
     model.load_state_dict(adopted, assign=True, strict=False)
+
+
+def _spread(model: Any) -> None:
+    """Puts every layer where the forward pass takes the residual stream: TransformerLens itself goes by free memory."""
+    from transformer_lens.utilities.multi_gpu import get_device_for_block_index
+
+    places = [get_device_for_block_index(layer, model.cfg) for layer in range(model.cfg.n_layers)]
+    for block, place in zip(model.blocks, places, strict=True):
+        block.to(place)
+    for name, place in {"embed": 0, "pos_embed": 0, "ln_final": -1, "unembed": -1}.items():
+        if hasattr(model, name):
+            getattr(model, name).to(places[place])
 
 
 def build_bridge(pretrained: Any, class_name: str, tokenizer: Any, name: str) -> Any:

@@ -25,6 +25,7 @@ class ContractTerms:
     n_directions: int
     squared: bool
     sampled: int
+    points: str | None = None
 
 
 def attribution_contract(terms: ContractTerms) -> dict[str, str]:
@@ -34,13 +35,15 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         A plain mapping with the keys of ELEMENTS, in that order.
     """
     others = f"; also read at {_named(terms.sites)}" if terms.sites else ""
-    if terms.readout.signed:
+    if terms.readout.from_baseline:
         process = "the activation of one token at a time moves from the baseline to its value, to first order"
     else:
         process = "one token's activation at a time is perturbed infinitesimally, equally in all directions of d_model"
     held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
     if terms.path is not None:
         held += f"; gradient flows only {terms.path}, all else keeps its value"
+    if terms.points is not None:
+        process += f"; gradients are means over {terms.points}"
     form = "Σ_i w_i a_i,t²" if terms.squared else "a_t"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
@@ -53,6 +56,19 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
             f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
             f"{terms.equation} ({count}{draws})"
         ),
+    }
+
+
+def baseline_contract(
+    *, output: str, position: int, n_tokens: int, process: str, held: str, equation: str
+) -> dict[str, str]:
+    """The five elements for an explanation that takes no gradient, in the order of ELEMENTS."""
+    return {
+        "output explained": f"{output}, after position {position}",
+        "eligible features": f"the {n_tokens} tokens up to that position",
+        "generative process": process,
+        "held fixed": held,
+        "score attributed": equation,
     }
 
 

@@ -13,6 +13,10 @@ class PromptError(LensScopesError):
     """A prompt, position, target or span does not fit the model or the text."""
 
 
+class OutOfMemoryError(PromptError):
+    """A prompt does not fit in memory, even in the smallest parts."""
+
+
 class ObjectiveError(LensScopesError):
     """An objective is unknown, mis-specified, or returns directions that do not fit the model."""
 
@@ -35,3 +39,7 @@ class NumericsError(LensScopesError):
 
 class FileError(LensScopesError):
     """A file is missing, unreadable, of another format or version, or cannot be written."""
+
+
+class EvaluationError(LensScopesError):
+    """A method, ablation, metric, data set or results folder is unknown, unreadable, or does not fit the evaluation."""

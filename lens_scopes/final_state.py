@@ -7,6 +7,7 @@ Everything here is computed in float32 (float64 for float64 models), whatever th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,11 @@ from torch import Tensor
 
 from lens_scopes.errors import ModelError
 
+_ROOM = 8  # times the size of what is kept must be free
+_CACHED_NUMBERS = 2**20  # 4 MB of float32
 _CHUNK_COLUMNS = 32_768  # columns of W_U upcast at a time: 80 MB for d_model = 640
+
+_largest_norms: dict[tuple[Any, ...], float] = {}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -53,6 +58,32 @@ class Unembedding:
             part = slice(start, min(start + step, self.d_vocab))
             yield part, self.W_U[:, part].to(dtype)
 
+    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block d_model"]]]:
+        """The columns of W_U as rows, in the compute dtype, a few at a time: on a processor as many as its cache holds
+        while they are used more than once."""
+        dtype = compute_dtype(self.W_U.dtype)
+        for start in range(0, self.d_vocab, self._block):
+            part = slice(start, min(start + self._block, self.d_vocab))
+            yield part, self.W_U.T[part].to(dtype)
+
+    def blocks_of(self, token_ids: Int[Tensor, " n"]) -> Iterator[tuple[Int[Tensor, " block"], Tensor]]:
+        """`blocks` of some columns only."""
+        for ids in token_ids.split(self._block):
+            yield ids, self.columns(ids)
+
+    @property
+    def _block(self) -> int:
+        return max(1, _CACHED_NUMBERS // self.d_model) if self.W_U.device.type == "cpu" else _CHUNK_COLUMNS
+
+    @property
+    def largest_norm(self) -> float:
+        """max_j ‖w_j‖, remembered: it is the same for every prediction of a model."""
+        some = self.W_U[:, :: max(1, self.d_vocab // 64)]
+        key = (self.W_U.shape, self.W_U.dtype, self.W_U.device, float(some.double().sum()))
+        if key not in _largest_norms:
+            _largest_norms[key] = max(float(rows.norm(dim=-1).max()) for _, rows in self.blocks())
+        return _largest_norms[key]
+
     def pre_logits(self, y: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """z = W_Uᵀ y + b_U, before any soft-cap."""
         y = y.to(self.W_U.device, compute_dtype(self.W_U.dtype))
@@ -80,7 +111,7 @@ def unembedding(model: Any) -> Unembedding:
     """Reads W_U, b_U and the output soft-cap from a HookedTransformer or TransformerBridge.
 
     Raises:
-        ModelError: when the model has no unembedding matrix.
+        ModelError: when the model has no unembedding matrix, or a quantized one.
     """
     weight = getattr(model, "W_U", None)
     if not isinstance(weight, Tensor):
@@ -88,13 +119,41 @@ def unembedding(model: Any) -> Unembedding:
             f"{type(model).__name__} has no unembedding matrix W_U; scopes need a causal language model that "
             "predicts tokens (a HookedTransformer or TransformerBridge)."
         )
+    if not weight.is_floating_point():
+        raise ModelError(
+            f"the unembedding matrix W_U holds {weight.dtype} numbers, and directions need its columns as they are; "
+            "leave the unembedding unquantized."
+        )
     bias = getattr(model, "b_U", None)
     cap = getattr(model.cfg, "output_logits_soft_cap", None)
+    # Fisher's eigenvectors are computed in float64, which MPS does not have.
+    place = torch.device("cpu") if weight.device.type == "mps" else weight.device
     return Unembedding(
-        W_U=weight.detach(),
-        b_U=bias.detach() if isinstance(bias, Tensor) and bool(bias.any()) else None,
+        W_U=_in_compute_dtype(model, weight.detach().to(place)),
+        b_U=bias.detach().to(place) if isinstance(bias, Tensor) and bool(bias.any()) else None,
         soft_cap=float(cap) if cap is not None and cap > 0 else None,
     )
+
+
+_upcast: weakref.WeakKeyDictionary[Any, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
+
+
+def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "d_model d_vocab"]:
+    """Low-precision weights upcast once and kept while the model lives, where a processor's memory has room for it:
+    upcasting a large vocabulary for every prediction takes longer than a forward pass of a short prompt."""
+    dtype = compute_dtype(weight.dtype)
+    size = weight.numel() * torch.finfo(dtype).bits // 8
+    if weight.dtype == dtype or weight.device.type != "cpu":
+        return weight
+    state = (weight.data_ptr(), weight._version)
+    if model in _upcast and _upcast[model][0] == state:
+        return _upcast[model][1]
+    import psutil
+
+    if psutil.virtual_memory().available < _ROOM * size:
+        return weight
+    _upcast[model] = (state, weight.to(dtype))
+    return _upcast[model][1]
 
 
 @dataclass(frozen=True)
@@ -134,6 +193,16 @@ class FinalState:
     y: Float[Tensor, " d_model"]
     unembedding: Unembedding
     target: int | None = None
+
+    @classmethod
+    def several(
+        cls, ys: Float[Tensor, "n d_model"], unembedding: Unembedding, targets: Sequence[int | None]
+    ) -> list[FinalState]:
+        """Final states whose logits come from one product with W_U, which takes as long to read for one as for many."""
+        states: list[FinalState] = [cls(y, unembedding, target) for y, target in zip(ys, targets, strict=True)]
+        for state, pre_logits in zip(states, unembedding.pre_logits(ys), strict=True):
+            vars(state)["pre_logits"] = pre_logits  # what the cached property would keep
+        return states
 
     @cached_property
     def pre_logits(self) -> Float[Tensor, " d_vocab"]:

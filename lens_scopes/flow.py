@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.backprop import SlicedTrace, Trace, trace, trace_in_slices
+from lens_scopes.backprop import SlicedTrace, Trace, trace_within
 from lens_scopes.contract import ELEMENTS
 from lens_scopes.errors import NumericsError, ObjectiveError, PromptError
 from lens_scopes.final_state import FinalState, PredictedToken
 from lens_scopes.fisher import PredictiveGeometry
 from lens_scopes.generation import with_continuation
-from lens_scopes.memory import plan_memory
 from lens_scopes.models import model_record
 from lens_scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.paths import PathLike
@@ -116,13 +115,9 @@ def information_flow(
     destinations = list(range(last + 1 - max(count, 1), last + 1))
     ids = read.token_ids[: last + 1]
 
-    path_hooks = [] if job.path is None else job.path.hooks(model)
     reads = [(0, destination) for destination in destinations]
-    plan = plan_memory(model, len(ids), 1, job.memory)
-    if plan.sliced:
-        traced = trace_in_slices(model, [ids], [], plan.layers_at_once, path_hooks, reads)
-    else:
-        traced = trace(model, [ids], [], path_hooks, reads)
+    plan = job.budget().plan(len(ids))
+    traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads)
     with torch.no_grad():
         states = job.final_states(traced, [next_token_id(read, destination) for destination in destinations])
         generator = torch.Generator().manual_seed(seed)
@@ -160,7 +155,7 @@ def information_flow(
             "generated": bool(generate),
             "position": destinations[-1],
             "path": None if job.path is None else str(job.path),
-            "memory": plan.describe(),
+            "memory": traced.described(plan, len(destinations) * (rank + samples)),
         },
         versions=package_versions(),
     )

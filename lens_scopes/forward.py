@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.final_state import compute_dtype, unembedding
+from lens_scopes.precision import body_products
 from lens_scopes.sites import EMBEDDING
 
 Hook = Callable[[Tensor], "Tensor | None"]
@@ -84,6 +85,20 @@ def run_to_final_state(
         return final_states(model, Batch.of(model, prompts))
 
 
+def token_embeddings(model: Any, token_ids: Sequence[int]) -> Float[Tensor, "n d_model"]:
+    """The activations at hook_embed of the given tokens, as the model makes them (scaled, where it scales)."""
+    found: list[Tensor] = []
+    step = int(model.cfg.n_ctx)
+    with torch.no_grad(), hooked(model, [(EMBEDDING, lambda values: found.append(values[0].detach()))]):
+        for start in range(0, len(token_ids), step):
+            batch = Batch.of(model, [list(token_ids[start : start + step])])
+            if is_bridge(model):
+                final_states(model, batch)
+            else:
+                run_blocks(model, batch.token_ids, 0, 0)
+    return torch.cat(found)
+
+
 def is_bridge(model: Any) -> bool:
     """Whether the model is a TransformerBridge rather than a HookedTransformer."""
     return any(kind.__name__ == "TransformerBridge" for kind in type(model).__mro__)
@@ -92,7 +107,7 @@ def is_bridge(model: Any) -> bool:
 def final_states(model: Any, batch: Batch) -> Float[Tensor, "read d_model"]:
     """The inputs of the unembedding at the (row, position) pairs that the batch reads."""
     if not is_bridge(model):
-        return read_final_states(model, run_blocks(model, batch.token_ids, 0, model.cfg.n_layers), batch)
+        return run_to_reading(model, batch.token_ids, 0, batch)
 
     kept: list[Tensor] = []
 
@@ -101,7 +116,7 @@ def final_states(model: Any, batch: Batch) -> Float[Tensor, "read d_model"]:
         kept.append(states[rows, positions])
         return kept[0][:, None]
 
-    with warnings.catch_warnings(), hooked(model, [("unembed.hook_in", only_read)]):
+    with warnings.catch_warnings(), hooked(model, [("unembed.hook_in", only_read)]), body_products(model):
         # Freezing norms makes the bridge rebuild them from their scale, as is meant.
         warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
         logits = model(batch.token_ids, return_type="logits")
@@ -114,18 +129,48 @@ def final_states(model: Any, batch: Batch) -> Float[Tensor, "read d_model"]:
 def run_blocks(model: Any, entering: Tensor, first: int, stop: int) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream of a HookedTransformer before block `stop`, from token ids (first 0) or from the residual
     stream before block `first`."""
-    if first == 0:
-        return model(entering, stop_at_layer=stop, padding_side="right")
-    return model(entering, start_at_layer=first, stop_at_layer=stop, padding_side="right")
+    with body_products(model):
+        if first == 0:
+            return model(entering, stop_at_layer=stop, padding_side="right")
+        return model(entering, start_at_layer=first, stop_at_layer=stop, padding_side="right")
 
 
-def read_final_states(
-    model: Any, residual: Float[Tensor, "batch pos d_model"], batch: Batch
-) -> Float[Tensor, "read d_model"]:
-    """The final norm of a HookedTransformer at the positions that the batch reads."""
+def run_to_reading(model: Any, entering: Tensor, first: int, batch: Batch) -> Float[Tensor, "read d_model"]:
+    """The final states of a HookedTransformer that the batch reads, from block `first` on.
+
+    After the last attention tokens no longer meet, so the last MLP and the final norm run at the positions that are
+    read alone, unless a hook there would see it.
+    """
+    early = _reads_early(model, batch)
+
+    def only_read(residual: Tensor) -> Tensor:
+        rows, positions = batch.read.to(residual.device)
+        return residual[rows, positions][:, None]
+
+    with hooked(model, [(_last_middle(model), only_read)] if early else []):
+        residual = run_blocks(model, entering, first, model.cfg.n_layers)
     normalized = model.ln_final(residual) if model.cfg.normalization_type is not None else residual
-    rows, positions = batch.read.to(residual.device)
-    return model.unembed.hook_in(normalized)[rows, positions]
+    read = model.unembed.hook_in(normalized)
+    rows, positions = batch.read.to(read.device)
+    return read[:, 0] if early else read[rows, positions]
+
+
+_AFTER_ATTENTION = ("hook_mlp_in", "ln2", "mlp", "ln2_post", "hook_mlp_out", "hook_resid_post")
+
+
+def _last_middle(model: Any) -> str:
+    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_mid"
+
+
+def _reads_early(model: Any, batch: Batch) -> bool:
+    """Whether the last block's MLP runs after its attention, on fewer positions than all, and nobody listens there."""
+    block = model.blocks[-1]
+    if batch.read.shape[1] >= batch.token_ids.numel() or _last_middle(model) not in model.hook_dict:
+        return False
+    parts = [getattr(block, name) for name in _AFTER_ATTENTION if hasattr(block, name)]
+    parts += [model.unembed.hook_in, *([model.ln_final] if model.cfg.normalization_type is not None else [])]
+    listening = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any(getattr(module, hooks) for part in parts for module in part.modules() for hooks in listening)
 
 
 _checked: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -28,14 +28,17 @@ from lens_scopes.ablation import (
 )
 from lens_scopes.backprop import Trace, trace
 from lens_scopes.contract import ELEMENTS
-from lens_scopes.errors import PathError
+from lens_scopes.errors import PathError, SiteError
 from lens_scopes.final_state import FinalState, PredictedToken, Prediction, compute_dtype
+from lens_scopes.gradient_flow import require_used
 from lens_scopes.head_types import head_type_scores
+from lens_scopes.memory import shortage_named
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.paths import Component, Frozen, Path, PathLike, parse_head
 from lens_scopes.prompts import PromptLike
 from lens_scopes.scopes import Job, Request, package_versions
+from lens_scopes.scoring import check_gradients
 from lens_scopes.shown import Shown
 
 if TYPE_CHECKING:
@@ -159,6 +162,7 @@ class HeadInspection(Shown):
         return _plain(asdict(self))
 
 
+@shortage_named("the heads of this prompt")
 def inspect_heads(
     model: Any,
     prompt: PromptLike,
@@ -171,6 +175,7 @@ def inspect_heads(
     patterns: int | Sequence[str | tuple[int, int]] = 6,
     verify: int | None = None,
     seed: int = 0,
+    memory: str | int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> HeadInspection:
     """Influence of every head and MLP on one prediction, predicted by gradients and verified by ablation.
@@ -185,6 +190,8 @@ def inspect_heads(
             output in a prompt of the same tokens in another order).
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
+        memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
+            head's pattern is read: a prompt whose graph does not fit is refused with the estimate.
         seed: seed of the reordering for "resample" and of the sequence on which head types are measured.
         progress: called with (components ablated, components to ablate).
 
@@ -192,7 +199,7 @@ def inspect_heads(
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
     """
     check_baseline(baseline)
-    job = Job.read(model, objective, False, (), through, "norm")
+    job = Job.read(model, objective, False, (), through, "norm", memory)
     request = Request.read(model, prompt, position, target)
     shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
@@ -203,8 +210,10 @@ def inspect_heads(
     outputs = list(dict.fromkeys(component_site(item) for item in (*heads, *mlps)))
     values = [f"blocks.{layer}.attn.hook_v" for layer in range(n_layers)]
     weights = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
-    path_hooks = [] if job.path is None else job.path.hooks(model)
-    traced = trace(model, [request.token_ids], [*outputs, *values, *weights], path_hooks)
+    require_used(model, outputs, SiteError)
+    budget = job.budget()
+    budget.require_patterns(len(request.token_ids))
+    traced = trace(model, [request.token_ids], [*outputs, *values, *weights], job.path_hooks())
     state = job.final_states(traced, [request.target])[0]
     directions = job.objective.directions(state)
 
@@ -229,7 +238,7 @@ def inspect_heads(
     ablated = strongest[:verify]
     after = []
     if ablated:
-        states = ablated_final_states(model, request.token_ids, ablated, baselines, progress)
+        states = ablated_final_states(model, request.token_ids, ablated, baselines, progress, budget)
         after = [FinalState(y, job.unembedding, state.target) for y in states.to(state.y)]
     ablations = [
         Ablated(
@@ -268,6 +277,7 @@ def inspect_heads(
             "path": None if job.path is None else str(job.path),
             "position": request.position,
             "verified": len(ablations),
+            "memory": "the whole graph at once",
             "seed": seed,
         },
         versions=package_versions(),
@@ -301,7 +311,7 @@ class _Found:
     def edges(self, head: tuple[int, int]) -> Float[Tensor, "k pos pos"]:
         layer, index = head
         gradients = torch.stack([by_layer[layer][index] for by_layer in self.edge_gradients])
-        return -self.edge_weights[layer][index] * gradients
+        return (-self.edge_weights[layer][index] * gradients).to(self.heads.device)
 
 
 def _backward(
@@ -314,7 +324,7 @@ def _backward(
     n_heads: int,
 ) -> _Found:
     """One backward pass a direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
-    dtype = compute_dtype(traced.final_states.dtype)
+    dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
     patterns = [traced.activations[name][0].detach().to(dtype) for name in weights]
     sources = [_per_head(traced.activations[name][0].detach().to(dtype), n_heads) for name in values]
     heads, mlps, by_source, norms, edges = [], [], [], [], []
@@ -323,20 +333,21 @@ def _backward(
         z_gradients, rows, mlp_rows = [], [], []
         for name in outputs:
             gradient = gradients[name][0].to(dtype)
+            check_gradients(gradient, name, gradients[name].dtype)
             moved = baselines[name].to(dtype) - traced.activations[name][0].detach().to(dtype)
             if name.endswith("hook_z"):
                 z_gradients.append(gradient)
-                rows.append(torch.einsum("phd,phd->h", gradient, moved))
+                rows.append(torch.einsum("phd,phd->h", gradient, moved).to(place))
             else:
-                mlp_rows.append((gradient * moved).sum())
+                mlp_rows.append((gradient * moved).sum().to(place))
         by_edge = [
             torch.einsum("qhd,khd->hqk", gradient, source)
             for gradient, source in zip(z_gradients, sources, strict=True)
         ]
         heads.append(torch.stack(rows))
         mlps.append(torch.stack(mlp_rows) if mlp_rows else torch.zeros(0).to(rows[0]))
-        by_source.append(torch.stack([-(a * g).sum(1) for a, g in zip(patterns, by_edge, strict=True)]))
-        norms.append(torch.stack([gradient.norm(dim=-1).T for gradient in z_gradients]))
+        by_source.append(torch.stack([-(a * g).sum(1).to(place) for a, g in zip(patterns, by_edge, strict=True)]))
+        norms.append(torch.stack([gradient.norm(dim=-1).T.to(place) for gradient in z_gradients]))
         edges.append(by_edge)
     return _Found(torch.stack(heads), torch.stack(mlps), torch.stack(by_source), torch.stack(norms), edges, patterns)
 
@@ -369,7 +380,9 @@ def _direct_amounts(
             z, out = traced.activations[z_name], traced.activations[out_name]
             (gradient,) = torch.autograd.grad(out, z, at_end.to(out), retain_graph=True)
             moved = baselines[z_name].to(z) - z[0].detach()
-            rows.append(torch.einsum("phd,phd->h", gradient[0], moved).to(compute_dtype(z.dtype)))
+            rows.append(
+                torch.einsum("phd,phd->h", gradient[0], moved).to(directions.vectors.device, compute_dtype(z.dtype))
+            )
         amounts.append(torch.stack(rows))
     return torch.stack(amounts)
 

@@ -6,7 +6,7 @@ not pay for late tokens, and its backward passes share that pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.backprop import Trace, trace
+from lens_scopes.backprop import SlicedTrace, trace_within
 from lens_scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.errors import PromptError
 from lens_scopes.final_state import PredictedToken
 from lens_scopes.generation import with_continuation
+from lens_scopes.memory import in_portions
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.paths import PathLike
+from lens_scopes.precision import Products
 from lens_scopes.prompts import PromptLike, next_token_id, read_prompt
 from lens_scopes.readouts import Readout
 from lens_scopes.scopes import Job, Progress, package_versions
+from lens_scopes.scoring import check_gradients
 from lens_scopes.shown import Shown
-from lens_scopes.sites import EMBEDDING
 
 if TYPE_CHECKING:
     import pandas
@@ -135,6 +137,8 @@ def attribute_all(
     spans: Mapping[str, str | tuple[int, int]] | None = None,
     through: PathLike = None,
     readout: Readout | str = "norm",
+    memory: str | int | None = None,
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> AttributionMatrix:
     """The influence of every token on every later prediction of a text.
@@ -143,7 +147,7 @@ def attribute_all(
     in the text.
 
     Args:
-        model, prompt, objective, through, readout: as for `attribute`.
+        model, prompt, objective, through, readout, memory, products: as for `attribute`.
         generate: tokens for the model to add first, each its most probable one; only the predictions of those are
             explained then.
         spans: named parts of the prompt, as text or character ranges, for `span_totals`; chat messages are named by
@@ -153,7 +157,7 @@ def attribute_all(
     Raises:
         LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
     """
-    job = Job.read(model, objective, False, (), through, readout)
+    job = Job.read(model, objective, False, (), through, readout, memory, products=products)
     read = read_prompt(model, prompt, spans=spans)
     first = 0
     if generate:
@@ -161,25 +165,34 @@ def attribute_all(
         read = with_continuation(model, read, generate)
     length = len(read.token_ids)
     destinations = list(range(first, length - 1)) if generate else list(range(length))
-    path_hooks = [] if job.path is None else job.path.hooks(model)
-    matrix, targets, predicted, counts = [], [], [], []
-    for block in _blocks(destinations):
+    rows: list[Tensor] = []
+    targets: list[PredictedToken | None] = []
+    predicted: list[PredictedToken] = []
+    directions: list[Directions] = []
+    memory_used: list[str] = []
+
+    def run(items: range) -> None:
+        block = destinations[items.start : items.stop]
         ids = read.token_ids[: block[-1] + 1]
-        traced = trace(model, [ids], [], path_hooks, reads=[(0, dest) for dest in block])
-        states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
+        plan = job.budget().plan(len(ids))
+        traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads=[(0, dest) for dest in block])
         with torch.no_grad():
-            directions = [job.objective.directions(state) for state in states]
-        for index, state in enumerate(states):
-            last = index + 1 == len(states)
-            row = _row(traced, index, directions[index], job.readout, keep_graph=not last)
-            matrix.append(torch.nn.functional.pad(row, (0, length - len(row))))
-            targets.append(job.predicted_target(state))
-            predicted.append(job.prediction(state).top[0])
-            counts.append(len(directions[index].vectors))
-            if progress is not None:
-                progress(len(matrix), len(destinations))
+            states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
+            explained = [job.objective.directions(state) for state in states]
+            named = [(job.predicted_target(state), job.prediction(state).top[0]) for state in states]
+        scores = _rows(traced, explained, job.readout)
+        rows.extend(torch.nn.functional.pad(row, (0, length - len(row))) for row in scores)
+        targets.extend(target for target, _ in named)
+        predicted.extend(top for _, top in named)
+        directions.extend(explained)
+        memory_used.append(traced.described(plan, sum(len(item.vectors) for item in explained)))
+        if progress is not None:
+            progress(len(rows), len(destinations))
+
+    with products_in(job.products):
+        in_portions(len(destinations), lambda _: _BLOCK, run)
     return AttributionMatrix(
-        matrix=torch.stack(matrix),
+        matrix=torch.stack(rows),
         destinations=destinations,
         targets=targets,
         predicted=predicted,
@@ -200,7 +213,7 @@ def attribute_all(
                 path=None if job.path is None else str(job.path),
                 equation=job.objective.equation,
                 readout=job.readout,
-                n_directions=max(counts),
+                n_directions=max(len(item.vectors) for item in directions),
                 squared=directions[-1].squared,
                 sampled=directions[-1].sampled,
             )
@@ -211,29 +224,28 @@ def attribute_all(
             "readout": job.readout.name,
             "path": None if job.path is None else str(job.path),
             "generated": generate,
+            "memory": memory_used[-1],  # of the longest part of the text
+            "products": job.products,
         },
         versions=package_versions(),
     )
 
 
-def _blocks(destinations: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(destinations), _BLOCK):
-        yield destinations[start : start + _BLOCK]
+def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readout) -> list[Float[Tensor, " src"]]:
+    """The scores of each destination: its directions through the graph that the block shares."""
+    owners = [row for row, item in enumerate(directions) for _ in item.vectors]
+    weights = torch.cat([item.weights for item in directions])
+    vectors = torch.zeros(len(owners), *traced.final_states.shape).to(traced.final_states)
+    for index, vector in enumerate(torch.cat([item.vectors for item in directions])):
+        vectors[index, owners[index]] = vector.to(vectors)
+    totals: dict[int, Tensor] = {}
 
+    def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+        amplitude = readout.amplitude(gradient, activation, traced.real.to(gradient.device))[0]
+        check_gradients(amplitude, name, gradient.dtype)
+        row, weight = owners[index], weights[index].to(amplitude)
+        term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude
+        totals[row] = totals[row] + term if row in totals else term
 
-def _row(
-    traced: Trace, index: int, directions: Directions, readout: Readout, keep_graph: bool
-) -> Float[Tensor, " src"]:
-    """The scores of one destination: its directions through the graph that the block shares."""
-    total: Tensor | None = None
-    for order, (vector, weight) in enumerate(zip(directions.vectors, directions.weights, strict=True)):
-        vectors = torch.zeros_like(traced.final_states)
-        vectors[index] = vector.to(vectors)
-        more = keep_graph or order + 1 < len(directions.vectors)
-        gradient = traced.gradients(vectors, keep_graph=more)[EMBEDDING]
-        amplitude = readout.amplitude(gradient, traced.activations[EMBEDDING].detach(), traced.real)[0]
-        weight = weight.to(amplitude)
-        term = weight * amplitude**2 if directions.squared else weight.sqrt() * amplitude
-        total = term if total is None else total + term
-    assert total is not None  # an objective has at least one direction
-    return total.cpu()
+    traced.backward(vectors, visit)
+    return [totals[row].cpu() for row in range(len(directions))]

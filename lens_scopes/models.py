@@ -13,6 +13,7 @@ import torch
 
 from lens_scopes import backends, embedded
 from lens_scopes.errors import ModelError
+from lens_scopes.gradient_flow import require_gradients
 from lens_scopes.hooked_config import hooked_config
 from lens_scopes.model_names import Source, find_source, transformer_lens_names
 from lens_scopes.pretrained import Reader, first_line, one_sentence
@@ -63,6 +64,15 @@ class AvailableModel:
 
 
 @dataclass(frozen=True)
+class _Place:
+    """Where a model goes: one device, the first of several, or where Transformers' device map says."""
+
+    device: str
+    n_devices: int
+    device_map: str | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
 class _Provenance:
     name: str
     revision: str | None
@@ -77,6 +87,8 @@ def load_model(
     *,
     backend: Literal["hooked", "bridge"] = "hooked",
     device: str | None = None,
+    n_devices: int = 1,
+    device_map: str | Mapping[str, Any] | None = None,
     dtype: str | torch.dtype = "float32",
     processing: bool | Mapping[str, bool] = False,
     architecture: str | None = None,
@@ -89,7 +101,9 @@ def load_model(
     `"owner/name"` on the hub. What is in the local Hugging Face cache is used without asking the hub.
 
     `backend="hooked"` gives a `HookedTransformer`; `"bridge"` a `TransformerBridge`, which knows more architectures.
-    `device` defaults to "cuda" where there is one, else "cpu". `dtype` is one of `DTYPES`.
+    `device` is "cpu", "cuda", "cuda:1", "mps", …; it defaults to "cuda" where there is one, else "cpu". `dtype` is one
+    of `DTYPES`. A model too large for one GPU goes on several: `n_devices` of them, a share of the layers each, for a
+    HookedTransformer; Transformers' `device_map`, such as "auto", for a bridge.
     `processing` is False (weights as Transformers has them), True (all that HookedTransformer does by default and the
     architecture allows), or a mapping of `PROCESSING_FLAGS` to bool.
     `architecture` names the Transformers class (`"GPT2LMHeadModel"`) or model type (`"gpt2"`) of a folder whose
@@ -107,14 +121,14 @@ def load_model(
     if backend not in ("hooked", "bridge"):
         raise ModelError(f'backend {backend!r} is unknown: use "hooked" or "bridge"')
     torch_dtype = _read_dtype(dtype)
-    place = _read_device(device, torch_dtype)
+    place = _read_place(backend, device, n_devices, device_map, torch_dtype)
     wanted = _read_processing(processing)
     source = find_source(name)
     # Building a bridge draws random numbers; the caller's generator stays where it is.
     generator = torch.random.fork_rng(devices=[])
     with generator, quiet_libraries(download_bars=sys.stderr.isatty()), one_sentence(source):
         if source.pickled:
-            model, provenance = _load_pickled(source, backend, place, torch_dtype, wanted, trust_remote_code)
+            model, provenance = _load_pickled(source, backend, place.device, torch_dtype, wanted, trust_remote_code)
         else:
             reader = Reader(source, architecture, trust_remote_code)
             strict = isinstance(processing, Mapping)
@@ -170,18 +184,23 @@ def _derived_processing(model: Any) -> dict[str, bool | None]:
 
 
 def _load_compared(
-    reader: Reader, backend: str, device: str, dtype: torch.dtype, wanted: Mapping[str, bool], strict: bool
+    reader: Reader, backend: str, place: _Place, dtype: torch.dtype, wanted: Mapping[str, bool], strict: bool
 ) -> tuple[Any, _Provenance]:
     name, class_name = reader.source.name, reader.class_name
     backends.refuse_unsupported(reader.config, class_name, backend)
     cfg, processing = None, dict(wanted)
     if backend == "hooked":
         # What this refuses it refuses before any weights are read.
-        cfg = hooked_config(reader.config, class_name, dtype=dtype, device=device)
+        cfg = hooked_config(reader.config, class_name, dtype=dtype, device=place.device)
+        cfg.n_devices = place.n_devices
         processing = backends.possible_processing(wanted, cfg, class_name, strict=strict)
         cfg.model_name = name.split("/")[-1]
 
-    pretrained = reader.read_weights(dtype).to(device)
+    quantized = getattr(reader.config, "quantization_config", None) is not None
+    device_map = {"": place.device} if quantized and place.device_map is None else place.device_map
+    pretrained = reader.read_weights(dtype, device_map)
+    if device_map is None and place.n_devices == 1:
+        pretrained = pretrained.to(place.device)
     tokenizer = reader.read_tokenizer()
     token_ids = backends.probe_tokens(pretrained)
     with torch.inference_mode():
@@ -196,8 +215,9 @@ def _load_compared(
         processing = backends.possible_processing(wanted, model.cfg, class_name, strict=strict)
         if any(processing.values()):
             model.enable_compatibility_mode(disable_warnings=True, **processing)
+        require_gradients(model)
     with torch.inference_mode():
-        found = model(token_ids)[0].float()
+        found = model(token_ids)[0].float().to(expected.device)
     backends.compare_logits(
         found, expected, dtype=dtype, name=name, backend=backend, centered=processing["center_unembed"]
     )
@@ -226,6 +246,27 @@ def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if found is None or found not in DTYPES.values():
         raise ModelError(f"dtype {_plain(dtype)!r} is unknown: use one of {', '.join(DTYPES)}")
     return found
+
+
+def _read_place(
+    backend: str,
+    device: str | None,
+    n_devices: int,
+    device_map: str | Mapping[str, Any] | None,
+    dtype: torch.dtype,
+) -> _Place:
+    if device_map is not None and backend == "hooked":
+        raise ModelError('device_map is for backend="bridge": spread a HookedTransformer by n_devices')
+    if device_map is not None and device is not None:
+        raise ModelError(f"device {device!r} and a device_map were both given: use one of them")
+    if n_devices != 1 and backend == "bridge":
+        raise ModelError('n_devices is for backend="hooked": spread a bridge by device_map="auto"')
+    place = _read_device(device, dtype)
+    if n_devices < 1 or (n_devices > 1 and not place.startswith("cuda")):
+        raise ModelError(f'n_devices is a number of GPUs, from 1 on; got {n_devices} for the device "{place}"')
+    if n_devices > 1 and n_devices > torch.cuda.device_count():
+        raise ModelError(f"n_devices is {n_devices}, and this computer has {torch.cuda.device_count()} GPUs")
+    return _Place(place, n_devices, device_map)
 
 
 def _read_device(device: str | None, dtype: torch.dtype) -> str:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.ablation import changed_final_states
-from lens_scopes.backprop import trace
+from lens_scopes.backprop import trace_within
 from lens_scopes.errors import ReadoutError
 from lens_scopes.final_state import FinalState, Prediction, compute_dtype
 from lens_scopes.fisher import PredictiveGeometry
@@ -28,6 +28,7 @@ from lens_scopes.objectives import Fisher
 from lens_scopes.paths import PathLike
 from lens_scopes.prompts import PromptLike
 from lens_scopes.scopes import Job, Request, package_versions
+from lens_scopes.scoring import check_gradients
 from lens_scopes.shown import Shown
 from lens_scopes.sites import EMBEDDING
 
@@ -163,6 +164,7 @@ def inspect_modes(
     baseline: str = "mean",
     through: PathLike = None,
     shown: int = 6,
+    memory: str | int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModeInspection:
     """Decodes the leading Fisher modes of a prediction and checks what each source token does along them.
@@ -171,7 +173,7 @@ def inspect_modes(
     replaces its embedding by the baseline and gives the actual ones.
 
     Args:
-        model, prompt, position, through: as for `attribute`.
+        model, prompt, position, through, memory: as for `attribute`.
         rank: how many modes.
         baseline: what an embedding is moved to: "zero", or "mean" of the prompt's embeddings.
         shown: how many tokens of the vocabulary to name on each side.
@@ -182,23 +184,25 @@ def inspect_modes(
     """
     if baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')
-    job = Job.read(model, Fisher(rank=rank), False, (), through, "norm")
+    job = Job.read(model, Fisher(rank=rank), False, (), through, "norm", memory)
     request = Request.read(model, prompt, position, None)
-    traced = trace(model, [request.token_ids], [], [] if job.path is None else job.path.hooks(model))
+    budget = job.budget()
+    plan = budget.plan(len(request.token_ids))
+    traced = trace_within(model, [request.token_ids], [], plan, job.path_hooks())
     state = job.final_states(traced, [request.target])[0]
     terms = PredictiveGeometry(state).leading(rank)
-    embeddings = traced.activations[EMBEDDING][0].detach()
+    read: list[tuple[Tensor, Tensor]] = []
+    traced.backward(
+        terms.vectors[:, None], lambda index, name, gradient, activation: read.append((gradient[0], activation[0]))
+    )
+    embeddings = read[0][1]
     target = (
         torch.zeros_like(embeddings) if baseline == "zero" else embeddings.mean(0, keepdim=True).expand_as(embeddings)
     )
     dtype = compute_dtype(embeddings.dtype)
     moved = (target - embeddings).to(dtype)
-    amounts = torch.stack(
-        [
-            (traced.gradients(vector[None], keep_graph=index + 1 < rank)[EMBEDDING][0].to(dtype) * moved).sum(-1)
-            for index, vector in enumerate(terms.vectors)
-        ]
-    )
+    amounts = torch.stack([(gradient.to(dtype) * moved).sum(-1) for gradient, _ in read]).to(terms.vectors.device)
+    check_gradients(amounts, EMBEDDING, embeddings.dtype)
     contrasts = _probability_changes(state, terms.vectors)
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
@@ -212,6 +216,7 @@ def inspect_modes(
         range(len(request.token_ids)),
         lambda indices: [(EMBEDDING, _replace(indices, target))],
         progress,
+        budget,
     )
     removals = [
         _removal(
@@ -236,7 +241,12 @@ def inspect_modes(
         position=request.position,
         prediction=job.prediction(state),
         model=asdict(model_record(model)),
-        settings={"rank": rank, "baseline": baseline, "path": None if job.path is None else str(job.path)},
+        settings={
+            "rank": rank,
+            "baseline": baseline,
+            "path": None if job.path is None else str(job.path),
+            "memory": traced.described(plan, rank),
+        },
         versions=package_versions(),
     )
 

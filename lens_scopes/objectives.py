@@ -12,7 +12,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,11 @@ from lens_scopes.errors import ObjectiveError
 from lens_scopes.final_state import FinalState
 from lens_scopes.fisher import PredictiveGeometry
 from lens_scopes.prompts import resolve_token
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+else:  # a run-time type checker that decorates methods one by one cannot read Self
+    Self = Any
 
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
 
@@ -51,16 +56,20 @@ def single(vector: Float[Tensor, " d_model"], **details: Any) -> Directions:
     return Directions(vector[None], vector.new_ones(1), details=details)
 
 
-class Objective(ABC):
-    """Base of every objective. Subclasses are frozen dataclasses whose fields are their settings."""
+class Explanation(ABC):
+    """Base of everything that `attribute` can be asked for. Subclasses are frozen dataclasses whose fields are their
+    settings."""
 
     scope: ClassVar[str]
     """The short name used on the command line."""
 
     equation: ClassVar[str]
-    """The directions, as an equation in the paper's symbols."""
+    """How the score is made, as an equation in the paper's symbols."""
 
-    def prepare(self, model: Any) -> Objective:
+    output: ClassVar[str]
+    """The output explained, in words, before the names of its tokens."""
+
+    def prepare(self, model: Any) -> Self:
         """Checks the settings against the model and turns token strings into ids.
 
         Raises:
@@ -68,13 +77,34 @@ class Objective(ABC):
         """
         return self
 
+    def targets(self, state: FinalState) -> list[int]:
+        """The tokens the explanation is about, as ids; none for those of the whole distribution."""
+        return []
+
+    def settings(self) -> dict[str, Any]:
+        """The fields, as plain values for records."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
+
+    def describe(self, label: Callable[[int], str], state: FinalState) -> str:
+        """The output explained, in words."""
+        named = " and ".join(label(token) for token in self.targets(state))
+        return f"{self.output} {named}".strip()
+
+    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
+        """The explanation as it would be written in Python, with its tokens resolved."""
+        return f"{type(self).__name__}({', '.join(label(token) for token in self.targets(state))})"
+
+
+class Objective(Explanation):
+    """Base of every objective: an output explained by its gradients at one final state."""
+
+    numeric: ClassVar[bool] = True
+    """Whether the output is one number, whose gradient by y is the one direction; else directions are the axes of a
+    divergence."""
+
     @abstractmethod
     def directions(self, state: FinalState) -> Directions:
         """The weighted directions that explain this objective at one final state."""
-
-    def targets(self, state: FinalState) -> list[int]:
-        """The tokens the objective is about, as ids; none for objectives of the whole distribution."""
-        return []
 
     @abstractmethod
     def change(self, before: FinalState, after: FinalState) -> float:
@@ -90,28 +120,12 @@ class Objective(ABC):
             return directions.weights[0].sqrt() * amounts[0]
         return 0.5 * torch.einsum("k,k...->...", directions.weights.to(amounts), amounts**2)
 
-    def settings(self) -> dict[str, Any]:
-        """The fields, as plain values for records."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
-
-    def describe(self, label: Callable[[int], str], state: FinalState) -> str:
-        """The output explained, in words."""
-        named = " and ".join(label(token) for token in self.targets(state))
-        return f"{self.output} {named}".strip()
-
-    output: ClassVar[str]
-    """The output explained, in words, before the names of its tokens."""
-
-    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
-        """The objective as it would be written in Python, with its tokens resolved."""
-        return f"{type(self).__name__}({', '.join(label(token) for token in self.targets(state))})"
-
 
 @dataclass(frozen=True)
 class _OneToken(Objective):
     token: str | int | None = None
 
-    def prepare(self, model: Any) -> Objective:
+    def prepare(self, model: Any) -> Self:
         return self if self.token is None else replace(self, token=resolve_token(model, self.token))
 
     def targets(self, state: FinalState) -> list[int]:
@@ -191,7 +205,7 @@ class LogitDiff(Objective):
     equation: ClassVar[str] = "v = w_token − w_other"
     output: ClassVar[str] = "difference between the logits of the next tokens"
 
-    def prepare(self, model: Any) -> Objective:
+    def prepare(self, model: Any) -> Self:
         return replace(self, token=resolve_token(model, self.token), other=resolve_token(model, self.other))
 
     def targets(self, state: FinalState) -> list[int]:
@@ -285,6 +299,7 @@ class Fisher(Objective):
         "Σ_i w_i v_i v_iᵀ = F = W_U (diag p − p pᵀ) W_Uᵀ, its leading terms or an unbiased estimate"
     )
     output: ClassVar[str] = "the whole next-token distribution"
+    numeric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rank != "trace" and (not _is_integer(self.rank) or self.rank < 1):
@@ -296,7 +311,7 @@ class Fisher(Objective):
         if not _is_integer(self.exact) or self.exact < 0:
             raise ObjectiveError(f"Fisher exact must be a non-negative integer; got {self.exact!r}.")
 
-    def prepare(self, model: Any) -> Objective:
+    def prepare(self, model: Any) -> Self:
         d_model = model.cfg.d_model
         if self.rank != "trace" and self.rank > d_model:
             raise ObjectiveError(
@@ -310,7 +325,7 @@ class Fisher(Objective):
         if self.rank == "trace":
             return self._trace(geometry)
         terms = geometry.leading(self.rank)
-        details = {"eigenvalues": terms.eigenvalues.tolist()}
+        details = {"eigenvalues": terms.eigenvalues.tolist(), "residual": terms.residual}
         return Directions(terms.vectors, terms.eigenvalues, squared=True, details=details)
 
     def _trace(self, geometry: PredictiveGeometry) -> Directions:
@@ -354,6 +369,7 @@ class Custom(Objective):
     scope: ClassVar[str] = "custom"
     equation: ClassVar[str] = "v_i and w_i as the function gives them"
     output: ClassVar[str] = "a user-defined function of the final state"
+    numeric: ClassVar[bool] = False
 
     def directions(self, state: FinalState) -> Directions:
         with torch.no_grad():

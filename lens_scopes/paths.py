@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lens_scopes.errors import PathError
 from lens_scopes.forward import Hook
+from lens_scopes.gradient_flow import require_used
 
 FREEZABLE = ("patterns", "norms", "gates")
 
@@ -94,6 +95,7 @@ class Path:
         for name, _ in hooks:
             if name not in points:
                 raise PathError(f"the path {str(self)!r} needs the hook {name!r}, which this model does not have.")
+        require_used(model, [name for name, _ in hooks], PathError)
         return hooks
 
     def _carrying_hooks(self, model: Any) -> Iterable[tuple[str, Hook]]:

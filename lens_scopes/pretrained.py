@@ -8,7 +8,7 @@ import difflib
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,8 +57,9 @@ class Reader:
         stated = getattr(self.config, "architectures", None) or [self.config.model_type]
         return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(self.config.model_type, stated[0])
 
-    def read_weights(self, dtype: torch.dtype) -> Any:
-        """The Transformers model in `dtype`, in eval mode, with frozen parameters and plain ("eager") attention."""
+    def read_weights(self, dtype: torch.dtype, device_map: str | Mapping[str, Any] | None = None) -> Any:
+        """The Transformers model in `dtype`, in eval mode, with frozen parameters and plain ("eager") attention; on the
+        devices of `device_map` where one is given."""
 
         def read(**options: Any) -> Any:
             return self._model_class.from_pretrained(
@@ -67,6 +68,7 @@ class Reader:
                 dtype=dtype,
                 attn_implementation="eager",
                 output_loading_info=True,
+                device_map=device_map,
                 **options,
             )
 

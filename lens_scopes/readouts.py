@@ -1,7 +1,9 @@
 """How a gradient becomes a score: the amplitude a_t that one direction gives each token.
 
 - norm: a_t = ‖vᵀJ_t‖₂, the largest first-order effect of a unit change of the activation, whatever its direction;
-- dot: a_t = vᵀJ_t (x_t − b), the signed first-order effect of the activation having its value, not the baseline b.
+- dot: a_t = vᵀJ_t (x_t − b), the signed first-order effect of the activation having its value, not the baseline b;
+- product: a_t = ‖(vᵀJ_t) ∘ (x_t − b)‖₂, the same effects of the activation's single entries, put together as a norm;
+- relative: a_t = ‖vᵀJ_t‖₂ ‖x_t‖₂, the largest first-order effect of a change as large as the activation itself.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ class Readout(ABC):
     name: ClassVar[str]
     signed: ClassVar[bool]
     amplitude_symbol: ClassVar[str]
+    from_baseline: ClassVar[bool] = False
+    """Whether the score is about the activation's distance from a baseline, rather than any change of it."""
 
     @abstractmethod
     def amplitude(
@@ -56,36 +60,88 @@ class Norm(Readout):
 
 
 @dataclass(frozen=True)
-class Dot(Readout):
-    """a_t = vᵀJ_t (x_t − b), signed; with b = 0 this is Input × Gradient.
+class Relative(Readout):
+    """a_t = ‖vᵀJ_t‖₂ ‖x_t‖₂, ≥ 0: comparable between sites whose activations differ in size, such as layers."""
 
-    Args:
-        baseline: "zero", or "mean" for the mean of the prompt's own activations at the site.
-    """
+    name: ClassVar[str] = "relative"
+    signed: ClassVar[bool] = False
+    amplitude_symbol: ClassVar[str] = "‖vᵀJ_t‖₂ ‖x_t‖₂"
+
+    def amplitude(self, gradient, activation, real):
+        dtype = compute_dtype(gradient.dtype)
+        return torch.linalg.vector_norm(gradient, dim=-1, dtype=dtype) * torch.linalg.vector_norm(
+            activation, dim=-1, dtype=dtype
+        )
+
+    def describe(self) -> str:
+        return "the largest first-order effect of a change as large as the activation itself, in any direction"
+
+
+@dataclass(frozen=True)
+class _FromBaseline(Readout):
+    """Base of the readouts that take a gradient together with the activation's distance x_t − b from a baseline."""
 
     baseline: Literal["zero", "mean"] = "zero"
-    name: ClassVar[str] = "dot"
-    signed: ClassVar[bool] = True
-    amplitude_symbol: ClassVar[str] = "vᵀJ_t (x_t − b)"
+    from_baseline: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.baseline not in ("zero", "mean"):
-            raise ReadoutError(f'dot baseline must be "zero" or "mean"; got {self.baseline!r}.')
+            raise ReadoutError(f'{self.name} baseline must be "zero" or "mean"; got {self.baseline!r}.')
 
-    def amplitude(self, gradient, activation, real):
+    def _products(self, gradient: Tensor, activation: Tensor, real: Tensor) -> Tensor:
         dtype = compute_dtype(gradient.dtype)
         activation = activation.to(dtype)
         if self.baseline == "mean":
             weight = real.to(dtype) / real.sum(1, keepdim=True)
             weight = weight.reshape(weight.shape + (1,) * (activation.ndim - 2))
             activation = activation - (weight * activation).sum(1, keepdim=True)
-        return (gradient.to(dtype) * activation).sum(-1)
+        return gradient.to(dtype) * activation
+
+
+@dataclass(frozen=True)
+class Dot(_FromBaseline):
+    """a_t = vᵀJ_t (x_t − b), signed; with b = 0 this is Input × Gradient.
+
+    Args:
+        baseline: "zero", or "mean" for the mean of the prompt's own activations at the site.
+    """
+
+    name: ClassVar[str] = "dot"
+    signed: ClassVar[bool] = True
+    amplitude_symbol: ClassVar[str] = "vᵀJ_t (x_t − b)"
+
+    def amplitude(self, gradient, activation, real):
+        return self._products(gradient, activation, real).sum(-1)
 
     def describe(self) -> str:
         return f"the signed first-order effect of the activation's value against the {self.baseline} baseline"
 
 
-_READOUTS = {"norm": Norm, "dot": Dot}
+@dataclass(frozen=True)
+class Product(_FromBaseline):
+    """a_t = ‖(vᵀJ_t) ∘ (x_t − b)‖₂, ≥ 0: Input × Gradient summed up by the norm over d_model instead of the sum.
+
+    It depends on the basis of the activations, which the other readouts do not.
+
+    Args:
+        baseline: as for Dot.
+    """
+
+    name: ClassVar[str] = "product"
+    signed: ClassVar[bool] = False
+    amplitude_symbol: ClassVar[str] = "‖(vᵀJ_t) ∘ (x_t − b)‖₂"
+
+    def amplitude(self, gradient, activation, real):
+        return torch.linalg.vector_norm(self._products(gradient, activation, real), dim=-1)
+
+    def describe(self) -> str:
+        return (
+            "the norm of the first-order effects of the activation's entries having their values against the "
+            f"{self.baseline} baseline"
+        )
+
+
+_READOUTS = {"norm": Norm, "dot": Dot, "product": Product, "relative": Relative}
 
 
 def as_readout(readout: Readout | str) -> Readout:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.backprop import Progress, SlicedTrace, Trace
+from lens_scopes.backprop import Progress, Traced
 from lens_scopes.errors import NumericsError
 from lens_scopes.objectives import Directions
 from lens_scopes.readouts import Readout
@@ -32,7 +32,7 @@ class SiteScores:
 
 
 def score(
-    traced: Trace | SlicedTrace,
+    traced: Traced,
     directions: Sequence[Directions],
     readout: Readout,
     progress: Progress | None = None,
@@ -56,19 +56,26 @@ def score(
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
         amplitude = readout.amplitude(gradient, activation, traced.real.to(gradient.device))
-        if not bool(amplitude.isfinite().all()):
-            raise NumericsError(
-                f"the backward pass gives non-finite gradients at {name} ({gradient.dtype}); "
-                'load the model with dtype="float32" or "bfloat16".'
-            )
+        check_gradients(amplitude, name, gradient.dtype)
         weight, square, draw = (_rowwise(values, amplitude) for values in (weights[index], squared, sampled[index]))
         term = torch.where(square, weight * amplitude**2, weight.sqrt() * amplitude)
-        sums[name] = sums[name] + term if name in sums else term
-        if bool(sampled.any()):
-            draws.setdefault(name, []).append(torch.where(draw, amplitude**2, torch.nan))
+        total = sums[name] + term if name in sums else term
+        drawn = [torch.where(draw, amplitude**2, torch.nan)] if bool(sampled.any()) else []
+        # Nothing is kept before everything is computed: where memory runs out the visit is made again.
+        sums[name] = total
+        draws.setdefault(name, []).extend(drawn)
 
     traced.backward(vectors, visit, progress)
     return {name: SiteScores(scores, _standard_error(draws.get(name))) for name, scores in sums.items()}
+
+
+def check_gradients(values: Tensor, name: str, dtype: torch.dtype) -> None:
+    """Raises NumericsError where what was read from a gradient is not finite, naming the site."""
+    if not bool(values.isfinite().all()):
+        raise NumericsError(
+            f"the backward pass gives non-finite gradients at {name} ({dtype}); "
+            'load the model with dtype="float32" or "bfloat16".'
+        )
 
 
 def _padded(values: Tensor, length: int) -> Tensor:

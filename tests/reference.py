@@ -6,7 +6,7 @@ runs the model on all the tokens given and builds the full J. Scores come for th
 position; `jacobian` keeps the later ones, which must be zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -235,19 +235,38 @@ def transformers_scope(hf_model: Any, ids: Ids, scope: str, token_id: int | None
     (rank 1, squared: λ₁ ‖u₁ᵀ J_t‖²). The embeddings are what the embedding module
     returns, so scaled where the model scales them. The model's parameters should be frozen.
     """
+    return transformers_scopes(hf_model, ids, scope, token_id)[0]
+
+
+def transformers_scopes(
+    hf_model: Any,
+    ids: Ids,
+    scope: str,
+    token_id: int | None = None,
+    modules: Sequence[Any] = (),
+    embedding_norm: Any = None,
+) -> Tensor:
+    """`transformers_scope` at the embeddings (after `embedding_norm`, where one is given) and at the input of each of
+    `modules`: [1 + modules, pos]."""
     embeddings = hf_model.get_input_embeddings()(torch.as_tensor(ids)[None]).detach().requires_grad_(True)
     unembedding = hf_model.get_output_embeddings()
-    caught = {}
+    caught: dict[Any, Tensor] = {}
 
-    def catch(module: Any, arguments: tuple[Tensor, ...]) -> None:
-        caught["y"] = arguments[0]
+    def catch(module: Any, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        caught[module] = arguments[0] if arguments else named["hidden_states"]
 
-    handle = unembedding.register_forward_pre_hook(catch)
+    def catch_norm(module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        caught["norm"] = output
+
+    handles = [part.register_forward_pre_hook(catch, with_kwargs=True) for part in (unembedding, *modules)]
+    if embedding_norm is not None:
+        handles.append(embedding_norm.register_forward_hook(catch_norm))
     try:
         logits = hf_model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=1).logits[0, -1].detach()
     finally:
-        handle.remove()
-    y = caught["y"][0, -1]
+        for handle in handles:
+            handle.remove()
+    y = caught[unembedding][0, -1]
     W = unembedding.weight.detach()
     cap = getattr(hf_model.config, "final_logit_softcapping", None)
     slope = torch.ones_like(logits) if cap is None else 1 - (logits / cap) ** 2
@@ -260,8 +279,9 @@ def transformers_scope(hf_model: Any, ids: Ids, scope: str, token_id: int | None
         direction = _leading_fisher_direction(W, torch.softmax(logits.double(), -1), slope.double())
     else:
         raise ValueError(scope)
-    (gradient,) = torch.autograd.grad(y @ direction.to(y.dtype), embeddings)
-    norms = gradient[0].norm(dim=-1)
+    sites = [caught.get("norm", embeddings), *(caught[module] for module in modules)]
+    gradients = torch.autograd.grad(y @ direction.to(y.dtype), sites)
+    norms = torch.stack([gradient[0].norm(dim=-1) for gradient in gradients])
     return norms**2 if scope == "fisher" else norms
 
 

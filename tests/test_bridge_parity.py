@@ -8,6 +8,8 @@ import torch
 import transformers
 
 import lens_scopes as ls
+from lens_scopes.evaluation.laboratory import Laboratory
+from lens_scopes.token_ablation import AblatedPrompt, Corpus
 
 IDS = [1, 5, 3, 7, 2, 9, 4]
 TARGET = 3
@@ -98,3 +100,61 @@ def test_matrices_and_modes(both: tuple[Any, Any]) -> None:
     modes = [ls.inspect_modes(model, IDS, rank=2) for model in both]
     nats = [[item.actual_nats for item in found.removals] for found in modes]
     assert nats[1] == pytest.approx(nats[0], rel=2e-5, abs=2e-5)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "corpus-mean", "resample", "remove"])
+def test_ablated_prompts(both: tuple[Any, Any], ablation: str) -> None:
+    """The bridge runs whole prompts where a HookedTransformer shares their beginnings."""
+    masks = torch.zeros(len(IDS), len(IDS), dtype=torch.bool)
+    for row in range(1, len(IDS)):
+        masks[row, row :: row + 1] = True
+    hooked, bridge = (
+        AblatedPrompt(model, IDS, [True, *[False] * 6], TARGET, ablation, draws=2, corpus=Corpus((4, 8, 8)), seed=1)
+        for model in both
+    )
+    for before, after in (
+        (hooked.outcomes(masks), bridge.outcomes(masks)),
+        (hooked.leave_one_out(), bridge.leave_one_out()),
+    ):
+        for name in ("log_probability", "probability", "logit", "divergence"):
+            torch.testing.assert_close(getattr(after, name), getattr(before, name), **CLOSE)
+    assert hooked.forwards == bridge.forwards
+    assert bool(hooked.leave_one_out().divergence.all())
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"objective": ls.AttentionRollout()},
+        {"objective": ls.ValueWeightedAttention()},
+        {"objective": ls.LeaveOneOut("logprob", ablation="mean")},
+        {"objective": ls.Fisher(2), "points": ls.StraightPath("mean", steps=3), "layers": True},
+        {"objective": ls.Temperature(), "points": ls.Noise(samples=3), "readout": "product"},
+    ],
+    ids=lambda what: type(what["objective"]).__name__,
+)
+def test_baselines_and_points(both: tuple[Any, Any], what: dict[str, Any]) -> None:
+    hooked, bridge = (ls.attribute(model, IDS, **what) for model in both)
+    assert hooked.scores.any()
+    torch.testing.assert_close(bridge.scores, hooked.scores, **CLOSE)
+    if hooked.layers is not None:
+        torch.testing.assert_close(bridge.layers, hooked.layers, **CLOSE)
+
+
+def test_laboratories(both: tuple[Any, Any]) -> None:
+    found = []
+    for model in both:
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        laboratory = Laboratory(
+            model,
+            ["fisher@2+values", "random"],
+            ["aopc", "loo-kl", "infidelity", "stability", "randomization"],
+            ["zero"],
+        )
+        found.append(laboratory.measure(laboratory.passage(IDS), None, index=0)[1])
+        for parameter, was in zip(model.parameters(), before, strict=True):
+            assert torch.equal(parameter, was)
+    for bridge, hooked in zip(found[1], found[0], strict=True):
+        assert (bridge.method, bridge.metric, bridge.forwards) == (hooked.method, hooked.metric, hooked.forwards)
+        if not hooked.metric.startswith("randomization"):  # blocks hold other parameters, so other ones are drawn
+            assert bridge.value == pytest.approx(hooked.value, rel=1e-4, abs=1e-4)

@@ -158,6 +158,8 @@ def test_the_model_is_loaded_as_asked(run: Callable[..., Run], loader: Loader) -
             {
                 "backend": "bridge",
                 "device": "cpu",
+                "n_devices": 1,
+                "device_map": None,
                 "dtype": "bfloat16",
                 "processing": {"fold_ln": True, "center_unembed": True},
                 "architecture": "gpt2",

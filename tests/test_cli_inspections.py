@@ -72,7 +72,10 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
     from lens_scopes.memory import plan_memory
 
     needed = plan_memory(loader.model, len(whole["tokens"]), 1, 10**15).estimate
-    sliced = as_json(run("attribute", PROMPT, "--memory", str(needed - 1), "--json"))
+    assert "in memory was" not in run("attribute", PROMPT, "--json").err
+    ran = run("attribute", PROMPT, "--memory", str(needed - 1), "--json")
+    assert "note: in memory was the graph of 1 of 2 layers at a time" in ran.err
+    sliced = as_json(ran)
     assert "1 of 2 layers" in sliced["settings"]["memory"]
     assert sliced["scores"] == pytest.approx(whole["scores"], rel=1e-12)
 
@@ -94,7 +97,10 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
         (["attribute", PROMPT, "--through", "7"], "layers 0 to 1"),
         (["attribute", PROMPT, "--freeze", "pattern"], "'patterns'"),
         (["attribute", PROMPT, "--memory", "much"], "4GB"),
-        (["attribute", PROMPT, "--memory", "9"], "9e-09 GB are allowed"),
+        (["attribute", PROMPT, "--memory", "9"], "9 bytes are allowed"),
+        (["heads", PROMPT, "--memory", "9"], "the heads of"),
+        (["matrix", PROMPT, "--memory", "9"], "9 bytes are allowed"),
+        (["modes", PROMPT, "--memory", "none"], "4GB"),
     ],
 )
 def test_bad_input_is_one_line_with_nothing_written(

@@ -83,13 +83,14 @@ def limits(
     keep_all: int = 4096,
     keep_most: int = 8192,
     oversample: int = 8,
-    tolerance: float = 1e-4,
+    tolerance: float = 5e-4,
 ) -> None:
     monkeypatch.setattr(fisher, "DENSE_LIMIT", dense)
     monkeypatch.setattr(fisher, "KEEP_ALL", keep_all)
     monkeypatch.setattr(fisher, "KEEP_MOST", keep_most)
     monkeypatch.setattr(fisher, "OVERSAMPLE", oversample)
     monkeypatch.setattr(fisher, "TOLERANCE", tolerance)
+    monkeypatch.setattr(fisher, "OMITTED", tolerance)
     monkeypatch.setattr(fisher, "MOST_PASSES", 20 if tolerance > 1e-8 else 5000)
 
 
@@ -143,8 +144,8 @@ def test_a_constant_added_to_every_logit_changes_nothing() -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "dense, all tokens": {},
     "dense on kept tokens, refined": {"keep_all": 1, "oversample": 1},
-    "Lanczos, all tokens": {"dense": 0},
-    "Lanczos on kept tokens, refined": {"dense": 0, "keep_all": 1, "oversample": 0},
+    "Krylov, all tokens": {"dense": 0},
+    "Krylov on kept tokens, refined": {"dense": 0, "keep_all": 1, "oversample": 0},
     "two kept tokens, refined": {"keep_all": 1, "keep_most": 2, "oversample": 0},
 }
 
@@ -173,15 +174,62 @@ def test_refined_terms_meet_the_tolerance_in_few_passes(state: FinalState, monke
     """As a large vocabulary is treated: a rough start, then passes over the vocabulary until F u = λ u."""
     limits(monkeypatch, keep_all=1, keep_most=10, oversample=4)
     passes: list[int] = []
-    product = PredictiveGeometry.product
-    monkeypatch.setattr(PredictiveGeometry, "product", lambda self, v: (passes.append(len(v)), product(self, v))[1])
+    product = PredictiveGeometry._product
+    monkeypatch.setattr(
+        PredictiveGeometry, "_product", lambda self, v, blocks: (passes.append(len(v)), product(self, v, blocks))[1]
+    )
     terms = PredictiveGeometry(state).leading(2)
-    assert 1 <= len(passes) <= 20 and set(passes) == {6}
+    assert 1 <= len(passes) <= 20 and passes[0] == 2 + fisher.CARRIED and max(passes[1:], default=1) <= 2
     residual = (terms.vectors @ literal_matrix(state) - terms.eigenvalues[:, None] * terms.vectors).norm(dim=-1)
-    assert bool((residual <= 1.0001e-4 * terms.eigenvalues[0]).all())
+    largest = float(terms.eigenvalues[0])
+    assert float(residual.max()) <= (terms.residual + 1e-12) * largest and terms.residual <= 1e-3
     expected = literal_terms(state)[0][:2]
     assert bool((terms.eigenvalues <= expected * (1 + 1e-12)).all()), "Ritz values come from below"
-    assert_close(terms.eigenvalues, expected, rtol=0, atol=1e-4 * float(expected[0]))
+    assert_close(terms.eigenvalues, expected, rtol=0, atol=1e-3 * float(expected[0]))
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-2, 0.3])
+@pytest.mark.parametrize("settings", [{}, {"soft_cap": 30.0, "bias": True}], ids=str)
+def test_tokens_that_cannot_matter_are_left_out(share: float, settings: dict[str, Any]) -> None:
+    """F of the tokens kept differs from F by at most the bound, as an operator."""
+    state = random_state(sharpness=3.0, d_vocab=4000, **settings)
+    largest = float(torch.linalg.eigvalsh(literal_matrix_of_many(state)).max())
+    geometry = PredictiveGeometry(state)
+    ids, bound = geometry._support(share * largest)
+    assert ids is not None and len(ids) < 2000 and bound <= share * largest
+    kept = geometry._product(torch.eye(D_MODEL, dtype=torch.float64), state.unembedding.blocks_of(ids))
+    difference = torch.linalg.eigvalsh(literal_matrix_of_many(state) - kept)
+    assert -1e-12 * largest < float(difference.min()) and float(difference.max()) <= bound + 1e-12 * largest
+    everything, nothing = PredictiveGeometry(random_state(sharpness=0.01, d_vocab=4000))._support(1e-3 * largest)
+    assert everything is None and nothing == 0
+
+
+def literal_matrix_of_many(state: FinalState) -> Tensor:
+    """F without a product of the size d_vocab × d_vocab."""
+    rows = state.logit_gradients(torch.arange(state.unembedding.d_vocab))
+    p = state.probabilities
+    rows = rows - p @ rows
+    return rows.T @ (p[:, None] * rows)
+
+
+@pytest.mark.parametrize("settings", [{}, {"soft_cap": 30.0, "bias": True}], ids=str)
+def test_leading_terms_from_a_share_of_the_vocabulary(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, keep_all=1, keep_most=40)
+    for seed in range(5):
+        state = random_state(sharpness=3.0, d_vocab=4000, seed=seed, **settings)
+        F = literal_matrix_of_many(state)
+        terms = PredictiveGeometry(state).leading(2)
+        residual = (terms.vectors @ F - terms.eigenvalues[:, None] * terms.vectors).norm(dim=-1)
+        assert float(residual.max()) <= (terms.residual + 1e-12) * float(terms.eigenvalues[0])
+        assert terms.residual <= 1e-3
+
+
+def test_the_largest_norm_is_that_of_these_weights() -> None:
+    one, other = random_state().unembedding, random_state(seed=1).unembedding
+    for head in (one, other, one):
+        assert head.largest_norm == pytest.approx(float(head.W_U.norm(dim=0).max()))
 
 
 def test_many_terms_of_a_large_vocabulary_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes.errors import NumericsError
 
 pytestmark = [pytest.mark.gemma, pytest.mark.xdist_group("gemma")]
 
@@ -135,8 +136,15 @@ def test_a_bridge_gives_the_scores_of_a_hooked_transformer(results: Any) -> None
 
 def test_bfloat16_ranks_tokens_as_float32_does(results: Any) -> None:
     low = ls.load_model("gemma-3-270m", dtype="bfloat16")
-    for scope, objective in SCOPES.items():
-        att, expected = ls.attribute(low, SOFA, objective), results["translation", scope]
+    for (name, scope), expected in results.items():
+        att = ls.attribute(low, PROMPTS[name], SCOPES[scope])
         assert att.scores.dtype == torch.float32 and att.model["dtype"] == "bfloat16"
-        assert spearmanr(att.scores, expected.scores).statistic >= 0.99
-        assert att.top(1)[0][1] == " Sofa"
+        agreement = spearmanr(att.scores, expected.scores).statistic
+        assert agreement >= 0.99, f"{name}, {scope}: {agreement}"
+        assert att.top(1)[0][1] == expected.top(1)[0][1]
+
+
+def test_activations_beyond_the_range_of_float16_are_named() -> None:
+    low = ls.load_model("gemma-3-270m", dtype="float16")
+    with pytest.raises(NumericsError, match=r"first at blocks\.\d+\.hook_resid_post.*float16.*bfloat16"):
+        ls.attribute(low, SOFA)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes import scopes
+from lens_scopes import backprop, scopes
 from lens_scopes.backprop import trace
 from lens_scopes.errors import ModelError, ObjectiveError, PromptError, ReadoutError, SiteError
 from lens_scopes.final_state import FinalState, Unembedding, unembedding
@@ -466,7 +466,12 @@ def test_batches_take_positions_and_targets_as_single_calls_do(models: dict[str,
 # Cost
 
 
-def test_one_forward_and_one_backward_a_direction(models: dict[str, Any]) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["a long prompt", "a short prompt"])
+def test_one_forward_and_one_backward_a_direction(
+    models: dict[str, Any], together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directions of a short prompt share their backward pass."""
+    monkeypatch.setattr(backprop, "BATCHED", backprop.BATCHED if together else 0)
     model = models["gemma_like"]
     forward: list[int] = []
     backward: list[int] = []
@@ -492,7 +497,7 @@ def test_one_forward_and_one_backward_a_direction(models: dict[str, Any]) -> Non
         for handle in handles:
             handle.remove()
     assert forward == [4], "one forward pass, over the tokens up to the position"
-    assert len(backward) == 3, "one backward pass a direction, whatever the number of sites"
+    assert len(backward) == (1 if together else 3), "one backward pass a direction, whatever the number of sites"
     assert all(shape[1] == 1 for shape in unembedded), "logits are computed at one position only"
     assert steps == [(1, 3), (2, 3), (3, 3)]
 

@@ -13,12 +13,16 @@ import typer
 
 from lens_scopes import __version__
 from lens_scopes.cli.attribute import attribute
+from lens_scopes.cli.bench import bench
+from lens_scopes.cli.evaluate import evaluate
 from lens_scopes.cli.flow import flow
 from lens_scopes.cli.heads import heads
 from lens_scopes.cli.layers import layers
 from lens_scopes.cli.matrix import matrix
 from lens_scopes.cli.models import models
 from lens_scopes.cli.modes import modes
+from lens_scopes.cli.report import report
+from lens_scopes.cli.serve import serve
 from lens_scopes.cli.show import show
 from lens_scopes.errors import LensScopesError
 
@@ -29,7 +33,7 @@ INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, layers, heads, matrix, modes, flow, show, models):
+for command in (attribute, layers, heads, matrix, modes, flow, evaluate, report, show, serve, models, bench):
     app.command()(command)
 
 

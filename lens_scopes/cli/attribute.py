@@ -8,6 +8,7 @@ import typer
 
 from lens_scopes.cli.companion_options import CompanionOptions
 from lens_scopes.cli.explain import explain
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.option_groups import with_option_groups
@@ -24,6 +25,7 @@ def attribute(
     sites: SiteOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: OutputOptions,
     companions: CompanionOptions,
     layers: Annotated[
@@ -39,4 +41,4 @@ def attribute(
 ) -> None:
     """Which tokens made the model predict that: influence of every token on one prediction."""
     chosen = layer_site or True if layers or (layers is None and layer_site) else False
-    explain(prompt, objective, sites, paths, model, output, companions, chosen)
+    explain(prompt, objective, sites, paths, model, memory, output, companions, chosen)

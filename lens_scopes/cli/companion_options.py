@@ -43,7 +43,13 @@ class CompanionOptions:
                 raise LensScopesError(f"--with takes {', '.join(KINDS[:-1])} or {KINDS[-1]}; got {kind!r}.")
 
     def compute(
-        self, model: Any, prompt: Any, objective: Objective, position: int, through: Path | None
+        self,
+        model: Any,
+        prompt: Any,
+        objective: Objective,
+        position: int,
+        through: Path | None,
+        memory: str | None,
     ) -> dict[str, Any]:
         """The results asked for, by kind, in the order of KINDS.
 
@@ -51,21 +57,30 @@ class CompanionOptions:
             LensScopesError: as the functions that compute them.
         """
         wanted = [kind for kind in KINDS if kind in (self.add or [])]
-        return {kind: _compute(kind, model, prompt, objective, position, through) for kind in wanted}
+        return {kind: _compute(kind, model, prompt, objective, position, through, memory) for kind in wanted}
 
 
-def _compute(kind: str, model: Any, prompt: Any, objective: Objective, position: int, through: Path | None) -> Any:
+def _compute(
+    kind: str,
+    model: Any,
+    prompt: Any,
+    objective: Objective,
+    position: int,
+    through: Path | None,
+    memory: str | None,
+) -> Any:
+    common: dict[str, Any] = {"through": through, "memory": memory}
     if kind == "heads":
         from lens_scopes.heads import inspect_heads
 
         with progress_bar("Ablating") as progress:
-            return inspect_heads(model, prompt, objective, position=position, through=through, progress=progress)
+            return inspect_heads(model, prompt, objective, position=position, progress=progress, **common)
     if kind == "matrix":
         from lens_scopes.matrix import attribute_all
 
         with progress_bar("Every target") as progress:
-            return attribute_all(model, prompt, objective, through=through, progress=progress)
+            return attribute_all(model, prompt, objective, progress=progress, **common)
     from lens_scopes.modes import inspect_modes
 
     with progress_bar("Replacing tokens") as progress:
-        return inspect_modes(model, prompt, position=position, through=through, progress=progress)
+        return inspect_modes(model, prompt, position=position, progress=progress, **common)

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from lens_scopes.cli.companion_options import CompanionOptions
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.output_options import OutputOptions
@@ -25,6 +26,7 @@ def explain(
     sites: SiteOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: OutputOptions,
     companions: CompanionOptions,
     layers: bool | str,
@@ -39,14 +41,17 @@ def explain(
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.memory import parse_memory
+        from lens_scopes.points import parse_points
+        from lens_scopes.precision import check_products
         from lens_scopes.readouts import as_readout
         from lens_scopes.scopes import attribute
 
-        explained = objective.objective()
+        explained = objective.objective() if companions.add else objective.explanation()
         through = paths.path()
         readout = as_readout(sites.readout)
-        parse_memory(sites.memory)
+        points = parse_points(sites.points)
+        memory.check()
+        products = check_products(sites.products)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(
@@ -58,10 +63,13 @@ def explain(
                 sites=sites.site or (),
                 through=through,
                 readout=readout,
-                memory=sites.memory,
+                points=points,
+                memory=memory.memory,
+                products=products,
                 progress=progress,
             )
-        others = companions.compute(loaded, text, explained, prompt.position, through)
+        others = companions.compute(loaded, text, explained, prompt.position, through, memory.memory)
+    memory.remark(attribution, *others.values())
     _remark_on_space(attribution)
     output.deliver(attribution, others)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.option_groups import with_option_groups
@@ -25,6 +26,7 @@ def heads(
     objective: ObjectiveOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: ResultOptions,
     baseline: Annotated[
         str,
@@ -61,6 +63,7 @@ def heads(
         from lens_scopes.heads import inspect_heads
 
         explained, through = objective.objective(), paths.path()
+        memory.check()
         loaded = model.load()
         kind: Any = baseline
         with progress_bar("Ablating") as progress:
@@ -73,6 +76,8 @@ def heads(
                 through=through,
                 patterns=head or top,
                 verify=verify,
+                memory=memory.memory,
                 progress=progress,
             )
+    memory.remark(found)
     output.deliver(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lens_scopes.cli.companion_options import CompanionOptions
 from lens_scopes.cli.explain import explain
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.option_groups import with_option_groups
@@ -20,9 +21,10 @@ def layers(
     sites: SiteOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: OutputOptions,
     companions: CompanionOptions,
     layer_site: LayerSite = None,
 ) -> None:
     """At which layers: influence of every token at every layer's residual stream."""
-    explain(prompt, objective, sites, paths, model, output, companions, layer_site or True)
+    explain(prompt, objective, sites, paths, model, memory, output, companions, layer_site or True)

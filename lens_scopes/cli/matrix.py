@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.objective_options import ObjectiveOptions
 from lens_scopes.cli.option_groups import with_option_groups
@@ -26,6 +27,7 @@ def matrix(
     objective: ObjectiveOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: ResultOptions,
     generate: Annotated[
         int,
@@ -50,11 +52,20 @@ def matrix(
         from lens_scopes.matrix import attribute_all
 
         explained, through = objective.objective(), paths.path()
+        memory.check()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             found = attribute_all(
-                loaded, text, explained, generate=generate, spans=spans, through=through, progress=progress
+                loaded,
+                text,
+                explained,
+                generate=generate,
+                spans=spans,
+                through=through,
+                memory=memory.memory,
+                progress=progress,
             )
+    memory.remark(found)
     output.deliver(found)
 
 

@@ -36,7 +36,19 @@ class ModelOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="cpu, cuda, cuda:1, … By default cuda where there is one.",
+            help="cpu, cuda, cuda:1, mps, … By default cuda where there is one.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
+    n_devices: Annotated[
+        int, typer.Option(help="Spread a HookedTransformer over this many GPUs.", rich_help_panel=_PANEL)
+    ] = 1
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|balanced|…",
+            help="Spread a bridge over the GPUs as Transformers does.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -89,8 +101,10 @@ class ModelOptions:
                 self.model,
                 backend=backend,
                 device=self.device,
+                n_devices=self.n_devices,
+                device_map=self.device_map,
                 dtype=self.dtype,
-                processing=self._processing(),
+                processing=self.processing_flags(),
                 architecture=self.architecture,
                 trust_remote_code=self.trust_remote_code,
             )
@@ -100,7 +114,8 @@ class ModelOptions:
 
         return (embedded_path() if self.model.lower() == EMBEDDED_NAME else Path(self.model)).is_dir()
 
-    def _processing(self) -> bool | Mapping[str, bool]:
+    def processing_flags(self) -> bool | Mapping[str, bool]:
+        """`processing` as `load_model` takes it."""
         if self.processing in ("none", "all"):
             return self.processing == "all"
         return {flag.strip(): True for flag in self.processing.split(",")}

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.option_groups import with_option_groups
 from lens_scopes.cli.path_options import PathOptions
@@ -23,6 +24,7 @@ def modes(
     prompt: PromptOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: ResultOptions,
     rank: Annotated[int, typer.Option(help="How many Fisher modes to decode.", rich_help_panel=_PANEL)] = 4,
     baseline: Annotated[
@@ -41,6 +43,7 @@ def modes(
         from lens_scopes.modes import inspect_modes
 
         through = paths.path()
+        memory.check()
         loaded = model.load()
         with progress_bar("Replacing tokens") as progress:
             found = inspect_modes(
@@ -50,6 +53,8 @@ def modes(
                 position=prompt.position,
                 baseline=baseline,
                 through=through,
+                memory=memory.memory,
                 progress=progress,
             )
+    memory.remark(found)
     output.deliver(found)

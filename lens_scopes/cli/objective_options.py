@@ -11,6 +11,7 @@ import typer
 from lens_scopes.errors import ObjectiveError
 
 if TYPE_CHECKING:
+    from lens_scopes.baselines import Baseline
     from lens_scopes.objectives import Objective
 
 _PANEL = "What is explained"
@@ -22,6 +23,8 @@ _SETTINGS = {
     "logprob": ("target",),
     "logit-diff": ("target", "other"),
     "fisher": ("rank", "samples", "seed"),
+    "leave-one-out": ("measure", "ablation", "seed"),
+    "random": ("seed",),
 }
 
 
@@ -33,7 +36,8 @@ class ObjectiveOptions:
         str,
         typer.Option(
             metavar="NAME",
-            help="semantic, logprob, logit-diff, temperature, entropy or fisher.",
+            help="semantic, logprob, logit-diff, temperature, entropy or fisher; to compare with, without gradients: "
+            "leave-one-out, attention-rollout, value-attention or random.",
             rich_help_panel=_PANEL,
         ),
     ] = "semantic"
@@ -73,21 +77,55 @@ class ObjectiveOptions:
     ] = None
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of the random directions. By default 0.", rich_help_panel=_PANEL, show_default=False),
+        typer.Option(help="Seed of what is random. By default 0.", rich_help_panel=_PANEL, show_default=False),
+    ] = None
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="kl|logit|logprob",
+            help="What leave-one-out follows. By default kl, the change of the whole distribution.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What leave-one-out replaces a token by: zero (the default), mean, pad, eos, bos, resample or remove.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
     ] = None
 
     def objective(self) -> Objective:
-        """The objective with its settings.
+        """The objective with its settings, for commands that need gradients.
+
+        Raises:
+            ObjectiveError: as `explanation`, and for a baseline, which has no gradients.
+        """
+        from lens_scopes.objectives import Objective
+
+        found = self.explanation()
+        if not isinstance(found, Objective):
+            raise ObjectiveError(
+                f"{self.scope} takes no gradient, which is needed here; choose a scope such as fisher."
+            )
+        return found
+
+    def explanation(self) -> Objective | Baseline:
+        """The objective or baseline with its settings.
 
         Raises:
             ObjectiveError: for an unknown scope, a setting that is wrong or that the scope does not have, and one that
                 is missing.
         """
+        from lens_scopes.baselines import baseline_named, baseline_names
         from lens_scopes.objectives import objective_named, objective_names
 
-        given = {name: getattr(self, name) for name in ("target", "other", "rank", "samples", "seed")}
-        given = {name: value for name, value in given.items() if value is not None}
-        if self.scope not in objective_names():
+        names = ("target", "other", "rank", "samples", "seed", "measure", "ablation")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.scope not in (*objective_names(), *baseline_names()):
             return objective_named(self.scope)  # raises, with near names
         for name in given:
             if name not in _SETTINGS.get(self.scope, ()):
@@ -95,6 +133,8 @@ class ObjectiveOptions:
                 raise ObjectiveError(f"scope {self.scope!r} has no --{name}; it belongs to {', '.join(having)}.")
         if self.scope == "logit-diff" and len(given) < 2:
             raise ObjectiveError("scope 'logit-diff' contrasts two tokens; give both --target and --other.")
+        if self.scope in baseline_names():
+            return baseline_named(self.scope, **given)
         if self.rank != "trace" and (self.samples is not None or self.seed is not None):
             raise ObjectiveError("--samples and --seed belong to --rank trace, the only one with random directions.")
         return objective_named(self.scope, **dict(_setting(name, value) for name, value in given.items()))

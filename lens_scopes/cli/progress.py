@@ -26,6 +26,9 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    # The time left is told from the last hour, since a step of an evaluation may take a minute.
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600
+    ) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

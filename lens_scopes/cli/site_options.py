@@ -35,18 +35,29 @@ class SiteOptions:
     readout: Annotated[
         str,
         typer.Option(
-            metavar="norm|dot",
-            help="norm: largest first-order effect of a unit change; dot: signed effect of the value against zero.",
+            metavar="norm|dot|product|relative",
+            help="norm: largest first-order effect of a unit change; dot: signed effect of the value against zero; "
+            "product: the norm of gradient × value; relative: largest effect of a change as large as the value.",
             rich_help_panel=PANEL,
         ),
     ] = "norm"
-    memory: Annotated[
+    points: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE",
-            help="The most memory to use beyond the model's weights, such as 4GB; layers are run in slices to stay "
-            "below. By default a share of what is free.",
+            metavar="path[-mean]|noise[@N]",
+            help="Average gradients over N points: path and path-mean go straight from zero or from the mean embedding "
+            "to the prompt (with --readout dot: Integrated Gradients), noise scatters around it (SmoothGrad). By "
+            "default the gradient at the prompt alone.",
             rich_help_panel=PANEL,
             show_default=False,
         ),
     ] = None
+    products: Annotated[
+        str,
+        typer.Option(
+            metavar="own|bfloat16",
+            help="Matrix products of the model's body in its own dtype, or of factors rounded to bfloat16: faster, and "
+            "the tokens rank almost alike.",
+            rich_help_panel=PANEL,
+        ),
+    ] = "own"

@@ -15,7 +15,7 @@ from lens_scopes.views.html_page import Page, Section
 from lens_scopes.views.html_parts import about, alert, bar, contract_section, details_section, heading, number_cell
 from lens_scopes.views.token_text import running
 from lens_scopes.views.wording import (
-    NOT_TO_READ,
+    caution,
     likely,
     next_token,
     number,
@@ -104,7 +104,7 @@ def _header(attribution: Attribution) -> str:
     return (
         f"{heading(attribution, about(attribution), next_token(attribution))}"
         f"{alert('Warnings', attribution.warnings)}{alert('About these scores', oddities(attribution))}"
-        f'<p class="lead">{escape(reading(attribution))}</p><p class="lead caution">{escape(NOT_TO_READ)}</p>'
+        f'<p class="lead">{escape(reading(attribution))}</p><p class="lead caution">{escape(caution(attribution))}</p>'
     )
 
 

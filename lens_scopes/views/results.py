@@ -22,6 +22,7 @@ _PAGES = {
     "HeadInspection": "heads.heads_page",
     "AttributionMatrix": "matrix.matrix_page",
     "ModeInspection": "modes.modes_page",
+    "EvaluationReport": "evaluation.evaluation_page",
     "InformationFlow": "flow.flow_page",
 }
 _FIGURES = {
@@ -29,6 +30,7 @@ _FIGURES = {
     "HeadInspection": "figure_heads.heads_figure",
     "AttributionMatrix": "figure_matrix.matrix_figure",
     "ModeInspection": "figure_modes.modes_figure",
+    "EvaluationReport": "figure_evaluation.evaluation_figure",
     "InformationFlow": "figure_flow.flow_figure",
 }
 _PRINTERS = {
@@ -36,6 +38,7 @@ _PRINTERS = {
     "HeadInspection": "terminal_heads.print_heads",
     "AttributionMatrix": "terminal_matrix.print_matrix",
     "ModeInspection": "terminal_modes.print_modes",
+    "EvaluationReport": "terminal_evaluation.print_evaluation",
     "InformationFlow": "terminal_flow.print_flow",
 }
 

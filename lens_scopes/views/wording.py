@@ -22,11 +22,13 @@ _EXPLAINED = {
     "entropy": "the entropy of the prediction (nats)",
 }
 
+_SINK = (
+    "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
+    " its number is kept, its colour is not."
+)
 NOT_TO_READ = (
     "It is first order and local: it describes small changes of an embedding around this very prompt, not what happens"
-    " when a token is removed or replaced, and the scores do not add up to the prediction."
-    " The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
-    " its number is kept, its colour is not."
+    f" when a token is removed or replaced, and the scores do not add up to the prediction. {_SINK}"
 )
 
 
@@ -117,7 +119,22 @@ def reading(result: Scored) -> str:
             " distribution, measured by its Fisher information (½ δᵀFδ is the Kullback–Leibler divergence in nats),"
             " per unit of embedding norm. The exact formula stands in the contract under “score attributed”."
         )
+    if result.settings.get("readout") is None:
+        return (
+            "Each score is that of a baseline to compare with, which takes no gradient; its formula stands in the"
+            " contract under “score attributed”."
+        )
     quantity = explained(scope)
+    if _readout_name(result) == "product":
+        return (
+            f"Each score is the norm of the first-order effects on {quantity} of the entries of a token's embedding"
+            " having their values and not the baseline's, in the unit of that quantity."
+        )
+    if _readout_name(result) == "relative":
+        return (
+            f"Each score is the largest first-order change of {quantity} that a change of a token's embedding as large"
+            " as the embedding itself can make, in the unit of that quantity."
+        )
     if _readout_name(result) == "dot":
         return (
             f"Each score is the first-order effect on {quantity} of a token's embedding having its value and not the"
@@ -127,6 +144,18 @@ def reading(result: Scored) -> str:
         f"Each score is the largest first-order change of {quantity} that a change of a token's embedding by one unit"
         " of norm can make. The unit is change of that quantity per unit of embedding norm."
     )
+
+
+def caution(result: Scored) -> str:
+    """How not to read the scores."""
+    if result.settings.get("readout") is None:
+        return f"Scores of this kind compare with no scope's in size, only in their order. {_SINK}"
+    if result.settings.get("points") is not None:
+        return (
+            "Gradients are averaged over other prompts than this one, named in the contract: they describe no small"
+            f" change of it, nor what happens when a single token is removed or replaced. {_SINK}"
+        )
+    return NOT_TO_READ
 
 
 def explained(scope: str) -> str:

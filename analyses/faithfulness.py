@@ -1,0 +1,190 @@
+"""Do the scopes tell the truth? The paper's faithfulness tables on the embedded model, with the statistics.
+
+python analyses/faithfulness.py LAMBADA.json IWSLT.json            measures what is missing, then sums it up
+python analyses/faithfulness.py LAMBADA.json IWSLT.json --only aopc
+
+Each table is one `lens-scopes evaluate` in a folder of its own under out/faithfulness/, which goes on where it stopped.
+The passages are text whose last token is the target: LAMBADA (Paperno et al. 2016), and lines "German: … English: …" of
+IWSLT2017. They are not part of this repository.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PAPER = {
+    "source": "arXiv:2601.16407 and its rebuttal",
+    "aopc, pad, LAMBADA, Gemma-3-1B": {
+        "random": -0.63, "ig": -0.81, "ixg": -0.80, "semantic": -0.80, "temperature": -0.81, "fisher": -0.80
+    },
+    "aopc, pad, IWSLT, Gemma-3-1B": {
+        "random": -0.85, "ig": -1.02, "ixg": -1.03, "semantic": -1.03, "temperature": -1.04, "fisher": -1.03
+    },
+    "loo-kl-spearman, zero, LAMBADA, LLaMA-3.2-1B": {
+        "temperature": 0.550, "semantic": 0.562, "ixg": 0.556, "fisher@4": 0.590, "ig": 0.300, "random": 0.005
+    },
+    "randomization, LAMBADA, Gemma-3-1B": {
+        "semantic": [0.880, 0.805, 0.339], "temperature": [0.823, 0.807, 0.356], "fisher": [0.837, 0.794, 0.329]
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """One evaluation: which passages, what is measured, and with which method the others are compared."""
+
+    passages: str
+    methods: Sequence[str]
+    metrics: Sequence[str]
+    ablations: Sequence[str]
+    limit: int
+    reference: str
+    dtype: str = "float32"
+    skip: int = 0
+
+
+_PAPER_METHODS = ("random", "ig@8", "ixg", "semantic", "temperature", "fisher")
+
+TABLES = {
+    "aopc-lambada": Table(
+        "lambada", _PAPER_METHODS, ("aopc", "aopc-kl"), ("zero", "pad"), 200, "fisher", dtype="bfloat16"
+    ),
+    "aopc-iwslt": Table("iwslt", _PAPER_METHODS, ("aopc", "aopc-kl"), ("zero", "pad"), 200, "fisher", dtype="bfloat16"),
+    "agreement": Table(
+        "lambada",
+        ("random", "ig@8", "ixg", "semantic", "temperature", "fisher", "fisher@4", "fisher@8", "fisher@8+values"),
+        ("loo-kl", "loo-kl-null", "first-token"),
+        ("zero", "mean"),
+        200,
+        "fisher",
+    ),
+    "randomization": Table(
+        "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
+    ),
+}
+
+
+def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """Measures what is missing of one table and sums it up with its statistics."""
+    import lens_scopes as ls
+    from lens_scopes.cli.progress import progress_bar
+    from lens_scopes.evaluation.sanity import sanity_verdicts
+
+    model = ls.load_model(dtype=table.dtype)
+    with progress_bar(name) as progress:
+        rows = ls.evaluate(
+            model,
+            files[table.passages],
+            methods=table.methods,
+            metrics=table.metrics,
+            ablations=table.ablations,
+            out=folder / name,
+            limit=table.limit,
+            skip=table.skip,
+            progress=progress,
+        )
+    found = ls.report(folder / name, reference=table.reference).to_dict()
+    found["verdicts"] = [vars(verdict) for verdict in sanity_verdicts(rows)]
+    return found
+
+
+def summary(record: Mapping[str, Any]) -> list[str]:
+    """The tables as lines of text."""
+    lines = []
+    for name, table in record["tables"].items():
+        lines.append(f"{name}: {table['passages']}")
+        for row in table["means"]:
+            if row["passages"] == "all" and row["fraction"] is None and _finite(row["mean"]):
+                where = f" {row['ablation']}" if row["ablation"] else ""
+                interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+                lines.append(
+                    f"  {row['metric']}{where}  {row['method']}: {row['mean']:.3f} {interval} n={row['count']}"
+                )
+    return lines
+
+
+def draw(record: Mapping[str, Any]) -> dict[str, Figure]:
+    """Means with 95 % intervals: the AOPC of both data sets, and the agreement with leaving tokens out."""
+    from matplotlib.figure import Figure
+
+    from lens_scopes.views.figure_style import styled
+
+    with styled():
+        figure = Figure(figsize=(6.9, 2.9), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for axes, (title, table, metric) in zip(
+            panels,
+            (
+                ("LAMBADA", "aopc-lambada", "aopc"),
+                ("IWSLT", "aopc-iwslt", "aopc"),
+                ("LAMBADA", "agreement", "loo-kl-spearman"),
+            ),
+            strict=True,
+        ):
+            if table in record["tables"]:
+                _panel(axes, record["tables"][table], metric)
+            axes.set_title(title)
+    return {"faithfulness": figure}
+
+
+def _panel(axes: Any, table: Mapping[str, Any], metric: str) -> None:
+    from lens_scopes.views.figure_style import SERIES
+
+    rows = [row for row in table["means"] if row["passages"] == "all" and row["metric"] == metric]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    ablations = list(dict.fromkeys(row["ablation"] for row in rows))
+    for place, ablation in enumerate(ablations):
+        chosen = {row["method"]: row for row in rows if row["ablation"] == ablation}
+        heights = [len(methods) - index + 0.16 * (0.5 - place) * 2 for index in range(len(methods))]
+        means = [chosen[method]["mean"] for method in methods]
+        errors = [
+            [mean - chosen[method]["low"] for mean, method in zip(means, methods, strict=True)],
+            [chosen[method]["high"] - mean for mean, method in zip(means, methods, strict=True)],
+        ]
+        axes.errorbar(means, heights, xerr=errors, fmt="os"[place % 2], color=SERIES[place], label=ablation, ms=3, lw=1)
+    axes.set_yticks([len(methods) - index for index in range(len(methods))], methods)
+    axes.set_xlabel("AOPC (nats), lower is better" if metric == "aopc" else "Spearman with leave-one-out KL")
+    axes.legend(title="replaced by", loc="best")
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def main(
+    lambada: Annotated[Path, typer.Argument(help="LAMBADA passages: a JSON list of texts.")],
+    iwslt: Annotated[Path, typer.Argument(help="IWSLT lines: a JSON list of texts.")],
+    only: Annotated[list[str] | None, typer.Option(help=f"One table, several times: {', '.join(TABLES)}.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the result folders are kept.")] = ROOT / "out" / "faithfulness",
+) -> None:
+    """Measure the tables and save their statistics into analyses/results/faithfulness.json."""
+    unknown = [name for name in only or [] if name not in TABLES]
+    if unknown:
+        raise typer.BadParameter(f"no table is called {unknown[0]!r}; the tables are {', '.join(TABLES)}")
+    from lens_scopes.attribution import write_whole
+
+    path = ROOT / "analyses" / "results" / "faithfulness.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}
+    record["paper"] = PAPER
+    for name in only or TABLES:
+        record["tables"][name] = measure(name, TABLES[name], {"lambada": lambada, "iwslt": iwslt}, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(record, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+    for line in summary(record):
+        typer.echo(line)
+
+
+if __name__ == "__main__":
+    typer.run(main)

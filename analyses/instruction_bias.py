@@ -1,0 +1,370 @@
+"""Instructions and implicit bias: what one word before a judgement does to it, through which layers.
+
+Pairs of prompts that end before a judgement and differ in one word: a political side, a gender, a nationality, an
+instruction turned round, and a person's height as the control. The judgement is the log-odds of words that judge well
+against words that judge badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from intervals import mean_interval, shown
+from judgements import BAD, GOOD, JudgementPair, pairs
+from replacement import divergence, leave_one_out
+from scipy.stats import spearmanr
+from torch import Tensor
+
+import lens_scopes as ls
+from lens_scopes.ablation import changed_final_states
+from lens_scopes.backprop import trace
+from lens_scopes.final_state import FinalState, unembedding
+from lens_scopes.prompts import token_string
+from lens_scopes.sites import EMBEDDING, layer_sites
+from lens_scopes.views.colour import NEGATIVE, POSITIVE
+from lens_scopes.views.figure_style import (
+    DEEP_NEGATIVE,
+    DEEP_POSITIVE,
+    HATCH,
+    STYLE,
+    drawable,
+    families,
+    heat_map,
+    paper,
+    scale_bar,
+    shortened,
+)
+from lens_scopes.views.token_text import visible
+
+SCOPES = {"Semantic": ls.Semantic(), "Fisher": ls.Fisher()}
+JUDGEMENT = "judgement"
+STRIPS = (*SCOPES, JUDGEMENT)
+PLACES = ("named word", "last token")
+EXAMPLES = (("politics", 0), ("instruction", 0))
+
+
+def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and findings for every pair, attribute and layer."""
+    chosen = pairs()
+    if quick:  # the shortest of those that are shown as examples
+        shown_attributes = [attribute for attribute, _ in EXAMPLES]
+        chosen = [
+            min((pair for pair in chosen if pair.attribute == name), key=lambda pair: len(pair.prompts[0]))
+            for name in shown_attributes
+        ]
+    layers = list(range(0, model.cfg.n_layers, 6 if quick else 2))
+    scale = JudgementScale(model)
+    items = [_one_pair(model, pair, scale, layers) for pair in chosen]
+    attributes = list(dict.fromkeys(item["attribute"] for item in items))
+    groups = {name: [item for item in items if item["attribute"] == name] for name in attributes}
+    settings = {
+        "pairs": {name: {"words": group[0]["words"], "templates": len(group)} for name, group in groups.items()},
+        "judgement": "log Σ p(good words) − log Σ p(bad words), both with a space before them",
+        "good words": scale.good_words,
+        "bad words": scale.bad_words,
+        "share": "of the sum of scores over the prompt's tokens without BOS",
+        "layers patched": layers,
+        "Semantic target": "the model's own most probable token",
+        "Fisher": "rank 1",
+        "seed": seed,
+    }
+    return settings, {
+        "attributes": {name: _summed(group, seed) for name, group in groups.items()},
+        "all": _summed(items, seed),
+        "layers": layers,
+        "examples": [_example(items, *example) for example in EXAMPLES],
+    }
+
+
+class JudgementScale:
+    """S = log Σ p(good) − log Σ p(bad) over the words of both lists that are single tokens."""
+
+    def __init__(self, model: Any) -> None:
+        self.good, self.good_words = _single_tokens(model, GOOD.split())
+        self.bad, self.bad_words = _single_tokens(model, BAD.split())
+
+    def value(self, state: FinalState) -> float:
+        """S of a prediction, in nats."""
+        logs = state.log_probabilities
+        return float(logs[self.good].logsumexp(0) - logs[self.bad].logsumexp(0))
+
+    def mass(self, state: FinalState) -> float:
+        """The probability of all the words together."""
+        return float(state.probabilities[self.good].sum() + state.probabilities[self.bad].sum())
+
+    def direction(self, state: FinalState) -> Tensor:
+        """v = ∂S/∂y = Σ_good p_j w_j / p(good) − Σ_bad p_j w_j / p(bad)."""
+        p = state.probabilities
+        coefficients = torch.zeros_like(p)
+        coefficients[self.good] = p[self.good] / p[self.good].sum()
+        coefficients[self.bad] = -p[self.bad] / p[self.bad].sum()
+        return state.combine_logit_gradients(coefficients[None])[0]
+
+
+def draw(record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Difference strips of two pairs, effects by attribute, and layers."""
+    findings = record["findings"]
+    return {
+        "instruction_bias": lambda: _strips_figure(findings["examples"]),
+        "instruction_bias_effects": lambda: _effects_figure(findings),
+        "instruction_bias_layers": lambda: _layers_figure(findings),
+    }
+
+
+def summary(record: dict[str, Any]) -> list[str]:
+    """Effects, shares, agreement with interventions."""
+    lines = []
+    for name, found in {**record["findings"]["attributes"], "all": record["findings"]["all"]}.items():
+        lines.append(
+            f"{name:17} KL {shown(found['divergence'])}, S first − second {shown(found['judgement'])}, "
+            f"|S| {shown(found['size'])}, predicted sign right {shown(found['sign'])}"
+        )
+        shares = ", ".join(f"{strip} {shown(found['share'][strip])}" for strip in STRIPS)
+        differences = ", ".join(f"{strip} {shown(found['difference'][strip])}" for strip in STRIPS)
+        lines.append(f"{'':17} named word's share {shares} (even {shown(found['even'])})")
+        lines.append(
+            f"{'':17} of the difference {differences}; leave-one-out share {shown(found['loo_share'])}, "
+            f"Fisher / leave-one-out {shown(found['loo_rank'])}"
+        )
+    found = record["findings"]["all"]
+    for place in PLACES:
+        lines.append(f"{place} patched: " + " ".join(f"{value['mean']:.2f}" for value in found["patched"][place]))
+        lines.append(f"{place} Fisher share: " + " ".join(f"{v['mean']:.2f}" for v in found["fisher_layers"][place]))
+    lines.append(f"correlation of predicted and actual change of S: {record['findings']['all']['prediction']}")
+    return lines
+
+
+def _single_tokens(model: Any, words: Sequence[str]) -> tuple[list[int], list[str]]:
+    found = {}
+    for word in words:
+        ids = model.tokenizer(" " + word, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1:
+            found[word] = ids[0]
+    return list(found.values()), list(found)
+
+
+def _one_pair(model: Any, pair: JudgementPair, scale: JudgementScale, layers: Sequence[int]) -> dict[str, Any]:
+    prompts = [ls.read_prompt(model, prompt) for prompt in pair.prompts]
+    ids = [list(prompt.token_ids) for prompt in prompts]
+    differing = [i for i, (a, b) in enumerate(zip(*ids, strict=True)) if a != b]
+    assert len(differing) == 1  # both words are one token each
+    named, n_tokens = differing[0], len(ids[0])
+    ordinary = ~np.array(prompts[0].special)
+    head = unembedding(model)
+    traced = [trace(model, [row], layer_sites(model, True)) for row in ids]
+    states = [FinalState(item.final_states[0].detach(), head) for item in traced]
+    strips, by_layer, gradients = [], [], []
+    for prompt, item, state in zip(prompts, traced, states, strict=True):
+        found = item.gradients(scale.direction(state)[None], keep_graph=False)
+        gradients.append(found[EMBEDDING][0, named])
+        scopes = {
+            name: ls.attribute(model, prompt, objective, layers=name == "Fisher") for name, objective in SCOPES.items()
+        }
+        strip = {name: _shares(att.scores.numpy(), ordinary) for name, att in scopes.items()}
+        strip[JUDGEMENT] = _shares(found[EMBEDDING][0].norm(dim=-1).numpy(), ordinary)
+        strips.append(strip)
+        layered = scopes["Fisher"].layers
+        assert layered is not None
+        by_layer.append([_shares(row.numpy(), ordinary) for row in layered])
+    moved = traced[0].activations[EMBEDDING][0, named] - traced[1].activations[EMBEDDING][0, named]
+    predicted = float(0.5 * (gradients[0] + gradients[1]) @ moved.detach())
+    actual = scale.value(states[0]) - scale.value(states[1])
+    total = divergence(states[1], states[0])
+    replaced = np.where(ordinary, leave_one_out(model, ids[0]), 0.0)
+    differences = {name: np.abs(strips[0][name] - strips[1][name]) for name in STRIPS}
+    return {
+        "attribute": pair.attribute,
+        "words": pair.words,
+        "tokens": [list(prompt.tokens) for prompt in prompts],
+        "special": list(prompts[0].special),
+        "strips": [{name: values.tolist() for name, values in strip.items()} for strip in strips],
+        "named": named,
+        "divergence": total,
+        "judgement": actual,
+        "size": abs(actual),
+        "mass": float(np.mean([scale.mass(state) for state in states])),
+        "predicted": predicted,
+        "sign": float(np.sign(predicted) == np.sign(actual)),
+        "even": 1 / int(ordinary.sum()),
+        "share": {name: float(np.mean([strip[name][named] for strip in strips])) for name in STRIPS},
+        "difference": {name: float(values[named] / values.sum()) for name, values in differences.items()},
+        "loo_share": float(replaced[named] / replaced.sum()),
+        "loo_rank": float(spearmanr(strips[0]["Fisher"][ordinary], replaced[ordinary]).statistic),
+        "fisher_layers": {
+            place: np.mean([[row[at] for row in rows] for rows in by_layer], axis=0).tolist()
+            for place, at in zip(PLACES, (named, n_tokens - 1), strict=True)
+        },
+        "patched": {
+            place: _patched(model, ids, traced, states, layers, at, total)
+            for place, at in zip(PLACES, (named, n_tokens - 1), strict=True)
+        },
+        "predictions": [
+            [
+                [model.tokenizer.decode([t]), float(state.probabilities[t])]
+                for t in state.logits.topk(3).indices.tolist()
+            ]
+            for state in states
+        ],
+    }
+
+
+def _leading(model: Any, state: FinalState) -> list[list[Any]]:
+    return [[token_string(model, t), float(state.probabilities[t])] for t in state.logits.topk(3).indices.tolist()]
+
+
+def _shares(scores: Any, ordinary: Any) -> Any:
+    kept = np.where(ordinary, scores, 0.0)
+    return kept / kept.sum()
+
+
+def _patched(
+    model: Any,
+    ids: Sequence[list[int]],
+    traced: Sequence[Any],
+    states: Sequence[FinalState],
+    layers: Sequence[int],
+    at: int,
+    total: float,
+) -> list[float]:
+    """How much of KL(second ‖ first) goes when the first prompt's residual stream before each layer, at one position,
+    is replaced by the second's: 1 when the prediction becomes the second's, 0 when nothing changes."""
+
+    def hooks(rows: Sequence[int]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+        def hook_for(row: int, name: str) -> Callable[[Tensor], Tensor]:
+            def hook(residual: Tensor) -> Tensor:
+                changed = residual.clone()
+                changed[row, at] = traced[1].activations[name][0, at].detach()
+                return changed
+
+            return hook
+
+        names = [f"blocks.{layer}.hook_resid_pre" for layer in rows]
+        return [(name, hook_for(row, name)) for row, name in enumerate(names)]
+
+    reached = changed_final_states(model, ids[0], layers, hooks)
+    return [1 - divergence(states[1], FinalState(y, states[1].unembedding)) / total for y in reached]
+
+
+def _summed(items: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
+    def mean(read: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+        return mean_interval([read(item) for item in items], seed)
+
+    plain = ("divergence", "judgement", "size", "mass", "sign", "even", "loo_share", "loo_rank")
+    found: dict[str, Any] = {"words": items[0]["words"]}
+    found |= {name: mean(lambda item, name=name: item[name]) for name in plain}
+    for name in ("share", "difference"):
+        found[name] = {strip: mean(lambda item, n=name, s=strip: item[n][s]) for strip in STRIPS}
+    for name in ("fisher_layers", "patched"):
+        found[name] = {
+            place: [
+                mean(lambda item, n=name, p=place, i=index: item[n][p][i])
+                for index in range(len(items[0][name][place]))
+            ]
+            for place in PLACES
+        }
+    predicted, actual = ([item[name] for item in items] for name in ("predicted", "judgement"))
+    correlation = float(spearmanr(predicted, actual).statistic) if len(items) > 2 else None
+    found["prediction"] = {"spearman": correlation, "predicted": predicted, "actual": actual}
+    return found
+
+
+def _example(items: Sequence[dict[str, Any]], attribute: str, index: int) -> dict[str, Any]:
+    item = [item for item in items if item["attribute"] == attribute][index]
+    return {name: item[name] for name in ("attribute", "words", "tokens", "special", "strips", "predictions", "named")}
+
+
+def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        drawn = paper(5.5, 2.3 * len(examples) + 0.3)
+        panels = drawn.subplots(len(examples), 1, squeeze=False)[:, 0]
+        image = None
+        for axes, item in zip(panels, examples, strict=True):
+            rows, labels = [], []
+            for name in ("Semantic", "Fisher"):
+                both = [np.array(strip[name]) for strip in item["strips"]]
+                difference = both[0] - both[1]
+                bound = max(strip.max() for strip in both)
+                rows += [*(strip / bound for strip in both), difference / np.abs(difference).max()]
+                labels += [f"{name}, {word}" for word in item["words"]] + [
+                    f"difference, at most {np.abs(difference).max():.1%}"
+                ]
+            marked = [np.where(item["special"], np.nan, row).tolist() for row in rows]
+            image = heat_map(axes, marked, signed=True)
+            axes.axhline(2.5, color="white", linewidth=3)
+            axes.set_yticks(range(len(labels)), labels)
+            tokens = [visible(token) for token in item["tokens"][0]]
+            tokens[item["named"]] = "/".join(visible(side[item["named"]]) for side in item["tokens"])
+            names = [drawable(shortened(token, 26)) for token in tokens]
+            axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False, fontfamily=families(), fontsize=6)
+            axes.tick_params(length=0)
+            said = " or ".join(f"{visible(side[0][0])} {side[0][1]:.0%}" for side in item["predictions"])
+            axes.set_title(f"{item['attribute']} → {drawable(said)}", loc="left", fontsize=7, parse_math=False)
+        scale_bar(
+            drawn, panels[-1], image, "share of influence, relative to the pair's largest; difference, to its own"
+        )
+    return drawn
+
+
+def _effects_figure(findings: dict[str, Any]) -> Any:
+    import matplotlib
+
+    rows = findings["attributes"]
+    with matplotlib.rc_context(STYLE):
+        drawn = paper(5.5, 2.8)
+        left, right = drawn.subplots(1, 2, sharey=True)
+        for y, found in enumerate(rows.values()):
+            _bar(left, found["judgement"], y, DEEP_POSITIVE, "o")
+            for strip, offset, colour in zip(STRIPS, (-0.2, 0, 0.2), (POSITIVE, DEEP_POSITIVE, NEGATIVE), strict=True):
+                _bar(right, found["share"][strip], y + offset, colour, "o", strip if y == 0 else None)
+            _bar(right, found["loo_share"], y + 0.38, DEEP_NEGATIVE, "D", "leave one out" if y == 0 else None)
+            right.plot([found["even"]["mean"]], [y], "|", color=HATCH, markersize=14, label=None if y else "even share")
+        names = [f"{name}:\n{' − '.join(found['words'])}" for name, found in rows.items()]
+        left.set_yticks(range(len(rows)), names)
+        left.invert_yaxis()
+        left.axvline(0, color=HATCH, linewidth=0.6)
+        left.set_xlabel("judgement S, first − second (nats)")
+        right.set_xlabel("the named word's share of influence")
+        right.set_xlim(0)
+        drawn.legend(*right.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=6, ncols=5)
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+    return drawn
+
+
+def _bar(axes: Any, value: dict[str, Any], y: float, colour: str, marker: str, label: str | None = None) -> None:
+    if value["low"] is not None:
+        axes.plot([value["low"], value["high"]], [y, y], color=colour, linewidth=1)
+    axes.plot([value["mean"]], [y], marker, color=colour, markersize=3.5, label=label)
+
+
+def _layers_figure(findings: dict[str, Any]) -> Any:
+    import matplotlib
+
+    found = findings["all"]
+    with matplotlib.rc_context(STYLE):
+        drawn = paper(5.5, 2.2)
+        left, right = drawn.subplots(1, 2, sharey=True)
+        for place, colour, line in zip(PLACES, (DEEP_POSITIVE, NEGATIVE), ("-", "--"), strict=True):
+            _curve(left, findings["layers"], found["patched"][place], colour, line, place)
+            _curve(right, range(len(found["fisher_layers"][place])), found["fisher_layers"][place], colour, line, place)
+        left.set_ylabel("share")
+        left.set_title("effect of swapping the residual stream there", fontsize=7)
+        right.set_title("Fisher Scope there", fontsize=7)
+        right.legend(frameon=False, fontsize=6.5)
+        for axes in (left, right):
+            axes.set_xlabel("layer (before it)")
+            axes.spines[["top", "right"]].set_visible(False)
+    return drawn
+
+
+def _curve(axes: Any, x: Any, values: Sequence[dict[str, Any]], colour: str, line: str, label: str) -> None:
+    axes.plot(x, [v["mean"] for v in values], line, color=colour, linewidth=1.2, label=label)
+    if values[0]["low"] is not None:
+        axes.fill_between(
+            x, [v["low"] for v in values], [v["high"] for v in values], color=colour, alpha=0.15, linewidth=0
+        )

@@ -1,0 +1,170 @@
+"""`lens-scopes evaluate`: attributions put to the test on a data set."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.progress import progress_bar
+from lens_scopes.cli.report_options import ReportOptions
+
+_DATA = "Passages"
+_TESTS = "What is measured"
+
+
+@dataclass(frozen=True)
+class PassageOptions:
+    """Which passages, and what is explained of each."""
+
+    passages: Annotated[
+        str,
+        typer.Argument(
+            metavar="PASSAGES",
+            help="A file (.txt, .json, .jsonl, .parquet), or a folder or name that `datasets` loads.",
+            show_default=False,
+        ),
+    ]
+    field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='The field or column that holds the text. By default "text".',
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The split of a data set that has several.", rich_help_panel=_DATA),
+    ] = None
+    subset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The configuration of a data set that has several.", rich_help_panel=_DATA),
+    ] = None
+    skip: Annotated[
+        int, typer.Option(help="Leave out so many passages at the beginning.", min=0, rich_help_panel=_DATA)
+    ] = 0
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Measure so many passages. By default all.", min=1, rich_help_panel=_DATA, show_default=False
+        ),
+    ] = None
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="last|own",
+            help="last: what stands before a passage's last token is read, and that token tells whether the prediction "
+            "is correct; own: the whole passage is read. The model's own top token is explained either way.",
+            rich_help_panel=_DATA,
+        ),
+    ] = "last"
+    truncate: Annotated[
+        bool,
+        typer.Option(
+            "--truncate",
+            help="Cut the beginning off passages beyond the context window, which are otherwise left out and counted.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """Methods × metrics × ablations."""
+
+    methods: Annotated[
+        str,
+        typer.Option(metavar="NAME,…", help="Scopes and baselines, separated by commas.", rich_help_panel=_TESTS),
+    ] = "fisher,temperature,semantic,random"
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Metrics, separated by commas.", rich_help_panel=_TESTS)
+    ] = "aopc,loo-kl"
+    ablations: Annotated[
+        str,
+        typer.Option(metavar="NAME,…", help="What ablated tokens become, separated by commas.", rich_help_panel=_TESTS),
+    ] = "zero,mean"
+    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_TESTS)] = 0
+    draws: Annotated[
+        int, typer.Option(help="Samples averaged where an ablation is random.", min=1, rich_help_panel=_TESTS)
+    ] = 4
+
+
+@with_option_groups
+def evaluate(
+    data: PassageOptions,
+    measures: MeasureOptions,
+    model: ModelOptions,
+    output: ReportOptions,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="The result folder. The same command goes on where an earlier one stopped.",
+            show_default=False,
+        ),
+    ],
+    retry: Annotated[bool, typer.Option("--retry", help="Measure passages again that failed before.")] = False,
+) -> None:
+    """Is it true? Ablates what attributions call important and measures what becomes of the prediction.
+
+    Results are kept as they come, so a run that was stopped, or killed, goes on with the same command. Under
+    `accelerate launch` the passages are shared between the processes.
+    """
+    output.check()
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.evaluation.cases import check_target
+        from lens_scopes.evaluation.folder import ResultFolder
+        from lens_scopes.evaluation.passages import read_passages
+        from lens_scopes.evaluation.processes import this_process
+        from lens_scopes.evaluation.run import Selection, check_choices
+        from lens_scopes.evaluation.run import evaluate as measure
+        from lens_scopes.evaluation.statistics import check_reference
+
+        check_target(data.target)
+        methods, metrics, ablations = map(_names, (measures.methods, measures.metrics, measures.ablations))
+        check_choices(methods, metrics, ablations)
+        check_reference(output.reference, methods)
+        process = this_process()
+        passages = read_passages(data.passages, field=data.field, split=data.split, subset=data.subset)
+        loaded = replace(model, device=model.device or process.device()).load()
+        with progress_bar("Evaluating") as progress:
+            measure(
+                loaded,
+                passages,
+                methods=methods,
+                metrics=metrics,
+                ablations=ablations,
+                out=out,
+                limit=data.limit,
+                skip=data.skip,
+                target=data.target,
+                truncate=data.truncate,
+                seed=measures.seed,
+                draws=measures.draws,
+                retry=retry,
+                progress=progress if process.rank == 0 else None,
+            )
+        chosen = Selection(passages, data.skip, data.limit).indices()
+        complete = process.count == 1 or set(chosen) <= ResultFolder.open(out).records().keys()
+    if complete:  # of several processes the last one reports
+        output.deliver(out)
+
+
+def _names(text: str) -> list[str]:
+    """Names separated by commas; those within parentheses belong to a name."""
+    names, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            names.append("")
+        else:
+            names[-1] += character
+    return [name.strip() for name in names if name.strip()]

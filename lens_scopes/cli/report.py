@@ -1,0 +1,21 @@
+"""`lens-scopes report`: an evaluation again, on the terminal or as files, without measuring anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.report_options import ReportOptions
+
+
+@with_option_groups
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A result folder of `lens-scopes evaluate`.")],
+    output: ReportOptions,
+) -> None:
+    """Show an evaluation again, or turn it into reports, without measuring anything."""
+    output.check()
+    output.deliver(folder)

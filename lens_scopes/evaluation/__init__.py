@@ -1,0 +1,1 @@
+"""The faithfulness laboratory: methods × metrics × ablations on a data set, with the statistics of the comparison."""

@@ -1,0 +1,81 @@
+"""A passage as a case to explain: the tokens the model reads, and the token that truly follows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from lens_scopes.errors import EvaluationError, PromptError
+from lens_scopes.prompts import read_prompt
+
+if TYPE_CHECKING:
+    from lens_scopes.evaluation.passages import Passage
+
+TARGETS = ("last", "own")
+_LEAST_TOKENS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is explained of one passage.
+
+    Attributes:
+        token_ids: what the model reads.
+        target: the id of the token that follows; None where it is not known.
+        cut: how many tokens were cut off at the beginning to fit the context window.
+    """
+
+    token_ids: tuple[int, ...]
+    target: int | None
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """A passage that the context window does not hold."""
+
+    n_tokens: int
+    n_ctx: int
+
+    def __str__(self) -> str:
+        return f"{self.n_tokens} tokens do not fit in the context window of {self.n_ctx}"
+
+
+def check_target(target: str) -> None:
+    """Raises EvaluationError for a rule that is not "last" or "own"."""
+    if target not in TARGETS:
+        raise EvaluationError(
+            f"unknown target {target!r}; give 'last' (the passage's last token) or 'own' (the model's)."
+        )
+
+
+def read_case(model: Any, passage: Passage, target: str, *, truncate: bool) -> Case | TooLong:
+    """The tokens of a passage, and its last one set apart as the target where `target` is "last".
+
+    With `truncate` a passage beyond the context window keeps its end, and a first special token (BOS) its place.
+
+    Raises:
+        PromptError: for a passage that is empty, of one token, or not text of this tokenizer.
+    """
+    window = getattr(model.cfg, "n_ctx", None)
+    cfg = SimpleNamespace(
+        d_vocab=getattr(model.cfg, "d_vocab", None), default_prepend_bos=getattr(model.cfg, "default_prepend_bos", True)
+    )
+    prompt = read_prompt(SimpleNamespace(tokenizer=model.tokenizer, cfg=cfg), passage)
+    ids = prompt.token_ids
+    explained = None
+    if target == "last":
+        ids, explained = ids[:-1], ids[-1]
+    if len(ids) < _LEAST_TOKENS:
+        rest = " before its target" if explained is not None else ""
+        raise PromptError(
+            f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
+        )
+    if not window or len(ids) <= window:
+        return Case(ids, explained)
+    if not truncate:
+        return TooLong(len(ids), window)
+    first = ids[:1] if prompt.special[0] else ()
+    kept = (*first, *ids[len(ids) - window + len(first) :])
+    return Case(kept, explained, len(ids) - len(kept))

@@ -1,0 +1,284 @@
+"""A folder of results that survives anything: a manifest written whole, and shards that grow by whole lines.
+
+    manifest.json       what was measured and with what; nothing in it changes once it is there
+    results-000.jsonl   the lines of process 0, results-001.jsonl those of process 1, …
+
+A line is a session (who wrote what follows) or a passage with everything measured about it. It is appended in one
+write and brought to the disk before the next passage begins, so a process that is killed leaves at most a torn last
+line, which counts for nothing and is cut off when the process is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lens_scopes.errors import EvaluationError, FileError
+from lens_scopes.evaluation.measurement import Measurement
+
+FORMAT = "lens_scopes.evaluation"
+FORMAT_VERSION = 1
+MEASURED, FAILED, TOO_LONG = "measured", "failed", "too long"
+
+_MANIFEST = "manifest.json"
+_SHARDS = "results-*.jsonl"
+_BLOCK = 1 << 16
+_UNCOMPARED = ("passages · name",)
+
+
+@dataclass(frozen=True)
+class PassageRecord:
+    """What became of one passage.
+
+    Attributes:
+        passage: its index in the data set.
+        status: `"measured"`, `"failed"` or `"too long"`.
+        reason: why it was not measured.
+        facts: of the passage itself: tokens, prediction, target.
+        measurements: everything measured about it.
+        seconds: how long that took.
+    """
+
+    passage: int
+    status: str
+    reason: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+    seconds: float = 0.0
+
+    def as_line(self) -> dict[str, Any]:
+        line: dict[str, Any] = {"passage": self.passage, "status": self.status, "seconds": round(self.seconds, 3)}
+        if self.status != MEASURED:
+            return line | {"reason": self.reason}
+        rows = [[_plain(value) for value in astuple(measurement)] for measurement in self.measurements]
+        return line | {"facts": {name: _plain(value) for name, value in self.facts.items()}, "measurements": rows}
+
+    @classmethod
+    def of_line(cls, line: Mapping[str, Any]) -> PassageRecord:
+        rows = (Measurement(*row[:3], _number(row[3]), *row[4:]) for row in line.get("measurements", ()))
+        return cls(
+            line["passage"], line["status"], line.get("reason"), line.get("facts", {}), tuple(rows), line["seconds"]
+        )
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """The folder at `path`, with the manifest that it has."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def begin(cls, path: Path, manifest: Mapping[str, Any]) -> ResultFolder:
+        """The folder for an evaluation: a new one, or one that holds the beginning of the same evaluation.
+
+        Raises:
+            EvaluationError: for a folder of another evaluation, naming the first field that differs.
+            FileError: when it cannot be made, read or written.
+        """
+        from lens_scopes.attribution import write_whole
+
+        wanted = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot make the folder {path}: {error.strerror or error}.") from error
+        if not (path / _MANIFEST).exists():
+            if any(path.glob(_SHARDS)):
+                raise EvaluationError(f"{path} holds results without a {_MANIFEST}; give another folder.")
+            write_whole(path / _MANIFEST, json.dumps(wanted, indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
+        folder = cls.open(path)
+        _check_same(path, folder.manifest, wanted)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> ResultFolder:
+        """A folder that is there.
+
+        Raises:
+            FileError: when it holds no evaluation, or one in a format of another version.
+        """
+        try:
+            manifest = json.loads((path / _MANIFEST).read_bytes())
+        except FileNotFoundError:
+            raise FileError(f"{path} holds no evaluation ({_MANIFEST} is missing).") from None
+        except OSError as error:
+            raise FileError(f"cannot read {path / _MANIFEST}: {error.strerror or error}.") from error
+        except ValueError as error:
+            raise FileError(f"{path / _MANIFEST} is damaged ({error}); give another folder.") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise FileError(f"{path / _MANIFEST} is not of a lens_scopes evaluation; give another folder.")
+        if (version := manifest.get("format_version")) != FORMAT_VERSION:
+            raise FileError(
+                f"{path} has results of format version {version}, and this lens_scopes reads {FORMAT_VERSION}; "
+                "use the lens_scopes that wrote them, or another folder."
+            )
+        return cls(path, manifest)
+
+    def records(self) -> dict[int, PassageRecord]:
+        """What became of each passage so far, by index. A passage measured stands, whatever else is said of it.
+
+        Raises:
+            FileError: for a line that is damaged, other than a torn last one.
+        """
+        found: dict[int, PassageRecord] = {}
+        for line in self._lines():
+            if "passage" in line and (line["passage"] not in found or found[line["passage"]].status != MEASURED):
+                found[line["passage"]] = PassageRecord.of_line(line)
+        return dict(sorted(found.items()))
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Who wrote the results: when, on what device, at which commit, as which of how many processes."""
+        return [line["session"] for line in self._lines() if "session" in line]
+
+    def shard(self, rank: int, count: int) -> Shard:
+        """The shard that process `rank` of `count` writes, held until it is closed.
+
+        Raises:
+            EvaluationError: when another process is writing to this folder.
+            FileError: when it cannot be written.
+        """
+        for path in sorted(self.path.glob(_SHARDS)):
+            if int(path.stem.rpartition("-")[2]) >= count:  # of a run with more processes, which may still be going on
+                _lock(path).release()
+        return Shard(self.path / f"results-{rank:03}.jsonl")
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.path.glob(_SHARDS)):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
+            *whole, _torn = content.split(b"\n")
+            for number, text in enumerate(whole, 1):
+                line = _parsed(text)
+                if line is None:
+                    raise FileError(
+                        f"{path} line {number} is damaged; delete the line, and its passage is measured again."
+                    )
+                yield line
+
+
+class Shard:
+    """One process's file of results, which grows by whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = _lock(path)
+        try:
+            self._file = path.open("ab", buffering=0)
+            self._size = _whole_lines(path)
+            self._file.truncate(self._size)
+        except OSError as error:
+            self._lock.release()
+            raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Adds a line, whole or not at all, and waits until it is on the disk.
+
+        Raises:
+            FileError: when it cannot be written, as on a full disk.
+        """
+        content = json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            written = 0
+            while written < len(content):
+                written += self._file.write(content[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(self._size)
+            raise FileError(
+                f"cannot write {self.path}: {error.strerror or error}; what was measured before is kept, and the same "
+                "command goes on from there."
+            ) from error
+        self._size += len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _lock(path: Path) -> FileLock:
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise EvaluationError(
+            f"another process is writing to {path}; wait for it, or give another folder (--out)."
+        ) from None
+    except OSError as error:
+        raise FileError(f"cannot write to {path.parent}: {error.strerror or error}.") from error
+    return lock
+
+
+def _whole_lines(path: Path) -> int:
+    """The size of a file without its torn last line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            at = file.read(end - start).rfind(b"\n")
+            if at >= 0:
+                return start + at + 1
+            end = start
+    return 0
+
+
+def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    old, new = _flat(there), _flat(wanted)
+    for name in (*new, *(name for name in old if name not in new)):
+        if name not in _UNCOMPARED and old.get(name) != new.get(name):
+            raise EvaluationError(
+                f"{path} holds another evaluation: its {name} is {_shown(old.get(name))}, this one's is "
+                f"{_shown(new.get(name))}; give another folder (--out), or the same settings to go on."
+            )
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{name} · ")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _shown(value: Any) -> str:
+    shown = "missing" if value is None else json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 100 else shown[:99] + "…"
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: NaN is null, infinities are strings, numbers of other libraries are Python's."""
+    if hasattr(value, "item") and not isinstance(value, (bool, int, float)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _number(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)

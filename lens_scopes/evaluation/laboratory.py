@@ -1,0 +1,214 @@
+"""The bench: one passage in, every method × metric × ablation out.
+
+What is explained is the model's own top token, as in arXiv:2601.16407; whether that token is the passage's true next
+one is kept beside each number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import torch
+
+from lens_scopes.errors import EvaluationError, PromptError
+from lens_scopes.evaluation.measurement import Measurement
+from lens_scopes.evaluation.methods import Method, MethodLike, as_method
+from lens_scopes.evaluation.metrics import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS, Case, Metric, metric_named
+from lens_scopes.evaluation.randomized import RandomizedBlocks
+from lens_scopes.evaluation.trial import Trial
+from lens_scopes.final_state import unembedding
+from lens_scopes.forward import run_to_final_state
+from lens_scopes.models import model_record
+from lens_scopes.objectives import Objective
+from lens_scopes.prompts import Prompt, PromptLike, read_prompt, token_string
+from lens_scopes.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
+
+_LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
+
+
+class Laboratory:
+    """Measures methods on passages; every number depends on the settings, the seed and the passage's index alone.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        methods: names such as "fisher@8+dot-mean", objectives, baselines, or pairs (name, outside scores or function).
+        metrics: names of METRICS.
+        ablations: names of ABLATIONS; needed where a metric ablates.
+        seed: of all random draws; the global generator is not touched.
+        draws: random replacements averaged for the ablation "resample".
+        corpus: token ids of all passages, for the ablations "corpus-mean" and "resample".
+
+    Raises:
+        EvaluationError: for unknown names, with near ones, for what the model or the corpus cannot give, and for a
+            metric that ablates without an ablation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        methods: Sequence[MethodLike],
+        metrics: Sequence[str],
+        ablations: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        draws: int = 4,
+        corpus: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.model = model
+        self.methods: list[Method] = [as_method(method) for method in methods]
+        self.metrics: list[Metric] = [metric_named(name) for name in metrics]
+        self.ablations = list(ablations)
+        special = set(getattr(model.tokenizer, "all_special_ids", ()))
+        self.corpus = Corpus(tuple(token for passage in corpus for token in passage if token not in special))
+        self.seed = seed
+        self.draws = draws
+        self._check()
+        self._unembedding = unembedding(model)
+        self._randomized = RandomizedBlocks(model, seed)
+
+    def _check(self) -> None:
+        check_draws(self.draws)
+        for method in self.methods:
+            method.check(self.model)
+        for name in self.ablations:
+            check_available(self.model, name, self.corpus)
+        names = [method.name for method in self.methods]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise EvaluationError(
+                f"methods must have names of their own; {', '.join(repeated)} came more than once. "
+                "Name an objective with Method('my name', ls.Fisher(8))."
+            )
+        repeated = sorted({name for name in self.ablations if self.ablations.count(name) > 1})
+        repeated += sorted({metric.name for metric in self.metrics if self.metrics.count(metric) > 1})
+        if repeated:
+            raise EvaluationError(f"{', '.join(repeated)} came more than once.")
+        if not self.methods or not self.metrics:
+            raise EvaluationError("an evaluation needs at least one method and one metric.")
+        ablating = [metric.name for metric in self.metrics if metric.ablates]
+        if ablating and not self.ablations:
+            raise EvaluationError(
+                f"{', '.join(ablating)} ablate tokens, so say by what: one or more ablations such as 'zero' or 'mean'."
+            )
+
+    def passage(self, passage: PromptLike) -> Prompt:
+        """Reads a passage.
+
+        Raises:
+            PromptError: when it is empty, holds a single token, or exceeds the context window.
+        """
+        prompt = read_prompt(self.model, passage)
+        ranked = len(prompt) - sum(prompt.special)
+        if ranked < 2:
+            raise PromptError(f"a passage needs at least two tokens to rank, besides special ones; got {ranked}.")
+        return prompt
+
+    def measure(self, prompt: Prompt, target: int | None, *, index: int) -> tuple[dict[str, Any], list[Measurement]]:
+        """Every method × metric × ablation on one passage.
+
+        Args:
+            prompt: the passage, up to the position explained.
+            target: its true next token, where known.
+            index: the passage's place in the data set, which decides its random draws.
+
+        Returns:
+            Facts about the passage and its prediction, and the measurements.
+        """
+        seed = self.seed * _LARGE_PRIME + index
+        with torch.no_grad():
+            logits = self._unembedding.logits(run_to_final_state(self.model, [prompt.token_ids]))[0]
+        log_probabilities = logits.log_softmax(-1)
+        top = int(logits.argmax())
+        trials = {
+            name: Trial(
+                AblatedPrompt(
+                    self.model,
+                    prompt.token_ids,
+                    prompt.special,
+                    top,
+                    name,
+                    draws=self.draws,
+                    corpus=self.corpus,
+                    seed=seed,
+                ),
+                seed,
+            )
+            for name in (self.ablations if any(metric.ablates for metric in self.metrics) else ())
+        }
+        planned: list[tuple[Metric, str | None, Case]] = []
+        for method in self.methods:
+            scored = method.score(self.model, prompt, top)
+            for metric in self.metrics:
+                for ablation in self.ablations if metric.ablates else (None,):
+                    trial = None if ablation is None else trials[ablation]
+                    case = Case(self.model, prompt, top, method, scored, trial, self._randomized, seed)
+                    planned.append((metric, ablation, case))
+        for trial in trials.values():
+            masks = [metric.sets(case) for metric, _, case in planned if metric.sets and case.trial is trial]
+            if masks:
+                trial.outcomes(torch.cat(masks))
+        measurements = [item for plan in planned for item in self._measured(*plan)]
+        facts = {
+            "n_tokens": len(prompt),
+            "top_token_id": top,
+            "top_token": token_string(self.model, top),
+            "top_probability": float(log_probabilities[top].exp()),
+            "target_token_id": target,
+            "target_token": None if target is None else token_string(self.model, target),
+            "target_probability": None if target is None else float(log_probabilities[target].exp()),
+            "correct": None if target is None else top == target,
+        }
+        return facts, measurements
+
+    def _measured(self, metric: Metric, ablation: str | None, case: Case) -> list[Measurement]:
+        return [
+            Measurement(
+                method=case.method.name,
+                metric=item.name,
+                ablation=ablation,
+                value=item.value,
+                fraction=item.fraction,
+                forwards=case.scored.forwards,
+                backwards=case.scored.backwards,
+                note=item.note,
+            )
+            for item in metric.measure(case)
+        ]
+
+    def signature(self) -> dict[str, Any]:
+        """Everything that decides the numbers, as plain values."""
+        return {
+            "model": asdict(model_record(self.model)),
+            "methods": {method.name: _described(method) for method in self.methods},
+            "metrics": [metric.name for metric in self.metrics],
+            "ablations": self.ablations,
+            "seed": self.seed,
+            "draws": self.draws,
+            "corpus": self.corpus.digest() if {"resample", "corpus-mean"} & set(self.ablations) else None,
+            "explained": "the model's own top token",
+            "fractions": {
+                "aopc": list(AOPC_FRACTIONS),
+                "comprehensiveness and sufficiency": list(ERASER_FRACTIONS),
+                "curves": list(CURVE_FRACTIONS),
+            },
+        }
+
+
+def _described(method: Method) -> dict[str, Any]:
+    """A method's choices as plain values."""
+    kind = {"explanation": {"scope": method.explanation.scope, **method.explanation.settings()}}
+    if not isinstance(method.explanation, Objective):
+        return kind
+    return {
+        **kind,
+        "readout": {"name": method.readout.name, **_fields(method.readout)},
+        "through": None if method.through is None else str(method.through),
+        "points": None if method.points is None else {"name": method.points.name, **_fields(method.points)},
+        "site": method.site or "hook_embed",
+    }
+
+
+def _fields(choice: Any) -> dict[str, Any]:
+    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}

@@ -1,0 +1,248 @@
+"""What is put to the test: any scope, baseline or outside score, named by the choices that make it.
+
+A name is a base and any of its modifications: "fisher@8+dot-mean+frozen-patterns" is the Fisher Scope of rank 8, read
+as the signed effect of moving from the mean embedding, with attention patterns held fixed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.baselines import (
+    AttentionRollout,
+    Baseline,
+    LeaveOneOut,
+    OutsideArray,
+    OutsideFunction,
+    OutsideScores,
+    RandomScores,
+    ValueWeightedAttention,
+)
+from lens_scopes.errors import EvaluationError, LensScopesError
+from lens_scopes.objectives import Entropy, Fisher, LogProb, Objective, Semantic, Temperature
+from lens_scopes.paths import Frozen, Path
+from lens_scopes.points import Noise, Points, StraightPath
+from lens_scopes.prompts import Prompt
+from lens_scopes.readouts import Dot, Norm, Product, Readout, Relative
+from lens_scopes.scopes import attribute
+from lens_scopes.sites import named_sites
+
+_STEPS = 16  # of a path and of noise, unless the name says otherwise
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A method's scores of one prompt.
+
+    Attributes:
+        scores: one a token, up to the position explained.
+        forwards: rows of forward passes they were made from. What an outside function runs is not known.
+        backwards: rows of backward passes they were made from.
+    """
+
+    scores: Float[Tensor, " pos"]
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score the tokens of a prompt, with a name for tables.
+
+    Attributes:
+        name: as in tables.
+        explanation: a scope's objective or a baseline.
+        readout: how a gradient becomes a score, for scopes.
+        through: which components carry gradient, for scopes.
+        points: where gradients are taken, for scopes; None for the prompt itself.
+        site: where influence is read: "" for the embedding; else a short hook name, put together over the layers by
+            `Attribution.total_over_sites`.
+    """
+
+    name: str
+    explanation: Objective | Baseline
+    readout: Readout = field(default_factory=Norm)
+    through: Path | None = None
+    points: Points | None = None
+    site: str = ""
+
+    def check(self, model: Any) -> None:
+        """Checks the choices against the model, before any passage is scored.
+
+        Raises:
+            EvaluationError: where one of them does not fit the model.
+        """
+        try:
+            self.explanation.prepare(model)
+            named_sites(model, self.site or ())
+            if self.through is not None:
+                self.through.hooks(model)
+        except LensScopesError as error:
+            raise EvaluationError(f"method {self.name!r}: {error}") from error
+
+    def score(self, model: Any, prompt: Prompt, target: int) -> Scored:
+        """Scores the prompt's tokens for the prediction after its last one.
+
+        Args:
+            target: the next token that target-dependent methods explain.
+        """
+        if isinstance(self.explanation, Baseline):
+            result = attribute(model, prompt, self.explanation, target=target)
+            return Scored(result.scores, _baseline_forwards(self.explanation, prompt), 0)
+        result = attribute(
+            model,
+            prompt,
+            self.explanation,
+            target=target,
+            sites=self.site or (),
+            through=self.through,
+            readout=self.readout,
+            points=self.points,
+        )
+        scores = result.total_over_sites() if self.site else result.scores
+        directions = result.settings["directions"]
+        if self.points is None:
+            return Scored(scores, 1, directions)
+        return Scored(scores, 1 + self.points.count, self.points.count * directions)
+
+
+def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
+    if isinstance(baseline, (RandomScores, OutsideScores)):
+        return 0
+    if not isinstance(baseline, LeaveOneOut):
+        return 1
+    draws = baseline.draws if baseline.ablation == "resample" else 1
+    return 1 + draws * (len(prompt) - sum(prompt.special))
+
+
+def _integer(base: str, setting: str) -> int:
+    if not setting.isdecimal():
+        raise EvaluationError(f"{base}@{setting}: expected a number after @.")
+    return int(setting)
+
+
+def _leave_one_out(measure: Any) -> Callable[[str], Method]:
+    return lambda setting: Method("", LeaveOneOut(measure, ablation=setting or "zero"))
+
+
+_BASES: dict[str, Callable[[str], Method]] = {
+    "semantic": lambda _: Method("", Semantic()),
+    "logprob": lambda _: Method("", LogProb()),
+    "temperature": lambda _: Method("", Temperature()),
+    "entropy": lambda _: Method("", Entropy()),
+    "fisher": lambda rank: Method("", Fisher(rank="trace" if rank == "trace" else _integer("fisher", rank or "1"))),
+    "ixg": lambda _: Method("", Semantic(), readout=Product()),
+    "ixg-dot": lambda _: Method("", Semantic(), readout=Dot()),
+    "ig": lambda steps: Method(
+        "", Semantic(), readout=Product(), points=StraightPath(steps=_integer("ig", steps or str(_STEPS)))
+    ),
+    "ig-dot": lambda steps: Method(
+        "", Semantic(), readout=Dot(), points=StraightPath(steps=_integer("ig-dot", steps or str(_STEPS)))
+    ),
+    "smoothgrad": lambda samples: Method(
+        "", Semantic(), points=Noise(samples=_integer("smoothgrad", samples or str(_STEPS)))
+    ),
+    "loo-kl": _leave_one_out("kl"),
+    "loo-logit": _leave_one_out("logit"),
+    "loo-logprob": _leave_one_out("logprob"),
+    "attention-rollout": lambda _: Method("", AttentionRollout()),
+    "value-attention": lambda _: Method("", ValueWeightedAttention()),
+    "random": lambda seed: Method("", RandomScores(seed=_integer("random", seed or "0"))),
+}
+
+_SETTINGS = ("fisher", "ig", "ig-dot", "smoothgrad", "loo-kl", "loo-logit", "loo-logprob", "random")
+
+
+def _frozen(part: str) -> Callable[[Method], Method]:
+    def freeze(method: Method) -> Method:
+        through = Frozen(part)
+        return replace(method, through=through if method.through is None else method.through & through)
+
+    return freeze
+
+
+_MODIFICATIONS: dict[str, Callable[[Method], Method]] = {
+    "norm": lambda method: replace(method, readout=Norm()),
+    "dot": lambda method: replace(method, readout=Dot()),
+    "dot-mean": lambda method: replace(method, readout=Dot("mean")),
+    "product": lambda method: replace(method, readout=Product()),
+    "product-mean": lambda method: replace(method, readout=Product("mean")),
+    "relative": lambda method: replace(method, readout=Relative()),
+    "path": lambda method: replace(method, points=StraightPath(steps=_STEPS)),
+    "path-mean": lambda method: replace(method, points=StraightPath("mean", steps=_STEPS)),
+    "path-mean-4": lambda method: replace(method, points=StraightPath("mean", steps=4)),
+    "noise": lambda method: replace(method, points=Noise(samples=_STEPS)),
+    "frozen-patterns": _frozen("patterns"),
+    "frozen-norms": _frozen("norms"),
+    "frozen-gates": _frozen("gates"),
+    "values": lambda method: replace(method, site="hook_v", readout=Relative()),
+    "keys": lambda method: replace(method, site="hook_k", readout=Relative()),
+    "residuals": lambda method: replace(method, site="hook_resid_pre", readout=Relative()),
+}
+
+if TYPE_CHECKING:
+    MethodLike: TypeAlias = str | Method | Baseline | Objective | tuple[str, OutsideFunction | OutsideArray]
+else:  # what is none of these is answered with an EvaluationError, also under a run-time type checker
+    MethodLike = Any
+
+
+def method_names() -> list[str]:
+    """The bases a method's name may begin with."""
+    return list(_BASES)
+
+
+def modification_names() -> list[str]:
+    """What may follow a base, each after a plus sign."""
+    return list(_MODIFICATIONS)
+
+
+def as_method(method: MethodLike) -> Method:
+    """Reads a method given by name, as an objective or baseline, or as (name, outside scores or function).
+
+    Raises:
+        EvaluationError: for unknown names, with near ones, and settings that do not fit.
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, (Objective, Baseline)):
+        return Method(method.scope, method)
+    if isinstance(method, tuple) and len(method) == 2 and isinstance(method[0], str):
+        return Method(method[0], OutsideScores(method[1], name=method[0]))
+    if not isinstance(method, str):
+        raise EvaluationError(
+            "a method is a name such as 'fisher@8', an objective, a baseline, or a pair (name, scores or function); "
+            f"got {type(method).__name__}."
+        )
+    head, *modifications = method.split("+")
+    base, at, setting = head.partition("@")
+    if base not in _BASES:
+        raise EvaluationError(_unknown("method", base, _BASES))
+    if at and base not in _SETTINGS:
+        raise EvaluationError(f"method {base!r} has no setting after @; got {head!r}.")
+    if at and not setting:
+        raise EvaluationError(f"{head!r} has nothing after @; write a setting there, or {base!r} for the usual one.")
+    try:
+        result = _BASES[base](setting)
+        for name in modifications:
+            if name not in _MODIFICATIONS:
+                raise EvaluationError(_unknown("modification", name, _MODIFICATIONS))
+            if isinstance(result.explanation, Baseline):
+                raise EvaluationError(f"{base!r} takes no gradient, so +{name} does not apply to it.")
+            result = _MODIFICATIONS[name](result)
+    except EvaluationError:
+        raise
+    except LensScopesError as error:
+        raise EvaluationError(f"method {method!r}: {error}") from error
+    return replace(result, name=method)
+
+
+def _unknown(kind: str, name: str, known: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}."

@@ -1,0 +1,87 @@
+"""What an evaluation found, as tidy tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lens_scopes.evaluation.folder import MEASURED, PassageRecord, ResultFolder
+
+if TYPE_CHECKING:
+    import pandas
+
+COLUMNS = ("passage", "method", "metric", "ablation", "fraction", "value", "forwards", "backwards", "note")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is in a result folder.
+
+    Attributes:
+        rows: one for each passage × method × metric × ablation (× fraction of a curve), the passage's facts joined.
+        records: what became of each passage, by index.
+        manifest: the settings, model, data and versions.
+        sessions: who wrote the results, one for each start of each process.
+    """
+
+    rows: pandas.DataFrame
+    records: dict[int, PassageRecord]
+    manifest: dict[str, Any]
+    sessions: list[dict[str, Any]]
+
+    def counts(self) -> dict[str, int]:
+        """How many passages were measured, failed, or were too long."""
+        return dict(Counter(record.status for record in self.records.values()))
+
+    def reasons(self) -> dict[int, str]:
+        """Why passages were not measured, by index."""
+        return {index: record.reason or "" for index, record in self.records.items() if record.status != MEASURED}
+
+
+def read_results(path: str | Path) -> Results:
+    """Everything in a result folder.
+
+    Raises:
+        FileError: when it holds no evaluation, one of another format version, or a damaged line.
+    """
+    folder = ResultFolder.open(Path(path))
+    records = folder.records()
+    return Results(_rows(records), records, folder.manifest, folder.sessions())
+
+
+def load_results(path: str | Path) -> pandas.DataFrame:
+    """The numbers in a result folder, one row for each passage × method × metric × ablation (× fraction of a curve).
+
+    Columns: `passage` (its index in the data set), `method`, `metric`, `ablation` (None where the metric needs none),
+    `fraction` (NaN but for points of a curve), `value` (NaN where undefined, `note` says why), `forwards` and
+    `backwards` (what the number cost), `note`, and the facts of the passage (`n_tokens`, `correct`, …). `attrs` holds
+    how many passages were measured, failed or were too long.
+
+    Raises:
+        FileError: when it holds no evaluation, one of another format version, or a damaged line.
+    """
+    return read_results(path).rows
+
+
+def _rows(records: dict[int, PassageRecord]) -> pandas.DataFrame:
+    import pandas
+
+    measured = [record for record in records.values() if record.status == MEASURED]
+    facts = dict.fromkeys(name for record in measured for name in record.facts)
+    lines = [
+        (record.passage, m.method, m.metric, m.ablation, m.fraction, m.value, m.forwards, m.backwards, m.note)
+        + tuple(record.facts.get(name) for name in facts)
+        for record in measured
+        for m in record.measurements
+    ]
+    rows = pandas.DataFrame(lines, columns=[*COLUMNS, *facts])
+    rows = rows.astype({"passage": "int64", "fraction": "float64", "value": "float64"})
+    for name in ("forwards", "backwards"):
+        rows[name] = rows[name].astype("int64")
+    for name in ("ablation", "note", "correct"):
+        if name in rows:
+            rows[name] = rows[name].astype(object).where(rows[name].notna(), None)
+    rows.attrs = dict(Counter(record.status for record in records.values()))
+    return rows

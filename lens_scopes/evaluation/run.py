@@ -1,0 +1,266 @@
+"""Methods × metrics × ablations over a data set, resumable and shared between processes."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
+from lens_scopes.evaluation.cases import Case, TooLong, check_target, read_case
+from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG, PassageRecord, ResultFolder
+from lens_scopes.evaluation.measurement import Measurement
+from lens_scopes.evaluation.passages import Passages, PassagesLike, read_passages
+from lens_scopes.evaluation.processes import Process, this_process
+from lens_scopes.evaluation.results import load_results
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lens_scopes.models import Model
+    from lens_scopes.prompts import Prompt
+
+Progress = Callable[[int, int], None]
+
+_CORPUS = 256  # first passages of a data set, from which a corpus mean and resampled tokens come
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """What a laboratory does, seen from the run."""
+
+    def passage(self, text_or_ids: Any) -> Prompt: ...
+    def measure(
+        self, prompt: Prompt, target: int | None, *, index: int
+    ) -> tuple[dict[str, Any], list[Measurement]]: ...
+    def signature(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which passages of a data set are measured, and how each becomes a case.
+
+    Attributes:
+        passages: the whole data set.
+        skip: how many are left out at its beginning.
+        limit: how many are taken after those; None for all.
+        target: "last" or "own".
+        truncate: whether passages beyond the context window lose their beginning, or are left out.
+    """
+
+    passages: Passages
+    skip: int = 0
+    limit: int | None = None
+    target: str = "last"
+    truncate: bool = False
+
+    def indices(self) -> range:
+        stop = len(self.passages) if self.limit is None else min(len(self.passages), self.skip + self.limit)
+        return range(min(self.skip, stop), stop)
+
+
+def evaluate(
+    model: Model,
+    passages: PassagesLike,
+    *,
+    methods: Sequence[Any],
+    metrics: Sequence[str],
+    ablations: Sequence[str] = ("zero",),
+    out: str | Path | None = None,
+    limit: int | None = None,
+    skip: int = 0,
+    target: str = "last",
+    truncate: bool = False,
+    seed: int = 0,
+    draws: int = 4,
+    field: str | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+    retry: bool = False,
+    progress: Progress | None = None,
+) -> pandas.DataFrame:
+    """Puts attributions to the test on a data set; returns what `load_results` reads back.
+
+    Every passage is measured once and its numbers are on the disk before the next begins. Called again with the same
+    arguments it goes on where it was, however it ended; with a larger `limit`, or another `skip`, it adds passages. In
+    several processes (`accelerate launch`, `torchrun`) that share the folder, each takes its part of the passages; the
+    numbers depend on `seed` and the passage's index alone. The ablations "corpus-mean" and "resample" draw on the first
+    256 passages of the data set, whichever of them are measured.
+
+    Args:
+        model: to explain.
+        passages: a file, a data set's name, or texts; see `read_passages`.
+        methods: names of scopes and baselines, or methods of your own.
+        metrics: names of metrics.
+        ablations: what ablated tokens are replaced by, by name; each metric that ablates is measured with each.
+        out: the result folder; None keeps nothing on the disk afterwards.
+        limit: how many passages to measure; None for all.
+        skip: how many to leave out at the beginning of the data set.
+        target: "last": what stands before a passage's last token is read, and that token tells whether the model's
+            prediction is correct; "own": the whole passage is read. What is explained is the model's own top token.
+        truncate: cut the beginning off passages beyond the context window; otherwise they are left out and counted.
+        seed: of everything random.
+        draws: samples averaged where an ablation is random.
+        field: the field that holds the text; "text" unless given.
+        split: the split of a data set that has several.
+        subset: the configuration of a data set that has several.
+        retry: measure passages again that failed before.
+        progress: called with (done, in all) of this process's passages.
+
+    Raises:
+        EvaluationError: for an unknown method, metric or ablation, a folder of another evaluation, and when no passage
+            could be measured.
+        FileError: when passages cannot be read or results cannot be written.
+    """
+    check_target(target)
+    if skip < 0 or (limit is not None and limit < 1):
+        raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
+    selection = Selection(
+        read_passages(passages, field=field, split=split, subset=subset), skip, limit, target, truncate
+    )
+    if not selection.indices():
+        raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
+    from lens_scopes.evaluation.laboratory import Laboratory
+
+    laboratory = Laboratory(
+        model, methods, metrics, ablations, seed=seed, draws=draws, corpus=_corpus(model, selection)
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = ResultFolder.begin(Path(out or scratch), _manifest(model, laboratory, selection))
+        measure_passages(model, laboratory, selection, folder, this_process(), retry=retry, progress=progress)
+        records = folder.records()
+        if not any(record.status == MEASURED for record in records.values()):
+            some = next((record for record in records.values() if record.reason), None)
+            if some is not None:
+                raise EvaluationError(
+                    f"none of {len(records)} passages could be measured; passage {some.passage}: {some.reason}"
+                )
+        return load_results(folder.path)
+
+
+def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
+    """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
+    from lens_scopes.evaluation.methods import as_method
+    from lens_scopes.evaluation.metrics import metric_named
+    from lens_scopes.token_ablation import check_ablation
+
+    for check, names in ((as_method, methods), (metric_named, metrics), (check_ablation, ablations)):
+        for name in names:
+            check(name)
+
+
+def measure_passages(
+    model: Any,
+    laboratory: Measures,
+    selection: Selection,
+    folder: ResultFolder,
+    process: Process,
+    *,
+    retry: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Measures what is left of this process's passages, one line of the folder each.
+
+    A passage that fails is recorded with its reason, and the next one begins.
+
+    Raises:
+        EvaluationError: when another process is writing to this process's part of the folder.
+        FileError: when results cannot be read or written.
+    """
+    with folder.shard(process.rank, process.count) as shard:
+        settled = {index for index, record in folder.records().items() if not (retry and record.status == FAILED)}
+        left = [index for index in selection.indices() if process.takes(index) and index not in settled]
+        if not left:
+            return
+        shard.append({"session": _session(model, selection, process)})
+        for done, index in enumerate(left):
+            if progress is not None:
+                progress(done, len(left))
+            shard.append(_measured(model, laboratory, selection, index).as_line())
+        if progress is not None:
+            progress(len(left), len(left))
+
+
+def _measured(model: Any, laboratory: Measures, selection: Selection, index: int) -> PassageRecord:
+    began = time.perf_counter()
+    try:
+        case = read_case(model, selection.passages.items[index], selection.target, truncate=selection.truncate)
+        if isinstance(case, TooLong):
+            return PassageRecord(index, TOO_LONG, str(case))
+        facts, measurements = laboratory.measure(laboratory.passage(case.token_ids), case.target, index=index)
+    except Exception as error:  # one passage must not end the run, whatever is wrong with it
+        said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
+        return PassageRecord(index, FAILED, " ".join(said.split()), seconds=time.perf_counter() - began)
+    if case.cut:
+        facts = facts | {"tokens_cut": case.cut}
+    return PassageRecord(
+        index, MEASURED, facts=facts, measurements=tuple(measurements), seconds=time.perf_counter() - began
+    )
+
+
+def _corpus(model: Any, selection: Selection) -> list[tuple[int, ...]]:
+    """The first passages of the data set as token ids: the same whichever of its passages are measured."""
+    found = []
+    for passage in selection.passages.items[:_CORPUS]:
+        try:
+            case = read_case(model, passage, selection.target, truncate=True)
+        except PromptError:
+            continue
+        if isinstance(case, Case):
+            found.append(case.token_ids)
+    return found
+
+
+def _manifest(model: Any, laboratory: Measures, selection: Selection) -> dict[str, Any]:
+    """All that the numbers depend on, and nothing that changes between two calls."""
+    from lens_scopes.models import model_record
+    from lens_scopes.scopes import package_versions
+
+    record = asdict(model_record(model))
+    del record["device"]
+    signature = {name: value for name, value in laboratory.signature().items() if name != "model"}
+    return {
+        "passages": {
+            "name": selection.passages.name,
+            "sha256": selection.passages.digest(),
+            "count": len(selection.passages),
+            "target": selection.target,
+            "truncate": selection.truncate,
+        },
+        "laboratory": signature,
+        "model": record,
+        "versions": package_versions(),
+    }
+
+
+def _session(model: Any, selection: Selection, process: Process) -> dict[str, Any]:
+    return {
+        "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "process": process.rank,
+        "processes": process.count,
+        "device": str(next(iter(model.parameters())).device),
+        "commit": _commit(),
+        "skip": selection.skip,
+        "limit": selection.limit,
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of lens_scopes' own code, with "-dirty" where it was changed since; None outside a checkout."""
+    here = Path(__file__).resolve()
+    try:
+        for command in (
+            ["ls-files", "--error-unmatch", here.name],
+            ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        ):
+            done = subprocess.run(["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=10)
+            if done.returncode:
+                return None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip()

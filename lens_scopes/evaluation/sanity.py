@@ -1,0 +1,106 @@
+"""Verdicts: does a method notice that the model is gone, and does its agreement differ from chance?
+
+Three checks, each over the passages of an evaluation, with 95 % bootstrap intervals:
+
+- model: the scores change when all blocks are redrawn, "passed" where the mean Spearman with the model's own scores has
+  its whole interval below 0.5 (half of the ranking, the bound is a choice: arXiv:1810.03292 names none);
+- cascade: the more blocks are redrawn, the less is left, "passed" where all blocks leave less than the final quarter
+  does (paired Wilcoxon, one-sided, p < 0.01);
+- chance: the agreement with leaving tokens out is above that of shuffled scores (paired Wilcoxon, one-sided, p < 0.01).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scipy import stats
+
+from lens_scopes.evaluation.statistics import LEAST_PAIRS, mean_intervals
+
+if TYPE_CHECKING:
+    import pandas
+
+_REMAINS = 0.5
+_LEVEL = 0.01
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One check of one method.
+
+    Attributes:
+        check: "model", "cascade" or "chance".
+        method: its name.
+        ablation: what tokens were replaced by; None where none were.
+        passages: how many entered.
+        value: the mean that was judged: what remains of the scores (model), or a mean difference (the others).
+        low: lower end of its 95 % bootstrap interval.
+        high: upper end.
+        p: of the one-sided test; None for a check that judges the interval.
+        passed: None where there are fewer than 6 passages.
+        sentence: the verdict in words.
+    """
+
+    check: str
+    method: str
+    ablation: str | None
+    passages: int
+    value: float
+    low: float
+    high: float
+    p: float | None
+    passed: bool | None
+    sentence: str
+
+
+def sanity_verdicts(rows: pandas.DataFrame) -> list[Verdict]:
+    """Every check that the rows of an evaluation allow.
+
+    Args:
+        rows: as `load_results` gives them; "model" and "cascade" need the metric randomization, "chance" needs loo-kl
+            and loo-kl-null.
+    """
+    found = []
+    for method in dict.fromkeys(rows["method"]):
+        own = rows[rows["method"] == method]
+        last = _series(own, "randomization-all-blocks")
+        if len(last):
+            found.append(_model(method, last))
+            pairs = _paired(last, _series(own, "randomization-final-quarter"))
+            found.append(
+                _difference("cascade", method, None, -pairs, "all blocks leave {:.2f} less than the final quarter")
+            )
+        for ablation in dict.fromkeys(own["ablation"].dropna()):
+            part = own[own["ablation"] == ablation]
+            null = _series(part, "loo-kl-null")
+            if len(null):
+                pairs = _paired(_series(part, "loo-kl-spearman"), null)
+                found.append(
+                    _difference("chance", method, ablation, pairs, "agreement is {:.2f} above shuffled scores")
+                )
+    return found
+
+
+def _series(rows: pandas.DataFrame, metric: str) -> pandas.Series:
+    return rows[rows["metric"] == metric].set_index("passage")["value"].dropna()
+
+
+def _paired(first: pandas.Series, second: pandas.Series) -> pandas.Series:
+    return (first - second).dropna()
+
+
+def _model(method: str, remains: pandas.Series) -> Verdict:
+    ((low, high),) = mean_intervals([remains.to_numpy()])
+    passed = None if len(remains) < LEAST_PAIRS else high < _REMAINS
+    sentence = f"of the ranking {float(remains.mean()):.2f} remains (Spearman) with all blocks redrawn"
+    return Verdict("model", method, None, len(remains), float(remains.mean()), low, high, None, passed, sentence)
+
+
+def _difference(check: str, method: str, ablation: str | None, pairs: pandas.Series, sentence: str) -> Verdict:
+    ((low, high),) = mean_intervals([pairs.to_numpy()])
+    mean = float(pairs.mean())
+    enough = len(pairs) >= LEAST_PAIRS
+    p = float(stats.wilcoxon(pairs, alternative="greater").pvalue) if enough and bool((pairs != 0).any()) else None
+    passed = None if not enough else p is not None and p < _LEVEL
+    return Verdict(check, method, ablation, len(pairs), mean, low, high, p, passed, sentence.format(mean))

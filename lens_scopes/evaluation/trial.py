@@ -1,0 +1,80 @@
+"""One passage under one ablation: which tokens are ablated, what it does, and nothing computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_scopes.token_ablation import AblatedPrompt, Outcomes
+
+
+class Trial:
+    """The outcomes of ablating sets of tokens of one prompt, kept for all the methods and metrics that ask for them.
+
+    Args:
+        ablated: the prompt with its ablation.
+        seed: of the random sets of tokens.
+    """
+
+    def __init__(self, ablated: AblatedPrompt, seed: int) -> None:
+        self.ablated = ablated
+        self.seed = seed
+        self.eligible = torch.tensor(ablated.eligible)
+        self._known: dict[bytes, Tensor] = {}
+
+    @property
+    def clean_log_probability(self) -> float:
+        """log p(target) of the whole prompt, in nats."""
+        return float(self.ablated.clean[self.ablated.target])
+
+    @cached_property
+    def leave_one_out(self) -> Outcomes:
+        """Each eligible token ablated alone."""
+        return self.outcomes(self.masks([[index] for index in range(len(self.eligible))]))
+
+    def masks(self, sets: Sequence[Sequence[int]]) -> Bool[Tensor, "row pos"]:
+        """Masks of sets of eligible tokens, which are counted without the special ones."""
+        masks = torch.zeros(len(sets), len(self.ablated.token_ids), dtype=torch.bool)
+        for row, chosen in enumerate(sets):
+            masks[row, self.eligible[list(chosen)]] = True
+        return masks
+
+    def outcomes(self, masks: Bool[Tensor, "row pos"]) -> Outcomes:
+        """The prediction after each set of tokens is ablated; sets that were asked for before are not run again."""
+        keys = [mask.numpy().tobytes() for mask in masks]
+        new = {key: row for row, key in enumerate(keys) if key not in self._known}
+        if new:
+            found = self.ablated.outcomes(masks[list(new.values())])
+            values = torch.stack([found.log_probability, found.probability, found.logit, found.divergence], dim=1)
+            self._known.update(zip(new, values, strict=True))
+        log_probability, probability, logit, divergence = torch.stack([self._known[key] for key in keys], dim=1)
+        return Outcomes(log_probability, probability, logit, divergence)
+
+    @cached_property
+    def random_sets(self) -> tuple[Bool[Tensor, "row pos"], Outcomes]:
+        """Random sets of up to half of the eligible tokens, with what ablating them does."""
+        generator = torch.Generator().manual_seed(self.seed)
+        count = len(self.eligible)
+        sets = []
+        for _ in range(_RANDOM_SETS):
+            size = int(torch.randint(1, max(2, count // 2 + 1), (1,), generator=generator))
+            sets.append(torch.randperm(count, generator=generator)[:size].tolist())
+        masks = self.masks(sets)
+        return masks, self.outcomes(masks)
+
+
+_RANDOM_SETS = 64
+
+
+def ranking(scores: Float[Tensor, " n"]) -> list[int]:
+    """Indices from the highest score to the lowest; of equal ones the earlier comes first."""
+    return torch.argsort(scores, descending=True, stable=True).tolist()
+
+
+def count_of(fraction: float, n: int) -> int:
+    """How many of n tokens a fraction of them is: rounded, at least one unless the fraction is 0, at most all."""
+    return 0 if fraction == 0 else min(n, max(1, round(fraction * n)))

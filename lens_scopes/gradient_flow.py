@@ -1,0 +1,121 @@
+"""Whether a model's backward pass is what it seems: linear layers may compute without a graph, hooks be mere copies.
+
+The residual stream goes around every component, so a quantized layer without a graph would not stop the backward pass:
+its influence would be missing from the scores without a word. And a bridge to an architecture may offer a hook whose
+value its forward pass does not go on with: holding it fixed would change nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_scopes.errors import LensScopesError, ModelError
+from lens_scopes.forward import Batch, Hook, final_states, hooked, is_bridge
+from lens_scopes.sites import EMBEDDING
+
+_passing: weakref.WeakSet[Any] = weakref.WeakSet()
+_goes_on: weakref.WeakKeyDictionary[Any, dict[str, bool]] = weakref.WeakKeyDictionary()
+
+
+def require_gradients(model: Any) -> None:
+    """Runs two tokens through a model with linear layers that are not PyTorch's own, forward and back; once a model.
+
+    Raises:
+        ModelError: naming the first layer whose output does not depend on its input for autograd.
+    """
+    if model in _passing:
+        return
+    layers = {
+        name: part
+        for name, part in model.named_modules()
+        if "linear" in type(part).__name__.lower() and type(part) is not torch.nn.Linear and not list(part.children())
+    }
+    if layers:
+        _try(model, layers)
+    _passing.add(model)
+
+
+def require_used(model: Any, names: Sequence[str], error: type[LensScopesError]) -> None:
+    """Runs four tokens through a bridge, forward and back, to see that it goes on with what these hooks return.
+
+    Raises:
+        LensScopesError: of the kind given, naming the first hook that is a mere copy.
+    """
+    if not is_bridge(model):
+        return
+    known = _goes_on.setdefault(model, {})
+    if new := [name for name in dict.fromkeys(names) if name not in known and name != EMBEDDING]:
+        known |= _used(model, new)
+    for name in names:
+        if not known.get(name, True):
+            raise error(
+                f"the bridge of {model.cfg.architecture} shows {name!r} and computes on without it, so influence can "
+                'be neither read nor held fixed there; load the model with backend="hooked" if it can be.'
+            )
+
+
+def _used(model: Any, names: Sequence[str]) -> dict[str, bool]:
+    copies: dict[str, Tensor] = {}
+
+    def root(embeddings: Tensor) -> Tensor:
+        return embeddings.detach().requires_grad_(True)
+
+    def copy(name: str) -> Hook:
+        def hook(activation: Tensor) -> Tensor:
+            copies[name] = activation.clone()
+            return copies[name]
+
+        return hook
+
+    hooks = [(EMBEDDING, root), *((name, copy(name)) for name in names)]
+    with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
+        states = final_states(model, Batch.of(model, [[0, 1, 2, 3]]))
+    reached = {name: values for name, values in copies.items() if values.requires_grad}
+    if not reached:
+        return {}
+    found = torch.autograd.grad(states.float().sum(), list(reached.values()), allow_unused=True)
+    return {name: gradient is not None for name, gradient in zip(reached, found, strict=True)}
+
+
+def _try(model: Any, layers: dict[str, Any]) -> None:
+    broken: list[str] = []
+    roots: list[Tensor] = []
+
+    def check(name: str) -> Callable[[Any, tuple[Any, ...], Any], None]:
+        def hook(part: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            depends = bool(inputs) and isinstance(inputs[0], Tensor) and inputs[0].requires_grad
+            if depends and isinstance(output, Tensor) and not output.requires_grad:
+                broken.append(name)
+
+        return hook
+
+    def root(embeddings: Tensor) -> Tensor:
+        roots.append(embeddings.detach().requires_grad_(True))
+        return roots[0]
+
+    handles = [part.register_forward_hook(check(name)) for name, part in layers.items()]
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), hooked(model, [(EMBEDDING, root)]):
+            states = final_states(model, Batch.of(model, [[0, 1]]))
+        if not broken:
+            torch.autograd.grad(states.float().sum(), roots)
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{_cannot(layers, next(iter(layers)))} ({reason}); {_CURE}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if broken:
+        raise ModelError(f"{_cannot(layers, broken[0])}; {_CURE}")
+
+
+_CURE = "load the weights unquantized, or dequantize them"
+
+
+def _cannot(layers: dict[str, Any], name: str) -> str:
+    return f"gradients do not flow through {name} ({type(layers[name]).__name__}), so influence cannot be read"

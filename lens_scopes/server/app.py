@@ -1,0 +1,345 @@
+"""The application: its addresses, and what each does with a request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from lens_scopes import __version__
+from lens_scopes.cli.output_options import as_json
+from lens_scopes.objectives import objective_names
+from lens_scopes.server.answers import answer, kind_of
+from lens_scopes.server.commands import command_of
+from lens_scopes.server.examples import EXAMPLES
+from lens_scopes.server.explanations import Explanation, explain, refuse_early
+from lens_scopes.server.guard import Guard
+from lens_scopes.server.problems import (
+    DOCUMENTED,
+    Problem,
+    Refusal,
+    on_http_error,
+    on_invalid,
+    on_refusal,
+    refusal_of,
+)
+from lens_scopes.server.results import Kept, Results
+from lens_scopes.server.schemas import (
+    About,
+    AttributeRequest,
+    AttributionAnswer,
+    HeadsAnswer,
+    HeadsRequest,
+    MatrixAnswer,
+    MatrixRequest,
+    ModesAnswer,
+    ModesRequest,
+    Name,
+    VocabularyEntry,
+)
+from lens_scopes.server.served_models import ServedModel, ServedModels
+from lens_scopes.server.settings import Access, Limits
+from lens_scopes.server.work import Job, WorkQueue
+from lens_scopes.views.html_page import CONTENT_SECURITY_POLICY
+from lens_scopes.views.stylesheet import stylesheet
+
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_EVENTS = "text/event-stream"
+_MOST_ENTRIES = 50
+
+
+class Service:
+    """What the addresses share: the models, the queue, and the last results."""
+
+    def __init__(self, models: ServedModels, limits: Limits) -> None:
+        self.models = models
+        self.limits = limits
+        self.queue = WorkQueue(limits)
+        self.results = Results(limits)
+
+    def submit(self, request: Explanation) -> Job | bytes:
+        """Queues the work of a request; the answer itself where the same request has been answered.
+
+        Raises:
+            Refusal: where the queue is full, or the request is beyond the limits.
+            LensScopesError: for choices that do not fit.
+        """
+        served = self.models.named(request.model)
+        refuse_early(request, self.limits)
+        question = f"{type(request).__name__} {served.name} {request.model_dump_json(exclude={'model'})}"
+        known = self.results.answering(question)
+        return self.queue.submit(lambda job: self._answer(request, question, job)) if known is None else known.answer
+
+    def _answer(self, request: Explanation, question: str, job: Job) -> bytes:
+        model = self.models.loaded(request.model)
+        prompt, result = explain(model, request, self.limits, job)
+        result_id = Results.new_id()
+        command = command_of(request, self.models.named(request.model).options)
+        content = as_json(answer(result_id, prompt, result, command)).encode()
+        self.results.keep(Kept(result_id, question, result, content))
+        return content
+
+
+def create_app(
+    models: ServedModels | dict[str, Any],
+    limits: Limits | None = None,
+    access: Access | None = None,
+) -> FastAPI:
+    """The page and its API.
+
+    Args:
+        models: those that requests may name; a mapping from names to loaded models will do.
+        limits: of what requests may ask for.
+        access: who may ask.
+    """
+    if isinstance(models, dict):
+        from lens_scopes.cli.model_options import ModelOptions
+
+        models = ServedModels([ServedModel(ModelOptions(model=name), model) for name, model in models.items()])
+    limits = limits or Limits()
+    service = Service(models, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.queue.open()
+        yield
+        service.queue.stop()
+
+    app = FastAPI(
+        title="lens_scopes",
+        version=__version__,
+        description="Jacobian Scopes of language models: the API under the local page.",
+        docs_url=None,
+        redoc_url=None,
+        responses=DOCUMENTED,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.add_exception_handler(Refusal, on_refusal)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    _add_page(app)
+    _add_questions(app, service)
+    _add_lists(app, service)
+    _add_results(app, service)
+    _describe_problems(app)
+    app.add_middleware(Guard, access=access or Access(), limits=limits)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page, its style and its scripts, read once."""
+    folder = files("lens_scopes.server") / "page"
+    contents = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.is_file()}
+    contents["page.css"] = stylesheet() + contents["page.css"]
+    encoded = {name: text.encode() for name, text in contents.items()}
+
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        return Response(encoded["index.html"], media_type=_TYPES["html"])
+
+    @app.get("/page/{name}", include_in_schema=False)
+    def part(name: str) -> Response:
+        if name not in encoded:
+            raise HTTPException(404)
+        return Response(encoded[name], media_type=_TYPES[name.rpartition(".")[2]])
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    def icon() -> Response:
+        return Response(status_code=204)
+
+
+def _add_questions(app: FastAPI, service: Service) -> None:
+    """The addresses that have the model work."""
+
+    def answers(model: Any) -> dict[str, Any]:
+        described = "The result; or, where the Accept header asks for text/event-stream, events: `progress` with how "
+        described += "far the work is, then `result` with the result or `problem` with problem details."
+        return {
+            "response_model": None,
+            "dependencies": [Depends(_json_only)],
+            "responses": {
+                200: {
+                    "description": described,
+                    "model": model,
+                    "content": {_EVENTS: {"schema": {"type": "string"}}},
+                }
+            },
+        }
+
+    @app.post("/api/attribute", **answers(AttributionAnswer))
+    async def attribute(question: AttributeRequest, request: Request) -> Response:
+        """Which tokens, at which layers, made the model predict that."""
+        return await _respond(service, question, request)
+
+    @app.post("/api/heads", **answers(HeadsAnswer))
+    async def heads(question: HeadsRequest, request: Request) -> Response:
+        """Which heads and MLPs did, checked by ablation."""
+        return await _respond(service, question, request)
+
+    @app.post("/api/matrix", **answers(MatrixAnswer))
+    async def matrix(question: MatrixRequest, request: Request) -> Response:
+        """The influence of every token on every later prediction."""
+        return await _respond(service, question, request)
+
+    @app.post("/api/modes", **answers(ModesAnswer))
+    async def modes(question: ModesRequest, request: Request) -> Response:
+        """What the leading Fisher directions mean."""
+        return await _respond(service, question, request)
+
+    @app.delete("/api/jobs/{job}", status_code=204, response_class=Response)
+    def cancel(job: Name) -> None:
+        """Cancels a waiting or running request, by the `job` of its progress events."""
+        service.queue.cancel(service.queue.find(job))
+
+
+def _json_only(request: Request) -> None:
+    """Refuses what a form of another site could send."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, "the body must be JSON, with the content type application/json.")
+
+
+async def _respond(service: Service, question: Explanation, request: Request) -> Response:
+    try:
+        submitted = service.submit(question)
+    except Exception as error:
+        refusal = refusal_of(error, service.limits.seconds)
+        if refusal is None:
+            raise
+        raise refusal from None
+    if _EVENTS in request.headers.get("accept", ""):
+        return StreamingResponse(_events(service.queue, submitted), media_type=_EVENTS)
+    if isinstance(submitted, Job):
+        async with aclosing(service.queue.updates(submitted)) as updates:
+            async for _ in updates:
+                if await request.is_disconnected():
+                    raise Refusal(409, "the request was cancelled.")
+        if submitted.refusal is not None:
+            raise submitted.refusal
+        submitted = submitted.result
+    return Response(submitted, media_type="application/json")
+
+
+async def _events(queue: WorkQueue, submitted: Job | bytes) -> AsyncIterator[bytes]:
+    if isinstance(submitted, bytes):
+        yield _event("result", submitted)
+        return
+    async with aclosing(queue.updates(submitted)) as updates:
+        async for progress in updates:
+            yield _event("progress", progress.model_dump_json().encode())
+    if submitted.refusal is None:
+        yield _event("result", submitted.result)
+    else:
+        yield _event("problem", submitted.refusal.problem().model_dump_json().encode())
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"  # JSON has no line breaks of its own
+
+
+def _add_lists(app: FastAPI, service: Service) -> None:
+    """What there is to choose from."""
+
+    @app.get("/api/about")
+    def about() -> About:
+        """Models, scopes, limits and examples of this server."""
+        limits = service.limits
+        return About(
+            version=__version__,
+            models=service.models.describe(),
+            scopes=objective_names(),
+            limits={
+                "prompt_characters": limits.prompt_characters,
+                "prompt_tokens": limits.prompt_tokens,
+                "generated_tokens": limits.generated_tokens,
+                "seconds": limits.seconds,
+            },
+            examples=list(EXAMPLES),
+        )
+
+    @app.get("/api/vocabulary")
+    def vocabulary(
+        q: Annotated[str, Query(max_length=200)],
+        model: Annotated[Name | None, Query()] = None,
+        most: Annotated[int, Query(ge=1, le=_MOST_ENTRIES)] = 12,
+    ) -> list[VocabularyEntry]:
+        """Tokens that begin with or hold what was typed, for completion."""
+        return service.models.vocabulary(model).search(q, most)
+
+
+def _add_results(app: FastAPI, service: Service) -> None:
+    """Results that were computed, as files."""
+
+    @app.get("/api/results/{result_id}/{kind}", response_class=Response, responses=_FILES)
+    def result_file(
+        result_id: Name,
+        kind: Literal["html", "safetensors", "csv", "json"],
+        include: Annotated[list[Name], Query(max_length=3, alias="with")] = [],  # noqa: B006
+        download: bool = False,
+    ) -> Response:
+        """The self-contained report (with other results on the same page), the safetensors, the CSV, or the JSON."""
+        kept = service.results.find(result_id)
+        content = _writer(kept, kind, [service.results.find(other) for other in include])()
+        headers = {"Content-Disposition": f'attachment; filename="{kind_of(kept.result)}.{kind}"'} if download else {}
+        if kind == "html":
+            # The report brings its own scripts, so it lives in a sandbox: without an origin, it can reach nothing here.
+            headers["Content-Security-Policy"] = (
+                f"{CONTENT_SECURITY_POLICY}; sandbox allow-scripts; frame-ancestors 'self'"
+            )
+        return Response(content, media_type=_MEDIA_TYPES[kind], headers=headers)
+
+
+_MEDIA_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "safetensors": "application/octet-stream",
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+}
+_FILES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file.",
+        "content": {media.partition(";")[0]: {} for media in _MEDIA_TYPES.values()},
+    }
+}
+
+
+def _writer(kept: Kept, kind: str, others: list[Kept]) -> Callable[[], bytes]:
+    result = kept.result
+    if kind == "json":
+        return lambda: kept.answer
+    if kind == "csv":
+        return lambda: result.to_pandas().to_csv(index=False).encode()
+    if kind == "safetensors":
+        if kind_of(result) != "attribution":
+            raise Refusal(404, f"a result of the kind {kind_of(result)} has no safetensors file; take its JSON or CSV.")
+        return result.to_safetensors
+    if not others:
+        return lambda: result.to_html().encode()
+    companions = {kind_of(other.result): other.result for other in others}
+    if kind_of(result) != "attribution" or "attribution" in companions:
+        raise Refusal(422, "only an attribution's report takes others with it, which are heads, matrix or modes.")
+    from lens_scopes.views import page
+
+    return lambda: page(result, **companions).to_html().encode()
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Has the OpenAPI description carry the schema of problem details, in place of FastAPI's own errors."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            described = original()
+            schemas = described["components"]["schemas"]
+            schemas["Problem"] = Problem.model_json_schema()
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        return app.openapi_schema or {}
+
+    app.openapi = openapi

@@ -1,0 +1,55 @@
+"""Work on a model that can be stopped between any two layers, on the way forward and on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from lens_scopes.forward import Hook, hooked
+from lens_scopes.server.work import Job
+
+Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def interruptible(model: Any, job: Job, stage: str) -> Iterator[Progress]:
+    """Lets the job stop the model, and report how far it is.
+
+    Args:
+        model: whose forward and backward passes run in the with-block.
+        job: checked before each layer, both ways.
+        stage: what the steps are that the progress function is called with.
+
+    Yields:
+        A progress function for the work; until it is first called with more than one step, layers are reported.
+    """
+    n_layers = model.cfg.n_layers
+    by_layers = True
+
+    def progress(done: int, total: int) -> None:
+        nonlocal by_layers
+        by_layers = by_layers and total <= 1
+        job.report(stage, done, total)
+
+    def passing(name: str, done: int) -> None:
+        if by_layers:
+            job.report(name, done, n_layers)
+        else:
+            job.check()
+
+    def watch(layer: int) -> Hook:
+        def back(gradient: Tensor) -> None:
+            passing("backward", n_layers - layer)
+
+        def hook(activation: Tensor) -> None:
+            passing("forward", layer + 1)
+            if activation.requires_grad:
+                activation.register_hook(back)
+
+        return hook
+
+    with hooked(model, [(f"blocks.{layer}.hook_resid_pre", watch(layer)) for layer in range(n_layers)]):
+        yield progress

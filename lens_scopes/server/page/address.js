@@ -1,0 +1,45 @@
+// The view in the address: everything that was asked and looked at, after the #, which is never sent to a server.
+
+const PLAIN = ["text", "scope", "target", "other", "rank", "position", "through", "readout", "model"];
+
+/** What the fields of one side are by default, which the address leaves out. */
+export const DEFAULTS = { scope: "semantic", readout: "norm" };
+
+/** {sides: [fields…], layer, head, show: [kinds…]} as the part of an address after the #. */
+export function write(view) {
+  const parameters = new URLSearchParams();
+  view.sides.forEach((side, index) => {
+    const prefix = index ? "b." : "";
+    for (const name of PLAIN) if (side[name] && side[name] !== DEFAULTS[name]) parameters.set(prefix + name, side[name]);
+    if (side.chat) parameters.set(`${prefix}chat`, JSON.stringify(side.chat));
+    if (side.freeze?.length) parameters.set(`${prefix}freeze`, side.freeze.join(","));
+  });
+  if (view.layer) parameters.set("layer", view.layer);
+  if (view.head) parameters.set("head", view.head);
+  if (view.show.length) parameters.set("show", view.show.join(","));
+  return `#${parameters}`;
+}
+
+/** The view in an address; null where there is none. What does not fit is left to the server to refuse. */
+export function read(hash) {
+  const parameters = new URLSearchParams(hash.slice(1));
+  const sides = [side(parameters, ""), side(parameters, "b.")].filter(Boolean);
+  if (!sides.length) return null;
+  const show = (parameters.get("show") ?? "").split(",").filter(Boolean);
+  return { sides, layer: parameters.get("layer") ?? "", head: parameters.get("head") ?? "", show };
+}
+
+function side(parameters, prefix) {
+  if (!parameters.has(`${prefix}text`) && !parameters.has(`${prefix}chat`)) return null;
+  const fields = { ...DEFAULTS };
+  for (const name of PLAIN) if (parameters.has(prefix + name)) fields[name] = parameters.get(prefix + name);
+  const freeze = parameters.get(`${prefix}freeze`);
+  if (freeze) fields.freeze = freeze.split(",");
+  try {
+    const chat = JSON.parse(parameters.get(`${prefix}chat`) ?? "null");
+    if (Array.isArray(chat)) fields.chat = chat;
+  } catch {
+    return null;
+  }
+  return fields;
+}

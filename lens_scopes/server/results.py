@@ -1,0 +1,84 @@
+"""The last results, kept in memory for downloads and for requests that are made again; the oldest are forgotten."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from lens_scopes.server.problems import Refusal
+from lens_scopes.server.settings import Limits
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A result and its answer.
+
+    Attributes:
+        id: cannot be guessed, so that on a shared server it is known to those who asked for it alone.
+        question: the request and its kind as text; the same question has the same answer.
+        result: of the library.
+        answer: the JSON that was sent.
+    """
+
+    id: str
+    question: str
+    result: Any
+    answer: bytes
+
+
+class Results:
+    """A bounded number of results of bounded size, by id and by question."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._ids: dict[str, str] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def new_id() -> str:
+        """An id for a result to come."""
+        return secrets.token_urlsafe(16)
+
+    def keep(self, kept: Kept) -> None:
+        """Keeps a result and forgets the oldest beyond the limits."""
+        with self._lock:
+            self._kept[kept.id] = kept
+            self._ids[kept.question] = kept.id
+            self._bytes += _size(kept)
+            while len(self._kept) > 1 and (
+                len(self._kept) > self._limits.kept or self._bytes > self._limits.kept_bytes
+            ):
+                _, oldest = self._kept.popitem(last=False)
+                self._bytes -= _size(oldest)
+                if self._ids.get(oldest.question) == oldest.id:
+                    del self._ids[oldest.question]
+
+    def answering(self, question: str) -> Kept | None:
+        """The result of the same question, where it is still kept."""
+        with self._lock:
+            found = self._kept.get(self._ids.get(question, ""))
+            if found is not None:
+                self._kept.move_to_end(found.id)
+            return found
+
+    def find(self, result_id: str) -> Kept:
+        """The result of that id.
+
+        Raises:
+            Refusal: 404 where there is none.
+        """
+        with self._lock:
+            if result_id not in self._kept:
+                raise Refusal(404, "there is no such result, or it has been forgotten; make the request again.")
+            self._kept.move_to_end(result_id)
+            return self._kept[result_id]
+
+
+def _size(kept: Kept) -> int:
+    """An estimate: JSON takes more room than the tensors it was written from."""
+    return 2 * len(kept.answer) + 4 * len(kept.question)

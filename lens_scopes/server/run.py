@@ -1,0 +1,148 @@
+"""Serving the application until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.errors import LensScopesError
+from lens_scopes.server.app import create_app
+from lens_scopes.server.served_models import ServedModel, ServedModels
+from lens_scopes.server.settings import Access, Limits
+
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+SPACE_PORT = 7860
+
+
+def run(
+    models: Sequence[ModelOptions],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    token: str | None = None,
+    names: Sequence[str] = (),
+    limits: Limits | None = None,
+    log_requests: bool = False,
+    open_page: bool = False,
+) -> None:
+    """Loads the first model and serves the page until SIGINT or SIGTERM, which end it with status 0.
+
+    Args:
+        models: those that requests may name.
+        host: the address to listen at. Any other than 127.0.0.1 takes a token, which is made up where none is given.
+        port: 0 for a free one.
+        token: what every request must show.
+        names: further host names that the server is reached by.
+        limits: of what requests may ask for.
+        log_requests: log the address of every request; of what is typed, completion is in it.
+        open_page: open the page in a browser.
+
+    Raises:
+        LensScopesError: when the first model cannot be loaded, or the address cannot be listened at.
+    """
+    served = [ServedModel(options) for options in models]
+    if token is None and host not in _LOCAL:
+        token = secrets.token_urlsafe(16)
+    listening = _listen(host, port)
+    bound = listening.getsockname()[1]
+    everywhere = host in ("0.0.0.0", "::")
+    shown = "127.0.0.1" if everywhere else host
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/" + (f"?token={token}" if token else "")
+    hosts = _LOCAL | {host.lower(), *(name.lower() for name in names)}
+    access = Access(hosts=hosts, any_address=everywhere, token=token)
+    models_at_hand = ServedModels(served)
+    models_at_hand.loaded(None)
+    _warm(models_at_hand)
+    listening.listen()  # from here on a browser waits, where it was refused before
+    print(f"lens-scopes: serving {served[0].name} at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(address)
+    serve(create_app(models_at_hand, limits, access), listening, log_requests=log_requests)
+
+
+def run_space(model: str = "gemma-3-270m", *, port: int = SPACE_PORT) -> None:
+    """Serves one model to everyone, as a public Space: the whole of its `app.py`.
+
+    It listens on every address, asks for no token, answers to the name in the environment variable SPACE_HOST, and
+    lets the platform's own site show it in a frame. Limits are tighter than on a machine of one's own.
+    """
+    names = {name.strip().lower() for name in os.environ.get("SPACE_HOST", "").split(",") if name.strip()}
+    frames = ("https://huggingface.co", "https://*.hf.space")
+    access = Access(hosts=_LOCAL | names, any_address=True, frame_ancestors=frames)
+    limits = Limits(prompt_characters=4_000, prompt_tokens=256, generated_tokens=32, waiting=24, seconds=60.0)
+    models = ServedModels([ServedModel(ModelOptions(model=model))])
+    listening = _listen("0.0.0.0", port)
+    models.loaded(None)
+    _warm(models)
+    serve(create_app(models, limits, access), listening)
+
+
+def serve(app: FastAPI, listening: socket.socket, *, log_requests: bool = False) -> None:
+    """Serves an application on a socket until SIGINT or SIGTERM.
+
+    Requests that are running then are cancelled, and each is told so.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="info" if log_requests else "warning",
+        access_log=log_requests,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+        ws="none",
+    )
+    _Server(config).run(sockets=[listening])
+
+
+def _warm(models: ServedModels) -> None:
+    """Sorts the vocabulary meanwhile, which takes seconds, so that nobody waits for it at the first completion."""
+    threading.Thread(target=models.vocabulary, args=(None,), daemon=True).start()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but for what signals do: the queue is stopped at once, and the process ends as if it had finished."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        app.state.service.queue.stop(seconds=0)
+        await super().shutdown(sockets)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, so that an address in use is known before a model is loaded.
+
+    Raises:
+        LensScopesError: when the address cannot be listened at.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or error
+        raise LensScopesError(f"cannot listen at {host}:{port}: {reason}; give another --host or --port.") from error
+    return listening

@@ -1,0 +1,95 @@
+"""The models that this server was started with; requests can name no other."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.server.problems import Refusal
+from lens_scopes.server.schemas import ServedModel as Described
+from lens_scopes.server.vocabulary import Vocabulary
+
+
+@dataclass
+class ServedModel:
+    """A model with the options it is loaded with; loaded when first asked for.
+
+    Attributes:
+        options: as on the command line, for the commands that the page shows.
+        model: None until it is loaded.
+    """
+
+    options: ModelOptions
+    model: Any = None
+    vocabulary: Vocabulary | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.options.model
+
+
+class ServedModels:
+    """The models by name; the first is the default."""
+
+    def __init__(self, served: Sequence[ServedModel]) -> None:
+        self._served = {one.name: one for one in served}
+
+    def named(self, name: str | None) -> ServedModel:
+        """The model of that name, or the first.
+
+        Raises:
+            Refusal: 422 for another name.
+        """
+        names = list(self._served)
+        if name is None:
+            return self._served[names[0]]
+        if name not in self._served:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, names))}."
+            raise Refusal(422, f"this server was not started with a model {name!r}; {hint}", "ModelError")
+        return self._served[name]
+
+    def loaded(self, name: str | None) -> Any:
+        """The model itself.
+
+        Raises:
+            Refusal: as `named`.
+            ModelError: when it cannot be loaded.
+        """
+        served = self.named(name)
+        with served.lock:
+            if served.model is None:
+                served.model = served.options.load()
+            return served.model
+
+    def vocabulary(self, name: str | None) -> Vocabulary:
+        """The tokens of a model, for completion; empty until it is loaded.
+
+        Raises:
+            Refusal: as `named`.
+        """
+        served = self.named(name)
+        if served.model is None:
+            return Vocabulary([])
+        with served.lock:
+            if served.vocabulary is None:
+                served.vocabulary = Vocabulary.of(served.model)
+            return served.vocabulary
+
+    def describe(self) -> list[Described]:
+        """All of them, for the page."""
+        return [
+            Described(
+                name=one.name,
+                loaded=one.model is not None,
+                chat=None if one.model is None else bool(getattr(one.model.tokenizer, "chat_template", None)),
+                n_layers=None if one.model is None else one.model.cfg.n_layers,
+                n_heads=None if one.model is None else one.model.cfg.n_heads,
+            )
+            for one in self._served.values()
+        ]

@@ -1,0 +1,48 @@
+"""What one server allows: how much a request may ask for, and who may ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that requests may ask for; beyond it they are refused with a 4xx or 503 that names the limit.
+
+    Attributes:
+        prompt_characters: of a text, or of all messages of a chat together.
+        prompt_tokens: of a prompt, once tokenized.
+        generated_tokens: that the model may add before a matrix.
+        request_bytes: of the body of a request.
+        waiting: requests in the queue behind the one that is running.
+        seconds: of model work for one request.
+        kept: results that downloads and repeated requests can still find; the oldest are forgotten.
+        kept_bytes: of all kept results together.
+    """
+
+    prompt_characters: int = 20_000
+    prompt_tokens: int = 512
+    generated_tokens: int = 64
+    request_bytes: int = 200_000
+    waiting: int = 16
+    seconds: float = 120.0
+    kept: int = 64
+    kept_bytes: int = 256_000_000
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        hosts: the names that the Host header may carry; a page that resolves its own name to this machine (DNS
+            rebinding) sends another one.
+        any_address: the Host header may carry any numeric address too, which no page can make its own name.
+        token: what every request must show, as a bearer token or by the cookie that `/?token=…` sets; None for none.
+        frame_ancestors: origins that may show the page in a frame; none by default.
+    """
+
+    hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost", "::1"})
+    any_address: bool = False
+    token: str | None = None
+    frame_ancestors: tuple[str, ...] = ()

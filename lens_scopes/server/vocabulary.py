@@ -1,0 +1,52 @@
+"""Completion over a vocabulary: tokens that begin with what was typed, then those that hold it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+from lens_scopes.prompts import token_string
+from lens_scopes.server.schemas import VocabularyEntry
+from lens_scopes.views.token_text import visible
+
+
+class Vocabulary:
+    """The strings of all tokens, in the order of their ids."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = tokens
+        # Without regard to case and to spaces before: most targets begin with a space that nobody types.
+        self._order = sorted((token.strip().casefold(), index) for index, token in enumerate(tokens))
+
+    @classmethod
+    def of(cls, model: Any) -> Vocabulary:
+        """The output vocabulary of a model; empty where it has no tokenizer."""
+        if model.tokenizer is None:
+            return cls([])
+        return cls([token_string(model, index) for index in range(model.cfg.d_vocab)])
+
+    def search(self, typed: str, most: int) -> list[VocabularyEntry]:
+        """What was typed exactly, then tokens that begin with it, the shortest first, then tokens that hold it."""
+        wanted = typed.strip().casefold()
+        if not wanted:
+            return []
+        start = bisect_left(self._order, (wanted, -1))
+        stop = bisect_left(self._order, (wanted + "\U0010ffff", -1))
+        found = [index for _, index in self._order[start:stop]]
+        if len(found) < most:
+            begins = set(found)
+            holds = (index for text, index in self._order if wanted in text and index not in begins)
+            found += [index for _, index in zip(range(most - len(found)), holds, strict=False)]
+        found.sort(key=lambda index: self._rank(index, typed, wanted))
+        return [self._entry(index) for index in found[:most]]
+
+    def _rank(self, index: int, typed: str, wanted: str) -> tuple[bool, bool, bool, int, bool, int]:
+        token = self._tokens[index]
+        bare = token.strip()
+        begins = bare.casefold().startswith(wanted)
+        return token != typed, not begins, bare != typed.strip(), len(bare), not token.startswith(" "), index
+
+    def _entry(self, index: int) -> VocabularyEntry:
+        token = self._tokens[index]
+        return VocabularyEntry(token_id=index, token=token, label=visible(token))

@@ -1,0 +1,236 @@
+"""The one queue for model work: bounded, first come first served, one job at a time, each can be cancelled.
+
+A job runs in a thread of its own, so that the server goes on answering. It is asked to stop by `Job.check`, which the
+work calls between layers and between passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lens_scopes.server.problems import Refusal, TimeUpError, WorkCancelledError, defect, refusal_of
+from lens_scopes.server.schemas import Progress
+from lens_scopes.server.settings import Limits
+
+logger = logging.getLogger("lens_scopes.server")
+
+_LEAST_BETWEEN = 0.05  # seconds between two reports of progress
+_HEARTBEAT = 10.0  # seconds without news after which a stream still says something
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a job is doing and how far it is."""
+
+    name: str
+    done: int
+    total: int
+
+
+class Job:
+    """One request's model work."""
+
+    def __init__(self, work: Callable[[Job], Any], seconds: float) -> None:
+        self.id = secrets.token_urlsafe(9)
+        self.stage = Stage("waiting", 0, 1)
+        self.result: Any = None
+        self.refusal: Refusal | None = None
+        self.finished = False
+        self._work = work
+        self._seconds = seconds
+        self._deadline = float("inf")
+        self._cancelled = threading.Event()
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._told = 0.0
+
+    def check(self) -> None:
+        """Called by the work wherever it can stop.
+
+        Raises:
+            WorkCancelledError: when someone has asked it to.
+            TimeUpError: when it has run for longer than it may.
+        """
+        if self._cancelled.is_set():
+            raise WorkCancelledError
+        if time.monotonic() > self._deadline:
+            raise TimeUpError
+
+    def report(self, name: str, done: int, total: int) -> None:
+        """Called by the work with what it has done; a place to stop too."""
+        self.check()
+        self.stage = Stage(name, done, total)
+        now = time.monotonic()
+        if now - self._told > _LEAST_BETWEEN:
+            self._told = now
+            self.wake()
+
+    def cancel(self) -> None:
+        """Asks the work to stop."""
+        self._cancelled.set()
+
+    def wake(self) -> None:
+        """Tells whoever waits for the job that something has changed."""
+        try:
+            self._loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:  # the server has stopped and nobody waits any more
+            self._cancelled.set()
+
+    def run(self) -> None:
+        """Does the work, in the queue's thread."""
+        self._deadline = time.monotonic() + self._seconds
+        try:
+            self.check()
+            self.result = self._work(self)
+        except BaseException as error:
+            self.refusal = refusal_of(error, self._seconds)
+            if self.refusal is None:
+                self.refusal = defect()
+                # Without the message: it may quote the prompt, and nothing typed is logged.
+                frames = "".join(traceback.format_tb(error.__traceback__))
+                logger.error("a request failed with %s\n%s", type(error).__name__, frames)
+        finally:
+            self.finish()
+
+    def finish(self) -> None:
+        """Marks the job as done and lets go of the work, which may hold a prompt."""
+        self._work = lambda job: None
+        self.finished = True
+        self.wake()
+
+    async def change(self) -> None:
+        """Waits until something has changed, or for a heartbeat."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), _HEARTBEAT)
+        except asyncio.TimeoutError:  # noqa: UP041 (another class before Python 3.11)
+            return
+        self._changed.clear()
+
+
+class WorkQueue:
+    """Runs jobs one after the other in one thread, which begins with the first."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._lock = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def submit(self, work: Callable[[Job], Any]) -> Job:
+        """Queues work.
+
+        Raises:
+            Refusal: 503 where the queue is full or the server is stopping.
+        """
+        with self._lock:
+            if self._stopped:
+                raise Refusal(503, "the server is stopping.")
+            if len(self._waiting) >= self._limits.waiting:
+                raise Refusal(
+                    503,
+                    f"{len(self._waiting)} requests are waiting already; try again in a moment.",
+                    headers={"Retry-After": "5"},
+                )
+            job = Job(work, self._limits.seconds)
+            self._waiting.append(job)
+            self._lock.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="model work", daemon=True)
+                self._thread.start()
+        return job
+
+    def ahead_of(self, job: Job) -> int:
+        """How many jobs will be run before this one is."""
+        with self._lock:
+            if job not in self._waiting:
+                return 0
+            return self._waiting.index(job) + (self._running is not None)
+
+    def cancel(self, job: Job) -> None:
+        """Cancels a job: at once where it waits, at its next check where it runs."""
+        job.cancel()
+        with self._lock:
+            if job not in self._waiting:
+                return
+            self._waiting.remove(job)
+            behind = list(self._waiting)
+        job.refusal = Refusal(409, "the request was cancelled.")
+        job.finish()
+        for other in behind:
+            other.wake()
+
+    def find(self, job_id: str) -> Job:
+        """The waiting or running job of that id.
+
+        Raises:
+            Refusal: 404 where there is none.
+        """
+        with self._lock:
+            for job in (*self._waiting, self._running):
+                if job is not None and job.id == job_id:
+                    return job
+        raise Refusal(404, "no such request is waiting or running.")
+
+    def open(self) -> None:
+        """Takes work again, after `stop`."""
+        with self._lock:
+            self._stopped = False
+            self._thread = None
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """Cancels everything, takes nothing more, and waits for the thread to end."""
+        with self._lock:
+            self._stopped = True
+            self._lock.notify_all()
+            jobs = [job for job in (*self._waiting, self._running) if job is not None]
+            thread = self._thread
+        for job in jobs:
+            self.cancel(job)
+        if thread is not None:
+            thread.join(seconds)
+
+    async def updates(self, job: Job) -> AsyncGenerator[Progress, None]:
+        """How far the job is, whenever that changes, until it has finished; only the latest state is kept.
+
+        Whoever stops listening cancels the job.
+        """
+        try:
+            while not job.finished:
+                stage = job.stage
+                yield Progress(
+                    job=job.id, waiting=self.ahead_of(job), stage=stage.name, done=stage.done, total=stage.total
+                )
+                await job.change()
+        finally:
+            if not job.finished:
+                self.cancel(job)
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            job.run()
+
+    def _next(self) -> Job | None:
+        """Waits for the next job; None when the queue has been stopped."""
+        with self._lock:
+            self._running = None
+            while not self._waiting and not self._stopped:
+                self._lock.wait()
+            if not self._waiting:
+                return None
+            self._running = self._waiting.popleft()
+            behind = list(self._waiting)
+            job = self._running
+        for other in behind:
+            other.wake()
+        return job

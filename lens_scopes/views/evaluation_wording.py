@@ -1,0 +1,205 @@
+"""The words of an evaluation: what its metrics mean, what was done to whom, and how its statistics are to be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG
+from lens_scopes.evaluation.statistics import LEAST_PAIRS, RESAMPLES
+
+if TYPE_CHECKING:
+    from lens_scopes.evaluation.report import EvaluationReport
+
+LOWER, HIGHER = "lower is better", "higher is better"
+
+# What is measured and which way is better, by the beginning of the metric's name; the longest that fits counts.
+_METRICS = {
+    "aopc": ("area over the perturbation curve: ∫ change of log p of the explained token, nats", LOWER),
+    "aopc-kl": ("area under KL(p ‖ p without the top fraction), nats", HIGHER),
+    "aopc-normalised": ("AOPC between the passage's own limits", HIGHER),
+    "comprehensiveness": ("fall of the probability without the top tokens", HIGHER),
+    "comprehensiveness-kl": ("KL of the prediction without the top tokens, nats", HIGHER),
+    "sufficiency": ("fall of the probability with the top tokens alone", LOWER),
+    "sufficiency-kl": ("KL of the prediction from the top tokens alone, nats", LOWER),
+    "loo-kl-spearman": ("rank agreement with leave-one-out KL, Spearman’s ρ", HIGHER),
+    "loo-kl-kendall": ("rank agreement with leave-one-out KL, Kendall’s τ-b", HIGHER),
+    "loo-kl-jaccard": ("overlap of the top 10 % with leave-one-out KL, Jaccard", HIGHER),
+    "loo-kl-null": ("the same agreement of shuffled scores: what chance gives", None),
+    "first-token": ("percentile of the first token’s score", None),
+    "infidelity": ("unexplained share of the effects of random ablations", LOWER),
+    "stability": ("rank agreement under noise on the embeddings, Spearman’s ρ", HIGHER),
+    "randomization": ("rank agreement with the model whose last blocks are redrawn, Spearman’s ρ", LOWER),
+    "deletion-logprob": ("change of log p as the top tokens are ablated, nats", LOWER),
+    "deletion-kl": ("KL of the prediction as the top tokens are ablated, nats", HIGHER),
+    "insertion-logprob": ("change of log p with only the top tokens kept, nats", HIGHER),
+    "insertion-kl": ("KL of the prediction with only the top tokens kept, nats", LOWER),
+}
+
+
+def meaning(metric: str) -> str | None:
+    """What a metric is, in a few words; None for one that is not known here."""
+    known = _known(metric)
+    return None if known is None else _METRICS[known][0]
+
+
+def better(metric: str) -> str | None:
+    """LOWER, HIGHER, or None where neither is better or it is not known."""
+    known = _known(metric)
+    return None if known is None else _METRICS[known][1]
+
+
+def across(metric: str) -> str:
+    """What a curve's fraction is of."""
+    return "share of the blocks redrawn" if metric.startswith("randomization") else "fraction of the tokens"
+
+
+def _known(metric: str) -> str | None:
+    names = [name for name in _METRICS if metric == name or metric.startswith(f"{name}-")]
+    return max(names, key=len, default=None)
+
+
+def best(metric: str, values: dict[str, float]) -> set[str]:
+    """The methods whose mean is the best one, where one way is better."""
+    finite = {method: value for method, value in values.items() if math.isfinite(value)}
+    way = better(metric)
+    if way is None or len(finite) < 2:
+        return set()
+    limit = (min if way == LOWER else max)(finite.values())
+    return {method for method, value in finite.items() if value == limit}
+
+
+def named(metric: str, ablation: str | None) -> str:
+    """A metric with what tokens were replaced by, which is part of its name."""
+    return metric if ablation is None else f"{metric} · {ablation}"
+
+
+def title(report: EvaluationReport) -> str:
+    manifest = report.results.manifest
+    model = manifest.get("model", {}).get("name", "a model")
+    return f"{len(report.methods)} methods on {_passages_name(report)}, {model}"
+
+
+def facts(report: EvaluationReport) -> dict[str, str]:
+    """What was done, with every setting that a reader of a number must know."""
+    manifest = report.results.manifest
+    laboratory, model = manifest.get("laboratory", {}), manifest.get("model", {})
+    commits = sorted({session["commit"] for session in report.results.sessions if session.get("commit")})
+    read = (
+        "the passage without its last token, which tells whether the prediction is correct"
+        if manifest.get("passages", {}).get("target") == "last"
+        else "the whole passage"
+    )
+    found = {
+        "model": ", ".join(str(model[key]) for key in ("name", "backend", "dtype") if key in model),
+        "passages": passages(report),
+        "read": read,
+        "explained": laboratory.get("explained", ""),
+        "random": ", ".join(f"{name} {laboratory[name]}" for name in ("seed", "draws") if name in laboratory),
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
+        "commit": ", ".join(commits),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def passages(report: EvaluationReport) -> str:
+    """How many passages were measured and which, and what became of the others."""
+    records = report.results.records
+    counts = report.results.counts()
+    indices = ranges(index for index, record in records.items() if record.status == MEASURED)
+    text = f"{counts.get(MEASURED, 0)} of {_passages_name(report)} measured (index {indices})"
+    if counts.get(FAILED):
+        text += f", {counts[FAILED]} failed"
+    if counts.get(TOO_LONG):
+        text += f", {counts[TOO_LONG]} beyond the context window left out"
+    correct = report.results.rows.drop_duplicates("passage").get("correct")
+    if correct is not None and correct.notna().any():
+        text += f"; {int(correct.eq(True).sum())} predicted correctly"
+    return text
+
+
+def ranges(indices: Iterable[int]) -> str:
+    """Runs of indices: 0–4, 7, 9–12."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(indices)), key=lambda item: item[1] - item[0]):
+        numbers = [index for _, index in run]
+        runs.append(str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}")
+    return ", ".join(runs) or "none"
+
+
+def how_to_read(report: EvaluationReport) -> list[str]:
+    """What means, intervals and tests are, and what was chosen before looking."""
+    tests = report.compared.attrs.get("tests", 0)
+    return [
+        "Means are over passages; intervals are 95 % bootstrap intervals of the mean (BCa,"
+        f" {RESAMPLES:,} resamples of the passages, seed 0). Passages on which a number is undefined are left out of"
+        " it.",
+        f"Differences are method − {report.reference} on the same passages. p is Wilcoxon’s signed-rank test,"
+        f" two-sided, corrected after Holm over all {tests} tests of this report, those on correctly predicted"
+        f" passages included; with fewer than {LEAST_PAIRS} pairs nothing is tested. The effect is the matched-pairs"
+        " rank-biserial correlation (W⁺ − W⁻)/(W⁺ + W⁻), from −1 to 1.",
+        "Chosen before measuring: passages enter by their index alone, and none was left out for its result; every"
+        " method, metric and ablation of the folder is in the table. Whether a passage is predicted correctly depends"
+        " on the model alone, not on any method.",
+        "An ablated token is out of distribution to some degree, and the choice of what replaces it changes values and"
+        " rankings: compare methods within one ablation only.",
+    ]
+
+
+def oddities(report: EvaluationReport) -> list[str]:
+    """What a reader must not miss before trusting the numbers."""
+    found = []
+    counts = report.results.counts()
+    if counts.get(FAILED):
+        many = "s" if counts[FAILED] > 1 else ""
+        found.append(f"{counts[FAILED]} passage{many} could not be measured.")
+    if len(commits := {session.get("commit") for session in report.results.sessions}) > 1:
+        found.append(
+            f"Measured by {len(commits)} versions of the code: {', '.join(map(str, sorted(map(str, commits))))}."
+        )
+    if any((commit or "").endswith("-dirty") for commit in commits):
+        found.append("The code had changes that were not committed when some of this was measured.")
+    if not report.compared.attrs.get("tests") and len(report.methods) > 1:
+        found.append(f"Nothing was tested: a paired test needs at least {LEAST_PAIRS} passages measured.")
+    return found
+
+
+SANITY = (
+    "model: less than half of the ranking (Spearman, the whole interval) remains with all blocks redrawn; cascade: all"
+    " blocks redrawn leave less than the final quarter; chance: the agreement with leave-one-out is above that of"
+    " shuffled scores. Tests are one-sided Wilcoxon tests at 0.01, not part of the corrected table. For comparison,"
+    " arXiv:2601.16407 and its rebuttal report for Gemma 3 1B on LAMBADA that of the ranking remain 0.88, 0.81 and 0.34"
+    " (Semantic), 0.82, 0.81 and 0.36 (Temperature) and 0.84, 0.79 and 0.33 (Fisher) with the final quarter, the final"
+    " half and all blocks redrawn."
+)
+
+
+def verdict_text(passed: bool | None) -> str:
+    """Passed, failed, or that there were too few passages to tell."""
+    return "too few passages" if passed is None else "passed" if passed else "failed"
+
+
+def value_text(value: float) -> str:
+    """Three significant digits: −0.801, 12.3, 1.20e-05; a dash where there is no number."""
+    if not math.isfinite(value):
+        return "—" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    text = f"{value:#.3g}".removesuffix(".") if value else "0"
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def interval_text(low: float, high: float) -> str:
+    """[low, high]; empty where there is none."""
+    return f"[{value_text(low)}, {value_text(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def p_text(p: float) -> str:
+    """Two significant digits: 0.031, 4.1e-06; a dash where nothing was tested."""
+    if math.isnan(p):
+        return "—"
+    return f"{p:.1e}" if p < 1e-3 else f"{p:.2g}"
+
+
+def _passages_name(report: EvaluationReport) -> str:
+    return report.results.manifest.get("passages", {}).get("name", "the passages given")
