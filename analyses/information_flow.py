@@ -1,41 +1,33 @@
 """Does span information flow tell when an injected instruction is followed, or a secret leaks? On templated cases,
 labelled by what Gemma 3 270M really answers, against attention and plain Fisher Scope; and how large σ may be.
-
-python analyses/information_flow.py           the results and figures/information_flow.png, .svg
-python analyses/information_flow.py --quick   a few cases, into out/quick/
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from attention_mass import attention_mass
 from flow_cases import CASES, Case
 
 import lens_scopes as ls
-from lens_scopes.attribution import write_whole
 from lens_scopes.final_state import unembedding
 from lens_scopes.forward import run_to_final_state
 from lens_scopes.generation import continuation
-from lens_scopes.scopes import package_versions
 from lens_scopes.sites import EMBEDDING
 from lens_scopes.views.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.figure_style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, STYLE, paper, saved
+from lens_scopes.views.figure_style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, STYLE, paper
 
-ROOT = Path(__file__).resolve().parent.parent
 RANK, SAMPLES = 6, 6
 ANSWER_TOKENS = 4
 SIGMA = 0.3
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 RESAMPLES = 4000
+QUICK = ("instruction", "rule and example", "direct", "please")
+NOISED = ("claim", "rule and example", "direct", "please")
 MEASURES = {
     "bound": "flow: bound",
     "channel": f"flow: channel, σ = {SIGMA:g}",
@@ -48,10 +40,10 @@ MEASURES = {
 
 def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and findings: every case, ROC areas by kind, and the check of both values by noise."""
-    cases = [case for case in CASES if not quick or case.index < 2]
+    cases = [case for case in CASES if not quick or (case.index == 0 and case.template in QUICK)]
     measured = [_measured(model, case, seed) for case in cases]
-    draws, checked = (8, 1) if quick else (48, 2)
-    noised = [case for case in cases if case.index == 0 and case.template in _first_templates(cases)][: 2 * checked]
+    draws = 8 if quick else 48
+    noised = [case for case in cases if case.index == 0 and case.template in NOISED]
     settings = {
         "rank": RANK,
         "samples": SAMPLES,
@@ -68,15 +60,6 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
         "areas": {kind: _areas([item for item in measured if item["kind"] == kind], seed) for kind in kinds},
         "noise": [_noise(model, case, draws, seed) for case in noised],
     }
-
-
-def _first_templates(cases: Sequence[Case]) -> set[str]:
-    first: dict[str, list[str]] = {}
-    for case in cases:
-        names = first.setdefault(case.kind, [])
-        if case.template not in names and len(names) < 2:
-            names.append(case.template)
-    return {name for names in first.values() for name in names}
 
 
 def _measured(model: Any, case: Case, seed: int) -> dict[str, Any]:
@@ -135,7 +118,7 @@ def _areas(items: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
             "area": area(values, positive),
             **_interval(spread[name]),
             "bound minus this": _interval(spread["bound"] - spread[name]),
-            "within templates": area(values, positive, templates),
+            "within templates": _or_none(area(values, positive, templates)),
         }
         for name, values in columns.items()
     }
@@ -151,6 +134,10 @@ def area(values: np.ndarray, positive: np.ndarray, groups: np.ndarray | None = N
     difference = values[positive][:, None] - values[~positive]
     won = (difference > 0) + 0.5 * (difference == 0)
     return float(won[pairs].mean()) if pairs.any() else float("nan")
+
+
+def _or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:
@@ -211,7 +198,7 @@ def summary(record: dict[str, Any]) -> list[str]:
         for name, item in found["measures"].items():
             lines.append(
                 f"  {MEASURES.get(name, name):28} AUC {item['area']:.2f} [{item['low']:.2f}, {item['high']:.2f}], "
-                f"within templates {item['within templates']:.2f}, bound minus this "
+                f"within templates {_shown(item['within templates'])}, bound minus this "
                 f"[{item['bound minus this']['low']:+.2f}, {item['bound minus this']['high']:+.2f}]"
             )
     for index, sigma in enumerate(SIGMAS):
@@ -221,6 +208,10 @@ def summary(record: dict[str, Any]) -> list[str]:
         )
         lines.append(f"σ = {sigma:g}: mutual information over bound/channel {told}")
     return lines
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
 
 
 def _figure(findings: Mapping[str, Any]) -> Any:
@@ -259,7 +250,8 @@ def _area_bars(axes: Any, kind: str, found: Mapping[str, Any], *, named: bool) -
     colours = [POSITIVE if name in ("bound", "channel") else NEGATIVE for name in names]
     for row, (value, low, high, colour) in enumerate(zip(areas, *errors, colours, strict=True)):
         axes.errorbar(value, row, xerr=[[low], [high]], fmt="o", color=colour, markersize=4, linewidth=1)
-    axes.plot([item["within templates"] for item in items], range(len(names)), "|", color=QUIET, markersize=7)
+    within = [np.nan if item["within templates"] is None else item["within templates"] for item in items]
+    axes.plot(within, range(len(names)), "|", color=QUIET, markersize=7)
     axes.axvline(0.5, color=QUIET, linewidth=0.5)
     axes.set_yticks(range(len(names)), [MEASURES[name] for name in names] if named else [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -268,49 +260,3 @@ def _area_bars(axes: Any, kind: str, found: Mapping[str, Any], *, named: bool) -
     axes.set_title(f"{kind}\n{found['positives']} of {found['n']}", fontsize=7)
     axes.tick_params(left=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def main(
-    quick: Annotated[bool, typer.Option("--quick", help="A few cases, into out/quick/.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the random directions, the noise and the resamples.")] = 0,
-    drawn: Annotated[bool, typer.Option("--draw", help="Only draw the figure again, from the saved results.")] = False,
-) -> None:
-    """Measure on the embedded Gemma 3 270M, save the results as JSON, and draw the figure."""
-    folder = ROOT / "out" / "quick" if quick else ROOT / "analyses" / "results"
-    figures = folder if quick else ROOT / "figures"
-    path = folder / "information_flow.json"
-    if not drawn:
-        started = time.perf_counter()
-        model = ls.load_model()
-        settings, findings = measure(model, quick, seed)
-        record = {
-            "seconds": time.perf_counter() - started,
-            "threads": torch.get_num_threads(),
-            "settings": settings,
-            "model": asdict(ls.model_record(model)),
-            "versions": package_versions(),
-            "findings": findings,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(_short(record), ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    for stem, figure in draw(record).items():
-        for kind in ("png", "svg"):
-            write_whole(figures / f"{stem}.{kind}", saved(figure, kind, 200))
-    for line in summary(record):
-        typer.echo(line)
-
-
-def _short(value: Any) -> Any:
-    """Floats to five significant digits; what is not a number is null."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _short(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_short(item) for item in value]
-    return value
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -23,7 +23,7 @@ from lens_scopes.memory import in_portions
 from lens_scopes.models import model_record
 from lens_scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.paths import PathLike
-from lens_scopes.precision import Products
+from lens_scopes.precision import Products, products_in
 from lens_scopes.prompts import PromptLike, next_token_id, read_prompt
 from lens_scopes.readouts import Readout
 from lens_scopes.scopes import Job, Progress, package_versions
