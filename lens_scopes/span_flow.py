@@ -245,7 +245,8 @@ class InformationFlow(Shown):
         record["spans"] = {name: (start, stop) for name, (start, stop) in record["spans"].items()}
         record["targets"] = [None if item is None else PredictedToken(**item) for item in record["targets"]]
         record["predicted"] = [PredictedToken(**item) for item in record["predicted"]]
-        loaded = cls(**record, **{name: tensors[name] for name in _TENSORS})
+        found: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        loaded = cls(**record, **found)
         shape = (len(loaded.spans), len(loaded.destinations))
         for name in ("eigenvalues", "omitted", "omitted_error"):
             if getattr(loaded, name).shape[:2] != shape:
