@@ -15,7 +15,15 @@ from typing import Annotated, Any
 import typer
 from records import RESULTS, ROOT, load_record, save_record
 
-STUDIES = ("readme_pictures", "through_layers", "scopes_compared", "time_series", "translation", "instruction_bias")
+STUDIES = (
+    "readme_pictures",
+    "through_layers",
+    "scopes_compared",
+    "time_series",
+    "translation",
+    "instruction_bias",
+    "information_flow",
+)
 
 
 def run_study(model: Any, study: str, folder: Path, *, quick: bool = False, seed: int = 0) -> Path:

@@ -17,15 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.backprop import SlicedTrace, Trace, trace_within
+from lens_scopes.backprop import SlicedTrace, trace_within
 from lens_scopes.contract import ELEMENTS
-from lens_scopes.errors import NumericsError, ObjectiveError, PromptError
+from lens_scopes.errors import ObjectiveError, PromptError
 from lens_scopes.final_state import FinalState, PredictedToken
 from lens_scopes.fisher import PredictiveGeometry
 from lens_scopes.generation import with_continuation
 from lens_scopes.models import model_record
 from lens_scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.paths import PathLike
+from lens_scopes.precision import Products, products_in
 from lens_scopes.prompts import (
     Prompt,
     PromptLike,
@@ -36,6 +37,7 @@ from lens_scopes.prompts import (
     resolve_position,
 )
 from lens_scopes.scopes import Job, Progress, package_versions
+from lens_scopes.scoring import check_gradients
 from lens_scopes.sites import EMBEDDING
 from lens_scopes.span_flow import InformationFlow, Sigma, checked_sigma
 
@@ -64,6 +66,7 @@ def information_flow(
     seed: int = 0,
     through: PathLike = None,
     memory: str | int | None = None,
+    products: Products = "own",
     progress: Progress | None = None,
 ) -> InformationFlow:
     """How many nats a span of the prompt (a secret, a retrieved document) could tell through what is predicted next.
@@ -79,7 +82,7 @@ def information_flow(
     stand for the others.
 
     Args:
-        model, through, memory, progress: as for `attribute`.
+        model, through, memory, products, progress: as for `attribute`.
         prompt: text, chat messages, token ids or a Prompt.
         spans: names → a part of the text, (start, stop) in characters, or range(start, stop) in tokens; they must not
             overlap. By default the messages of a chat.
@@ -108,7 +111,7 @@ def information_flow(
     """
     relative = checked_sigma(sigma)
     rank, samples = _checked_directions(model.cfg.d_model, rank, samples)
-    job = Job.read(model, Fisher("trace"), False, (), through, "norm", memory)
+    job = Job.read(model, Fisher("trace"), False, (), through, "norm", memory, products=products)
     read, count = _with_answer(model, prompt, spans, answer, generate, position)
     flows = _checked_spans(read)
     last = resolve_position(read, position) if count == 0 else len(read) - 2
@@ -117,12 +120,13 @@ def information_flow(
 
     reads = [(0, destination) for destination in destinations]
     plan = job.budget().plan(len(ids))
-    traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads)
-    with torch.no_grad():
-        states = job.final_states(traced, [next_token_id(read, destination) for destination in destinations])
-        generator = torch.Generator().manual_seed(seed)
-        directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
-    gradients = _span_gradients(traced, directions, [range(*span) for span in flows.values()], progress)
+    with products_in(job.products):
+        traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads)
+        with torch.no_grad():
+            states = job.final_states(traced, [next_token_id(read, destination) for destination in destinations])
+            generator = torch.Generator().manual_seed(seed)
+            directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
+        gradients = _span_gradients(traced, directions, [range(*span) for span in flows.values()], progress)
     omitted, errors = zip(*(_omitted(rows[:, rank:]) for rows in gradients), strict=True)
     result = InformationFlow(
         spans=flows,
@@ -156,6 +160,7 @@ def information_flow(
             "position": destinations[-1],
             "path": None if job.path is None else str(job.path),
             "memory": traced.described(plan, len(destinations) * (rank + samples)),
+            "products": job.products,
         },
         versions=package_versions(),
     )
@@ -262,7 +267,7 @@ def _directions(
 
 
 def _span_gradients(
-    traced: Trace | SlicedTrace,
+    traced: SlicedTrace,
     directions: Float[Tensor, "dest direction d_model"],
     spans: Sequence[range],
     progress: Progress | None,
@@ -272,23 +277,16 @@ def _span_gradients(
     vectors = torch.zeros(n_dest, n_directions, n_dest, d_model).to(directions)
     for dest in range(n_dest):
         vectors[dest, :, dest] = directions[dest]
-    rows: list[list[Tensor]] = [[] for _ in spans]
+    rows: dict[int, list[Tensor]] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        if not bool(gradient.isfinite().all()):
-            raise NumericsError(
-                f"the backward pass gives non-finite gradients at {name} ({gradient.dtype}); "
-                'load the model with dtype="float32" or "bfloat16".'
-            )
-        for span, found in zip(spans, rows, strict=True):
-            found.append(gradient[0, span.start : span.stop].flatten().to(directions))  # empty after the prediction
-        if progress is not None:
-            progress(len(rows[0]), n_dest * n_directions)
+        check_gradients(gradient, name, gradient.dtype)
+        # A span after the prediction, whose tokens were not run, gets no column.
+        rows[index] = [gradient[0, span.start : span.stop].flatten().to(directions) for span in spans]
 
-    # A sliced trace carries all the directions of a pass at once, and can be run again: one prediction at a time.
-    for part in [vectors.flatten(0, 1)] if isinstance(traced, Trace) else vectors:
-        traced.backward(part, visit)
-    return [torch.stack(found).unflatten(0, (n_dest, n_directions)) for found in rows]
+    traced.backward(vectors.flatten(0, 1), visit, progress)
+    by_span = zip(*(rows[index] for index in range(n_dest * n_directions)), strict=True)
+    return [torch.stack(found).unflatten(0, (n_dest, n_directions)) for found in by_span]
 
 
 def _gram_eigenvalues(rows: Float[Tensor, "*batch n width"]) -> Float[Tensor, "*batch n"]:

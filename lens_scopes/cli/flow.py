@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lens_scopes.cli.memory_options import MemoryOptions
 from lens_scopes.cli.model_options import ModelOptions
 from lens_scopes.cli.option_groups import with_option_groups
 from lens_scopes.cli.path_options import PathOptions
@@ -32,6 +33,7 @@ def flow(
     spans: SpanOptions,
     paths: PathOptions,
     model: ModelOptions,
+    memory: MemoryOptions,
     output: SavedResultOptions,
     answer: Annotated[
         str | None,
@@ -67,15 +69,6 @@ def flow(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random directions.", rich_help_panel=_PANEL)] = 0,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="AMOUNT",
-            help='The most to use beyond the model\'s weights, as "4GB".',
-            rich_help_panel=_PANEL,
-            show_default=False,
-        ),
-    ] = None,
     fail_above: Annotated[
         float | None,
         typer.Option(
@@ -105,6 +98,7 @@ def flow(
 
         through = paths.path()
         checked_sigma(sigma)
+        memory.check()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             found = information_flow(
@@ -119,9 +113,10 @@ def flow(
                 samples=samples,
                 seed=seed,
                 through=through,
-                memory=memory,
+                memory=memory.memory,
                 progress=progress,
             )
+    memory.remark(found)
     output.deliver(found)
     if fail_above is not None:
         _fail_above(found, fail_above, measure)

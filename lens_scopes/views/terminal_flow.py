@@ -92,14 +92,14 @@ def _spans(flow: InformationFlow, brush: Brush, width: int) -> RenderableType:
 
 def _over_sigma(flow: InformationFlow) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("bound / channel at σ =", overflow="fold")
+    table.add_column("σ", overflow="fold")
     for sigma in _SIGMAS:
         table.add_column(f"{sigma:g}", justify="right", no_wrap=True)
     totals = [flow.totals(sigma) for sigma in _SIGMAS]
     for row, name in strongest_spans(flow):
         values = [f"{short_number(total[row].bound)}/{short_number(total[row].channel)}" for total in totals]
         table.add_row(Text(running(name)), *map(Text, values))
-    return table
+    return Group(Text("bound/channel over σ, in nats", "dim"), table)
 
 
 def _predictions(flow: InformationFlow) -> RenderableType:
