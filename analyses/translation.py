@@ -44,6 +44,7 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
     """Settings and findings: error rates by layer, and on held-out pairs at layers and heads chosen on the others."""
     pairs, examples = read_pairs()
     if quick:
+        examples = {language: [] for language in examples}
         pairs = [pair for pair in pairs if pair.name in ("italian-08", "french-14")]
     items = [_one_pair(model, pair, examples[pair.language]) for pair in pairs]
     n_layers = model.cfg.n_layers
@@ -57,7 +58,8 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
     baselines = {name: error_rate([item["counts"][name] for item in items], seed) for name in BASELINES}
     shown_pairs = [pair for pair in pairs if pair.name in (SHOWN_PAIRS[:1] if quick else SHOWN_PAIRS)] or pairs[:1]
     settings = {
-        "prompt": "two examples, then the sentence and its gold translation, each line 'German: …' or 'English: …'",
+        "prompt": "examples, then the sentence and its gold translation, each line 'German: …' or 'English: …'",
+        "examples": {language: len(given) for language, given in examples.items()},
         "pairs": {language: sum(pair.language == language for pair in pairs) for language in examples},
         "row": "the prediction of the first token of each English word",
         "source word": "sum over its tokens",

@@ -1,6 +1,5 @@
 """Every study runs in its quick setting, saves a record, and draws its figures from that record alone."""
 
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,6 @@ from typer.testing import CliRunner
 import lens_scopes as ls
 from lens_scopes.errors import FileError
 from lens_scopes.final_state import FinalState, unembedding
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.gemma
