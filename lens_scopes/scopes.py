@@ -253,12 +253,13 @@ class Job:
         products: Products = "own",
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
+        readable = unembedding(model)
         require_gradients(model)
         layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
         require_used(model, [*layer_names, *site_names], SiteError)
         return cls(
             model=model,
-            unembedding=unembedding(model),
+            unembedding=readable,
             objective=as_objective(objective).prepare(model),
             layer_names=layer_names,
             site_names=site_names,

@@ -33,6 +33,12 @@ def quick_collection(monkeypatch):
     monkeypatch.setattr(memory.gc, "collect", lambda: 0)
 
 
+@pytest.fixture(autouse=True)
+def one_direction_at_a_time(monkeypatch):
+    """Directions of short prompts go back together, and memory could not run out between two of them."""
+    monkeypatch.setattr("lens_scopes.backprop.BATCHED", 1)
+
+
 def smallest(model: Any, length: int = len(IDS)) -> int:
     """The least budget that any plan fits in."""
     low, high = 1, 10**12
