@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,15 +76,14 @@ TABLES = {
 }
 
 
-def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Measures what is missing of one table and sums it up with its statistics."""
+def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) -> None:
+    """Measures what is missing of one table."""
     import lens_scopes as ls
     from lens_scopes.cli.progress import progress_bar
-    from lens_scopes.evaluation.sanity import sanity_verdicts
 
     model = ls.load_model(dtype=table.dtype)
     with progress_bar(name) as progress:
-        rows = ls.evaluate(
+        ls.evaluate(
             model,
             files[table.passages],
             methods=table.methods,
@@ -95,8 +94,15 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
             skip=table.skip,
             progress=progress,
         )
+
+
+def summed_up(name: str, table: Table, folder: Path) -> dict[str, Any]:
+    """What has been measured of one table, with its statistics."""
+    import lens_scopes as ls
+    from lens_scopes.evaluation.sanity import sanity_verdicts
+
     found = ls.report(folder / name, reference=table.reference).to_dict()
-    found["verdicts"] = [vars(verdict) for verdict in sanity_verdicts(rows)]
+    found["verdicts"] = [vars(verdict) for verdict in sanity_verdicts(ls.load_results(folder / name))]
     return found
 
 
@@ -115,32 +121,32 @@ def summary(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def draw(record: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(record: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
     """Means with 95 % intervals: the AOPC of both data sets, and the agreement with leaving tokens out."""
-    from matplotlib.figure import Figure
+    return {"faithfulness": lambda: _drawn(record)}
 
-    from lens_scopes.views.figure_style import styled
 
-    with styled():
-        figure = Figure(figsize=(6.9, 2.9), layout="constrained")
-        panels = figure.subplots(1, 3)
-        for axes, (title, table, metric) in zip(
-            panels,
-            (
-                ("LAMBADA", "aopc-lambada", "aopc"),
-                ("IWSLT", "aopc-iwslt", "aopc"),
-                ("LAMBADA", "agreement", "loo-kl-spearman"),
-            ),
-            strict=True,
-        ):
-            if table in record["tables"]:
-                _panel(axes, record["tables"][table], metric)
-            axes.set_title(title)
-    return {"faithfulness": figure}
+def _drawn(record: Mapping[str, Any]) -> Figure:
+    import matplotlib
+
+    from lens_scopes.views.figure_style import STYLE, paper
+
+    wanted = (
+        ("LAMBADA", "aopc-lambada", "aopc"),
+        ("IWSLT", "aopc-iwslt", "aopc"),
+        ("LAMBADA", "agreement", "loo-kl-spearman"),
+    )
+    shown = [item for item in wanted if item[1] in record["tables"]]
+    with matplotlib.rc_context(STYLE):
+        drawn = paper(2.75 * len(shown), 2.6)
+        for axes, (title, table, metric) in zip(drawn.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            _panel(axes, record["tables"][table], metric)
+            axes.set_title(f"{title} ({max(row['count'] for row in record['tables'][table]['means'])} passages)")
+    return drawn
 
 
 def _panel(axes: Any, table: Mapping[str, Any], metric: str) -> None:
-    from lens_scopes.views.figure_style import SERIES
+    from lens_scopes.views.figure_style import DEEP_NEGATIVE, DEEP_POSITIVE
 
     rows = [row for row in table["means"] if row["passages"] == "all" and row["metric"] == metric]
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -153,7 +159,16 @@ def _panel(axes: Any, table: Mapping[str, Any], metric: str) -> None:
             [mean - chosen[method]["low"] for mean, method in zip(means, methods, strict=True)],
             [chosen[method]["high"] - mean for mean, method in zip(means, methods, strict=True)],
         ]
-        axes.errorbar(means, heights, xerr=errors, fmt="os"[place % 2], color=SERIES[place], label=ablation, ms=3, lw=1)
+        axes.errorbar(
+            means,
+            heights,
+            xerr=errors,
+            fmt="os"[place % 2],
+            color=(DEEP_POSITIVE, DEEP_NEGATIVE)[place % 2],
+            label=ablation,
+            ms=3,
+            lw=1,
+        )
     axes.set_yticks([len(methods) - index for index in range(len(methods))], methods)
     axes.set_xlabel("AOPC (nats), lower is better" if metric == "aopc" else "Spearman with leave-one-out KL")
     axes.legend(title="replaced by", loc="best")
@@ -168,6 +183,7 @@ def main(
     iwslt: Annotated[Path, typer.Argument(help="IWSLT lines: a JSON list of texts.")],
     only: Annotated[list[str] | None, typer.Option(help=f"One table, several times: {', '.join(TABLES)}.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the result folders are kept.")] = ROOT / "out" / "faithfulness",
+    measured: Annotated[bool, typer.Option("--measured", help="Sum up what is there, and measure nothing.")] = False,
 ) -> None:
     """Measure the tables and save their statistics into analyses/results/faithfulness.json."""
     unknown = [name for name in only or [] if name not in TABLES]
@@ -179,7 +195,9 @@ def main(
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}
     record["paper"] = PAPER
     for name in only or TABLES:
-        record["tables"][name] = measure(name, TABLES[name], {"lambada": lambada, "iwslt": iwslt}, folder)
+        if not measured:
+            measure(name, TABLES[name], {"lambada": lambada, "iwslt": iwslt}, folder)
+        record["tables"][name] = summed_up(name, TABLES[name], folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(record, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
     for line in summary(record):
