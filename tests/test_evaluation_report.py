@@ -172,7 +172,7 @@ def test_small_words() -> None:
     assert meaning("no such metric") is None
 
 
-@pytest.mark.parametrize(("low", "high"), [(-3.2, 0.0), (0.0, 1.0), (0.0, 0.0), (-1e-7, 2e-7), (0, 1234.5)])
+@pytest.mark.parametrize(("low", "high"), [(-3.2, 0.0), (0.0, 1.0), (0.0, 0.0), (-1e-7, 2e-7), (0.0, 1234.5)])
 def test_ticks_are_round_and_span_the_values(low: float, high: float) -> None:
     ticks = round_ticks(low, high)
     assert 2 <= len(ticks) <= 8 and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-9 * abs(high)

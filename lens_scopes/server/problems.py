@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import torch
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from lens_scopes.errors import LensScopesError
+from lens_scopes.errors import LensScopesError, OutOfMemoryError
+from lens_scopes.memory import is_out_of_memory
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -61,22 +61,17 @@ def refusal_of(error: BaseException, seconds: float) -> Refusal | None:
     """
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, OutOfMemoryError):
+        return Refusal(503, str(error), type(error).__name__)
     if isinstance(error, LensScopesError):
         return Refusal(422, str(error), type(error).__name__)
     if isinstance(error, WorkCancelledError):
         return Refusal(409, "the request was cancelled.")
     if isinstance(error, TimeUpError):
         return Refusal(503, f"the work took longer than {seconds:g} seconds; shorten the prompt or ask for less.")
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return Refusal(503, "the model ran out of memory on this request; shorten the prompt or ask for less.")
     return None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
 
 
 def defect() -> Refusal:
