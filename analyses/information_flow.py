@@ -43,7 +43,7 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
     cases = [case for case in CASES if not quick or (case.index == 0 and case.template in QUICK)]
     measured = [_measured(model, case, seed) for case in cases]
     draws = 8 if quick else 48
-    noised = [case for case in cases if case.index == 0 and case.template in NOISED]
+    noised = [case for case in cases if case.index == 0 and case.template in NOISED][: 1 if quick else None]
     settings = {
         "rank": RANK,
         "samples": SAMPLES,
@@ -219,7 +219,7 @@ def _figure(findings: Mapping[str, Any]) -> Any:
 
     with matplotlib.rc_context(STYLE):
         kinds = [kind for kind, found in findings["areas"].items() if found["measures"]]
-        drawn = paper(5.5, 2.9)
+        drawn = paper(5.5, 2.6)
         axes = drawn.subplots(1, 1 + len(kinds), width_ratios=(1.25, *[1.0] * len(kinds)), squeeze=False)[0]
         _ratios(axes[0], findings["noise"])
         for place, kind in zip(axes[1:], kinds, strict=True):
@@ -236,7 +236,12 @@ def _ratios(axes: Any, noise: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("σ, in embeddings")
-    axes.set_title("mutual information, measured", fontsize=7)
+    axes.set_ylabel("mutual information, measured, over each value")
+    axes.set_yticks([1, 0.3, 0.1, 0.03], ["1", "0.3", "0.1", "0.03"])
+    axes.set_yticks([], minor=True)
+    axes.set_xticks(SIGMAS, [f"{sigma:g}" for sigma in SIGMAS])
+    axes.set_xticks([], minor=True)
+    axes.set_title(f"how large σ may be\n{len(noise)} prompts", fontsize=7)
     axes.legend(fontsize=6, frameon=False, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -255,8 +260,10 @@ def _area_bars(axes: Any, kind: str, found: Mapping[str, Any], *, named: bool) -
     axes.axvline(0.5, color=QUIET, linewidth=0.5)
     axes.set_yticks(range(len(names)), [MEASURES[name] for name in names] if named else [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("area under the ROC curve")
-    axes.set_title(f"{kind}\n{found['positives']} of {found['n']}", fontsize=7)
+    axes.set_xlim(0, 1.04)
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.set_xlabel("area under ROC")
+    what = {"injection": "injections followed", "secret": "secrets leaked"}[kind]
+    axes.set_title(f"{what}\n{found['positives']} of {found['n']}", fontsize=7)
     axes.tick_params(left=False)
     axes.spines[["top", "right", "left"]].set_visible(False)

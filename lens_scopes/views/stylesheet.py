@@ -212,7 +212,7 @@ flex-basis:25%!important;max-width:25%!important}}
 .marked{white-space:pre-wrap;max-width:92ch}
 .marked mark{background:var(--p4);color:var(--ink);border-radius:4px;padding:1px 3px}
 .marked mark small{font-weight:650;opacity:.75}
-.bars.named li{grid-template-columns:minmax(3.5rem,10rem) minmax(0,1fr) 4.2rem}
+.bars.named li{grid-template-columns:minmax(3.5rem,min(10rem,30%)) minmax(0,1fr) 4.2rem}
 .curves{max-width:640px}
 .curves .c0{stroke:var(--p14)}.curves .c1{stroke:var(--n14)}.curves .c2{stroke:var(--p20)}.curves .c3{stroke:var(--n20)}
 .curves text[class^=c]{stroke:none}.curves path[class^=c]{stroke-width:2}.curves .dashed{stroke-dasharray:6 4}
