@@ -1,5 +1,6 @@
 """Every study runs in its quick setting, saves a record, and draws its figures from that record alone."""
 
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,18 @@ from lens_scopes.errors import FileError
 from lens_scopes.final_state import FinalState, unembedding
 
 
-# Even a few cases of information_flow, with the noise that checks them, take minutes.
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Many short passes: on a busy machine several threads wait for each other at each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.gemma
-@pytest.mark.parametrize("study", [study for study in run.STUDIES if study != "information_flow"])
+@pytest.mark.usefixtures("gemma", "one_thread")
+@pytest.mark.parametrize("study", run.STUDIES)
 def test_a_study_runs_quickly_and_draws_from_its_record(
     study: str, gemma: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
