@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from records import RESULTS, ROOT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-ROOT = Path(__file__).resolve().parent.parent
 
 PAPER = {
     "source": "arXiv:2601.16407 and its rebuttal",
@@ -191,7 +190,7 @@ def main(
         raise typer.BadParameter(f"no table is called {unknown[0]!r}; the tables are {', '.join(TABLES)}")
     from lens_scopes.attribution import write_whole
 
-    path = ROOT / "analyses" / "results" / "faithfulness.json"
+    path = RESULTS / "faithfulness.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}
     record["paper"] = PAPER
     for name in only or TABLES:

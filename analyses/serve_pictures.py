@@ -15,12 +15,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
+from records import FIGURES
 
-FIGURES = Path(__file__).resolve().parent.parent / "figures"
 PORT = 8798
 ADDRESS = f"http://127.0.0.1:{PORT}/"
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu"]

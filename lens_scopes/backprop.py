@@ -88,9 +88,8 @@ class Trace:
     ) -> None:
         """Visits every direction's gradients at every site; the graph is gone afterwards."""
         for index, gradients in enumerate(self._gradients_of_each(vectors)):
-            for name in reversed(
-                self.activations
-            ):  # as the gradient flows, so that the first one gone wrong is met first
+            # As the gradient flows, so that the first one gone wrong is met first.
+            for name in reversed(self.activations):
                 visit(index, name, gradients[name], self.activations[name].detach())
             if progress is not None:
                 progress(index + 1, len(vectors))

@@ -154,7 +154,7 @@ class AttentionRollout(Baseline):
     def scores(
         self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
-        patterns, _ = _attention(model, token_ids)
+        patterns, _ = attention(model, token_ids)
         return _rolled_out([pattern.mean(0) for pattern in patterns]).to(state.y.dtype)
 
 
@@ -176,13 +176,11 @@ class ValueWeightedAttention(Baseline):
     def scores(
         self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
-        patterns, values = _attention(model, token_ids)
+        patterns, values = attention(model, token_ids)
         mixed = []
         for layer, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
-            W_O = model.blocks[layer].attn.W_O.detach().to(value)
-            value = value.repeat_interleave(len(W_O) // value.shape[1], dim=1)
-            moved = torch.einsum("thd,hdm->htm", value, W_O)
-            sizes = torch.stack([torch.einsum("ht,htm->tm", row, moved).norm(dim=-1) for row in pattern.unbind(1)])
+            moved = moved_by_heads(model, layer, value)
+            sizes = torch.stack([torch.einsum("ht,thm->tm", row, moved).norm(dim=-1) for row in pattern.unbind(1)])
             mixed.append(sizes / sizes.sum(1, keepdim=True).clamp_min(1e-30))
         return _rolled_out(mixed).to(state.y.dtype)
 
@@ -276,8 +274,17 @@ def as_baseline(explanation: Any) -> Baseline | None:
     return None
 
 
-def _attention(model: Any, token_ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Attention patterns [head, dest, src] and values [pos, head, d_head] of every layer, in float32 or better."""
+def moved_by_heads(
+    model: Any, layer: int, values: Float[Tensor, "pos value_head d_head"]
+) -> Float[Tensor, "pos head d_model"]:
+    """v_h,t W_O,h: what each head of a layer moves of each token, were all its attention there; several heads may share
+    a value."""
+    W_O = model.blocks[layer].attn.W_O.detach().to(values)
+    return torch.einsum("thd,hdm->thm", values.repeat_interleave(len(W_O) // values.shape[1], dim=1), W_O)
+
+
+def attention(model: Any, token_ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Attention patterns [head, dest, src] and values [pos, value_head, d_head] of every layer, in float64."""
     patterns: list[Tensor] = []
     values: list[Tensor] = []
     hooks = []

@@ -149,10 +149,14 @@ def run_to_reading(model: Any, entering: Tensor, first: int, batch: Batch) -> Fl
 
     with hooked(model, [(_last_middle(model), only_read)] if early else []):
         residual = run_blocks(model, entering, first, model.cfg.n_layers)
-    normalized = model.ln_final(residual) if model.cfg.normalization_type is not None else residual
-    read = model.unembed.hook_in(normalized)
+    read = normalized(model, residual)
     rows, positions = batch.read.to(read.device)
     return read[:, 0] if early else read[rows, positions]
+
+
+def normalized(model: Any, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    """What the unembedding of a HookedTransformer reads of the last residual stream."""
+    return model.unembed.hook_in(model.ln_final(residual) if model.cfg.normalization_type is not None else residual)
 
 
 _AFTER_ATTENTION = ("hook_mlp_in", "ln2", "mlp", "ln2_post", "hook_mlp_out", "hook_resid_post")

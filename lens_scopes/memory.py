@@ -163,11 +163,6 @@ class Budget:
         )
 
 
-def plan_memory(model: Any, length: int, rows: int = 1, budget: int | None = None) -> MemoryPlan:
-    """`Budget.plan` for `budget` bytes, by default a share of what is free."""
-    return Budget(model, budget).plan(length, rows)
-
-
 def parse_memory(amount: str | int | None) -> int | None:
     """Bytes from a number, or from text such as "4GB" or "800 MB"; None stays None.
 

@@ -157,7 +157,8 @@ _NAMED: dict[str, Callable[[int], Points]] = {
 
 
 def as_points(points: PointsLike) -> Points | None:
-    """Reads points given by object or as text; None stands for the prompt itself.
+    """Reads points given by object, or as text such as "path", "path-mean@32" or "noise@8" (16 unless a number is
+    given); None stands for the prompt itself.
 
     Raises:
         ReadoutError: for anything else.
@@ -165,7 +166,7 @@ def as_points(points: PointsLike) -> Points | None:
     if points is None or isinstance(points, Points):
         return points
     if isinstance(points, str):
-        return parse_points(points)
+        return _named(points)
     got = f"the class {points.__name__}" if isinstance(points, type) else repr(points)
     raise ReadoutError(f"points takes ls.StraightPath(), ls.Noise() or None for the prompt itself; got {got}.")
 
@@ -174,14 +175,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def parse_points(text: str | None) -> Points | None:
-    """Points from text such as "path", "path-mean@32" or "noise@8"; 16 unless a number is given.
-
-    Raises:
-        ReadoutError: for anything else.
-    """
-    if text is None:
-        return None
+def _named(text: str) -> Points:
     name, _, count = text.partition("@")
     if name not in _NAMED or (count and not count.isdecimal()):
         near = difflib.get_close_matches(name, _NAMED, n=1)
@@ -245,7 +239,7 @@ def average_over_points(
         vectors = directions.vectors[:, None].expand(-1, len(here), -1)
         if objective.numeric:
             ys = traced.final_states.detach().to(state.y)
-            states = [FinalState(y, state.unembedding, target) for y in ys]
+            states = FinalState.several(ys, state.unembedding, [target] * len(ys))
             vectors = torch.stack([objective.directions(item).vectors for item in states], dim=1)
 
         found: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
@@ -254,9 +248,8 @@ def average_over_points(
             found[index][name] = gradient.sum(0, keepdim=True) / len(everywhere)
 
         traced.backward(vectors, keep)
-        for total, part in zip(
-            sums, found, strict=True
-        ):  # at the end: a portion that memory ran out for counts nothing
+        # At the end: a portion that memory ran out for counts nothing.
+        for total, part in zip(sums, found, strict=True):
             for name, gradient in part.items():
                 total[name] = total.get(name, 0) + gradient
         if progress is not None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.forward import Hook, hooked, is_bridge
+from lens_scopes.forward import Hook, hooked, is_bridge, normalized
 
 
 class Prefixed:
@@ -70,10 +70,8 @@ class Prefixed:
         return self._last(residual)
 
     def _last(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
-        last = residual[:, -1:]
         with torch.no_grad():
-            normalized = self.model.ln_final(last) if self.model.cfg.normalization_type is not None else last
-            return self.model.unembed.hook_in(normalized)[:, 0]
+            return normalized(self.model, residual[:, -1:])[:, 0]
 
     def _run(self, tokens: Tensor, cache: Any) -> Tensor:
         with torch.no_grad():

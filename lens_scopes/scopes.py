@@ -413,8 +413,8 @@ class Job:
             ),
             settings={
                 "objective": {"scope": self.objective.scope, **self.objective.settings()},
-                "readout": {"name": self.readout.name, **choice_fields(self.readout)},
-                "points": None if self.points is None else {"name": self.points.name, **choice_fields(self.points)},
+                "readout": choice_record(self.readout),
+                "points": None if self.points is None else choice_record(self.points),
                 "sites": [EMBEDDING, *self.layer_names, *self.site_names],
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
@@ -479,9 +479,10 @@ class Job:
         return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
 
 
-def choice_fields(choice: Readout | Points) -> dict[str, Any]:
-    """The settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
-    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
+def choice_record(choice: Readout | Points) -> dict[str, Any]:
+    """The name and settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
+    fields = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
+    return {"name": choice.name, **fields}
 
 
 def _plain(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def test_companions_share_the_page_the_json_and_the_terminal(
 
 def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -> None:  # noqa: F811
     whole = as_json(run("attribute", PROMPT, "--json"))
-    from lens_scopes.memory import plan_memory
+    from lens_scopes.memory import Budget
 
-    needed = plan_memory(loader.model, len(whole["tokens"]), 1, 10**15).estimate
+    needed = Budget(loader.model, 10**15).plan(len(whole["tokens"]), 1).estimate
     assert "in memory was" not in run("attribute", PROMPT, "--json").err
     ran = run("attribute", PROMPT, "--memory", str(needed - 1), "--json")
     assert "note: in memory was the graph of 1 of 2 layers at a time" in ran.err

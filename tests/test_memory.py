@@ -12,7 +12,7 @@ import lens_scopes as ls
 from lens_scopes import memory
 from lens_scopes.backprop import trace, trace_in_slices
 from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
-from lens_scopes.memory import Budget, attempt, in_portions, in_units, is_out_of_memory, parse_memory, plan_memory
+from lens_scopes.memory import Budget, attempt, in_portions, in_units, is_out_of_memory, parse_memory
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 PROMPTS = [IDS, IDS[:4], IDS[::-1], [5, 6], IDS[1:]]
@@ -45,7 +45,7 @@ def smallest(model: Any, length: int = len(IDS)) -> int:
     while low < high:
         middle = (low + high) // 2
         try:
-            plan_memory(model, length, 1, middle)
+            Budget(model, middle).plan(length, 1)
             high = middle
         except PromptError:
             low = middle + 1
@@ -118,11 +118,11 @@ def test_the_graph_of_one_slice_is_held_at_a_time(tiny):
 
 def test_as_many_layers_as_fit_are_held(tiny):
     n_layers, whole = tiny.cfg.n_layers, Budget(tiny, 10**15).whole(len(IDS))
-    assert not plan_memory(tiny, len(IDS), 1, whole).sliced
-    plan = plan_memory(tiny, len(IDS), 1, whole - 1)
+    assert not Budget(tiny, whole).plan(len(IDS), 1).sliced
+    plan = Budget(tiny, whole - 1).plan(len(IDS), 1)
     assert plan.sliced and 1 <= plan.layers_at_once < n_layers
-    assert plan_memory(tiny, len(IDS), 1, smallest(tiny)).layers_at_once == 1
-    assert plan_memory(tiny, 2 * len(IDS), 3, 10**15).estimate > 6 * whole
+    assert Budget(tiny, smallest(tiny)).plan(len(IDS), 1).layers_at_once == 1
+    assert Budget(tiny, 10**15).plan(2 * len(IDS), 3).estimate > 6 * whole
     assert Budget(tiny, 5 * whole).rows(len(IDS), 64) == 5 and Budget(tiny, 1).rows(len(IDS), 64) == 1
 
 

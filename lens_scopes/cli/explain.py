@@ -42,7 +42,7 @@ def explain(
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.objectives import Objective
-        from lens_scopes.points import parse_points
+        from lens_scopes.points import as_points
         from lens_scopes.precision import check_products
         from lens_scopes.readouts import as_readout
         from lens_scopes.scopes import attribute
@@ -50,7 +50,7 @@ def explain(
         explained = objective.objective() if companions.add else objective.explanation()
         through = paths.path()
         readout = as_readout(sites.readout)
-        points = parse_points(sites.points)
+        points = as_points(sites.points)
         memory.check()
         products = check_products(sites.products)
         loaded = model.load()

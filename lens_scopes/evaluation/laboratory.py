@@ -23,7 +23,7 @@ from lens_scopes.forward import run_to_final_state
 from lens_scopes.models import model_record
 from lens_scopes.objectives import Objective
 from lens_scopes.prompts import Prompt, PromptLike, read_prompt, token_string
-from lens_scopes.scopes import choice_fields
+from lens_scopes.scopes import choice_record
 from lens_scopes.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
@@ -204,8 +204,8 @@ def _described(method: Method) -> dict[str, Any]:
         return kind
     return {
         **kind,
-        "readout": {"name": method.readout.name, **choice_fields(method.readout)},
+        "readout": choice_record(method.readout),
         "through": None if method.through is None else str(method.through),
-        "points": None if method.points is None else {"name": method.points.name, **choice_fields(method.points)},
+        "points": None if method.points is None else choice_record(method.points),
         "site": method.site or "hook_embed",
     }

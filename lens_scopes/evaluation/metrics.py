@@ -110,14 +110,12 @@ class Metric:
         measure: the numbers of one case.
         sets: the masks whose outcomes it will ask for, where they are known beforehand; those of all methods and
             metrics then run together.
-        expensive: whether it takes many forward passes for each method and passage.
     """
 
     name: str
     ablates: bool
     measure: Callable[[Case], list[Value]]
     sets: Callable[[Case], Bool[Tensor, "row pos"]] | None = None
-    expensive: bool = False
 
 
 def integral(fractions: Sequence[float], values: Sequence[float]) -> float:
@@ -336,7 +334,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("aopc", True, _aopc, _top_sets(AOPC_FRACTIONS)),
         Metric("aopc-kl", True, _aopc_kl, _top_sets(AOPC_FRACTIONS)),
-        Metric("aopc-normalised", True, _aopc_normalised, expensive=True),
+        Metric("aopc-normalised", True, _aopc_normalised),
         Metric("comprehensiveness", True, _eraser("comprehensiveness", keep=False), _top_sets(ERASER_FRACTIONS)),
         Metric("comprehensiveness-kl", True, _eraser_kl("comprehensiveness", keep=False), _top_sets(ERASER_FRACTIONS)),
         Metric("sufficiency", True, _eraser("sufficiency", keep=True), _top_sets(ERASER_FRACTIONS, keep=True)),
@@ -349,7 +347,7 @@ METRICS: dict[str, Metric] = {
         Metric("infidelity", True, _infidelity),
         Metric("stability", False, _stability),
         Metric("randomization", False, _randomization),
-        Metric("randomization-by-layer", False, _randomization_by_layer, expensive=True),
+        Metric("randomization-by-layer", False, _randomization_by_layer),
     )
 }
 
