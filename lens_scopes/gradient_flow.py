@@ -2,7 +2,7 @@
 
 The residual stream goes around every component, so a quantized layer without a graph would not stop the backward pass:
 its influence would be missing from the scores without a word. And a bridge to an architecture may offer a hook whose
-value its forward pass does not go on with: holding it fixed would change nothing.
+value its forward pass does not go on with, or only in part: holding it fixed would change nothing or too little.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor
 from lens_scopes.errors import LensScopesError, ModelError
 from lens_scopes.forward import Batch, Hook, final_states, hooked, is_bridge
 from lens_scopes.sites import EMBEDDING
+
+_PART = 0.1  # a difference of gradients, as a share, that no rounding explains
 
 _passing: weakref.WeakSet[Any] = weakref.WeakSet()
 _goes_on: weakref.WeakKeyDictionary[Any, dict[str, bool]] = weakref.WeakKeyDictionary()
@@ -44,22 +46,24 @@ def require_used(model: Any, names: Sequence[str], error: type[LensScopesError])
     """Runs four tokens through a bridge, forward and back, to see that it goes on with what these hooks return.
 
     Raises:
-        LensScopesError: of the kind given, naming the first hook that is a mere copy.
+        LensScopesError: of the kind given, naming the first hook that is a mere copy, or that the bridge fails with.
     """
     if not is_bridge(model):
         return
     known = _goes_on.setdefault(model, {})
     if new := [name for name in dict.fromkeys(names) if name not in known and name != EMBEDDING]:
-        known |= _used(model, new)
+        known |= _used(model, new, error)
     for name in names:
         if not known.get(name, True):
             raise error(
-                f"the bridge of {model.cfg.architecture} shows {name!r} and computes on without it, so influence can "
-                'be neither read nor held fixed there; load the model with backend="hooked" if it can be.'
+                f"the bridge of {model.cfg.architecture} shows {name!r} and computes on without it, or with a part of "
+                'it, so influence can be neither read nor held fixed there; load the model with backend="hooked" if it '
+                "can be."
             )
 
 
-def _used(model: Any, names: Sequence[str]) -> dict[str, bool]:
+def _used(model: Any, names: Sequence[str], error: type[LensScopesError]) -> dict[str, bool]:
+    shown: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
 
     def root(embeddings: Tensor) -> Tensor:
@@ -67,19 +71,45 @@ def _used(model: Any, names: Sequence[str]) -> dict[str, bool]:
 
     def copy(name: str) -> Hook:
         def hook(activation: Tensor) -> Tensor:
+            shown[name] = activation
             copies[name] = activation.clone()
             return copies[name]
 
         return hook
 
-    hooks = [(EMBEDDING, root), *((name, copy(name)) for name in names)]
-    with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
-        states = final_states(model, Batch.of(model, [[0, 1, 2, 3]]))
-    reached = {name: values for name, values in copies.items() if values.requires_grad}
+    summands = [summand for name in names if (summand := _summand(name)) in model.hook_dict]
+    hooks = [(EMBEDDING, root), *((name, copy(name)) for name in dict.fromkeys([*names, *summands]))]
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
+            states = final_states(model, Batch.of(model, [[0, 1, 2, 3]]))
+    except AttributeError as problem:  # as of a norm without weights, whose hooks nobody ever listened to
+        raise error(
+            f"the bridge of {model.cfg.architecture} fails with a hook at {names[0]!r} ({problem})."
+        ) from problem
+    reached = [name for name, values in copies.items() if values.requires_grad]
     if not reached:
         return {}
-    found = torch.autograd.grad(states.float().sum(), list(reached.values()), allow_unused=True)
-    return {name: gradient is not None for name, gradient in zip(reached, found, strict=True)}
+    # In no special direction: the sum of a centred state's entries depends on nothing.
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states.device)
+    tensors = [part[name] for part in (copies, shown) for name in reached]
+    found = torch.autograd.grad((states.float() * weights).sum(), tensors, allow_unused=True)
+    of_copy, of_shown = (
+        dict(zip(reached, part, strict=True)) for part in (found[: len(reached)], found[len(reached) :])
+    )
+
+    def whole(name: str) -> bool:
+        gradient, summands = of_shown[name], of_shown.get(_summand(name))
+        if gradient is None or summands is None:
+            return True
+        return bool((gradient - summands).norm() <= _PART * summands.norm())
+
+    return {name: of_copy[name] is not None and whole(name) for name in reached if name in names}
+
+
+def _summand(name: str) -> str:
+    """What is added to the residual stream to give hook_resid_mid, so that both have the same gradient."""
+    head, dot, site = name.rpartition(".")
+    return f"{head}{dot}hook_attn_out" if site == "hook_resid_mid" else ""
 
 
 def _try(model: Any, layers: dict[str, Any]) -> None:

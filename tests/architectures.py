@@ -73,6 +73,14 @@ _ENDS = {"bos_token_id": 0, "eos_token_id": 0}
 
 CONFIGS: dict[str, Callable[[], Any]] = {
     "GPT-2": lambda: transformers.GPT2Config(**_GPT, **_ENDS),
+    "GPT-Neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=VOCAB, max_position_embeddings=64, hidden_size=16, num_layers=2, num_heads=4, intermediate_size=24,
+        attention_types=[[["global", "local"], 1]], window_size=4, **_ENDS,
+    ),
+    "GPT-J": lambda: transformers.GPTJConfig(**_GPT, rotary_dim=2, **_ENDS),
+    "GPT-NeoX, Pythia": lambda: transformers.GPTNeoXConfig(**_sizes(num_attention_heads=2)),
+    "OPT": lambda: transformers.OPTConfig(**_sizes(ffn_dim=24, word_embed_proj_dim=16, pad_token_id=1)),
+    "BLOOM": lambda: transformers.BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=4, **_ENDS),
     "Falcon": lambda: transformers.FalconConfig(**_sizes(ffn_hidden_size=24, multi_query=True, parallel_attn=True)),
     "LLaMA": lambda: transformers.LlamaConfig(**_grouped()),
     "Mistral": lambda: transformers.MistralConfig(**_grouped(sliding_window=4)),
@@ -89,8 +97,10 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "Phi-1, Phi-2": lambda: transformers.PhiConfig(**_sizes()),
     "Phi-3": lambda: transformers.Phi3Config(**_grouped()),
+    "OLMo": lambda: transformers.OlmoConfig(**_sizes(num_key_value_heads=4)),
     "OLMo 2": lambda: transformers.Olmo2Config(**_sizes(num_key_value_heads=4)),
     "OLMo 2, grouped queries": lambda: transformers.Olmo2Config(**_grouped()),
+    "Granite": lambda: transformers.GraniteConfig(**_grouped()),
     "StableLM": lambda: transformers.StableLmConfig(**_grouped()),
     "Cohere": lambda: transformers.CohereConfig(**_grouped()),
 }  # fmt: skip

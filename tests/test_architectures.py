@@ -1,8 +1,13 @@
 """Each architecture gives the scopes of Transformers' autograd on each backend, or is refused in a sentence; and the
 README's table says which."""
 
+from typing import Any
+
 import architectures
 import pytest
+
+import lens_scopes as ls
+from lens_scopes.errors import PathError, SiteError
 
 
 @pytest.mark.parametrize("name", architectures.CONFIGS)
@@ -16,3 +21,21 @@ def test_an_architecture_is_right_or_refused_and_its_row_is_true(name: str) -> N
 def test_the_table_has_no_other_rows() -> None:
     named = {name for name, _ in architectures.written()}
     assert named == set(architectures.CONFIGS) and len(named) >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "refusal"),
+    [
+        ("GPT-J", {"through": ls.Frozen("patterns")}, (PathError, "computes on without it")),
+        ("Granite", {"sites": "hook_attn_out"}, (SiteError, "computes on without it")),
+        ("OPT", {"sites": "hook_resid_mid"}, (SiteError, "with a part of it")),
+        ("OLMo", {"through": ls.Frozen("norms")}, (PathError, "fails with a hook at")),
+    ],
+)
+def test_hooks_that_a_bridge_does_not_go_on_with_are_refused(
+    name: str, choice: dict[str, Any], refusal: tuple[type[Exception], str]
+) -> None:
+    """They would be shown as without influence or with a part of it, or held fixed without effect."""
+    error, message = refusal
+    with architectures.loaded(name) as (_, models), pytest.raises(error, match=message):
+        ls.attribute(models["bridge"], architectures.IDS, **choice)

@@ -176,12 +176,13 @@ def test_killed_in_the_middle_of_a_passage_and_started_again(tmp_path: Path) -> 
 # Several processes
 
 
-def test_two_processes_give_the_rows_of_one(tmp_path: Path) -> None:
-    places = [{"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)} for rank in range(2)]
-    started = [run_of(tmp_path / "two", -1, **place) for place in places]
-    for process in started:
-        _, complaint = process.communicate(timeout=120)
-        assert (process.returncode, complaint) == (0, b"")
+def test_two_processes_of_accelerate_launch_give_the_rows_of_one(tmp_path: Path) -> None:
+    # Without a GPU --multi_gpu starts the processes all the same, and they run on the processor.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    program = [str(Path(__file__).with_name("fake_laboratory.py")), str(tmp_path / "two"), "-1"]
+    launched = subprocess.run([*launch, *options, *program], capture_output=True, text=True, timeout=300, check=False)
+    assert launched.returncode == 0, launched.stderr
     same(measure_token_ids(tmp_path / "one").path, tmp_path / "two")
     shards = [(tmp_path / "two" / f"results-00{rank}.jsonl").read_bytes().count(b'{"passage"') for rank in range(2)]
     assert shards == [6, 6]
