@@ -63,11 +63,20 @@ TABLES = {
     "aopc-iwslt": Table("iwslt", _PAPER_METHODS, ("aopc", "aopc-kl"), ("zero", "pad"), 200, "fisher", dtype="bfloat16"),
     "agreement": Table(
         "lambada",
-        ("random", "ig@8", "ixg", "semantic", "temperature", "fisher", "fisher@4", "fisher@8", "fisher@8+values"),
+        (*_PAPER_METHODS, "fisher@4", "fisher+values", "fisher@8+values"),
         ("loo-kl", "loo-kl-null", "first-token"),
         ("zero", "mean"),
         200,
         "fisher",
+    ),
+    "confirmation": Table(
+        "lambada",
+        ("fisher", "fisher@8", "fisher+values", "fisher@8+values"),
+        ("loo-kl", "aopc", "aopc-kl"),
+        ("mean", "resample"),
+        60,
+        "fisher",
+        skip=200,
     ),
     "randomization": Table(
         "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
