@@ -74,7 +74,7 @@ TABLES = {
         ("fisher", "fisher@8", "fisher+values", "fisher@8+values"),
         ("loo-kl", "aopc", "aopc-kl"),
         ("mean", "resample"),
-        60,
+        40,
         "fisher",
         skip=200,
     ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.errors import FileError, SiteError
+from lens_scopes.errors import FileError
 from lens_scopes.final_state import PredictedToken, Prediction
 from lens_scopes.prompts import Grouping, group_tokens
 from lens_scopes.result_file import ResultFormat
@@ -30,8 +30,8 @@ class Attribution(Shown):
     """Influence of each token on one prediction of one model.
 
     Attributes:
-        scores: influence of each token at the embedding, from the first token to the position explained.
-            Non-negative for the norm readout; units are those of the contract's score.
+        scores: influence of each token, from the first one to the position explained: at the embedding, unless `at`
+            said elsewhere. Non-negative but for the dot readout; units are those of the contract's score.
         tokens: the tokens as strings, aligned with scores.
         token_ids: their ids.
         special: which of them are special tokens (BOS is an attention sink: its score is kept, but views leave it
@@ -101,28 +101,6 @@ class Attribution(Shown):
         values = self.scores.tolist()
         ranked = sorted(eligible, key=lambda index: -abs(values[index]))[:k]
         return [(index, self.tokens[index], values[index]) for index in ranked]
-
-    def total_over_sites(self) -> Float[Tensor, " pos"]:
-        """The sites asked for put together: total_t = Σ_l a_l,t, with a_l,t = √(Σ_h s_l,h,t) for squared scores.
-
-        √(Σ_i λ_i ‖u_iᵀ δy‖²) is a norm of what happens to y, so the amplitudes of changes at several sites at once add
-        up, at most, to that of all of them. Read at every layer's attention values with the relative readout
-        (`sites="hook_v", readout="relative"`), through which whatever a token tells later ones must pass, it is the
-        largest effect of changes as large as the values themselves.
-
-        Raises:
-            SiteError: when no sites were asked for, or the scores are signed.
-        """
-        import torch
-
-        if not self.sites:
-            raise SiteError('there are no sites to put together; ask for some, such as attribute(..., sites="hook_v").')
-        if any(bool((values < 0).any()) for values in self.sites.values()):
-            raise SiteError("signed scores have no total over sites; read them by norm or relative.")
-        squared = bool(self.settings.get("squared", False))
-        flat = [values.reshape(len(values), -1) for values in self.sites.values()]
-        parts = [values.sum(1).sqrt() if squared else values.square().sum(1).sqrt() for values in flat]
-        return torch.stack(parts).sum(0)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per token: index, token, token_id, special, score, and where present standard_error and a column for

@@ -26,6 +26,7 @@ class ContractTerms:
     squared: bool
     sampled: int
     points: str | None = None
+    at: Sequence[str] = (EMBEDDING,)
 
 
 def attribution_contract(terms: ContractTerms) -> dict[str, str]:
@@ -35,6 +36,8 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         A plain mapping with the keys of ELEMENTS, in that order.
     """
     others = f"; also read at {_named(terms.sites)}" if terms.sites else ""
+    at_embedding = list(terms.at) == [EMBEDDING]
+    read = f"the embeddings ({EMBEDDING})" if at_embedding else f"the activations at {_named(terms.at)}"
     if terms.readout.from_baseline:
         process = "the activation of one token at a time moves from the baseline to its value, to first order"
     else:
@@ -45,11 +48,13 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     if terms.points is not None:
         process += f"; gradients are means over {terms.points}"
     form = "Σ_i w_i a_i,t²" if terms.squared else "a_t"
+    if not at_embedding:
+        form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
     return {
         "output explained": f"{terms.output}, after position {terms.position}",
-        "eligible features": f"the embeddings ({EMBEDDING}) of the {terms.n_tokens} tokens up to that position{others}",
+        "eligible features": f"{read} of the {terms.n_tokens} tokens up to that position{others}",
         "generative process": process,
         "held fixed": held,
         "score attributed": (

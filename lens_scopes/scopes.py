@@ -43,7 +43,7 @@ from lens_scopes.prompts import (
     token_string,
 )
 from lens_scopes.readouts import Norm, Readout, as_readout
-from lens_scopes.scoring import SiteScores, score
+from lens_scopes.scoring import SiteScores, score, total_over_sites
 from lens_scopes.sites import EMBEDDING, layer_sites, named_sites
 
 Progress = Callable[[int, int], None]
@@ -63,6 +63,7 @@ def attribute(
     target: str | int | None = None,
     layers: bool | str = False,
     sites: str | Sequence[str] = (),
+    at: str = EMBEDDING,
     through: PathLike = None,
     readout: Readout | str = "norm",
     points: PointsLike = None,
@@ -87,6 +88,8 @@ def attribute(
             default the token that follows in the text, else the model's own top token.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
+        at: where the tokens' scores are read: the embedding, or an activation by such a name. Over its layers and heads
+            scores s are put together as Σ_l √(Σ_h s_l,h,t); the readout "relative" makes layers comparable.
         through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
             `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
             default all.
@@ -113,10 +116,10 @@ def attribute(
     """
     baseline = as_baseline(objective)
     if baseline is not None:
-        _refuse_choices(baseline, layers=layers, sites=sites, through=through, readout=readout, points=points)
+        _refuse_choices(baseline, layers=layers, sites=sites, at=at, through=through, readout=readout, points=points)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
     assert not isinstance(objective, Baseline)
-    job = Job.read(model, objective, layers, sites, through, readout, memory, points, products)
+    job = Job.read(model, objective, layers, sites, through, readout, memory, points, products, at)
     request = Request.read(model, prompt, position, target)
     return job.run_all([request], progress)[0]
 
@@ -126,6 +129,7 @@ def _refuse_choices(baseline: Baseline, **choices: Any) -> None:
     usual = {
         "layers": (False,),
         "sites": ((), []),
+        "at": (EMBEDDING,),
         "through": (None,),
         "readout": ("norm", Norm()),
         "points": (None,),
@@ -159,6 +163,7 @@ def _by_baseline(model: Any, baseline: Baseline, request: Request, progress: Pro
             "objective": {"scope": explained.scope, **explained.settings()},
             "readout": None,
             "points": None,
+            "at": [],
             "sites": [EMBEDDING],
             "path": None,
             "position": request.position,
@@ -178,6 +183,7 @@ def attribute_batch(
     target: str | int | None = None,
     layers: bool | str = False,
     sites: str | Sequence[str] = (),
+    at: str = EMBEDDING,
     through: PathLike = None,
     readout: Readout | str = "norm",
     memory: str | int | None = None,
@@ -194,7 +200,7 @@ def attribute_batch(
     """
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
-    job = Job.read(model, objective, layers, sites, through, readout, memory, products=products)
+    job = Job.read(model, objective, layers, sites, through, readout, memory, products=products, at=at)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     return job.run_all(requests, None, progress)
 
@@ -238,6 +244,7 @@ class Job:
     memory: int | None
     points: Points | None = None
     products: Products = "own"
+    at_names: Sequence[str] = (EMBEDDING,)
 
     @classmethod
     def read(
@@ -251,12 +258,22 @@ class Job:
         memory: str | int | None = None,
         points: PointsLike = None,
         products: Products = "own",
+        at: str = EMBEDDING,
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
         readable = unembedding(model)
         require_gradients(model)
-        layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
-        require_used(model, [*layer_names, *site_names], SiteError)
+        layer_names, site_names, at_names = (
+            layer_sites(model, layers),
+            named_sites(model, sites),
+            named_sites(model, at),
+        )
+        require_used(model, [*layer_names, *site_names, *at_names], SiteError)
+        if at_names != [EMBEDDING] and as_readout(readout).signed:
+            raise SiteError(
+                f"signed scores have no total over {at}: read them by norm, product or relative, or ask for "
+                f"sites={at!r} to have each layer's."
+            )
         return cls(
             model=model,
             unembedding=readable,
@@ -268,7 +285,14 @@ class Job:
             memory=parse_memory(memory),
             points=as_points(points),
             products=check_products(products),
+            at_names=at_names,
         )
+
+    @property
+    def read_names(self) -> list[str]:
+        """All sites where gradients are read, besides the embedding."""
+        names = dict.fromkeys([*self.layer_names, *self.site_names, *self.at_names])
+        return [name for name in names if name != EMBEDDING]
 
     def budget(self) -> Budget:
         """What the job may use beyond the model's weights, by what is free now."""
@@ -320,9 +344,8 @@ class Job:
 
     def _run(self, requests: Sequence[Request], progress: Progress | None, budget: Budget) -> list[Attribution]:
         prompts = [request.token_ids for request in requests]
-        names = [*self.layer_names, *self.site_names]
         plan = budget.plan(max(map(len, prompts)), len(prompts))
-        traced = trace_within(self.model, prompts, names, plan, self.path_hooks())
+        traced = trace_within(self.model, prompts, self.read_names, plan, self.path_hooks())
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])
             directions = [self.objective.directions(state) for state in states]
@@ -336,7 +359,7 @@ class Job:
     def _run_at_points(self, request: Request, points: Points, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
         path_hooks, budget = self.path_hooks(), self.budget()
-        traced = trace(self.model, [request.token_ids], [*self.layer_names, *self.site_names], path_hooks)
+        traced = trace(self.model, [request.token_ids], self.read_names, path_hooks)
         state = self.final_states(traced, [request.target])[0]
         directions = self.objective.directions(state)
         averaged = average_over_points(
@@ -391,16 +414,22 @@ class Job:
             found = scores[name].standard_error
             return None if found is None or directions.sampled == 0 else found[row, :length].detach().cpu()
 
-        standard_error = errors(EMBEDDING)
+        at_embedding = self.at_names == [EMBEDDING]
+        if at_embedding:
+            own, standard_error = values(EMBEDDING), errors(EMBEDDING)
+        else:
+            parts = [(values(name), errors(name)) for name in self.at_names]
+            own, standard_error = total_over_sites(parts, squared=directions.squared)
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
             **self.record(self.objective, request, state),
-            scores=values(EMBEDDING),
+            scores=own,
             contract=attribution_contract(
                 ContractTerms(
                     output=self.objective.describe(self.label, state),
                     position=request.position,
                     n_tokens=length,
+                    at=self.at_names,
                     sites=[*self.layer_names, *self.site_names],
                     path=None if self.path is None else str(self.path),
                     equation=self.objective.equation,
@@ -415,10 +444,11 @@ class Job:
                 "objective": {"scope": self.objective.scope, **self.objective.settings()},
                 "readout": choice_record(self.readout),
                 "points": None if self.points is None else choice_record(self.points),
+                "at": [] if at_embedding else list(self.at_names),
                 "sites": [EMBEDDING, *self.layer_names, *self.site_names],
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
-                "squared": directions.squared,
+                "squared": directions.squared and at_embedding,
                 "directions": len(directions.vectors),
                 "details": _plain(directions.details),
                 "memory": memory,
@@ -429,7 +459,7 @@ class Job:
             sites={name: values(name) for name in self.site_names},
             standard_error=standard_error,
             layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
-            warnings=_warnings(values(EMBEDDING), standard_error, self._cut_sites(values)),
+            warnings=_warnings(own, standard_error, self._cut_sites(values)),
         )
 
     def record(self, explanation: Explanation, request: Request, state: FinalState) -> dict[str, Any]:
@@ -455,7 +485,7 @@ class Job:
         """Sites that no influence reaches though it reaches the embedding."""
         if not bool(values(EMBEDDING).any()):
             return []
-        return [name for name in (*self.layer_names, *self.site_names) if not bool(values(name).any())]
+        return [name for name in self.read_names if not bool(values(name).any())]
 
     def label(self, token_id: int) -> str:
         """A token of the vocabulary as it is written in results: quoted."""

@@ -69,6 +69,31 @@ def score(
     return {name: SiteScores(scores, _standard_error(draws.get(name))) for name, scores in sums.items()}
 
 
+def total_over_sites(
+    parts: Sequence[tuple[Tensor, Tensor | None]], *, squared: bool
+) -> tuple[Float[Tensor, " pos"], Float[Tensor, " pos"] | None]:
+    """Non-negative scores s_l,h,t at several sites put together: total_t = Σ_l a_l,t with a_l,t = √(Σ_h s_l,h,t).
+
+    √(Σ_i w_i ‖v_iᵀ δy‖²) is a norm of what happens to y, so the amplitudes of changes at several sites at once add up,
+    at most, to that of all of them.
+
+    Args:
+        parts: scores [pos, …] of each site with their standard errors, where directions were sampled.
+        squared: whether the scores are sums of squares; else they are amplitudes themselves, squared first.
+
+    Returns:
+        The total and, where directions were sampled, a bound of its standard error: the same draws make all the parts,
+        so their errors add up, Σ_l Σ_h ε_l,h,t / 2 a_l,t.
+    """
+    flat = [scores.reshape(len(scores), -1) for scores, _ in parts]
+    amplitudes = torch.stack([(scores if squared else scores.square()).sum(1).sqrt() for scores in flat])
+    errors = [error.reshape(len(error), -1).sum(1) for _, error in parts if error is not None]
+    if not errors:
+        return amplitudes.sum(0), None
+    slopes = torch.where(amplitudes > 0, 0.5 / amplitudes, 0.0)
+    return amplitudes.sum(0), (slopes * torch.stack(errors)).sum(0)
+
+
 def check_gradients(values: Tensor, name: str, dtype: torch.dtype) -> None:
     """Raises NumericsError where what was read from a gradient is not finite, naming the site."""
     if not bool(values.isfinite().all()):

@@ -122,7 +122,7 @@ def test_modifications_add_up() -> None:
     assert method.explanation == ls.Fisher(8)
     assert method.through is not None and method.through.frozen == {"patterns", "norms"}
     assert method.points == ls.StraightPath("mean", 4)
-    assert (method.site, method.readout) == ("hook_v", ls.Relative()), "the last readout stands"
+    assert (method.at, method.readout) == ("hook_v", ls.Relative()), "the last readout stands"
     assert as_method("fisher@8+values+norm").readout == ls.Norm()
 
 
@@ -235,7 +235,7 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
     assert seen == [(model, IDS)]
     assert as_method(ls.Fisher(4)).name == "fisher" and as_method(ls.Fisher(4)).explanation == ls.Fisher(4)
     assert as_method(ls.LeaveOneOut()).name == "leave-one-out"
-    own = Method("mine", ls.Temperature(), readout=ls.Dot(), site="hook_z")
+    own = Method("mine", ls.Temperature(), readout=ls.Product(), at="hook_z")
     assert as_method(own) is own
 
 
@@ -279,7 +279,7 @@ def test_bad_names_are_refused_in_one_line(name: Any, words: str) -> None:
     [
         (gpt2_like, "fisher@17", r"method 'fisher@17': .*d_model = 16"),
         (gpt2_like, ls.Semantic(23), "vocabulary"),
-        (gpt2_like, Method("mine", ls.Semantic(), site="hook_none"), "hook_none"),
+        (gpt2_like, Method("mine", ls.Semantic(), at="hook_none"), "hook_none"),
         (gpt2_like, Method("mine", ls.LogitDiff(3, 99)), "method 'mine': .*vocabulary"),
         (gpt2_like, Method("mine", ls.Semantic(), through=ls.Layers(7)), "method 'mine': .*7"),
     ],

@@ -137,11 +137,14 @@ def test_a_prompt_of_special_tokens_alone_is_said_in_words() -> None:
 
 
 @pytest.mark.parametrize("scope", ["semantic", "temperature", "fisher", "entropy", "logit_diff", "my_own"])
-@pytest.mark.parametrize("readout", ["norm", "dot"])
-def test_the_reading_names_its_unit_or_formula(scope: str, readout: str) -> None:
-    text = reading(fake_attribution(scope=scope, settings={"readout": {"name": readout}}))
-    assert "unit" in text
+@pytest.mark.parametrize("readout", ["norm", "dot", "product", "relative"])
+@pytest.mark.parametrize("at", [[], ["blocks.0.attn.hook_v"]])
+def test_the_reading_names_its_unit_or_formula(scope: str, readout: str, at: list[str]) -> None:
+    text = reading(fake_attribution(scope=scope, settings={"readout": {"name": readout}, "at": at}))
+    assert "unit" in text or "in nats" in text
+    assert ("per unit of" in text) == (readout == "norm")
     assert ("blue" in text) == (readout == "dot" and scope != "fisher")
+    assert ("embedding" in text) != bool(at)
 
 
 def test_titles_are_one_line_and_shortened_from_the_left() -> None:

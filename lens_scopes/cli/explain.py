@@ -62,6 +62,7 @@ def explain(
                 position=prompt.position,
                 layers=layers,
                 sites=sites.site or (),
+                at=sites.at,
                 through=through,
                 readout=readout,
                 points=points,

@@ -32,6 +32,15 @@ class SiteOptions:
             rich_help_panel=PANEL,
         ),
     ] = None
+    at: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Where the tokens' scores are read: the embedding, or an activation whose layers are added up, such "
+            "as hook_v with --readout relative.",
+            rich_help_panel=PANEL,
+        ),
+    ] = "hook_embed"
     readout: Annotated[
         str,
         typer.Option(

@@ -207,5 +207,5 @@ def _described(method: Method) -> dict[str, Any]:
         "readout": choice_record(method.readout),
         "through": None if method.through is None else str(method.through),
         "points": None if method.points is None else choice_record(method.points),
-        "site": method.site or "hook_embed",
+        "site": method.at,
     }

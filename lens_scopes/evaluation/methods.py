@@ -30,8 +30,8 @@ from lens_scopes.paths import Frozen, Path
 from lens_scopes.points import Noise, Points, StraightPath
 from lens_scopes.prompts import Prompt
 from lens_scopes.readouts import Dot, Norm, Product, Readout, Relative
-from lens_scopes.scopes import attribute
-from lens_scopes.sites import named_sites
+from lens_scopes.scopes import Job, attribute
+from lens_scopes.sites import EMBEDDING
 
 _STEPS = 16  # of a path and of noise, unless the name says otherwise
 
@@ -61,8 +61,7 @@ class Method:
         readout: how a gradient becomes a score, for scopes.
         through: which components carry gradient, for scopes.
         points: where gradients are taken, for scopes; None for the prompt itself.
-        site: where influence is read: "" for the embedding; else a short hook name, put together over the layers by
-            `Attribution.total_over_sites`.
+        at: where influence is read: the embedding, or an activation whose layers are added up.
     """
 
     name: str
@@ -70,7 +69,7 @@ class Method:
     readout: Readout = field(default_factory=Norm)
     through: Path | None = None
     points: Points | None = None
-    site: str = ""
+    at: str = EMBEDDING
 
     def check(self, model: Any) -> None:
         """Checks the choices against the model, before any passage is scored.
@@ -79,10 +78,12 @@ class Method:
             EvaluationError: where one of them does not fit the model.
         """
         try:
-            self.explanation.prepare(model)
-            named_sites(model, self.site or ())
-            if self.through is not None:
-                self.through.hooks(model)
+            if isinstance(self.explanation, Objective):
+                Job.read(
+                    model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
+                ).path_hooks()
+            else:
+                self.explanation.prepare(model)
         except LensScopesError as error:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 
@@ -100,16 +101,15 @@ class Method:
             prompt,
             self.explanation,
             target=target,
-            sites=self.site or (),
+            at=self.at,
             through=self.through,
             readout=self.readout,
             points=self.points,
         )
-        scores = result.total_over_sites() if self.site else result.scores
         directions = result.settings["directions"]
         if self.points is None:
-            return Scored(scores, 1, directions)
-        return Scored(scores, 1 + self.points.count, self.points.count * directions)
+            return Scored(result.scores, 1, directions)
+        return Scored(result.scores, 1 + self.points.count, self.points.count * directions)
 
 
 def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
@@ -181,9 +181,9 @@ _MODIFICATIONS: dict[str, Callable[[Method], Method]] = {
     "frozen-patterns": _frozen("patterns"),
     "frozen-norms": _frozen("norms"),
     "frozen-gates": _frozen("gates"),
-    "values": lambda method: replace(method, site="hook_v", readout=Relative()),
-    "keys": lambda method: replace(method, site="hook_k", readout=Relative()),
-    "residuals": lambda method: replace(method, site="hook_resid_pre", readout=Relative()),
+    "values": lambda method: replace(method, at="hook_v", readout=Relative()),
+    "keys": lambda method: replace(method, at="hook_k", readout=Relative()),
+    "residuals": lambda method: replace(method, at="hook_resid_pre", readout=Relative()),
 }
 
 if TYPE_CHECKING:

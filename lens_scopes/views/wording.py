@@ -113,36 +113,45 @@ def likely(attribution: Attribution, most: int = 10) -> list[PredictedToken]:
 def reading(result: Scored) -> str:
     """What a score means, in a sentence or two, with its unit."""
     scope = re.sub(r"[^a-z]", "", result.scope.lower())
-    if scope == "fisher":
-        return (
-            "Each score says how strongly a small change of a token's embedding can move the whole predicted"
-            " distribution, measured by its Fisher information (½ δᵀFδ is the Kullback–Leibler divergence in nats),"
-            " per unit of embedding norm. The exact formula stands in the contract under “score attributed”."
-        )
-    if result.settings.get("readout") is None:
+    readout = _readout_name(result)
+    if readout is None:
         return (
             "Each score is that of a baseline to compare with, which takes no gradient; its formula stands in the"
             " contract under “score attributed”."
         )
+    elsewhere = bool(result.settings.get("at"))
+    whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
+    if scope == "fisher":
+        change, unit = {
+            "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
+            "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
+            "dot": (f"{whose} having its value and not the baseline's moves", "in nats"),
+        }.get(str(readout), (f"a small change of {whose} can move", "per unit of its norm"))
+        root = "; it is the root of it, added up over the sites" if elsewhere else ""
+        return (
+            f"Each score says how strongly {change} the whole predicted distribution, measured by its Fisher"
+            f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}. The exact formula stands"
+            " in the contract under “score attributed”."
+        )
     quantity = explained(scope)
-    if _readout_name(result) == "product":
+    if readout == "product":
         return (
-            f"Each score is the norm of the first-order effects on {quantity} of the entries of a token's embedding"
-            " having their values and not the baseline's, in the unit of that quantity."
+            f"Each score is the norm of the first-order effects on {quantity} of the entries of {whose} having their"
+            " values and not the baseline's, in the unit of that quantity."
         )
-    if _readout_name(result) == "relative":
+    if readout == "relative":
         return (
-            f"Each score is the largest first-order change of {quantity} that a change of a token's embedding as large"
-            " as the embedding itself can make, in the unit of that quantity."
+            f"Each score is the largest first-order change of {quantity} that a change of {whose} as large as it is"
+            " can make, in the unit of that quantity."
         )
-    if _readout_name(result) == "dot":
+    if readout == "dot":
         return (
-            f"Each score is the first-order effect on {quantity} of a token's embedding having its value and not the"
+            f"Each score is the first-order effect on {quantity} of {whose} having its value and not the"
             " baseline's, in the unit of that quantity: blue raises it, orange lowers it."
         )
     return (
-        f"Each score is the largest first-order change of {quantity} that a change of a token's embedding by one unit"
-        " of norm can make. The unit is change of that quantity per unit of embedding norm."
+        f"Each score is the largest first-order change of {quantity} that a change of {whose} by one unit of norm can"
+        f" make. The unit is change of that quantity per unit of {'its' if elsewhere else 'embedding'} norm."
     )
 
 
