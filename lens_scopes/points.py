@@ -149,7 +149,7 @@ class Noise(Points):
         )
 
 
-_NAMED: dict[str, Callable[[int], Points]] = {
+POINTS: dict[str, Callable[[int], Points]] = {
     "path": lambda count: StraightPath("zero", count),
     "path-mean": lambda count: StraightPath("mean", count),
     "noise": lambda count: Noise(count),
@@ -177,13 +177,13 @@ def _is_count(value: object) -> bool:
 
 def _named(text: str) -> Points:
     name, _, count = text.partition("@")
-    if name not in _NAMED or (count and not count.isdecimal()):
-        near = difflib.get_close_matches(name, _NAMED, n=1)
+    if name not in POINTS or (count and not count.isdecimal()):
+        near = difflib.get_close_matches(name, POINTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
         raise ReadoutError(
-            f"unknown points {text!r}{hint} (expected {', '.join(_NAMED)}, each with @N for the number of points)."
+            f"unknown points {text!r}{hint} (expected {', '.join(POINTS)}, each with @N for the number of points)."
         )
-    return _NAMED[name](int(count or _POINTS))
+    return POINTS[name](int(count or _POINTS))
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def test_one_outside_array_cannot_fit_passages_of_other_lengths() -> None:
 def test_the_signature_is_plain_and_says_what_decides_the_numbers() -> None:
     model = gpt2_like()
     methods: list[Any] = [
-        "fisher@4+dot-mean+frozen-patterns+path-mean-4",
+        "fisher@4+dot-mean+frozen-patterns+path-mean@4",
         "fisher@trace",
         "ig@3",
         "smoothgrad+values",
@@ -221,7 +221,7 @@ def test_the_signature_is_plain_and_says_what_decides_the_numbers() -> None:
     laboratory = Laboratory(model, methods, ["aopc", "loo-kl"], ["zero", "resample"], seed=2, corpus=PASSAGES)
     signature = laboratory.signature()
     assert json.loads(json.dumps(signature)) == signature
-    described = signature["methods"]["fisher@4+dot-mean+frozen-patterns+path-mean-4"]
+    described = signature["methods"]["fisher@4+dot-mean+frozen-patterns+path-mean@4"]
     assert described["explanation"]["rank"] == 4
     assert described["readout"] == {"name": "dot", "baseline": "mean"}
     assert described["points"] == {"name": "path", "baseline": "mean", "steps": 4}

@@ -57,7 +57,7 @@ MODIFICATIONS: dict[str, dict[str, Any]] = {
     "relative": {"readout": ls.Relative()},
     "path": {"points": ls.StraightPath("zero", 16)},
     "path-mean": {"points": ls.StraightPath("mean", 16)},
-    "path-mean-4": {"points": ls.StraightPath("mean", 4)},
+    "path-mean@4": {"points": ls.StraightPath("mean", 4)},
     "noise": {"points": ls.Noise(16)},
     "frozen-patterns": {"through": ls.Frozen("patterns")},
     "frozen-norms": {"through": ls.Frozen("norms")},
@@ -92,7 +92,7 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 def test_the_names_are_those_tested_here() -> None:
     assert {name.partition("@")[0] for name in (*BASES, *BASELINES)} == set(method_names())
-    assert set(MODIFICATIONS) == set(modification_names())
+    assert {name.partition("@")[0] for name in MODIFICATIONS} == set(modification_names())
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -118,7 +118,7 @@ def test_baselines_by_name(model: Any, name: str) -> None:
 
 
 def test_modifications_add_up() -> None:
-    method = as_method("fisher@8+dot-mean+frozen-patterns+frozen-norms+path-mean-4+values")
+    method = as_method("fisher@8+dot-mean+frozen-patterns+frozen-norms+path-mean@4+values")
     assert method.explanation == ls.Fisher(8)
     assert method.through is not None and method.through.frozen == {"patterns", "norms"}
     assert method.points == ls.StraightPath("mean", 4)
@@ -168,7 +168,7 @@ def counted(model: Any) -> Iterator[dict[str, int]]:
         ("ixg", 1, 1),
         ("ig@5", 6, 5),
         ("smoothgrad@3", 4, 3),
-        ("fisher@2+path-mean-4", 5, 8),
+        ("fisher@2+path-mean@4", 5, 8),
     ],
 )
 def test_costs_of_scopes_are_counted(

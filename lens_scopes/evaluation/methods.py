@@ -7,7 +7,7 @@ as the signed effect of moving from the mean embedding, with attention patterns 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -27,13 +27,13 @@ from lens_scopes.baselines import (
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.objectives import Entropy, Fisher, LogProb, Objective, Semantic, Temperature
 from lens_scopes.paths import Frozen, Path
-from lens_scopes.points import Noise, Points, StraightPath
+from lens_scopes.points import POINTS, Noise, Points, StraightPath, as_points
 from lens_scopes.prompts import Prompt
 from lens_scopes.readouts import Dot, Norm, Product, Readout, Relative
 from lens_scopes.scopes import Job, attribute
 from lens_scopes.sites import EMBEDDING
 
-_STEPS = 16  # of a path and of noise, unless the name says otherwise
+_STEPS = 16  # of ig, ig-dot and smoothgrad, unless the name says otherwise
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,6 @@ _MODIFICATIONS: dict[str, Callable[[Method], Method]] = {
     "product": lambda method: replace(method, readout=Product()),
     "product-mean": lambda method: replace(method, readout=Product("mean")),
     "relative": lambda method: replace(method, readout=Relative()),
-    "path": lambda method: replace(method, points=StraightPath(steps=_STEPS)),
-    "path-mean": lambda method: replace(method, points=StraightPath("mean", steps=_STEPS)),
-    "path-mean-4": lambda method: replace(method, points=StraightPath("mean", steps=4)),
-    "noise": lambda method: replace(method, points=Noise(samples=_STEPS)),
     "frozen-patterns": _frozen("patterns"),
     "frozen-norms": _frozen("norms"),
     "frozen-gates": _frozen("gates"),
@@ -198,8 +194,8 @@ def method_names() -> list[str]:
 
 
 def modification_names() -> list[str]:
-    """What may follow a base, each after a plus sign."""
-    return list(_MODIFICATIONS)
+    """What may follow a base, each after a plus sign; points also with a number of them, as "path-mean@4"."""
+    return [*_MODIFICATIONS, *POINTS]
 
 
 def as_method(method: MethodLike) -> Method:
@@ -230,11 +226,12 @@ def as_method(method: MethodLike) -> Method:
     try:
         result = _BASES[base](setting)
         for name in modifications:
-            if name not in _MODIFICATIONS:
-                raise EvaluationError(_unknown("modification", name, _MODIFICATIONS))
+            points = name.partition("@")[0] in POINTS
+            if not points and name not in _MODIFICATIONS:
+                raise EvaluationError(_unknown("modification", name, modification_names()))
             if isinstance(result.explanation, Baseline):
                 raise EvaluationError(f"{base!r} takes no gradient, so +{name} does not apply to it.")
-            result = _MODIFICATIONS[name](result)
+            result = replace(result, points=as_points(name)) if points else _MODIFICATIONS[name](result)
     except EvaluationError:
         raise
     except LensScopesError as error:
@@ -242,7 +239,7 @@ def as_method(method: MethodLike) -> Method:
     return replace(result, name=method)
 
 
-def _unknown(kind: str, name: str, known: dict[str, Any]) -> str:
+def _unknown(kind: str, name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}."
