@@ -54,6 +54,7 @@ class Table:
     skip: int = 0
 
 
+_CANDIDATES = ("fisher", "fisher+values")
 _PAPER_METHODS = ("random", "ig@8", "ixg", "semantic", "temperature", "fisher")
 
 TABLES = {
@@ -77,6 +78,12 @@ TABLES = {
         40,
         "fisher",
         skip=200,
+    ),
+    "values-lambada": Table(
+        "lambada", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 100, "fisher", dtype="bfloat16", skip=200
+    ),
+    "values-iwslt": Table(
+        "iwslt", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 200, "fisher", dtype="bfloat16"
     ),
     "randomization": Table(
         "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
