@@ -63,9 +63,9 @@ def attribute(
     target: str | int | None = None,
     layers: bool | str = False,
     sites: str | Sequence[str] = (),
-    at: str = EMBEDDING,
+    at: str | None = None,
     through: PathLike = None,
-    readout: Readout | str = "norm",
+    readout: Readout | str | None = None,
     points: PointsLike = None,
     memory: str | int | None = None,
     products: Products = "own",
@@ -88,14 +88,15 @@ def attribute(
             default the token that follows in the text, else the model's own top token.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
-        at: where the tokens' scores are read: the embedding, or an activation by such a name. Over its layers and heads
-            scores s are put together as Σ_l √(Σ_h s_l,h,t); the readout "relative" makes layers comparable.
+        at: where the tokens' scores are read: at the embedding unless the objective has a place of its own
+            (`FisherAtValues`), or at an activation by such a name. Over its layers and heads scores s are put together
+            as Σ_l √(Σ_h s_l,h,t); the readout "relative" makes layers comparable.
         through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
             `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
             default all.
-        readout: "norm" (largest effect of a unit change), "dot" (effect of the activation's value against zero),
-            "product" (the same, summed up by a norm), "relative" (largest effect of a change as large as the
-            activation), or a Readout.
+        readout: "norm" (largest effect of a unit change; usual unless the objective has one of its own), "dot" (effect
+            of the activation's value against zero), "product" (the same, summed up by a norm), "relative" (largest
+            effect of a change as large as the activation), or a Readout.
         points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(baseline, steps)`
             or `Noise(samples, scale)`, or a line of text such as "path-mean@32" or "noise@8".
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
@@ -129,9 +130,9 @@ def _refuse_choices(baseline: Baseline, **choices: Any) -> None:
     usual = {
         "layers": (False,),
         "sites": ((), []),
-        "at": (EMBEDDING,),
+        "at": (None, EMBEDDING),
         "through": (None,),
-        "readout": ("norm", Norm()),
+        "readout": (None, "norm", Norm()),
         "points": (None,),
     }
     for name, value in choices.items():
@@ -183,9 +184,9 @@ def attribute_batch(
     target: str | int | None = None,
     layers: bool | str = False,
     sites: str | Sequence[str] = (),
-    at: str = EMBEDDING,
+    at: str | None = None,
     through: PathLike = None,
-    readout: Readout | str = "norm",
+    readout: Readout | str | None = None,
     memory: str | int | None = None,
     products: Products = "own",
     progress: Progress | None = None,
@@ -254,39 +255,54 @@ class Job:
         layers: bool | str,
         sites: str | Sequence[str],
         through: PathLike,
-        readout: Readout | str,
+        readout: Readout | str | None,
         memory: str | int | None = None,
         points: PointsLike = None,
         products: Products = "own",
-        at: str = EMBEDDING,
+        at: str | None = None,
     ) -> Job:
         """Reads the four choices against the model, once, at the boundary."""
         readable = unembedding(model)
         require_gradients(model)
-        layer_names, site_names, at_names = (
-            layer_sites(model, layers),
-            named_sites(model, sites),
-            named_sites(model, at),
+        explained = as_objective(objective)
+        read_by, read_at = (
+            explained.readout if readout is None else as_readout(readout),
+            explained.at if at is None else at,
         )
+        layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
+        at_names = named_sites(model, read_at)
         require_used(model, [*layer_names, *site_names, *at_names], SiteError)
-        if at_names != [EMBEDDING] and as_readout(readout).signed:
+        if at_names != [EMBEDDING] and read_by.signed:
             raise SiteError(
-                f"signed scores have no total over {at}: read them by norm, product or relative, or ask for "
-                f"sites={at!r} to have each layer's."
+                f"signed scores have no total over {read_at}: read them by norm, product or relative, or ask for "
+                f"sites={read_at!r} to have each layer's."
             )
         return cls(
             model=model,
             unembedding=readable,
-            objective=as_objective(objective).prepare(model),
+            objective=explained.prepare(model),
             layer_names=layer_names,
             site_names=site_names,
             path=as_path(through),
-            readout=as_readout(readout),
+            readout=read_by,
             memory=parse_memory(memory),
             points=as_points(points),
             products=check_products(products),
             at_names=at_names,
         )
+
+    def at_embedding(self) -> Job:
+        """The job itself, for what has sites of its own.
+
+        Raises:
+            ObjectiveError: where the objective is read elsewhere by its name.
+        """
+        if self.at_names != [EMBEDDING]:
+            raise ObjectiveError(
+                f"{self.objective.scope} is read at {self.objective.at}, and heads and matrices have sites of their "
+                "own; choose fisher."
+            )
+        return self
 
     @property
     def read_names(self) -> list[str]:

@@ -27,6 +27,8 @@ BASES: dict[str, dict[str, Any]] = {
     "fisher": {"objective": ls.Fisher()},
     "fisher@3": {"objective": ls.Fisher(3)},
     "fisher@trace": {"objective": ls.Fisher("trace")},
+    "fisher-at-values": {"objective": ls.FisherAtValues()},
+    "fisher-at-values@3": {"objective": ls.FisherAtValues(3)},
     "ixg": {"objective": ls.Semantic(), "readout": ls.Product()},
     "ixg-dot": {"objective": ls.Semantic(), "readout": ls.Dot()},
     "ig": {"objective": ls.Semantic(), "readout": ls.Product(), "points": ls.StraightPath("zero", 16)},
@@ -102,6 +104,10 @@ def test_every_base_with_every_modification_is_the_attribute_call(model: Any, na
     for modification, choices in MODIFICATIONS.items():
         if modification in ("path", "path-mean", "noise") and name not in ("semantic", "fisher@3"):
             continue  # sixteen points each: two bases show it
+        if modification.startswith("dot") and name.startswith("fisher-at-values"):
+            with pytest.raises(EvaluationError, match="signed scores have no total over hook_v"):
+                as_method(f"{name}+{modification}").check(model)
+            continue
         method = as_method(f"{name}+{modification}")
         assert method.name == f"{name}+{modification}"
         found = method.score(model, prompt_of(), TARGET).scores

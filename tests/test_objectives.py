@@ -412,7 +412,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_every_objective_has_a_name() -> None:
-    names = ["semantic", "logprob", "logit-diff", "temperature", "entropy", "fisher"]
+    names = ["semantic", "logprob", "logit-diff", "temperature", "entropy", "fisher", "fisher-at-values"]
     assert objective_names() == names
     for name in names:
         settings = {"token": 1, "other": 2} if name == "logit-diff" else {}

@@ -107,3 +107,24 @@ def test_signed_scores_and_baselines_have_no_such_total(model: Any) -> None:
         ls.attribute(model, IDS, ls.Semantic(5), at="hook_w")
     with pytest.raises(EvaluationError, match="mine.*signed scores"):
         Method("mine", ls.Semantic(), readout=ls.Dot(), at="hook_v").check(model)
+
+
+@pytest.mark.parametrize("rank", [1, 3, "trace"])
+def test_fisher_at_values_is_the_combination_it_names(model: Any, rank: Any) -> None:
+    named, spelled = ls.FisherAtValues(rank), ls.Fisher(rank)
+    found = ls.attribute(model, IDS, named)
+    expected = ls.attribute(model, IDS, spelled, at="hook_v", readout="relative")
+    assert torch.equal(found.scores, expected.scores)
+    assert (found.scope, found.objective) == ("fisher-at-values", f"FisherAtValues(rank={rank!r})")
+    assert found.contract == expected.contract and found.settings["at"] == expected.settings["at"]
+    assert torch.equal(
+        ls.attribute(model, IDS, "fisher-at-values").scores, ls.attribute(model, IDS, ls.FisherAtValues).scores
+    )
+    at_embedding = ls.attribute(model, IDS, named, at="hook_embed", readout="norm")
+    assert torch.equal(at_embedding.scores, ls.attribute(model, IDS, spelled).scores)
+
+
+def test_what_has_sites_of_its_own_takes_fisher_instead(model: Any) -> None:
+    for inspect in (ls.inspect_heads, ls.attribute_all):
+        with pytest.raises(ObjectiveError, match="sites of their own; choose fisher"):
+            inspect(model, IDS, ls.FisherAtValues())

@@ -49,7 +49,7 @@ def explain(
 
         explained = objective.objective() if companions.add else objective.explanation()
         through = paths.path()
-        readout = as_readout(sites.readout)
+        readout = None if sites.readout is None else as_readout(sites.readout)
         points = as_points(sites.points)
         memory.check()
         products = check_products(sites.products)

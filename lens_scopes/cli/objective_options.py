@@ -23,6 +23,7 @@ _SETTINGS = {
     "logprob": ("target",),
     "logit-diff": ("target", "other"),
     "fisher": ("rank", "samples", "seed"),
+    "fisher-at-values": ("rank", "samples", "seed"),
     "leave-one-out": ("measure", "ablation", "seed"),
     "random": ("seed",),
 }
@@ -36,8 +37,8 @@ class ObjectiveOptions:
         str,
         typer.Option(
             metavar="NAME",
-            help="semantic, logprob, logit-diff, temperature, entropy or fisher; to compare with, without gradients: "
-            "leave-one-out, attention-rollout, value-attention or random.",
+            help="semantic, logprob, logit-diff, temperature, entropy, fisher or fisher-at-values; to compare with, "
+            "without gradients: leave-one-out, attention-rollout, value-attention or random.",
             rich_help_panel=_PANEL,
         ),
     ] = "semantic"

@@ -33,23 +33,26 @@ class SiteOptions:
         ),
     ] = None
     at: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="Where the tokens' scores are read: the embedding, or an activation whose layers are added up, such "
-            "as hook_v with --readout relative.",
+            help="Where the tokens' scores are read: the embedding unless the scope has a place of its own, or an "
+            "activation whose layers are added up, such as hook_v with --readout relative.",
             rich_help_panel=PANEL,
+            show_default=False,
         ),
-    ] = "hook_embed"
+    ] = None
     readout: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="norm|dot|product|relative",
-            help="norm: largest first-order effect of a unit change; dot: signed effect of the value against zero; "
-            "product: the norm of gradient × value; relative: largest effect of a change as large as the value.",
+            help="norm (by default): largest first-order effect of a unit change; dot: signed effect of the value "
+            "against zero; product: the norm of gradient × value; relative: largest effect of a change as large as the "
+            "value.",
             rich_help_panel=PANEL,
+            show_default=False,
         ),
-    ] = "norm"
+    ] = None
     points: Annotated[
         str | None,
         typer.Option(

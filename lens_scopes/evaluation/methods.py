@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxtyping import Float
@@ -25,13 +25,12 @@ from lens_scopes.baselines import (
     ValueWeightedAttention,
 )
 from lens_scopes.errors import EvaluationError, LensScopesError
-from lens_scopes.objectives import Entropy, Fisher, LogProb, Objective, Semantic, Temperature
+from lens_scopes.objectives import Entropy, Fisher, FisherAtValues, LogProb, Objective, Semantic, Temperature
 from lens_scopes.paths import Frozen, Path
 from lens_scopes.points import POINTS, Noise, Points, StraightPath, as_points
 from lens_scopes.prompts import Prompt
 from lens_scopes.readouts import Dot, Norm, Product, Readout, Relative
 from lens_scopes.scopes import Job, attribute
-from lens_scopes.sites import EMBEDDING
 
 _STEPS = 16  # of ig, ig-dot and smoothgrad, unless the name says otherwise
 
@@ -58,18 +57,19 @@ class Method:
     Attributes:
         name: as in tables.
         explanation: a scope's objective or a baseline.
-        readout: how a gradient becomes a score, for scopes.
+        readout: how a gradient becomes a score, for scopes; None for the scope's own way.
         through: which components carry gradient, for scopes.
         points: where gradients are taken, for scopes; None for the prompt itself.
-        at: where influence is read: the embedding, or an activation whose layers are added up.
+        at: where influence is read: the embedding, or an activation whose layers are added up; None for the scope's own
+            place.
     """
 
     name: str
     explanation: Objective | Baseline
-    readout: Readout = field(default_factory=Norm)
+    readout: Readout | None = None
     through: Path | None = None
     points: Points | None = None
-    at: str = EMBEDDING
+    at: str | None = None
 
     def check(self, model: Any) -> None:
         """Checks the choices against the model, before any passage is scored.
@@ -137,6 +137,9 @@ _BASES: dict[str, Callable[[str], Method]] = {
     "temperature": lambda _: Method("", Temperature()),
     "entropy": lambda _: Method("", Entropy()),
     "fisher": lambda rank: Method("", Fisher(rank="trace" if rank == "trace" else _integer("fisher", rank or "1"))),
+    "fisher-at-values": lambda rank: Method(
+        "", FisherAtValues(rank="trace" if rank == "trace" else _integer("fisher-at-values", rank or "1"))
+    ),
     "ixg": lambda _: Method("", Semantic(), readout=Product()),
     "ixg-dot": lambda _: Method("", Semantic(), readout=Dot()),
     "ig": lambda steps: Method(
@@ -156,7 +159,7 @@ _BASES: dict[str, Callable[[str], Method]] = {
     "random": lambda seed: Method("", RandomScores(seed=_integer("random", seed or "0"))),
 }
 
-_SETTINGS = ("fisher", "ig", "ig-dot", "smoothgrad", "loo-kl", "loo-logit", "loo-logprob", "random")
+_SETTINGS = ("fisher", "fisher-at-values", "ig", "ig-dot", "smoothgrad", "loo-kl", "loo-logit", "loo-logprob", "random")
 
 
 def _frozen(part: str) -> Callable[[Method], Method]:

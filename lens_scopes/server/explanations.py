@@ -38,7 +38,7 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
         )
     if isinstance(request, AttributeRequest | HeadsRequest | MatrixRequest):
         objective_of(request)
-    if isinstance(request, AttributeRequest):
+    if isinstance(request, AttributeRequest) and request.readout is not None:
         as_readout(request.readout)
     _path_options(request).path()
 

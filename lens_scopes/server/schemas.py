@@ -59,7 +59,9 @@ class _Path(_Request):
 
 
 class _Objective(_Request):
-    scope: Name = Field("semantic", description="semantic, logprob, logit-diff, temperature, entropy or fisher.")
+    scope: Name = Field(
+        "semantic", description="semantic, logprob, logit-diff, temperature, entropy, fisher or fisher-at-values."
+    )
     target: Name | None = Field(None, description="The token explained: its exact string, or its id as '#9079'.")
     other: Name | None = Field(None, description="The token that logit-diff contrasts the target with.")
     rank: Name | None = Field(None, description="Leading terms of fisher, or trace.", examples=["1", "trace"])
@@ -78,7 +80,7 @@ class AttributeRequest(PromptRequest, _Objective, _Path):
     position: Position = -1
     layers: bool = Field(False, description="Influence at every layer's residual stream too.")
     layer_site: Name | None = Field(None, description="resid_pre, resid_mid or resid_post; asks for layers.")
-    readout: Name = Field("norm", description="norm or dot.")
+    readout: Name | None = Field(None, description="norm or dot; by default the scope's own.")
 
 
 class HeadsRequest(PromptRequest, _Objective, _Path):

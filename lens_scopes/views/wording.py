@@ -121,7 +121,7 @@ def reading(result: Scored) -> str:
         )
     elsewhere = bool(result.settings.get("at"))
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
-    if scope == "fisher":
+    if scope.startswith("fisher"):
         change, unit = {
             "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
             "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),

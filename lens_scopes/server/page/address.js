@@ -3,7 +3,7 @@
 const PLAIN = ["text", "scope", "target", "other", "rank", "position", "through", "readout", "model"];
 
 /** What the fields of one side are by default, which the address leaves out. */
-export const DEFAULTS = { scope: "semantic", readout: "norm" };
+export const DEFAULTS = { scope: "semantic", readout: "" };
 
 /** {sides: [fields…], layer, head, show: [kinds…]} as the part of an address after the #. */
 export function write(view) {

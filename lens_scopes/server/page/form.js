@@ -35,13 +35,13 @@ export class Side {
 
   /** What is asked, under the names of the API; what is as by default is left out. */
   get fields() {
-    const fields = { scope: this.get("scope").value, readout: this.get("readout").value };
+    const fields = { scope: this.get("scope").value };
     if (this.isChat) fields.chat = this.chat();
     else fields.text = this.get("text").value;
-    const names = ["position", "through"];
+    const names = ["position", "through", "readout"];
     if (WITH_TARGET.includes(fields.scope)) names.push("target");
     if (fields.scope === "logit-diff") names.push("other");
-    if (fields.scope === "fisher") names.push("rank");
+    if (fields.scope.startsWith("fisher")) names.push("rank");
     for (const name of names) if (this.get(name).value !== "") fields[name] = this.get(name).value;
     const freeze = [...this.element.querySelectorAll("[name=freeze]:checked")].map((box) => box.value);
     if (freeze.length) fields.freeze = freeze;
@@ -61,7 +61,7 @@ export class Side {
     }
     this.kinds[all.chat ? 1 : 0].checked = true;
     this.turns(all.chat ?? [{ role: "user", content: "" }]);
-    this.element.querySelector(".more").open ||= Boolean(all.through || all.freeze?.length || all.readout !== "norm");
+    this.element.querySelector(".more").open ||= Boolean(all.through || all.freeze?.length || all.readout);
     this.adapt();
   }
 
@@ -105,7 +105,7 @@ export class Side {
     const shown = (selector, when) => (this.element.querySelector(selector).hidden = !when);
     shown(".target", WITH_TARGET.includes(scope));
     shown(".other", scope === "logit-diff");
-    shown(".rank", scope === "fisher");
+    shown(".rank", scope.startsWith("fisher"));
     const model = this.about.models.find((one) => one.name === this.get("model").value) ?? this.about.models[0];
     shown(".prompt-kind", model.chat !== false || this.isChat);
     shown(".text", !this.isChat);

@@ -9,7 +9,7 @@ import { layerSections, sideSections } from "./side_result.js";
 
 const at = (id) => document.getElementById(id);
 const PLAIN_VIEW = { layer: "", head: "", show: [] };
-const NO_TARGET = ["fisher", "temperature", "entropy"];
+const NO_TARGET = ["fisher", "fisher-at-values", "temperature", "entropy"];
 const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
@@ -125,6 +125,7 @@ async function add(kind, mine) {
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
     const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
+    if (asked.scope === "fisher-at-values") asked.scope = "fisher"; // which has sites of its own here
     const found = await question(kind, asked, tell, mine.signal);
     if (mine !== running) return;
     answers[i] = { ...answers[i], [kind]: found };
