@@ -64,9 +64,9 @@ TABLES = {
     "aopc-iwslt": Table("iwslt", _PAPER_METHODS, ("aopc", "aopc-kl"), ("zero", "pad"), 200, "fisher", dtype="bfloat16"),
     "agreement": Table(
         "lambada",
-        (*_PAPER_METHODS, "fisher@4", "fisher+values", "fisher@8+values"),
+        (*_PAPER_METHODS, "fisher@4", "fisher+values"),
         ("loo-kl", "loo-kl-null", "first-token"),
-        ("zero", "mean"),
+        ("zero",),
         200,
         "fisher",
     ),
@@ -75,15 +75,16 @@ TABLES = {
         ("fisher", "fisher@8", "fisher+values", "fisher@8+values"),
         ("loo-kl", "aopc", "aopc-kl"),
         ("mean", "resample"),
-        40,
+        41,
         "fisher",
         skip=200,
     ),
+    "ceiling": Table("lambada", ("loo-kl@mean",), ("loo-kl",), ("resample",), 10, "loo-kl@mean", skip=200),
     "values-lambada": Table(
         "lambada", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 100, "fisher", dtype="bfloat16", skip=200
     ),
     "values-iwslt": Table(
-        "iwslt", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 200, "fisher", dtype="bfloat16"
+        "iwslt", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 100, "fisher", dtype="bfloat16"
     ),
     "randomization": Table(
         "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
