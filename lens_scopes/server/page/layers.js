@@ -4,7 +4,12 @@ import { cellClass, legend, number, rowLegend, scaleOf, short } from "./scale.js
 
 let count = 0;
 
-/** The switcher: radio buttons for the embedding and each layer. */
+/** Where the tokens' scores are read: the embedding, or several sites together. */
+export function place(result) {
+  return result.settings.at?.length ? "all sites" : "embedding";
+}
+
+/** The switcher: radio buttons for that place and each layer. */
 export function switcher(result, chosen, choose) {
   const group = `layer-${count++}`;
   const options = ["", ...result.view.layer_labels].map((name) =>
@@ -18,13 +23,13 @@ export function switcher(result, chosen, choose) {
         checked: name === chosen,
         onchange: () => choose(name),
       }),
-      h("span", {}, name || "embedding"),
+      h("span", {}, name || place(result)),
     ),
   );
   return h("div", { class: "layer-switcher", role: "radiogroup", "aria-label": "Where influence is read" }, ...options);
 }
 
-/** Scores of the embedding for "", else of the layer of that name. */
+/** The tokens' scores for "", else those of the layer of that name. */
 export function scoresAt(result, name) {
   const row = result.view.layer_labels.indexOf(name);
   return row < 0 ? result.scores : result.layers[row];

@@ -2,7 +2,7 @@
 import { spelled } from "./combobox.js";
 import { h, section } from "./dom.js";
 import { headsSection } from "./heads.js";
-import { layerMap, scoresAt, switcher } from "./layers.js";
+import { layerMap, place, scoresAt, switcher } from "./layers.js";
 import { matrixSection } from "./matrix.js";
 import { bar, cellClass, legend, number, percent, scaleOf, shares } from "./scale.js";
 import { scored, strip } from "./strip.js";
@@ -168,7 +168,7 @@ function table(result, shown) {
     h(
       "details",
       {},
-      h("summary", {}, `Every number, at ${shown || "the embedding"}`),
+      h("summary", {}, `Every number: ${shown || place(result)}`),
       h(
         "div",
         { class: "scroll", role: "region", tabindex: "0", "aria-label": "Scores" },
