@@ -84,7 +84,7 @@ TABLES = {
         "lambada", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 100, "fisher", dtype="bfloat16", skip=200
     ),
     "values-iwslt": Table(
-        "iwslt", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 100, "fisher", dtype="bfloat16"
+        "iwslt", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 200, "fisher", dtype="bfloat16"
     ),
     "randomization": Table(
         "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
