@@ -86,6 +86,14 @@ def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kin
     assert set(answer) - set(result) == {"id", "kind", "view"}
 
 
+def test_a_scope_with_a_place_of_its_own_is_read_there(api: TestClient, model: Any) -> None:
+    answer = ask(api, "attribute", scope="fisher-at-values", rank="2")
+    assert answer["scores"] == plain(ls.attribute(model, PROMPT, ls.FisherAtValues(2)))["scores"]
+    assert ask(api, "attribute", scope="fisher-at-values", readout="norm")["scores"] != answer["scores"]
+    refused = api.post("/api/heads", json={"text": PROMPT, "scope": "fisher-at-values"})
+    assert refused.status_code == 422 and "choose fisher" in refused.text
+
+
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_the_python_and_the_command_line_give_the_same_result(
     api: TestClient,
