@@ -115,11 +115,8 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
 def summed_up(name: str, table: Table, folder: Path) -> dict[str, Any]:
     """What has been measured of one table, with its statistics."""
     import lens_scopes as ls
-    from lens_scopes.evaluation.sanity import sanity_verdicts
 
-    found = ls.report(folder / name, reference=table.reference).to_dict()
-    found["verdicts"] = [vars(verdict) for verdict in sanity_verdicts(ls.load_results(folder / name))]
-    return found
+    return ls.report(folder / name, reference=table.reference).to_dict()
 
 
 def summary(record: Mapping[str, Any]) -> list[str]:

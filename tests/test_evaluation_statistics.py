@@ -92,9 +92,10 @@ def test_intervals_of_samples_of_several_lengths_stay_in_their_places() -> None:
         100 + numpy.arange(7.0),
         numpy.array([1.0]),
         50 + numpy.arange(5.0),
+        numpy.array([1.0, 1.0 - 1e-16, 1.0, 1.0 - 2e-16]),
     ]
     intervals = mean_intervals(samples)
-    assert intervals[1] == (2.5, 2.5) and numpy.isnan(intervals[3]).all()
+    assert intervals[1] == (2.5, 2.5) and intervals[5] == (1.0, 1.0) and numpy.isnan(intervals[3]).all()
     assert 0 < intervals[0][0] < 2 < intervals[0][1] < 4
     assert 101 < intervals[2][0] < 103 < intervals[2][1] < 105
     assert intervals[4] == pytest.approx([end + 50 for end in intervals[0]], abs=0.25)

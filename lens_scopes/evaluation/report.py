@@ -58,7 +58,7 @@ class EvaluationReport(Shown):
         return list(dict.fromkeys(self.means["ablation"][self.means["metric"] == metric]))
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, means and comparisons as plain values."""
+        """The settings, means, comparisons and verdicts as plain values; what is not a number is None."""
         return {
             "manifest": self.results.manifest,
             "sessions": self.results.sessions,
@@ -66,7 +66,10 @@ class EvaluationReport(Shown):
             "reference": self.reference,
             "means": _records(self.means),
             "comparisons": _records(self.compared),
-            "sanity": [asdict(verdict) for verdict in self.verdicts],
+            "sanity": [
+                {name: None if value != value else value for name, value in asdict(verdict).items()}  # NaN ≠ NaN
+                for verdict in self.verdicts
+            ],
         }
 
     def to_pandas(self) -> pandas.DataFrame:

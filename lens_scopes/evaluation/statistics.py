@@ -25,6 +25,7 @@ RESAMPLES = 9999
 ALL, CORRECT = "all", "predicted correctly"
 
 _BATCH_NUMBERS = 2_000_000  # resampled numbers held at a time
+_ROUNDING = 1e-12  # differences smaller than this share of the values are no spread
 
 _KEYS = ["passages", "metric", "ablation"]
 
@@ -82,12 +83,12 @@ def paired_test(values: Sequence[float] | Any, reference: Sequence[float] | Any,
 def mean_intervals(samples: Sequence[Any], *, seed: int = 0) -> list[tuple[float, float]]:
     """The 95 % bootstrap interval (bias-corrected and accelerated, 9,999 resamples) of the mean of each sample.
 
-    Of a constant sample both ends are its value; of fewer than two numbers they are NaN.
+    Of a sample that is constant, but for rounding, both ends are its value; of fewer than two numbers they are NaN.
     """
     found = [(float("nan"), float("nan"))] * len(samples)
     by_length: dict[int, list[int]] = {}
     for index, sample in enumerate(samples):
-        if len(sample) >= 2 and numpy.ptp(sample) == 0:
+        if len(sample) >= 2 and numpy.ptp(sample) <= _ROUNDING * numpy.abs(sample).max():
             found[index] = (float(sample[0]), float(sample[0]))
         elif len(sample) >= 2:
             by_length.setdefault(len(sample), []).append(index)
