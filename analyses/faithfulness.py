@@ -127,7 +127,7 @@ def summary(record: Mapping[str, Any]) -> list[str]:
         for row in table["means"]:
             if row["passages"] == "all" and row["fraction"] is None and _finite(row["mean"]):
                 where = f" {row['ablation']}" if row["ablation"] else ""
-                interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+                interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if _finite(row["low"]) else "no interval"
                 lines.append(
                     f"  {row['metric']}{where}  {row['method']}: {row['mean']:.3f} {interval} n={row['count']}"
                 )
