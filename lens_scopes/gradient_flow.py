@@ -98,10 +98,10 @@ def _used(model: Any, names: Sequence[str], error: type[LensScopesError]) -> dic
     )
 
     def whole(name: str) -> bool:
-        gradient, summands = of_shown[name], of_shown.get(_summand(name))
-        if gradient is None or summands is None:
+        gradient, of_summand = of_shown[name], of_shown.get(_summand(name))
+        if gradient is None or of_summand is None:
             return True
-        return bool((gradient - summands).norm() <= _PART * summands.norm())
+        return bool((gradient - of_summand).norm() <= _PART * of_summand.norm())
 
     return {name: of_copy[name] is not None and whole(name) for name in reached if name in names}
 

@@ -199,7 +199,7 @@ def inspect_heads(
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
     """
     check_baseline(baseline)
-    job = Job.read(model, objective, False, (), through, "norm", memory).at_embedding()
+    job = Job.read(model, objective, False, (), through, "norm", memory).require_embedding()
     request = Request.read(model, prompt, position, target)
     shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads

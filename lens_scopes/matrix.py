@@ -157,7 +157,7 @@ def attribute_all(
     Raises:
         LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
     """
-    job = Job.read(model, objective, False, (), through, readout, memory, products=products).at_embedding()
+    job = Job.read(model, objective, False, (), through, readout, memory, products=products).require_embedding()
     read = read_prompt(model, prompt, spans=spans)
     first = 0
     if generate:

@@ -243,9 +243,9 @@ class Job:
     path: Path | None
     readout: Readout
     memory: int | None
-    points: Points | None = None
-    products: Products = "own"
-    at_names: Sequence[str] = (EMBEDDING,)
+    points: Points | None
+    products: Products
+    at_names: list[str]
 
     @classmethod
     def read(
@@ -265,10 +265,8 @@ class Job:
         readable = unembedding(model)
         require_gradients(model)
         explained = as_objective(objective)
-        read_by, read_at = (
-            explained.readout if readout is None else as_readout(readout),
-            explained.at if at is None else at,
-        )
+        read_by = explained.readout if readout is None else as_readout(readout)
+        read_at = explained.at if at is None else at
         layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
         at_names = named_sites(model, read_at)
         require_used(model, [*layer_names, *site_names, *at_names], SiteError)
@@ -291,13 +289,18 @@ class Job:
             at_names=at_names,
         )
 
-    def at_embedding(self) -> Job:
+    @property
+    def at_embedding(self) -> bool:
+        """Whether the tokens' scores are read at the embedding."""
+        return self.at_names == [EMBEDDING]
+
+    def require_embedding(self) -> Job:
         """The job itself, for what has sites of its own.
 
         Raises:
             ObjectiveError: where the objective is read elsewhere by its name.
         """
-        if self.at_names != [EMBEDDING]:
+        if not self.at_embedding:
             raise ObjectiveError(
                 f"{self.objective.scope} is read at {self.objective.at}, and heads and matrices have sites of their "
                 "own; choose fisher."
@@ -430,8 +433,7 @@ class Job:
             found = scores[name].standard_error
             return None if found is None or directions.sampled == 0 else found[row, :length].detach().cpu()
 
-        at_embedding = self.at_names == [EMBEDDING]
-        if at_embedding:
+        if self.at_embedding:
             own, standard_error = values(EMBEDDING), errors(EMBEDDING)
         else:
             parts = [(values(name), errors(name)) for name in self.at_names]
@@ -460,11 +462,11 @@ class Job:
                 "objective": {"scope": self.objective.scope, **self.objective.settings()},
                 "readout": choice_record(self.readout),
                 "points": None if self.points is None else choice_record(self.points),
-                "at": [] if at_embedding else list(self.at_names),
+                "at": [] if self.at_embedding else self.at_names,
                 "sites": [EMBEDDING, *self.layer_names, *self.site_names],
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
-                "squared": directions.squared and at_embedding,
+                "squared": directions.squared and self.at_embedding,
                 "directions": len(directions.vectors),
                 "details": _plain(directions.details),
                 "memory": memory,

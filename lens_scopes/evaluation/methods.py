@@ -131,15 +131,17 @@ def _leave_one_out(measure: Any) -> Callable[[str], Method]:
     return lambda setting: Method("", LeaveOneOut(measure, ablation=setting or "zero"))
 
 
+def _fisher(kind: type[Fisher]) -> Callable[[str], Method]:
+    return lambda rank: Method("", kind(rank="trace" if rank == "trace" else _integer(kind.scope, rank or "1")))
+
+
 _BASES: dict[str, Callable[[str], Method]] = {
     "semantic": lambda _: Method("", Semantic()),
     "logprob": lambda _: Method("", LogProb()),
     "temperature": lambda _: Method("", Temperature()),
     "entropy": lambda _: Method("", Entropy()),
-    "fisher": lambda rank: Method("", Fisher(rank="trace" if rank == "trace" else _integer("fisher", rank or "1"))),
-    "fisher-at-values": lambda rank: Method(
-        "", FisherAtValues(rank="trace" if rank == "trace" else _integer("fisher-at-values", rank or "1"))
-    ),
+    "fisher": _fisher(Fisher),
+    "fisher-at-values": _fisher(FisherAtValues),
     "ixg": lambda _: Method("", Semantic(), readout=Product()),
     "ixg-dot": lambda _: Method("", Semantic(), readout=Dot()),
     "ig": lambda steps: Method(
