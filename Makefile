@@ -39,7 +39,7 @@ studies: venv  ## Run the studies of analyses/ again, which saves their results 
 
 bench: venv  ## Time the scopes, against the least they could cost and what one would use instead (20 minutes)
 	@mkdir -p analyses/results
-	$(BIN)/lens-scopes bench --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
+	$(BIN)/python analyses/benchmark/run.py --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types  ## Lint, check types and run all the tests
@@ -48,7 +48,7 @@ test: system lint types  ## Lint, check types and run all the tests
 
 # The bounds in pyproject.toml stay below 4, so this environment has the dependencies without the package itself.
 test-tl4: $(STAMP_TL4)  ## Run the bridge's tests against transformer-lens 4, in an environment of its own
-	HF_HUB_OFFLINE=1 $(VENV_TL4)/bin/python -m pytest -q --noconftest tests/test_architectures.py
+	HF_HUB_OFFLINE=1 $(VENV_TL4)/bin/python -m pytest -q --noconftest tests/engine/test_architectures.py
 
 lint: venv  ## Check style and layout with ruff
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import lens_scopes as ls
-from lens_scopes.baselines import attention, moved_by_heads
+from lens_scopes.scopes.comparisons import attention, moved_by_heads
 
 
 def attention_mass(model: Any, token_ids: Sequence[int], span: range) -> dict[str, float]:

@@ -142,7 +142,7 @@ def draw(record: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
 def _drawn(record: Mapping[str, Any]) -> Figure:
     import matplotlib
 
-    from lens_scopes.views.figure_style import STYLE, paper
+    from lens_scopes.views.figures.style import STYLE, paper
 
     wanted = (
         ("LAMBADA", "aopc-lambada", "aopc"),
@@ -159,7 +159,7 @@ def _drawn(record: Mapping[str, Any]) -> Figure:
 
 
 def _panel(axes: Any, table: Mapping[str, Any], metric: str) -> None:
-    from lens_scopes.views.figure_style import DEEP_NEGATIVE, DEEP_POSITIVE
+    from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE
 
     rows = [row for row in table["means"] if row["passages"] == "all" and row["metric"] == metric]
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -202,7 +202,7 @@ def main(
     unknown = [name for name in only or [] if name not in TABLES]
     if unknown:
         raise typer.BadParameter(f"no table is called {unknown[0]!r}; the tables are {', '.join(TABLES)}")
-    from lens_scopes.attribution import write_whole
+    from lens_scopes.results.attribution import write_whole
 
     path = RESULTS / "faithfulness.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}

@@ -14,12 +14,12 @@ from attention_mass import attention_mass
 from flow_cases import CASES, Case
 
 import lens_scopes as ls
-from lens_scopes.final_state import unembedding
-from lens_scopes.forward import run_to_final_state
-from lens_scopes.generation import continuation
-from lens_scopes.sites import EMBEDDING
-from lens_scopes.views.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.figure_style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, STYLE, paper
+from lens_scopes.engine.final_state import unembedding
+from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.prompts.generation import continuation
+from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, STYLE, paper
+from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 
 RANK, SAMPLES = 6, 6
 ANSWER_TOKENS = 4

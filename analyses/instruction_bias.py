@@ -19,13 +19,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import lens_scopes as ls
-from lens_scopes.ablation import changed_final_states
-from lens_scopes.backprop import trace
-from lens_scopes.final_state import FinalState, unembedding
-from lens_scopes.prompts import token_string
-from lens_scopes.sites import EMBEDDING, layer_sites
-from lens_scopes.views.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.figure_style import (
+from lens_scopes.attribution.component_ablation import changed_final_states
+from lens_scopes.engine.backward import trace
+from lens_scopes.engine.final_state import FinalState, unembedding
+from lens_scopes.engine.sites import EMBEDDING, layer_sites
+from lens_scopes.prompts.prompt import token_string
+from lens_scopes.views.figures.style import (
     DEEP_NEGATIVE,
     DEEP_POSITIVE,
     HATCH,
@@ -37,7 +36,8 @@ from lens_scopes.views.figure_style import (
     scale_bar,
     shortened,
 )
-from lens_scopes.views.token_text import visible
+from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
+from lens_scopes.views.words.token_text import visible
 
 SCOPES = {"Semantic": ls.Semantic(), "Fisher": ls.Fisher()}
 JUDGEMENT = "judgement"

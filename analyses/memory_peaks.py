@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import lens_scopes as ls
-from lens_scopes.memory import Budget, in_units, parse_memory
+from lens_scopes.engine.memory import Budget, in_units, parse_memory
 
 
 def resident(field: str) -> int:

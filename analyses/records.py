@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 import lens_scopes as ls
-from lens_scopes.attribution import Attribution, write_whole
+from lens_scopes.attribution.attribute import package_versions
+from lens_scopes.attribution.heads import Ablated, HeadInspection
+from lens_scopes.engine.final_state import PredictedToken, Prediction
 from lens_scopes.errors import FileError
-from lens_scopes.final_state import PredictedToken, Prediction
-from lens_scopes.heads import Ablated, HeadInspection
-from lens_scopes.scopes import package_versions
+from lens_scopes.results.attribution import Attribution, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "analyses" / "results"

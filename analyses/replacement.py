@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_scopes.ablation import changed_final_states
-from lens_scopes.final_state import FinalState, unembedding
-from lens_scopes.forward import run_to_final_state
-from lens_scopes.sites import EMBEDDING
+from lens_scopes.attribution.component_ablation import changed_final_states
+from lens_scopes.engine.final_state import FinalState, unembedding
+from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.sites import EMBEDDING
 
 CONTRACT = {
     "output explained": "the whole next-token distribution, after the last position",

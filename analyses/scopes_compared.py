@@ -13,8 +13,7 @@ from replacement import CONTRACT, leave_one_out
 from scipy.stats import spearmanr
 
 import lens_scopes as ls
-from lens_scopes.views.colour import POSITIVE, scale_of
-from lens_scopes.views.figure_style import (
+from lens_scopes.views.figures.style import (
     DEEP_POSITIVE,
     HATCH,
     STYLE,
@@ -25,11 +24,12 @@ from lens_scopes.views.figure_style import (
     scale_bar,
     shortened,
 )
-from lens_scopes.views.heat_table import heat_table
-from lens_scopes.views.html_page import Page, Section
-from lens_scopes.views.html_parts import definitions, text
-from lens_scopes.views.token_text import visible
-from lens_scopes.views.wording import number
+from lens_scopes.views.page.document import Page, Section
+from lens_scopes.views.page.heat_table import heat_table
+from lens_scopes.views.page.parts import definitions, text
+from lens_scopes.views.words.attribution import number
+from lens_scopes.views.words.colour import POSITIVE, scale_of
+from lens_scopes.views.words.token_text import visible
 
 PROMPTS = {
     "translation": "German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the",

@@ -8,7 +8,7 @@ from typing import Any
 from records import saved_attribution
 
 import lens_scopes as ls
-from lens_scopes.views.figure_strips import strips_figure
+from lens_scopes.views.figures.strips import strips_figure
 
 PROMPT = "German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the"
 

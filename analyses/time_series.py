@@ -18,10 +18,9 @@ from series import KINDS, written
 from torch import Tensor
 
 import lens_scopes as ls
-from lens_scopes.final_state import FinalState, unembedding
-from lens_scopes.forward import hooked, run_to_final_state
-from lens_scopes.views.colour import NEGATIVE, POSITIVE, scale_of
-from lens_scopes.views.figure_style import (
+from lens_scopes.engine.final_state import FinalState, unembedding
+from lens_scopes.engine.forward import hooked, run_to_final_state
+from lens_scopes.views.figures.style import (
     DEEP_NEGATIVE,
     DEEP_POSITIVE,
     HATCH,
@@ -32,6 +31,7 @@ from lens_scopes.views.figure_style import (
     paper,
     scale_bar,
 )
+from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, scale_of
 
 LENGTH = 37  # numbers; the last is left out and predicted
 DIMENSION = 2  # of the delay embedding

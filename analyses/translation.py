@@ -17,13 +17,12 @@ from intervals import mean_interval, shown
 from torch import Tensor
 
 import lens_scopes as ls
-from lens_scopes.backprop import trace
-from lens_scopes.final_state import FinalState, unembedding
-from lens_scopes.forward import hooked
-from lens_scopes.prompts import next_token_id
-from lens_scopes.sites import layer_sites
-from lens_scopes.views.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.figure_style import (
+from lens_scopes.engine.backward import trace
+from lens_scopes.engine.final_state import FinalState, unembedding
+from lens_scopes.engine.forward import hooked
+from lens_scopes.engine.sites import layer_sites
+from lens_scopes.prompts.prompt import next_token_id
+from lens_scopes.views.figures.style import (
     DEEP_NEGATIVE,
     DEEP_POSITIVE,
     HATCH,
@@ -34,6 +33,7 @@ from lens_scopes.views.figure_style import (
     heat_map,
     paper,
 )
+from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 
 SCOPES = {"Fisher": ls.Fisher(), "Semantic": ls.Semantic()}
 SHOWN_PAIRS = ("german-01", "german-11", "french-07")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_models import TINY_MODELS
 
-pytest_plugins = ["chromium"]
+pytest_plugins = ["chromium", "command_line"]
 
 GEMMA_FIXTURES = {"gemma", "gemma_folder"}
 
@@ -59,7 +59,7 @@ def gemma() -> Any:
 @pytest.fixture(scope="session")
 def gemma_folder() -> Path:
     """The embedded weights as a Hugging Face folder."""
-    from lens_scopes import embedded
+    from lens_scopes.models import gemma as embedded
 
     return embedded.embedded_folder()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -13,11 +13,9 @@ import typer
 
 from lens_scopes import __version__
 from lens_scopes.cli.attribute import attribute
-from lens_scopes.cli.bench import bench
 from lens_scopes.cli.evaluate import evaluate
 from lens_scopes.cli.flow import flow
 from lens_scopes.cli.heads import heads
-from lens_scopes.cli.layers import layers
 from lens_scopes.cli.matrix import matrix
 from lens_scopes.cli.models import models
 from lens_scopes.cli.modes import modes
@@ -26,6 +24,7 @@ from lens_scopes.cli.serve import serve
 from lens_scopes.cli.show import show
 from lens_scopes.errors import LensScopesError
 
+_PROGRAM = "lens-scopes"
 WRONG_INPUT = 2
 INTERRUPTED = 130
 
@@ -33,7 +32,7 @@ INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, layers, heads, matrix, modes, flow, evaluate, report, show, serve, models, bench):
+for command in (attribute, heads, matrix, modes, flow, evaluate, report, show, serve, models):
     app.command()(command)
 
 
@@ -53,7 +52,14 @@ def lens_scopes(
     """Which tokens, at which layers, made a language model predict what it predicts: Jacobian Scopes."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def run_command(command: Callable[..., None], arguments: Sequence[str] | None = None) -> None:
+    """Runs one more command, such as a script of its own, with the same handling of errors as `main`."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command()(command)
+    main(arguments, single)
+
+
+def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
     """Runs a command line (by default the process's own) and exits.
 
     Wrong input is one line on standard error and exit status 2, Ctrl-C exit status 130, a reader that closes standard
@@ -63,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     with _noting_interrupts() as pressed:
         try:
-            status = app(list(arguments) or ["--help"], prog_name="lens-scopes", standalone_mode=False)
+            if commands is app and not arguments:
+                arguments = ["--help"]
+            status = commands(list(arguments), prog_name=_PROGRAM, standalone_mode=False)
             sys.stdout.flush()
         except (KeyboardInterrupt, typer.Abort):
             status = INTERRUPTED  # which some versions of typer return

@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.companion_options import CompanionOptions
 from lens_scopes.cli.explain import explain
-from lens_scopes.cli.memory_options import MemoryOptions
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.objective_options import ObjectiveOptions
-from lens_scopes.cli.option_groups import with_option_groups
-from lens_scopes.cli.output_options import OutputOptions
-from lens_scopes.cli.path_options import PathOptions
-from lens_scopes.cli.prompt_options import PromptOptions
-from lens_scopes.cli.site_options import PANEL, LayerSite, SiteOptions
+from lens_scopes.cli.options.companions import CompanionOptions
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.memory import MemoryOptions
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.objective import ObjectiveOptions
+from lens_scopes.cli.options.output import OutputOptions
+from lens_scopes.cli.options.path import PathOptions
+from lens_scopes.cli.options.prompt import PromptOptions
+from lens_scopes.cli.options.sites import PANEL, LayerSite, SiteOptions
 
 
 @with_option_groups

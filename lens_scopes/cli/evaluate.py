@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.report import ReportOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.cli.report_options import ReportOptions
 
 _DATA = "Passages"
 _TESTS = "What is measured"

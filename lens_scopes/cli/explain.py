@@ -6,18 +6,18 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.cli.companion_options import CompanionOptions
-from lens_scopes.cli.memory_options import MemoryOptions
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.objective_options import ObjectiveOptions
-from lens_scopes.cli.output_options import OutputOptions
-from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.options.companions import CompanionOptions
+from lens_scopes.cli.options.memory import MemoryOptions
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.objective import ObjectiveOptions
+from lens_scopes.cli.options.output import OutputOptions
+from lens_scopes.cli.options.path import PathOptions
+from lens_scopes.cli.options.prompt import PromptOptions
+from lens_scopes.cli.options.sites import SiteOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.cli.prompt_options import PromptOptions
-from lens_scopes.cli.site_options import SiteOptions
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution import Attribution
+    from lens_scopes.results.attribution import Attribution
 
 
 def explain(
@@ -41,11 +41,11 @@ def explain(
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.objectives import Objective
-        from lens_scopes.points import as_points
-        from lens_scopes.precision import check_products
-        from lens_scopes.readouts import as_readout
-        from lens_scopes.scopes import attribute
+        from lens_scopes.attribution.attribute import attribute
+        from lens_scopes.engine.precision import check_products
+        from lens_scopes.scopes.objectives import Objective
+        from lens_scopes.scopes.points import as_points
+        from lens_scopes.scopes.readouts import as_readout
 
         explained = objective.objective() if companions.add else objective.explanation()
         through = paths.path()

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lens_scopes.cli.memory_options import MemoryOptions
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.option_groups import with_option_groups
-from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.memory import MemoryOptions
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.path import PathOptions
+from lens_scopes.cli.options.prompt import PromptOptions
+from lens_scopes.cli.options.result import SavedResultOptions
+from lens_scopes.cli.options.spans import SpanOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.cli.prompt_options import PromptOptions
-from lens_scopes.cli.result_options import SavedResultOptions
-from lens_scopes.cli.span_options import SpanOptions
 from lens_scopes.errors import LensScopesError
 
 if TYPE_CHECKING:
-    from lens_scopes.span_flow import InformationFlow
+    from lens_scopes.results.flow import InformationFlow
 
 ABOVE_THRESHOLD = 1
 
@@ -93,8 +93,8 @@ def flow(
     _check_threshold(fail_above, measure)
     text, named = prompt.read(), spans.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.flow import information_flow
-        from lens_scopes.span_flow import checked_sigma
+        from lens_scopes.attribution.flow import information_flow
+        from lens_scopes.results.flow import checked_sigma
 
         through = paths.path()
         checked_sigma(sigma)

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_scopes.cli.memory_options import MemoryOptions
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.objective_options import ObjectiveOptions
-from lens_scopes.cli.option_groups import with_option_groups
-from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.memory import MemoryOptions
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.objective import ObjectiveOptions
+from lens_scopes.cli.options.path import PathOptions
+from lens_scopes.cli.options.prompt import PromptOptions
+from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.cli.prompt_options import PromptOptions
-from lens_scopes.cli.result_options import ResultOptions
 
 _PANEL = "Heads"
 
@@ -60,7 +60,7 @@ def heads(
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.heads import inspect_heads
+        from lens_scopes.attribution.heads import inspect_heads
 
         explained, through = objective.objective(), paths.path()
         memory.check()

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.memory_options import MemoryOptions
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.objective_options import ObjectiveOptions
-from lens_scopes.cli.option_groups import with_option_groups
-from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.memory import MemoryOptions
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.objective import ObjectiveOptions
+from lens_scopes.cli.options.path import PathOptions
+from lens_scopes.cli.options.prompt import TextOptions
+from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.cli.prompt_options import TextOptions
-from lens_scopes.cli.result_options import ResultOptions
 from lens_scopes.errors import PromptError
 
 _PANEL = "Source and target"
@@ -49,7 +49,7 @@ def matrix(
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.matrix import attribute_all
+        from lens_scopes.attribution.matrix import attribute_all
 
         explained, through = objective.objective(), paths.path()
         memory.check()

@@ -19,8 +19,8 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Models that can be loaded by name: the embedded one, those in the local cache, and those on the hub."""
-    from lens_scopes.embedded import EMBEDDED_NAME
-    from lens_scopes.models import available_models
+    from lens_scopes.models.gemma import EMBEDDED_NAME
+    from lens_scopes.models.load import available_models
 
     with redirect_stdout(sys.stderr):
         known = available_models()

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.memory_options import MemoryOptions
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.option_groups import with_option_groups
-from lens_scopes.cli.path_options import PathOptions
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.memory import MemoryOptions
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.path import PathOptions
+from lens_scopes.cli.options.prompt import PromptOptions
+from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.cli.prompt_options import PromptOptions
-from lens_scopes.cli.result_options import ResultOptions
 
 _PANEL = "Modes"
 
@@ -40,7 +40,7 @@ def modes(
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.modes import inspect_modes
+        from lens_scopes.attribution.modes import inspect_modes
 
         through = paths.path()
         memory.check()

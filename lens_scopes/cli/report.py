@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.option_groups import with_option_groups
-from lens_scopes.cli.report_options import ReportOptions
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.report import ReportOptions
 
 
 @with_option_groups

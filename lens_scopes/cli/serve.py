@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.option_groups import with_option_groups
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.model import ModelOptions
 
 _PANEL = "Server"
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.option_groups import with_option_groups
-from lens_scopes.cli.output_options import OutputOptions
-from lens_scopes.cli.result_options import SavedResultOptions
+from lens_scopes.cli.options.groups import with_option_groups
+from lens_scopes.cli.options.output import OutputOptions
+from lens_scopes.cli.options.result import SavedResultOptions
 from lens_scopes.errors import PromptError
 
 
@@ -20,8 +20,9 @@ def show(
 ) -> None:
     """Show a saved result again, or turn it into other files."""
     output.check()
-    from lens_scopes import result_file, span_flow
-    from lens_scopes.attribution import Attribution
+    from lens_scopes.results import files as result_file
+    from lens_scopes.results import flow as span_flow
+    from lens_scopes.results.attribution import Attribution
 
     if result_file.format_name(file) == span_flow.FORMAT.name:
         if output.group != "token":

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
+from lens_scopes.attribution.attribute import choice_record
+from lens_scopes.engine.final_state import unembedding
+from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.evaluation.measurement import Measurement
 from lens_scopes.evaluation.methods import Method, MethodLike, as_method
 from lens_scopes.evaluation.metrics import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS, Case, Metric, metric_named
 from lens_scopes.evaluation.randomized import RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial
-from lens_scopes.final_state import unembedding
-from lens_scopes.forward import run_to_final_state
-from lens_scopes.models import model_record
-from lens_scopes.objectives import Objective
-from lens_scopes.prompts import Prompt, PromptLike, read_prompt, token_string
-from lens_scopes.scopes import choice_record
-from lens_scopes.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
+from lens_scopes.models.load import model_record
+from lens_scopes.prompts.prompt import Prompt, PromptLike, read_prompt, token_string
+from lens_scopes.scopes.objectives import Objective
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 

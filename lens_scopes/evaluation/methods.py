@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.baselines import (
+from lens_scopes.attribution.attribute import Job, attribute
+from lens_scopes.errors import EvaluationError, LensScopesError
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.scopes.comparisons import (
     AttentionRollout,
     Baseline,
     LeaveOneOut,
@@ -24,13 +27,10 @@ from lens_scopes.baselines import (
     RandomScores,
     ValueWeightedAttention,
 )
-from lens_scopes.errors import EvaluationError, LensScopesError
-from lens_scopes.objectives import Entropy, Fisher, FisherAtValues, LogProb, Objective, Semantic, Temperature
-from lens_scopes.paths import Frozen, Path
-from lens_scopes.points import POINTS, Noise, Points, StraightPath, as_points
-from lens_scopes.prompts import Prompt
-from lens_scopes.readouts import Dot, Norm, Product, Readout, Relative
-from lens_scopes.scopes import Job, attribute
+from lens_scopes.scopes.objectives import Entropy, Fisher, FisherAtValues, LogProb, Objective, Semantic, Temperature
+from lens_scopes.scopes.paths import Frozen, Path
+from lens_scopes.scopes.points import POINTS, Noise, Points, StraightPath, as_points
+from lens_scopes.scopes.readouts import Dot, Norm, Product, Readout, Relative
 
 _STEPS = 16  # of ig, ig-dot and smoothgrad, unless the name says otherwise
 

@@ -36,14 +36,14 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
+from lens_scopes.engine.forward import hooked
+from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.token_ablation import Outcomes
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods import Method, Scored
 from lens_scopes.evaluation.randomized import STAGES, RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial, count_of, ranking
-from lens_scopes.forward import hooked
-from lens_scopes.prompts import Prompt
-from lens_scopes.sites import EMBEDDING
-from lens_scopes.token_ablation import Outcomes
+from lens_scopes.prompts.prompt import Prompt
 
 AOPC_FRACTIONS = (0.05, 0.10, 0.20)
 ERASER_FRACTIONS = (0.01, 0.05, 0.10, 0.20, 0.50)

@@ -191,7 +191,7 @@ def _from_parquet(path: Path, field: str) -> list[str]:
 def _from_data_set(source: str | Path, field: str, split: str | None, subset: str | None) -> list[str]:
     import datasets
 
-    from lens_scopes.quiet import quiet_libraries
+    from lens_scopes.models.quiet import quiet_libraries
 
     with quiet_libraries(download_bars=sys.stderr.isatty()), _data_set_bars(datasets):
         try:

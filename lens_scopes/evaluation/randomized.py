@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_scopes.final_state import compute_dtype
+from lens_scopes.engine.final_state import compute_dtype
 
 STAGES = {"final-quarter": 0.25, "final-half": 0.5, "all-blocks": 1.0}
 """Names of the usual stages, with the share of the blocks that is redrawn in each."""

@@ -11,7 +11,7 @@ from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.results import Results, read_results
 from lens_scopes.evaluation.sanity import Verdict, sanity_verdicts
 from lens_scopes.evaluation.statistics import compare_methods, mean_values
-from lens_scopes.shown import Shown
+from lens_scopes.results.base import Shown
 
 if TYPE_CHECKING:
     import pandas
@@ -83,7 +83,7 @@ class EvaluationReport(Shown):
         Raises:
             FileError: for another suffix, and when the file cannot be written.
         """
-        from lens_scopes.attribution import write_whole
+        from lens_scopes.results.attribution import write_whole
 
         write_whole(path, self._content(Path(path)))
 
@@ -94,7 +94,7 @@ class EvaluationReport(Shown):
         if suffix == ".html":
             return self.to_html().encode("utf-8")
         if suffix in (".md", ".tex"):
-            from lens_scopes.views.evaluation_tables import latex, markdown
+            from lens_scopes.views.words.evaluation_tables import latex, markdown
 
             return (markdown if suffix == ".md" else latex)(self).encode("utf-8")
         if suffix == ".csv":

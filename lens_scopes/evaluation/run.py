@@ -22,8 +22,8 @@ from lens_scopes.evaluation.results import load_results
 if TYPE_CHECKING:
     import pandas
 
-    from lens_scopes.models import Model
-    from lens_scopes.prompts import Prompt
+    from lens_scopes.models.load import Model
+    from lens_scopes.prompts.prompt import Prompt
 
 Progress = Callable[[int, int], None]
 
@@ -145,9 +145,9 @@ def evaluate(
 
 def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
     """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
+    from lens_scopes.engine.token_ablation import check_ablation
     from lens_scopes.evaluation.methods import as_method
     from lens_scopes.evaluation.metrics import metric_named
-    from lens_scopes.token_ablation import check_ablation
 
     for check, names in ((as_method, methods), (metric_named, metrics), (check_ablation, ablations)):
         for name in names:
@@ -218,8 +218,8 @@ def _corpus(model: Any, selection: Selection) -> list[tuple[int, ...]]:
 
 def _manifest(model: Any, laboratory: Measures, selection: Selection) -> dict[str, Any]:
     """All that the numbers depend on, and nothing that changes between two calls."""
-    from lens_scopes.models import model_record
-    from lens_scopes.scopes import package_versions
+    from lens_scopes.attribution.attribute import package_versions
+    from lens_scopes.models.load import model_record
 
     record = asdict(model_record(model))
     del record["device"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.token_ablation import AblatedPrompt, Outcomes
+from lens_scopes.engine.token_ablation import AblatedPrompt, Outcomes
 
 
 class Trial:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from lens_scopes.attribution import Attribution
-from lens_scopes.heads import HeadInspection
-from lens_scopes.matrix import AttributionMatrix
-from lens_scopes.modes import ModeInspection
-from lens_scopes.prompts import Prompt
+from lens_scopes.attribution.heads import HeadInspection
+from lens_scopes.attribution.matrix import AttributionMatrix
+from lens_scopes.attribution.modes import ModeInspection
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.results.attribution import Attribution
 from lens_scopes.server.schemas import (
     AttributionView,
     Command,
@@ -19,7 +19,8 @@ from lens_scopes.server.schemas import (
     MatrixView,
     View,
 )
-from lens_scopes.views.heads_wording import (
+from lens_scopes.views.words.attribution import NOT_TO_READ, likely, oddities, prompt_text, reading, short_names, title
+from lens_scopes.views.words.heads import (
     agreement,
     head_lines,
     heads_caution,
@@ -27,10 +28,9 @@ from lens_scopes.views.heads_wording import (
     heads_reading,
     unit_of_change,
 )
-from lens_scopes.views.matrix_wording import matrix_oddities, prediction_lines, row_name
-from lens_scopes.views.modes_wording import modes_caution, modes_oddities, modes_reading
-from lens_scopes.views.token_text import running, visible
-from lens_scopes.views.wording import NOT_TO_READ, likely, oddities, prompt_text, reading, short_names, title
+from lens_scopes.views.words.matrix import matrix_oddities, prediction_lines, row_name
+from lens_scopes.views.words.modes import modes_caution, modes_oddities, modes_reading
+from lens_scopes.views.words.token_text import running, visible
 
 
 def answer(result_id: str, prompt: Prompt, result: Any, command: Command) -> dict[str, Any]:

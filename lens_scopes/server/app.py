@@ -13,8 +13,8 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from lens_scopes import __version__
-from lens_scopes.cli.output_options import as_json
-from lens_scopes.objectives import objective_names
+from lens_scopes.cli.options.output import as_json
+from lens_scopes.scopes.objectives import objective_names
 from lens_scopes.server.answers import answer, kind_of
 from lens_scopes.server.commands import command_of
 from lens_scopes.server.examples import EXAMPLES
@@ -46,8 +46,8 @@ from lens_scopes.server.schemas import (
 from lens_scopes.server.served_models import ServedModel, ServedModels
 from lens_scopes.server.settings import Access, Limits
 from lens_scopes.server.work import Job, WorkQueue
-from lens_scopes.views.html_page import CONTENT_SECURITY_POLICY
-from lens_scopes.views.stylesheet import stylesheet
+from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
+from lens_scopes.views.page.stylesheet import stylesheet
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _EVENTS = "text/event-stream"
@@ -99,7 +99,7 @@ def create_app(
         access: who may ask.
     """
     if isinstance(models, dict):
-        from lens_scopes.cli.model_options import ModelOptions
+        from lens_scopes.cli.options.model import ModelOptions
 
         models = ServedModels([ServedModel(ModelOptions(model=name), model) for name, model in models.items()])
     limits = limits or Limits()

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from lens_scopes.cli.model_options import ModelOptions
-from lens_scopes.cli.objective_options import ObjectiveOptions
-from lens_scopes.objectives import Custom, Objective
+from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.cli.options.objective import ObjectiveOptions
+from lens_scopes.scopes.objectives import Custom, Objective
 from lens_scopes.server.schemas import (
     AttributeRequest,
     Command,
@@ -69,7 +69,7 @@ def _python(request: PromptRequest, options: ModelOptions) -> str:
     if isinstance(request, AttributeRequest) and (request.layers or request.layer_site):
         arguments.append(f"layers={request.layer_site or True!r}")
     if "through" in given and "freeze" in given:
-        imports.append("from lens_scopes.paths import parse_path")
+        imports.append("from lens_scopes.scopes.paths import parse_path")
         arguments.append(f"through=parse_path({given['through']!r}) & {_frozen(given['freeze'])}")
     elif "through" in given or "freeze" in given:
         arguments.append(f"through={repr(given['through']) if 'through' in given else _frozen(given['freeze'])}")

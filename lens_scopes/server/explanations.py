@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_scopes.cli.path_options import PathOptions
-from lens_scopes.heads import inspect_heads
-from lens_scopes.matrix import attribute_all
-from lens_scopes.modes import inspect_modes
-from lens_scopes.prompts import Prompt, read_prompt
-from lens_scopes.readouts import as_readout
-from lens_scopes.scopes import attribute
+from lens_scopes.attribution.attribute import attribute
+from lens_scopes.attribution.heads import inspect_heads
+from lens_scopes.attribution.matrix import attribute_all
+from lens_scopes.attribution.modes import inspect_modes
+from lens_scopes.cli.options.path import PathOptions
+from lens_scopes.prompts.prompt import Prompt, read_prompt
+from lens_scopes.scopes.readouts import as_readout
 from lens_scopes.server.commands import objective_of
 from lens_scopes.server.interruption import interruptible
 from lens_scopes.server.problems import Refusal

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lens_scopes.forward import Hook, hooked
+from lens_scopes.engine.forward import Hook, hooked
 from lens_scopes.server.work import Job
 
 Progress = Callable[[int, int], None]

@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from lens_scopes.engine.memory import is_out_of_memory
 from lens_scopes.errors import LensScopesError, OutOfMemoryError
-from lens_scopes.memory import is_out_of_memory
 
 MEDIA_TYPE = "application/problem+json"
 

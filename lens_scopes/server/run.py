@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.errors import LensScopesError
 from lens_scopes.server.app import create_app
 from lens_scopes.server.served_models import ServedModel, ServedModels

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lens_scopes.cli.model_options import ModelOptions
+from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.server.problems import Refusal
 from lens_scopes.server.schemas import ServedModel as Described
 from lens_scopes.server.vocabulary import Vocabulary

@@ -6,9 +6,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from lens_scopes.prompts import token_string
+from lens_scopes.prompts.prompt import token_string
 from lens_scopes.server.schemas import VocabularyEntry
-from lens_scopes.views.token_text import visible
+from lens_scopes.views.words.token_text import visible
 
 
 class Vocabulary:

@@ -6,11 +6,11 @@ import sys
 from html import escape
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.html_page import Page
-from lens_scopes.views.results import page_of, print_result
+from lens_scopes.views.page.document import Page
+from lens_scopes.views.render import page_of, print_result
 
 if TYPE_CHECKING:
-    from lens_scopes.shown import Shown
+    from lens_scopes.results.base import Shown
 
 
 def notebook_html(result: Shown, *, height: int = 720) -> str:

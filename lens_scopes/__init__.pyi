@@ -1,0 +1,97 @@
+from .attribution.attribute import attribute, attribute_batch
+from .attribution.flow import information_flow
+from .attribution.heads import HeadInspection, inspect_heads
+from .attribution.matrix import AttributionMatrix, attribute_all
+from .attribution.modes import ModeInspection, inspect_modes
+from .attribution.series import Series, ValueDistribution, read_series, value_distribution
+from .errors import LensScopesError
+from .evaluation.report import EvaluationReport, report
+from .evaluation.results import load_results
+from .evaluation.run import evaluate
+from .models.load import available_models, load_model, model_record
+from .prompts.prompt import Prompt, read_prompt
+from .results.attribution import Attribution
+from .results.flow import InformationFlow
+from .scopes.comparisons import (
+    AttentionRollout,
+    LeaveOneOut,
+    OutsideScores,
+    RandomScores,
+    ValueWeightedAttention,
+)
+from .scopes.objectives import (
+    Custom,
+    Directions,
+    Entropy,
+    Fisher,
+    FisherAtValues,
+    LogitDiff,
+    LogProb,
+    Objective,
+    Semantic,
+    Temperature,
+    register_objective,
+)
+from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
+from .scopes.points import Noise, StraightPath
+from .scopes.readouts import Dot, Norm, Product, Relative
+
+__all__ = [
+    "Attention",
+    "AttentionRollout",
+    "Attribution",
+    "AttributionMatrix",
+    "Custom",
+    "Directions",
+    "Dot",
+    "Entropy",
+    "EvaluationReport",
+    "Fisher",
+    "FisherAtValues",
+    "Frozen",
+    "HeadInspection",
+    "Heads",
+    "InformationFlow",
+    "Layers",
+    "LeaveOneOut",
+    "LensScopesError",
+    "LogProb",
+    "LogitDiff",
+    "MLP",
+    "ModeInspection",
+    "Noise",
+    "Norm",
+    "Objective",
+    "OutsideScores",
+    "Path",
+    "Product",
+    "Prompt",
+    "RandomScores",
+    "Relative",
+    "Semantic",
+    "Series",
+    "Skip",
+    "StraightPath",
+    "Temperature",
+    "ValueDistribution",
+    "ValueWeightedAttention",
+    "attribute",
+    "attribute_all",
+    "attribute_batch",
+    "available_models",
+    "evaluate",
+    "information_flow",
+    "inspect_heads",
+    "inspect_modes",
+    "load_model",
+    "load_results",
+    "model_record",
+    "read_prompt",
+    "read_series",
+    "register_objective",
+    "report",
+    "value_distribution",
+    "__version__",
+]
+
+__version__: str

@@ -1,0 +1,1 @@
+"""Computing results from a model, a prompt and a scope."""

@@ -1,0 +1,132 @@
+"""Interventions: what the final state really becomes when heads or MLPs are set to a baseline at every position."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.backward import Progress, trace
+from lens_scopes.engine.forward import Hook, run_to_final_state
+from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.errors import PathError
+from lens_scopes.scopes.paths import Component
+
+BASELINES = ("zero", "mean", "resample")
+
+if TYPE_CHECKING:
+    Baseline: TypeAlias = Literal["zero", "mean", "resample"]
+else:  # a wrong value is answered with a PathError that says what to do, also under a run-time type checker
+    Baseline = Any
+
+_BATCH_TOKENS = 4096  # padded tokens in one forward pass of ablated copies
+
+
+def check_baseline(baseline: Baseline) -> None:
+    """Raises PathError for a baseline that is not "zero", "mean" or "resample"."""
+    if baseline not in BASELINES:
+        near = difflib.get_close_matches(str(baseline), BASELINES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise PathError(f"unknown ablation {baseline!r}{hint} (expected {', '.join(map(repr, BASELINES))}).")
+
+
+def component_site(component: Component) -> str:
+    """The hook that holds a component's output: hook_z for a head, hook_mlp_out for an MLP."""
+    layer, head = component
+    return f"blocks.{layer}.hook_mlp_out" if head is None else f"blocks.{layer}.attn.hook_z"
+
+
+def baseline_activations(
+    model: Any,
+    token_ids: Sequence[int],
+    special: Sequence[bool],
+    activations: Mapping[str, Float[Tensor, "1 pos *inner"]],
+    baseline: Baseline,
+    generator: torch.Generator,
+) -> dict[str, Float[Tensor, "pos ..."]]:
+    """What each activation is set to: zero; its mean over the prompt's positions; or its value in a prompt of the same
+    tokens in another order (special tokens stay in place)."""
+    if baseline == "zero":
+        return {name: torch.zeros_like(values[0]) for name, values in activations.items()}
+    if baseline == "mean":
+        return {
+            name: values[0].detach().mean(0, keepdim=True).expand_as(values[0]) for name, values in activations.items()
+        }
+    movable = [index for index in range(len(token_ids)) if not special[index]]
+    order = torch.randperm(len(movable), generator=generator).tolist()
+    shuffled = list(token_ids)
+    for index, source in zip(movable, order, strict=True):
+        shuffled[index] = token_ids[movable[source]]
+    other = trace(model, [shuffled], list(activations))
+    return {name: other.activations[name][0].detach() for name in activations}
+
+
+def ablated_final_states(
+    model: Any,
+    token_ids: Sequence[int],
+    components: Sequence[Component],
+    baselines: Mapping[str, Float[Tensor, "pos ..."]],
+    progress: Progress | None = None,
+    budget: Budget | None = None,
+) -> Float[Tensor, "component d_model"]:
+    """y after each component, alone, is set to its baseline at every position."""
+    return changed_final_states(
+        model, token_ids, components, lambda rows: list(_row_hooks(rows, baselines)), progress, budget
+    )
+
+
+def changed_final_states(
+    model: Any,
+    token_ids: Sequence[int],
+    changes: Sequence[Any],
+    hooks: Callable[[Sequence[Any]], list[tuple[str, Hook]]],
+    progress: Progress | None = None,
+    budget: Budget | None = None,
+) -> Float[Tensor, "change d_model"]:
+    """y after each change, alone. Copies of the prompt run as rows of one batch, as many at a time as memory holds.
+
+    Args:
+        changes: what to change, one row each.
+        hooks: makes the forward hooks for the changes of one batch, which row by row bring them about.
+        progress: called with (changes done, changes in all).
+        budget: the memory that a batch may take; by default a share of what is free.
+
+    Raises:
+        OutOfMemoryError: when memory runs out for a single copy.
+    """
+    states: list[Tensor] = []
+    most = (budget or Budget(model)).forward_rows(len(token_ids), max(1, _BATCH_TOKENS // len(token_ids)))
+
+    def run(items: range) -> None:
+        rows = changes[items.start : items.stop]
+        states.append(run_to_final_state(model, [token_ids] * len(rows), hooks(rows)))
+        if progress is not None:
+            progress(items.stop, len(changes))
+
+    in_portions(len(changes), lambda _: most, run)
+    return torch.cat(states)
+
+
+def _row_hooks(rows: Sequence[Component], baselines: Mapping[str, Tensor]) -> Iterator[tuple[str, Hook]]:
+    by_site: dict[str, list[tuple[int, int | None]]] = {}
+    for row, component in enumerate(rows):
+        by_site.setdefault(component_site(component), []).append((row, component[1]))
+
+    def hook_for(name: str, changes: list[tuple[int, int | None]]) -> Hook:
+        def hook(activation: Tensor) -> Tensor:
+            changed = activation.clone()
+            for row, head in changes:
+                if head is None:
+                    changed[row] = baselines[name]
+                else:
+                    changed[row, :, head] = baselines[name][:, head]
+            return changed
+
+        return hook
+
+    for name, changes in by_site.items():
+        yield name, hook_for(name, changes)

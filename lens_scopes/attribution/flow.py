@@ -1,0 +1,370 @@
+"""Span information flow: how much noise on a span's embeddings could tell through the predictions made after it.
+
+    M = diag(√λ) Uᵀ J_S,   F = Σ_i λ_i u_i u_iᵀ,   bound = ½ σ² tr(M Mᵀ),   channel = ½ log det(I + σ² M Mᵀ)
+
+M Mᵀ is the Gram matrix of the span's gradients along √λ_i u_i, one backward pass each: k × k, whatever the length of
+the span and the width of the model. Where k directions leave some of F out, n random rows b_s/√n with E[b_s b_sᵀ] = the
+rest of F stand for it: the trace is then without bias, and log det is too low on average, since it is concave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.attribution.attribute import Job, Progress, package_versions
+from lens_scopes.attribution.scoring import check_gradients
+from lens_scopes.engine.backward import SlicedTrace, trace_within
+from lens_scopes.engine.final_state import FinalState, PredictedToken
+from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.precision import Products, products_in
+from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.errors import ObjectiveError, PromptError
+from lens_scopes.models.load import model_record
+from lens_scopes.prompts.generation import with_continuation
+from lens_scopes.prompts.prompt import (
+    Prompt,
+    PromptLike,
+    SpanLike,
+    extended,
+    next_token_id,
+    read_prompt,
+    resolve_position,
+)
+from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
+from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
+from lens_scopes.scopes.paths import PathLike
+
+if TYPE_CHECKING:
+    AnswerLike: TypeAlias = "str | Sequence[int]"
+else:
+    AnswerLike = Any
+
+_RANK, _SAMPLES = 16, 16
+_TOKENS_AT_ONCE = 8192  # of the vocabulary, when the norms of its embeddings are taken
+_MOST_OMITTED = 0.5  # share of the bound beyond the leading directions from which the result says so
+_NOISY = 0.2  # a standard error above this share of the bound is worth a warning
+
+
+def information_flow(
+    model: Any,
+    prompt: PromptLike,
+    spans: Mapping[str, SpanLike] | None = None,
+    *,
+    answer: AnswerLike | None = None,
+    generate: int = 0,
+    position: int = -1,
+    sigma: Sigma = 0.1,
+    rank: int | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    through: PathLike = None,
+    memory: str | int | None = None,
+    products: Products = "own",
+    progress: Progress | None = None,
+) -> InformationFlow:
+    """How many nats a span of the prompt (a secret, a retrieved document) could tell through what is predicted next.
+
+    Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time moves the prediction. With
+    F = W_U (diag p − p pᵀ) W_Uᵀ = Σ_i λ_i u_i u_iᵀ and M = diag(√λ) Uᵀ J_S, for each span and prediction:
+
+    - bound: ½ σ² tr(M Mᵀ), the second-order value of E_ε KL(p_ε ‖ p_0), which no mutual information I(ε; Y) exceeds;
+    - channel: ½ log det(I + σ² M Mᵀ), the mutual information of the matching Gaussian channel: never above the bound,
+      and no bound itself where σ is large.
+
+    The ratio of each to I(ε; Y) tends to 1 as σ → 0. Where F has more than `rank` directions, `samples` random ones
+    stand for the others.
+
+    Args:
+        model, through, memory, products, progress: as for `attribute`.
+        prompt: text, chat messages, token ids or a Prompt.
+        spans: names → a part of the text, (start, stop) in characters, or range(start, stop) in tokens; they must not
+            overlap. By default the messages of a chat.
+        answer: text or token ids after the prompt; the predictions of its tokens are explained, and values summed.
+        generate: tokens for the model to add instead, each its most probable one.
+        position: without an answer, the token after which the one prediction is explained, negative from the end.
+        sigma: σ in units of the typical root mean square coordinate of an embedding, r/√d_model with r the median of
+            ‖x‖₂ over the vocabulary: at 1 the noise on a token is as long as its embedding. Curves over σ come with
+            the result.
+        rank: k, leading directions of F taken exactly, at most d_model; by default all of them up to d_model = 128,
+            else 16.
+        samples: random directions, at least 2, that stand for what the rank leaves out, with a standard error; by
+            default 16. With rank d_model nothing is left out and none are drawn.
+        seed: of the random directions; the global generator is not touched.
+
+    Returns:
+        An InformationFlow. It costs (rank + samples) backward passes a prediction; the predictions of an answer share
+        one forward pass.
+
+    Raises:
+        LensScopesError: PromptError for spans that are missing, overlap or cut a token, for an answer that does not
+            follow the prompt or does not fit the window; ObjectiveError for σ ≤ 0, ranks and samples; others as
+            `attribute`.
+
+    Source: the bound after GIF, arXiv:2606.23277; the directions are those of Fisher Scope, arXiv:2601.16407.
+    """
+    relative = checked_sigma(sigma)
+    rank, samples = _checked_directions(model.cfg.d_model, rank, samples)
+    job = Job.read(model, Fisher("trace"), False, (), through, "norm", memory, products=products)
+    read, count = _with_answer(model, prompt, spans, answer, generate, position)
+    flows = _checked_spans(read)
+    last = resolve_position(read, position) if count == 0 else len(read) - 2
+    destinations = list(range(last + 1 - max(count, 1), last + 1))
+    ids = read.token_ids[: last + 1]
+
+    reads = [(0, destination) for destination in destinations]
+    plan = job.budget().plan(len(ids))
+    with products_in(job.products):
+        traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads)
+        with torch.no_grad():
+            states = job.final_states(traced, [next_token_id(read, destination) for destination in destinations])
+            generator = torch.Generator().manual_seed(seed)
+            directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
+        gradients = _span_gradients(traced, directions, [range(*span) for span in flows.values()], progress)
+    omitted, errors = zip(*(_omitted(rows[:, rank:]) for rows in gradients), strict=True)
+    result = InformationFlow(
+        spans=flows,
+        sigma=relative,
+        embedding_norm=_embedding_norm(model),
+        d_model=model.cfg.d_model,
+        rank=rank,
+        samples=samples,
+        eigenvalues=torch.stack([_gram_eigenvalues(rows) for rows in gradients]),
+        joint_eigenvalues=torch.stack([_gram_eigenvalues(rows.flatten(0, 1)) for rows in gradients]),
+        omitted=torch.stack(omitted),
+        omitted_error=torch.stack(errors),
+        destinations=destinations,
+        targets=[_target(job, state) if count else None for state in states],
+        predicted=[job.prediction(state).top[0] for state in states],
+        answer=count,
+        generated=bool(generate),
+        tokens=list(read.tokens),
+        token_ids=list(read.token_ids),
+        special=list(read.special),
+        text=read.text,
+        contract=_contract(job, destinations, flows, count, relative, rank, samples),
+        model=asdict(model_record(model)),
+        settings={
+            "sigma": relative,
+            "rank": rank,
+            "samples": samples,
+            "seed": seed,
+            "answer tokens": count,
+            "generated": bool(generate),
+            "position": destinations[-1],
+            "path": None if job.path is None else str(job.path),
+            "memory": traced.described(plan, len(destinations) * (rank + samples)),
+            "products": job.products,
+        },
+        versions=package_versions(),
+    )
+    result.warnings.extend(_warnings(result))
+    return result
+
+
+def _checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]:
+    if rank is None:
+        rank = d_model if d_model <= EXACT_TRACE_LIMIT else _RANK
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= d_model:
+        raise ObjectiveError(f"the rank must be an integer from 1 to d_model = {d_model}; got {rank!r}.")
+    if rank == d_model:
+        return rank, 0
+    samples = _SAMPLES if samples is None else samples
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 2:
+        raise ObjectiveError(
+            f"samples must be an integer of at least 2, for an estimate with a standard error; got {samples!r}. "
+            f"Rank {d_model} needs none."
+        )
+    return rank, samples
+
+
+def _with_answer(
+    model: Any,
+    prompt: PromptLike,
+    spans: Mapping[str, SpanLike] | None,
+    answer: AnswerLike | None,
+    generate: int,
+    position: int,
+) -> tuple[Prompt, int]:
+    """The prompt with named spans, the answer at its end, and how many tokens that is."""
+    if answer is not None and generate:
+        raise PromptError("an answer was given and one is to be generated; ask for one of them.")
+    if (answer is not None or generate) and position != -1:
+        raise PromptError(f"an answer follows the whole prompt, and position {position} was asked for; leave it out.")
+    read = read_prompt(model, prompt)
+    if spans is not None:
+        named = read_prompt(model, read, spans=spans).spans
+        read = Prompt(**{**vars(read), "spans": {name: named[name] for name in spans}})
+    length = len(read)
+    if generate:
+        read = with_continuation(model, read, generate)
+    elif answer is not None:
+        read = extended(model, read, _answer_ids(model, read, answer))
+    return read, len(read) - length
+
+
+def _answer_ids(model: Any, prompt: Prompt, answer: AnswerLike) -> Sequence[int]:
+    """The tokens of an answer as they follow the prompt."""
+    if not isinstance(answer, str):
+        ids = read_prompt(model, answer).token_ids
+    elif prompt.text is None:
+        raise PromptError("the prompt was given as ids, so the answer must be too; got text.")
+    else:
+        whole = read_prompt(model, prompt.text + answer).token_ids
+        if whole[: len(prompt)] != prompt.token_ids:
+            raise PromptError(
+                f"the answer {answer[:40]!r} joins the prompt's last token, {prompt.tokens[-1]!r}, to another one; "
+                "begin it with a space or a line break, or move text between the two."
+            )
+        ids = whole[len(prompt) :]
+    if not ids:
+        raise PromptError("the answer is empty; give at least one token, or none for the next-token prediction.")
+    return ids
+
+
+def _checked_spans(prompt: Prompt) -> dict[str, tuple[int, int]]:
+    if not prompt.spans:
+        raise PromptError(
+            "information flows from a span to a prediction, and no span was named; give spans={'name': 'its text'}, "
+            "or a chat."
+        )
+    ordered = sorted(prompt.spans.items(), key=lambda item: item[1])
+    for (name, span), (other, next_span) in zip(ordered, ordered[1:], strict=False):
+        if span[1] > next_span[0]:
+            raise PromptError(
+                f"the spans {_shown(prompt, name, span)} and {_shown(prompt, other, next_span)} overlap; the tokens "
+                "they share would count twice. Move one, or ask for them one at a time."
+            )
+    return dict(prompt.spans)
+
+
+def _shown(prompt: Prompt, name: str, span: tuple[int, int]) -> str:
+    start, stop = span
+    said = "".join(prompt.tokens[start:stop])
+    place = f"tokens {start} to {stop}"
+    if prompt.offsets is not None:
+        place = f"characters {prompt.offsets[start][0]} to {prompt.offsets[stop - 1][1]}, {place}"
+    return f"{name!r} ({said if len(said) <= 40 else said[:39] + '…'!r}, {place})"
+
+
+def _directions(
+    state: FinalState, rank: int, samples: int, generator: torch.Generator
+) -> Float[Tensor, "direction d_model"]:
+    """The rows √λ_i u_i of F = Σ_i λ_i u_i u_iᵀ, then the random ones: their squares sum to F, on average."""
+    geometry = PredictiveGeometry(state)
+    if not samples:
+        terms = geometry.leading(rank)
+        return terms.eigenvalues.sqrt()[:, None] * terms.vectors
+    leading, random = geometry.split_trace(rank, samples, generator)
+    missing = leading.new_zeros(rank - len(leading), leading.shape[1])  # F may have fewer directions than asked for
+    return torch.cat([leading, missing, random / samples**0.5])
+
+
+def _span_gradients(
+    traced: SlicedTrace,
+    directions: Float[Tensor, "dest direction d_model"],
+    spans: Sequence[range],
+    progress: Progress | None,
+) -> list[Float[Tensor, "dest direction width"]]:
+    """M of each span: the rows vᵀ J_S for every direction of every prediction."""
+    n_dest, n_directions, d_model = directions.shape
+    vectors = torch.zeros(n_dest, n_directions, n_dest, d_model).to(directions)
+    for dest in range(n_dest):
+        vectors[dest, :, dest] = directions[dest]
+    rows: dict[int, list[Tensor]] = {}
+
+    def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+        check_gradients(gradient, name, gradient.dtype)
+        # A span after the prediction, whose tokens were not run, gets no column.
+        rows[index] = [gradient[0, span.start : span.stop].flatten().to(directions) for span in spans]
+
+    traced.backward(vectors.flatten(0, 1), visit, progress)
+    by_span = zip(*(rows[index] for index in range(n_dest * n_directions)), strict=True)
+    return [torch.stack(found).unflatten(0, (n_dest, n_directions)) for found in by_span]
+
+
+def _gram_eigenvalues(rows: Float[Tensor, "*batch n width"]) -> Float[Tensor, "*batch n"]:
+    return torch.linalg.eigvalsh((rows @ rows.mT).double()).flip(-1).clamp_min(0).cpu()
+
+
+def _omitted(rows: Float[Tensor, "dest samples width"]) -> tuple[Float[Tensor, " dest"], Float[Tensor, " dest"]]:
+    """The trace that the random rows stand for, and its standard error; zeros where there are none."""
+    squares = rows.double().square().sum(-1).cpu()
+    samples = squares.shape[1]
+    if not samples:
+        return squares.sum(1), squares.sum(1)
+    return squares.sum(1), squares.std(1) * samples**0.5
+
+
+def _embedding_norm(model: Any) -> float:
+    """The median of ‖x‖₂ over the vocabulary, x as the model embeds a token (Gemma scales W_E)."""
+    ids = torch.arange(model.cfg.d_vocab, device=next(model.parameters()).device)
+    with torch.no_grad():
+        norms = torch.cat(
+            [
+                torch.linalg.vector_norm(model.embed(part[None]).flatten(0, 1), dim=-1, dtype=torch.float64)
+                for part in ids.split(_TOKENS_AT_ONCE)
+            ]
+        )
+    return float(norms.median())
+
+
+def _target(job: Job, state: FinalState) -> PredictedToken | None:
+    if state.target is None:
+        return None
+    return PredictedToken(state.target, job.token(state.target), float(state.probabilities[state.target]))
+
+
+def _contract(
+    job: Job,
+    destinations: Sequence[int],
+    spans: Mapping[str, tuple[int, int]],
+    answer: int,
+    sigma: float,
+    rank: int,
+    samples: int,
+) -> dict[str, str]:
+    after = f"after position {destinations[-1]}"
+    if answer:
+        after = f"after positions {destinations[0]} to {destinations[-1]}, those of the answer, summed"
+    named = ", ".join(f"{name!r} ({start} to {stop - 1})" for name, (start, stop) in spans.items())
+    held = "the weights, all other embeddings, the answer's own tokens and the positions"
+    if job.path is not None:
+        held += f"; gradient flows only {job.path}, all else keeps its value"
+    estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
+    texts = (
+        f"the whole next-token distribution, {after}",
+        f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
+        f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square coordinate of "
+        "an embedding, to second order",
+        held,
+        "bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
+        f"F = W_U (diag p − p pᵀ) W_Uᵀ = U diag(λ) Uᵀ; {rank} directions a prediction{estimated}",
+    )
+    return dict(zip(ELEMENTS, texts, strict=True))
+
+
+def _warnings(flow: InformationFlow) -> list[str]:
+    found: list[str] = []
+    totals = flow.totals()
+    for item in totals:
+        if item.start > flow.destinations[-1]:
+            found.append(f"the span {item.name!r} comes after every prediction explained: nothing flows from it.")
+    left = [item for item in totals if item.omitted > _MOST_OMITTED * item.bound]
+    if left:
+        share = max(item.omitted / item.bound for item in left)
+        found.append(
+            f"{flow.rank} directions leave out up to {share:.0%} of the trace, which {flow.samples} random ones stand "
+            "for: the bound is right on average, the channel too low at large σ. Ask for a higher rank."
+        )
+    noisy = [item for item in totals if item.bound_error > _NOISY * item.bound]
+    if noisy:
+        share = max(item.bound_error / item.bound for item in noisy)
+        found.append(f"the standard error is up to {share:.0%} of the bound; ask for more samples.")
+    return found

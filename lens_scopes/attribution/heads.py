@@ -1,0 +1,465 @@
+"""Which heads and MLPs made the model say that: predicted from one backward pass, then checked by ablating them.
+
+With z_h the output of head h at hook_z (and likewise an MLP's output) and b its baseline, moving from z_h to b
+changes the final state by J(b − z_h) to first order, so along direction v_i by
+
+    a_i,h = Σ_dest g_i,dest · (b − z_h,dest),   g_i = v_iᵀ ∂y/∂z_h,
+
+and the output explained by a_1,h, or by ½ Σ_i w_i a_i,h² where the objective is a divergence. Since z_dest is
+Σ_src A[dest, src] v_src, the part of a head's effect that comes from one source token is A ∘ ∂/∂A summed over dest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.attribution.attribute import Job, Request, package_versions
+from lens_scopes.attribution.component_ablation import (
+    Baseline,
+    ablated_final_states,
+    baseline_activations,
+    check_baseline,
+    component_site,
+)
+from lens_scopes.attribution.scoring import check_gradients
+from lens_scopes.engine.backward import Trace, trace
+from lens_scopes.engine.final_state import FinalState, PredictedToken, Prediction, compute_dtype
+from lens_scopes.engine.head_types import head_type_scores
+from lens_scopes.engine.memory import shortage_named
+from lens_scopes.engine.model_checks import require_used
+from lens_scopes.errors import PathError, SiteError
+from lens_scopes.models.load import model_record
+from lens_scopes.prompts.prompt import PromptLike
+from lens_scopes.results.base import Shown
+from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
+from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
+
+if TYPE_CHECKING:
+    import pandas
+
+_ABLATED_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
+_ABLATED_FEW = 32
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """One component's effect, predicted to first order and as the intervention found it.
+
+    Attributes:
+        layer, head: the component; head None is the layer's MLP.
+        predicted: predicted change of the output explained when the component is set to its baseline.
+        actual: the change that ablating it brings about.
+    """
+
+    layer: int
+    head: int | None
+    predicted: float
+    actual: float
+
+    @property
+    def name(self) -> str:
+        """L3H2 or L3 MLP."""
+        return component_name((self.layer, self.head))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadInspection(Shown):
+    """Influence of every attention head and MLP on one prediction.
+
+    Attributes:
+        change: [layer, head], predicted change of the output explained when the head is set to its baseline at every
+            position: logits, nats or units of β, as the objective's; negative for a head that supports the output.
+            For Fisher Scope a divergence in nats, ≥ 0.
+        mlp_change: [layer], the same for MLPs; empty for attention-only models.
+        by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
+            rows sum to `change` where the baseline is zero and the objective is a number.
+        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
+        direct: [layer, head], the change along the direct route alone: head → residual stream → final norm, scales
+            frozen (direct logit attribution).
+        patterns: attention patterns [dest, src] of the strongest heads, by name.
+        pattern_gradients: A ∘ ∂/∂A for the same heads: which attention edges carry the effect.
+        head_types: for each of TransformerLens' head types, the share of attention on its pattern [layer, head],
+            measured on a repeated random sequence.
+        ablations: predicted and actual change of the components that were ablated, strongest first.
+        spearman: rank correlation of the two; None for fewer than three components.
+    """
+
+    change: Float[Tensor, "layer head"]
+    mlp_change: Float[Tensor, " mlp_layer"]
+    by_source: Float[Tensor, "layer head pos"]
+    norms: Float[Tensor, "layer head pos"]
+    direct: Float[Tensor, "layer head"]
+    patterns: dict[str, Float[Tensor, "pos pos"]]
+    pattern_gradients: dict[str, Float[Tensor, "pos pos"]]
+    head_types: dict[str, Float[Tensor, "layer head"]]
+    ablations: list[Ablated]
+    spearman: float | None
+    baseline: Baseline
+    tokens: list[str]
+    token_ids: list[int]
+    special: list[bool]
+    position: int
+    target: PredictedToken | None
+    prediction: Prediction
+    scope: str
+    objective: str
+    contract: dict[str, str]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        named = ", ".join(f"{name} {value:.3g}" for name, value in self.top(3))
+        agreement = "" if self.spearman is None else f"; ablation agrees with Spearman {self.spearman:.2f}"
+        return f"HeadInspection({self.objective} on {self.model['name']}; strongest: {named}{agreement})"
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The k heads with the largest predicted changes, as (name, change)."""
+        return [(component_name(item), float(self.change[item])) for item in strongest_heads(self.change, k)]
+
+    def type_of(self, layer: int, head: int, threshold: float = 0.4) -> str | None:
+        """The head type with the largest share of the head's attention, where that is above the threshold."""
+        name, share = max(
+            ((name, float(scores[layer, head])) for name, scores in self.head_types.items()), key=lambda x: x[1]
+        )
+        return name if share >= threshold else None
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per head: layer, head, name, change, direct, norm, each head type's share, top source token, and
+        the actual change where the head was ablated."""
+        import pandas
+
+        actual = {(item.layer, item.head): item.actual for item in self.ablations}
+        rows = []
+        for layer in range(self.change.shape[0]):
+            for head in range(self.change.shape[1]):
+                source = int(self.by_source[layer, head].abs().argmax())
+                rows.append(
+                    {
+                        "layer": layer,
+                        "head": head,
+                        "name": component_name((layer, head)),
+                        "change": float(self.change[layer, head]),
+                        "actual": actual.get((layer, head), float("nan")),
+                        "direct": float(self.direct[layer, head]),
+                        "norm": float(self.norms[layer, head].square().sum().sqrt()),
+                        "source": self.tokens[source],
+                        **{name: float(scores[layer, head]) for name, scores in self.head_types.items()},
+                    }
+                )
+        return pandas.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for JSON."""
+        return _plain(asdict(self))
+
+
+@shortage_named("the heads of this prompt")
+def inspect_heads(
+    model: Any,
+    prompt: PromptLike,
+    objective: Objective | str | DirectionFunction | None = None,
+    *,
+    position: int = -1,
+    target: str | int | None = None,
+    baseline: Baseline = "mean",
+    through: PathLike = None,
+    patterns: int | Sequence[str | tuple[int, int]] = 6,
+    verify: int | None = None,
+    seed: int = 0,
+    memory: str | int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> HeadInspection:
+    """Influence of every head and MLP on one prediction, predicted by gradients and verified by ablation.
+
+    One forward pass and one backward pass a direction give every head's predicted effect; a second forward pass with
+    frozen scales gives the direct effects; then the strongest components (all of them where that is cheap) are
+    ablated for real.
+
+    Args:
+        model, prompt, objective, position, target, through: as for `attribute`.
+        baseline: what a component's output is set to: "zero", "mean" (over the prompt's positions), or "resample" (its
+            output in a prompt of the same tokens in another order).
+        patterns: how many of the strongest heads to return attention patterns of, or which heads.
+        verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
+        memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
+            head's pattern is read: a prompt whose graph does not fit is refused with the estimate.
+        seed: seed of the reordering for "resample" and of the sequence on which head types are measured.
+        progress: called with (components ablated, components to ablate).
+
+    Raises:
+        LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
+    """
+    check_baseline(baseline)
+    job = Job.read(model, objective, False, (), through, "norm", memory).require_embedding()
+    request = Request.read(model, prompt, position, target)
+    shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    with_mlps = not bool(getattr(model.cfg, "attn_only", False))
+
+    heads: list[Component] = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    mlps: list[Component] = [(layer, None) for layer in range(n_layers)] if with_mlps else []
+    outputs = list(dict.fromkeys(component_site(item) for item in (*heads, *mlps)))
+    values = [f"blocks.{layer}.attn.hook_v" for layer in range(n_layers)]
+    weights = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
+    require_used(model, outputs, SiteError)
+    budget = job.budget()
+    budget.require_patterns(len(request.token_ids))
+    traced = trace(model, [request.token_ids], [*outputs, *values, *weights], job.path_hooks())
+    state = job.final_states(traced, [request.target])[0]
+    directions = job.objective.directions(state)
+
+    generator = torch.Generator().manual_seed(seed)
+    activations = {name: traced.activations[name] for name in outputs}
+    special = request.prompt.special[: len(request.token_ids)]
+    baselines = baseline_activations(model, request.token_ids, special, activations, baseline, generator)
+    found = _backward(traced, directions, outputs, values, weights, baselines, n_heads)
+    amounts_direct = _direct_amounts(model, request, directions, job.path, baselines, n_layers)
+
+    def combined(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
+        return job.objective.predicted_change(directions, amounts).cpu()
+
+    change = combined(found.heads)
+    mlp_change = combined(found.mlps) if with_mlps else change.new_zeros(0)
+    shown = strongest_heads(change, patterns) if isinstance(patterns, int) else shown
+    assert shown is not None
+
+    strongest = _strongest(change, mlp_change)
+    if verify is None:
+        verify = len(strongest) if len(strongest) * len(request.token_ids) <= _ABLATED_TOKENS else _ABLATED_FEW
+    ablated = strongest[:verify]
+    after = []
+    if ablated:
+        states = ablated_final_states(model, request.token_ids, ablated, baselines, progress, budget)
+        after = [FinalState(y, job.unembedding, state.target) for y in states.to(state.y)]
+    ablations = [
+        Ablated(
+            layer,
+            head,
+            float(mlp_change[layer] if head is None else change[layer, head]),
+            job.objective.change(state, reached),
+        )
+        for (layer, head), reached in zip(ablated, after, strict=True)
+    ]
+    return HeadInspection(
+        change=change,
+        mlp_change=mlp_change,
+        by_source=combined(found.by_source),
+        norms=_combined_norms(directions, found.norms).cpu(),
+        direct=combined(amounts_direct),
+        patterns={component_name(item): _pattern(traced, item) for item in shown},
+        pattern_gradients={component_name(item): combined(found.edges(item)) for item in shown},
+        head_types=head_type_scores(model, seed),
+        ablations=ablations,
+        spearman=_spearman(ablations),
+        baseline=baseline,
+        tokens=list(request.prompt.tokens[: len(request.token_ids)]),
+        token_ids=list(request.token_ids),
+        special=list(special),
+        position=request.position,
+        target=job.predicted_target(state),
+        prediction=job.prediction(state),
+        scope=job.objective.scope,
+        objective=job.objective.signature(job.label, state),
+        contract=_contract(job, request, state, baseline),
+        model=asdict(model_record(model)),
+        settings={
+            "objective": {"scope": job.objective.scope, **job.objective.settings()},
+            "baseline": baseline,
+            "path": None if job.path is None else str(job.path),
+            "position": request.position,
+            "verified": len(ablations),
+            "memory": "the whole graph at once",
+            "seed": seed,
+        },
+        versions=package_versions(),
+        warnings=_agreement_warnings(ablations),
+    )
+
+
+def component_name(component: Component) -> str:
+    """L3H2 for a head, "L3 MLP" for an MLP."""
+    layer, head = component
+    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
+
+
+def strongest_heads(change: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]]:
+    """The k heads of largest absolute value, strongest first."""
+    order = change.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
+    return [divmod(index, change.shape[1]) for index in order]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Amounts along each direction: moving heads and MLPs to their baselines, and their parts by source."""
+
+    heads: Float[Tensor, "k layer head"]
+    mlps: Float[Tensor, "k mlp_layer"]
+    by_source: Float[Tensor, "k layer head pos"]
+    norms: Float[Tensor, "k layer head pos"]
+    edge_gradients: list[list[Float[Tensor, "head pos pos"]]]
+    edge_weights: list[Float[Tensor, "head pos pos"]]
+
+    def edges(self, head: tuple[int, int]) -> Float[Tensor, "k pos pos"]:
+        layer, index = head
+        gradients = torch.stack([by_layer[layer][index] for by_layer in self.edge_gradients])
+        return (-self.edge_weights[layer][index] * gradients).to(self.heads.device)
+
+
+def _backward(
+    traced: Trace,
+    directions: Directions,
+    outputs: Sequence[str],
+    values: Sequence[str],
+    weights: Sequence[str],
+    baselines: dict[str, Tensor],
+    n_heads: int,
+) -> _Found:
+    """One backward pass a direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
+    dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
+    patterns = [traced.activations[name][0].detach().to(dtype) for name in weights]
+    sources = [_per_head(traced.activations[name][0].detach().to(dtype), n_heads) for name in values]
+    heads, mlps, by_source, norms, edges = [], [], [], [], []
+    for index, vector in enumerate(directions.vectors):
+        gradients = traced.gradients(vector[None], keep_graph=index + 1 < len(directions.vectors))
+        z_gradients, rows, mlp_rows = [], [], []
+        for name in outputs:
+            gradient = gradients[name][0].to(dtype)
+            check_gradients(gradient, name, gradients[name].dtype)
+            moved = baselines[name].to(dtype) - traced.activations[name][0].detach().to(dtype)
+            if name.endswith("hook_z"):
+                z_gradients.append(gradient)
+                rows.append(torch.einsum("phd,phd->h", gradient, moved).to(place))
+            else:
+                mlp_rows.append((gradient * moved).sum().to(place))
+        by_edge = [
+            torch.einsum("qhd,khd->hqk", gradient, source)
+            for gradient, source in zip(z_gradients, sources, strict=True)
+        ]
+        heads.append(torch.stack(rows))
+        mlps.append(torch.stack(mlp_rows) if mlp_rows else torch.zeros(0).to(rows[0]))
+        by_source.append(torch.stack([-(a * g).sum(1).to(place) for a, g in zip(patterns, by_edge, strict=True)]))
+        norms.append(torch.stack([gradient.norm(dim=-1).T.to(place) for gradient in z_gradients]))
+        edges.append(by_edge)
+    return _Found(torch.stack(heads), torch.stack(mlps), torch.stack(by_source), torch.stack(norms), edges, patterns)
+
+
+def _per_head(values: Float[Tensor, "pos kv_head d_head"], n_heads: int) -> Float[Tensor, "pos head d_head"]:
+    """Grouped-query models share each value head among several query heads."""
+    return values.repeat_interleave(n_heads // values.shape[1], dim=1)
+
+
+def _direct_amounts(
+    model: Any, request: Request, directions: Directions, path: Path | None, baselines: dict[str, Tensor], n_layers: int
+) -> Float[Tensor, "k layer head"]:
+    """Amounts along the route head → residual stream → final norm, with the norms' scales held at their values.
+
+    ∂y/∂resid_post of the last layer is carried unchanged by the skip to every layer's attention output; from there
+    one short product leads to that layer's z.
+    """
+    frozen = Frozen("norms") if path is None else path & Frozen("norms")
+    last = f"blocks.{n_layers - 1}.hook_resid_post"
+    z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(n_layers)]
+    out_names = [f"blocks.{layer}.hook_attn_out" for layer in range(n_layers)]
+    traced = trace(model, [request.token_ids], [*z_names, *out_names, last], frozen.hooks(model))
+    amounts = []
+    for vector in directions.vectors:
+        (at_end,) = torch.autograd.grad(
+            traced.final_states, traced.activations[last], vector[None].to(traced.final_states), retain_graph=True
+        )
+        rows = []
+        for z_name, out_name in zip(z_names, out_names, strict=True):
+            z, out = traced.activations[z_name], traced.activations[out_name]
+            (gradient,) = torch.autograd.grad(out, z, at_end.to(out), retain_graph=True)
+            moved = baselines[z_name].to(z) - z[0].detach()
+            rows.append(
+                torch.einsum("phd,phd->h", gradient[0], moved).to(directions.vectors.device, compute_dtype(z.dtype))
+            )
+        amounts.append(torch.stack(rows))
+    return torch.stack(amounts)
+
+
+def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
+    weights = directions.weights.to(norms)
+    if not directions.squared:
+        return weights[0].sqrt() * norms[0]
+    return torch.einsum("k,k...->...", weights, norms**2)
+
+
+def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:
+    layer, index = head
+    return traced.activations[f"blocks.{layer}.attn.hook_pattern"][0, index].detach().float().cpu()
+
+
+def _existing_head(model: Any, head: str | tuple[int, int]) -> tuple[int, int]:
+    layer, index = parse_head(head)
+    if layer >= model.cfg.n_layers or index >= model.cfg.n_heads:
+        raise PathError(
+            f"head L{layer}H{index} does not exist; this model has layers 0 to {model.cfg.n_layers - 1} "
+            f"with heads 0 to {model.cfg.n_heads - 1}."
+        )
+    return layer, index
+
+
+def _strongest(change: Float[Tensor, "layer head"], mlp_change: Float[Tensor, " mlp_layer"]) -> list[Component]:
+    sizes: dict[Component, float] = {
+        (layer, head): abs(float(change[layer, head]))
+        for layer in range(change.shape[0])
+        for head in range(change.shape[1])
+    }
+    sizes |= {(layer, None): abs(float(value)) for layer, value in enumerate(mlp_change)}
+    return sorted(sizes, key=lambda item: -sizes[item])
+
+
+def _spearman(ablations: Iterable[Ablated]) -> float | None:
+    from scipy.stats import spearmanr
+
+    pairs = [(item.predicted, item.actual) for item in ablations]
+    if len(pairs) < 3:
+        return None
+    predicted, actual = zip(*pairs, strict=True)
+    result: Any = spearmanr(predicted, actual)
+    value = float(result.statistic)
+    return value if value == value else None
+
+
+def _agreement_warnings(ablations: Sequence[Ablated]) -> list[str]:
+    value = _spearman(ablations)
+    if value is None or value >= 0.5:
+        return []
+    return [
+        f"predicted and actual changes agree with Spearman {value:.2f} only over {len(ablations)} components: "
+        "trust the ablations, not the gradients, here."
+    ]
+
+
+def _contract(job: Job, request: Request, state: FinalState, baseline: Baseline) -> dict[str, str]:
+    held = "the weights, all other components' outputs except as they respond, and the explained directions v"
+    if job.path is not None:
+        held += f"; gradient flows only {job.path}"
+    texts = (
+        f"{job.objective.describe(job.label, state)}, after position {request.position}",
+        "the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions together",
+        f"one component at a time is set to its {baseline} baseline; predicted to first order, checked by doing it",
+        held,
+        f"change of the output explained: Σ_dest g · (b − z) along {job.objective.equation}",
+    )
+    return dict(zip(ELEMENTS, texts, strict=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,251 @@
+"""Source × target: the influence of every token on every later prediction of a text, as one [dest, src] matrix.
+
+Destinations are taken in blocks. A block runs one forward pass over the text up to its end, so early destinations do
+not pay for late tokens, and its backward passes share that pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.attribution.attribute import Job, Progress, package_versions
+from lens_scopes.attribution.scoring import check_gradients
+from lens_scopes.engine.backward import SlicedTrace, trace_within
+from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.engine.memory import in_portions
+from lens_scopes.engine.precision import Products, products_in
+from lens_scopes.errors import PromptError
+from lens_scopes.models.load import model_record
+from lens_scopes.prompts.generation import with_continuation
+from lens_scopes.prompts.prompt import PromptLike, next_token_id, read_prompt
+from lens_scopes.results.base import Shown
+from lens_scopes.scopes.contract import ContractTerms, attribution_contract
+from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
+from lens_scopes.scopes.paths import PathLike
+from lens_scopes.scopes.readouts import Readout
+
+if TYPE_CHECKING:
+    import pandas
+
+_BLOCK = 16  # destinations that share a forward pass
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttributionMatrix(Shown):
+    """Influence of every token (columns) on the prediction made after every position (rows).
+
+    Attributes:
+        matrix: [dest, src]; zero above the diagonal, where a token comes after the prediction.
+        destinations: the positions explained, one a row.
+        targets: the token each row's objective is about, where it has one, else None.
+        predicted: the model's own top token after each position.
+        generated: how many of the last tokens the model generated itself.
+        spans: named token ranges [start, stop), from chat messages or given.
+
+    The other attributes are those of Attribution.
+    """
+
+    matrix: Float[Tensor, "dest src"]
+    destinations: list[int]
+    targets: list[PredictedToken | None]
+    predicted: list[PredictedToken]
+    tokens: list[str]
+    token_ids: list[int]
+    special: list[bool]
+    text: str | None
+    generated: int
+    spans: dict[str, tuple[int, int]]
+    scope: str
+    objective: str
+    contract: dict[str, str]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        made = f", {self.generated} generated" if self.generated else ""
+        return (
+            f"AttributionMatrix({self.objective} on {self.model['name']}, "
+            f"{len(self.destinations)} destinations × {len(self.tokens)} sources{made})"
+        )
+
+    def span_totals(self, spans: Mapping[str, tuple[int, int]] | None = None) -> pandas.DataFrame:
+        """How much each span of the text mattered to each other: scores summed over the sources of one span and
+        averaged over the predictions of another.
+
+        A prediction belongs to the span that holds the token it predicts. Tokens in no span are left out, special
+        ones (BOS) too.
+
+        Args:
+            spans: names → token ranges [start, stop); by default `self.spans`; "generated" is added where it applies.
+
+        Returns:
+            One row per target span, one column per source span; NaN where a span predicts nothing.
+
+        Raises:
+            PromptError: for no spans at all, or ranges outside the text.
+        """
+        import pandas
+
+        chosen = dict(self.spans if spans is None else spans)
+        if self.generated:
+            chosen.setdefault("generated", (len(self.tokens) - self.generated, len(self.tokens)))
+        if not chosen:
+            raise PromptError("span totals need named spans: give {'name': (start, stop)} in tokens, or a chat prompt.")
+        for name, (start, stop) in chosen.items():
+            if not 0 <= start < stop <= len(self.tokens):
+                raise PromptError(
+                    f"span {name!r} is tokens {start} to {stop}, outside the text's 0 to {len(self.tokens)}."
+                )
+        ordinary = torch.tensor([not special for special in self.special])
+        table = {}
+        for source, (start, stop) in chosen.items():
+            totals = (self.matrix[:, start:stop] * ordinary[start:stop].to(self.matrix)).sum(1)
+            column = []
+            for first, last in chosen.values():
+                rows = [row for row, dest in enumerate(self.destinations) if first <= dest + 1 < last]
+                column.append(float(totals[rows].mean()) if rows else float("nan"))
+            table[source] = column
+        return pandas.DataFrame(table, index=pandas.Index(list(chosen), name="target \\ source"))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The matrix with tokens as labels, one row per destination."""
+        import pandas
+
+        rows = [f"{dest}: {self.tokens[dest]}" for dest in self.destinations]
+        columns = [f"{index}: {token}" for index, token in enumerate(self.tokens)]
+        return pandas.DataFrame(self.matrix.numpy(), index=rows, columns=columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for JSON."""
+        return {**asdict(self), "matrix": self.matrix.tolist()}
+
+
+def attribute_all(
+    model: Any,
+    prompt: PromptLike,
+    objective: Objective | str | DirectionFunction | None = None,
+    *,
+    generate: int = 0,
+    spans: Mapping[str, str | tuple[int, int]] | None = None,
+    through: PathLike = None,
+    readout: Readout | str = "norm",
+    memory: str | int | None = None,
+    products: Products = "own",
+    progress: Progress | None = None,
+) -> AttributionMatrix:
+    """The influence of every token on every later prediction of a text.
+
+    Row d holds the scores that `attribute(..., position=d)` gives; the target of a row is the token that follows it
+    in the text.
+
+    Args:
+        model, prompt, objective, through, readout, memory, products: as for `attribute`.
+        generate: tokens for the model to add first, each its most probable one; only the predictions of those are
+            explained then.
+        spans: named parts of the prompt, as text or character ranges, for `span_totals`; chat messages are named by
+            themselves.
+        progress: called with (destinations done, destinations in all).
+
+    Raises:
+        LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
+    """
+    job = Job.read(model, objective, False, (), through, readout, memory, products=products).require_embedding()
+    read = read_prompt(model, prompt, spans=spans)
+    first = 0
+    if generate:
+        first = len(read.token_ids) - 1
+        read = with_continuation(model, read, generate)
+    length = len(read.token_ids)
+    destinations = list(range(first, length - 1)) if generate else list(range(length))
+    rows: list[Tensor] = []
+    targets: list[PredictedToken | None] = []
+    predicted: list[PredictedToken] = []
+    directions: list[Directions] = []
+    memory_used: list[str] = []
+
+    def run(items: range) -> None:
+        block = destinations[items.start : items.stop]
+        ids = read.token_ids[: block[-1] + 1]
+        plan = job.budget().plan(len(ids))
+        traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads=[(0, dest) for dest in block])
+        with torch.no_grad():
+            states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
+            explained = [job.objective.directions(state) for state in states]
+            named = [(job.predicted_target(state), job.prediction(state).top[0]) for state in states]
+        scores = _rows(traced, explained, job.readout)
+        rows.extend(torch.nn.functional.pad(row, (0, length - len(row))) for row in scores)
+        targets.extend(target for target, _ in named)
+        predicted.extend(top for _, top in named)
+        directions.extend(explained)
+        memory_used.append(traced.described(plan, sum(len(item.vectors) for item in explained)))
+        if progress is not None:
+            progress(len(rows), len(destinations))
+
+    with products_in(job.products):
+        in_portions(len(destinations), lambda _: _BLOCK, run)
+    return AttributionMatrix(
+        matrix=torch.stack(rows),
+        destinations=destinations,
+        targets=targets,
+        predicted=predicted,
+        tokens=list(read.tokens),
+        token_ids=list(read.token_ids),
+        special=list(read.special),
+        text=read.text,
+        generated=generate,
+        spans=dict(read.spans),
+        scope=job.objective.scope,
+        objective=type(job.objective).__name__,
+        contract=attribution_contract(
+            ContractTerms(
+                output=f"{job.objective.output}, at each of {len(destinations)} positions",
+                position=destinations[-1],
+                n_tokens=length,
+                sites=[],
+                path=None if job.path is None else str(job.path),
+                equation=job.objective.equation,
+                readout=job.readout,
+                n_directions=max(len(item.vectors) for item in directions),
+                squared=directions[-1].squared,
+                sampled=directions[-1].sampled,
+            )
+        ),
+        model=asdict(model_record(model)),
+        settings={
+            "objective": {"scope": job.objective.scope, **job.objective.settings()},
+            "readout": job.readout.name,
+            "path": None if job.path is None else str(job.path),
+            "generated": generate,
+            "memory": memory_used[-1],  # of the longest part of the text
+            "products": job.products,
+        },
+        versions=package_versions(),
+    )
+
+
+def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readout) -> list[Float[Tensor, " src"]]:
+    """The scores of each destination: its directions through the graph that the block shares."""
+    owners = [row for row, item in enumerate(directions) for _ in item.vectors]
+    weights = torch.cat([item.weights for item in directions])
+    vectors = torch.zeros(len(owners), *traced.final_states.shape).to(traced.final_states)
+    for index, vector in enumerate(torch.cat([item.vectors for item in directions])):
+        vectors[index, owners[index]] = vector.to(vectors)
+    totals: dict[int, Tensor] = {}
+
+    def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+        amplitude = readout.amplitude(gradient, activation, traced.real.to(gradient.device))[0]
+        check_gradients(amplitude, name, gradient.dtype)
+        row, weight = owners[index], weights[index].to(amplitude)
+        term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude
+        totals[row] = totals[row] + term if row in totals else term
+
+    traced.backward(vectors, visit)
+    return [totals[row].cpu() for row in range(len(directions))]

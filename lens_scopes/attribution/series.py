@@ -1,0 +1,337 @@
+"""Series of numbers written as text: where each number stands, and what the model predicts as a distribution over
+values.
+
+A value is a string of digits, and the model predicts tokens. The probability of a value is the sum over all the ways
+to spell it in tokens of
+
+    Π_i p(token_i | text, token_1 … token_{i−1}) · p(the number ends there)
+
+which is found by walking the tree of tokens that continue a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.final_state import unembedding
+from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.errors import PromptError
+from lens_scopes.prompts.prompt import Prompt, group_tokens, read_prompt, token_string
+
+if TYPE_CHECKING:
+    import pandas
+
+    SeriesText: TypeAlias = "str | Prompt | Series"
+    Scores: TypeAlias = Sequence[float] | Float[Tensor, " pos"]
+else:  # a wrong type is answered with a PromptError that says what to do, also under a run-time type checker
+    SeriesText = Scores = Any
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_BEGUN = re.compile(r" ?-?(?:\d+(?:\.\d*)?)?")  # what may still become a number
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series of numbers as the model reads it.
+
+    Attributes:
+        prompt: the text, token by token.
+        values: the numbers.
+        written: how each is written, such as "07".
+        spans: for each number its tokens [start, stop), the separator after it included.
+        digits: for each number its tokens without the separator.
+    """
+
+    prompt: Prompt
+    values: list[float]
+    written: list[str]
+    spans: list[tuple[int, int]]
+    digits: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def per_number(self, scores: Scores) -> list[float]:
+        """Scores of tokens summed over each number and the separator after it.
+
+        For plain norms the sum is an upper bound of the effect of moving the tokens together.
+
+        Raises:
+            PromptError: for scores of another number of tokens.
+        """
+        if len(scores) != len(self.prompt):
+            raise PromptError(f"got {len(scores)} scores for the {len(self.prompt)} tokens of the series.")
+        named = {str(index): span for index, span in enumerate(self.spans)}
+        groups = group_tokens(self.prompt.tokens, self.prompt.special, named)
+        sums = {group.label: float(sum(scores[group.start : group.stop])) for group in groups}
+        return [sums[name] for name in named]
+
+
+@dataclass(frozen=True)
+class ValueDistribution:
+    """What the model predicts as the next number.
+
+    Attributes:
+        values: the values found, in increasing order.
+        written: how each is written.
+        probabilities: of each value; together at most 1.
+        unresolved: probability of numbers that were begun but not walked to their end.
+        no_number: probability that what follows is no number.
+        evaluations: how many continuations the model was run on.
+    """
+
+    values: list[float]
+    written: list[str]
+    probabilities: list[float]
+    unresolved: float
+    no_number: float
+    evaluations: int
+
+    @property
+    def mean(self) -> float:
+        """The mean of the values resolved, of the distribution that they make among themselves."""
+        return float(np.average(self.values, weights=self.probabilities))
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation, likewise."""
+        return float(np.average((np.array(self.values) - self.mean) ** 2, weights=self.probabilities) ** 0.5)
+
+    def quantile(self, share: float) -> float:
+        """The least value with at least this share of the resolved probability at or below it."""
+        cumulated = np.cumsum(self.probabilities) / np.sum(self.probabilities)
+        return self.values[min(int(np.searchsorted(cumulated, share - 1e-12)), len(self.values) - 1)]
+
+    def probability(self, value: float | int) -> float:
+        """The probability of one value, 0 where it was not found."""
+        return float(sum(p for other, p in zip(self.values, self.probabilities, strict=True) if other == value))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a way of writing: value, written, probability."""
+        import pandas
+
+        return pandas.DataFrame({"value": self.values, "written": self.written, "probability": self.probabilities})
+
+
+def read_series(model: Any, text: SeriesText, *, separator: str = ",") -> Series:
+    """Reads a series of numbers, such as "12,17,25,", ready for the next number to follow.
+
+    Args:
+        model: whose tokenizer reads it.
+        text: the numbers with a separator after each, the last one included; spaces may follow separators. Numbers are
+            written with digits, and perhaps a minus sign and a decimal point.
+        separator: what stands between numbers, besides spaces.
+
+    Raises:
+        PromptError: for an item that is no number, saying which; a text that does not end with a separator; a number
+            that shares a token with its neighbour, or whose digits are split into tokens unlike those of the other
+            numbers of its length; and as `read_prompt`, for a series beyond the context window.
+    """
+    if isinstance(text, Series):
+        return text
+    prompt = read_prompt(model, text)
+    if prompt.text is None or prompt.offsets is None:
+        raise PromptError("a series is read from text with character offsets; give text, and a fast tokenizer.")
+    if not isinstance(separator, str) or not separator.strip() or _NUMBER.search(separator):
+        raise PromptError(f'a separator is a string such as "," with no digit in it, got {separator!r}.')
+    items = _items(prompt.text, separator.strip())
+    digits = [_tokens(prompt, index, start, stop) for index, (start, stop) in enumerate(items)]
+    written = [prompt.text[start:stop] for start, stop in items]
+    _check_alike(prompt, written, digits)
+    stops = [start for start, _ in digits[1:]] + [len(prompt)]
+    return Series(
+        prompt=prompt,
+        values=[float(item) for item in written],
+        written=written,
+        spans=[(start, stop) for (start, _), stop in zip(digits, stops, strict=True)],
+        digits=digits,
+    )
+
+
+def value_distribution(
+    model: Any,
+    series: SeriesText,
+    *,
+    separator: str = ",",
+    width: int | None = None,
+    least: float | int = 1e-4,
+    longest: int = 8,
+) -> ValueDistribution:
+    """The model's distribution over the *value* of the next number, by walking the tokens that spell it.
+
+    Every way to split a value into tokens is counted. A number ends where the next token does not continue it; where
+    the series has fixed precision, so that all its numbers share a width, a number is also complete at that width. With
+    least=0 the walk is exact up to `longest`; else beginnings less probable than `least` are left, and their
+    probability is in `unresolved`: each probability is then a lower bound, and together they are off by that much.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        series: as for `read_series`.
+        separator: as for `read_series`.
+        width: the number of characters at which a number is complete; by default that of all the numbers of the series,
+            if they share one. 0 lets every number end where the model ends it.
+        least: the smallest probability of a beginning that is walked on.
+        longest: characters after which a number is not walked on where there is no width.
+
+    Raises:
+        PromptError: as `read_series`; for width, least or longest out of range; and where the longest number would
+            not fit the context window.
+    """
+    read = read_series(model, series, separator=separator)
+    if not 0 <= least < 1:
+        raise PromptError(f"least is a probability from 0 to below 1, got {least!r}.")
+    if longest < 1 or (width is not None and width < 0):
+        raise PromptError(f"width must be 0 or more and longest 1 or more, got {width!r} and {longest!r}.")
+    if width is None:
+        lengths = {len(item) for item in read.written}
+        width = lengths.pop() if len(lengths) == 1 else 0
+    most = width or longest
+    n_ctx = model.cfg.n_ctx
+    if len(read.prompt) + most > n_ctx:
+        raise PromptError(
+            f"the series has {len(read.prompt)} tokens, and a next number of up to {most} more would go beyond the "
+            f"context window of {n_ctx}; give a shorter series."
+        )
+    return _walk(model, read.prompt.token_ids, width, float(least), most)
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """Tokens that begin a number, the number so far, and their probability."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    probability: float
+
+
+def _walk(model: Any, token_ids: Sequence[int], width: int, least: float, most: int) -> ValueDistribution:
+    pieces = _number_pieces(model)
+    found: dict[str, float] = {}
+    unresolved = 0.0
+    evaluations = 0
+    level = [_Beginning((), "", 1.0)]
+    while level:
+        following: list[_Beginning] = []
+        for beginning, probabilities in zip(level, _next_tokens(model, token_ids, level), strict=True):
+            evaluations += 1
+            remaining = 1.0
+            for token, piece in pieces:
+                text, ended = _continued(beginning.text, piece)
+                if text == beginning.text:
+                    continue
+                share = float(probabilities[token])
+                remaining -= share
+                probability = beginning.probability * share
+                number = text.strip()
+                if ended or (width and len(number) >= width):
+                    found[number] = found.get(number, 0.0) + probability
+                elif probability <= least or len(number) >= most:
+                    unresolved += probability
+                else:
+                    following.append(_Beginning((*beginning.token_ids, token), text, probability))
+            number = beginning.text.strip()
+            found[number] = found.get(number, 0.0) + beginning.probability * max(0.0, remaining)
+        level = following
+    no_number = sum(probability for number, probability in found.items() if not _NUMBER.fullmatch(number))
+    kept = sorted((float(number), number) for number in found if _NUMBER.fullmatch(number))
+    return ValueDistribution(
+        values=[value for value, _ in kept],
+        written=[number for _, number in kept],
+        probabilities=[found[number] for _, number in kept],
+        unresolved=unresolved,
+        no_number=no_number,
+        evaluations=evaluations,
+    )
+
+
+def _continued(text: str, piece: str) -> tuple[str, bool]:
+    """The number so far with as much of a token as continues it, and whether the token goes on beyond the number."""
+    begun = _BEGUN.match(text + piece)
+    assert begun is not None  # it matches the empty string
+    if begun.end() <= len(text):
+        return text, True
+    return begun.group(), begun.end() < len(text + piece)
+
+
+def _next_tokens(model: Any, token_ids: Sequence[int], level: Sequence[_Beginning]) -> list[Float[Tensor, " d_vocab"]]:
+    """The distribution of the next token after each beginning, a batch of continuations at a time."""
+    head = unembedding(model)
+    at_once = max(1, _BATCH_TOKENS // (len(token_ids) + 1))
+    found: list[Tensor] = []
+    for start in range(0, len(level), at_once):
+        rows = [[*token_ids, *beginning.token_ids] for beginning in level[start : start + at_once]]
+        found += head.logits(run_to_final_state(model, rows)).softmax(-1).unbind()
+    return found
+
+
+def _number_pieces(model: Any) -> list[tuple[int, str]]:
+    """The tokens of the vocabulary that can begin or continue a number, with their strings."""
+    tokenizer = model.tokenizer
+    size = min(model.cfg.d_vocab, len(tokenizer))
+    chosen = []
+    for token_id, raw in enumerate(tokenizer.convert_ids_to_tokens(list(range(size)))):
+        bare = (raw or "").lstrip("▁Ġ ")
+        if not bare or bare[0] in "-.0123456789":
+            piece = token_string(model, token_id)
+            if piece == " " or piece.lstrip()[:1] in tuple("-.0123456789"):
+                chosen.append((token_id, piece))
+    return chosen
+
+
+def _items(text: str, separator: str) -> list[tuple[int, int]]:
+    """Where each number stands in the text, in characters."""
+    stripped = text.rstrip(" ")
+    if not stripped.endswith(separator):
+        raise PromptError(
+            f"the series ends with {text[-12:]!r}, within or after a number; end it with {separator!r}, so that the "
+            "next number follows."
+        )
+    items, start = [], 0
+    for index, chunk in enumerate(stripped[: -len(separator)].split(separator)):
+        bare = chunk.strip()
+        if not _NUMBER.fullmatch(bare):
+            what = "empty" if not bare else f"{bare[:40]!r}, which is no number"
+            raise PromptError(
+                f"item {index} of the series is {what}; write numbers such as 12 or -0.5, with {separator!r} between."
+            )
+        first = start + chunk.index(bare)
+        items.append((first, first + len(bare)))
+        start += len(chunk) + len(separator)
+    return items
+
+
+def _tokens(prompt: Prompt, index: int, start: int, stop: int) -> tuple[int, int]:
+    """The tokens that hold one number, and nothing else but white space."""
+    assert prompt.offsets is not None and prompt.text is not None  # as read_series has checked
+    held = [i for i, (first, last) in enumerate(prompt.offsets) if max(first, start) < min(last, stop)]
+    for i in (held[0], held[-1]):
+        first, last = prompt.offsets[i]
+        if (prompt.text[first:start] + prompt.text[stop:last]).strip():
+            raise PromptError(
+                f"item {index} of the series, {prompt.text[start:stop]!r}, shares the token {prompt.tokens[i]!r} with "
+                "what stands beside it, so the next number would be read otherwise than this one; put a space after "
+                "each separator, or another separator."
+            )
+    return held[0], held[-1] + 1
+
+
+def _check_alike(prompt: Prompt, written: Sequence[str], digits: Sequence[tuple[int, int]]) -> None:
+    """Numbers of one length are to be split into tokens alike: else their scores, and the walk, do not compare."""
+    seen: dict[int, tuple[list[int], str, int]] = {}
+    for index, (number, (start, stop)) in enumerate(zip(written, digits, strict=True)):
+        pieces = [token.strip() for token in prompt.tokens[start:stop]]
+        lengths = [len(piece) for piece in pieces if piece]
+        expected, other, at = seen.setdefault(len(number), (lengths, number, index))
+        if lengths != expected:
+            raise PromptError(
+                f"item {index} of the series, {number!r}, is the tokens {pieces}, split unlike item {at}, {other!r}, "
+                "of the same length, so that their scores would not compare; write numbers with fewer digits."
+            )

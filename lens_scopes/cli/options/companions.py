@@ -1,0 +1,86 @@
+"""Other results on the same prompt, shown on the same page and in the same terminal view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lens_scopes.cli.progress import progress_bar
+from lens_scopes.errors import LensScopesError
+
+if TYPE_CHECKING:
+    from lens_scopes.scopes.objectives import Objective
+    from lens_scopes.scopes.paths import Path
+
+KINDS = ("heads", "matrix", "modes")
+
+
+@dataclass(frozen=True)
+class CompanionOptions:
+    """Which other results to add."""
+
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="heads|matrix|modes",
+            help="Add heads, the source × target matrix, or the Fisher modes of the same prompt to the page and to the "
+            "terminal view; may be repeated.",
+            rich_help_panel="Output",
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuses unknown kinds.
+
+        Raises:
+            LensScopesError: for the first one.
+        """
+        for kind in self.add or []:
+            if kind not in KINDS:
+                raise LensScopesError(f"--with takes {', '.join(KINDS[:-1])} or {KINDS[-1]}; got {kind!r}.")
+
+    def compute(
+        self,
+        model: Any,
+        prompt: Any,
+        objective: Objective,
+        position: int,
+        through: Path | None,
+        memory: str | None,
+    ) -> dict[str, Any]:
+        """The results asked for, by kind, in the order of KINDS.
+
+        Raises:
+            LensScopesError: as the functions that compute them.
+        """
+        wanted = [kind for kind in KINDS if kind in (self.add or [])]
+        return {kind: _compute(kind, model, prompt, objective, position, through, memory) for kind in wanted}
+
+
+def _compute(
+    kind: str,
+    model: Any,
+    prompt: Any,
+    objective: Objective,
+    position: int,
+    through: Path | None,
+    memory: str | None,
+) -> Any:
+    common: dict[str, Any] = {"through": through, "memory": memory}
+    if kind == "heads":
+        from lens_scopes.attribution.heads import inspect_heads
+
+        with progress_bar("Ablating") as progress:
+            return inspect_heads(model, prompt, objective, position=position, progress=progress, **common)
+    if kind == "matrix":
+        from lens_scopes.attribution.matrix import attribute_all
+
+        with progress_bar("Every target") as progress:
+            return attribute_all(model, prompt, objective, progress=progress, **common)
+    from lens_scopes.attribution.modes import inspect_modes
+
+    with progress_bar("Replacing tokens") as progress:
+        return inspect_modes(model, prompt, position=position, progress=progress, **common)

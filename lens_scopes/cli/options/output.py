@@ -1,0 +1,200 @@
+"""What becomes of a result: files by suffix, JSON on standard output, or the terminal view."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lens_scopes.errors import FileError, PromptError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lens_scopes.results.attribution import Attribution
+
+PANEL = "Output"
+_GROUPS = ("token", "word", "line")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the result goes."""
+
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Write a file, its kind told by the suffix: .html page, .safetensors result, .png .svg .pdf figure, "
+            ".csv table, .json; may be repeated.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the whole result as JSON and nothing else.", rich_help_panel=PANEL),
+    ] = False
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="token|word|line",
+            help="Sum the scores of tokens over words or lines: in the table, in .csv, and beside the tokens in JSON.",
+            rich_help_panel=PANEL,
+        ),
+    ] = "token"
+
+    def check(self) -> None:
+        """Refuses what could not be written, before any work is done.
+
+        Raises:
+            FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
+            PromptError: for an unknown grouping.
+        """
+        if self.group not in _GROUPS:
+            raise PromptError(
+                f"unknown grouping {self.group!r}; give --group {', '.join(_GROUPS[:-1])} or {_GROUPS[-1]}."
+            )
+        check_files(self.out or [], _WRITERS)
+
+    def deliver(self, attribution: Attribution, companions: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Writes the files, each whole or not at all, then prints JSON or the terminal view.
+
+        Args:
+            attribution: the result.
+            companions: other results on the same prompt, by kind: they go on the page, into JSON and the terminal.
+
+        Raises:
+            FileError: when a file cannot be written after all.
+        """
+        for path in self.out or []:
+            with redirect_stdout(sys.stderr):  # standard output carries the result alone
+                _WRITERS[path.suffix.lower()](attribution, path, self.group, companions)
+            print(f"lens-scopes: wrote {path}", file=sys.stderr)
+        if self.json:
+            print(as_json(_plain(attribution, self.group, companions)))
+        else:
+            _print(attribution, self.group, companions)
+
+
+def _print(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> None:
+    from lens_scopes.views import print_result, print_terminal
+
+    print_terminal(attribution, layers=attribution.layers is not None)
+    if group != "token":
+        _print_groups(attribution, group)
+    for result in companions.values():
+        print()
+        print_result(result)
+
+
+def _print_groups(attribution: Attribution, group: str) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from lens_scopes.views.words.attribution import number
+    from lens_scopes.views.words.token_text import visible
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(group, overflow="fold")
+    table.add_column("tokens", justify="right")
+    table.add_column("score", justify="right")
+    for label, start, stop, score in _grouped(attribution, group).itertuples(index=False):
+        table.add_row(Text(visible(label)), f"{start}–{stop - 1}" if stop - start > 1 else str(start), number(score))
+    Console().print(Padding(table, (1, 0, 0, 0)))
+
+
+def _grouped(attribution: Attribution, group: str) -> pandas.DataFrame:
+    return attribution.group("line" if group == "line" else "word")
+
+
+def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
+    """Refuses files of another kind and places that cannot be written to.
+
+    Raises:
+        FileError: for the first such file.
+    """
+    for path in paths:
+        if path.suffix.lower() not in suffixes:
+            raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(suffixes)}.")
+        if path.is_dir():
+            raise FileError(f"cannot write {path}: it is a folder; give a file name inside it.")
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def as_json(plain: dict[str, Any]) -> str:
+    """A result's plain values as JSON; what is not finite is null."""
+    return json.dumps(_finite(plain), allow_nan=False)
+
+
+def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole result, with `groups` beside the tokens where asked for, and every companion under its kind."""
+    plain = attribution.to_dict() | {kind: result.to_dict() for kind, result in companions.items()}
+    if group != "token":
+        plain["groups"] = _grouped(attribution, group).to_dict("records")
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _write_page(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
+    from lens_scopes.results.attribution import write_whole
+    from lens_scopes.views import page
+
+    write_whole(path, page(attribution, **companions).to_html().encode("utf-8"))
+
+
+def _write_result(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
+    attribution.save(path)
+
+
+def _write_figure(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
+    from lens_scopes.results.attribution import write_whole
+    from lens_scopes.views import figure_bytes
+
+    write_whole(path, figure_bytes(attribution, path.suffix[1:].lower()))
+
+
+def _write_table(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
+    from lens_scopes.results.attribution import write_whole
+
+    frame = attribution.to_pandas() if group == "token" else _grouped(attribution, group)
+    write_whole(path, frame.to_csv(index=False).encode("utf-8"))
+
+
+def _write_json(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
+    from lens_scopes.results.attribution import write_whole
+
+    write_whole(path, as_json(_plain(attribution, group, companions)).encode("utf-8") + b"\n")
+
+
+_WRITERS: dict[str, Callable[[Attribution, Path, str, Mapping[str, Any]], None]] = {
+    ".html": _write_page,
+    ".safetensors": _write_result,
+    ".png": _write_figure,
+    ".svg": _write_figure,
+    ".pdf": _write_figure,
+    ".csv": _write_table,
+    ".json": _write_json,
+}

@@ -1,0 +1,72 @@
+"""What becomes of an evaluation: reports by suffix, JSON on standard output, or the terminal view."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_scopes.cli.options.output import PANEL, as_json, check_files
+
+_SUFFIXES = (".html", ".png", ".svg", ".pdf", ".md", ".tex", ".csv", ".json")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where the report goes."""
+
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a report, its kind told by the suffix: .html page, .png .svg .pdf figure, .md .tex tables, "
+            ".csv rows, .json means and comparisons; may be repeated.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="The method that the others are compared with. By default the first.",
+            rich_help_panel=PANEL,
+            show_default=False,
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print means and comparisons as JSON and nothing else.", rich_help_panel=PANEL),
+    ] = False
+
+    def check(self) -> None:
+        """Refuses what could not be written, before any work is done.
+
+        Raises:
+            FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
+        """
+        check_files(self.report or [], _SUFFIXES)
+
+    def deliver(self, folder: Path) -> None:
+        """Writes the reports, each whole or not at all, then prints JSON or the terminal view.
+
+        Raises:
+            EvaluationError: when nothing was measured, or not the reference.
+            FileError: when results cannot be read or a report cannot be written.
+        """
+        from lens_scopes.evaluation.report import report
+
+        found = report(folder, reference=self.reference)
+        for path in self.report or []:
+            with redirect_stdout(sys.stderr):  # standard output carries the result alone
+                found.save(path)
+            print(f"lens-scopes: wrote {path}", file=sys.stderr)
+        if self.json:
+            print(as_json(found.to_dict()))
+        else:
+            from lens_scopes.views import print_result
+
+            print_result(found)

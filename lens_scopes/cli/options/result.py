@@ -1,0 +1,92 @@
+"""What becomes of a head, matrix or mode inspection: files by suffix, JSON on standard output, or the terminal view."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+
+from lens_scopes.cli.options.output import PANEL, as_json, check_files
+
+_SUFFIXES = (".html", ".json", ".csv", ".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Where the result goes."""
+
+    suffixes: ClassVar[tuple[str, ...]] = _SUFFIXES
+
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Write a file, its kind told by the suffix: .html page, .json, .csv table, .png .svg .pdf figure; may "
+            "be repeated.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the whole result as JSON and nothing else.", rich_help_panel=PANEL),
+    ] = False
+
+    def check(self) -> None:
+        """Refuses what could not be written, before any work is done.
+
+        Raises:
+            FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
+        """
+        check_files(self.out or [], self.suffixes)
+
+    def deliver(self, result: Any) -> None:
+        """Writes the files, each whole or not at all, then prints JSON or the terminal view.
+
+        Raises:
+            FileError: when a file cannot be written after all.
+        """
+        from lens_scopes.results.attribution import write_whole
+        from lens_scopes.views import print_result
+
+        for path in self.out or []:
+            with redirect_stdout(sys.stderr):  # standard output carries the result alone
+                if path.suffix.lower() == ".safetensors":
+                    result.save(path)
+                else:
+                    write_whole(path, _content(result, path.suffix.lower()))
+            print(f"lens-scopes: wrote {path}", file=sys.stderr)
+        if self.json:
+            print(as_json(result.to_dict()))
+        else:
+            print_result(result)
+
+
+@dataclass(frozen=True)
+class SavedResultOptions(ResultOptions):
+    """Where a result goes that can be saved too, for `lens-scopes show`."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (*_SUFFIXES, ".safetensors")
+
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Write a file, its kind told by the suffix: .html page, .safetensors result, .json, .csv table, .png "
+            ".svg .pdf figure; may be repeated.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+
+
+def _content(result: Any, suffix: str) -> bytes:
+    if suffix == ".html":
+        return result.to_html().encode("utf-8")
+    if suffix == ".json":
+        return as_json(result.to_dict()).encode("utf-8") + b"\n"
+    if suffix == ".csv":
+        return result.to_pandas().to_csv(index=False).encode("utf-8")
+    from lens_scopes.views import figure_bytes
+
+    return figure_bytes(result, suffix[1:])

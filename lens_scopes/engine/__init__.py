@@ -1,0 +1,1 @@
+"""Forward and backward passes over hooked models: tensors in, tensors out."""

@@ -1,0 +1,84 @@
+"""Copies of a prompt that differ from some position on run only from there: what comes before is the same for all.
+
+A change of token t leaves keys and values before t as they are, so leaving out each token of a prompt in turn costs
+half of what as many whole forward passes would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.forward import Hook, hooked, is_bridge, normalized
+
+
+class Prefixed:
+    """The keys and values of one prompt at every layer, to start changed copies of it from any position.
+
+    Args:
+        model: a HookedTransformer.
+        token_ids: the whole prompt.
+
+    Attributes:
+        final_state: y at the last token of the prompt itself.
+    """
+
+    final_state: Float[Tensor, "1 d_model"]
+
+    def __init__(self, model: Any, token_ids: Sequence[int]) -> None:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        self.model = model
+        self.token_ids = torch.tensor([list(token_ids)], device=next(model.parameters()).device)
+        self._cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.token_ids.device, 1)
+        self.final_state = self._last(self._run(self.token_ids, self._cache))
+
+    @staticmethod
+    def possible(model: Any) -> bool:
+        """Whether the model can start in the middle of a prompt. A TransformerBridge keeps its caches to itself, and
+        a user's own hooks expect to see every position."""
+        hooks = (module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        return not is_bridge(model) and not any(hooks)
+
+    def final_states(self, first: int, rows: int, hooks: Sequence[tuple[str, Hook]]) -> Float[Tensor, "{rows} d_model"]:
+        """y at the last token of `rows` copies that are equal before position `first`.
+
+        Args:
+            first: the first position that runs again.
+            hooks: forward hooks that change the copies; they see positions from `first` on.
+        """
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+        from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+
+        def repeated(values: Tensor) -> Tensor:
+            return values[:, :first].expand(rows, *values[:, :first].shape[1:])
+
+        cache = TransformerLensKeyValueCache(
+            entries=[
+                TransformerLensKeyValueCacheEntry(repeated(entry.past_keys), repeated(entry.past_values), frozen=True)
+                for entry in self._cache.entries
+            ],
+            previous_attention_mask=repeated(self._cache.previous_attention_mask),
+            frozen=True,
+        )
+        with hooked(self.model, hooks):
+            residual = self._run(self.token_ids[:, first:].expand(rows, -1), cache)
+        return self._last(residual)
+
+    def _last(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
+        with torch.no_grad():
+            return normalized(self.model, residual[:, -1:])[:, 0]
+
+    def _run(self, tokens: Tensor, cache: Any) -> Tensor:
+        with torch.no_grad():
+            return self.model(
+                tokens,
+                stop_at_layer=self.model.cfg.n_layers,
+                past_kv_cache=cache,
+                attention_mask=torch.ones_like(tokens),
+                padding_side="right",
+            )

@@ -1,0 +1,1 @@
+"""Loading models by name, folder or object."""

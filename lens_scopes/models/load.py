@@ -1,0 +1,299 @@
+"""Names and folders → HookedTransformer or TransformerBridge with frozen parameters, and what exactly was loaded."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from lens_scopes.engine.model_checks import require_gradients
+from lens_scopes.errors import ModelError
+from lens_scopes.models import backends
+from lens_scopes.models import gemma as embedded
+from lens_scopes.models.hooked_config import hooked_config
+from lens_scopes.models.names import Source, find_source, transformer_lens_names
+from lens_scopes.models.pretrained import Reader, first_line, one_sentence
+from lens_scopes.models.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+    from transformer_lens.model_bridge import TransformerBridge
+
+    Model = HookedTransformer | TransformerBridge
+else:
+    # Both are modules; naming them here would import transformer_lens.
+    Model = torch.nn.Module
+
+PROCESSING_FLAGS = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What was explained: the model's name, where it came from, how it was loaded, and its dimensions.
+
+    `processing` maps each of `PROCESSING_FLAGS` to whether the weights were folded or centred that way; None means
+    unknown (the model was not loaded by `load_model`).
+    `revision` names the exact weights where they have a name: a hub commit, or the checksum of the embedded file.
+    """
+
+    name: str
+    revision: str | None
+    backend: str
+    dtype: str
+    device: str
+    processing: dict[str, bool | None]
+    n_layers: int
+    d_model: int
+    d_vocab: int
+    n_ctx: int
+    n_heads: int
+
+
+@dataclass(frozen=True)
+class AvailableModel:
+    """A name that `load_model` takes, its aliases, and whether its weights are on this computer already."""
+
+    name: str
+    aliases: tuple[str, ...]
+    cached: bool
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a model goes: one device, the first of several, or where Transformers' device map says."""
+
+    device: str
+    n_devices: int
+    device_map: str | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    name: str
+    revision: str | None
+    processing: Mapping[str, bool]
+
+
+_provenance: weakref.WeakKeyDictionary[Any, _Provenance] = weakref.WeakKeyDictionary()
+
+
+def load_model(
+    name: str | Path = embedded.EMBEDDED_NAME,
+    *,
+    backend: Literal["hooked", "bridge"] = "hooked",
+    device: str | None = None,
+    n_devices: int = 1,
+    device_map: str | Mapping[str, Any] | None = None,
+    dtype: str | torch.dtype = "float32",
+    processing: bool | Mapping[str, bool] = False,
+    architecture: str | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """A language model with hooks, frozen parameters and in eval mode, that computes what Transformers computes.
+
+    `name` is, in this order: the embedded `"gemma-3-270m"` (no network needed); a TransformerLens model name or
+    alias; a folder with `config.json` and weights (a `Path`, or a string that is no model's name); any other
+    `"owner/name"` on the hub. What is in the local Hugging Face cache is used without asking the hub.
+
+    `backend="hooked"` gives a `HookedTransformer`; `"bridge"` a `TransformerBridge`, which knows more architectures.
+    `device` is "cpu", "cuda", "cuda:1", "mps", …; it defaults to "cuda" where there is one, else "cpu". `dtype` is one
+    of `DTYPES`. A model too large for one GPU goes on several: `n_devices` of them, a share of the layers each, for a
+    HookedTransformer; Transformers' `device_map`, such as "auto", for a bridge.
+    `processing` is False (weights as Transformers has them), True (all that HookedTransformer does by default and the
+    architecture allows), or a mapping of `PROCESSING_FLAGS` to bool.
+    `architecture` names the Transformers class (`"GPT2LMHeadModel"`) or model type (`"gpt2"`) of a folder whose
+    `config.json` leaves it out or states another.
+    `trust_remote_code` allows code from the model's repository, and weights stored as pickles, to run.
+
+    Every load compares the logits of eight random tokens with those of the Transformers model that the weights come
+    from. Raises ModelError where they differ by more than rounding, where the name is unknown (near ones are
+    suggested), where nothing is found locally and the hub cannot be reached, or where an option does not fit.
+
+    >>> model = load_model()                                        # Gemma 3 270M
+    >>> model = load_model("gpt2", dtype="bfloat16")                # from the hub or its local cache
+    >>> model = load_model("./my-model", backend="bridge", processing={"fold_ln": True})
+    """
+    if backend not in ("hooked", "bridge"):
+        raise ModelError(f'backend {backend!r} is unknown: use "hooked" or "bridge"')
+    torch_dtype = _read_dtype(dtype)
+    place = _read_place(backend, device, n_devices, device_map, torch_dtype)
+    wanted = _read_processing(processing)
+    source = find_source(name)
+    # Building a bridge draws random numbers; the caller's generator stays where it is.
+    generator = torch.random.fork_rng(devices=[])
+    with generator, quiet_libraries(download_bars=sys.stderr.isatty()), one_sentence(source):
+        if source.pickled:
+            model, provenance = _load_pickled(source, backend, place.device, torch_dtype, wanted, trust_remote_code)
+        else:
+            reader = Reader(source, architecture, trust_remote_code)
+            strict = isinstance(processing, Mapping)
+            model, provenance = _load_compared(reader, backend, place, torch_dtype, wanted, strict)
+    for module in (model, getattr(model, "original_model", None)):
+        if module is not None:
+            module.requires_grad_(False).eval()
+    _provenance[model] = provenance
+    return model
+
+
+def model_record(model: Model) -> ModelRecord:
+    """The record of `model`; for one that `load_model` did not make it is derived from `model.cfg`."""
+    cfg: Any = model.cfg
+    parameter = next(iter(model.parameters()))
+    known = _provenance.get(model)
+    return ModelRecord(
+        name=known.name if known else getattr(cfg, "model_name", None) or "custom",
+        revision=known.revision if known else None,
+        backend="bridge" if hasattr(model, "original_model") else "hooked",
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+        processing=dict(known.processing) if known else _derived_processing(model),
+        n_layers=cfg.n_layers,
+        d_model=cfg.d_model,
+        d_vocab=cfg.d_vocab,
+        n_ctx=cfg.n_ctx,
+        n_heads=cfg.n_heads,
+    )
+
+
+def available_models() -> list[AvailableModel]:
+    """Every name that `load_model` knows, the embedded one first, then TransformerLens's in alphabetical order."""
+    from huggingface_hub import try_to_load_from_cache
+
+    embedded_is_cached = (embedded.embedded_path() / "manifest.json").is_file()
+    return [
+        AvailableModel(embedded.EMBEDDED_NAME, (), embedded_is_cached),
+        *(
+            AvailableModel(name, tuple(aliases), isinstance(try_to_load_from_cache(name, "config.json"), str))
+            for name, aliases in sorted(transformer_lens_names().items(), key=lambda item: item[0].lower())
+        ),
+    ]
+
+
+def _derived_processing(model: Any) -> dict[str, bool | None]:
+    if getattr(model, "compatibility_mode", None) is False:
+        return dict.fromkeys(PROCESSING_FLAGS, False)
+    processing: dict[str, bool | None] = dict.fromkeys(PROCESSING_FLAGS)
+    if (normalization := getattr(model.cfg, "normalization_type", None)) is not None:
+        processing["fold_ln"] = normalization.endswith("Pre")
+    return processing
+
+
+def _load_compared(
+    reader: Reader, backend: str, place: _Place, dtype: torch.dtype, wanted: Mapping[str, bool], strict: bool
+) -> tuple[Any, _Provenance]:
+    name, class_name = reader.source.name, reader.class_name
+    backends.refuse_unsupported(reader.config, class_name, backend)
+    cfg, processing = None, dict(wanted)
+    if backend == "hooked":
+        # What this refuses it refuses before any weights are read.
+        cfg = hooked_config(reader.config, class_name, dtype=dtype, device=place.device)
+        cfg.n_devices = place.n_devices
+        processing = backends.possible_processing(wanted, cfg, class_name, strict=strict)
+        cfg.model_name = name.split("/")[-1]
+
+    quantized = getattr(reader.config, "quantization_config", None) is not None
+    device_map = {"": place.device} if quantized and place.device_map is None else place.device_map
+    pretrained = reader.read_weights(dtype, device_map)
+    if device_map is None and place.n_devices == 1:
+        pretrained = pretrained.to(place.device)
+    tokenizer = reader.read_tokenizer()
+    token_ids = backends.probe_tokens(pretrained)
+    with torch.inference_mode():
+        expected = pretrained(token_ids, use_cache=False).logits[0].float()
+    if not expected.isfinite().all():
+        raise ModelError(f'{name!r} gives non-finite logits in {_plain(dtype)}: use dtype="float32" or "bfloat16"')
+
+    if cfg is not None:
+        model = backends.build_hooked(pretrained, cfg, tokenizer, processing)
+    else:
+        model = backends.build_bridge(pretrained, class_name, tokenizer, name.split("/")[-1])
+        processing = backends.possible_processing(wanted, model.cfg, class_name, strict=strict)
+        if any(processing.values()):
+            model.enable_compatibility_mode(disable_warnings=True, **processing)
+        require_gradients(model)
+    with torch.inference_mode():
+        found = model(token_ids)[0].float().to(expected.device)
+    backends.compare_logits(
+        found, expected, dtype=dtype, name=name, backend=backend, centered=processing["center_unembed"]
+    )
+    return model, _Provenance(name, reader.source.revision or reader.revision, processing)
+
+
+def _load_pickled(
+    source: Source, backend: str, device: str, dtype: torch.dtype, processing: Mapping[str, bool], trusted: bool
+) -> tuple[Any, _Provenance]:
+    if not trusted:
+        raise ModelError(
+            f"{source.name!r} is stored as a pickle, which can run any code when it is read: "
+            "pass trust_remote_code=True if you trust its author"
+        )
+    if backend == "bridge":
+        raise ModelError(f'{source.name!r} is in TransformerLens\'s own format: load it with backend="hooked"')
+    from transformer_lens import HookedTransformer
+
+    options: dict[str, Any] = {"device": device, "dtype": dtype, **processing}
+    model = HookedTransformer.from_pretrained(source.name, **options)
+    return model, _Provenance(source.name, None, processing)
+
+
+def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise ModelError(f"dtype {_plain(dtype)!r} is unknown: use one of {', '.join(DTYPES)}")
+    return found
+
+
+def _read_place(
+    backend: str,
+    device: str | None,
+    n_devices: int,
+    device_map: str | Mapping[str, Any] | None,
+    dtype: torch.dtype,
+) -> _Place:
+    if device_map is not None and backend == "hooked":
+        raise ModelError('device_map is for backend="bridge": spread a HookedTransformer by n_devices')
+    if device_map is not None and device is not None:
+        raise ModelError(f"device {device!r} and a device_map were both given: use one of them")
+    if n_devices != 1 and backend == "bridge":
+        raise ModelError('n_devices is for backend="hooked": spread a bridge by device_map="auto"')
+    place = _read_device(device, dtype)
+    if n_devices < 1 or (n_devices > 1 and not place.startswith("cuda")):
+        raise ModelError(f'n_devices is a number of GPUs, from 1 on; got {n_devices} for the device "{place}"')
+    if n_devices > 1 and n_devices > torch.cuda.device_count():
+        raise ModelError(f"n_devices is {n_devices}, and this computer has {torch.cuda.device_count()} GPUs")
+    return _Place(place, n_devices, device_map)
+
+
+def _read_device(device: str | None, dtype: torch.dtype) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.zeros(1, dtype=dtype, device=place).item()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ModelError(
+            f"device {device!r} cannot hold {_plain(dtype)} numbers here ({first_line(error)}): "
+            'use "cpu", or leave device out'
+        ) from error
+    return str(place)
+
+
+def _read_processing(processing: bool | Mapping[str, bool]) -> dict[str, bool]:
+    if isinstance(processing, bool):
+        return dict.fromkeys(PROCESSING_FLAGS, processing)
+    if not isinstance(processing, Mapping):
+        raise ModelError(f"processing {processing!r} is neither a bool nor a mapping of flags to bools")
+    for flag in processing:
+        if flag not in PROCESSING_FLAGS:
+            raise ModelError(f"processing flag {flag!r} is unknown: use some of {', '.join(PROCESSING_FLAGS)}")
+    return {flag: bool(processing.get(flag, False)) for flag in PROCESSING_FLAGS}
+
+
+def _plain(dtype: str | torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,100 @@
+"""What a user calls a model → where its weights are: the embedded one, a local folder, or a repository on the hub."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lens_scopes.errors import ModelError
+from lens_scopes.models import gemma as embedded
+from lens_scopes.models.quiet import quiet_libraries
+
+# Encoders and encoder-decoders, which TransformerLens lists beside the causal language models.
+_NOT_CAUSAL_WORDS = ("bert", "t5", "wav2vec2")
+# Stored in TransformerLens's own format, which is a pickle: reading one runs whatever code is in it.
+_PICKLED_OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from: `location` is a folder, or the name of a repository on the hub."""
+
+    name: str
+    location: Path | str
+    revision: str | None = None
+    embedded: bool = False
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are a pickle in TransformerLens's own format."""
+        return isinstance(self.location, str) and self.location.startswith(_PICKLED_OWNERS)
+
+
+def find_source(name: str | Path) -> Source:
+    """Where the model called `name` is; converts the embedded one first where its cache lacks it.
+
+    In this order: the embedded name, a name or alias that TransformerLens knows, a folder, any other "owner/name".
+    Raises ModelError with near names where it is none of these, or where a folder holds no model.
+    """
+    if isinstance(name, Path):
+        return _folder(name)
+    if not isinstance(name, str) or not name.strip():
+        raise ModelError(f"model {name!r} is neither a name nor a folder")
+    if name.lower() == embedded.EMBEDDED_NAME:
+        revision = f"gguf sha256 {embedded.EMBEDDED_SHA256[:12]}"
+        return Source(embedded.EMBEDDED_NAME, embedded.embedded_folder(), revision, embedded=True)
+    if name.startswith((".", "/", "~")):
+        return _folder(Path(name))
+    if official := official_name(name):
+        return Source(official, official)
+    if Path(name).is_dir():
+        return _folder(Path(name))
+    if name.count("/") == 1 and all(name.split("/")):
+        return Source(name, name)
+    raise ModelError(f"model {name!r} is unknown and no such folder exists{near_names(name)}")
+
+
+def transformer_lens_names() -> Mapping[str, Sequence[str]]:
+    """The causal language models that TransformerLens knows by name, each with its aliases."""
+    with quiet_libraries():
+        from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+    return {
+        name: [alias for alias in MODEL_ALIASES.get(name, ()) if alias != embedded.EMBEDDED_NAME]
+        for name in OFFICIAL_MODEL_NAMES
+        if not any(word in name.lower() for word in _NOT_CAUSAL_WORDS)
+    }
+
+
+def official_name(name: str) -> str | None:
+    """TransformerLens's name for the model that `name` is the name or an alias of, whatever the case; else None."""
+    wanted = name.lower()
+    for official, aliases in transformer_lens_names().items():
+        if wanted in (spelling.lower() for spelling in (official, *aliases)):
+            return official
+    return None
+
+
+def near_names(name: str) -> str:
+    """The end of an error message: known names that look like `name`, or how to list the known names."""
+    spellings = {embedded.EMBEDDED_NAME: embedded.EMBEDDED_NAME}
+    for official, aliases in transformer_lens_names().items():
+        for spelling in (official, official.split("/")[-1], *aliases):
+            spellings.setdefault(spelling.lower(), official)
+    near = difflib.get_close_matches(name.lower(), spellings, n=6, cutoff=0.55)
+    if not near:
+        return ": `lens-scopes models` lists the known names"
+    distinct = list(dict.fromkeys(spellings[spelling] for spelling in near))[:3]
+    return ": did you mean " + " or ".join(map(repr, distinct)) + "?"
+
+
+def _folder(path: Path) -> Source:
+    folder = path.expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"model folder {str(path)!r} does not exist")
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model folder {str(path)!r} has no config.json: give the folder that it and model.safetensors are in"
+        )
+    return Source(folder.resolve().name, folder.resolve())

@@ -1,0 +1,273 @@
+"""The result of span information flow: what noise on a span's embeddings could tell through the predictions after it.
+
+What is kept are eigenvalues of M Mᵀ, so that both values are known at every σ without another pass.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.errors import ObjectiveError
+from lens_scopes.results.attribution import write_whole
+from lens_scopes.results.base import Shown
+from lens_scopes.results.files import ResultFormat
+
+if TYPE_CHECKING:
+    import pandas
+
+    Sigma: TypeAlias = float
+else:  # a wrong type is answered with an ObjectiveError that says what to do, also under a run-time type checker
+    Sigma = Any
+
+FORMAT = ResultFormat("lens_scopes.information_flow", 1, "InformationFlow.save")
+CURVE = tuple(10 ** (step / 4 - 3) for step in range(17))
+"""The noise scales of a curve unless others are given: 0.001 to 10, four a decade."""
+
+_TENSORS = ("eigenvalues", "joint_eigenvalues", "omitted", "omitted_error")
+
+Measure = Literal["bound", "channel"]
+
+
+@dataclass(frozen=True)
+class SpanFlow:
+    """The information flow of one span, summed over the predictions of the answer, in nats.
+
+    Attributes:
+        name, start, stop, text: the span, in tokens, and what it says.
+        bound: ½ σ² tr(M Mᵀ).
+        bound_error: its standard error, from the random directions; 0 where none were needed.
+        channel: ½ log det(I + σ² M Mᵀ), summed over the predictions.
+        joint: the same of one channel to all predictions together; at most `channel`.
+        omitted: the part of `bound` that the `rank` leading directions leave out and random ones estimate. Without
+            them `channel` would be smaller, by at most this much.
+    """
+
+    name: str
+    start: int
+    stop: int
+    text: str
+    bound: float
+    bound_error: float
+    channel: float
+    joint: float
+    omitted: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InformationFlow(Shown):
+    """How much a span of a prompt could tell through the predictions made after it.
+
+    Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time, the answer's earlier tokens given. With
+    F = Σ_i λ_i u_i u_iᵀ at one prediction and M = diag(√λ) Uᵀ J_S:
+
+    - `bound`: ½ σ² tr(M Mᵀ) ≈ E_ε KL(p_ε ‖ p_0) ≥ I(ε; Y), to second order in σ;
+    - `channel`: ½ log det(I + σ² M Mᵀ), the mutual information of the Gaussian channel that matches to first order. It
+      grows like log σ and not like σ², is at most `bound`, and is no bound itself at large σ.
+
+    σ is given in units of the typical root mean square coordinate of an embedding, `embedding_norm`/√d_model: at 1 the
+    noise on a token is as long as its embedding.
+
+    Attributes:
+        spans: token ranges [start, stop) by name.
+        sigma: the σ of the values shown unless another is asked for.
+        embedding_norm: median of ‖x‖₂ over the vocabulary, as the model embeds it.
+        rank: leading directions of each prediction, k, taken exactly.
+        samples: random directions that stand for what they leave out; 0 where they leave out nothing.
+        eigenvalues: of M Mᵀ of each span and prediction, per squared unit of embedding norm, largest first.
+        joint_eigenvalues: of one M that stacks all predictions.
+        omitted: the part of tr(M Mᵀ) that the leading directions leave out, by an estimate without bias.
+        omitted_error: its standard error.
+        destinations: the positions after which predictions are explained.
+        targets: the answer's token that follows each, where there is an answer.
+        predicted: the model's own top token after each.
+        answer: how many of the last tokens are the answer, given or generated; 0 for the one next-token prediction.
+        generated: whether the model generated the answer itself.
+        d_model: width of the embeddings.
+
+    The other attributes are those of Attribution.
+    """
+
+    spans: dict[str, tuple[int, int]]
+    sigma: float
+    embedding_norm: float
+    d_model: int
+    rank: int
+    samples: int
+    eigenvalues: Float[Tensor, "span dest direction"]
+    joint_eigenvalues: Float[Tensor, "span joint"]
+    omitted: Float[Tensor, "span dest"]
+    omitted_error: Float[Tensor, "span dest"]
+    destinations: list[int]
+    targets: list[PredictedToken | None]
+    predicted: list[PredictedToken]
+    answer: int
+    generated: bool
+    tokens: list[str]
+    token_ids: list[int]
+    special: list[bool]
+    text: str | None
+    contract: dict[str, str]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{item.name!r} {item.bound:.3g}/{item.channel:.3g}" for item in self.totals())
+        count = len(self.destinations)
+        return (
+            f"InformationFlow({self.model['name']}, {count} prediction{'' if count == 1 else 's'}, "
+            f"σ={self.sigma:g}, rank {self.rank}; bound/channel in nats: {found})"
+        )
+
+    def bound(self, sigma: Sigma | None = None) -> Float[Tensor, "span dest"]:
+        """½ σ² tr(M Mᵀ) of each span and prediction, in nats, ≥ 0.
+
+        Args:
+            sigma: in units of `embedding_norm`/√d_model; by default `self.sigma`.
+
+        Raises:
+            ObjectiveError: for a σ that is not a positive number.
+        """
+        return 0.5 * self._variance(sigma) * self.eigenvalues.sum(-1)
+
+    def channel(self, sigma: Sigma | None = None) -> Float[Tensor, "span dest"]:
+        """½ log det(I + σ² M Mᵀ) of each span and prediction, in nats, ≥ 0 and ≤ `bound`.
+
+        Args and errors are those of `bound`.
+        """
+        return 0.5 * torch.log1p(self._variance(sigma) * self.eigenvalues).sum(-1)
+
+    def joint(self, sigma: Sigma | None = None) -> Float[Tensor, " span"]:
+        """½ log det(I + σ² M Mᵀ) with all predictions stacked in M: what they tell together, without telling it twice.
+
+        At most the sum of `channel` over the predictions. Args and errors are those of `bound`.
+        """
+        return 0.5 * torch.log1p(self._variance(sigma) * self.joint_eigenvalues).sum(-1)
+
+    def totals(self, sigma: Sigma | None = None) -> list[SpanFlow]:
+        """One entry per span: its values summed over the predictions. Args and errors are those of `bound`."""
+        half = 0.5 * self._variance(sigma)
+        columns = (
+            self.bound(sigma).sum(-1),
+            half * self.omitted_error.square().sum(-1).sqrt(),  # the predictions' samples are independent
+            self.channel(sigma).sum(-1),
+            self.joint(sigma),
+            half * self.omitted.sum(-1),
+        )
+        return [
+            SpanFlow(name, start, stop, "".join(self.tokens[start:stop]), *values)
+            for (name, (start, stop)), *values in zip(
+                self.spans.items(), *(column.tolist() for column in columns), strict=True
+            )
+        ]
+
+    def curve(self, sigmas: Sequence[Sigma] = CURVE) -> pandas.DataFrame:
+        """Both values of each span over σ, summed over the predictions: sigma, span, bound, channel, joint."""
+        import pandas
+
+        return pandas.DataFrame(
+            [
+                {"sigma": sigma, "span": item.name, "bound": item.bound, "channel": item.channel, "joint": item.joint}
+                for sigma in sigmas
+                for item in self.totals(sigma)
+            ]
+        )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per span and prediction at `sigma`: span, start, stop, position, target, bound, bound_error, channel,
+        omitted."""
+        import pandas
+
+        half = 0.5 * self._variance(None)
+        bound, channel = self.bound().tolist(), self.channel().tolist()
+        omitted, errors = (half * self.omitted).tolist(), (half * self.omitted_error).tolist()
+        rows = []
+        for row, (name, (start, stop)) in enumerate(self.spans.items()):
+            for column, (position, target) in enumerate(zip(self.destinations, self.targets, strict=True)):
+                rows.append(
+                    {
+                        "span": name,
+                        "start": start,
+                        "stop": stop,
+                        "position": position,
+                        "target": None if target is None else target.token,
+                        "bound": bound[row][column],
+                        "bound_error": errors[row][column],
+                        "channel": channel[row][column],
+                        "omitted": omitted[row][column],
+                    }
+                )
+        return pandas.DataFrame(rows)
+
+    def above(self, nats: float, measure: Measure = "bound") -> list[SpanFlow]:
+        """The spans whose value, summed over the predictions, is not at most `nats`."""
+        return [item for item in self.totals() if not getattr(item, measure) <= nats]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, with totals and curves, ready for JSON."""
+        plain = asdict(self)
+        for name in _TENSORS:
+            plain[name] = getattr(self, name).tolist()
+        plain["totals"] = [asdict(item) for item in self.totals()]
+        plain["curve"] = self.curve().to_dict("list")
+        return plain
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the whole result as one safetensors file, whole or not at all.
+
+        Raises:
+            FileError: when it cannot be written.
+        """
+        record = {key: value for key, value in asdict(self).items() if key not in _TENSORS}
+        write_whole(path, FORMAT.content(record, {name: getattr(self, name) for name in _TENSORS}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> InformationFlow:
+        """Reads a result written by `save`.
+
+        Raises:
+            FileError: when the file is missing, truncated, of another kind, or from a newer version.
+        """
+        return FORMAT.read(path, cls._from_record)
+
+    @classmethod
+    def _from_record(cls, record: dict[str, Any], tensors: dict[str, Tensor]) -> InformationFlow:
+        record["spans"] = {name: (start, stop) for name, (start, stop) in record["spans"].items()}
+        record["targets"] = [None if item is None else PredictedToken(**item) for item in record["targets"]]
+        record["predicted"] = [PredictedToken(**item) for item in record["predicted"]]
+        found: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        loaded = cls(**record, **found)
+        shape = (len(loaded.spans), len(loaded.destinations))
+        for name in ("eigenvalues", "omitted", "omitted_error"):
+            if getattr(loaded, name).shape[:2] != shape:
+                raise ValueError(f"{name} of shape {tuple(getattr(loaded, name).shape)} for {shape}")
+        return loaded
+
+    def _variance(self, sigma: Sigma | None) -> float:
+        """σ² in squared units of the embedding."""
+        relative = self.sigma if sigma is None else checked_sigma(sigma)
+        return (relative * self.embedding_norm) ** 2 / self.d_model
+
+
+def checked_sigma(sigma: object) -> float:
+    """σ as a number.
+
+    Raises:
+        ObjectiveError: for one that is not positive and finite.
+    """
+    if isinstance(sigma, (int, float)) and not isinstance(sigma, bool) and math.isfinite(sigma) and sigma > 0:
+        return float(sigma)
+    raise ObjectiveError(
+        f"σ is the size of the noise and must be a positive number, in units of the embedding's typical root mean "
+        f"square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as an embedding."
+    )

@@ -1,0 +1,1 @@
+"""What is asked: objectives, paths, readouts, points and comparison methods."""

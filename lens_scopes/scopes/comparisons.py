@@ -1,0 +1,309 @@
+"""What a scope is compared with: explanations that take no gradient, through the same `attribute`.
+
+Leaving tokens out (the effect a scope predicts, really brought about), attention carried back through the layers,
+chance, and scores from outside. Input × Gradient, Integrated Gradients and SmoothGrad are scopes with another readout
+or other points: `readout="dot"`, `points=StraightPath()`, `points=Noise()`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.forward import hooked, run_to_final_state
+from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, check_ablation, check_draws
+from lens_scopes.errors import EvaluationError, ObjectiveError
+from lens_scopes.scopes.contract import baseline_contract
+from lens_scopes.scopes.objectives import Explanation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Measure: TypeAlias = Literal["kl", "logit", "logprob"]
+    OutsideArray: TypeAlias = Tensor | Sequence[float] | NDArray[Any]
+    OutsideFunction: TypeAlias = Callable[[Any, Sequence[int]], OutsideArray]
+else:  # what is none of these is answered with an ObjectiveError, also under a run-time type checker
+    Measure = OutsideArray = OutsideFunction = Any
+
+
+class Baseline(Explanation):
+    """Base of the explanations that take no gradient."""
+
+    process: ClassVar[str]
+    """The generative process assumed, for the contract."""
+
+    held: ClassVar[str]
+    """What is held fixed, for the contract."""
+
+    @abstractmethod
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        """One score a token for the prediction after the last one."""
+
+    def contract(self, output: str, position: int, n_tokens: int) -> dict[str, str]:
+        """The five elements of the attribution contract."""
+        return baseline_contract(
+            output=output,
+            position=position,
+            n_tokens=n_tokens,
+            process=self.process,
+            held=self.held,
+            equation=self.equation,
+        )
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Baseline):
+    """What really happens when a token is ablated, one token at a time; special tokens stay in place and score 0.
+
+    - "kl": KL(p ‖ p without token t), nats, ≥ 0;
+    - "logit", "logprob": how far the target's logit or log-probability falls (negative where it rises).
+
+    Args:
+        measure: "kl", "logit" or "logprob".
+        ablation: what a token is replaced by: "zero", "mean" (of the prompt's embeddings), "pad", "eos", "bos",
+            "resample" (tokens of the prompt itself) or "remove".
+        draws: random replacements averaged for "resample".
+        seed: of the draws.
+
+    Raises:
+        ObjectiveError: for an unknown measure.
+        EvaluationError: for an unknown ablation, for "corpus-mean", and draws that are not a positive integer.
+    """
+
+    measure: Measure = "kl"
+    ablation: str = "zero"
+    draws: int = 4
+    seed: int = 0
+    scope: ClassVar[str] = "leave-one-out"
+    held: ClassVar[str] = "the weights, the other tokens and the positions"
+
+    def __post_init__(self) -> None:
+        if self.measure not in ("kl", "logit", "logprob"):
+            raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
+        check_ablation(self.ablation)
+        check_draws(self.draws)
+        if self.ablation == "corpus-mean":
+            raise EvaluationError(
+                "LeaveOneOut sees one prompt alone, so it has no corpus-mean to replace tokens by; choose 'mean', the "
+                "prompt's own, or another."
+            )
+
+    @property
+    def output(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        kinds = {"kl": "the whole next-token distribution", "logit": "logit of the next token"}
+        return kinds.get(self.measure, "log-probability of the next token")
+
+    @property
+    def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        symbol = {"kl": "KL(p ‖ p_∖t)", "logit": "z_target − z_target∖t"}.get(self.measure, "log p_target/p_target∖t")
+        return f"score_t = {symbol}, p_∖t being the prediction without token t"
+
+    @property
+    def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return f"one token at a time is replaced by {ABLATIONS[self.ablation]}"
+
+    def targets(self, state: FinalState) -> list[int]:
+        if self.measure == "kl":
+            return []
+        return [state.top_token if state.target is None else state.target]
+
+    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
+        return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r})"
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        target = state.top_token if state.target is None else state.target
+        ablated = AblatedPrompt(model, token_ids, special, target, self.ablation, draws=self.draws, seed=self.seed)
+        after = ablated.leave_one_out()
+        values = {
+            "kl": after.divergence,
+            "logit": ablated.clean_logit - after.logit,
+            "logprob": float(ablated.clean[target]) - after.log_probability,
+        }[self.measure]
+        scores = torch.zeros(len(token_ids), dtype=values.dtype)
+        scores[ablated.eligible] = values
+        return scores.to(state.y.dtype)
+
+
+@dataclass(frozen=True)
+class AttentionRollout(Baseline):
+    """Attention carried back through all layers: score_t = (Ā_L ⋯ Ā_1)[last, t] with Ā_l = ½ mean_h A_lh + ½ I.
+
+    The row sums to 1. It knows neither values nor MLPs, and not what is predicted.
+
+    Source: Abnar and Zuidema, arXiv:2005.00928.
+    """
+
+    scope: ClassVar[str] = "attention-rollout"
+    output: ClassVar[str] = "the residual stream at the last position, whatever is predicted from it"
+    equation: ClassVar[str] = "score_t = (Ā_L ⋯ Ā_1)[last, t] with Ā_l = ½ mean_h A_lh + ½ I"
+    process: ClassVar[str] = "tokens are mixed by attention alone, evenly with the residual stream"
+    held: ClassVar[str] = "the attention patterns; values and MLPs are left out"
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        patterns, _ = attention(model, token_ids)
+        return _rolled_out([pattern.mean(0) for pattern in patterns]).to(state.y.dtype)
+
+
+@dataclass(frozen=True)
+class ValueWeightedAttention(Baseline):
+    """Attention weighted by the size of what it moves, carried back through all layers.
+
+    N_l[s, t] = ‖Σ_h A_lh[s, t] v_lh,t W_O,lh‖₂, rows made to sum to 1, take the place of mean_h A_lh in the rollout.
+
+    Source: norms of Kobayashi et al., arXiv:2004.10102, in the rollout of arXiv:2005.00928.
+    """
+
+    scope: ClassVar[str] = "value-attention"
+    output: ClassVar[str] = "the residual stream at the last position, whatever is predicted from it"
+    equation: ClassVar[str] = "score_t = (N̄_L ⋯ N̄_1)[last, t] with N_l[s, t] = ‖Σ_h A_lh[s, t] v_lh,t W_O,lh‖₂"
+    process: ClassVar[str] = "tokens are mixed by the sizes of what attention moves, evenly with the residual stream"
+    held: ClassVar[str] = "the attention patterns and values; MLPs are left out"
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        patterns, values = attention(model, token_ids)
+        mixed = []
+        for layer, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
+            moved = moved_by_heads(model, layer, value)
+            sizes = torch.stack([torch.einsum("ht,thm->tm", row, moved).norm(dim=-1) for row in pattern.unbind(1)])
+            mixed.append(sizes / sizes.sum(1, keepdim=True).clamp_min(1e-30))
+        return _rolled_out(mixed).to(state.y.dtype)
+
+
+@dataclass(frozen=True)
+class RandomScores(Baseline):
+    """Scores drawn evenly from [0, 1): what chance gives. Other prompts get other draws.
+
+    Args:
+        seed: of the draws; the global generator is not touched.
+    """
+
+    seed: int = 0
+    scope: ClassVar[str] = "random"
+    output: ClassVar[str] = "nothing: chance"
+    equation: ClassVar[str] = "score_t ~ U[0, 1)"
+    process: ClassVar[str] = "none"
+    held: ClassVar[str] = "nothing"
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(token_ids)}".encode()))
+        return torch.rand(len(token_ids), generator=generator).to(state.y.dtype)
+
+
+@dataclass(frozen=True)
+class OutsideScores(Baseline):
+    """Scores made elsewhere, to be shown, kept and evaluated like the suite's own.
+
+    Args:
+        source: one score a token, or a function of (model, token ids) that returns them.
+        name: how results name it.
+    """
+
+    source: OutsideFunction | OutsideArray
+    name: str = "outside"
+    scope: ClassVar[str] = "outside"
+    output: ClassVar[str] = "what the outside scores explain"
+    equation: ClassVar[str] = "score_t as given"
+    process: ClassVar[str] = "as the outside scores assume"
+    held: ClassVar[str] = "as the outside scores hold it"
+
+    def settings(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
+        return self.name
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        given: Any = self.source(model, token_ids) if callable(self.source) else self.source
+        try:
+            values = torch.as_tensor(given).detach().to(state.y.dtype).cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ObjectiveError(f"outside scores {self.name!r} are not an array of numbers: {error}.") from error
+        if values.shape != (len(token_ids),):
+            raise ObjectiveError(
+                f"outside scores {self.name!r} have the shape {tuple(values.shape)}; expected one score for each of "
+                f"the {len(token_ids)} tokens up to the position explained (BOS included)."
+            )
+        if not bool(values.isfinite().all()):
+            raise ObjectiveError(f"outside scores {self.name!r} are not all finite.")
+        return values
+
+
+_BASELINES: dict[str, Callable[..., Baseline]] = {
+    kind.scope: kind for kind in (LeaveOneOut, AttentionRollout, ValueWeightedAttention, RandomScores)
+}
+
+
+def baseline_names() -> list[str]:
+    """The names of the baselines that can be asked for by name."""
+    return list(_BASELINES)
+
+
+def baseline_named(name: str, **settings: Any) -> Baseline:
+    """The baseline of that name with the given settings, for callers that hold names rather than classes."""
+    return _BASELINES[name](**settings)
+
+
+def as_baseline(explanation: Any) -> Baseline | None:
+    """The baseline that an argument of `attribute` stands for, by object, class or name; None where it is none."""
+    if isinstance(explanation, Baseline):
+        return explanation
+    if isinstance(explanation, str) and explanation in _BASELINES:
+        return _BASELINES[explanation]()
+    if isinstance(explanation, type) and issubclass(explanation, Baseline) and explanation is not OutsideScores:
+        return explanation()
+    return None
+
+
+def moved_by_heads(
+    model: Any, layer: int, values: Float[Tensor, "pos value_head d_head"]
+) -> Float[Tensor, "pos head d_model"]:
+    """v_h,t W_O,h: what each head of a layer moves of each token, were all its attention there; several heads may share
+    a value."""
+    W_O = model.blocks[layer].attn.W_O.detach().to(values)
+    return torch.einsum("thd,hdm->thm", values.repeat_interleave(len(W_O) // values.shape[1], dim=1), W_O)
+
+
+def attention(model: Any, token_ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Attention patterns [head, dest, src] and values [pos, value_head, d_head] of every layer, in float64."""
+    patterns: list[Tensor] = []
+    values: list[Tensor] = []
+    hooks = []
+    for layer in range(model.cfg.n_layers):
+        hooks.append((f"blocks.{layer}.attn.hook_pattern", lambda kept: patterns.append(_exact(kept[0]))))
+        hooks.append((f"blocks.{layer}.attn.hook_v", lambda kept: values.append(_exact(kept[0]))))
+    with hooked(model, hooks):
+        run_to_final_state(model, [token_ids])
+    return patterns, values
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.detach().double().cpu()
+
+
+def _rolled_out(mixing: Sequence[Float[Tensor, "dest src"]]) -> Float[Tensor, " src"]:
+    """The last row of Ā_L ⋯ Ā_1 with Ā = ½ A + ½ I."""
+    row = torch.zeros(len(mixing[0]), dtype=mixing[0].dtype)
+    row[-1] = 1.0
+    for matrix in reversed(mixing):
+        row = 0.5 * row @ matrix + 0.5 * row
+    return row

@@ -1,0 +1,83 @@
+"""The attribution contract: five elements without which a claim about influence has no meaning (arXiv:2605.23080)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.scopes.readouts import Readout
+
+ELEMENTS = ("output explained", "eligible features", "generative process", "held fixed", "score attributed")
+
+
+@dataclass(frozen=True)
+class ContractTerms:
+    """What the four choices say, in words, before they are put together."""
+
+    output: str
+    position: int
+    n_tokens: int
+    sites: Sequence[str]
+    path: str | None
+    equation: str
+    readout: Readout
+    n_directions: int
+    squared: bool
+    sampled: int
+    points: str | None = None
+    at: Sequence[str] = (EMBEDDING,)
+
+
+def attribution_contract(terms: ContractTerms) -> dict[str, str]:
+    """The five elements of the contract, generated from objective, site, path and readout.
+
+    Returns:
+        A plain mapping with the keys of ELEMENTS, in that order.
+    """
+    others = f"; also read at {_named(terms.sites)}" if terms.sites else ""
+    at_embedding = list(terms.at) == [EMBEDDING]
+    read = f"the embeddings ({EMBEDDING})" if at_embedding else f"the activations at {_named(terms.at)}"
+    if terms.readout.from_baseline:
+        process = "the activation of one token at a time moves from the baseline to its value, to first order"
+    else:
+        process = "one token's activation at a time is perturbed infinitesimally, equally in all directions of d_model"
+    held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
+    if terms.path is not None:
+        held += f"; gradient flows only {terms.path}, all else keeps its value"
+    if terms.points is not None:
+        process += f"; gradients are means over {terms.points}"
+    form = "Σ_i w_i a_i,t²" if terms.squared else "a_t"
+    if not at_embedding:
+        form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
+    count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
+    draws = f", {terms.sampled} of them random" if terms.sampled else ""
+    return {
+        "output explained": f"{terms.output}, after position {terms.position}",
+        "eligible features": f"{read} of the {terms.n_tokens} tokens up to that position{others}",
+        "generative process": process,
+        "held fixed": held,
+        "score attributed": (
+            f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
+            f"{terms.equation} ({count}{draws})"
+        ),
+    }
+
+
+def baseline_contract(
+    *, output: str, position: int, n_tokens: int, process: str, held: str, equation: str
+) -> dict[str, str]:
+    """The five elements for an explanation that takes no gradient, in the order of ELEMENTS."""
+    return {
+        "output explained": f"{output}, after position {position}",
+        "eligible features": f"the {n_tokens} tokens up to that position",
+        "generative process": process,
+        "held fixed": held,
+        "score attributed": equation,
+    }
+
+
+def _named(sites: Sequence[str]) -> str:
+    if len(sites) <= 2:
+        return " and ".join(sites)
+    return f"{sites[0]} … {sites[-1]} ({len(sites)} sites)"

@@ -1,0 +1,329 @@
+"""Through what influence may flow: which components carry gradient while the forward pass stays exactly the model's.
+
+The residual skip always carries. A component that is not named is held fixed: its output is a constant, so nothing
+flows back through it. Three nonlinearities can be frozen besides: attention patterns, normalisation scales and MLP
+gates; with all three frozen the model is locally linear in the embeddings and Σ_t J_t x_t, with the constants its
+biases add, is the final state (the detached Jacobian, arXiv:2505.24293).
+
+    Layers(5, 9)                   attention and MLP of layers 5 to 9
+    Heads("L3H2", "L5H0")          these heads only
+    Attention() & Layers(5, 9)     what both carry
+    Heads("L3H2") | MLP()          what either carries
+    Frozen("patterns", "norms")    everything carries, through constant patterns and scales
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_, or_
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lens_scopes.engine.forward import Hook
+from lens_scopes.engine.model_checks import require_used
+from lens_scopes.errors import PathError
+
+FREEZABLE = ("patterns", "norms", "gates")
+
+Component = tuple[int, int | None]
+"""(layer, head), or (layer, None) for the layer's MLP."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """A set of components that carry gradient, and nonlinearities held fixed on the way.
+
+    Build paths from `Layers`, `Heads`, `Attention`, `MLP` and `Frozen`, and combine them: `a & b` carries through
+    what both carry, `a | b` through what either does; what one side freezes stays frozen.
+
+    Attributes:
+        terms: alternatives, each a conjunction of simple terms; None carries everything.
+        frozen: which of "patterns", "norms" and "gates" are constants.
+    """
+
+    terms: tuple[frozenset[_Term], ...] | None = None
+    frozen: frozenset[str] = field(default_factory=frozenset)
+
+    def __and__(self, other: Path) -> Path:
+        frozen = self.frozen | other.frozen
+        if self.terms is None or other.terms is None:
+            return Path(other.terms if self.terms is None else self.terms, frozen)
+        return Path(tuple(a | b for a in self.terms for b in other.terms), frozen)
+
+    def __or__(self, other: Path) -> Path:
+        frozen = self.frozen | other.frozen
+        if self.terms is None or other.terms is None:
+            return Path(None, frozen)
+        return Path(tuple(dict.fromkeys((*self.terms, *other.terms))), frozen)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.terms is not None:
+            named = " or ".join(" and ".join(sorted(map(str, term))) for term in self.terms)
+            parts.append(named or "the residual skip alone")
+        if self.frozen:
+            parts.append(f"{', '.join(name for name in FREEZABLE if name in self.frozen)} frozen")
+        return "; ".join(parts) or "all components"
+
+    def carried(self, model: Any) -> set[Component]:
+        """The components of this model that carry gradient.
+
+        Raises:
+            PathError: when a layer or head does not exist, with the valid range.
+        """
+        everything = _components(model)
+        if self.terms is None:
+            return everything
+        for term in self.terms:
+            for simple in term:
+                simple.check(model)
+        return {item for item in everything if any(all(simple.has(item) for simple in term) for term in self.terms)}
+
+    def hooks(self, model: Any) -> list[tuple[str, Hook]]:
+        """The forward hooks that hold everything else fixed; they change no activation's value.
+
+        Raises:
+            PathError: when the model lacks what the path names, or a hook it needs.
+        """
+        hooks = [*self._carrying_hooks(model), *self._freezing_hooks(model)]
+        points = model.hook_dict
+        for name, _ in hooks:
+            if name not in points:
+                raise PathError(f"the path {str(self)!r} needs the hook {name!r}, which this model does not have.")
+        require_used(model, [name for name, _ in hooks], PathError)
+        return hooks
+
+    def _carrying_hooks(self, model: Any) -> Iterable[tuple[str, Hook]]:
+        if self.terms is None:
+            return
+        carried = self.carried(model)
+        for layer in range(model.cfg.n_layers):
+            heads = [(layer, head) in carried for head in range(model.cfg.n_heads)]
+            if not any(heads):
+                yield f"blocks.{layer}.hook_attn_out", Tensor.detach
+            elif not all(heads):
+                yield f"blocks.{layer}.attn.hook_z", _only_heads(heads)
+            if not _attention_only(model) and (layer, None) not in carried:
+                yield f"blocks.{layer}.hook_mlp_out", Tensor.detach
+
+    def _freezing_hooks(self, model: Any) -> Iterable[tuple[str, Hook]]:
+        names = list(model.hook_dict)
+        if "patterns" in self.frozen:
+            yield from ((f"blocks.{layer}.attn.hook_pattern", Tensor.detach) for layer in range(model.cfg.n_layers))
+        if "norms" in self.frozen:
+            yield from ((name, Tensor.detach) for name in names if name.endswith(".hook_scale"))
+        if "gates" in self.frozen and not _attention_only(model):
+            for layer in range(model.cfg.n_layers):
+                yield from _freeze_gate(f"blocks.{layer}.mlp", gated=bool(model.cfg.gated_mlp))
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A simple set of components: by kind, by layer, or by head."""
+
+    kind: str | None = None
+    layers: frozenset[int] | None = None
+    heads: frozenset[tuple[int, int]] | None = None
+
+    def has(self, component: Component) -> bool:
+        layer, head = component
+        if self.heads is not None:
+            return component in self.heads
+        if self.layers is not None:
+            return layer in self.layers
+        return (head is None) == (self.kind == "MLP")
+
+    def check(self, model: Any) -> None:
+        n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+        for layer in self.layers or ():
+            if not 0 <= layer < n_layers:
+                raise PathError(f"layer {layer} does not exist; this model has layers 0 to {n_layers - 1}.")
+        for layer, head in self.heads or ():
+            if not (0 <= layer < n_layers and 0 <= head < n_heads):
+                raise PathError(
+                    f"head L{layer}H{head} does not exist; this model has layers 0 to {n_layers - 1} "
+                    f"with heads 0 to {n_heads - 1}."
+                )
+        if self.kind == "MLP" and _attention_only(model):
+            raise PathError("this model has no MLPs (attention only), so nothing can flow through MLP().")
+
+    def __str__(self) -> str:
+        if self.heads is not None:
+            return "head " + ", ".join(f"L{layer}H{head}" for layer, head in sorted(self.heads))
+        if self.layers is not None:
+            return f"layers {_ranges(sorted(self.layers))}"
+        return "MLPs" if self.kind == "MLP" else "attention"
+
+
+if TYPE_CHECKING:
+    PathLike: TypeAlias = Path | str | None
+    LayerSet: TypeAlias = int | Iterable[int]
+else:  # a wrong type is answered with a PathError that says what to do, also under a run-time type checker
+    PathLike = LayerSet = Any
+
+
+def Layers(first: LayerSet, last: int | None = None) -> Path:  # noqa: N802
+    """Attention and MLP of one layer, `Layers(5)`; of a range, both ends included, `Layers(5, 9)`; or of a set,
+    `Layers([0, 3, 7])`.
+
+    Raises:
+        PathError: for a reversed range or an empty set.
+    """
+    if isinstance(first, Iterable):
+        layers = frozenset(first)
+        if last is not None:
+            raise PathError("Layers takes a set of layers, or a first and a last one, not both.")
+    else:
+        last = first if last is None else last
+        if last < first:
+            raise PathError(f"the range of layers {first}–{last} is reversed; write Layers({last}, {first}).")
+        layers = frozenset(range(first, last + 1))
+    if not layers:
+        raise PathError("the set of layers is empty; name at least one, or use through=Skip() for the skip path alone.")
+    if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
+        raise PathError(f"layers are integers; got {sorted(layers, key=str)!r}.")
+    return Path((frozenset({_Term(layers=layers)}),))
+
+
+def Heads(*heads: str | tuple[int, int]) -> Path:  # noqa: N802
+    """Some attention heads, as "L3H2" or (3, 2).
+
+    Raises:
+        PathError: for none at all or a name that is not a head's.
+    """
+    return Path((frozenset({_Term(heads=frozenset(map(parse_head, heads)))}),)) if heads else _no_heads()
+
+
+def _no_heads() -> Path:
+    raise PathError('Heads needs at least one head, such as Heads("L3H2"); use Skip() for the skip path alone.')
+
+
+def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
+    """(layer, head) from "L3H2" or a pair.
+
+    Raises:
+        PathError: for anything else.
+    """
+    if isinstance(head, str) and (found := re.fullmatch(r"[Ll](\d+)[Hh](\d+)", head.strip())):
+        return int(found[1]), int(found[2])
+    if isinstance(head, tuple) and len(head) == 2 and all(isinstance(part, int) for part in head):
+        return head
+    raise PathError(f'{head!r} is not a head; write "L3H2" for head 2 of layer 3.')
+
+
+def Attention() -> Path:  # noqa: N802
+    """All attention heads and no MLP."""
+    return Path((frozenset({_Term(kind="attention")}),))
+
+
+def MLP() -> Path:  # noqa: N802
+    """All MLPs and no attention: a token reaches only its own position, so only the last one has influence."""
+    return Path((frozenset({_Term(kind="MLP")}),))
+
+
+def Skip() -> Path:  # noqa: N802
+    """The residual skip alone: nothing flows through any component."""
+    return Path(())
+
+
+def Frozen(*parts: str) -> Path:  # noqa: N802
+    """All components, with "patterns" (attention), "norms" (normalisation scales) or "gates" (MLP activations)
+    constant.
+
+    Raises:
+        PathError: for none at all or an unknown one.
+    """
+    unknown = [part for part in parts if part not in FREEZABLE]
+    if unknown or not parts:
+        raise PathError(f"Frozen takes any of {', '.join(map(repr, FREEZABLE))}; got {list(unknown or parts)!r}.")
+    return Path(None, frozenset(parts))
+
+
+def parse_path(text: str) -> Path:
+    """A path from a line of text: alternatives by comma, what must hold together by "&".
+
+    Examples: "5-9", "0,3,7", "L3H2,L5H0", "attention & 5-9", "mlp", "skip".
+
+    Raises:
+        PathError: for a part that is none of these.
+    """
+    alternatives = [map(_parse_simple, alternative.split("&")) for alternative in text.split(",")]
+    return reduce(or_, (reduce(and_, parts) for parts in alternatives))
+
+
+def _parse_simple(text: str) -> Path:
+    text = text.strip()
+    if found := re.fullmatch(r"(?:layers?\s*)?(\d+)(?:\s*[-–:]\s*(\d+))?", text):
+        return Layers(int(found[1]), None if found[2] is None else int(found[2]))
+    named = {"attention": Attention, "attn": Attention, "mlp": MLP, "skip": Skip}
+    if text.lower() in named:
+        return named[text.lower()]()
+    if re.match(r"[Ll]\d", text):
+        return Heads(text)
+    raise PathError(f'{text!r} is not a path; write layers "5-9", heads "L3H2", "attention", "mlp" or "skip".')
+
+
+def _components(model: Any) -> set[Component]:
+    layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
+    components: set[Component] = {(layer, head) for layer in layers for head in heads}
+    return components if _attention_only(model) else components | {(layer, None) for layer in layers}
+
+
+def _attention_only(model: Any) -> bool:
+    return bool(getattr(model.cfg, "attn_only", False))
+
+
+def _only_heads(carrying: list[bool]) -> Hook:
+    def hook(z: Tensor) -> Tensor:
+        mask = torch.tensor(carrying, device=z.device)[:, None]
+        return torch.where(mask, z, z.detach())
+
+    return hook
+
+
+def _freeze_gate(mlp: str, gated: bool) -> list[tuple[str, Hook]]:
+    """Gated: act(gate) is a constant factor. Plain: post = pre · (post/pre) with the ratio constant."""
+    if gated:
+        return [(f"{mlp}.hook_pre", Tensor.detach)]
+    seen: list[Tensor] = []
+
+    def remember(pre: Tensor) -> None:
+        seen[:] = [pre]
+
+    def rescale(post: Tensor) -> Tensor:
+        pre = seen.pop()
+        ratio = torch.where(pre == 0, 0, post / pre).detach()
+        return post.detach() + ratio * (pre - pre.detach())
+
+    return [(f"{mlp}.hook_pre", remember), (f"{mlp}.hook_post", rescale)]
+
+
+def _ranges(layers: list[int]) -> str:
+    """ "0–3, 7" for [0, 1, 2, 3, 7]."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def as_path(through: PathLike) -> Path | None:
+    """Reads a path given by object or as a line of text; None restricts nothing.
+
+    Raises:
+        PathError: for anything else.
+    """
+    if through is None or isinstance(through, Path):
+        return through
+    if isinstance(through, str):
+        return parse_path(through)
+    raise PathError(
+        f'through takes a path such as ls.Layers(5, 9) or a line such as "5-9"; got {type(through).__name__}.'
+    )

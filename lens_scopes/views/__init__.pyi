@@ -1,0 +1,41 @@
+from .figures.attribution import figure
+from .figures.flow import flow_figure
+from .figures.heads import heads_figure
+from .figures.matrix import matrix_figure
+from .figures.modes import modes_figure
+from .notebook import framed, notebook_html, show
+from .page.attribution import page
+from .page.circuitsvis import View
+from .page.document import Page, Section
+from .render import figure_bytes, figure_of, page_of, print_result, to_html
+from .terminal.attribution import TerminalReport, print_terminal
+from .terminal.flow import print_flow
+from .terminal.heads import print_heads
+from .terminal.matrix import print_matrix
+from .terminal.modes import print_modes
+
+__all__ = [
+    "Page",
+    "Section",
+    "TerminalReport",
+    "View",
+    "figure",
+    "figure_bytes",
+    "figure_of",
+    "flow_figure",
+    "framed",
+    "heads_figure",
+    "matrix_figure",
+    "modes_figure",
+    "notebook_html",
+    "page",
+    "page_of",
+    "print_flow",
+    "print_heads",
+    "print_matrix",
+    "print_modes",
+    "print_result",
+    "print_terminal",
+    "show",
+    "to_html",
+]

@@ -1,0 +1,123 @@
+"""A span information flow as a matplotlib figure: both values of each span, and their curves over σ."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lens_scopes.views.figures.style import (
+    COLUMN_INCHES,
+    DEEP_NEGATIVE,
+    DEEP_POSITIVE,
+    QUIET,
+    STYLE,
+    drawable,
+    families,
+    head_line,
+    paper,
+    shortened,
+)
+from lens_scopes.views.page.svg_curves import name_places, reach
+from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
+from lens_scopes.views.words.flow import (
+    CURVE_SIGMAS,
+    SpanCurve,
+    flow_kind,
+    flow_oddities,
+    span_curves,
+    strongest_spans,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lens_scopes.results.flow import InformationFlow
+
+_COLOURS = (POSITIVE, NEGATIVE, DEEP_POSITIVE, DEEP_NEGATIVE)
+_MOST_SPANS = 12
+
+
+def flow_figure(flow: InformationFlow, *, width: float = COLUMN_INCHES) -> Figure:
+    """The flow as a figure of `width` inches: on the left both values of each span at the result's σ, on the right
+    their curves, bound solid and channel dashed. Of many spans the strongest are drawn.
+
+    Args:
+        flow: what to draw.
+        width: in inches; 5.5 is the text width of a paper.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        spans = min(_MOST_SPANS, len(flow.spans))
+        drawn = paper(width, max(2.3, 0.28 * spans + 1.2))
+        left, right = drawn.subplots(1, 2, width_ratios=(1, 1.15))
+        left.set_label("spans")
+        right.set_label("sigma")
+        _bars(left, flow)
+        _curves(right, span_curves(flow)[:_MOST_SPANS], flow.sigma)
+        prompt = prompt_text(flow)
+        shown = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
+        head_line(drawn, (shown, f"Span information flow, {flow_kind(flow)}", *flow_oddities(flow)))
+    return drawn
+
+
+def _bars(axes: Axes, flow: InformationFlow) -> None:
+    totals = flow.totals()
+    shown = [totals[row] for row, _ in strongest_spans(flow)][:_MOST_SPANS]
+    for offset, values, colour, label in (
+        (-0.2, [item.bound for item in shown], POSITIVE, "bound"),
+        (0.2, [item.channel for item in shown], NEGATIVE, "channel"),
+    ):
+        finite = [value if math.isfinite(value) else 0.0 for value in values]
+        axes.barh([row + offset for row in range(len(shown))], finite, height=0.38, color=colour, label=label)
+    if flow.samples:
+        axes.errorbar(
+            [item.bound for item in shown],
+            [row - 0.2 for row in range(len(shown))],
+            xerr=[item.bound_error for item in shown],
+            fmt="none",
+            ecolor=DEEP_POSITIVE,
+            elinewidth=0.8,
+        )
+    names = [drawable(shortened(item.name, 18)) for item in shown]
+    axes.set_yticks(range(len(shown)), names, parse_math=False, fontfamily=families())
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.tick_params(left=False)
+    axes.set_xlabel("nats")
+    axes.locator_params(axis="x", nbins=4)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(loc="lower right", fontsize=6, frameon=False)
+
+
+def _curves(axes: Axes, curves: list[SpanCurve], sigma: float) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel("σ, in embeddings")
+    axes.set_ylabel("nats")
+    axes.spines[["top", "right"]].set_visible(False)
+    if not curves:
+        axes.set_yticks([])
+        return
+    axes.set_yscale("log")
+    low, high = reach(curves)
+    for order, curve in enumerate(curves):
+        colour = _COLOURS[order % len(_COLOURS)]
+        axes.plot(CURVE_SIGMAS, curve.bound, color=colour, linewidth=1)
+        axes.plot(CURVE_SIGMAS, curve.channel, color=colour, linewidth=1, linestyle=(0, (4, 2)))
+    places = [(math.log10(curve.channel[-1]) - low) / (high - low) for curve in curves]
+    for order, (curve, place) in enumerate(zip(curves, name_places(places, 0.06), strict=True)):
+        axes.annotate(
+            drawable(shortened(curve.name, 16)),
+            (1.02, place),
+            xycoords="axes fraction",
+            color=_COLOURS[order % len(_COLOURS)],
+            fontsize=6,
+            va="center",
+            parse_math=False,
+            fontfamily=families(),
+        )
+    axes.axvline(sigma, color=QUIET, linewidth=0.5)
+    axes.set_xlim(CURVE_SIGMAS[0], CURVE_SIGMAS[-1])
+    axes.set_ylim(10**low, 10**high)

@@ -1,0 +1,82 @@
+"""A mode inspection as a matplotlib figure: each mode as bars of rising and falling tokens."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lens_scopes.views.figures.style import (
+    COLUMN_INCHES,
+    QUIET,
+    STYLE,
+    drawable,
+    families,
+    head_line,
+    paper,
+    shortened,
+)
+from lens_scopes.views.page.heat_table import short_number
+from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.axis import axis_of
+from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
+from lens_scopes.views.words.modes import Contrast, contrasts, modes_oddities
+from lens_scopes.views.words.token_text import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lens_scopes.attribution.modes import ModeInspection
+
+_ACROSS = 4
+_MOST_TOKENS = 8
+
+
+def modes_figure(modes: ModeInspection, *, width: float = COLUMN_INCHES) -> Figure:
+    """The modes as a figure of `width` inches: for each the tokens that rise and fall most, with the change of their
+    probability for a step along it that costs ½ nat.
+
+    Args:
+        modes: what to draw.
+        width: in inches; 5.5 is the text width of a paper.
+    """
+    import matplotlib
+
+    found = contrasts(modes)
+    across = min(_ACROSS, max(1, len(found)))
+    down = math.ceil(len(found) / across)
+    with matplotlib.rc_context(STYLE):
+        drawn = paper(width, 1.55 * max(1, down) + 0.4)
+        for place, contrast in enumerate(found):
+            _bars(drawn.add_subplot(max(1, down), across, place + 1, label=f"mode {contrast.index}"), contrast)
+        prompt = prompt_text(modes)
+        shown = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
+        head_line(drawn, (shown, "Fisher modes: change of probability along each", *modes_oddities(modes)))
+    return drawn
+
+
+def _bars(axes: Axes, contrast: Contrast) -> None:
+    strongest = sorted(contrast.shifts, key=lambda shift: -abs(shift.change))[:_MOST_TOKENS]
+    shown = [shift for shift in contrast.shifts if shift in strongest]
+    axes.barh(
+        range(len(shown)),
+        [shift.change for shift in shown],
+        height=0.7,
+        color=[POSITIVE if shift.change > 0 else NEGATIVE for shift in shown],
+    )
+    axes.axvline(0, color=QUIET, linewidth=0.6)
+    axes.set_yticks(
+        range(len(shown)),
+        [drawable(shortened(visible(shift.token), 12)) for shift in shown],
+        parse_math=False,
+        fontfamily=families(),
+    )
+    axes.set_ylim(max(len(shown), 5) - 0.5, -0.5)
+    reach = 1.1 * contrast.largest or 1.0
+    axes.set_xlim(-reach, reach)
+    axes.tick_params(left=False, labelsize=6)
+    tick = axis_of([contrast.largest]).ticks()[-1]
+    places = [-tick, 0.0, tick]
+    axes.set_xticks(places, [short_number(place) for place in places])
+    axes.set_title(f"mode {contrast.index}, λ = {short_number(contrast.eigenvalue)}", fontsize=6.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -1,0 +1,89 @@
+"""Which page, figure and terminal view belong to which kind of result.
+
+Results are told apart by the name of their class, so that a view of one kind loads nothing of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lens_scopes.views.page.document import Page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from lens_scopes.results.base import Shown
+
+_PAGES = {
+    "Attribution": "page.attribution.page",
+    "HeadInspection": "page.heads.heads_page",
+    "AttributionMatrix": "page.matrix.matrix_page",
+    "ModeInspection": "page.modes.modes_page",
+    "EvaluationReport": "page.evaluation.evaluation_page",
+    "InformationFlow": "page.flow.flow_page",
+}
+_FIGURES = {
+    "Attribution": "figures.attribution.figure",
+    "HeadInspection": "figures.heads.heads_figure",
+    "AttributionMatrix": "figures.matrix.matrix_figure",
+    "ModeInspection": "figures.modes.modes_figure",
+    "EvaluationReport": "figures.evaluation.evaluation_figure",
+    "InformationFlow": "figures.flow.flow_figure",
+}
+_PRINTERS = {
+    "Attribution": "terminal.attribution.print_terminal",
+    "HeadInspection": "terminal.heads.print_heads",
+    "AttributionMatrix": "terminal.matrix.print_matrix",
+    "ModeInspection": "terminal.modes.print_modes",
+    "EvaluationReport": "terminal.evaluation.print_evaluation",
+    "InformationFlow": "terminal.flow.print_flow",
+}
+
+
+def to_html(result: Shown) -> str:
+    """Any result as one self-contained HTML document, to be written as UTF-8."""
+    return page_of(result).to_html()
+
+
+def page_of(result: Shown) -> Page:
+    """The page of any result alone."""
+    return _view(_PAGES, result)(result)
+
+
+def figure_of(result: Shown, **settings: Any) -> Figure:
+    """The matplotlib figure of any result; `width` is in inches."""
+    return _view(_FIGURES, result)(result, **settings)
+
+
+def figure_bytes(result: Shown, format: str = "png", *, dpi: int = 300, **settings: Any) -> bytes:
+    """The figure as the contents of a file, with fonts embedded; the same result gives the same bytes.
+
+    Args:
+        result: what to draw.
+        format: `png`, `pdf`, `svg` or `eps`.
+        dpi: dots per inch of a PNG.
+        settings: of the figure, such as its `width` in inches.
+
+    Raises:
+        FileError: another format.
+    """
+    from lens_scopes.views.figures.style import saved
+
+    return saved(lambda: figure_of(result, **settings), format, dpi)
+
+
+def print_result(result: Shown, console: Console | None = None) -> None:
+    """Print any result to a terminal."""
+    settings = {"layers": True} if getattr(result, "layers", None) is not None else {}
+    _view(_PRINTERS, result)(result, console, **settings)
+
+
+def _view(views: dict[str, str], result: Shown) -> Callable[..., Any]:
+    for kind in type(result).__mro__:
+        if kind.__name__ in views:
+            module, _, name = views[kind.__name__].rpartition(".")
+            return getattr(import_module(f"lens_scopes.views.{module}"), name)
+    raise TypeError(f"there is no view of a {type(result).__name__}; results of lens_scopes have one")

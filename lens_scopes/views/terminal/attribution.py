@@ -1,0 +1,287 @@
+"""An attribution in the terminal: the text with coloured backgrounds, the strongest tokens, the prediction,
+the terms.
+
+Where the terminal has no colour (a pipe, `NO_COLOR`) the same heights are drawn with block characters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.views.terminal.parts import (
+    HEIGHTS,
+    Brush,
+    TerminalView,
+    append_cell,
+    append_ramp,
+    blocks,
+    cautions,
+    definitions,
+    spaced,
+)
+from lens_scopes.views.words.attribution import (
+    likely,
+    next_token,
+    number,
+    oddities,
+    percent,
+    ranking,
+    rows,
+    short_names,
+)
+from lens_scopes.views.words.colour import Scale, scale_of
+from lens_scopes.views.words.token_text import running, visible
+
+if TYPE_CHECKING:
+    from lens_scopes.results.attribution import Attribution
+
+
+class TerminalReport(TerminalView):
+    """A rich renderable of an attribution; fits the width of the console it is printed on.
+
+    Args:
+        attribution: what to show.
+        layers: also the layers × tokens map and the leading token of each layer; the map needs an attribution
+            with layers, and says so where there are none.
+        most: how many of the strongest tokens the table lists.
+        on_dark: colours for a dark terminal background; None reads `COLORFGBG` and takes dark where that is
+            not set.
+
+    Example:
+        >>> from rich.console import Console
+        >>> Console().print(TerminalReport(attribution, layers=True))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, attribution: Attribution, *, layers: bool = False, most: int = 10, on_dark: bool | None = None
+    ) -> None:
+        super().__init__(on_dark=on_dark)
+        self.attribution = attribution
+        self.layers = layers
+        self.most = most
+
+    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+        yield from _parts(self.attribution, brush, width, self.layers, self.most)
+
+
+def print_terminal(attribution: Attribution, console: Console | None = None, layers: bool = False) -> None:
+    """Print an attribution to a terminal; see `TerminalReport`."""
+    (console or Console()).print(TerminalReport(attribution, layers=layers))
+
+
+def _parts(attribution: Attribution, brush: Brush, width: int, layers: bool, most: int) -> Iterator[RenderableType]:
+    yield _heading(attribution)
+    yield from cautions((*attribution.warnings, *oddities(attribution)))
+    yield spaced(_strip(attribution, brush, width))
+    yield _legend(attribution, brush)
+    if layers:
+        yield from _layers(attribution, brush, width)
+    yield spaced(_strongest(attribution, brush, width, most))
+    yield spaced(_prediction(attribution, brush, width))
+    yield spaced(definitions(attribution.contract))
+
+
+def _heading(attribution: Attribution) -> Text:
+    name = attribution.model.get("name", "")
+    line = Text.assemble((running(attribution.objective), "bold"), (f"  {running(str(name))}", "dim"))
+    line.append(f"  position {attribution.position} of {len(attribution.tokens)} tokens", "dim")
+    return line
+
+
+def _strip(attribution: Attribution, brush: Brush, width: int) -> RenderableType:
+    scores = attribution.scores.tolist()
+    scale = scale_of(scores, attribution.special)
+    if not brush.coloured:
+        return _plain_strip(attribution, scores, scale, width)
+    text = Text(no_wrap=False, overflow="fold")
+    for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
+        outside = special or not math.isfinite(score)
+        text.append(running(token), Style(dim=True, italic=True) if outside else brush.style(score, scale))
+    following = next_token(attribution)
+    if following is not None:
+        text.append(f"  → {visible(following.token)}", Style(bold=True))
+    return text
+
+
+def _plain_strip(attribution: Attribution, scores: list[float], scale: Scale, width: int) -> Text:
+    """The text and, under every line of it, one column of height for each character of a token."""
+    lines: list[tuple[str, str]] = [("", "")]
+    for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
+        shown = running(token).rstrip("\n") or " "
+        outside = special or not math.isfinite(score)
+        block = "·" if outside else HEIGHTS[math.ceil(abs(scale.relative(score)) * 8 - 0.5) if score else 0]
+        if cell_len(lines[-1][0]) + cell_len(shown) > width:
+            lines.append(("", ""))
+        above, below = lines[-1]
+        lines[-1] = (above + shown, below + block * cell_len(shown))
+        if running(token).endswith("\n"):
+            lines.append(("", ""))
+    return Text("\n".join(f"{above}\n{below}" for above, below in lines if above), no_wrap=True, overflow="crop")
+
+
+def _legend(attribution: Attribution, brush: Brush) -> Text:
+    scale = scale_of(attribution.scores.tolist(), attribution.special)
+    line = Text(style="dim")
+    if scale.bound:
+        if scale.signed and brush.coloured:
+            line.append(f"{number(-scale.bound)} ")
+        append_ramp(line, scale, brush)
+        rest = "the other tokens" if any(attribution.special) else "these tokens"
+        line.append(f" {number(scale.bound)} = largest magnitude of {rest}")
+    notes = ["special tokens are outside the scale"] if any(attribution.special) else []
+    if scale.signed and not brush.coloured:
+        notes.append("heights and shades are magnitudes, signs stand in the table")
+    line.append("".join(f"; {note}" for note in notes) if scale.bound else "; ".join(notes))
+    return line
+
+
+def _strongest(attribution: Attribution, brush: Brush, width: int, most: int) -> RenderableType:
+    lines = rows(attribution)
+    best = ranking([line.score for line in lines], attribution.special)[:most]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("token", overflow="fold", max_width=max(12, width // 3))
+    table.add_column("score", justify="right")
+    if attribution.standard_error is not None:
+        table.add_column("± s.e.", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    shown = [*(line for line in lines if line.special and line.index == 0), *(lines[i] for i in best)]
+    largest = max((abs(lines[i].score) for i in best), default=0.0)
+    room = max(8, min(32, width - 52))
+    for line in shown:
+        cells = [Text(str(line.index)), Text(visible(line.token)), Text(number(line.score))]
+        if attribution.standard_error is not None:
+            cells.append(Text("" if line.standard_error is None else number(line.standard_error)))
+        cells.append(Text("—" if line.share is None else percent(line.share)))
+        bar = Text("outside the scale")
+        if not line.special:
+            bar = Text(blocks(abs(line.score) / largest, room), brush.negative_bar if line.score < 0 else brush.bar)
+        cells.append(bar)
+        table.add_row(*cells, style="dim" if line.special else "")
+    return table
+
+
+def _prediction(attribution: Attribution, brush: Brush, width: int, most: int = 5) -> RenderableType:
+    target = attribution.target
+    shown = likely(attribution, most)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold", max_width=max(12, width // 3))
+    table.add_column(justify="right")
+    table.add_column()
+    for token in shown:
+        is_target = target is not None and token.token_id == target.token_id
+        table.add_row(
+            Text(visible(token.token), "bold" if is_target else ""),
+            Text(percent(token.probability), "bold" if is_target else ""),
+            Text(blocks(token.probability, max(8, min(32, width - 36))), brush.bar),
+        )
+    facts = f"entropy {number(attribution.prediction.entropy)} nats   β = ‖y‖ = {number(attribution.prediction.beta)}"
+    return Group(Text("prediction", "dim"), table, Text(facts, "dim"))
+
+
+def _layers(attribution: Attribution, brush: Brush, width: int) -> Iterator[RenderableType]:
+    if attribution.layers is None:
+        yield spaced(Text("No layers were read for this attribution.", "bold yellow"))
+        return
+    values = attribution.layers.tolist()
+    names = short_names(attribution.layer_names)
+    yield spaced(_layer_map(attribution, values, names, brush, width))
+    yield spaced(_leaders(attribution, values, names))
+
+
+def _layer_map(
+    attribution: Attribution,
+    values: list[list[float]],
+    names: list[str],
+    brush: Brush,
+    width: int,
+    most: int = 40,
+) -> RenderableType:
+    """Tokens down, layers across, each layer on its own scale; the weakest tokens go where there are too many."""
+    scales = [scale_of(row, attribution.special) for row in values]
+    n = len(attribution.tokens)
+    strength = [max(_strength(row[i], scale) for row, scale in zip(values, scales, strict=True)) for i in range(n)]
+    kept = sorted(sorted(range(n), key=lambda i: -strength[i])[:most])
+    label = min(max(cell_len(visible(attribution.tokens[i])) for i in kept), max(10, width // 4))
+    room = max(8, width - label - 2)
+    bins = _bins(len(names), room)
+    cell = max(1, min(3, room // len(bins)))
+    ruler = " " * (label + 1) + _ruler(names, bins, cell)
+    text = Text(no_wrap=True, overflow="crop")
+    text.append(f"{ruler}\n", "dim")
+    for i in kept:
+        name = Text(visible(attribution.tokens[i]), "dim" if attribution.special[i] else "")
+        name.truncate(label, overflow="ellipsis", pad=True)
+        text.append_text(name).append(" ")
+        for start, stop in bins:
+            _append_cell(
+                text,
+                [(values[j][i], scales[j]) for j in range(start, stop)],
+                attribution.special[i],
+                cell,
+                brush,
+            )
+        text.append("\n")
+    note = "each layer on its own scale"
+    if len(bins) < len(names):
+        note += f"; each column is the strongest of {bins[0][1] - bins[0][0]} layers"
+    if len(kept) < n:
+        rest = max(strength[i] for i in range(n) if i not in kept)
+        note += f"; {n - len(kept)} tokens left out, none above {percent(max(rest, 0.0))} of its layer's largest"
+    text.rstrip()
+    return Group(text, Text(note, "dim"))
+
+
+def _strength(score: float, scale: Scale) -> float:
+    return abs(scale.relative(score)) if math.isfinite(score) else 2.0
+
+
+def _bins(n: int, room: int) -> list[tuple[int, int]]:
+    size = math.ceil(n / room)
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _ruler(names: Sequence[str], bins: list[tuple[int, int]], cell: int) -> str:
+    line = ""
+    for column, (start, _) in enumerate(bins):
+        if len(line) <= column * cell and column % (2 if cell == 3 else 5 if cell == 2 else 10) == 0:
+            line = line.ljust(column * cell) + names[start] + " "
+    return line
+
+
+def _append_cell(text: Text, scored: list[tuple[float, Scale]], special: bool, cell: int, brush: Brush) -> None:
+    if special:
+        text.append("·" * cell, "dim")
+    else:
+        broken = [pair for pair in scored if not math.isfinite(pair[0])]
+        score, scale = max(broken or scored, key=lambda pair: abs(pair[1].relative(pair[0])))
+        append_cell(text, score, scale, cell, brush)
+
+
+def _leaders(attribution: Attribution, values: list[list[float]], names: list[str]) -> RenderableType:
+    """Runs of consecutive layers with the same leading token, and its score at the first and last of them."""
+    leaders = [(ranking(row, attribution.special) or [None])[0] for row in values]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("layers")
+    table.add_column("strongest token", overflow="fold")
+    table.add_column("score", justify="right")
+    for leader, run in groupby(range(len(names)), key=lambda j: leaders[j]):
+        layers = list(run)
+        first, last = layers[0], layers[-1]
+        span = names[first] if first == last else f"{names[first]}–{names[last]}"
+        if leader is None:
+            table.add_row(Text(span), Text("none: every score is zero or not finite", "dim"), Text("—"))
+            continue
+        ends = [number(values[j][leader]) for j in dict.fromkeys((first, last))]
+        table.add_row(Text(span), Text(visible(attribution.tokens[leader])), Text(" → ".join(ends)))
+    return table

@@ -1,0 +1,114 @@
+"""An evaluation in the terminal: means, and the comparisons with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.evaluation.statistics import ALL
+from lens_scopes.views.terminal.parts import Brush, TerminalView, cautions, definitions, spaced
+from lens_scopes.views.words.evaluation import (
+    better,
+    facts,
+    interval_text,
+    named,
+    oddities,
+    p_text,
+    title,
+    value_text,
+    verdict_text,
+)
+from lens_scopes.views.words.evaluation_tables import Cell, means_table
+from lens_scopes.views.words.token_text import running
+
+if TYPE_CHECKING:
+    from lens_scopes.evaluation.report import EvaluationReport
+
+
+class EvaluationView(TerminalView):
+    """A rich renderable of a report: all passages; those predicted correctly are on the page and in the tables.
+
+    Args:
+        report: what to show.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, report: EvaluationReport, *, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.report = report
+
+    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+        report = self.report
+        yield Text(running(f"Evaluation: {title(report)}"), "bold")
+        yield from cautions(oddities(report))
+        yield spaced(definitions(facts(report)))
+        for metric in report.metrics:
+            yield spaced(_means(report, metric))
+        if len(report.compared):
+            yield spaced(_compared(report))
+        if report.verdicts:
+            yield spaced(_verdicts(report))
+
+
+def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:
+    """Print a report to a terminal; see `EvaluationView`."""
+    (console or Console()).print(EvaluationView(report))
+
+
+def _means(report: EvaluationReport, metric: str) -> Table:
+    table = _table(f"{metric} ({way})" if (way := better(metric)) else metric)
+    for ablation in report.ablations(metric):
+        table.add_column(Text(running(ablation or "value")), justify="right")
+    for method, cells in means_table(report, metric).items():
+        table.add_row(Text(running(method)), *map(_cell, cells))
+    return table
+
+
+def _cell(cell: Cell | None) -> Text:
+    if cell is None:
+        return Text("—", "dim")
+    return Text(value_text(cell.mean), "bold" if cell.leads else "")
+
+
+def _compared(report: EvaluationReport) -> Table:
+    table = _table(f"method − {report.reference}")
+    for heading in ("difference", "95 % interval", "effect", "p (Holm)"):
+        table.add_column(heading, justify="right")
+    above = None
+    for line in report.compared.to_dict("records"):
+        if line["passages"] != ALL:
+            continue
+        if above != (above := named(line["metric"], line["ablation"])):
+            table.add_row(Text(running(above), "dim"))
+        table.add_row(
+            Text(f"  {running(line['method'])}"),
+            value_text(line["difference"]),
+            Text(interval_text(line["low"], line["high"]) or line["note"] or "", "dim"),
+            value_text(line["effect"]),
+            Text(p_text(line["p_holm"]), "bold" if line["p_holm"] < 0.05 else ""),
+        )
+    return table
+
+
+def _verdicts(report: EvaluationReport) -> Table:
+    table = _table("sanity")
+    for heading in ("check", "verdict", "found"):
+        table.add_column(heading, overflow="fold")
+    for verdict in report.verdicts:
+        table.add_row(
+            Text(running(verdict.method)),
+            Text(running(named(verdict.check, verdict.ablation)), "dim"),
+            Text(verdict_text(verdict.passed), "" if verdict.passed else "bold"),
+            Text(running(verdict.sentence)),
+        )
+    return table
+
+
+def _table(heading: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(Text(running(heading)), overflow="fold")
+    return table

@@ -1,0 +1,115 @@
+"""A span information flow in the terminal: both values of each span, and each prediction's part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.views.page.heat_table import short_number
+from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, definitions, spaced
+from lens_scopes.views.words.attribution import percent, prompt_text
+from lens_scopes.views.words.flow import (
+    beyond,
+    flow_caution,
+    flow_kind,
+    flow_oddities,
+    flow_reading,
+    prediction_names,
+    strongest_spans,
+)
+from lens_scopes.views.words.token_text import running
+
+if TYPE_CHECKING:
+    from lens_scopes.results.flow import InformationFlow
+
+_SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)
+_MOST_PREDICTIONS = 24
+
+
+class FlowReport(TerminalView):
+    """A rich renderable of a span information flow; fits the width of the console it is printed on.
+
+    Args:
+        flow: what to show.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, flow: InformationFlow, *, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.flow = flow
+
+    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+        flow = self.flow
+        name = running(str(flow.model.get("name", "")))
+        yield Text.assemble(("Span information flow", "bold"), (f"  {name} · {flow_kind(flow)}", "dim"))
+        yield Text(prompt_text(flow))
+        yield from cautions((*flow.warnings, *flow_oddities(flow)))
+        yield spaced(Text(flow_reading(flow), "dim"))
+        yield spaced(_spans(flow, brush, width))
+        yield spaced(_over_sigma(flow))
+        if flow.answer:
+            yield spaced(_predictions(flow))
+        yield spaced(Text(flow_caution(flow), "dim"))
+        yield spaced(definitions(flow.contract))
+
+
+def print_flow(flow: InformationFlow, console: Console | None = None) -> None:
+    """Print a span information flow to a terminal; see `FlowReport`."""
+    (console or Console()).print(FlowReport(flow))
+
+
+def _spans(flow: InformationFlow, brush: Brush, width: int) -> RenderableType:
+    totals = flow.totals()
+    largest = max((item.bound for item in totals if math.isfinite(item.bound)), default=0.0) or 1.0
+    several = len(flow.destinations) > 1
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("span", overflow="fold")
+    table.add_column("tokens", justify="right", no_wrap=True)
+    for title in ("bound", "channel", *(["together"] if several else []), "beyond rank"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    room = max(4, min(24, width - 70))
+    for row, _ in strongest_spans(flow):
+        item = totals[row]
+        error = f" ± {short_number(item.bound_error)}" if flow.samples else ""
+        share = beyond(item)
+        table.add_row(
+            Text(running(item.name), "bold"),
+            Text(f"{item.start}–{item.stop - 1}", "dim"),
+            Text(f"{short_number(item.bound)}{error}"),
+            Text(short_number(item.channel)),
+            *([Text(short_number(item.joint))] if several else []),
+            Text(percent(share) if math.isfinite(share) else "—", "dim"),
+            Text(blocks(item.bound / largest if math.isfinite(item.bound) else 0.0, room), brush.bar),
+        )
+    return Group(Text("nats, summed over the predictions" if several else "nats", "dim"), table)
+
+
+def _over_sigma(flow: InformationFlow) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("σ", overflow="fold")
+    for sigma in _SIGMAS:
+        table.add_column(f"{sigma:g}", justify="right", no_wrap=True)
+    totals = [flow.totals(sigma) for sigma in _SIGMAS]
+    for row, name in strongest_spans(flow):
+        values = [f"{short_number(total[row].bound)}/{short_number(total[row].channel)}" for total in totals]
+        table.add_row(Text(running(name)), *map(Text, values))
+    return Group(Text("bound/channel over σ, in nats", "dim"), table)
+
+
+def _predictions(flow: InformationFlow) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("bound of each prediction", overflow="fold")
+    for name in flow.spans:
+        table.add_column(Text(running(name)), justify="right", overflow="fold")
+    names, columns = prediction_names(flow), flow.bound().T.tolist()
+    kept = range(len(names))[-_MOST_PREDICTIONS:]
+    for index in kept:
+        table.add_row(Text(names[index]), *(Text(short_number(value)) for value in columns[index]))
+    left = f"the last {len(kept)} of {len(names)}" if len(kept) < len(names) else ""
+    return Group(table, Text(left, "dim")) if left else table

@@ -1,0 +1,176 @@
+"""A head inspection in the terminal: the heads × layers map, the strongest heads, predictions against ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.views.page.heat_table import short_number
+from lens_scopes.views.terminal.parts import (
+    Brush,
+    TerminalView,
+    append_cell,
+    blocks,
+    cautions,
+    definitions,
+    scale_line,
+    spaced,
+)
+from lens_scopes.views.words.attribution import number, title
+from lens_scopes.views.words.colour import Scale, scale_of
+from lens_scopes.views.words.heads import (
+    HeadLine,
+    agreement,
+    head_lines,
+    heads_oddities,
+    heads_reading,
+    is_divergence,
+    unit_of_change,
+)
+from lens_scopes.views.words.token_text import running, visible
+
+if TYPE_CHECKING:
+    from lens_scopes.attribution.heads import HeadInspection
+
+_MOST_MLPS = 3
+
+
+class HeadsReport(TerminalView):
+    """A rich renderable of a head inspection; fits the width of the console it is printed on.
+
+    Args:
+        heads: what to show.
+        most: how many of the strongest heads the table lists.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, heads: HeadInspection, *, most: int = 10, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.heads = heads
+        self.most = most
+
+    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+        heads = self.heads
+        yield _heading(heads)
+        yield Text(title(heads))
+        yield from cautions((*heads.warnings, *heads_oddities(heads)))
+        yield spaced(Text(heads_reading(heads), "dim"))
+        yield spaced(_map(heads, brush, width))
+        yield spaced(_strongest(heads, head_lines(heads)[: self.most], brush, width))
+        yield spaced(_checked(heads, brush, width))
+        yield spaced(definitions(heads.contract))
+
+
+def print_heads(heads: HeadInspection, console: Console | None = None) -> None:
+    """Print a head inspection to a terminal; see `HeadsReport`."""
+    (console or Console()).print(HeadsReport(heads))
+
+
+def _heading(heads: HeadInspection) -> Text:
+    line = Text.assemble((f"Heads: {running(heads.objective)}", "bold"))
+    line.append(f"  {running(str(heads.model.get('name', '')))}", "dim")
+    return line.append(f"  position {heads.position} of {len(heads.tokens)} tokens", "dim")
+
+
+def _map(heads: HeadInspection, brush: Brush, width: int) -> RenderableType:
+    """Layers down, heads across, as many beside one another as there is room for; MLPs at the end of each row."""
+    rows = heads.change.tolist()
+    mlps = heads.mlp_change.tolist()
+    scale = _scale([value for row in rows for value in row])
+    mlp_scale = _scale(mlps)
+    label = len(f"L{len(rows) - 1}") + 1
+    n_heads = heads.change.shape[1]
+    numbers = width - label - 8 >= 7 * (n_heads + 1)
+    cell = 7 if numbers else max(1, min(3, (width - label - 6) // n_heads))
+    at_once = max(1, (width - label - 6) // cell)
+    text = Text(no_wrap=True, overflow="crop")
+    for start in range(0, n_heads, at_once):
+        stop = min(start + at_once, n_heads)
+        last = stop == n_heads
+        text.append(" " * label + _ruler(start, stop, cell, numbers), "dim")
+        text.append(f"{' MLP'.rjust(7 if numbers else 4) if mlps and last else ''}\n", "dim")
+        for layer, row in enumerate(rows):
+            text.append(f"L{layer}".ljust(label), "dim")
+            for value in row[start:stop]:
+                _append(text, value, scale, cell, brush, numbers)
+            if mlps and last:
+                text.append(" ")
+                _append(text, mlps[layer], mlp_scale, 7 if numbers else 3, brush, numbers)
+            text.append("\n")
+    text.rstrip()
+    notes = [text]
+    if brush.coloured or not numbers:
+        notes.append(scale_line(scale, brush, "all heads"))
+    if mlps and (brush.coloured or not numbers):
+        notes.append(scale_line(mlp_scale, brush, "all MLPs, on their own scale"))
+    if not (brush.coloured or numbers or is_divergence(heads)):
+        notes.append(Text("shades are magnitudes, signs stand in the table", "dim"))
+    return Group(*notes)
+
+
+def _append(text: Text, value: float, scale: Scale, cell: int, brush: Brush, numbers: bool) -> None:
+    if numbers:
+        text.append(short_number(value).rjust(cell - 1) + " ", brush.style(value, scale))
+    else:
+        append_cell(text, value, scale, cell, brush)
+
+
+def _ruler(start: int, stop: int, cell: int, numbers: bool) -> str:
+    if numbers:
+        return "".join(f"H{head}".rjust(cell - 1) + " " for head in range(start, stop))
+    line = ""
+    for column, head in enumerate(range(start, stop)):
+        if len(line) <= column * cell:
+            line = line.ljust(column * cell) + f"H{head} "
+    return line[: (stop - start) * cell].ljust((stop - start) * cell)
+
+
+def _scale(values: list[float]) -> Scale:
+    return scale_of(values, [False] * len(values))
+
+
+def _strongest(heads: HeadInspection, lines: list[HeadLine], brush: Brush, width: int) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("head", no_wrap=True)
+    if any(line.kind for line in lines):
+        table.add_column("type", overflow="fold")
+    for column in ("direct", "predicted", "actual"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("mostly from", overflow="fold")
+    for line in lines:
+        cells = [Text(line.name, "bold")]
+        if any(line.kind for line in lines):
+            cells.append(Text(line.kind or "—", "" if line.kind else "dim"))
+        cells.append(Text(short_number(line.direct), "dim"))
+        cells.append(Text(short_number(line.change), brush.bar_style(line.change)))
+        cells.append(
+            Text("—", "dim") if line.actual is None else Text(short_number(line.actual), brush.bar_style(line.actual))
+        )
+        best = line.carriers(heads.special, 2 if width >= 80 else 1)
+        cells.append(
+            Text(", ".join(f"{visible(heads.tokens[i])} {short_number(line.sources[i])}" for i in best) or "—")
+        )
+        table.add_row(*cells)
+    return Group(Text(f"the strongest heads, in {unit_of_change(heads)}", "dim"), table)
+
+
+def _checked(heads: HeadInspection, brush: Brush, width: int) -> RenderableType:
+    """The agreement of predictions with ablations, and the MLPs that did most."""
+    parts: list[RenderableType] = [Text(agreement(heads))]
+    mlps = [item for item in heads.ablations if item.head is None][:_MOST_MLPS]
+    if mlps:
+        largest = max(abs(item.actual) for item in mlps) or 1.0
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for item in mlps:
+            table.add_row(
+                Text(item.name, "bold"),
+                Text(f"predicted {number(item.predicted)}"),
+                Text(f"actual {number(item.actual)}"),
+                Text(blocks(abs(item.actual) / largest, max(4, min(24, width - 50))), brush.bar_style(item.actual)),
+            )
+        parts += [Text("the strongest MLPs", "dim"), table]
+    return Group(*parts)

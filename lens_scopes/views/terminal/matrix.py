@@ -1,0 +1,148 @@
+"""A source × target matrix in the terminal: a compact map, the strongest sources of each prediction, span totals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.errors import PromptError
+from lens_scopes.views.terminal.parts import Brush, TerminalView, append_cell, cautions, definitions, spaced
+from lens_scopes.views.words.attribution import number, percent, prompt_text, reading
+from lens_scopes.views.words.colour import Scale, scale_of
+from lens_scopes.views.words.matrix import PredictionLine, explained_spans, matrix_oddities, prediction_lines
+from lens_scopes.views.words.token_text import running, visible
+
+if TYPE_CHECKING:
+    from lens_scopes.attribution.matrix import AttributionMatrix
+
+_MOST_ROWS = 40
+_MOST_LINES = 24
+
+
+class MatrixReport(TerminalView):
+    """A rich renderable of a source × target matrix; fits the width of the console it is printed on.
+
+    Args:
+        matrix: what to show.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, matrix: AttributionMatrix, *, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.matrix = matrix
+
+    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+        matrix = self.matrix
+        lines = prediction_lines(matrix)
+        name = running(str(matrix.model.get("name", "")))
+        yield Text.assemble((f"Source × target: {running(matrix.objective)}", "bold"), (f"  {name}", "dim"))
+        yield Text(prompt_text(matrix))
+        yield from cautions((*matrix.warnings, *matrix_oddities(matrix)))
+        yield spaced(Text(reading(matrix), "dim"))
+        yield spaced(_map(matrix, lines, brush, width))
+        yield spaced(_predictions(matrix, lines, width))
+        if matrix.spans or matrix.generated:
+            yield spaced(_spans(matrix))
+        yield spaced(definitions(matrix.contract))
+
+
+def print_matrix(matrix: AttributionMatrix, console: Console | None = None) -> None:
+    """Print a source × target matrix to a terminal; see `MatrixReport`."""
+    (console or Console()).print(MatrixReport(matrix))
+
+
+def _map(matrix: AttributionMatrix, lines: list[PredictionLine], brush: Brush, width: int) -> RenderableType:
+    """Predictions down, source tokens across, each row on its own scale; many sources share a column."""
+    kept = lines[-_MOST_ROWS:]
+    label = max(8, min(max(cell_len(_label(line)) for line in kept), width // 3))
+    room = max(8, width - label - 1)
+    n = len(matrix.tokens)
+    size = math.ceil(n / room)
+    starts = range(0, n, size)
+    cell = max(1, min(3, room // len(starts)))
+    text = Text(no_wrap=True, overflow="crop")
+    text.append(" " * (label + 1) + _ruler(list(starts), cell) + "\n", "dim")
+    for line in kept:
+        name = Text(_label(line))
+        name.truncate(label, overflow="ellipsis", pad=True)
+        text.append_text(name).append(" ")
+        scale = scale_of(line.scores, matrix.special[: line.dest + 1])
+        for start in starts:
+            _append(text, line, matrix.special, range(start, min(start + size, line.dest + 1)), scale, cell, brush)
+        text.append("\n")
+    text.rstrip()
+    notes = ["each prediction on its own scale; columns are positions"]
+    if size > 1:
+        notes.append(f"each column is the strongest of {size} tokens")
+    if len(kept) < len(lines):
+        notes.append(f"the last {len(kept)} of {len(lines)} predictions")
+    return Group(text, Text("; ".join(notes), "dim"))
+
+
+def _label(line: PredictionLine) -> str:
+    return f"{visible(line.after)} → {visible(line.explained.token)}"
+
+
+def _append(
+    text: Text, line: PredictionLine, special: list[bool], sources: range, scale: Scale, cell: int, brush: Brush
+) -> None:
+    counted = [line.scores[i] for i in sources if not special[i]]
+    if not sources:
+        text.append(" " * cell)
+    elif not counted:
+        text.append("·" * cell, "dim")
+    else:
+        broken = [score for score in counted if not math.isfinite(score)]
+        append_cell(text, max(broken or counted, key=abs), scale, cell, brush)
+
+
+def _ruler(starts: list[int], cell: int) -> str:
+    line = ""
+    for column, start in enumerate(starts):
+        if len(line) <= column * cell and column % 5 == 0:
+            line = line.ljust(column * cell) + f"{start} "
+    return line[: len(starts) * cell]
+
+
+def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine], width: int) -> RenderableType:
+    kept = lines[-_MOST_LINES:]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("after", overflow="fold", max_width=max(6, width // 5))
+    table.add_column("explained", overflow="fold", max_width=max(6, width // 5))
+    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("from", overflow="fold")
+    for line in kept:
+        sources = line.sources[: 3 if width >= 80 else 1]
+        shown = ", ".join(f"{visible(matrix.tokens[i])} {number(line.scores[i])}" for i in sources)
+        probability = percent(line.explained.probability)
+        table.add_row(
+            Text(str(line.dest), "dim"),
+            Text(visible(line.after)),
+            Text(visible(line.explained.token), "bold"),
+            Text(probability, "dim"),
+            Text(shown or "no token", "" if shown else "dim"),
+        )
+    left = "" if len(kept) == len(lines) else f", the last {len(kept)} of {len(lines)}"
+    return Group(Text(f"which token predicted what{left}", "dim"), table)
+
+
+def _spans(matrix: AttributionMatrix) -> RenderableType:
+    try:
+        totals = matrix.span_totals()
+    except PromptError as error:
+        return Text(f"! {running(str(error))}", "bold yellow")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("target \\ source", overflow="fold")
+    for name in totals.columns:
+        table.add_column(Text(running(str(name))), justify="right", overflow="fold")
+    for name, row in explained_spans(totals):
+        table.add_row(Text(running(name)), *(Text("—" if math.isnan(value) else number(value)) for value in row))
+    note = "totals over spans: summed over the sources, averaged over the predictions"
+    return Group(Text(note, "dim"), table)

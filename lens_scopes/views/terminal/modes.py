@@ -1,0 +1,101 @@
+"""A mode inspection in the terminal: each mode as a contrast, and what the strongest words do, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.views.page.heat_table import short_number
+from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, spaced
+from lens_scopes.views.words.attribution import number, prompt_text
+from lens_scopes.views.words.modes import (
+    Contrast,
+    contrasts,
+    modes_caution,
+    modes_oddities,
+    modes_reading,
+    strongest_removals,
+    weighted_amounts,
+)
+from lens_scopes.views.words.token_text import running, visible
+
+if TYPE_CHECKING:
+    from lens_scopes.attribution.modes import ModeInspection, Removal
+
+
+class ModesReport(TerminalView):
+    """A rich renderable of a mode inspection; fits the width of the console it is printed on.
+
+    Args:
+        modes: what to show.
+        most: how many words are told about.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, modes: ModeInspection, *, most: int = 6, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.modes = modes
+        self.most = most
+
+    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+        modes = self.modes
+        name = running(str(modes.model.get("name", "")))
+        yield Text.assemble((f"Fisher modes, rank {len(modes.modes)}", "bold"), (f"  {name}", "dim"))
+        yield Text(prompt_text(modes))
+        yield from cautions((*modes.warnings, *modes_oddities(modes)))
+        yield spaced(Text(modes_reading(), "dim"))
+        for contrast in contrasts(modes):
+            yield spaced(_contrast(contrast, brush, width))
+        yield spaced(Text(modes_caution(modes), "dim"))
+        yield spaced(_words(modes, strongest_removals(modes)[: self.most], brush, width))
+
+
+def print_modes(modes: ModeInspection, console: Console | None = None) -> None:
+    """Print a mode inspection to a terminal; see `ModesReport`."""
+    (console or Console()).print(ModesReport(modes))
+
+
+def _contrast(contrast: Contrast, brush: Brush, width: int, most: int = 6) -> RenderableType:
+    """The tokens that rise above those that fall, each with its change."""
+    rising = [shift for shift in contrast.shifts if shift.change > 0][: most // 2]
+    falling = [shift for shift in contrast.shifts if shift.change < 0][-(most // 2) :]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold", max_width=max(10, width // 3))
+    table.add_column(justify="right")
+    table.add_column()
+    for shift in (*rising, *falling):
+        table.add_row(
+            Text(visible(shift.token)),
+            Text(f"{'+' if shift.change > 0 else ''}{short_number(shift.change)}"),
+            Text(
+                blocks(abs(shift.change) / contrast.largest, max(4, min(24, width - 40))), brush.bar_style(shift.change)
+            ),
+        )
+    head = Text.assemble((f"mode {contrast.index}", "bold"), (f"  λ = {number(contrast.eigenvalue)}", "dim"))
+    if not (rising or falling):
+        return Group(head, Text("no probability changes along it", "dim"))
+    return Group(head, table)
+
+
+def _words(modes: ModeInspection, removals: list[Removal], brush: Brush, width: int) -> RenderableType:
+    amounts = dict(zip((removal.index for removal in modes.removals), weighted_amounts(modes), strict=True))
+    parts: list[RenderableType] = [Text("what each word does, the strongest first", "dim")]
+    for removal in removals:
+        parts.append(Text(running(removal.sentence()), "bold"))
+        line = Text("  along the modes ", "dim")
+        for index, amount in enumerate(amounts[removal.index], start=1):
+            sign = "+" if amount > 0 else ""
+            line.append(f" {index}: ", "dim").append(f"{sign}{short_number(amount)}", brush.bar_style(amount))
+        line.append(
+            f"   KL predicted {short_number(removal.predicted_nats)}, actual {short_number(removal.actual_nats)} nats;"
+            f" agreement {short_number(removal.agreement)}",
+            "dim",
+        )
+        parts.append(line)
+    if not removals:
+        parts.append(Text("no word has an effect that is a number", "dim"))
+    return Group(*parts)

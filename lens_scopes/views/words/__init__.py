@@ -1,0 +1,1 @@
+"""The words, colours and number formats that every view shares."""

@@ -1,0 +1,273 @@
+"""The words and numbers of a view: what a score means, how not to read it, and what is odd about these scores."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from lens_scopes.views.words.token_text import running, visible
+
+if TYPE_CHECKING:
+    from lens_scopes.engine.final_state import PredictedToken, Prediction
+    from lens_scopes.results.attribution import Attribution
+
+_EXPLAINED = {
+    "semantic": "the logit of the target token",
+    "logprob": "the log-probability of the target token (nats)",
+    "logitdiff": "the difference between the two logits",
+    "temperature": "β = ‖y‖, the inverse effective temperature of the prediction",
+    "entropy": "the entropy of the prediction (nats)",
+}
+
+_SINK = (
+    "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
+    " its number is kept, its colour is not."
+)
+NOT_TO_READ = (
+    "It is first order and local: it describes small changes of an embedding around this very prompt, not what happens"
+    f" when a token is removed or replaced, and the scores do not add up to the prediction. {_SINK}"
+)
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """A result that has a prompt."""
+
+    @property
+    def tokens(self) -> list[str]: ...
+    @property
+    def special(self) -> list[bool]: ...
+
+
+@runtime_checkable
+class Explained(Prompted, Protocol):
+    """A result about one prediction."""
+
+    @property
+    def target(self) -> PredictedToken | None: ...
+    @property
+    def prediction(self) -> Prediction: ...
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A result whose scores a scope made."""
+
+    @property
+    def scope(self) -> str: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One token's line in a table: `share` is |score| over the sum of |score| of the tokens that count, or None."""
+
+    index: int
+    token: str
+    token_id: int
+    special: bool
+    score: float
+    share: float | None
+    standard_error: float | None
+
+
+def rows(attribution: Attribution) -> list[Row]:
+    """One row per token, in the order of the text; special tokens and non-finite scores have no share."""
+    scores = attribution.scores.tolist()
+    errors = [None] * len(scores) if attribution.standard_error is None else attribution.standard_error.tolist()
+    counted = [math.isfinite(score) and not special for score, special in zip(scores, attribution.special, strict=True)]
+    total = sum(abs(score) for score, counts in zip(scores, counted, strict=True) if counts)
+    return [
+        Row(
+            index=i,
+            token=attribution.tokens[i],
+            token_id=attribution.token_ids[i],
+            special=attribution.special[i],
+            score=scores[i],
+            share=abs(scores[i]) / total if counted[i] and total > 0 else None,
+            standard_error=errors[i],
+        )
+        for i in range(len(scores))
+    ]
+
+
+def ranking(scores: Sequence[float], special: Sequence[bool]) -> list[int]:
+    """Indices of the non-special tokens with finite, non-zero scores, largest magnitude first."""
+    counted = [i for i, s in enumerate(scores) if not special[i] and math.isfinite(s) and s != 0]
+    return sorted(counted, key=lambda i: (-abs(scores[i]), i))
+
+
+def likely(attribution: Attribution, most: int = 10) -> list[PredictedToken]:
+    """The `most` most probable next tokens, and the target where it is not among them."""
+    shown = list(attribution.prediction.top[:most])
+    target = attribution.target
+    if target is not None and all(token.token_id != target.token_id for token in shown):
+        shown.append(target)
+    return shown
+
+
+def reading(result: Scored) -> str:
+    """What a score means, in a sentence or two, with its unit."""
+    scope = re.sub(r"[^a-z]", "", result.scope.lower())
+    readout = _readout_name(result)
+    if readout is None:
+        return (
+            "Each score is that of a baseline to compare with, which takes no gradient; its formula stands in the"
+            " contract under “score attributed”."
+        )
+    elsewhere = bool(result.settings.get("at"))
+    whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
+    if scope.startswith("fisher"):
+        change, unit = {
+            "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
+            "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
+            "dot": (f"{whose} having its value and not the baseline's moves", "in nats"),
+        }.get(str(readout), (f"a small change of {whose} can move", "per unit of its norm"))
+        root = "; it is the root of it, added up over the sites" if elsewhere else ""
+        return (
+            f"Each score says how strongly {change} the whole predicted distribution, measured by its Fisher"
+            f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}. The exact formula stands"
+            " in the contract under “score attributed”."
+        )
+    quantity = explained(scope)
+    if readout == "product":
+        return (
+            f"Each score is the norm of the first-order effects on {quantity} of the entries of {whose} having their"
+            " values and not the baseline's, in the unit of that quantity."
+        )
+    if readout == "relative":
+        return (
+            f"Each score is the largest first-order change of {quantity} that a change of {whose} as large as it is"
+            " can make, in the unit of that quantity."
+        )
+    if readout == "dot":
+        return (
+            f"Each score is the first-order effect on {quantity} of {whose} having its value and not the"
+            " baseline's, in the unit of that quantity: blue raises it, orange lowers it."
+        )
+    return (
+        f"Each score is the largest first-order change of {quantity} that a change of {whose} by one unit of norm can"
+        f" make. The unit is change of that quantity per unit of {'its' if elsewhere else 'embedding'} norm."
+    )
+
+
+def caution(result: Scored) -> str:
+    """How not to read the scores."""
+    if result.settings.get("readout") is None:
+        return f"Scores of this kind compare with no scope's in size, only in their order. {_SINK}"
+    if result.settings.get("points") is not None:
+        return (
+            "Gradients are averaged over other prompts than this one, named in the contract: they describe no small"
+            f" change of it, nor what happens when a single token is removed or replaced. {_SINK}"
+        )
+    return NOT_TO_READ
+
+
+def explained(scope: str) -> str:
+    """The quantity that a scope with a number as its output explains, in words."""
+    return _EXPLAINED.get(re.sub(r"[^a-z]", "", scope.lower()), "the explained quantity")
+
+
+def _readout_name(result: Scored) -> object:
+    readout = result.settings.get("readout")
+    return readout.get("name") if isinstance(readout, Mapping) else readout
+
+
+def oddities(attribution: Attribution) -> list[str]:
+    """Sentences on scores that a picture cannot show: none that count, all zero, not finite. Usually empty."""
+    scores = attribution.scores.tolist()
+    notes = _row_oddities(scores, attribution.special, "")
+    if attribution.layers is not None:
+        names = short_names(attribution.layer_names)
+        layers = attribution.layers.tolist()
+        broken = [n for n, row in zip(names, layers, strict=True) if not all(map(math.isfinite, row))]
+        if broken:
+            notes.append(f"Layers with scores that are not finite (NaN or infinite): {listing(broken)}.")
+        zero = [
+            n
+            for n, row in zip(names, layers, strict=True)
+            if n not in broken
+            and not any(s for s, special in zip(row, attribution.special, strict=True) if not special)
+        ]
+        if zero and len(zero) < len(names):
+            notes.append(f"Layers where every score is zero: {listing(zero)}.")
+        elif zero:
+            notes.append("Every score at every layer is zero.")
+    return notes
+
+
+def _row_oddities(scores: Sequence[float], special: Sequence[bool], where: str) -> list[str]:
+    if all(special):
+        return [f"Every token{where} is a special token, so there is nothing to put on the colour scale."]
+    broken = sum(not math.isfinite(s) for s in scores)
+    finite = [s for s, is_special in zip(scores, special, strict=True) if math.isfinite(s) and not is_special]
+    notes = []
+    if broken:
+        verb = "score is" if broken == 1 else "scores are"
+        notes.append(
+            f"{broken} of {len(scores)} {verb} not finite (NaN or infinite) and left out of the colour scale"
+            " and of the shares."
+        )
+    if finite and not any(finite):
+        rest = "Every other score" if broken else "Every score"
+        notes.append(f"{rest} is exactly zero: within this objective and path no token has a first-order influence.")
+    return notes
+
+
+def title(result: Explained) -> str:
+    """`prompt → next token` in one line, shortened from the left; without special tokens."""
+    prompt = prompt_text(result)
+    shown = prompt if len(prompt) <= 80 else "…" + prompt[-79:]
+    following = next_token(result)
+    return shown if following is None else f"{shown} → {visible(following.token)}"
+
+
+def next_token(result: Explained) -> PredictedToken | None:
+    """The target, or the most probable next token where the objective has no target."""
+    return result.target or next(iter(result.prediction.top), None)
+
+
+def prompt_text(result: Prompted) -> str:
+    """The text up to the position explained, without special tokens, on one line."""
+    pairs = zip(result.tokens, result.special, strict=True)
+    return " ".join("".join(running(token) for token, special in pairs if not special).split())
+
+
+def number(value: float) -> str:
+    """Four significant digits: 14.20, 0.01234, 1.234e-07; 0; words where there is no number."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "minus infinite"
+    return f"{value:#.4g}" if value else "0"
+
+
+def percent(share: float) -> str:
+    """A share or probability in [0, 1]: 78.0%, 4.2%, 2.0%, 0.013%, <0.001%."""
+    hundredfold = 100 * share
+    if hundredfold >= 9.95:
+        return f"{hundredfold:.1f}%"
+    if hundredfold == 0:
+        return "0%"
+    return f"{hundredfold:#.2g}%" if hundredfold >= 0.001 else "<0.001%"
+
+
+def short_names(hook_names: Sequence[str]) -> list[str]:
+    """`blocks.3.hook_resid_pre` → `L3`; with the part of the block, `L3 mid`, where several parts are shown."""
+    matches = [re.fullmatch(r"blocks\.(\d+)\.(?:hook_resid_)?(.+)", name) for name in hook_names]
+    parts = {m[2] for m in matches if m}
+    plain = len(parts) == 1 and all(matches)
+    return [
+        name if m is None else (f"L{m[1]}" if plain else f"L{m[1]} {m[2]}")
+        for name, m in zip(hook_names, matches, strict=True)
+    ]
+
+
+def listing(names: Sequence[str], most: int = 8) -> str:
+    """`L0, L1, L2`, and how many more there are beyond the first `most`."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"

@@ -1,0 +1,99 @@
+"""The words and numbers of a span information flow, for all its views."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lens_scopes.views.words.matrix import prediction_name
+
+if TYPE_CHECKING:
+    from lens_scopes.results.flow import InformationFlow, SpanFlow
+
+CURVE_SIGMAS = tuple(10 ** (step / 8 - 2) for step in range(25))
+"""0.01 to 10: below it every value is its bound."""
+
+
+@dataclass(frozen=True)
+class SpanCurve:
+    """Both values of one span over `CURVE_SIGMAS`, in nats, summed over the predictions."""
+
+    name: str
+    bound: list[float]
+    channel: list[float]
+
+
+def span_curves(flow: InformationFlow) -> list[SpanCurve]:
+    """The curves of the spans that tell something, the strongest first."""
+    by_sigma = [flow.totals(sigma) for sigma in CURVE_SIGMAS]
+    return [
+        SpanCurve(name, [total[row].bound for total in by_sigma], [total[row].channel for total in by_sigma])
+        for row, name in strongest_spans(flow)
+        if 0 < by_sigma[0][row].bound < math.inf
+    ]
+
+
+def strongest_spans(flow: InformationFlow) -> list[tuple[int, str]]:
+    """The row and name of each span, by bound, the largest first; those that are not finite last."""
+    totals = flow.totals()
+    order = sorted(range(len(totals)), key=lambda row: -totals[row].bound if math.isfinite(totals[row].bound) else 1.0)
+    return [(row, totals[row].name) for row in order]
+
+
+def flow_kind(flow: InformationFlow) -> str:
+    """How many predictions, and at which σ."""
+    count = len(flow.destinations)
+    if not flow.answer:
+        return f"the next-token prediction · σ = {flow.sigma:g}"
+    made = "generated" if flow.generated else "given"
+    return f"{count} prediction{'' if count == 1 else 's'} of an answer that was {made} · σ = {flow.sigma:g}"
+
+
+def flow_reading(flow: InformationFlow) -> str:
+    return (
+        f"Random noise on the embeddings of one span at a time, {flow.sigma:g} times as long as a typical token"
+        " embedding: how many nats could the predictions tell about it? Bound is ½ σ² tr(M Mᵀ), how far the noise"
+        " moves the predictions on average (Kullback–Leibler divergence, to second order): they can tell no more than"
+        " that. Channel is ½ log det(I + σ² M Mᵀ), the information of the Gaussian channel that fits; it is never"
+        " above the bound."
+    )
+
+
+def flow_caution(flow: InformationFlow) -> str:
+    ceiling = math.log(flow.model["d_vocab"])
+    together = (
+        " Values are summed over the predictions; “together” is one channel to all of them, which counts nothing twice."
+        if len(flow.destinations) > 1
+        else ""
+    )
+    return (
+        "Both describe small changes around this very text: they say what the predictions are sensitive to, not what"
+        " would happen without the span, nor whether its words are repeated. They hold for small σ; no prediction can"
+        f" tell more than log d_vocab = {ceiling:.1f} nats, and values near that are out of their range.{together}"
+    )
+
+
+def flow_oddities(flow: InformationFlow) -> list[str]:
+    """Sentences on values that a picture cannot show: none at all, not finite. Usually empty."""
+    totals = flow.totals()
+    broken = [item.name for item in totals if not math.isfinite(item.bound)]
+    notes = []
+    if broken:
+        notes.append(f"Spans whose values are not finite (NaN or infinite): {', '.join(broken)}.")
+    if not any(item.bound for item in totals):
+        notes.append("Nothing flows from any span: the predictions do not depend on them at all.")
+    return notes
+
+
+def beyond(item: SpanFlow) -> float:
+    """The share of the bound that random directions stand for."""
+    return item.omitted / item.bound if item.bound else 0.0
+
+
+def prediction_names(flow: InformationFlow) -> list[str]:
+    """`18 ␣the → ␣sofa` for each prediction."""
+    return [
+        prediction_name(dest, flow.tokens[dest], (target or predicted).token)
+        for dest, target, predicted in zip(flow.destinations, flow.targets, flow.predicted, strict=True)
+    ]

@@ -1,0 +1,96 @@
+"""The words and numbers of a mode inspection, for all its views."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lens_scopes.attribution.modes import ModeInspection, Removal, Shift
+
+_LEAST = 0.01  # changes below this share of the mode's largest are not worth a bar
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A mode's tokens, from the one that rises most to the one that falls most."""
+
+    index: int
+    eigenvalue: float
+    shifts: list[Shift]
+    largest: float
+
+
+def contrasts(modes: ModeInspection) -> list[Contrast]:
+    """Every mode without the tokens that hardly change."""
+    found = []
+    for index, mode in enumerate(modes.modes, start=1):
+        shifts = [shift for shift in (*mode.rising, *mode.falling) if math.isfinite(shift.change)]
+        largest = max((abs(shift.change) for shift in shifts), default=0.0)
+        kept = [shift for shift in shifts if abs(shift.change) >= _LEAST * largest and shift.change]
+        found.append(Contrast(index, mode.eigenvalue, sorted(kept, key=lambda shift: -shift.change), largest))
+    return found
+
+
+def strongest_removals(modes: ModeInspection) -> list[Removal]:
+    """Removals of ordinary tokens by their actual effect in nats, largest first; without those that have none."""
+    ordinary = [
+        removal
+        for removal in modes.removals
+        if not modes.special[removal.index] and math.isfinite(removal.actual_nats) and removal.actual
+    ]
+    return sorted(ordinary, key=lambda removal: -removal.actual_nats)
+
+
+def weighted_amounts(modes: ModeInspection) -> list[list[float]]:
+    """a_i √λ_i for each removal: ½ (a_i √λ_i)² is mode i's share of the predicted nats."""
+    roots = [math.sqrt(max(0.0, mode.eigenvalue)) for mode in modes.modes]
+    return [[a * root for a, root in zip(removal.amounts, roots, strict=True)] for removal in modes.removals]
+
+
+def removal_words(removal: Removal) -> str:
+    """What the word does, in a sentence that does not break inside a token."""
+    words = removal.sentence()
+    for token in {removal.token, *(shift.token for shift in removal.actual)}:
+        words = words.replace(repr(token), repr(token).replace(" ", "\u00a0"))
+    return words
+
+
+def modes_reading() -> str:
+    return (
+        "A mode is a direction in which a small change of the final state moves the predicted distribution; the first"
+        " moves it most. Along it some tokens rise at the expense of others. λ is its Fisher information, in nats per"
+        " squared unit of the final state; the bars are the changes of probability for a step that costs ½ nat to"
+        " second order."
+    )
+
+
+def modes_caution(modes: ModeInspection) -> str:
+    return (
+        "Above zero (blue) a token rises, below (orange) it falls; those with less than"
+        f" {_LEAST:.0%} of a mode’s largest change are left out. The sign of a mode is a convention: its"
+        f" largest change is a rise. Below, words are replaced by the {modes.baseline} embedding, which is a"
+        " large step: what really happened may differ from the prediction."
+    )
+
+
+def modes_oddities(modes: ModeInspection) -> list[str]:
+    """Sentences on what the bars cannot show: no information, numbers that are not finite. Usually empty."""
+    notes = []
+    values = [mode.eigenvalue for mode in modes.modes]
+    if values and not any(values):
+        notes.append("Every λ is zero: no small change of the final state moves the prediction.")
+    broken = sum(not math.isfinite(value) for value in values)
+    if broken:
+        notes.append(f"{broken} of {len(values)} modes have a λ that is not finite (NaN or infinite).")
+    undone = sum(
+        not math.isfinite(removal.actual_nats) or not all(map(math.isfinite, removal.amounts))
+        for removal in modes.removals
+    )
+    if undone:
+        notes.append(f"{undone} of {len(modes.removals)} words have numbers that are not finite.")
+    finite = [removal for removal in modes.removals if not modes.special[removal.index]]
+    if finite and not any(removal.actual_nats for removal in finite):
+        notes.append("Replacing any one word leaves the prediction exactly as it is.")
+    return notes

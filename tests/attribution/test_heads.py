@@ -1,0 +1,189 @@
+"""Heads: predicted effects against closed forms and real interventions."""
+
+import pytest
+import torch
+from induction_circuit import ANSWER, PROMPT, SOURCE, induction_circuit
+from reference import site_activation, state_of
+
+import lens_scopes as ls
+from lens_scopes.attribution.heads import component_name
+from lens_scopes.errors import PathError
+
+IDS = [3, 7, 1, 7, 4, 9, 2]
+TARGET = 5
+
+
+def soft_capped(model, z: torch.Tensor) -> torch.Tensor:
+    cap = model.cfg.output_logits_soft_cap
+    return cap * torch.tanh(z / cap) if cap > 0 else z
+
+
+def logits(model, y: torch.Tensor) -> torch.Tensor:
+    return soft_capped(model, model.W_U.T @ y + model.b_U)
+
+
+def ablated_state(model, layer: int, head: int | None, mix: float, value: torch.Tensor) -> torch.Tensor:
+    """y when a component's output is moved a share `mix` of the way to a value, by TransformerLens' own hooks."""
+    caught = {}
+
+    def move(activation, hook):
+        changed = activation.clone()
+        where = (slice(None),) if head is None else (slice(None), slice(None), head)
+        target = value if head is None else value[:, head]
+        changed[where] = (1 - mix) * changed[where] + mix * target
+        return changed
+
+    def catch(y, hook):
+        caught["y"] = y[0, -1]
+
+    name = f"blocks.{layer}.hook_mlp_out" if head is None else f"blocks.{layer}.attn.hook_z"
+    model.run_with_hooks(torch.tensor([IDS]), fwd_hooks=[(name, move), ("unembed.hook_in", catch)])
+    return caught["y"]
+
+
+def test_predicted_changes_are_the_slope_of_a_real_intervention(tiny):
+    """Moving a component a little way to its baseline changes the logit in proportion to the prediction."""
+    found = ls.inspect_heads(tiny, IDS, ls.Semantic(TARGET), baseline="mean", verify=0)
+    step = 1e-6
+    for layer in range(tiny.cfg.n_layers):
+        for head in [*range(tiny.cfg.n_heads), *([] if tiny.cfg.attn_only else [None])]:
+            site = f"blocks.{layer}.hook_mlp_out" if head is None else f"blocks.{layer}.attn.hook_z"
+            mean = (
+                site_activation(tiny, IDS, site)
+                .mean(0, keepdim=True)
+                .expand(len(IDS), *[-1] * (1 if head is None else 2))
+            )
+            ends = [logits(tiny, ablated_state(tiny, layer, head, mix, mean))[TARGET] for mix in (step, -step)]
+            slope = float((ends[0] - ends[1]) / (2 * step))
+            predicted = found.mlp_change[layer] if head is None else found.change[layer, head]
+            assert float(predicted) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+def test_actual_changes_are_those_of_real_ablations(tiny, baseline):
+    found = ls.inspect_heads(tiny, IDS, ls.LogProb(TARGET), baseline=baseline)
+    components = tiny.cfg.n_layers * (tiny.cfg.n_heads + (0 if tiny.cfg.attn_only else 1))
+    assert len(found.ablations) == components
+    before = logits(tiny, state_of(tiny, IDS)).log_softmax(-1)[TARGET]
+    for item in found.ablations[:4]:
+        site = f"blocks.{item.layer}.hook_mlp_out" if item.head is None else f"blocks.{item.layer}.attn.hook_z"
+        value = site_activation(tiny, IDS, site)
+        value = torch.zeros_like(value) if baseline == "zero" else value.mean(0, keepdim=True).expand_as(value)
+        after = logits(tiny, ablated_state(tiny, item.layer, item.head, 1.0, value)).log_softmax(-1)[TARGET]
+        assert item.actual == pytest.approx(float(after - before), rel=1e-9, abs=1e-12)
+
+
+def test_parts_by_source_and_by_edge_add_up_to_a_head(tiny):
+    found = ls.inspect_heads(tiny, IDS, ls.Semantic(TARGET), baseline="zero", verify=0, patterns=100)
+    torch.testing.assert_close(found.by_source.sum(-1), found.change, rtol=1e-9, atol=1e-12)
+    for layer in range(tiny.cfg.n_layers):
+        for head in range(tiny.cfg.n_heads):
+            edges = found.pattern_gradients[component_name((layer, head))]
+            torch.testing.assert_close(edges.sum(0), found.by_source[layer, head], rtol=1e-9, atol=1e-12)
+            assert not edges.triu(1).any()
+
+
+def test_divergences_are_second_order_in_every_direction_at_once(tiny):
+    """½ Σ λ_i a_i² over all directions is ½ δᵀFδ of the first-order change δ of the final state."""
+    found = ls.inspect_heads(tiny, IDS, ls.Fisher(rank=tiny.cfg.d_model), baseline="zero", verify=0)
+    p = logits(tiny, state_of(tiny, IDS)).softmax(-1)
+    step = 1e-6
+    site = "blocks.1.attn.hook_z"
+    zero = torch.zeros_like(site_activation(tiny, IDS, site))
+    for head in range(tiny.cfg.n_heads):
+        ends = [logits(tiny, ablated_state(tiny, 1, head, mix, zero)) for mix in (step, -step)]
+        moved = (ends[0] - ends[1]) / (2 * step)
+        expected = 0.5 * ((p * moved**2).sum() - (p * moved).sum() ** 2)
+        assert float(found.change[1, head]) == pytest.approx(float(expected), rel=1e-5, abs=1e-10)
+
+
+def test_direct_effects_are_logit_attribution_with_frozen_scales(tiny):
+    found = ls.inspect_heads(tiny, IDS, ls.Semantic(TARGET), baseline="zero", verify=0)
+    last = tiny.cfg.n_layers - 1
+    name = f"blocks.{last}.attn.hook_z"
+    z = site_activation(tiny, IDS, name)[-1]
+    out = torch.einsum("hd,hdm->hm", z, tiny.blocks[last].attn.W_O)
+    if tiny.cfg.use_normalization_before_and_after:
+        out = out / site_activation(tiny, IDS, f"blocks.{last}.ln1_post.hook_scale")[-1] * tiny.blocks[last].ln1_post.w
+    if tiny.cfg.normalization_type is not None:
+        if tiny.cfg.normalization_type == "LN":
+            out = out - out.mean(-1, keepdim=True)
+        out = out / site_activation(tiny, IDS, "ln_final.hook_scale")[-1] * tiny.ln_final.w
+    raw = tiny.W_U.T @ state_of(tiny, IDS) + tiny.b_U
+    cap = tiny.cfg.output_logits_soft_cap
+    slope = 1 - torch.tanh(raw[TARGET] / cap) ** 2 if cap > 0 else 1.0
+    torch.testing.assert_close(found.direct[last], -(out @ tiny.W_U[:, TARGET]) * slope, rtol=1e-8, atol=1e-10)
+
+
+def test_an_induction_circuit_is_named():
+    model = induction_circuit()
+    found = ls.inspect_heads(model, PROMPT, ls.Semantic(ANSWER), baseline="zero")
+    assert found.prediction.top[0].token_id == ANSWER
+    assert {name for name, _ in found.top(2)} == {"L0H0", "L1H1"}
+    assert found.type_of(0, 0) == "previous_token_head"
+    assert found.type_of(1, 1) == "induction_head"
+    assert {item.name for item in found.ablations[:2]} == {"L0H0", "L1H1"}
+    assert int(found.by_source[1, 1].abs().argmax()) == SOURCE
+    assert int(found.patterns["L1H1"][-1].argmax()) == SOURCE
+    assert all(item.actual < -1 for item in found.ablations[:2])
+    assert all(abs(item.actual) < 0.2 for item in found.ablations[2:])
+
+
+def test_head_types_need_the_heads_and_not_the_noise():
+    model = induction_circuit()
+    shares = ls.inspect_heads(model, PROMPT, ls.Semantic(ANSWER), verify=0).head_types
+    assert shares["previous_token_head"][0, 0] > 0.6
+    assert shares["induction_head"][1, 1] > 0.6
+    noise = [(0, 1), (0, 2), (1, 0), (1, 2)]
+    assert all(float(scores[item]) < 0.3 for scores in shares.values() for item in noise)
+
+
+def test_resampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(tiny):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    runs = [ls.inspect_heads(tiny, IDS, baseline="resample", seed=seed).change for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+def test_chosen_patterns_and_tables(tiny):
+    found = ls.inspect_heads(tiny, IDS, ls.Temperature(), patterns=["L1H0"], verify=2)
+    assert list(found.patterns) == ["L1H0"] and len(found.ablations) == 2
+    torch.testing.assert_close(
+        found.patterns["L1H0"].double(),
+        site_activation(tiny, IDS, "blocks.1.attn.hook_pattern")[0],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    table = found.to_pandas()
+    assert len(table) == tiny.cfg.n_layers * tiny.cfg.n_heads
+    assert table["change"].tolist() == pytest.approx(found.change.flatten().tolist())
+    assert set(found.contract) == set(ls.attribute(tiny, IDS).contract)
+    assert "HeadInspection" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"baseline": "meen"}, "did you mean 'mean'"),
+        ({"patterns": ["L9H0"]}, "does not exist"),
+        ({"patterns": ["H0"]}, "not a head"),
+        ({"through": "9"}, "does not exist"),
+    ],
+)
+def test_bad_input_is_refused(tiny, settings, message):
+    with pytest.raises(PathError, match=message):
+        ls.inspect_heads(tiny, IDS, **settings)
+
+
+def test_a_head_can_be_ablated_around_a_scope_and_no_hook_stays(tiny):
+    def ablate(z, hook):
+        z[:, :, 1] = 0
+        return z
+
+    free = ls.attribute(tiny, IDS, ls.Semantic(TARGET)).scores
+    with tiny.hooks(fwd_hooks=[("blocks.0.attn.hook_z", ablate)]):
+        ablated = ls.attribute(tiny, IDS, ls.Semantic(TARGET)).scores
+    assert not torch.allclose(free, ablated)
+    assert torch.equal(free, ls.attribute(tiny, IDS, ls.Semantic(TARGET)).scores)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in tiny.hook_dict.values())

@@ -1,0 +1,115 @@
+"""The commands that inspect heads, matrices and modes, and pages that hold several results."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import PROMPT, Loader, Run, as_json
+
+import lens_scopes as ls
+
+
+def plain(result: dict) -> dict:
+    return json.loads(json.dumps(result))
+
+
+def test_heads_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
+    got = as_json(
+        run("heads", PROMPT, "--scope", "logprob", "--baseline", "zero", "--through", "0", "--verify", "3", "--json")
+    )
+    expected = ls.inspect_heads(loader.model, PROMPT, ls.LogProb(), baseline="zero", through=ls.Layers(0), verify=3)
+    assert got == plain(expected.to_dict())
+    assert len(got["ablations"]) == 3 and got["baseline"] == "zero"
+
+
+def test_matrix_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
+    got = as_json(run("matrix", PROMPT, "--scope", "fisher", "--generate", "2", "--span", "start=The", "--json"))
+    expected = ls.attribute_all(loader.model, PROMPT, ls.Fisher(), generate=2, spans={"start": "The"})
+    assert got == plain(expected.to_dict())
+    assert got["generated"] == 2 and "start" in got["spans"]
+
+
+def test_modes_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
+    got = as_json(run("modes", PROMPT, "--rank", "2", "--baseline", "zero", "--json"))
+    assert got == plain(ls.inspect_modes(loader.model, PROMPT, 2, baseline="zero").to_dict())
+
+
+@pytest.mark.parametrize("command", ["heads", "matrix", "modes"])
+def test_every_kind_of_file_is_written_and_the_terminal_view_printed(
+    run: Callable[..., Run],
+    folder: Path,
+    command: str,
+) -> None:
+    names = ["a.html", "a.json", "a.csv", "a.png", "a.svg", "a.pdf"]
+    done = run(command, PROMPT, *(argument for name in names for argument in ("--out", name)))
+    assert done.status == 0, done.err
+    assert len(done.out.splitlines()) > 5
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert (folder / "a.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert len((folder / "a.csv").read_text().splitlines()) > 1
+    json.loads((folder / "a.json").read_text())
+
+
+def test_companions_share_the_page_the_json_and_the_terminal(
+    run: Callable[..., Run],
+    folder: Path,
+) -> None:
+    kinds = [argument for kind in ("heads", "matrix", "modes") for argument in ("--with", kind)]
+    page = run("attribute", PROMPT, "--layers", *kinds, "--out", "page.html")
+    assert page.status == 0, page.err
+    html = (folder / "page.html").read_text(encoding="utf-8")
+    assert html.count("CircuitsVis=") <= 1 and html.count("<!DOCTYPE") == 1
+    alone = run("attribute", PROMPT, "--layers")
+    assert len(page.out) > len(alone.out)
+    got = as_json(run("attribute", PROMPT, *kinds, "--json"))
+    assert {"heads", "matrix", "modes"} <= got.keys()
+
+
+def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -> None:
+    whole = as_json(run("attribute", PROMPT, "--json"))
+    from lens_scopes.engine.memory import Budget
+
+    needed = Budget(loader.model, 10**15).plan(len(whole["tokens"]), 1).estimate
+    assert "in memory was" not in run("attribute", PROMPT, "--json").err
+    ran = run("attribute", PROMPT, "--memory", str(needed - 1), "--json")
+    assert "note: in memory was the graph of 1 of 2 layers at a time" in ran.err
+    sliced = as_json(ran)
+    assert "1 of 2 layers" in sliced["settings"]["memory"]
+    assert sliced["scores"] == pytest.approx(whole["scores"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["heads", PROMPT, "--baseline", "none"], "unknown ablation 'none'"),
+        (["heads", PROMPT, "--head", "third"], "'third' is not a head"),
+        (["heads", PROMPT, "--head", "L9H0"], "L9H0 does not exist"),
+        (["heads", PROMPT, "--out", "a.safetensors"], "suffixes .html"),
+        (["matrix", PROMPT, "--span", "start"], "NAME=TEXT"),
+        (["matrix", PROMPT, "--span", "start=absent"], "absent"),
+        (["matrix", PROMPT, "--generate", "99"], "context window"),
+        (["modes", PROMPT, "--rank", "0"], "rank"),
+        (["modes", PROMPT, "--baseline", "pad"], "'pad'"),
+        (["attribute", PROMPT, "--with", "everything"], "--with takes heads"),
+        (["attribute", PROMPT, "--through", "5-2"], "reversed"),
+        (["attribute", PROMPT, "--through", "7"], "layers 0 to 1"),
+        (["attribute", PROMPT, "--freeze", "pattern"], "'patterns'"),
+        (["attribute", PROMPT, "--memory", "much"], "4GB"),
+        (["attribute", PROMPT, "--memory", "9"], "9 bytes are allowed"),
+        (["heads", PROMPT, "--memory", "9"], "the heads of"),
+        (["matrix", PROMPT, "--memory", "9"], "9 bytes are allowed"),
+        (["modes", PROMPT, "--memory", "none"], "4GB"),
+    ],
+)
+def test_bad_input_is_one_line_with_nothing_written(
+    run: Callable[..., Run],
+    folder: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    failed = run(*arguments)
+    assert failed.status == 2 and words in failed.err
+    assert len(failed.err.splitlines()) == 1 and failed.err.startswith("lens-scopes: ")
+    assert not failed.out and not list(folder.iterdir())

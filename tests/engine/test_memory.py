@@ -1,0 +1,294 @@
+"""Memory plans: parts give the same scores as the whole, running out of memory halves them and loses nothing, and what
+does not fit is refused with its estimate."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+import lens_scopes as ls
+from lens_scopes.engine import memory
+from lens_scopes.engine.backward import trace, trace_in_slices
+from lens_scopes.engine.memory import Budget, attempt, in_portions, in_units, is_out_of_memory, parse_memory
+from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
+
+IDS = [3, 7, 1, 7, 4, 9, 2]
+PROMPTS = [IDS, IDS[:4], IDS[::-1], [5, 6], IDS[1:]]
+SHORTAGES: dict[str, Callable[[], Exception]] = {
+    "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cpu": lambda: RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 8000000000000 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "python": MemoryError,
+}
+EXACT: Any = {"rtol": 1e-12, "atol": 0}
+
+
+@pytest.fixture(autouse=True)
+def quick_collection(monkeypatch):
+    """Collecting garbage over all that a test process has imported takes longer than the tests."""
+    monkeypatch.setattr(memory.gc, "collect", lambda: 0)
+
+
+@pytest.fixture(autouse=True)
+def one_direction_at_a_time(monkeypatch):
+    """Directions of short prompts go back together, and memory could not run out between two of them."""
+    monkeypatch.setattr("lens_scopes.engine.backward.BATCHED", 1)
+
+
+@contextmanager
+def room_for(model: Any, layers: int, shortage: Callable[[], Exception], *, on_the_way_back: int | None = None) -> Any:
+    """Lets memory run out where a graph holds more layers than these: on the way forward, or on the way back once that
+    many directions have passed a layer."""
+    held = {"layers": 0}
+    passed: dict[int, int] = {}
+
+    def enter(layer: int) -> Callable[..., None]:
+        def hook(activation: torch.Tensor, hook: Any) -> None:
+            if not activation.requires_grad:
+                return
+            held["layers"] = 1 if layer == 0 or activation.is_leaf else held["layers"] + 1
+            if on_the_way_back is None:
+                if held["layers"] > layers:
+                    raise shortage()
+                return
+
+            def leave(gradient: torch.Tensor) -> None:
+                passed[layer] = passed.get(layer, 0) + 1
+                if held["layers"] > layers and passed[layer] > on_the_way_back:
+                    raise shortage()
+
+            activation.register_hook(leave)
+
+        return hook
+
+    names = [(f"blocks.{layer}.hook_resid_pre", enter(layer)) for layer in range(model.cfg.n_layers)]
+    with model.hooks(fwd_hooks=names):
+        yield
+
+
+@pytest.mark.parametrize("through", [None, ls.Layers(1) & ls.Frozen("patterns", "gates")], ids=["free", "path"])
+def test_slices_give_the_scores_of_the_whole_graph_at_every_site(tiny, through, monkeypatch):
+    monkeypatch.setattr(memory, "_DIRECTIONS_SHARE", 1e-9)
+    settings = dict(layers=True, sites=["hook_z", "hook_embed"], through=through)
+    objective = ls.Fisher("trace", samples=3, exact=2)
+    whole = ls.attribute(tiny, IDS, objective, **settings)
+    sliced = ls.attribute(tiny, IDS, objective, memory=smallest(tiny, len(IDS)), **settings)
+    assert whole.settings["memory"] == "the whole graph at once"
+    assert sliced.settings["memory"] == (
+        f"the graph of 1 of {tiny.cfg.n_layers} layers at a time, run again on the way back, directions in groups of 1"
+    )
+    torch.testing.assert_close(sliced.scores, whole.scores, **EXACT)
+    torch.testing.assert_close(sliced.layers, whole.layers, **EXACT)
+    torch.testing.assert_close(sliced.standard_error, whole.standard_error, rtol=1e-9, atol=0)
+    assert sliced.sites.keys() == whole.sites.keys()
+    for name, values in whole.sites.items():
+        torch.testing.assert_close(sliced.sites[name], values, **EXACT)
+
+
+def test_the_graph_of_one_slice_is_held_at_a_time(tiny):
+    """Sites of a later slice are visited, and let go, before those of an earlier one."""
+    sites = [f"blocks.{layer}.hook_resid_pre" for layer in range(tiny.cfg.n_layers)]
+    visited = []
+    vectors = torch.ones(2, 1, tiny.cfg.d_model, dtype=torch.float64)
+    trace_in_slices(tiny, [IDS], sites, 1).backward(vectors, lambda index, name, *_: visited.append((name, index)))
+    layers = [int(name.split(".")[1]) for name, _ in visited if name.startswith("blocks")]
+    assert layers == sorted(layers, reverse=True)
+    for traced in (trace(tiny, [IDS], sites), trace_in_slices(tiny, [IDS], sites, tiny.cfg.n_layers)):
+        steps = []
+        traced.backward(vectors, lambda *_: None, lambda done, total, steps=steps: steps.append((done, total)))
+        assert steps == [(1, 2), (2, 2)]
+
+
+def test_as_many_layers_as_fit_are_held(tiny):
+    n_layers, whole = tiny.cfg.n_layers, Budget(tiny, 10**15).whole(len(IDS))
+    assert not Budget(tiny, whole).plan(len(IDS), 1).sliced
+    plan = Budget(tiny, whole - 1).plan(len(IDS), 1)
+    assert plan.sliced and 1 <= plan.layers_at_once < n_layers
+    assert Budget(tiny, smallest(tiny, len(IDS))).plan(len(IDS), 1).layers_at_once == 1
+    assert Budget(tiny, 10**15).plan(2 * len(IDS), 3).estimate > 6 * whole
+    assert Budget(tiny, 5 * whole).rows(len(IDS), 64) == 5 and Budget(tiny, 1).rows(len(IDS), 64) == 1
+
+
+def test_batches_are_as_large_as_memory_allows(tiny):
+    whole = Budget(tiny, 10**15).whole(len(IDS))
+    alone = ls.attribute_batch(tiny, PROMPTS)
+    capped = ls.attribute_batch(tiny, PROMPTS, memory=2 * whole)
+    assert "5 prompts together" in alone[0].settings["memory"] and "2 prompts" in capped[0].settings["memory"]
+    for one, other in zip(alone, capped, strict=True):
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES.values(), ids=SHORTAGES)
+@pytest.mark.parametrize("passed", [None, 0, 1, 3])
+def test_running_out_of_memory_halves_the_slices_and_visits_nothing_twice(tiny, shortage, passed):
+    objective = ls.Fisher("trace", samples=3, exact=2)
+    whole = ls.attribute(tiny, IDS, objective, layers=True, sites="hook_z")
+    steps = []
+    with room_for(tiny, 1, shortage, on_the_way_back=passed):
+        cut = ls.attribute(tiny, IDS, objective, layers=True, sites="hook_z", progress=lambda *step: steps.append(step))
+    assert "the graph of 1 of" in cut.settings["memory"] and "memory ran out" in cut.settings["memory"]
+    torch.testing.assert_close(cut.scores, whole.scores, **EXACT)
+    torch.testing.assert_close(cut.layers, whole.layers, **EXACT)
+    torch.testing.assert_close(cut.standard_error, whole.standard_error, rtol=1e-9, atol=0)
+    for name, values in whole.sites.items():
+        torch.testing.assert_close(cut.sites[name], values, **EXACT)
+    assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
+
+
+def test_a_visit_that_memory_runs_out_in_is_made_again(tiny, monkeypatch):
+    from lens_scopes.scopes.readouts import Norm
+
+    whole = ls.attribute(tiny, IDS, ls.Fisher(3), layers=True)
+    amplitude, calls = Norm.amplitude, []
+
+    def scarce(self, *arguments):
+        calls.append(None)
+        if len(calls) == 5:
+            raise MemoryError
+        return amplitude(self, *arguments)
+
+    monkeypatch.setattr(Norm, "amplitude", scarce)
+    cut = ls.attribute(tiny, IDS, ls.Fisher(3), layers=True)
+    torch.testing.assert_close(cut.scores, whole.scores, **EXACT)
+    torch.testing.assert_close(cut.layers, whole.layers, **EXACT)
+    assert len(calls) == 3 * (tiny.cfg.n_layers + 1) + 1
+
+
+def test_directions_that_do_not_fit_together_go_on_in_halves(tiny):
+    vectors = torch.eye(tiny.cfg.d_model, dtype=torch.float64)[:5, None]
+    visited = []
+    traced = trace_in_slices(tiny, [IDS], [], 1)
+    together = traced._carry
+
+    def scarce(arriving, ledger):
+        if len(arriving) > 2:
+            raise OutOfMemoryError("memory ran out")
+        together(arriving, ledger)
+
+    traced._carry = scarce
+    traced.backward(vectors, lambda index, name, *_: visited.append((index, name)))
+    assert sorted(visited) == [(index, "hook_embed") for index in range(5)] and traced.directions_at_once == 2
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES.values(), ids=SHORTAGES)
+def test_batches_that_do_not_fit_are_halved_and_finished_prompts_stay_finished(tiny, shortage):
+    alone = ls.attribute_batch(tiny, PROMPTS, ls.Fisher(2))
+    seen, done = [], []
+
+    def scarce(activation, hook):
+        seen.append(len(activation))
+        if len(activation) > 2:
+            raise shortage()
+
+    with tiny.hooks(fwd_hooks=[("hook_embed", scarce)]):
+        halved = ls.attribute_batch(tiny, PROMPTS, ls.Fisher(2), progress=lambda *step: done.append(step))
+    assert seen == [5, 2, 2, 1] and done == [(2, 5), (4, 5), (5, 5)]
+    for one, other in zip(alone, halved, strict=True):
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+
+
+def test_matrices_and_modes_and_heads_go_on_in_smaller_parts(tiny):
+    matrix, modes = ls.attribute_all(tiny, IDS, ls.Fisher(2)), ls.inspect_modes(tiny, IDS, rank=3)
+    with room_for(tiny, 1, MemoryError, on_the_way_back=1):
+        cut = ls.attribute_all(tiny, IDS, ls.Fisher(2))
+        cut_modes = ls.inspect_modes(tiny, IDS, rank=3)
+    assert "memory ran out" in cut.settings["memory"] and "memory ran out" in cut_modes.settings["memory"]
+    torch.testing.assert_close(cut.matrix, matrix.matrix, **EXACT)
+    sliced = ls.attribute_all(tiny, IDS, ls.Fisher(2), memory=smallest(tiny, len(IDS)))
+    assert "1 of" in sliced.settings["memory"]
+    torch.testing.assert_close(sliced.matrix, matrix.matrix, **EXACT)
+    assert [item.amounts for item in cut_modes.removals] == [item.amounts for item in modes.removals]
+
+    heads, seen = ls.inspect_heads(tiny, IDS), []
+
+    def scarce(activation, hook):
+        seen.append(len(activation))
+        if len(activation) > 4:
+            raise MemoryError
+
+    with tiny.hooks(fwd_hooks=[("hook_embed", scarce)]):
+        found = ls.inspect_heads(tiny, IDS)
+    assert max(seen) > 4 and seen.count(max(seen)) == 1
+    assert [item.actual for item in found.ablations] == pytest.approx([item.actual for item in heads.ablations])
+
+
+def test_what_never_fits_is_refused_with_its_estimate(tiny, monkeypatch):
+    with pytest.raises(OutOfMemoryError, match=r"1 × 7 tokens need about .* KB .* one layer at a time.*100 bytes are"):
+        ls.attribute(tiny, IDS, memory=100)
+    with pytest.raises(OutOfMemoryError, match="the heads of 7 tokens need about .* allow more memory"):
+        ls.inspect_heads(tiny, IDS, memory=100)
+    for refused in (ls.attribute_all, ls.inspect_modes):
+        with pytest.raises(OutOfMemoryError, match="tokens need about .* allow more memory"):
+            refused(tiny, IDS, memory=100)
+    monkeypatch.setattr(memory, "free_bytes", lambda model: 100)
+    with pytest.raises(OutOfMemoryError, match="100 bytes are free; free more memory"):
+        ls.attribute(tiny, IDS)
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES.values(), ids=SHORTAGES)
+def test_memory_that_runs_out_for_the_smallest_part_is_one_sentence(tiny, shortage):
+    with room_for(tiny, 0, shortage), pytest.raises(OutOfMemoryError, match="memory ran out") as caught:
+        ls.attribute(tiny, IDS)
+    assert "\n" not in str(caught.value)
+    with room_for(tiny, 0, shortage), pytest.raises(OutOfMemoryError, match="for the heads of this prompt"):
+        ls.inspect_heads(tiny, IDS)
+    with room_for(tiny, 0, shortage, on_the_way_back=1), pytest.raises(OutOfMemoryError, match="1 of"):
+        ls.attribute(tiny, IDS, ls.Fisher(2))
+    assert ls.attribute(tiny, IDS).scores.isfinite().all(), "the model is as before"
+
+
+def test_other_errors_are_not_taken_for_a_shortage():
+    for error in (RuntimeError("shapes cannot be multiplied"), ValueError("out of memory"), KeyError("x")):
+        assert not is_out_of_memory(error)
+        with pytest.raises(type(error)):
+            attempt(lambda error=error: (_ for _ in ()).throw(error))
+    with pytest.raises(OutOfMemoryError, match="smallest portion"):
+        in_portions(3, lambda start: 3, lambda items: (_ for _ in ()).throw(MemoryError()))
+
+
+def test_a_real_allocation_that_cannot_be_made_is_recognised():
+    assert "allocate" in (attempt(lambda: torch.empty(2**60, dtype=torch.uint8)) or "")
+
+
+def test_a_containers_limit_counts(tmp_path):
+    assert memory._left_to_the_container(tmp_path) == float("inf")
+    for name, text in {"memory.max": "max\n", "memory.current": "300\n", "memory.stat": "anon 5\n"}.items():
+        (tmp_path / name).write_text(text)
+    assert memory._left_to_the_container(tmp_path) == float("inf")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert memory._left_to_the_container(tmp_path) == 700
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 120\n")
+    assert memory._left_to_the_container(tmp_path) == 820
+
+
+@pytest.mark.parametrize(("text", "expected"), [("4GB", 4 * 10**9), ("1.5 mb", 1_500_000), (2048, 2048), (None, None)])
+def test_amounts_of_memory(text, expected):
+    assert parse_memory(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "0GB", "-4GB", "4 gigabytes", 0])
+def test_malformed_amounts_are_refused(text):
+    with pytest.raises(PromptError, match="4GB"):
+        parse_memory(text)
+
+
+def test_amounts_are_written_as_one_reads_them():
+    assert [in_units(amount) for amount in (12, 4_500, 1_250_000, 3_400_000_000)] == [
+        "12 bytes",
+        "4.5 KB",
+        "1.25 MB",
+        "3.4 GB",
+    ]
+
+
+def test_a_bridge_cannot_be_sliced():
+    class TransformerBridge:
+        class cfg:  # noqa: N801
+            n_layers = 2
+
+    with pytest.raises(ModelError, match='backend="hooked"'):
+        trace_in_slices(TransformerBridge(), [IDS], [], 1)

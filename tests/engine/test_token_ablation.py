@@ -1,0 +1,288 @@
+"""Tokens taken away: against prompts whose embeddings are replaced by hand, and against shorter prompts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import reference
+import torch
+from tiny_models import TINY_MODELS, gemma_like, gpt2_like, linear_toy
+from torch import Tensor
+from torch.testing import assert_close
+
+from lens_scopes.engine import token_ablation
+from lens_scopes.engine.forward import token_embeddings
+from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, Corpus, Outcomes
+from lens_scopes.errors import EvaluationError
+
+IDS = [1, 17, 0, 8, 22, 3, 8, 11]
+SPECIAL = [True, *[False] * 7]
+TARGET = 5
+CORPUS = Corpus((4, 9, 9, 20))
+CLOSE: Any = {"rtol": 1e-9, "atol": 1e-12}
+# Nothing, single tokens, the last one, sets in any order, everything that may go.
+SETS = [[], [1], [4], [7], [3, 5], [6, 2, 7], [1, 2, 3, 4, 5, 6, 7]]
+
+
+def masks_of(sets: list[list[int]], length: int = len(IDS)) -> Tensor:
+    masks = torch.zeros(len(sets), length, dtype=torch.bool)
+    for row, chosen in enumerate(sets):
+        masks[row, chosen] = True
+    return masks
+
+
+def ablated(model: Any, ablation: str, **settings: Any) -> AblatedPrompt:
+    return AblatedPrompt(model, IDS, SPECIAL, TARGET, ablation, **{"corpus": CORPUS, **settings})
+
+
+def stacked(outcomes: Outcomes) -> Tensor:
+    return torch.stack([outcomes.log_probability, outcomes.probability, outcomes.logit, outcomes.divergence])
+
+
+def measured(model: Any, y: Tensor) -> Tensor:
+    """log p, p and logit of the target, and KL(p ‖ p after), from a final state after an ablation."""
+    clean = reference.logits_from_final_state(model, reference.state_of(model, IDS)).log_softmax(-1)
+    logits = reference.logits_from_final_state(model, y)
+    after = logits.log_softmax(-1)
+    divergence = sum(clean[j].exp() * (clean[j] - after[j]) for j in range(len(clean)))
+    return torch.stack([after[TARGET], after[TARGET].exp(), logits[TARGET], divergence])
+
+
+def replaced(model: Any, chosen: list[int], vector: Tensor) -> Tensor:
+    embeddings = reference.site_activation(model, IDS, "hook_embed")
+    for index in chosen:
+        embeddings[index] = vector
+    return measured(model, reference.final_state(model, embeddings, IDS))
+
+
+@contextmanager
+def counted_rows(model: Any) -> Iterator[list[tuple[int, int]]]:
+    """(rows, positions) of every pass through the first block, seen without a hook."""
+    sizes: list[tuple[int, int]] = []
+    block = model.blocks[0]
+    forward = block.forward
+
+    def count(residual: Tensor, *arguments: Any, **settings: Any) -> Tensor:
+        sizes.append((residual.shape[0], residual.shape[1]))
+        return forward(residual, *arguments, **settings)
+
+    block.forward = count
+    try:
+        yield sizes
+    finally:
+        del block.forward
+
+
+# Against prompts replaced by hand
+
+
+def test_zero_and_means_against_embeddings_replaced_by_hand(tiny: Any) -> None:
+    embeddings = reference.site_activation(tiny, IDS, "hook_embed")
+    corpus = torch.stack([reference.site_activation(tiny, [token], "hook_embed")[0] for token in CORPUS.token_ids])
+    vectors = {
+        "zero": torch.zeros(tiny.cfg.d_model, dtype=torch.float64),
+        "mean": embeddings[1:].mean(0),  # BOS is no token of the text
+        "corpus-mean": corpus.mean(0),
+    }
+    for ablation, vector in vectors.items():
+        found = stacked(ablated(tiny, ablation).outcomes(masks_of(SETS)))
+        assert_close(found, torch.stack([replaced(tiny, chosen, vector) for chosen in SETS], dim=1), **CLOSE)
+
+
+def test_removal_is_the_shorter_prompt(tiny: Any) -> None:
+    found = stacked(ablated(tiny, "remove").outcomes(masks_of(SETS)))
+    shorter = [[token for index, token in enumerate(IDS) if index not in chosen] for chosen in SETS]
+    expected = [measured(tiny, reference.state_of(tiny, ids)) for ids in shorter]
+    assert_close(found, torch.stack(expected, dim=1), **CLOSE)
+
+
+def test_resampled_tokens_are_drawn_from_the_corpus_alone_and_averaged(tiny: Any) -> None:
+    """With tokens a and b to draw from, the mean over 3 draws is (n·a + (3 − n)·b) / 3 for a whole n."""
+    a, b = (replaced(tiny, [4], reference.site_activation(tiny, [token], "hook_embed")[0]) for token in (9, 20))
+    seen = set()
+    for seed in range(6):
+        found = stacked(
+            ablated(tiny, "resample", draws=3, corpus=Corpus((9, 20)), seed=seed).outcomes(masks_of([[4]]))
+        )[:, 0]
+        mixtures = torch.stack([(n * a + (3 - n) * b) / 3 for n in range(4)])
+        gaps = (mixtures - found).abs().amax(1)
+        assert float(gaps.min()) < 1e-10
+        seen.add(int(gaps.argmin()))
+    assert len(seen) > 1, "every seed draws the same tokens"
+
+
+def test_without_a_corpus_tokens_are_drawn_from_the_prompts_own() -> None:
+    model = gpt2_like()
+    ids, special = [1, 6, 6, 6], [True, False, False, False]
+    alone = AblatedPrompt(model, ids, special, TARGET, "resample", draws=5)
+    found = alone.outcomes(masks_of([[1], [2, 3]], 4))
+    assert_close(found.divergence, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_draws_are_seeded_and_the_global_generator_is_untouched() -> None:
+    model = gpt2_like()
+    state = torch.get_rng_state()
+    one, again, other = (stacked(ablated(model, "resample", seed=seed).outcomes(masks_of(SETS))) for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.allclose(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["pad", "eos", "bos"])
+def test_tokens_of_the_tokenizer(name: str) -> None:
+    model, plain = gemma_like(), gemma_like()
+    with pytest.raises(EvaluationError, match=f"'{name}' needs a tokenizer .*choose another, such as zero"):
+        ablated(model, name)
+    model.tokenizer = SimpleNamespace(padding_side="right", **{f"{name}_token_id": 13})
+    vector = reference.site_activation(plain, [13], "hook_embed")[0]
+    found = stacked(ablated(model, name).outcomes(masks_of(SETS)))
+    assert_close(found, torch.stack([replaced(plain, chosen, vector) for chosen in SETS], dim=1), **CLOSE)
+    model.tokenizer = SimpleNamespace(**{f"{name}_token_id": None})
+    with pytest.raises(EvaluationError, match="none"):
+        ablated(model, name)
+
+
+def test_by_hand_on_a_linear_model() -> None:
+    """y(x) − y(x without t) = J_t x_t, so the logit falls by w_targetᵀ J_t x_t, and sets add up."""
+    model, jacobian = linear_toy()
+    x = reference.site_activation(model, IDS, "hook_embed")
+    effects = torch.einsum("o,toi,ti->t", model.W_U[:, TARGET], jacobian(len(IDS)), x)
+    prompt = ablated(model, "zero")
+    falls = prompt.clean_logit - prompt.outcomes(masks_of(SETS)).logit
+    assert_close(falls, torch.stack([effects[chosen].sum() for chosen in SETS]), **CLOSE)
+    assert_close(prompt.clean_logit - prompt.leave_one_out().logit, effects[1:], **CLOSE)
+
+
+# Shared prefixes
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("at_once", [1, 20, 1024])
+def test_shared_prefixes_give_what_whole_passes_give(
+    tiny: Any, ablation: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_ablation, "_TOKENS_AT_ONCE", at_once)
+    with monkeypatch.context() as patch:
+        patch.setattr(token_ablation.Prefixed, "possible", staticmethod(lambda model: False))
+        whole_prompt = ablated(tiny, ablation, draws=3)
+        whole = stacked(whole_prompt.outcomes(masks_of(SETS)))
+    shared_prompt = ablated(tiny, ablation, draws=3)
+    assert_close(stacked(shared_prompt.outcomes(masks_of(SETS))), whole, **CLOSE)
+    assert_close(shared_prompt.clean, whole_prompt.clean, **CLOSE)
+    assert shared_prompt.forwards == whole_prompt.forwards == 1 + len(SETS) * (3 if ablation == "resample" else 1)
+
+
+def test_prefixes_are_really_shared_and_forwards_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TINY_MODELS["llama_like"]()
+    monkeypatch.setattr(token_ablation, "_TOKENS_AT_ONCE", 1)
+    with counted_rows(model) as sizes:
+        prompt = ablated(model, "zero")
+        prompt.leave_one_out()
+    assert sizes == [(1, 8), *((1, length) for length in range(7, 0, -1))]
+    assert prompt.forwards == sum(rows for rows, _ in sizes)
+    for ablation, draws in (("resample", 3), ("remove", 1), ("corpus-mean", 1)):
+        with counted_rows(model) as sizes:
+            prompt = ablated(model, ablation, draws=3)
+            prompt.outcomes(masks_of(SETS))
+        assert prompt.forwards == sum(rows for rows, _ in sizes) == 1 + draws * len(SETS), ablation
+
+
+@pytest.mark.parametrize("kind", ["transformer_lens", "torch"])
+def test_a_users_own_hooks_see_whole_prompts(kind: str) -> None:
+    """A hook that doubles the second position's residual stream is part of the model then."""
+    model = TINY_MODELS["llama_like"]()
+    point = model.hook_dict["blocks.1.hook_resid_pre"]
+    lengths = []
+
+    def double(residual: Tensor) -> Tensor:
+        lengths.append(residual.shape[1])
+        doubled = residual.clone()
+        doubled[:, 1] *= 2
+        return doubled
+
+    expected_without = stacked(ablated(model, "zero").outcomes(masks_of(SETS)))
+    if kind == "transformer_lens":
+        point.add_hook(lambda residual, hook: double(residual))
+    else:
+        point.register_forward_hook(lambda module, given, residual: double(residual))
+    found = stacked(ablated(model, "zero").outcomes(masks_of(SETS)))
+    assert set(lengths) == {len(IDS)}
+    zero = torch.zeros(model.cfg.d_model, dtype=torch.float64)
+    assert_close(found, torch.stack([replaced(model, chosen, zero) for chosen in SETS], dim=1), **CLOSE)
+    assert not torch.allclose(found, expected_without)
+
+
+def test_nothing_is_left_on_the_model() -> None:
+    model = gemma_like()
+    for ablation in ("zero", "remove", "resample"):
+        ablated(model, ablation).leave_one_out()
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
+
+
+# Which tokens
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample", "remove"])
+def test_leaving_out_skips_special_tokens(ablation: str) -> None:
+    model = TINY_MODELS["neox_like"]()
+    special = [True, False, False, True, False, False, False, False]
+    prompt = AblatedPrompt(model, IDS, special, TARGET, ablation, corpus=CORPUS)
+    assert prompt.eligible == [1, 2, 4, 5, 6, 7]
+    alone = prompt.outcomes(masks_of([[index] for index in prompt.eligible]))
+    assert_close(stacked(prompt.leave_one_out()), stacked(alone), **CLOSE)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample", "remove"])
+def test_a_prompt_of_special_tokens_alone_has_nothing_to_leave_out(ablation: str) -> None:
+    prompt = AblatedPrompt(gpt2_like(), [1], [True], TARGET, ablation)
+    assert stacked(prompt.leave_one_out()).shape == (4, 0)
+
+
+def test_nothing_ablated_changes_nothing(tiny: Any) -> None:
+    for ablation in ("zero", "remove", "resample"):
+        prompt = ablated(tiny, ablation)
+        found = prompt.outcomes(masks_of([[]]))
+        assert float(found.divergence) == pytest.approx(0, abs=1e-12)
+        assert float(found.log_probability) == pytest.approx(float(prompt.clean[TARGET]), abs=1e-12)
+        assert float(found.logit) == pytest.approx(prompt.clean_logit, abs=1e-12)
+
+
+def test_float32_agrees_with_float64() -> None:
+    for ablation in ("zero", "resample", "remove"):
+        exact, rounded = (
+            stacked(ablated(TINY_MODELS["gemma_like"](dtype=dtype), ablation).outcomes(masks_of(SETS)))
+            for dtype in (torch.float64, torch.float32)
+        )
+        assert_close(rounded, exact, rtol=1e-3, atol=1e-4)
+
+
+def test_embeddings_of_more_tokens_than_the_context_holds(tiny: Any) -> None:
+    ids = [*range(23), *range(23)]
+    expected = torch.stack([reference.site_activation(tiny, [token], "hook_embed")[0] for token in range(23)])
+    assert_close(token_embeddings(tiny, ids), expected.repeat(2, 1), **CLOSE)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda model: ablated(model, "resmple"), "'resmple'; did you mean 'resample'"),
+        (lambda model: ablated(model, "nonsense"), "expected one of zero, pad"),
+        (lambda model: ablated(model, "corpus-mean", corpus=None), "there are none here"),
+        (lambda model: ablated(model, "resample", draws=0), "at least one draw"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(make: Callable[[Any], Any], words: str) -> None:
+    with pytest.raises(EvaluationError, match=words) as caught:
+        make(gpt2_like())
+    assert "\n" not in str(caught.value)
+
+
+def test_every_ablation_is_described() -> None:
+    assert set(ABLATIONS) == {"zero", "pad", "eos", "bos", "mean", "corpus-mean", "resample", "remove"}
+    assert all(ABLATIONS.values())

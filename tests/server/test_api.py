@@ -1,0 +1,333 @@
+"""The API on a tiny model: it answers as the library does, refuses as the command line does, and gives files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import PROMPT, Loader, Run
+from fastapi.testclient import TestClient
+from served import chat_model, client, events, served_model
+
+import lens_scopes as ls
+from lens_scopes.server import create_app
+from lens_scopes.server.examples import EXAMPLES
+from lens_scopes.server.explanations import refuse_early
+from lens_scopes.server.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
+from lens_scopes.server.settings import Limits
+from lens_scopes.views import page
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return served_model()
+
+
+@pytest.fixture
+def api(model: Any) -> Iterator[TestClient]:
+    with client(create_app({"tiny": model})) as opened:
+        yield opened
+
+
+def plain(result: Any) -> Any:
+    return json.loads(json.dumps(result.to_dict()))
+
+
+def ask(api: TestClient, kind: str, **question: Any) -> Any:
+    answer = api.post(f"/api/{kind}", json={"text": PROMPT, **question})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
+    "attribute": (
+        {"scope": "logprob", "target": " sofa", "position": 3, "layers": True, "through": "0", "freeze": ["norms"]},
+        lambda model: ls.attribute(
+            model,
+            PROMPT,
+            ls.LogProb(" sofa"),
+            position=3,
+            layers=True,
+            through=ls.Layers(0) & ls.Frozen("norms"),
+        ),
+        AttributionAnswer,
+    ),
+    "heads": (
+        {"scope": "fisher", "rank": "2", "baseline": "zero", "head": ["L1H2"], "verify": 3},
+        lambda model: ls.inspect_heads(model, PROMPT, ls.Fisher(2), baseline="zero", patterns=["L1H2"], verify=3),
+        HeadsAnswer,
+    ),
+    "matrix": (
+        {"scope": "entropy", "generate": 2, "spans": {"start": "The"}},
+        lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),
+        MatrixAnswer,
+    ),
+    "modes": (
+        {"rank": 2, "baseline": "zero"},
+        lambda model: ls.inspect_modes(model, PROMPT, 2, baseline="zero"),
+        ModesAnswer,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kind: str) -> None:
+    question, expected, described = QUESTIONS[kind]
+    answer = ask(api, kind, **question)
+    described.model_validate(answer)
+    result = plain(expected(model))
+    assert {name: value for name, value in answer.items() if name in result} == result
+    assert set(answer) - set(result) == {"id", "kind", "view"}
+
+
+def test_a_scope_with_a_place_of_its_own_is_read_there(api: TestClient, model: Any) -> None:
+    answer = ask(api, "attribute", scope="fisher-at-values", rank="2")
+    assert answer["scores"] == plain(ls.attribute(model, PROMPT, ls.FisherAtValues(2)))["scores"]
+    assert ask(api, "attribute", scope="fisher-at-values", readout="norm")["scores"] != answer["scores"]
+    refused = api.post("/api/heads", json={"text": PROMPT, "scope": "fisher-at-values"})
+    assert refused.status_code == 422 and "choose fisher" in refused.text
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_the_python_and_the_command_line_give_the_same_result(
+    api: TestClient,
+    run: Callable[..., Run],
+    loader: Loader,
+    kind: str,
+) -> None:
+    answer = ask(api, kind, **QUESTIONS[kind][0])
+    command = answer["view"]["command"]
+    variables: dict[str, Any] = {}
+    exec(command["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
+    name, *arguments = shlex.split(command["shell"])
+    assert name == "lens-scopes"
+    printed = json.loads(run(*arguments, "--json").out)
+    for found in (plain(variables["result"]), printed):
+        for part in ("model", "versions"):
+            found.pop(part)
+        assert found == {name: value for name, value in answer.items() if name in found}
+    assert {call[0] for call in loader.calls} == {"tiny"}
+
+
+@pytest.mark.parametrize("text", ["-", "--help", 'it\'s "a" $(b) `c` \\ !', "two\nlines\n", "- a\n"])
+def test_any_text_survives_the_shell(api: TestClient, text: str) -> None:
+    shell = ask(api, "attribute", text=text)["view"]["command"]["shell"]
+    script = 'lens-scopes() { if [ "$2" = --file ]; then cat "$3"; else printf "%s" "$2"; fi; }\n'
+    done = subprocess.run(["bash", "-c", script + shell], capture_output=True, text=True, check=True)
+    assert done.stdout.removesuffix("\n" if "--file" in shell else "") == text
+
+
+def test_a_chat_is_explained() -> None:
+    chat = [{"role": "user", "content": "The dog"}, {"role": "assistant", "content": "it's <&> on"}]
+    with client(create_app({"chatty": chat_model()})) as api:
+        assert api.get("/api/about").json()["models"][0]["chat"] is True
+        answer = api.post("/api/attribute", json={"chat": chat}).json()
+    assert "".join(answer["tokens"]).startswith("<bos>The dog.")
+    script = 'lens-scopes() { cat "$3"; }\n' + answer["view"]["command"]["shell"]
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == chat
+
+
+def test_a_nul_character_has_no_command_line(api: TestClient) -> None:
+    assert ask(api, "attribute", text="The dog\0")["view"]["command"]["shell"] is None
+
+
+# (the question beyond the prompt, the command line's arguments)
+REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("attribute", {"scope": "fischer"}, ["--scope", "fischer"]),
+    ("attribute", {"scope": "logit-diff", "target": " sofa"}, ["--scope", "logit-diff", "--target", " sofa"]),
+    ("attribute", {"target": "sofa"}, ["--target", "sofa"]),
+    ("attribute", {"target": " dog sleeps"}, ["--target", " dog sleeps"]),
+    ("attribute", {"target": "#99"}, ["--target", "#99"]),
+    ("attribute", {"position": 99}, ["--position", "99"]),
+    ("attribute", {"scope": "fisher", "rank": "many"}, ["--scope", "fisher", "--rank", "many"]),
+    ("attribute", {"scope": "fisher", "rank": "17"}, ["--scope", "fisher", "--rank", "17"]),
+    ("attribute", {"scope": "entropy", "seed": 1}, ["--scope", "entropy", "--seed", "1"]),
+    ("attribute", {"through": "7"}, ["--through", "7"]),
+    ("attribute", {"through": "everything"}, ["--through", "everything"]),
+    ("attribute", {"freeze": ["keys"]}, ["--freeze", "keys"]),
+    ("attribute", {"readout": "mean"}, ["--readout", "mean"]),
+    ("attribute", {"layer_site": "resid"}, ["--layer-site", "resid"]),
+    ("heads", {"baseline": "mode"}, ["--baseline", "mode"]),
+    ("heads", {"head": ["L9H9"]}, ["--head", "L9H9"]),
+    ("matrix", {"generate": 40}, ["--generate", "40"]),
+    ("matrix", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
+    ("modes", {"rank": 0}, ["--rank", "0"]),
+    ("modes", {"baseline": "mode"}, ["--baseline", "mode"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "question", "options"), REFUSED)
+def test_a_problem_is_the_sentence_of_the_command_line(
+    api: TestClient,
+    run: Callable[..., Run],
+    kind: str,
+    question: dict[str, Any],
+    options: list[str],
+) -> None:
+    answer = api.post(f"/api/{kind}", json={"text": PROMPT, **question})
+    printed = run(kind, PROMPT, *options)
+    assert (answer.status_code, printed.status) == (422, 2)
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert f"lens-scopes: {problem['detail']}\n" == printed.err
+    assert problem["status"] == 422 and problem["type"].endswith("Error")
+    streamed = api.post(f"/api/{kind}", json={"text": PROMPT, **question}, headers={"Accept": "text/event-stream"})
+    said = streamed.json() if streamed.status_code == 422 else json.loads(events(streamed.text)[-1][1])
+    assert said == problem
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ({}, "give one of text and chat"),
+        ({"text": "a", "chat": [{"role": "user", "content": "b"}]}, "give one of text and chat"),
+        ({"text": 1}, "text: input should be a valid string"),
+        ({"text": "a", "position": "last"}, "position: input should be a valid integer"),
+        ({"text": "a", "postion": 1}, "postion: extra inputs are not permitted"),
+    ],
+)
+def test_a_question_of_another_form_is_refused_in_one_sentence(
+    api: TestClient, question: dict[str, Any], sentence: str
+) -> None:
+    answer = api.post("/api/attribute", json=question)
+    assert answer.status_code == 422
+    assert sentence in answer.json()["detail"]
+    broken = api.post("/api/attribute", content=b"{", headers={"Content-Type": "application/json"})
+    assert broken.status_code == 422 and broken.json()["detail"] == "the body is not valid JSON."
+
+
+def test_progress_is_streamed_before_the_same_answer(api: TestClient) -> None:
+    streamed = api.post("/api/heads", json={"text": PROMPT, "verify": 2}, headers={"Accept": "text/event-stream"})
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    said = events(streamed.text)
+    assert [name for name, _ in said[:-1]] == ["progress"] * (len(said) - 1) and said[-1][0] == "result"
+    progress = json.loads(said[0][1])
+    assert set(progress) == {"job", "waiting", "stage", "done", "total"}
+    assert json.loads(said[-1][1]) == ask(api, "heads", verify=2)
+
+
+def test_the_same_question_is_answered_from_memory(api: TestClient, model: Any) -> None:
+    first = ask(api, "attribute")
+    with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: pytest.fail("the model was run again"))]):
+        assert ask(api, "attribute") == first
+        assert ask(api, "attribute", model="tiny") == first
+    assert ask(api, "attribute", position=2)["id"] != first["id"]
+
+
+def test_scores_that_are_not_finite_are_null(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    attribution = ls.attribute(model, PROMPT, layers=True)
+    attribution.scores[2] = torch.nan
+    monkeypatch.setattr("lens_scopes.server.explanations.attribute", lambda *_, **__: attribution)
+    with client(create_app({"tiny": model})) as api:
+        answer = ask(api, "attribute")
+    assert answer["scores"][2] is None
+    AttributionAnswer.model_validate(answer)
+
+
+def test_tokens_after_the_position_can_still_be_chosen(api: TestClient) -> None:
+    view = ask(api, "attribute", position=2)["view"]
+    assert view["later"] == [{"index": i, "label": token} for i, token in ((3, " sleeps"), (4, " on"), (5, " the"))]
+
+
+def test_files_are_those_of_the_library(api: TestClient, model: Any, tmp_path: Path) -> None:
+    expected = ls.attribute(model, PROMPT, layers=True)
+    inspected = ls.inspect_heads(model, PROMPT)
+    answer, heads = ask(api, "attribute", layers=True), ask(api, "heads")
+    place = f"/api/results/{answer['id']}"
+    assert api.get(f"{place}/json").json() == answer
+    assert api.get(f"{place}/csv").text == expected.to_pandas().to_csv(index=False)
+    assert api.get(f"{place}/html").text.replace('"tiny"', "") == expected.to_html().replace('"tiny"', "")
+    both = api.get(f"{place}/html", params={"with": heads["id"], "download": True})
+    assert both.text == page(expected, heads=inspected).to_html()
+    assert both.headers["content-disposition"] == 'attachment; filename="attribution.html"'
+    saved = tmp_path / "saved.safetensors"
+    saved.write_bytes(api.get(f"{place}/safetensors").content)
+    assert torch.equal(ls.Attribution.load(saved).scores, expected.scores)
+    for path, status in [
+        (f"/api/results/{heads['id']}/safetensors", 404),
+        ("/api/results/unknown/html", 404),
+        (f"{place}/html?with={answer['id']}", 422),
+        (f"{place}/pdf", 422),
+    ]:
+        refused = api.get(path)
+        assert refused.status_code == status and refused.json()["detail"]
+
+
+def test_a_report_lives_in_a_sandbox(api: TestClient) -> None:
+    report = api.get(f"/api/results/{ask(api, 'attribute')['id']}/html")
+    policy = report.headers["content-security-policy"]
+    assert "sandbox allow-scripts" in policy and "default-src 'none'" in policy and "same-origin" not in policy
+
+
+def test_completion_finds_tokens_whatever_their_case_and_space(api: TestClient) -> None:
+    def tokens(typed: str, **options: Any) -> list[str]:
+        answer = api.get("/api/vocabulary", params={"q": typed, **options})
+        assert answer.status_code == 200, answer.text
+        return [entry["token"] for entry in answer.json()]
+
+    assert tokens("so") == [" sofa", " Sofa"]
+    assert tokens("Sofa") == [" Sofa", " sofa"]
+    assert tokens(" the")[0] == " the" and tokens("The")[0] == "The"
+    assert tokens("og") == [" dog"]
+    assert len(tokens("s", most=2)) == 2
+    assert tokens("") == tokens("   ") == []
+
+
+def test_the_server_says_what_it_has(api: TestClient) -> None:
+    about = api.get("/api/about").json()
+    assert about["models"] == [{"name": "tiny", "loaded": True, "chat": False, "n_layers": 2, "n_heads": 4}]
+    assert {example["study"] for example in about["examples"]} == {"Translation", "Instructions", "Time series"}
+    assert about["limits"]["prompt_tokens"] == Limits().prompt_tokens
+    assert api.get("/docs").status_code == api.get("/redoc").status_code == 404
+
+
+def test_only_models_named_at_the_start_are_loaded(api: TestClient) -> None:
+    for name in ("gpt2", "../tiny", "/etc"):
+        answer = api.post("/api/attribute", json={"text": PROMPT, "model": name})
+        assert answer.status_code == 422 and "was not started with a model" in answer.json()["detail"]
+    assert "did you mean 'tiny'" in api.get("/api/vocabulary", params={"q": "a", "model": "tin"}).json()["detail"]
+
+
+def test_results_are_forgotten_and_memory_stays_bounded(model: Any) -> None:
+    app = create_app({"tiny": model}, Limits(kept=3))
+    with client(app) as api:
+        ids = [ask(api, "attribute", position=position)["id"] for position in range(1, 6)]
+        found = [api.get(f"/api/results/{one}/json").status_code for one in ids]
+    assert found == [404, 404, 200, 200, 200]
+    kept = app.state.service.results
+    assert len(kept._kept) == len(kept._ids) == 3
+    with client(create_app({"tiny": model}, Limits(kept_bytes=1))) as api:
+        ids = [ask(api, "attribute", position=position)["id"] for position in (1, 2)]
+        assert [api.get(f"/api/results/{one}/json").status_code for one in ids] == [404, 200]
+
+
+def test_every_example_is_a_question(api: TestClient) -> None:
+    for example in api.get("/api/about").json()["examples"]:
+        for question in filter(None, (example["request"], example["compare"])):
+            refuse_early(AttributeRequest(**question), Limits())
+
+
+def test_the_examples_say_what_they_are_about(gemma: Any) -> None:
+    expected = {
+        "Sofa, from German": (" Sofa", " sofa"),
+        "Apples, into German": (" apples", " Ä"),
+        "The opposite": ("fast", " slow"),
+        "Germany, in French": (" Germany", "Allemagne"),
+    }
+    with client(create_app({"gemma-3-270m": gemma})) as real:
+        for example in EXAMPLES:
+            answer = real.post("/api/attribute", json=example.request | {"layers": True}).json()
+            tokens, scores = answer["tokens"], answer["scores"]
+            strongest = max(range(1, len(tokens)), key=lambda index: abs(scores[index]))
+            if example.title in expected:
+                assert (tokens[strongest], answer["prediction"]["top"][0]["token"]) == expected[example.title]
+            if example.study == "Time series":
+                period = "19" if example.title == "A wave" else "82"
+                assert answer["prediction"]["top"][0]["token"] == period[0]

@@ -1,0 +1,359 @@
+"""What the server refuses, who it answers, and what becomes of the rest: limits, the queue, other sites, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from command_line import PROMPT
+from fastapi.testclient import TestClient
+from served import ADDRESS, client, events, served_model, serving
+
+from lens_scopes.server import create_app
+from lens_scopes.server.explanations import explain
+from lens_scopes.server.problems import Refusal
+from lens_scopes.server.schemas import AttributeRequest
+from lens_scopes.server.settings import Access, Limits
+from lens_scopes.server.work import Job, WorkQueue
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return served_model()
+
+
+@pytest.fixture
+def api(model: Any) -> Iterator[TestClient]:
+    with client(create_app({"tiny": model})) as opened:
+        yield opened
+
+
+def ask(api: TestClient, **question: Any) -> httpx.Response:
+    return api.post("/api/attribute", json={"text": PROMPT, **question})
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind", "question", "says"),
+    [
+        (Limits(prompt_characters=20), "attribute", {}, "the prompt has 21 characters; this server takes 20."),
+        (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5."),
+        (Limits(generated_tokens=2), "matrix", {"generate": 3}, "3 tokens were to be generated; this server takes 2."),
+        (Limits(request_bytes=20), "attribute", {}, "the request is larger than the 20 bytes this server takes."),
+    ],
+)
+def test_what_is_too_large_is_refused(
+    model: Any, limits: Limits, kind: str, question: dict[str, Any], says: str
+) -> None:
+    with client(create_app({"tiny": model}, limits)) as api:
+        answer = api.post(f"/api/{kind}", json={"text": PROMPT, **question})
+        assert (answer.status_code, answer.json()["detail"]) == (413, says)
+
+
+def test_a_body_that_hides_its_size_is_cut_off(model: Any) -> None:
+    with client(create_app({"tiny": model}, Limits(request_bytes=1000))) as api:
+        parts = (b'{"text": "' + b"a" * 400 for _ in range(10))
+        answer = api.post("/api/attribute", content=parts, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+
+
+def test_work_that_takes_too_long_is_stopped_and_the_next_is_answered(model: Any) -> None:
+    with client(create_app({"tiny": model}, Limits(seconds=0.3))) as api:
+        with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: time.sleep(0.4))]):
+            answer = ask(api)
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == ("the work took longer than 0.3 seconds; shorten the prompt or ask for less.")
+        assert ask(api).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 GB")]
+)
+def test_a_request_that_runs_out_of_memory_fails_alone(model: Any, error: Exception) -> None:
+    def run_out(x: Any, hook: Any) -> None:
+        raise error
+
+    with client(create_app({"tiny": model})) as api:
+        with model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", run_out)]):
+            answer = ask(api)
+        assert answer.status_code == 503 and "memory ran out" in answer.json()["detail"]
+        assert ask(api).status_code == 200
+
+
+# The queue
+
+
+def in_a_loop_of_its_own(scenario: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine in another thread: a browser test before this one leaves its loop running in the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, scenario).result()
+
+
+def test_a_full_queue_refuses_and_loses_nothing() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue(Limits(waiting=2))
+        begun, go_on = threading.Event(), threading.Event()
+
+        def work(job: Job) -> str:
+            begun.set()
+            go_on.wait(10)
+            return job.id
+
+        jobs = [queue.submit(work)]
+        await asyncio.to_thread(begun.wait, 10)
+        jobs += [queue.submit(work), queue.submit(work)]
+        assert [queue.ahead_of(job) for job in jobs] == [0, 1, 2]
+        with pytest.raises(Refusal) as refused:
+            queue.submit(work)
+        assert refused.value.status_code == 503 and (refused.value.headers or {})["Retry-After"]
+        queue.cancel(jobs[1])
+        assert jobs[1].finished and jobs[1].refusal is not None and queue.ahead_of(jobs[2]) == 1
+        go_on.set()
+        for job in (jobs[0], jobs[2]):
+            async for _ in queue.updates(job):
+                pass
+            assert job.result == job.id
+        queue.stop()
+        with pytest.raises(Refusal, match="stopping"):
+            queue.submit(work)
+
+    in_a_loop_of_its_own(scenario())
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_running_work_stops_at_the_next_layer_and_leaves_no_hooks(model: Any, direction: str) -> None:
+    before = {name: len(point.fwd_hooks) for name, point in model.hook_dict.items()}
+
+    async def scenario() -> list[str]:
+        stages: list[str] = []
+
+        class Stopped(Job):
+            def report(self, name: str, done: int, total: int) -> None:
+                stages.append(f"{name} {done}")
+                if name == direction:
+                    self.cancel()
+                super().report(name, done, total)
+
+        job = Stopped(lambda job: explain(model, AttributeRequest(text=PROMPT, layers=True), Limits(), job), 60.0)
+        await asyncio.to_thread(job.run)
+        assert job.refusal is not None and job.refusal.detail == "the request was cancelled."
+        return stages
+
+    stages = in_a_loop_of_its_own(scenario())
+    assert stages == (["forward 1"] if direction == "forward" else ["forward 1", "forward 2", "backward 1"])
+    assert {name: len(point.fwd_hooks) for name, point in model.hook_dict.items()} == before
+
+
+def test_whoever_leaves_cancels_and_whoever_asks_can_cancel(model: Any) -> None:
+    app = create_app({"tiny": model})
+    held = threading.Event()
+    hold = [("blocks.0.hook_resid_pre", lambda x, hook: held.wait(10) and None)]
+    question = {"text": PROMPT}
+    streaming = {"Accept": "text/event-stream"}
+    with serving(app) as address, model.hooks(fwd_hooks=hold), httpx.Client(base_url=address, timeout=20) as http:
+        with http.stream("POST", "/api/attribute", json=question, headers=streaming) as left:
+            first = next(left.iter_text())
+        job = app.state.service.queue.find(json.loads(events(first)[0][1])["job"])
+        deadline = time.monotonic() + 10
+        while not job._cancelled.is_set() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert job._cancelled.is_set()
+        with http.stream("POST", "/api/attribute", json=question, headers=streaming) as waiting:
+            chunks = waiting.iter_text()
+            name = json.loads(events(next(chunks))[0][1])["job"]
+            assert http.delete(f"/api/jobs/{name}").status_code == 204
+            held.set()
+            assert "the request was cancelled." in "".join(chunks)
+        assert http.delete(f"/api/jobs/{name}").status_code == 404
+
+
+def test_fifty_requests_at_once_are_answered_or_refused(model: Any) -> None:
+    app = create_app({"tiny": model}, Limits(waiting=8))
+
+    def one(index: int) -> httpx.Response:
+        return httpx.post(
+            f"{address}/api/attribute",
+            json={"text": PROMPT, "seed": index, "scope": "fisher", "rank": "trace", "samples": 2},
+            timeout=60,
+        )
+
+    with serving(app) as address, ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(one, range(50)))
+        page = httpx.get(address)
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) <= {200, 503} and statuses.count(200) >= 9 and page.status_code == 200
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["settings"]["objective"]["samples"] == 2
+        else:
+            assert "waiting already" in answer.json()["detail"] and answer.headers["retry-after"]
+
+
+# Who is answered
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "localhost@evil.example", "a b"])
+def test_another_host_name_is_not_answered(api: TestClient, host: str) -> None:
+    for answer in (api.get("/", headers={"Host": host}), api.get("/api/about", headers={"Host": host})):
+        assert answer.status_code == 421 and answer.json()["status"] == 421
+
+
+def test_names_of_this_machine_are_answered(api: TestClient) -> None:
+    for host in ("127.0.0.1:8765", "localhost", "LOCALHOST:1", "[::1]:8765", "127.0.0.1."):
+        assert api.get("/api/about", headers={"Host": host}).status_code == 200
+
+
+def test_any_address_is_answered_where_all_are_listened_at(model: Any) -> None:
+    with client(create_app({"tiny": model}, access=Access(any_address=True))) as api:
+        for host, status in (("192.168.1.7:8765", 200), ("[fe80::1]", 200), ("evil.example", 421), ("1.2.3", 421)):
+            assert api.get("/api/about", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": ADDRESS}, 200),
+        ({"Origin": ADDRESS, "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Length": "many"}, 400),
+    ],
+)
+def test_other_sites_cannot_ask(api: TestClient, headers: dict[str, str], status: int) -> None:
+    content = json.dumps({"text": PROMPT}).encode()
+    answer = api.post("/api/attribute", content=content, headers={"Content-Type": "application/json"} | headers)
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["status"] == status
+
+
+def test_other_sites_may_link_to_the_page_and_no_more(api: TestClient) -> None:
+    there = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+    assert api.get("/", headers=there).status_code == 200
+    assert api.get("/api/vocabulary?q=a", headers=there).status_code == 403
+    assert api.get("/page/main.js", headers=there).status_code == 403
+
+
+def test_a_token_is_wanted_where_there_is_one(model: Any) -> None:
+    app = create_app({"tiny": model}, access=Access(token="secret-token"))
+    with client(app, follow_redirects=False) as api:
+        for path in ("/", "/?token=wrong", "/api/about", "/api/about?token=secret-token", "/page/main.js"):
+            refused = api.get(path)
+            assert refused.status_code == 401 and "token" in refused.json()["detail"]
+        assert api.get("/api/about", headers={"Authorization": "Bearer secret-token"}).status_code == 200
+        assert api.get("/api/about", headers={"Authorization": b"Bearer s\xe9cret"}).status_code == 401
+        assert api.get("/api/about", headers={"Cookie": "lens_scopes_token=wrong; =; a,b"}).status_code == 401
+        entered = api.get("/?token=secret-token")
+        assert entered.status_code == 303 and entered.headers["location"] == "/"
+        cookie = entered.headers["set-cookie"].lower()
+        assert "httponly" in cookie and "samesite=strict" in cookie
+        assert api.get("/").status_code == api.get("/api/about").status_code == 200
+
+
+def test_every_answer_carries_the_policy(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lens_scopes.server.app.objective_names", lambda: 1 / 0)
+    answers = {
+        200: api.get("/"),
+        404: api.get("/nothing"),
+        405: api.put("/"),
+        422: ask(api, scope="none"),
+        421: api.get("/", headers={"Host": "evil.example"}),
+        403: api.get("/api/about", headers={"Origin": "https://evil.example"}),
+        500: api.get("/api/about"),
+    }
+    for status, answer in answers.items():
+        assert answer.status_code == status
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert status == 200 or answer.headers["content-type"] == "application/problem+json"
+
+
+def test_only_the_files_of_the_page_are_there(api: TestClient) -> None:
+    assert api.get("/page/main.js").headers["content-type"].startswith("text/javascript")
+    for name in ("../app.py", "..%2fapp.py", "%2e%2e/app.py", "nothing.js", "/etc/passwd"):
+        assert api.get(f"/page/{name}").status_code in (404, 307)
+
+
+# What is written down
+
+
+@pytest.mark.parametrize("place", ["lens_scopes.server.explanations.attribute", "lens_scopes.server.app.refuse_early"])
+def test_a_defect_is_logged_without_what_was_typed(
+    model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise KeyError(PROMPT)
+
+    monkeypatch.setattr(place, fail)
+    with caplog.at_level(logging.DEBUG), client(create_app({"tiny": model})) as api:
+        answer = ask(api)
+    assert answer.status_code == 500 and "defect" in answer.json()["detail"]
+    assert "KeyError" in caplog.text and "in fail" in caplog.text
+    assert PROMPT not in caplog.text and PROMPT not in answer.text
+
+
+_SERVED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from served import served_model
+from lens_scopes.server.app import create_app
+from lens_scopes.server.run import _listen, serve
+model = served_model()
+for block in model.blocks:
+    block.hook_resid_pre.add_perma_hook(lambda x, hook: time.sleep(0.2))
+listening = _listen("127.0.0.1", 0)
+print(listening.getsockname()[1], flush=True)
+serve(create_app({{"tiny": model}}), listening)
+"""
+
+
+def test_sigterm_ends_the_server_cleanly() -> None:
+    tests = Path(__file__).parents[1] / "support"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVED.format(tests=str(tests))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tests.parents[1])},
+    )
+    assert process.stdout is not None
+    address = f"http://127.0.0.1:{int(process.stdout.readline())}"
+    question = {"text": PROMPT}
+    with httpx.Client(timeout=30) as http, ThreadPoolExecutor(3) as pool:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                http.get(address)
+                break
+            except httpx.ConnectError:
+                time.sleep(0.1)
+        asked = [pool.submit(http.post, f"{address}/api/heads", json=question | {"top": i + 1}) for i in range(3)]
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        answers = [future.result() for future in asked]
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and err == ""
+    assert {answer.status_code for answer in answers} <= {409, 503}

@@ -1,0 +1,19 @@
+"""The smallest memory limit that a plan fits in."""
+
+from typing import Any
+
+from lens_scopes.engine.memory import Budget
+from lens_scopes.errors import PromptError
+
+
+def smallest(model: Any, length: int) -> int:
+    """The least budget that any plan fits in."""
+    low, high = 1, 10**12
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            Budget(model, middle).plan(length, 1)
+            high = middle
+        except PromptError:
+            low = middle + 1
+    return low

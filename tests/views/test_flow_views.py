@@ -1,0 +1,120 @@
+"""A span information flow in its views: the numbers are the result's, and every name is escaped."""
+
+import io
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from html_document import Document
+from rich.console import Console
+from tiny_models import gpt2_like
+
+import lens_scopes as ls
+from lens_scopes.views import figure_bytes, figure_of, page_of, print_result, to_html
+from lens_scopes.views.page.heat_table import short_number
+from lens_scopes.views.page.svg_curves import name_places
+from lens_scopes.views.words.attribution import number
+from lens_scopes.views.words.flow import CURVE_SIGMAS, span_curves
+
+IDS = [3, 7, 1, 7, 4, 9, 2]
+SPANS = {"secret": range(1, 3), "<b>&\n": range(4, 5), "after": range(6, 7)}
+
+
+@pytest.fixture(scope="module")
+def flow() -> ls.InformationFlow:
+    return ls.information_flow(gpt2_like(), IDS, SPANS, rank=4, samples=3, position=5)
+
+
+@pytest.fixture(scope="module")
+def answered() -> ls.InformationFlow:
+    return ls.information_flow(gpt2_like(), IDS, SPANS, generate=3)
+
+
+def section(flow: ls.InformationFlow, key: str) -> Any:
+    (found,) = [part for part in page_of(flow).sections if part.key == key]
+    return found
+
+
+def test_the_page_tells_both_values_of_every_span(flow: ls.InformationFlow, answered: ls.InformationFlow) -> None:
+    for found in (flow, answered):
+        html = section(found, "spans").html
+        for item in found.totals():
+            assert html.count(number(item.bound)) >= 1 and html.count(number(item.channel)) >= 1
+            assert short_number(item.bound) in html
+        assert ("together" in html) == (found is answered)
+        assert html.count("<mark>") == html.count("</mark>") == (2 if found is flow else 3) + (found is flow)
+    assert "±" in section(flow, "spans").html and "exact" in section(answered, "spans").html
+    assert [part.key for part in page_of(flow).sections] == ["spans", "sigma", "contract", "details"]
+    assert "predictions" in [part.key for part in page_of(answered).sections]
+
+
+def test_the_page_is_a_document_in_which_every_name_is_escaped(answered: ls.InformationFlow) -> None:
+    page = to_html(answered)
+    Document(page)
+    assert "<b>&\n" not in page and "&lt;b&gt;&amp;" in page
+
+
+def test_each_prediction_has_its_numbers(answered: ls.InformationFlow) -> None:
+    html = section(answered, "predictions").html
+    for values in (answered.bound(), answered.channel()):
+        for value in values.flatten().tolist():
+            assert number(value) in html
+
+
+def test_curves_end_where_the_values_do(flow: ls.InformationFlow) -> None:
+    curves = span_curves(flow)
+    assert [curve.name for curve in curves] == [
+        item.name for item in sorted(flow.totals(), key=lambda item: -item.bound) if item.bound
+    ]
+    expected = {item.name: item for item in flow.totals(CURVE_SIGMAS[-1])}
+    for curve in curves:
+        assert curve.bound[-1] == expected[curve.name].bound and curve.channel[-1] == expected[curve.name].channel
+    svg = section(flow, "sigma").html
+    assert len(re.findall(r'<path class="c\d', svg)) == 2 * len(curves)
+
+
+def test_names_at_curves_keep_apart() -> None:
+    places = name_places([5.0, 5.0, 40.0, 4.0], 10.0)
+    assert sorted(places) == [4.0, 14.0, 24.0, 40.0] and places[2] == 40.0
+
+
+def test_nothing_that_flows_is_said_in_words(flow: ls.InformationFlow) -> None:
+    silent = replace(
+        flow,
+        eigenvalues=torch.zeros_like(flow.eigenvalues),
+        omitted=torch.zeros_like(flow.omitted),
+        omitted_error=torch.zeros_like(flow.omitted_error),
+    )
+    assert "do not depend on them" in to_html(silent) and "nothing to draw" in to_html(silent)
+    assert figure_bytes(silent, "png").startswith(b"\x89PNG")
+    broken = replace(flow, eigenvalues=torch.full_like(flow.eigenvalues, torch.nan))
+    assert "not finite" in to_html(broken) and "not finite" in printed(broken)
+    assert figure_bytes(broken, "png").startswith(b"\x89PNG")
+
+
+def test_the_figure_draws_both_values_and_their_curves(flow: ls.InformationFlow) -> None:
+    figure = figure_of(flow)
+    bars, curves = figure.axes
+    widths = sorted(patch.get_width() for patch in bars.patches)
+    expected = sorted(value for item in flow.totals() for value in (item.bound, item.channel))
+    assert widths == pytest.approx(expected)
+    assert len([line for line in curves.lines if len(line.get_xdata()) == len(CURVE_SIGMAS)]) == 4
+    assert figure_bytes(flow, "svg") == figure_bytes(flow, "svg")
+
+
+def printed(flow: ls.InformationFlow, width: int = 100) -> str:
+    output = io.StringIO()
+    print_result(flow, Console(file=output, width=width))
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_the_terminal_has_every_span_and_prediction(answered: ls.InformationFlow, width: int) -> None:
+    text = printed(answered, width)
+    for item in answered.totals():
+        assert short_number(item.bound) in text
+    for value in answered.bound()[0].tolist():
+        assert short_number(value) in text
+    assert max(map(len, text.splitlines())) <= width
