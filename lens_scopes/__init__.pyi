@@ -11,8 +11,10 @@ from .evaluation.run import evaluate
 from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt, read_prompt
 from .results.attribution import Attribution
+from .results.base import Difference, Ranked, Result
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
+from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
 from .scopes.comparisons import (
@@ -45,6 +47,7 @@ __all__ = [
     "Attribution",
     "AttributionMatrix",
     "Custom",
+    "Difference",
     "Directions",
     "Dot",
     "Entropy",
@@ -70,7 +73,9 @@ __all__ = [
     "Product",
     "Prompt",
     "RandomScores",
+    "Ranked",
     "Relative",
+    "Result",
     "Semantic",
     "Series",
     "Skip",
@@ -86,6 +91,7 @@ __all__ = [
     "information_flow",
     "inspect_heads",
     "inspect_modes",
+    "load",
     "load_model",
     "load_results",
     "model_record",

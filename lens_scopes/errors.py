@@ -43,3 +43,7 @@ class FileError(LensScopesError):
 
 class EvaluationError(LensScopesError):
     """A method, ablation, metric, data set or results folder is unknown, unreadable, or does not fit the evaluation."""
+
+
+class ResultError(LensScopesError):
+    """Two results do not compare, or a record does not describe a result; the message names the field."""

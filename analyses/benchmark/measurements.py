@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from lens_scopes.engine.backward import Progress
+
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
-from lens_scopes.engine.backward import SlicedTrace, Trace, trace, trace_within
+from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, trace, trace_within
 from lens_scopes.engine.final_state import (
     FinalState,
     PredictedToken,
@@ -24,7 +24,7 @@ from lens_scopes.engine.final_state import (
     unembedding,
 )
 from lens_scopes.engine.forward import Batch, Hook, check_finite, final_states
-from lens_scopes.engine.memory import Budget, in_portions, parse_memory
+from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions, parse_memory
 from lens_scopes.engine.model_checks import require_gradients, require_used
 from lens_scopes.engine.precision import Products, check_products, products_in
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
@@ -39,15 +39,14 @@ from lens_scopes.prompts.prompt import (
     resolve_token,
     token_string,
 )
-from lens_scopes.results.attribution import Attribution
+from lens_scopes.results.attribution import Attribution, DirectionDetails
+from lens_scopes.results.record import plain
 from lens_scopes.scopes.comparisons import Baseline, as_baseline
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
 from lens_scopes.scopes.paths import Path, PathLike, as_path
 from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
-
-Progress = Callable[[int, int], None]
 
 _TOP_TOKENS = 10
 _BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
@@ -158,20 +157,11 @@ def _by_baseline(model: Any, baseline: Baseline, request: Request, progress: Pro
     if progress is not None:
         progress(1, 1)
     return Attribution(
-        **job.record(explained, request, state),
+        **job.record(request.prompt, request.position, state, explained),
+        target=job.predicted_target(state, explained),
         scores=scores,
         contract=explained.contract(explained.describe(job.label, state), request.position, length),
-        settings={
-            "objective": {"scope": explained.scope, **explained.settings()},
-            "readout": None,
-            "points": None,
-            "at": [],
-            "sites": [EMBEDDING],
-            "path": None,
-            "position": request.position,
-            "details": {},
-            "memory": "no graph",
-        },
+        settings=job.settings(request.position, explained, readout=None, points=None, at=[], sites=[EMBEDDING]),
         warnings=_warnings(scores, None, []),
     )
 
@@ -370,7 +360,7 @@ class Job:
             states = self.final_states(traced, [request.target for request in requests])
             directions = [self.objective.directions(state) for state in states]
         scores = score(traced, directions, self.readout, progress)
-        memory = traced.described(plan, max(len(item.vectors) for item in directions))
+        memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
         return [
             self._result(row, request, state, directions[row], scores, memory)
             for row, (request, state) in enumerate(zip(requests, states, strict=True))
@@ -395,7 +385,7 @@ class Job:
             progress,
         )
         scores = score(averaged, [directions], self.readout)
-        return self._result(0, request, state, directions, scores, budget.plan(len(request.token_ids)).describe())
+        return self._result(0, request, state, directions, scores, budget.plan(len(request.token_ids)))
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
@@ -423,7 +413,7 @@ class Job:
         state: FinalState,
         directions: Directions,
         scores: Mapping[str, SiteScores],
-        memory: str,
+        memory: MemoryPlan,
     ) -> Attribution:
         length = len(request.token_ids)
 
@@ -441,7 +431,8 @@ class Job:
             own, standard_error = total_over_sites(parts, squared=directions.squared)
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
-            **self.record(self.objective, request, state),
+            **self.record(request.prompt, request.position, state),
+            target=self.predicted_target(state),
             scores=own,
             contract=attribution_contract(
                 ContractTerms(
@@ -459,20 +450,18 @@ class Job:
                     points=None if self.points is None else self.points.describe(),
                 )
             ),
-            settings={
-                "objective": {"scope": self.objective.scope, **self.objective.settings()},
-                "readout": choice_record(self.readout),
-                "points": None if self.points is None else choice_record(self.points),
-                "at": [] if self.at_embedding else self.at_names,
-                "sites": [EMBEDDING, *self.layer_names, *self.site_names],
-                "path": None if self.path is None else str(self.path),
-                "position": request.position,
-                "squared": directions.squared and self.at_embedding,
-                "directions": len(directions.vectors),
-                "details": _plain(directions.details),
-                "memory": memory,
-                "products": self.products,
-            },
+            settings=self.settings(
+                request.position,
+                readout=choice_record(self.readout),
+                points=None if self.points is None else choice_record(self.points),
+                at=[] if self.at_embedding else self.at_names,
+                sites=[EMBEDDING, *self.layer_names, *self.site_names],
+                squared=directions.squared and self.at_embedding,
+                directions=len(directions.vectors),
+                products=self.products,
+            ),
+            memory=memory,
+            details=DirectionDetails.of(directions.details),
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
             layer_names=list(self.layer_names),
             sites={name: values(name) for name in self.site_names},
@@ -481,24 +470,51 @@ class Job:
             warnings=_warnings(own, standard_error, self._cut_sites(values)),
         )
 
-    def record(self, explanation: Explanation, request: Request, state: FinalState) -> dict[str, Any]:
-        """What an Attribution says of its prompt, prediction and model, whatever made its scores."""
-        length = len(request.token_ids)
-        prompt = request.prompt
+    def record(
+        self,
+        prompt: Prompt,
+        position: int,
+        state: FinalState,
+        explanation: Explanation | None = None,
+        *,
+        whole: bool = False,
+    ) -> dict[str, Any]:
+        """The fields that every result has: prompt, prediction, objective and provenance.
+
+        Args:
+            prompt: whose tokens are named.
+            position: after which the (last) prediction is explained.
+            state: the final state there.
+            explanation: what is explained, where that is not the job's objective.
+            whole: whether tokens after the position are named too.
+        """
+        explanation = explanation or self.objective
+        length = len(prompt) if whole else position + 1
         return {
             "tokens": list(prompt.tokens[:length]),
-            "token_ids": list(request.token_ids),
+            "token_ids": list(prompt.token_ids[:length]),
             "special": list(prompt.special[:length]),
             "offsets": None if prompt.offsets is None else list(prompt.offsets[:length]),
             "text": prompt.text,
-            "position": request.position,
-            "target": self.predicted_target(state, explanation),
+            "position": position,
             "prediction": self.prediction(state),
             "scope": explanation.scope,
             "objective": explanation.signature(self.label, state),
             "model": asdict(model_record(self.model)),
             "versions": package_versions(),
         }
+
+    def settings(self, position: int, explanation: Explanation | None = None, **more: Any) -> dict[str, Any]:
+        """The settings of a result as plain values: objective, path and position, and what its kind has besides."""
+        explanation = explanation or self.objective
+        return plain(
+            {
+                "objective": {"scope": explanation.scope, **explanation.settings()},
+                "path": None if self.path is None else str(self.path),
+                "position": position,
+                **more,
+            }
+        )
 
     def _cut_sites(self, values: Callable[[str], Tensor]) -> list[str]:
         """Sites that no influence reaches though it reaches the embedding."""
@@ -532,11 +548,6 @@ def choice_record(choice: Readout | Points) -> dict[str, Any]:
     """The name and settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
     fields = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
     return {"name": choice.name, **fields}
-
-
-def _plain(details: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's details may hold tensors, which no record can."""
-    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in details.items()}
 
 
 def _warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:

@@ -10,22 +10,20 @@ rest of F stand for it: the trace is then without bias, and log det is too low o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Progress, package_versions
+from lens_scopes.attribution.attribute import Job
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import SlicedTrace, trace_within
+from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.precision import Products, products_in
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
-from lens_scopes.models.load import model_record
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import (
     Prompt,
@@ -37,7 +35,7 @@ from lens_scopes.prompts.prompt import (
     resolve_position,
 )
 from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
-from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.scopes.paths import PathLike
 
@@ -144,25 +142,19 @@ def information_flow(
         predicted=[job.prediction(state).top[0] for state in states],
         answer=count,
         generated=bool(generate),
-        tokens=list(read.tokens),
-        token_ids=list(read.token_ids),
-        special=list(read.special),
-        text=read.text,
+        **job.record(read, destinations[-1], states[-1], whole=True),
         contract=_contract(job, destinations, flows, count, relative, rank, samples),
-        model=asdict(model_record(model)),
-        settings={
-            "sigma": relative,
-            "rank": rank,
-            "samples": samples,
-            "seed": seed,
-            "answer tokens": count,
-            "generated": bool(generate),
-            "position": destinations[-1],
-            "path": None if job.path is None else str(job.path),
-            "memory": traced.described(plan, len(destinations) * (rank + samples)),
-            "products": job.products,
-        },
-        versions=package_versions(),
+        settings=job.settings(
+            destinations[-1],
+            sigma=relative,
+            rank=rank,
+            samples=samples,
+            seed=seed,
+            answer_tokens=count,
+            generated=bool(generate),
+            products=job.products,
+        ),
+        memory=traced.outcome(plan, len(destinations) * (rank + samples)),
     )
     result.warnings.extend(_warnings(result))
     return result
@@ -338,16 +330,15 @@ def _contract(
     if job.path is not None:
         held += f"; gradient flows only {job.path}, all else keeps its value"
     estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
-    texts = (
-        f"the whole next-token distribution, {after}",
-        f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
-        f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square coordinate of "
-        "an embedding, to second order",
-        held,
-        "bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
+    return contract(
+        output=f"the whole next-token distribution, {after}",
+        features=f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
+        process=f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square "
+        "coordinate of an embedding, to second order",
+        held=held,
+        score="bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
         f"F = W_U (diag p − p pᵀ) W_Uᵀ = U diag(λ) Uᵀ; {rank} directions a prediction{estimated}",
     )
-    return dict(zip(ELEMENTS, texts, strict=True))
 
 
 def _warnings(flow: InformationFlow) -> list[str]:

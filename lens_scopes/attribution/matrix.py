@@ -7,20 +7,18 @@ not pay for late tokens, and its backward passes share that pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Progress, package_versions
+from lens_scopes.attribution.attribute import Job, choice_record
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import SlicedTrace, trace_within
-from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.engine.memory import in_portions
+from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
+from lens_scopes.engine.final_state import FinalState, PredictedToken
+from lens_scopes.engine.memory import MemoryPlan, in_portions
 from lens_scopes.engine.precision import Products, products_in
-from lens_scopes.models.load import model_record
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import PromptLike, next_token_id, read_prompt
 from lens_scopes.results.matrix import AttributionMatrix
@@ -28,9 +26,6 @@ from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.readouts import Readout
-
-if TYPE_CHECKING:
-    pass
 
 _BLOCK = 16  # destinations that share a forward pass
 
@@ -76,7 +71,8 @@ def attribute_all(
     targets: list[PredictedToken | None] = []
     predicted: list[PredictedToken] = []
     directions: list[Directions] = []
-    memory_used: list[str] = []
+    memory_used: list[MemoryPlan] = []
+    last: list[FinalState] = []
 
     def run(items: range) -> None:
         block = destinations[items.start : items.stop]
@@ -92,7 +88,8 @@ def attribute_all(
         targets.extend(target for target, _ in named)
         predicted.extend(top for _, top in named)
         directions.extend(explained)
-        memory_used.append(traced.described(plan, sum(len(item.vectors) for item in explained)))
+        last[:] = states[-1:]
+        memory_used.append(traced.outcome(plan, sum(len(item.vectors) for item in explained)))
         if progress is not None:
             progress(len(rows), len(destinations))
 
@@ -103,14 +100,9 @@ def attribute_all(
         destinations=destinations,
         targets=targets,
         predicted=predicted,
-        tokens=list(read.tokens),
-        token_ids=list(read.token_ids),
-        special=list(read.special),
-        text=read.text,
         generated=generate,
         spans=dict(read.spans),
-        scope=job.objective.scope,
-        objective=type(job.objective).__name__,
+        **job.record(read, destinations[-1], last[-1], whole=True) | {"objective": type(job.objective).__name__},
         contract=attribution_contract(
             ContractTerms(
                 output=f"{job.objective.output}, at each of {len(destinations)} positions",
@@ -125,16 +117,10 @@ def attribute_all(
                 sampled=directions[-1].sampled,
             )
         ),
-        model=asdict(model_record(model)),
-        settings={
-            "objective": {"scope": job.objective.scope, **job.objective.settings()},
-            "readout": job.readout.name,
-            "path": None if job.path is None else str(job.path),
-            "generated": generate,
-            "memory": memory_used[-1],  # of the longest part of the text
-            "products": job.products,
-        },
-        versions=package_versions(),
+        settings=job.settings(
+            destinations[-1], readout=choice_record(job.readout), generated=generate, products=job.products
+        ),
+        memory=memory_used[-1],  # of the longest part of the text
     )
 
 

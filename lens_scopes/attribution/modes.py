@@ -9,31 +9,27 @@ to London".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Request, package_versions
+from lens_scopes.attribution.attribute import Job, Request
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import trace_within
+from lens_scopes.engine.backward import Progress, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ReadoutError
-from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
+from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.paths import PathLike
-
-if TYPE_CHECKING:
-    pass
 
 
 def inspect_modes(
@@ -46,7 +42,7 @@ def inspect_modes(
     through: PathLike = None,
     shown: int = 6,
     memory: str | int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ModeInspection:
     """Decodes the leading Fisher modes of a prediction and checks what each source token does along them.
 
@@ -117,18 +113,25 @@ def inspect_modes(
         modes=decoded,
         replacements=replacements,
         baseline=baseline,
-        tokens=list(request.prompt.tokens[: len(request.token_ids)]),
-        special=list(request.prompt.special[: len(request.token_ids)]),
-        position=request.position,
-        prediction=job.prediction(state),
-        model=asdict(model_record(model)),
-        settings={
-            "rank": rank,
-            "baseline": baseline,
-            "path": None if job.path is None else str(job.path),
-            "memory": traced.described(plan, rank),
-        },
-        versions=package_versions(),
+        **job.record(request.prompt, request.position, state),
+        contract=_contract(job, request, state, baseline, len(decoded)),
+        settings=job.settings(request.position, rank=rank, baseline=baseline),
+        memory=traced.outcome(plan, rank),
+    )
+
+
+def _contract(job: Job, request: Request, state: FinalState, baseline: str, n_modes: int) -> dict[str, str]:
+    held = "the weights, the embeddings of all other tokens, the positions and the modes u_i"
+    if job.path is not None:
+        held += f"; gradient flows only {job.path}, all else keeps its value"
+    return contract(
+        output=f"{job.objective.describe(job.label, state)}, after position {request.position}",
+        features=f"the embeddings ({EMBEDDING}) of the {len(request.token_ids)} tokens up to that position",
+        process=f"one token's embedding at a time is replaced by the {baseline} one; predicted to first order, checked "
+        "by doing it",
+        held=held,
+        score=f"a_i,t = u_iᵀ J_t (b − x_t) along {n_modes} leading modes; predicted KL = ½ Σ_i λ_i a_i,t², "
+        "actual KL(before ‖ after), in nats",
     )
 
 

@@ -13,7 +13,7 @@ from lens_scopes.cli.options.memory import MemoryOptions
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.path import PathOptions
 from lens_scopes.cli.options.prompt import PromptOptions
-from lens_scopes.cli.options.result import SavedResultOptions
+from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.options.spans import SpanOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError
@@ -34,7 +34,7 @@ def flow(
     paths: PathOptions,
     model: ModelOptions,
     memory: MemoryOptions,
-    output: SavedResultOptions,
+    output: ResultOptions,
     answer: Annotated[
         str | None,
         typer.Option(

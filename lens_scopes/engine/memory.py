@@ -44,6 +44,7 @@ class MemoryPlan:
         directions_at_once: directions that travel together between slices; None for all.
         estimate: bytes expected beyond the model's weights.
         budget: bytes allowed.
+        shortages: how often memory ran out all the same.
     """
 
     rows: int
@@ -52,26 +53,19 @@ class MemoryPlan:
     directions_at_once: int | None
     estimate: int
     budget: int
+    shortages: int = 0
 
     @property
     def sliced(self) -> bool:
         """Whether layers are run again on the way back."""
         return self.layers_at_once < self.n_layers
 
-    def describe(self) -> str:
-        """The plan in words, for the record."""
-        together = f", {self.rows} prompts together" if self.rows > 1 else ""
-        if not self.sliced:
-            return f"the whole graph at once{together}"
-        layers = f"the graph of {self.layers_at_once} of {self.n_layers} layers at a time, run again on the way back"
-        some = f", directions in groups of {self.directions_at_once}" if self.directions_at_once else ""
-        return f"{layers}{some}{together}"
-
-    def as_it_came(self, layers_at_once: int, directions_at_once: int | None, n_directions: int, shortages: int) -> str:
-        """What the plan came to, in words, after memory had run out `shortages` times."""
+    def outcome(
+        self, layers_at_once: int, directions_at_once: int | None, n_directions: int, shortages: int
+    ) -> MemoryPlan:
+        """The plan as it was carried out, after memory had run out `shortages` times."""
         limit = None if directions_at_once is None or directions_at_once >= n_directions else directions_at_once
-        found = replace(self, layers_at_once=layers_at_once, directions_at_once=limit).describe()
-        return f"{found}; memory ran out {'once' if shortages == 1 else f'{shortages} times'}" if shortages else found
+        return replace(self, layers_at_once=layers_at_once, directions_at_once=limit, shortages=shortages)
 
 
 class Budget:
@@ -144,14 +138,16 @@ class Budget:
         layers = max(1, min(n_layers - 1, (self.allowed - carried) // layer))
         return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.allowed)
 
-    def require_patterns(self, length: int) -> None:
-        """Checks that the whole graph of a prompt fits together with what is computed from every layer's pattern.
+    def plan_patterns(self, length: int) -> MemoryPlan:
+        """The plan of the whole graph of a prompt together with what is computed from every layer's pattern.
 
         Raises:
             OutOfMemoryError: when it does not, with the estimate.
         """
         patterns = self.model.cfg.n_layers * self._pair * length**2
-        self._refuse(self.whole(length) + 3 * patterns, f"the heads of {length} tokens", "", "")
+        estimate, n_layers = int(self.whole(length) + 3 * patterns), self.model.cfg.n_layers
+        self._refuse(estimate, f"the heads of {length} tokens", "", "")
+        return MemoryPlan(1, n_layers, n_layers, None, estimate, self.allowed)
 
     def _refuse(self, estimate: int, what: str, how: str, cure: str) -> None:
         if estimate <= self._free:

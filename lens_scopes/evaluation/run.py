@@ -6,11 +6,12 @@ import datetime
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lens_scopes.engine.backward import Progress
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
 from lens_scopes.evaluation.cases import Case, TooLong, check_target, read_case
 from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG, PassageRecord, ResultFolder
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from lens_scopes.models.load import Model
     from lens_scopes.prompts.prompt import Prompt
-
-Progress = Callable[[int, int], None]
 
 _CORPUS = 256  # first passages of a data set, from which a corpus mean and resampled tokens come
 

@@ -21,7 +21,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.forward import hooked, run_to_final_state
 from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, check_ablation, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
-from lens_scopes.scopes.contract import baseline_contract
+from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Explanation
 
 if TYPE_CHECKING:
@@ -51,13 +51,12 @@ class Baseline(Explanation):
 
     def contract(self, output: str, position: int, n_tokens: int) -> dict[str, str]:
         """The five elements of the attribution contract."""
-        return baseline_contract(
-            output=output,
-            position=position,
-            n_tokens=n_tokens,
+        return contract(
+            output=f"{output}, after position {position}",
+            features=f"the {n_tokens} tokens up to that position",
             process=self.process,
             held=self.held,
-            equation=self.equation,
+            score=self.equation,
         )
 
 

@@ -52,29 +52,21 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
-    return {
-        "output explained": f"{terms.output}, after position {terms.position}",
-        "eligible features": f"{read} of the {terms.n_tokens} tokens up to that position{others}",
-        "generative process": process,
-        "held fixed": held,
-        "score attributed": (
+    return contract(
+        output=f"{terms.output}, after position {terms.position}",
+        features=f"{read} of the {terms.n_tokens} tokens up to that position{others}",
+        process=process,
+        held=held,
+        score=(
             f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
             f"{terms.equation} ({count}{draws})"
         ),
-    }
+    )
 
 
-def baseline_contract(
-    *, output: str, position: int, n_tokens: int, process: str, held: str, equation: str
-) -> dict[str, str]:
-    """The five elements for an explanation that takes no gradient, in the order of ELEMENTS."""
-    return {
-        "output explained": f"{output}, after position {position}",
-        "eligible features": f"the {n_tokens} tokens up to that position",
-        "generative process": process,
-        "held fixed": held,
-        "score attributed": equation,
-    }
+def contract(*, output: str, features: str, process: str, held: str, score: str) -> dict[str, str]:
+    """The five elements of any result's contract, in the order of ELEMENTS."""
+    return dict(zip(ELEMENTS, (output, features, process, held, score), strict=True))
 
 
 def _named(sites: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from tiny_models import D_VOCAB, N_CTX, gemma_like, gpt2_like, llama_like
 
 import lens_scopes as ls
 from lens_scopes.errors import FileError, NumericsError, ObjectiveError, PromptError
+from lens_scopes.views.words.memory import memory_words
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 SPAN = range(1, 4)
@@ -164,7 +165,7 @@ def test_slices_of_layers_give_the_same(tiny: Any) -> None:
         memory=smallest(tiny, len(IDS) - 1),
         progress=lambda now, of: done.append((now, of)),
     )
-    assert "1 of" in sliced.settings["memory"] and whole.settings["memory"] == "the whole graph at once"
+    assert "1 of" in memory_words(sliced.memory) and memory_words(whole.memory) == "the whole graph at once"
     torch.testing.assert_close(sliced.eigenvalues, whole.eigenvalues, rtol=1e-9, atol=1e-15)
     torch.testing.assert_close(sliced.joint_eigenvalues, whole.joint_eigenvalues, rtol=1e-9, atol=1e-15)
     assert done[-1][0] == done[-1][1] > 0

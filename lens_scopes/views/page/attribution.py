@@ -73,6 +73,7 @@ def attribution_page(
         from lens_scopes.views.page.modes import modes_sections
 
         sections += _noted(modes_sections(modes), _difference(attribution, modes))
+        contracts.append(contract_section(modes.contract, "modes-contract", "Contract of the modes", modes.settings))
     if attribution.sites:
         sections.append(_sites(attribution))
     sections += [

@@ -46,7 +46,11 @@ def modes_page(modes: ModeInspection) -> Page:
     return Page(
         title=f"Modes: {prompt if len(prompt) <= 80 else '…' + prompt[-79:]} · lens_scopes",
         header=heading(modes, kind, next(iter(modes.prediction.top), None)),
-        sections=(*modes_sections(modes), details_section(modes.model, modes.settings, modes.versions)),
+        sections=(
+            *modes_sections(modes),
+            contract_section(modes.contract),
+            details_section(modes.model, modes.settings, modes.versions),
+        ),
     )
 
 
