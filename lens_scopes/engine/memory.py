@@ -43,7 +43,7 @@ class MemoryPlan:
         n_layers: of the model.
         directions_at_once: directions that travel together between slices; None for all.
         estimate: bytes expected beyond the model's weights.
-        budget: bytes allowed.
+        budget: bytes allowed, where a limit was given; None for a share of what is free, which no record needs.
         shortages: how often memory ran out all the same.
     """
 
@@ -52,7 +52,7 @@ class MemoryPlan:
     n_layers: int
     directions_at_once: int | None
     estimate: int
-    budget: int
+    budget: int | None
     shortages: int = 0
 
     @property
@@ -80,6 +80,7 @@ class Budget:
         self.model = model
         self.given = allowed is not None
         self._free = free_bytes(model) if allowed is None else allowed
+        self.limit = allowed
         self.allowed = self._free if allowed is not None else int(_SHARE * self._free)
         cfg = model.cfg
         dtype = next(values.dtype for values in model.parameters() if values.is_floating_point())
@@ -126,17 +127,17 @@ class Budget:
         n_layers = self.model.cfg.n_layers
         whole = rows * self.whole(length)
         if whole <= self.allowed:
-            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.allowed)
+            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
         if is_bridge(self.model):
             self._refuse(whole, f"{rows} × {length} tokens", "", 'load the model with backend="hooked", ')
-            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.allowed)
+            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
         token = rows * length * self._token
         layer, passing = rows * self.layer(length), rows * self.passing(length)
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
         carried = (n_layers + 1 + directions) * token + passing
         self._refuse((n_layers + 2) * token + passing + layer, f"{rows} × {length} tokens", " one layer at a time", "")
         layers = max(1, min(n_layers - 1, (self.allowed - carried) // layer))
-        return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.allowed)
+        return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.limit)
 
     def plan_patterns(self, length: int) -> MemoryPlan:
         """The plan of the whole graph of a prompt together with what is computed from every layer's pattern.
@@ -147,7 +148,7 @@ class Budget:
         patterns = self.model.cfg.n_layers * self._pair * length**2
         estimate, n_layers = int(self.whole(length) + 3 * patterns), self.model.cfg.n_layers
         self._refuse(estimate, f"the heads of {length} tokens", "", "")
-        return MemoryPlan(1, n_layers, n_layers, None, estimate, self.allowed)
+        return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit)
 
     def _refuse(self, estimate: int, what: str, how: str, cure: str) -> None:
         if estimate <= self._free:

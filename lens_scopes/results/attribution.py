@@ -156,7 +156,8 @@ class Attribution(Result):
             }
         )
 
-    def check(self) -> None:
-        super().check()
-        if self.layers is None and self.layer_names:
-            raise ValueError(f"layers are missing for {len(self.layer_names)} layer_names")
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], tensor: Any) -> Attribution:
+        if record.get("layers") is None and record.get("layer_names"):
+            raise ValueError(f"layers are missing for {len(record['layer_names'])} layer_names")
+        return super().from_record(record, tensor)

@@ -16,7 +16,7 @@ from lens_scopes.engine.final_state import Prediction
 from lens_scopes.engine.memory import MemoryPlan
 from lens_scopes.errors import ResultError
 from lens_scopes.results import files
-from lens_scopes.results.record import check_lengths, decode, plain
+from lens_scopes.results.record import decode_fields, plain
 
 if TYPE_CHECKING:
     import pandas
@@ -238,22 +238,12 @@ class Result(Viewable, ABC):
         Raises:
             ValueError: for a record that does not describe one, with the name of the field.
         """
-        result = decode(cls, dict(record), tensor)
-        result.check()
-        return result
+        return cls(**decode_fields(cls, dict(record), tensor, Result.aligned | cls.aligned))
 
     @classmethod
     def _derived(cls) -> tuple[str, ...]:
         """Names in `to_dict` that follow from others."""
         return ()
-
-    def check(self) -> None:
-        """Checks types, shapes and lengths against each other.
-
-        Raises:
-            ValueError: with the name of the field.
-        """
-        check_lengths(self, Result.aligned | self.aligned)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the whole result as one safetensors file, whole or not at all.

@@ -56,9 +56,9 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if not Path(path).is_file():
-        raise FileError(f"{path} does not exist or is not a file; expected a result that save wrote.")
     try:
+        if not Path(path).is_file():
+            raise FileError(f"{path} does not exist or is not a file; expected a result that save wrote.")
         held = Path(path).read_bytes()
         tensors = load(held)
         header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])

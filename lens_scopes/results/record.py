@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
     return encode(value, lambda _, tensor: tensor.tolist())
 
 
-def decode(hint: Any, value: Any, tensor: Decode, place: str = "the record") -> Any:
+def decode(hint: Any, value: Any, tensor: Decode, place: str) -> Any:
     """The value of a declared type that `encode` made plain.
 
     Args:
@@ -70,13 +70,27 @@ def decode(hint: Any, value: Any, tensor: Decode, place: str = "the record") -> 
     if origin is dict and isinstance(value, dict):
         return {key: decode(arguments[1], item, tensor, f"{place}[{key!r}]") for key, item in value.items()}
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return _dataclass(hint, value, tensor, "" if place == "the record" else f"{place}.")
+        return hint(**decode_fields(hint, value, tensor, {}, f"{place}."))
     if isinstance(hint, type) and issubclass(hint, Tensor | AbstractArray):
         return _tensor(hint, value, tensor, place)
     return _primitive(hint, value, place)
 
 
-def _dataclass(hint: type, value: dict[str, Any], tensor: Decode, prefix: str) -> Any:
+def decode_fields(
+    hint: type, value: dict[str, Any], tensor: Decode, aligned: Mapping[str, Sequence[str]], prefix: str = ""
+) -> dict[str, Any]:
+    """The fields of a dataclass, checked one by one and against each other, ready for its constructor.
+
+    Args:
+        hint: the dataclass.
+        value: its fields as plain values.
+        tensor: the tensor that stands for a plain value.
+        aligned: for each named dimension the lists along it, which have one length; tensors name it in their types.
+        prefix: what stands before a field's name in messages.
+
+    Raises:
+        ValueError: with the name of the field.
+    """
     hints = _hints(hint)
     known = {field.name: field for field in fields(hint)}
     for name in value.keys() - known.keys():
@@ -84,8 +98,35 @@ def _dataclass(hint: type, value: dict[str, Any], tensor: Decode, prefix: str) -
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{prefix}{name} is missing")
-    with jaxtyped("context"):  # dimensions of one name have one length within a dataclass
-        return hint(**{name: decode(hints[name], item, tensor, prefix + name) for name, item in value.items()})
+    decoded = {name: decode(hints[name], item, tensor, prefix + name) for name, item in value.items()}
+    _check_lengths(hints, decoded, aligned)
+    return decoded
+
+
+def _check_lengths(hints: Mapping[str, Any], decoded: Mapping[str, Any], aligned: Mapping[str, Sequence[str]]) -> None:
+    # In one body: a run-time type checker gives every function dimensions of its own.
+    with jaxtyped("context"):
+        for dimension, names in aligned.items():
+            length = len(decoded[names[0]])
+            isinstance(torch.empty(length), Float[Tensor, dimension])  # gives the dimension its length
+            for name in names[1:]:
+                if decoded.get(name) is not None and len(decoded[name]) != length:
+                    raise ValueError(f"{name} has {len(decoded[name])} entries for {length} {names[0]}")
+        for name, value in decoded.items():
+            for kind, found in _tensors(hints[name], value):
+                if not isinstance(found, kind):
+                    shape = tuple(found.shape)
+                    raise ValueError(f"{name} has shape {shape}, expected {kind.__name__} as in the other fields")
+
+
+def _tensors(hint: Any, value: Any) -> list[tuple[Any, Tensor]]:
+    """The tensors of a field, alone or in a dict, with their types."""
+    arguments = [item for item in get_args(hint) if item is not type(None)]
+    if isinstance(value, Tensor):
+        return [(arguments[0] if arguments else hint, value)]
+    if isinstance(value, dict) and len(arguments) == 2:
+        return [(arguments[1], item) for item in value.values() if isinstance(item, Tensor)]
+    return []
 
 
 @cache
@@ -114,27 +155,3 @@ def _primitive(hint: Any, value: Any, place: str) -> Any:
 def _refuse(value: object, place: str, expected: str) -> Any:
     shown = repr(value) if not isinstance(value, str) else value
     raise ValueError(f"{place} is {shown[:60]}, expected {expected}")
-
-
-def check_lengths(record: Any, aligned: Mapping[str, tuple[str, ...]]) -> None:
-    """Checks that lists and tensors that share a dimension have one length.
-
-    Args:
-        record: a dataclass.
-        aligned: for each named dimension, the lists along it; the dataclass's tensors name it in their types.
-
-    Raises:
-        ValueError: for another length, with the name of the field.
-    """
-    hints = _hints(type(record))
-    with jaxtyped("context"):
-        for dimension, names in aligned.items():
-            length = len(getattr(record, names[0]))
-            isinstance(torch.empty(length), Float[Tensor, dimension])  # gives the dimension its length
-            for name in names[1:]:
-                values = getattr(record, name)
-                if values is not None and len(values) != length:
-                    raise ValueError(f"{name} has {len(values)} entries for {length} {names[0]}")
-        for field in fields(record):  # again, now that the dimensions have lengths
-            value = encode(getattr(record, field.name), lambda _, tensor: tensor)
-            decode(hints[field.name], value, lambda tensor: tensor, field.name)

@@ -366,7 +366,7 @@ def test_the_sampled_trace_comes_with_its_seed_and_standard_error(models: dict[s
     squares = torch.einsum("ko,tod->ktd", drawn, reference.jacobian(model, IDS)).square().sum(-1)
     assert_close(att.standard_error, squares.std(0) / 6**0.5, rtol=1e-8, atol=0)
     assert att.settings["objective"] == {"scope": "fisher", "rank": "trace", "samples": 6, "exact": 2, "seed": 3}
-    assert att.settings["details"] == {"exact": 2, "samples": 6}
+    assert att.details is not None and (att.details.exact, att.details.samples) == (2, 6)
     exact = ls.attribute(model, IDS, ls.Fisher(rank="trace"))
     assert exact.standard_error is None and exact.layers_standard_error is None
     assert bool(((att.scores - exact.scores).abs() < 6 * att.standard_error).all())
@@ -615,9 +615,8 @@ def test_tensors_in_a_users_details_are_kept_as_numbers(tmp_path: Any) -> None:
 
     att = ls.attribute(gpt2_like(), IDS, objective)
     att.save(tmp_path / "a.safetensors")
-    assert ls.Attribution.load(tmp_path / "a.safetensors").settings["details"]["norm"] == pytest.approx(
-        att.prediction.beta
-    )
+    details = ls.Attribution.load(tmp_path / "a.safetensors").details
+    assert details is not None and details.other["norm"] == pytest.approx(att.prediction.beta)
 
 
 def test_readouts_need_not_be_dataclasses() -> None:

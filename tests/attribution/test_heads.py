@@ -119,7 +119,7 @@ def test_an_induction_circuit_is_named():
     model = induction_circuit()
     found = ls.inspect_heads(model, PROMPT, ls.Semantic(ANSWER), baseline="zero")
     assert found.prediction.top[0].token_id == ANSWER
-    assert {name for name, _ in found.top(2)} == {"L0H0", "L1H1"}
+    assert {name for _, name, _ in found.top(2)} == {"L0H0", "L1H1"}
     assert found.type_of(0, 0) == "previous_token_head"
     assert found.type_of(1, 1) == "induction_head"
     assert {item.name for item in found.ablations[:2]} == {"L0H0", "L1H1"}

@@ -85,7 +85,7 @@ def test_amounts_are_signed_as_the_modes_are_decoded(tiny):
 
 def test_a_removal_is_told_in_words(tiny):
     found = ls.inspect_modes(tiny, IDS, rank=1)
-    removal = found.top(1)[0]
+    removal = found.replacements[found.top(1)[0][0]]
     falls = min(removal.actual, key=lambda shift: shift.change)
     rises = max(removal.actual, key=lambda shift: shift.change)
     assert f"from {rises.token!r} to {falls.token!r}" in removal.sentence()

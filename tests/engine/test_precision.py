@@ -45,7 +45,7 @@ def test_only_the_body_is_rounded() -> None:
     att = ls.attribute(model, IDS, ls.Fisher(), products="bfloat16")
     state = FinalState(traced.final_states[0].detach(), unembedding(model))
     assert att.prediction.entropy == pytest.approx(state.entropy, rel=1e-6)
-    assert att.settings["details"]["eigenvalues"] == pytest.approx(
+    assert att.details is not None and att.details.eigenvalues == pytest.approx(
         ls.Fisher().directions(state).weights.tolist(), rel=1e-5
     )
 

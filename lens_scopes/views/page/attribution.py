@@ -79,7 +79,7 @@ def attribution_page(
     sections += [
         _scores(attribution),
         *contracts,
-        details_section(attribution.model, attribution.settings, attribution.versions),
+        details_section(attribution),
     ]
     return Page(title=f"{title(attribution)} · lens_scopes", header=_header(attribution), sections=tuple(sections))
 

@@ -59,7 +59,7 @@ def flow_page(flow: InformationFlow) -> Page:
         sections=(
             *sections,
             contract_section(flow.contract),
-            details_section(flow.model, flow.settings, flow.versions),
+            details_section(flow),
         ),
     )
 

@@ -56,7 +56,7 @@ def heads_page(heads: HeadInspection) -> Page:
     sections = [
         *heads_sections(heads),
         contract_section(heads.contract),
-        details_section(heads.model, heads.settings, heads.versions),
+        details_section(heads),
     ]
     return Page(
         title=f"Heads: {title(heads)} · lens_scopes",

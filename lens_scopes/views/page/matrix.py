@@ -50,7 +50,7 @@ def matrix_page(matrix: AttributionMatrix) -> Page:
         sections=(
             *matrix_sections(matrix),
             contract_section(matrix.contract),
-            details_section(matrix.model, matrix.settings, matrix.versions),
+            details_section(matrix),
         ),
     )
 

@@ -49,7 +49,7 @@ def modes_page(modes: ModeInspection) -> Page:
         sections=(
             *modes_sections(modes),
             contract_section(modes.contract),
-            details_section(modes.model, modes.settings, modes.versions),
+            details_section(modes),
         ),
     )
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from lens_scopes.views.page.document import Section
 from lens_scopes.views.page.heat_table import token_html
 from lens_scopes.views.words.attribution import Prompted, number, percent, prompt_text
+from lens_scopes.views.words.memory import memory_words
 from lens_scopes.views.words.token_text import running
 
 if TYPE_CHECKING:
     from lens_scopes.engine.final_state import PredictedToken
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.base import Result
     from lens_scopes.results.heads import HeadInspection
 
 
@@ -128,13 +130,10 @@ def contract_section(
     return Section(key, title, html)
 
 
-def details_section(
-    model: Mapping[str, object],
-    settings: Mapping[str, object],
-    versions: Mapping[str, object],
-) -> Section:
+def details_section(result: Result) -> Section:
     """Model, settings and versions, folded."""
-    parts = [("Model", model), ("Settings", settings), ("Versions", versions)]
+    settings = {**result.settings, "memory": memory_words(result.memory)}
+    parts = [("Model", result.model), ("Settings", settings), ("Versions", result.versions)]
     inner = "".join(f"<h3>{name}</h3>{definitions(flat(mapping))}" for name, mapping in parts if mapping)
     return Section("details", "Model, settings, versions", f"<details><summary>Show</summary>{inner}</details>")
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.views.page.heat_table import short_number
-from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, spaced
+from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, definitions, spaced
 from lens_scopes.views.words.attribution import number, prompt_text
 from lens_scopes.views.words.modes import (
     Contrast,
@@ -52,6 +52,7 @@ class ModesReport(TerminalView):
             yield spaced(_contrast(contrast, brush, width))
         yield spaced(Text(modes_caution(modes), "dim"))
         yield spaced(_words(modes, strongest_removals(modes)[: self.most], brush, width))
+        yield spaced(definitions(modes.contract))
 
 
 def print_modes(modes: ModeInspection, console: Console | None = None) -> None:
