@@ -15,9 +15,9 @@ from lens_scopes.views.page.parts import (
     about,
     alert,
     contract_section,
-    details_section,
     heading,
     number_cell,
+    provenance_section,
     sortable_table,
     text,
     text_cell,
@@ -56,7 +56,7 @@ def heads_page(heads: HeadInspection) -> Page:
     sections = [
         *heads_sections(heads),
         contract_section(heads.contract),
-        details_section(heads),
+        provenance_section(heads),
     ]
     return Page(
         title=f"Heads: {title(heads)} · lens_scopes",

@@ -11,9 +11,10 @@ from lens_scopes.views.page.document import Page, Section
 from lens_scopes.views.page.heat_table import cell_class, legend, marks, short_number, token_html
 from lens_scopes.views.page.parts import (
     alert,
-    details_section,
+    contract_section,
     heading,
     number_cell,
+    provenance_section,
     sortable_table,
     text,
     text_cell,
@@ -49,7 +50,7 @@ def modes_page(modes: ModeInspection) -> Page:
         sections=(
             *modes_sections(modes),
             contract_section(modes.contract),
-            details_section(modes),
+            provenance_section(modes),
         ),
     )
 

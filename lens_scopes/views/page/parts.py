@@ -130,10 +130,19 @@ def contract_section(
     return Section(key, title, html)
 
 
-def details_section(result: Result) -> Section:
-    """Model, settings and versions, folded."""
+def provenance_section(result: Result) -> Section:
+    """Model, settings, memory and versions of a result, folded."""
     settings = {**result.settings, "memory": memory_words(result.memory)}
-    parts = [("Model", result.model), ("Settings", settings), ("Versions", result.versions)]
+    return details_section(result.model, settings, result.versions)
+
+
+def details_section(
+    model: Mapping[str, object],
+    settings: Mapping[str, object],
+    versions: Mapping[str, object],
+) -> Section:
+    """Model, settings and versions, folded."""
+    parts = [("Model", model), ("Settings", settings), ("Versions", versions)]
     inner = "".join(f"<h3>{name}</h3>{definitions(flat(mapping))}" for name, mapping in parts if mapping)
     return Section("details", "Model, settings, versions", f"<details><summary>Show</summary>{inner}</details>")
 
