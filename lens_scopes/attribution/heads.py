@@ -80,7 +80,8 @@ class HeadInspection(Shown):
         mlp_change: [layer], the same for MLPs; empty for attention-only models.
         by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
             rows sum to `change` where the baseline is zero and the objective is a number.
-        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
+        norms: [layer, head, pos], √(Σ_i w_i ‖v_iᵀ∂y/∂z‖₂²) at each query position, in units of the output per unit of z,
+            √nats for a divergence; with one direction the largest effect of a unit change of z.
         direct: [layer, head], the change along the direct route alone: head → residual stream → final norm, scales
             frozen (direct logit attribution).
         patterns: attention patterns [dest, src] of the strongest heads, by name.
@@ -388,10 +389,7 @@ def _direct_amounts(
 
 
 def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
-    weights = directions.weights.to(norms)
-    if not directions.squared:
-        return weights[0].sqrt() * norms[0]
-    return torch.einsum("k,k...->...", weights, norms**2)
+    return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
 
 
 def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:
