@@ -74,8 +74,8 @@ def test_direct_effects_skip_all_later_layers(tiny: Any, rank: int | None, basel
         for head in range(tiny.cfg.n_heads):
             amounts = vectors @ direct_change(tiny, layer, head, baseline)
             expected = amounts[0] if rank is None else 0.5 * (weights * amounts**2).sum()
-            assert_close(found.direct[layer, head], expected, **CLOSE)
-    assert not torch.allclose(found.direct[:-1], found.change[:-1], rtol=0.05), "later layers do carry some"
+            assert_close(found.direct_effect[layer, head], expected, **CLOSE)
+    assert not torch.allclose(found.direct_effect[:-1], found.effect[:-1], rtol=0.05), "later layers do carry some"
 
 
 def state_with_heads_of(model: Any, ids: list[int], layer: int, head: int) -> Tensor:

@@ -27,21 +27,21 @@ def test_agreement_is_the_cosine_of_slope_and_intervention(name: str) -> None:
     found = ls.inspect_modes(model, IDS, rank=model.cfg.d_model, baseline="zero", shown=D_VOCAB)
     x, step = reference.site_activation(model, IDS, "hook_embed"), 1e-6
     before = distribution(model, x)
-    for index, removal in enumerate(found.removals):
+    for index, item in enumerate(found.replacements):
         towards = torch.zeros_like(x)
         towards[index] = -x[index]
         slope = (distribution(model, x + step * towards) - distribution(model, x - step * towards)) / (2 * step)
         actual = distribution(model, x + towards) - before
         cosine = float(torch.nn.functional.cosine_similarity(slope, actual, dim=0))
-        assert removal.agreement == pytest.approx(cosine, abs=1e-5)
+        assert item.agreement == pytest.approx(cosine, abs=1e-5)
 
 
 def test_predictions_that_point_the_wrong_way_are_told_by_their_sign() -> None:
     """Some removals of these models do the opposite of what their gradients say."""
     values = [
-        removal.agreement
+        item.agreement
         for build in TINY_MODELS.values()
-        for removal in ls.inspect_modes(build(), IDS, rank=2, baseline="zero").removals
+        for item in ls.inspect_modes(build(), IDS, rank=2, baseline="zero").replacements
     ]
     assert min(values) < -0.1 and max(values) > 0.9
 
