@@ -50,9 +50,10 @@ test: system lint types  ## Lint, check types and run all the tests
 test-tl4: $(STAMP_TL4)  ## Run the bridge's tests against transformer-lens 4, in an environment of its own
 	HF_HUB_OFFLINE=1 $(VENV_TL4)/bin/python -m pytest -q --noconftest tests/engine/test_architectures.py
 
-lint: venv  ## Check style and layout with ruff
+lint: venv  ## Check style and layout with ruff, and that imports go one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-logo
 
 types: venv  ## Check types with pyright
 	$(BIN)/pyright

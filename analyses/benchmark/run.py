@@ -16,9 +16,10 @@ import typer
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.output import PANEL as OUTPUT
-from lens_scopes.cli.options.output import as_json, check_files
+from lens_scopes.cli.options.output import check_files
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import PromptError
+from lens_scopes.results.files import as_json
 
 if TYPE_CHECKING:
     from benchmark.results import Section
