@@ -262,10 +262,7 @@ def _direct_amounts(
 
 
 def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
-    weights = directions.weights.to(norms)
-    if not directions.squared:
-        return weights[0].sqrt() * norms[0]
-    return torch.einsum("k,k...->...", weights, norms**2)
+    return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
 
 
 def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:

@@ -120,15 +120,6 @@ def test_the_plain_version_of_several_directions(bench: Bench) -> None:
     torch.testing.assert_close(paper_style(bench.transformers, IDS, "fisher", 4), ours, rtol=1e-3, atol=1e-6)
 
 
-def test_captum_agrees_where_it_computes_the_same(bench: Bench) -> None:
-    """Gradients integrated from nothing rank tokens otherwise, but must be of the model's own logit: complete."""
-    cases = {case.name.split(",")[0]: case for case in workloads.rivals.captum_cases(bench.transformers, None, IDS, 64)}
-    run = cases["captum LayerIntegratedGradients"].run
-    assert run is not None
-    found = run()
-    assert found.shape == (len(IDS),) and bool(found.isfinite().all()) and bool((found > 0).any())
-
-
 def test_a_missing_captum_is_a_row_that_says_how_to_get_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     cases = workloads.rivals.captum_cases(bench.transformers, None, IDS, 4)
