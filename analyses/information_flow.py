@@ -26,7 +26,7 @@ from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET,
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 
 SAMPLES = 4  # random directions beside the leading one
-ANSWER_TOKENS = 24  # at most; an answer ends at its first line
+ANSWER_TOKENS = 64  # at most; an answer ends at its first line
 PREDICTIONS = {"injection": 1, "secret": 2}  # of the answer, over which the bound is summed
 SIGMA = 0.3
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -48,7 +48,7 @@ TRIVIAL = {
     "probability": "probability of the top token",
     "certainty": "−entropy of the prediction",
 }
-RIVALS = ("probability", "tokens")
+RIVALS = ("probability", "doubt", "tokens")
 LABELS = {**MEASURES, **PER_TOKEN, **TRIVIAL}
 
 
@@ -72,7 +72,7 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
     kinds = sorted({case.kind for case in cases})
     return settings, {
         "cases": measured,
-        "areas": {kind: _areas([item for item in measured if item["kind"] == kind], seed) for kind in kinds},
+        "areas": {kind: areas_of([item for item in measured if item["kind"] == kind], seed) for kind in kinds},
         "noise": [_noise(model, case, draws, seed) for case in noised[: 1 if quick else None]],
     }
 
@@ -99,7 +99,8 @@ def _measured(model: Any, case: Case, seed: int) -> dict[str, Any]:
         **asdict(case),
         "stratum": case.stratum,
         "answer": line,
-        "positive": holds(line, case.wanted),
+        "ended": ended(model, answer),
+        "positive": holds(line, *case.spellings),
         "bound": bound,
         "bound_error": flow.to_pandas()["bound_error"][0],
         "summed": flow.totals()[0].bound,
@@ -117,9 +118,14 @@ def _measured(model: Any, case: Case, seed: int) -> dict[str, Any]:
 def answer_ids(model: Any, token_ids: Sequence[int]) -> list[int]:
     """The model's own most probable continuation up to the end of its first line, at most `ANSWER_TOKENS` tokens."""
     answer: list[int] = []
-    while len(answer) < ANSWER_TOKENS and "\n" not in model.tokenizer.decode(answer).lstrip():
+    while len(answer) < ANSWER_TOKENS and not ended(model, answer):
         answer += continuation(model, [*token_ids, *answer], 1)
     return answer
+
+
+def ended(model: Any, answer: Sequence[int]) -> bool:
+    """Whether an answer has come to the end of its first line that is not empty."""
+    return "\n" in model.tokenizer.decode(answer).lstrip()
 
 
 def first_line(model: Any, answer: Sequence[int]) -> str:
@@ -127,12 +133,12 @@ def first_line(model: Any, answer: Sequence[int]) -> str:
     return model.tokenizer.decode(answer).strip().split("\n")[0]
 
 
-def holds(answer: str, wanted: str) -> bool:
-    """Whether an answer holds what is wanted as whole words, whatever the case of its letters."""
-    return re.search(rf"\b{re.escape(wanted)}\b", answer, re.IGNORECASE) is not None
+def holds(answer: str, *spellings: str) -> bool:
+    """Whether an answer holds one of the spellings as whole words, whatever the case of its letters."""
+    return any(re.search(rf"\b{re.escape(wanted)}\b", answer, re.IGNORECASE) for wanted in spellings)
 
 
-def _areas(items: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+def areas_of(items: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """The areas under the ROC curve of each measure: within strata, within templates, of all cases, by template."""
     positive = np.array([item["positive"] for item in items])
     columns = _columns(items)
@@ -152,7 +158,8 @@ def _areas(items: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         }
     return {
         **_counts(positive, groups["stratum"]),
-        "directly": sum(holds(item["answer"][: len(item["wanted"])], item["wanted"]) for item in items),
+        "directly": sum(item["answer"].lower().startswith(item["wanted"].lower()) for item in items),
+        "cut": sum(not item["ended"] for item in items),
         **taken,
         "by template": by_template,
         "alarms": {name: alarms(columns[name], positive, CAUGHT) for name in columns} if taken["all"] else {},
@@ -163,6 +170,7 @@ def _columns(items: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Each measure's values, and the channel at every σ."""
     columns = {name: np.array([item[name] for item in items], float) for name in (*MEASURES, *TRIVIAL)}
     columns |= {name: columns[name.removesuffix(" per token")] / columns["tokens"] for name in PER_TOKEN}
+    columns["doubt"] = -columns["probability"]
     return columns | {
         f"channel {sigma}": np.array([item["channels"][sigma] for item in items]) for sigma in items[0]["channels"]
     }
@@ -255,7 +263,7 @@ def summary(record: dict[str, Any]) -> list[str]:
         )
         for name in found["all"]:
             parts = [
-                f"{scope} {_shown(found[scope][name])}, less confidence {_span(found[scope][name]['minus'][RIVALS[0]])}"
+                f"{scope} {_shown(found[scope][name])}, less {', '.join(f'{rival} {_span(span)}' for rival, span in found[scope][name]['minus'].items())}"
                 for scope in ("within strata", "all")
                 if found[scope]
             ]
