@@ -1,8 +1,8 @@
 """Templated prompts whose span may or may not decide the answer: injected instructions and secrets.
 
-No label is written here: a case is positive when the model's own answer holds `wanted`. The wordings were chosen by looking
-at what Gemma 3 270M answers, on the questions and secrets of `DESIGNED_ON`; the cases have others. Within each wording every
-secret stands once, words and numbers in equal shares.
+No label is written here: a case is positive when the model's own answer holds `wanted`. The wordings were chosen by
+looking at what Gemma 3 270M answers, on the questions and secrets of `DESIGNED_ON`; the cases have others. Within each
+wording every secret stands once, words and numbers in equal shares.
 """
 
 from __future__ import annotations

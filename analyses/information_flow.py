@@ -48,7 +48,7 @@ TRIVIAL = {
     "probability": "probability of the top token",
     "certainty": "−entropy of the prediction",
 }
-RIVALS = ("probability", "doubt", "tokens")
+RIVALS = ("probability", "doubt", "tokens")  # confidence in both directions, and length
 LABELS = {**MEASURES, **PER_TOKEN, **TRIVIAL}
 
 
@@ -216,7 +216,7 @@ def _noise(model: Any, case: Case, draws: int, seed: int) -> dict[str, Any]:
 
 
 def _noised_predictions(model: Any, token_ids: Sequence[int], start: int, noise: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the next token [draw, vocabulary] with noise [draw, position, d_model] added from `start`."""
+    """Log-probabilities of the next token [draw, vocabulary], noise [draw, position, d_model] added from `start`."""
     head, logs = unembedding(model), []
     for part in noise.split(8):
 
@@ -231,7 +231,7 @@ def _noised_predictions(model: Any, token_ids: Sequence[int], start: int, noise:
 
 
 def mutual_information(probabilities: torch.Tensor) -> tuple[float, float]:
-    """H(mean) − mean H, times n/(n − 1) for n draws, and its standard error by leaving out one antithetic pair at a time.
+    """H(mean) − mean H, times n/(n − 1) for n draws, and its standard error by leaving out one antithetic pair each.
 
     Args:
         probabilities: [2, pair, vocabulary], the predictions at both signs of each draw of the noise.
@@ -254,7 +254,7 @@ def draw(record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
 
 def summary(record: dict[str, Any]) -> list[str]:
-    """The areas by kind, less the confidence's, and the ratio of what noise tells to both values."""
+    """The areas by kind, also less those of the rivals, and the ratio of what noise tells to both values."""
     lines = []
     for kind, found in record["findings"]["areas"].items():
         lines.append(
@@ -262,11 +262,7 @@ def summary(record: dict[str, Any]) -> list[str]:
             f"{found['pairs']} pairs within strata, {found['by stratum']}"
         )
         for name in found["all"]:
-            parts = [
-                f"{scope} {_shown(found[scope][name])}, less {', '.join(f'{rival} {_span(span)}' for rival, span in found[scope][name]['minus'].items())}"
-                for scope in ("within strata", "all")
-                if found[scope]
-            ]
+            parts = [f"{scope} {_shown(found[scope][name])}" for scope in ("within strata", "all") if found[scope]]
             lines.append(f"  {LABELS.get(name, name):32} {'; '.join(parts)}")
         for template, part in found["by template"].items():
             shown = ", ".join(f"{name} {part['areas'][name]['area']:.2f}" for name in LABELS if part["areas"])
@@ -275,6 +271,7 @@ def summary(record: dict[str, Any]) -> list[str]:
             f"  alarms of {LABELS.get(name, name)} when {item['caught']:.0%} are caught: {item['alarms']:.0%}, "
             f"threshold {item['threshold']:.3g}"
             for name, item in found["alarms"].items()
+            if name in LABELS
         )
     for index, sigma in enumerate(SIGMAS):
         rows = [item["rows"][index] for item in record["findings"]["noise"]]
@@ -288,11 +285,8 @@ def summary(record: dict[str, Any]) -> list[str]:
 
 
 def _shown(item: Mapping[str, Any]) -> str:
-    return f"{item['area']:.2f} [{item['low']:.2f}, {item['high']:.2f}]"
-
-
-def _span(item: Mapping[str, float]) -> str:
-    return f"[{item['low']:+.2f}, {item['high']:+.2f}]"
+    less = ", ".join(f"{rival} [{span['low']:+.2f}, {span['high']:+.2f}]" for rival, span in item["minus"].items())
+    return f"{item['area']:.2f} [{item['low']:.2f}, {item['high']:.2f}], less {less}"
 
 
 def _figure(findings: Mapping[str, Any]) -> Any:
