@@ -13,10 +13,11 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.attribution.attribute import package_versions
-from lens_scopes.attribution.heads import Ablated, HeadInspection
 from lens_scopes.engine.final_state import PredictedToken, Prediction
 from lens_scopes.errors import FileError
-from lens_scopes.results.attribution import Attribution, write_whole
+from lens_scopes.results.attribution import Attribution
+from lens_scopes.results.files import write_whole
+from lens_scopes.results.heads import Ablated, HeadInspection
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "analyses" / "results"

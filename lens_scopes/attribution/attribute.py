@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
 from lens_scopes.engine.backward import SlicedTrace, Trace, trace, trace_within
 from lens_scopes.engine.final_state import (
@@ -43,7 +44,7 @@ from lens_scopes.scopes.comparisons import Baseline, as_baseline
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
 from lens_scopes.scopes.paths import Path, PathLike, as_path
-from lens_scopes.scopes.points import Points, PointsLike, as_points, average_over_points
+from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
 
 Progress = Callable[[int, int], None]

@@ -83,7 +83,7 @@ class ResultFolder:
             EvaluationError: for a folder of another evaluation, naming the first field that differs.
             FileError: when it cannot be made, read or written.
         """
-        from lens_scopes.results.attribution import write_whole
+        from lens_scopes.results.files import write_whole
 
         wanted = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
         try:

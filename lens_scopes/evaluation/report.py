@@ -83,7 +83,7 @@ class EvaluationReport(Shown):
         Raises:
             FileError: for another suffix, and when the file cannot be written.
         """
-        from lens_scopes.results.attribution import write_whole
+        from lens_scopes.results.files import write_whole
 
         write_whole(path, self._content(Path(path)))
 

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.results.attribution import write_whole
 from lens_scopes.results.base import Shown
-from lens_scopes.results.files import ResultFormat
+from lens_scopes.results.files import ResultFormat, write_whole
 
 if TYPE_CHECKING:
     import pandas

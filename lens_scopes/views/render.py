@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lens_scopes.results.base import Shown
 
 _PAGES = {
-    "Attribution": "page.attribution.page",
+    "Attribution": "page.attribution.attribution_page",
     "HeadInspection": "page.heads.heads_page",
     "AttributionMatrix": "page.matrix.matrix_page",
     "ModeInspection": "page.modes.modes_page",

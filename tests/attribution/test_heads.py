@@ -6,8 +6,8 @@ from induction_circuit import ANSWER, PROMPT, SOURCE, induction_circuit
 from reference import site_activation, state_of
 
 import lens_scopes as ls
-from lens_scopes.attribution.heads import component_name
 from lens_scopes.errors import PathError
+from lens_scopes.results.heads import component_name
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 TARGET = 5

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from budgets import smallest
 
 import lens_scopes as ls
 from lens_scopes.engine import memory

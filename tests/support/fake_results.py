@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from fake_attribution import GERMAN_TOKENS, fake_attribution
 
-from lens_scopes.attribution.heads import Ablated, HeadInspection
-from lens_scopes.attribution.matrix import AttributionMatrix
-from lens_scopes.attribution.modes import Mode, ModeInspection, Removal, Shift
 from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.results.heads import Ablated, HeadInspection
+from lens_scopes.results.matrix import AttributionMatrix
+from lens_scopes.results.modes import Mode, ModeInspection, Removal, Shift
 
 
 def fake_heads(

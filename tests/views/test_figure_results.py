@@ -13,7 +13,7 @@ from fake_results import fake_heads, fake_matrix, fake_modes
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
-from lens_scopes.attribution.heads import Ablated
+from lens_scopes.results.heads import Ablated
 from lens_scopes.views import figure_bytes, figure_of, heads_figure, matrix_figure, modes_figure
 from lens_scopes.views.words.token_text import visible
 

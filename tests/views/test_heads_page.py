@@ -14,8 +14,8 @@ from html_document import Document
 from induction_circuit import ANSWER, PROMPT, SOURCE, induction_circuit
 
 import lens_scopes as ls
-from lens_scopes.attribution.heads import Ablated
-from lens_scopes.views import page, page_of, to_html
+from lens_scopes.results.heads import Ablated
+from lens_scopes.views import attribution_page, page_of, to_html
 from lens_scopes.views.page.attention import MOST_TOKENS_OF_HEADS
 from lens_scopes.views.page.circuitsvis import Strips
 from lens_scopes.views.page.heads import OPEN
@@ -60,7 +60,10 @@ def test_attention_only_models_have_no_mlp_column() -> None:
 
 @pytest.mark.parametrize("result", [fake_heads(), fake_matrix(), fake_modes()])
 def test_every_link_leads_to_one_element_of_the_page(result: Any) -> None:
-    for html in (to_html(result), page(fake_attribution(), fake_heads(), fake_matrix(), fake_modes()).to_html()):
+    for html in (
+        to_html(result),
+        attribution_page(fake_attribution(), fake_heads(), fake_matrix(), fake_modes()).to_html(),
+    ):
         document = Document(html)
         ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
         assert len(ids) == len(set(ids))
@@ -69,7 +72,7 @@ def test_every_link_leads_to_one_element_of_the_page(result: Any) -> None:
 
 
 def test_layer_names_lead_to_the_heads_of_their_layer() -> None:
-    html = page(fake_attribution(), heads=fake_heads()).to_html()
+    html = attribution_page(fake_attribution(), heads=fake_heads()).to_html()
     assert '<a href="#heads-l7">L7</a>' in html and '<tr id="heads-l7">' in html
     assert "heads-l7" not in to_html(fake_attribution())
 
@@ -261,7 +264,7 @@ def test_contract_and_warnings_are_there() -> None:
 
 
 def test_one_page_holds_every_result_and_one_bundle() -> None:
-    whole = page(fake_attribution(), heads=fake_heads(), matrix=fake_matrix(), modes=fake_modes())
+    whole = attribution_page(fake_attribution(), heads=fake_heads(), matrix=fake_matrix(), modes=fake_modes())
     assert [part.key for part in whole.sections] == [
         *("tokens", "prediction", "layers", "heads", "head-strips", "attention", "ablation"),
         *("matrix", "predictions", "spans", "modes", "removals"),
@@ -274,9 +277,11 @@ def test_one_page_holds_every_result_and_one_bundle() -> None:
 
 
 def test_results_of_other_prompts_or_models_are_pointed_out() -> None:
-    html = page(fake_attribution(), heads=fake_heads([*GERMAN_TOKENS, " red"])).to_html()
+    html = attribution_page(fake_attribution(), heads=fake_heads([*GERMAN_TOKENS, " red"])).to_html()
     assert "This part is about another prompt or position: German: Der Hund" in html
-    html = page(fake_attribution(), matrix=fake_matrix([*GERMAN_TOKENS, " sofa"], model={"name": "gpt2"})).to_html()
+    html = attribution_page(
+        fake_attribution(), matrix=fake_matrix([*GERMAN_TOKENS, " sofa"], model={"name": "gpt2"})
+    ).to_html()
     assert "another prompt" not in html and "This part is about another model: gpt2" in html
 
 

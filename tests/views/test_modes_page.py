@@ -11,7 +11,7 @@ from fake_results import fake_modes
 from html_document import Document
 
 import lens_scopes as ls
-from lens_scopes.attribution.modes import Mode, ModeInspection, Shift
+from lens_scopes.results.modes import Mode, ModeInspection, Shift
 from lens_scopes.views import page_of, to_html
 from lens_scopes.views.page.heat_table import short_number, token_html
 from lens_scopes.views.words.attribution import number

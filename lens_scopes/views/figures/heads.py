@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 _MOST_NUMBERS = 200
 _BESIDE = 4.5  # inches from which the two panels stand side by side

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 OPEN = 4
 _MOST_VALUES = 40_000  # numbers in all strips together: 72 heads × 500 tokens

@@ -33,7 +33,7 @@ from lens_scopes.views.words.modes import (
 )
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.modes import ModeInspection, Removal
+    from lens_scopes.results.modes import ModeInspection, Removal
 
 _CARDS = 6
 

@@ -13,7 +13,7 @@ from lens_scopes.views.words.axis import Axis, axis_of, named_points
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lens_scopes.attribution.heads import Ablated
+    from lens_scopes.results.heads import Ablated
 
 _LEFT, _TOP, _SIDE = 62.0, 12.0, 340.0
 

@@ -34,7 +34,7 @@ from lens_scopes.views.words.heads import (
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 _MOST_MLPS = 3
 

@@ -24,7 +24,7 @@ from lens_scopes.views.words.modes import (
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.modes import ModeInspection, Removal
+    from lens_scopes.results.modes import ModeInspection, Removal
 
 
 class ModesReport(TerminalView):

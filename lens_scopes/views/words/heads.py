@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lens_scopes.views.words.attribution import explained, ranking
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 _BASELINES = {
     "zero": "zero",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.modes import ModeInspection, Removal, Shift
+    from lens_scopes.results.modes import ModeInspection, Removal, Shift
 
 _LEAST = 0.01  # changes below this share of the mode's largest are not worth a bar
 
