@@ -156,7 +156,11 @@ def _prompt_cases(bench: Bench, ids: Sequence[int], rank: int) -> list[Case]:
 
     steps = StraightPath("zero", STEPS)
     return [
-        *([] if transformers is None else [Case(LOWER_BOUND, lambda: competitors.body_scores(transformers, ids), "body")]),
+        *(
+            []
+            if transformers is None
+            else [Case(LOWER_BOUND, lambda: competitors.body_scores(transformers, ids), "body")]
+        ),
         Case(LENS_BODY, lens_body(model, ids, backward=True), "body"),
         Case(LENS_FORWARD, lens_body(model, ids, backward=False), "body"),
         own("Semantic", Semantic()),
@@ -212,7 +216,9 @@ def batch_section(bench: Bench, passages: Sequence[Any], progress: Progress | No
         ]
         if bench.transformers is not None:
             cases += [
-                Case(f"{name}, {label}", _competing(scores, bench.transformers, prompts, scope), "competitor", "", count)
+                Case(
+                    f"{name}, {label}", _competing(scores, bench.transformers, prompts, scope), "competitor", "", count
+                )
                 for label, scores in (
                     ("plain Transformers", competitors.plain_scores),
                     ("reference", competitors.reference_scores),

@@ -36,6 +36,7 @@ def benchmark_figure(sections: Mapping[str, Any], *, width: float = _WIDTH) -> F
     import matplotlib
 
     drawable = [section for section in sections.values() if len(_rows(section)) > 1]
+    drawable.sort(key=lambda section: section["settings"]["tokens"])
     if not drawable:
         raise FileError("the benchmark holds no ratio to draw; run --only prompt, batch or matrix.")
     heights = [len(_rows(section)) for section in drawable]
@@ -53,8 +54,10 @@ def benchmark_figure(sections: Mapping[str, Any], *, width: float = _WIDTH) -> F
         clock = drawable[0]["settings"]["clock"]
         head_line(
             figure,
-            (f"Median {clock} time of each case, as a multiple of the first row of its panel",
-             place(drawable[0]["environment"])),
+            (
+                f"Median {clock} time of each case, as a multiple of the first row of its panel",
+                f"{place(drawable[0]['environment'])}; reference: the steps of the paper's code, written anew",
+            ),
         )
     return figure
 

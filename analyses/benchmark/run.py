@@ -160,7 +160,6 @@ def _show(sections: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except LensScopesError as error:
-        sys.exit(f"benchmark: {error}")
+    from lens_scopes.cli.app import run_command
+
+    run_command(main)
