@@ -17,8 +17,8 @@ from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
 from .scopes.comparisons import (
     AttentionRollout,
+    ExternalScores,
     LeaveOneOut,
-    OutsideScores,
     RandomScores,
     ValueWeightedAttention,
 )
@@ -65,7 +65,7 @@ __all__ = [
     "Noise",
     "Norm",
     "Objective",
-    "OutsideScores",
+    "ExternalScores",
     "Path",
     "Product",
     "Prompt",

@@ -83,7 +83,7 @@ def attribute(
         objective: what is explained: an objective (`Semantic`, `LogProb`, `LogitDiff`, `Temperature`, `Entropy`,
             `Fisher`, `Custom`), its name, or a function of (y, logits). By default Semantic. Or a baseline to compare
             with, which is no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`, `RandomScores`,
-            `OutsideScores`): then sites, path, readout and points do not apply.
+            `ExternalScores`): then sites, path, readout and points do not apply.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
         target: the next token that target-dependent objectives explain, as a string that is one token or an id; by
             default the token that follows in the text, else the model's own top token.

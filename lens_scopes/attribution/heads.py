@@ -36,7 +36,7 @@ from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import PromptLike
-from lens_scopes.results.heads import Ablated, HeadInspection, component_name, strongest_heads
+from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import ELEMENTS
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
@@ -113,12 +113,12 @@ def inspect_heads(
     def combined(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
         return job.objective.predicted_change(directions, amounts).cpu()
 
-    change = combined(found.heads)
-    mlp_change = combined(found.mlps) if with_mlps else change.new_zeros(0)
-    shown = strongest_heads(change, patterns) if isinstance(patterns, int) else shown
+    effect = combined(found.heads)
+    mlp_effect = combined(found.mlps) if with_mlps else effect.new_zeros(0)
+    shown = strongest_heads(effect, patterns) if isinstance(patterns, int) else shown
     assert shown is not None
 
-    strongest = _strongest(change, mlp_change)
+    strongest = _strongest(effect, mlp_effect)
     if verify is None:
         verify = len(strongest) if len(strongest) * len(request.token_ids) <= _ABLATED_TOKENS else _ABLATED_FEW
     ablated = strongest[:verify]
@@ -127,20 +127,20 @@ def inspect_heads(
         states = ablated_final_states(model, request.token_ids, ablated, baselines, progress, budget)
         after = [FinalState(y, job.unembedding, state.target) for y in states.to(state.y)]
     ablations = [
-        Ablated(
+        AblationEffect(
             layer,
             head,
-            float(mlp_change[layer] if head is None else change[layer, head]),
+            float(mlp_effect[layer] if head is None else effect[layer, head]),
             job.objective.change(state, reached),
         )
         for (layer, head), reached in zip(ablated, after, strict=True)
     ]
     return HeadInspection(
-        change=change,
-        mlp_change=mlp_change,
+        effect=effect,
+        mlp_effect=mlp_effect,
         by_source=combined(found.by_source),
         norms=_combined_norms(directions, found.norms).cpu(),
-        direct=combined(amounts_direct),
+        direct_effect=combined(amounts_direct),
         patterns={component_name(item): _pattern(traced, item) for item in shown},
         pattern_gradients={component_name(item): combined(found.edges(item)) for item in shown},
         head_types=head_type_scores(model, seed),
@@ -283,17 +283,17 @@ def _existing_head(model: Any, head: str | tuple[int, int]) -> tuple[int, int]:
     return layer, index
 
 
-def _strongest(change: Float[Tensor, "layer head"], mlp_change: Float[Tensor, " mlp_layer"]) -> list[Component]:
+def _strongest(effect: Float[Tensor, "layer head"], mlp_effect: Float[Tensor, " mlp_layer"]) -> list[Component]:
     sizes: dict[Component, float] = {
-        (layer, head): abs(float(change[layer, head]))
-        for layer in range(change.shape[0])
-        for head in range(change.shape[1])
+        (layer, head): abs(float(effect[layer, head]))
+        for layer in range(effect.shape[0])
+        for head in range(effect.shape[1])
     }
-    sizes |= {(layer, None): abs(float(value)) for layer, value in enumerate(mlp_change)}
+    sizes |= {(layer, None): abs(float(value)) for layer, value in enumerate(mlp_effect)}
     return sorted(sizes, key=lambda item: -sizes[item])
 
 
-def _spearman(ablations: Iterable[Ablated]) -> float | None:
+def _spearman(ablations: Iterable[AblationEffect]) -> float | None:
     from scipy.stats import spearmanr
 
     pairs = [(item.predicted, item.actual) for item in ablations]
@@ -305,7 +305,7 @@ def _spearman(ablations: Iterable[Ablated]) -> float | None:
     return value if value == value else None
 
 
-def _agreement_warnings(ablations: Sequence[Ablated]) -> list[str]:
+def _agreement_warnings(ablations: Sequence[AblationEffect]) -> list[str]:
     value = _spearman(ablations)
     if value is None or value >= 0.5:
         return []

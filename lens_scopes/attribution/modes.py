@@ -28,7 +28,7 @@ from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ReadoutError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import PromptLike
-from lens_scopes.results.modes import Mode, ModeInspection, Removal, Shift
+from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.paths import PathLike
 
@@ -88,7 +88,7 @@ def inspect_modes(
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
-        Mode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
+        FisherMode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
         for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True)
     ]
     after = changed_final_states(
@@ -99,7 +99,7 @@ def inspect_modes(
         progress,
         budget,
     )
-    removals = [
+    replacements = [
         _removal(
             job,
             request,
@@ -115,7 +115,7 @@ def inspect_modes(
     ]
     return ModeInspection(
         modes=decoded,
-        removals=removals,
+        replacements=replacements,
         baseline=baseline,
         tokens=list(request.prompt.tokens[: len(request.token_ids)]),
         special=list(request.prompt.special[: len(request.token_ids)]),
@@ -139,15 +139,17 @@ def _probability_changes(state: FinalState, vectors: Float[Tensor, "k d_model"])
     return p * (along - (along @ p)[:, None])
 
 
-def _sides(job: Job, change: Float[Tensor, " d_vocab"], shown: int) -> tuple[list[Shift], list[Shift]]:
+def _sides(
+    job: Job, change: Float[Tensor, " d_vocab"], shown: int
+) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
     shown = min(shown, len(change))
     rising = [_shift(job, change, token) for token in change.topk(shown).indices.tolist()]
     falling = [_shift(job, change, token) for token in (-change).topk(shown).indices.tolist()]
     return [item for item in rising if item.change > 0], [item for item in falling if item.change < 0]
 
 
-def _shift(job: Job, change: Float[Tensor, " d_vocab"], token_id: int) -> Shift:
-    return Shift(token_id, job.token(token_id), float(change[token_id]))
+def _shift(job: Job, change: Float[Tensor, " d_vocab"], token_id: int) -> ProbabilityChange:
+    return ProbabilityChange(token_id, job.token(token_id), float(change[token_id]))
 
 
 def _removal(
@@ -160,13 +162,13 @@ def _removal(
     eigenvalues: Float[Tensor, " k"],
     contrasts: Float[Tensor, "k d_vocab"],
     shown: int,
-) -> Removal:
+) -> TokenReplacement:
     predicted = amounts.to(contrasts) @ contrasts
     actual = after.probabilities - before.probabilities
     norms = float(predicted.norm()) * float(actual.norm())
     chosen = predicted.abs().topk(min(shown, len(predicted))).indices.tolist()
     largest = torch.maximum(predicted.abs(), actual.abs()).topk(min(shown, len(predicted))).indices.tolist()
-    return Removal(
+    return TokenReplacement(
         index=index,
         token=request.prompt.tokens[index],
         amounts=amounts.tolist(),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken, Prediction
 from lens_scopes.prompts.prompt import Grouping, group_tokens
-from lens_scopes.results.base import Shown
+from lens_scopes.results.base import Result
 from lens_scopes.results.files import ResultFormat, write_whole
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _TENSORS = ("scores", "layers", "standard_error", "layers_standard_error")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attribution(Shown):
+class Attribution(Result):
     """Influence of each token on one prediction of one model.
 
     Attributes:

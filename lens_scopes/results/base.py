@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Shown:
+class Result:
     """The views of a result, for its class to inherit."""
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:

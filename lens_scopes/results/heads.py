@@ -12,7 +12,7 @@ from lens_scopes.attribution.component_ablation import (
     Baseline,
 )
 from lens_scopes.engine.final_state import PredictedToken, Prediction
-from lens_scopes.results.base import Shown
+from lens_scopes.results.base import Result
 from lens_scopes.scopes.paths import Component
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ablated:
+class AblationEffect:
     """One component's effect, predicted to first order and as the intervention found it.
 
     Attributes:
@@ -41,19 +41,19 @@ class Ablated:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadInspection(Shown):
+class HeadInspection(Result):
     """Influence of every attention head and MLP on one prediction.
 
     Attributes:
-        change: [layer, head], predicted change of the output explained when the head is set to its baseline at every
+        effect: [layer, head], predicted change of the output explained when the head is set to its baseline at every
             position: logits, nats or units of β, as the objective's; negative for a head that supports the output.
             For Fisher Scope a divergence in nats, ≥ 0.
-        mlp_change: [layer], the same for MLPs; empty for attention-only models.
+        mlp_effect: [layer], the same for MLPs; empty for attention-only models.
         by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
-            rows sum to `change` where the baseline is zero and the objective is a number.
+            rows sum to `effect` where the baseline is zero and the objective is a number.
         norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
-        direct: [layer, head], the change along the direct route alone: head → residual stream → final norm, scales
-            frozen (direct logit attribution).
+        direct_effect: [layer, head], the effect along the direct route alone: head → residual stream → final norm,
+            scales frozen (direct logit attribution).
         patterns: attention patterns [dest, src] of the strongest heads, by name.
         pattern_gradients: A ∘ ∂/∂A for the same heads: which attention edges carry the effect.
         head_types: for each of TransformerLens' head types, the share of attention on its pattern [layer, head],
@@ -62,15 +62,15 @@ class HeadInspection(Shown):
         spearman: rank correlation of the two; None for fewer than three components.
     """
 
-    change: Float[Tensor, "layer head"]
-    mlp_change: Float[Tensor, " mlp_layer"]
+    effect: Float[Tensor, "layer head"]
+    mlp_effect: Float[Tensor, " mlp_layer"]
     by_source: Float[Tensor, "layer head pos"]
     norms: Float[Tensor, "layer head pos"]
-    direct: Float[Tensor, "layer head"]
+    direct_effect: Float[Tensor, "layer head"]
     patterns: dict[str, Float[Tensor, "pos pos"]]
     pattern_gradients: dict[str, Float[Tensor, "pos pos"]]
     head_types: dict[str, Float[Tensor, "layer head"]]
-    ablations: list[Ablated]
+    ablations: list[AblationEffect]
     spearman: float | None
     baseline: Baseline
     tokens: list[str]
@@ -93,8 +93,8 @@ class HeadInspection(Shown):
         return f"HeadInspection({self.objective} on {self.model['name']}; strongest: {named}{agreement})"
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The k heads with the largest predicted changes, as (name, change)."""
-        return [(component_name(item), float(self.change[item])) for item in strongest_heads(self.change, k)]
+        """The k heads with the largest predicted changes, as (name, effect)."""
+        return [(component_name(item), float(self.effect[item])) for item in strongest_heads(self.effect, k)]
 
     def type_of(self, layer: int, head: int, threshold: float = 0.4) -> str | None:
         """The head type with the largest share of the head's attention, where that is above the threshold."""
@@ -104,23 +104,23 @@ class HeadInspection(Shown):
         return name if share >= threshold else None
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per head: layer, head, name, change, direct, norm, each head type's share, top source token, and
-        the actual change where the head was ablated."""
+        """One row per head: layer, head, name, effect, direct_effect, norm, each head type's share, top source token,
+        and the actual effect where the head was ablated."""
         import pandas
 
         actual = {(item.layer, item.head): item.actual for item in self.ablations}
         rows = []
-        for layer in range(self.change.shape[0]):
-            for head in range(self.change.shape[1]):
+        for layer in range(self.effect.shape[0]):
+            for head in range(self.effect.shape[1]):
                 source = int(self.by_source[layer, head].abs().argmax())
                 rows.append(
                     {
                         "layer": layer,
                         "head": head,
                         "name": component_name((layer, head)),
-                        "change": float(self.change[layer, head]),
+                        "effect": float(self.effect[layer, head]),
                         "actual": actual.get((layer, head), float("nan")),
-                        "direct": float(self.direct[layer, head]),
+                        "direct_effect": float(self.direct_effect[layer, head]),
                         "norm": float(self.norms[layer, head].square().sum().sqrt()),
                         "source": self.tokens[source],
                         **{name: float(scores[layer, head]) for name, scores in self.head_types.items()},
@@ -139,10 +139,10 @@ def component_name(component: Component) -> str:
     return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
 
 
-def strongest_heads(change: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]]:
+def strongest_heads(effect: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]]:
     """The k heads of largest absolute value, strongest first."""
-    order = change.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
-    return [divmod(index, change.shape[1]) for index in order]
+    order = effect.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
+    return [divmod(index, effect.shape[1]) for index in order]
 
 
 def _plain(value: Any) -> Any:

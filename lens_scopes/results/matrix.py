@@ -12,14 +12,14 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import PromptError
-from lens_scopes.results.base import Shown
+from lens_scopes.results.base import Result
 
 if TYPE_CHECKING:
     import pandas
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttributionMatrix(Shown):
+class AttributionMatrix(Result):
     """Influence of every token (columns) on the prediction made after every position (rows).
 
     Attributes:

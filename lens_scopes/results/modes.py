@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.final_state import Prediction
-from lens_scopes.results.base import Shown
+from lens_scopes.results.base import Result
 
 if TYPE_CHECKING:
     import pandas
 
 
 @dataclass(frozen=True)
-class Shift:
+class ProbabilityChange:
     """A change of one token's probability."""
 
     token_id: int
@@ -22,7 +22,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Mode:
+class FisherMode:
     """One eigenvector of the Fisher information, decoded.
 
     Attributes:
@@ -33,8 +33,8 @@ class Mode:
     """
 
     eigenvalue: float
-    rising: list[Shift]
-    falling: list[Shift]
+    rising: list[ProbabilityChange]
+    falling: list[ProbabilityChange]
 
     @property
     def contrast(self) -> str:
@@ -44,7 +44,7 @@ class Mode:
 
 
 @dataclass(frozen=True)
-class Removal:
+class TokenReplacement:
     """What moving one source token to its baseline does to the prediction.
 
     Attributes:
@@ -59,8 +59,8 @@ class Removal:
     index: int
     token: str
     amounts: list[float]
-    predicted: list[Shift]
-    actual: list[Shift]
+    predicted: list[ProbabilityChange]
+    actual: list[ProbabilityChange]
     agreement: float
     predicted_nats: float
     actual_nats: float
@@ -78,17 +78,17 @@ class Removal:
 
 
 @dataclass(frozen=True, repr=False)
-class ModeInspection(Shown):
+class ModeInspection(Result):
     """The leading Fisher modes of one prediction and what every source token does along them.
 
     Attributes:
         modes: largest eigenvalue first.
-        removals: one for each token of the prompt up to the position, in order.
+        replacements: one for each token of the prompt up to the position, in order.
         baseline: what embeddings were moved to.
     """
 
-    modes: list[Mode]
-    removals: list[Removal]
+    modes: list[FisherMode]
+    replacements: list[TokenReplacement]
     baseline: str
     tokens: list[str]
     special: list[bool]
@@ -103,9 +103,9 @@ class ModeInspection(Shown):
         named = "; ".join(f"λ={mode.eigenvalue:.3g} {mode.contrast}" for mode in self.modes[:3])
         return f"ModeInspection({len(self.modes)} modes on {self.model['name']}: {named})"
 
-    def top(self, k: int = 5) -> list[Removal]:
-        """The removals of ordinary tokens with the largest actual effect, in nats."""
-        ordinary = [item for item in self.removals if not self.special[item.index]]
+    def top(self, k: int = 5) -> list[TokenReplacement]:
+        """The replacements of ordinary tokens with the largest actual effect, in nats."""
+        ordinary = [item for item in self.replacements if not self.special[item.index]]
         return sorted(ordinary, key=lambda item: -item.actual_nats)[:k]
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -122,7 +122,7 @@ class ModeInspection(Shown):
                 "agreement": item.agreement,
                 **{f"mode_{index}": amount for index, amount in enumerate(item.amounts)},
             }
-            for item in self.removals
+            for item in self.replacements
         ]
         return pandas.DataFrame(rows)
 

@@ -162,7 +162,7 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
             tab.locator(section).scroll_into_view_if_needed()
             tab.wait_for_selector(f"{view} canvas")
     assert texts(tab, "#predictions td:nth-child(2) bdi") == [visible(token) for token in HOSTILE_TOKENS]
-    assert texts(tab, "#removals td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, "#replacements td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
     assert evil in texts(tab, "#heads .kind")[0]
     assert tab.locator("img, b b, iframe").count() == 0
 
@@ -180,9 +180,9 @@ def test_zero_and_broken_numbers(visit: Callable[..., Any]) -> None:
     heads = fake_heads()
     broken = replace(
         heads,
-        change=torch.zeros(18, 4),
+        effect=torch.zeros(18, 4),
         by_source=torch.zeros(18, 4, 18),
-        mlp_change=torch.full((18,), math.nan),
+        mlp_effect=torch.full((18,), math.nan),
         pattern_gradients={name: torch.full((18, 18), math.nan) for name in heads.patterns},
     )
     whole = attribution_page(
@@ -229,7 +229,7 @@ def test_a_phone_never_scrolls_sideways(visit: Callable[..., Any], tokens: list[
     modes = fake_modes(tokens, ["v" * 200, *HOSTILE_TOKENS])
     whole = attribution_page(fake_attribution(tokens), heads, fake_matrix(tokens, objective="o" * 300), modes)
     tab = visit(whole.to_html(), viewport={"width": 390, "height": 844})
-    for key in ("#heads", "#head-strips", "#attention", "#ablation", "#matrix", "#removals"):
+    for key in ("#heads", "#head-strips", "#attention", "#ablation", "#matrix", "#replacements"):
         tab.locator(key).scroll_into_view_if_needed()
         tab.wait_for_timeout(100)
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
