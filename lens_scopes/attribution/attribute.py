@@ -352,7 +352,7 @@ class Job:
     def run(
         self, requests: Sequence[Request], progress: Progress | None, budget: Budget | None = None
     ) -> list[Attribution]:
-        """One forward pass for all requests, then one backward pass a direction.
+        """One forward pass for all requests, then one backward pass per direction.
 
         Raises:
             OutOfMemoryError: when they do not fit in memory together.
