@@ -52,8 +52,16 @@ class Table:
     reference: str
     dtype: str = "float32"
     skip: int = 0
+    last_tokens: int | None = None
 
 
+_PATHS = tuple(
+    f"ig{start}@5"
+    for start in ("", "-zero-held", "-mean", "-mean-held", "-bos", "-eos", "-eos-held", "-pad", "-pad-held")
+)
+_TRIVIAL = ("random", "closeness", "embedding-norm", "surprisal", "fisher+redrawn")
+_ATTENTION = ("attention-rollout", "value-attention")
+_SCOPES = ("ixg", "semantic", "temperature", "fisher", "fisher+values")
 _CANDIDATES = ("fisher", "fisher+values")
 _PAPER_METHODS = ("random", "ig@8", "ixg", "semantic", "temperature", "fisher")
 
@@ -86,6 +94,16 @@ TABLES = {
     "values-iwslt": Table(
         "iwslt", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 200, "fisher", dtype="bfloat16"
     ),
+    "agreement-baselines": Table(
+        "lambada",
+        (*_TRIVIAL, *_ATTENTION, *_PATHS, *_SCOPES, "loo-kl@mean", "loo-kl@zero"),
+        ("loo-kl",),
+        ("zero", "mean"),
+        40,
+        "fisher",
+        skip=100,
+        last_tokens=64,
+    ),
     "randomization": Table(
         "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
     ),
@@ -98,10 +116,13 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
     from lens_scopes.cli.progress import progress_bar
 
     model = ls.load_model(dtype=table.dtype)
+    passages: Any = files[table.passages]
+    if table.last_tokens is not None:
+        passages = cut(model, passages, table.last_tokens)
     with progress_bar(name) as progress:
         ls.evaluate(
             model,
-            files[table.passages],
+            passages,
             methods=table.methods,
             metrics=table.metrics,
             ablations=table.ablations,
@@ -110,6 +131,20 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
             skip=table.skip,
             progress=progress,
         )
+
+
+def cut(model: Any, path: Path, count: int) -> Any:
+    """The passages of a file as token ids: BOS, the last `count` tokens of what is read, and the target."""
+    from lens_scopes.evaluation.passages import Passages, read_passages
+    from lens_scopes.prompts.prompt import read_prompt
+
+    passages = read_passages(path)
+    items = []
+    for text in passages.items:
+        prompt = read_prompt(model, text)
+        first = prompt.token_ids[:1] if prompt.special[0] else ()
+        items.append((*first, *prompt.token_ids[max(len(first), len(prompt) - count - 1) :]))
+    return Passages(f"{passages.name}, last {count} tokens", tuple(items))
 
 
 def summed_up(name: str, table: Table, folder: Path) -> dict[str, Any]:

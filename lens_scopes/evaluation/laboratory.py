@@ -6,7 +6,7 @@ one is kept beside each number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +18,13 @@ from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.methods import Method, MethodLike, as_method
+from lens_scopes.evaluation.methods import Method, MethodLike, Scored, as_method
 from lens_scopes.evaluation.metrics import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS, Case, Metric, metric_named
 from lens_scopes.evaluation.randomized import RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt, PromptLike, read_prompt, token_string
+from lens_scopes.scopes.comparisons import LeaveOneOut
 from lens_scopes.scopes.objectives import Objective
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
@@ -140,7 +141,7 @@ class Laboratory:
         }
         planned: list[tuple[Metric, str | None, Case]] = []
         for method in self.methods:
-            scored = method.score(self.model, prompt, top)
+            scored = _left_out(method, prompt, trials) or method.score(self.model, prompt, top, self._randomized)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.ablates else (None,):
                     trial = None if ablation is None else trials[ablation]
@@ -195,6 +196,19 @@ class Laboratory:
                 "curves": list(CURVE_FRACTIONS),
             },
         }
+
+
+def _left_out(method: Method, prompt: Prompt, trials: Mapping[str, Trial]) -> Scored | None:
+    """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
+    kind = method.explanation
+    if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or kind.ablation == "resample":
+        return None
+    trial = trials.get(kind.ablation)
+    if trial is None:
+        return None
+    scores = torch.zeros(len(prompt), dtype=torch.float64)
+    scores[trial.eligible] = trial.leave_one_out.divergence
+    return Scored(scores, 1 + len(trial.eligible), 0)
 
 
 def _described(method: Method) -> dict[str, Any]:

@@ -11,7 +11,8 @@ distribution is. Δ_f below is log p(target) without the top fraction minus log 
 - comprehensiveness: mean over f = 0.01, 0.05, 0.1, 0.2, 0.5 of p(target) − p(target without the top fraction); higher
   is better. sufficiency: the same with only the top fraction kept; lower is better (arXiv:1911.03429). Both also of KL.
 - deletion, insertion: curves over f of log p(target) − log p(target) of the whole prompt, and of KL.
-- loo-kl: agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %; higher is better.
+- loo-kl: agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %, and the partial
+  Spearman given the token's position, which closeness to the end cannot earn; higher is better.
   loo-kl-null: the same Spearman for shuffled scores, what chance gives.
 - first-token: percentile of the first token's score among all, 0 to 1.
 - infidelity: min_β Σ_I (β Σ_{t∈I} s_t + Δ_I)² / Σ_I Δ_I² over 64 random sets I (after arXiv:1901.09392); 0 to 1, lower
@@ -235,6 +236,26 @@ def correlation(
     return float(found.statistic), None
 
 
+def partial_correlation(
+    first: Float[Tensor, " n"], second: Float[Tensor, " n"], given: Float[Tensor, " n"]
+) -> tuple[float, str | None]:
+    """Spearman's ρ of two sides with a third held fixed: (ρ₁₂ − ρ₁₃ρ₂₃)/√((1 − ρ₁₃²)(1 − ρ₂₃²)).
+
+    NaN with the reason where a side is constant, follows the third alone, or has under 4 tokens.
+    """
+    if len(first) < 4:
+        return float("nan"), "fewer than 4 tokens to rank"
+    (both, note), (one, _), (other, _) = (
+        correlation(*pair) for pair in ((first, second), (first, given), (second, given))
+    )
+    if note is not None:
+        return float("nan"), note
+    free = (1 - one**2) * (1 - other**2)
+    if free < 1e-12:
+        return float("nan"), "the ranking is that of the positions"
+    return (both - one * other) / math.sqrt(free), None
+
+
 def top_overlap(
     first: Float[Tensor, " n"], second: Float[Tensor, " n"], fraction: float = 0.1
 ) -> tuple[float, str | None]:
@@ -256,10 +277,12 @@ def _loo_kl(case: Case) -> list[Value]:
     spearman, note = correlation(own, truth)
     kendall, _ = correlation(own, truth, "kendall")
     jaccard, unranked = top_overlap(own, truth)
+    partial, placed = partial_correlation(own, truth, torch.arange(len(own), dtype=own.dtype))
     return [
         Value("loo-kl-spearman", spearman, note=note),
         Value("loo-kl-kendall", kendall, note=note),
         Value("loo-kl-jaccard", jaccard, note=unranked),
+        Value("loo-kl-partial", partial, note=placed),
     ]
 
 
@@ -299,7 +322,7 @@ def _stability(case: Case) -> list[Value]:
             return embedding + (drawn.to(embedding.device) * sigma).to(embedding.dtype)
 
         with hooked(case.model, [(EMBEDDING, add_noise)]):
-            noisy = case.method.score(case.model, case.prompt, case.target).scores
+            noisy = case.method.score(case.model, case.prompt, case.target, case.randomized).scores
         found.append(correlation(case.magnitudes, noisy[case.eligible].double().abs()))
     note = next((note for _, note in found if note is not None), None)
     return [Value("stability", float(np.mean([value for value, _ in found])), note=note)]
@@ -308,7 +331,7 @@ def _stability(case: Case) -> list[Value]:
 def _after_randomizing(case: Case, count: int) -> tuple[float, str | None]:
     """Spearman's ρ with the scores of the model whose final `count` blocks are redrawn."""
     with case.randomized.final(count):
-        other = case.method.score(case.model, case.prompt, case.target).scores
+        other = case.method.score(case.model, case.prompt, case.target, case.randomized).scores
     return correlation(case.magnitudes, other[case.eligible].double().abs())
 
 
