@@ -53,9 +53,11 @@ class Table:
     dtype: str = "float32"
     skip: int = 0
     last_tokens: int | None = None
+    protocol: str | None = None
 
 
-_PATHS = tuple(
+_PATHS = ("ig@5", "ig-mean-held@5", "ig-bos@5")
+_STARTS = tuple(
     f"ig{start}@5"
     for start in ("", "-zero-held", "-mean", "-mean-held", "-bos", "-eos", "-eos-held", "-pad", "-pad-held")
 )
@@ -104,8 +106,83 @@ TABLES = {
         skip=100,
         last_tokens=64,
     ),
+    "agreement-starts": Table(
+        "lambada", (*_STARTS, "fisher"), ("loo-kl",), ("zero",), 20, "fisher", skip=140, last_tokens=64
+    ),
+    "reliability": Table(
+        "lambada",
+        ("loo-kl@mean", "loo-kl@zero", "fisher", "fisher+values"),
+        ("loo-kl",),
+        ("zero", "mean", "resample"),
+        20,
+        "fisher",
+        skip=160,
+        last_tokens=64,
+    ),
     "randomization": Table(
         "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
+    ),
+    "redraws": Table(
+        "lambada",
+        ("semantic", "temperature", "fisher"),
+        ("randomization", "randomization-initializer"),
+        (),
+        16,
+        "fisher",
+        last_tokens=64,
+    ),
+    "redraws-paper": Table(
+        "lambada",
+        ("semantic", "temperature", "fisher"),
+        ("randomization",),
+        (),
+        16,
+        "fisher",
+        last_tokens=64,
+        protocol="arXiv:2601.16407",
+    ),
+    "aopc-baselines-lambada": Table(
+        "lambada",
+        ("random", "closeness", "value-attention", *_PATHS, *_SCOPES),
+        ("aopc", "aopc-kl"),
+        ("zero",),
+        50,
+        "fisher",
+        last_tokens=64,
+    ),
+    "aopc-baselines-iwslt": Table(
+        "iwslt",
+        ("random", "closeness", "value-attention", *_PATHS, *_SCOPES),
+        ("aopc", "aopc-kl"),
+        ("zero",),
+        50,
+        "fisher",
+        dtype="bfloat16",
+        last_tokens=64,
+    ),
+    "aopc-bfloat16": Table(
+        "lambada", _SCOPES, ("aopc", "aopc-kl"), ("zero",), 50, "fisher", dtype="bfloat16", last_tokens=64
+    ),
+    "aopc-paper": Table(
+        "lambada",
+        ("random", "ig", "ixg", "semantic", "temperature", "fisher"),
+        ("aopc",),
+        ("zero",),
+        50,
+        "fisher",
+        last_tokens=64,
+        protocol="arXiv:2601.16407",
+    ),
+    "agreement-paper": Table(
+        "lambada",
+        ("random", "ig-semantic", "ixg", "semantic", "temperature", "fisher@4"),
+        ("loo-kl",),
+        ("zero",),
+        20,
+        "fisher@4",
+        skip=100,
+        last_tokens=64,
+        protocol="arXiv:2601.16407",
     ),
 }
 
@@ -129,6 +206,7 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
             out=folder / name,
             limit=table.limit,
             skip=table.skip,
+            protocol=table.protocol,
             progress=progress,
         )
 

@@ -7,7 +7,7 @@ as the signed effect of moving from the mean embedding, with attention patterns 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -245,8 +245,11 @@ def modification_names() -> list[str]:
     return [*_MODIFICATIONS, *POINTS]
 
 
-def as_method(method: MethodLike) -> Method:
+def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> Method:
     """Reads a method given by name, as an objective or baseline, or as (name, outside scores or function).
+
+    Args:
+        meanings: of base names that a protocol defines otherwise; see `Protocol.meanings`.
 
     Raises:
         EvaluationError: for unknown names, with near ones, and settings that do not fit.
@@ -264,6 +267,10 @@ def as_method(method: MethodLike) -> Method:
         )
     head, *modifications = method.split("+")
     base, at, setting = head.partition("@")
+    if meanings and base in meanings:
+        if at:
+            raise EvaluationError(f"the protocol defines {base!r} without a setting after @; got {head!r}.")
+        return replace(as_method("+".join((meanings[base], *modifications))), name=method)
     if base not in _BASES:
         raise EvaluationError(_unknown("method", base, _BASES))
     if at and base not in _SETTINGS:

@@ -17,6 +17,7 @@ from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG, PassageRec
 from lens_scopes.evaluation.measurement import Measurement
 from lens_scopes.evaluation.passages import Passages, PassagesLike, read_passages
 from lens_scopes.evaluation.processes import Process, this_process
+from lens_scopes.evaluation.protocol import ProtocolLike, as_protocol
 from lens_scopes.evaluation.results import load_results
 
 if TYPE_CHECKING:
@@ -68,9 +69,10 @@ def evaluate(
     model: Model,
     passages: PassagesLike,
     *,
-    methods: Sequence[Any],
+    methods: Sequence[Any] | None = None,
     metrics: Sequence[str],
     ablations: Sequence[str] = ("zero",),
+    protocol: ProtocolLike = None,
     out: str | Path | None = None,
     limit: int | None = None,
     skip: int = 0,
@@ -95,14 +97,17 @@ def evaluate(
     Args:
         model: to explain.
         passages: a file, a data set's name, or texts; see `read_passages`.
-        methods: names of scopes and baselines, or methods of your own.
+        methods: names of scopes and baselines, or methods of your own. A protocol brings its own where none are given.
         metrics: names of metrics.
         ablations: what ablated tokens are replaced by, by name; each metric that ablates is measured with each.
+        protocol: the conventions followed: "arXiv:2601.16407" for those of the paper's public code, or a `Protocol`; by
+            default this package's own.
         out: the result folder; None keeps nothing on the disk afterwards.
         limit: how many passages to measure; None for all.
         skip: how many to leave out at the beginning of the data set.
         target: "last": what stands before a passage's last token is read, and that token tells whether the model's
-            prediction is correct; "own": the whole passage is read. What is explained is the model's own top token.
+            prediction is correct; "own": the whole passage is read. What is explained is the model's own top token,
+            unless the protocol says otherwise.
         truncate: cut the beginning off passages beyond the context window; otherwise they are left out and counted.
         seed: of everything random.
         draws: samples averaged where an ablation is random.
@@ -127,8 +132,16 @@ def evaluate(
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
     from lens_scopes.evaluation.laboratory import Laboratory
 
+    conventions = as_protocol(protocol)
     laboratory = Laboratory(
-        model, methods, metrics, ablations, seed=seed, draws=draws, corpus=_corpus(model, selection)
+        model,
+        conventions.methods_of(metrics) if methods is None else methods,
+        metrics,
+        ablations,
+        seed=seed,
+        draws=draws,
+        corpus=_corpus(model, selection),
+        protocol=conventions,
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(Path(out or scratch), _manifest(model, laboratory, selection))
