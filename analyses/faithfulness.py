@@ -141,34 +141,26 @@ TABLES = {
         last_tokens=64,
         protocol="arXiv:2601.16407",
     ),
-    "aopc-baselines-lambada": Table(
-        "lambada",
-        ("random", "closeness", "value-attention", *_PATHS, *_SCOPES),
-        ("aopc", "aopc-kl"),
-        ("zero",),
-        50,
-        "fisher",
-        last_tokens=64,
-    ),
-    "aopc-baselines-iwslt": Table(
-        "iwslt",
-        ("random", "closeness", "value-attention", *_PATHS, *_SCOPES),
-        ("aopc", "aopc-kl"),
-        ("zero",),
-        50,
-        "fisher",
-        dtype="bfloat16",
-        last_tokens=64,
-    ),
-    "aopc-bfloat16": Table(
-        "lambada", _SCOPES, ("aopc", "aopc-kl"), ("zero",), 50, "fisher", dtype="bfloat16", last_tokens=64
-    ),
+    **{
+        f"aopc-baselines-{passages}": Table(
+            passages,
+            ("random", "closeness", "ig-bos@5", "ixg", "fisher"),
+            ("aopc", "aopc-kl"),
+            ("zero",),
+            50,
+            "fisher",
+            dtype="bfloat16",
+            last_tokens=64,
+        )
+        for passages in ("lambada", "iwslt")
+    },
+    "aopc-float32": Table("lambada", ("ixg", "fisher"), ("aopc", "aopc-kl"), ("zero",), 50, "fisher", last_tokens=64),
     "aopc-paper": Table(
         "lambada",
-        ("random", "ig", "ixg", "semantic", "temperature", "fisher"),
+        ("random", "ig", "ixg", "fisher"),
         ("aopc",),
         ("zero",),
-        50,
+        30,
         "fisher",
         last_tokens=64,
         protocol="arXiv:2601.16407",
