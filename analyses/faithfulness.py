@@ -147,14 +147,14 @@ TABLES = {
             ("random", "closeness", "ig-bos@5", "ixg", "fisher"),
             ("aopc", "aopc-kl"),
             ("zero",),
-            50,
+            40,
             "fisher",
             dtype="bfloat16",
             last_tokens=64,
         )
         for passages in ("lambada", "iwslt")
     },
-    "aopc-float32": Table("lambada", ("ixg", "fisher"), ("aopc", "aopc-kl"), ("zero",), 50, "fisher", last_tokens=64),
+    "aopc-float32": Table("lambada", ("ixg", "fisher"), ("aopc", "aopc-kl"), ("zero",), 40, "fisher", last_tokens=64),
     "aopc-paper": Table(
         "lambada",
         ("random", "ig", "ixg", "fisher"),
@@ -307,7 +307,7 @@ def main(
     unknown = [name for name in only or [] if name not in TABLES]
     if unknown:
         raise typer.BadParameter(f"no table is called {unknown[0]!r}; the tables are {', '.join(TABLES)}")
-    from lens_scopes.results.attribution import write_whole
+    from lens_scopes.results.files import write_whole
 
     path = RESULTS / "faithfulness.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}

@@ -13,10 +13,11 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.attribution.attribute import package_versions
-from lens_scopes.attribution.heads import Ablated, HeadInspection
 from lens_scopes.engine.final_state import PredictedToken, Prediction
 from lens_scopes.errors import FileError
-from lens_scopes.results.attribution import Attribution, write_whole
+from lens_scopes.results.attribution import Attribution
+from lens_scopes.results.files import write_whole
+from lens_scopes.results.heads import AblationEffect, HeadInspection
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "analyses" / "results"
@@ -68,11 +69,11 @@ def saved_attribution(plain: Mapping[str, Any]) -> Attribution:
 def saved_heads(plain: Mapping[str, Any]) -> HeadInspection:
     """The HeadInspection whose `to_dict` a record holds."""
     fields = dict(plain)
-    for name in ("change", "mlp_change", "by_source", "norms", "direct"):
+    for name in ("effect", "mlp_effect", "by_source", "norms", "direct_effect"):
         fields[name] = torch.tensor(fields[name])
     for name in ("patterns", "pattern_gradients", "head_types"):
         fields[name] = {key: torch.tensor(values) for key, values in fields[name].items()}
-    fields["ablations"] = [Ablated(**item) for item in fields["ablations"]]
+    fields["ablations"] = [AblationEffect(**item) for item in fields["ablations"]]
     return HeadInspection(**_predicted(fields))
 
 

@@ -1,8 +1,8 @@
 from .attribution.attribute import attribute, attribute_batch
 from .attribution.flow import information_flow
-from .attribution.heads import HeadInspection, inspect_heads
-from .attribution.matrix import AttributionMatrix, attribute_all
-from .attribution.modes import ModeInspection, inspect_modes
+from .attribution.heads import inspect_heads
+from .attribution.matrix import attribute_all
+from .attribution.modes import inspect_modes
 from .attribution.series import Series, ValueDistribution, read_series, value_distribution
 from .errors import LensScopesError
 from .evaluation.report import EvaluationReport, report
@@ -12,10 +12,13 @@ from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt, read_prompt
 from .results.attribution import Attribution
 from .results.flow import InformationFlow
+from .results.heads import HeadInspection
+from .results.matrix import AttributionMatrix
+from .results.modes import ModeInspection
 from .scopes.comparisons import (
     AttentionRollout,
+    ExternalScores,
     LeaveOneOut,
-    OutsideScores,
     RandomScores,
     ValueWeightedAttention,
 )
@@ -62,7 +65,7 @@ __all__ = [
     "Noise",
     "Norm",
     "Objective",
-    "OutsideScores",
+    "ExternalScores",
     "Path",
     "Product",
     "Prompt",

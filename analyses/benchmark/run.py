@@ -132,7 +132,7 @@ def _deliver(sections: list[Section], out: list[Path], json: bool) -> None:
     from benchmark.figure import benchmark_figure
     from benchmark.results import benchmark_of, merged
     from benchmark.terminal import print_benchmark
-    from lens_scopes.results.attribution import write_whole
+    from lens_scopes.results.files import write_whole
     from lens_scopes.views.figures.style import saved
 
     found = benchmark_of(sections)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
 from lens_scopes.engine.backward import SlicedTrace, Trace, trace, trace_within
 from lens_scopes.engine.final_state import (
@@ -43,7 +44,7 @@ from lens_scopes.scopes.comparisons import Baseline, as_baseline
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
 from lens_scopes.scopes.paths import Path, PathLike, as_path
-from lens_scopes.scopes.points import Points, PointsLike, as_points, average_over_points
+from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
 
 Progress = Callable[[int, int], None]
@@ -82,7 +83,7 @@ def attribute(
         objective: what is explained: an objective (`Semantic`, `LogProb`, `LogitDiff`, `Temperature`, `Entropy`,
             `Fisher`, `Custom`), its name, or a function of (y, logits). By default Semantic. Or a baseline to compare
             with, which is no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`, `RandomScores`,
-            `OutsideScores`): then sites, path, readout and points do not apply.
+            `ExternalScores`): then sites, path, readout and points do not apply.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
         target: the next token that target-dependent objectives explain, as a string that is one token or an id; by
             default the token that follows in the text, else the model's own top token.

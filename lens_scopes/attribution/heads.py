@@ -12,7 +12,7 @@ and the output explained by a_1,h, or by ½ Σ_i w_i a_i,h² where the objective
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,137 +29,23 @@ from lens_scopes.attribution.component_ablation import (
 )
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Trace, trace
-from lens_scopes.engine.final_state import FinalState, PredictedToken, Prediction, compute_dtype
+from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import shortage_named
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import PromptLike
-from lens_scopes.results.base import Shown
+from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import ELEMENTS
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 _ABLATED_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
 _ABLATED_FEW = 32
-
-
-@dataclass(frozen=True)
-class Ablated:
-    """One component's effect, predicted to first order and as the intervention found it.
-
-    Attributes:
-        layer, head: the component; head None is the layer's MLP.
-        predicted: predicted change of the output explained when the component is set to its baseline.
-        actual: the change that ablating it brings about.
-    """
-
-    layer: int
-    head: int | None
-    predicted: float
-    actual: float
-
-    @property
-    def name(self) -> str:
-        """L3H2 or L3 MLP."""
-        return component_name((self.layer, self.head))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class HeadInspection(Shown):
-    """Influence of every attention head and MLP on one prediction.
-
-    Attributes:
-        change: [layer, head], predicted change of the output explained when the head is set to its baseline at every
-            position: logits, nats or units of β, as the objective's; negative for a head that supports the output.
-            For Fisher Scope a divergence in nats, ≥ 0.
-        mlp_change: [layer], the same for MLPs; empty for attention-only models.
-        by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
-            rows sum to `change` where the baseline is zero and the objective is a number.
-        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
-        direct: [layer, head], the change along the direct route alone: head → residual stream → final norm, scales
-            frozen (direct logit attribution).
-        patterns: attention patterns [dest, src] of the strongest heads, by name.
-        pattern_gradients: A ∘ ∂/∂A for the same heads: which attention edges carry the effect.
-        head_types: for each of TransformerLens' head types, the share of attention on its pattern [layer, head],
-            measured on a repeated random sequence.
-        ablations: predicted and actual change of the components that were ablated, strongest first.
-        spearman: rank correlation of the two; None for fewer than three components.
-    """
-
-    change: Float[Tensor, "layer head"]
-    mlp_change: Float[Tensor, " mlp_layer"]
-    by_source: Float[Tensor, "layer head pos"]
-    norms: Float[Tensor, "layer head pos"]
-    direct: Float[Tensor, "layer head"]
-    patterns: dict[str, Float[Tensor, "pos pos"]]
-    pattern_gradients: dict[str, Float[Tensor, "pos pos"]]
-    head_types: dict[str, Float[Tensor, "layer head"]]
-    ablations: list[Ablated]
-    spearman: float | None
-    baseline: Baseline
-    tokens: list[str]
-    token_ids: list[int]
-    special: list[bool]
-    position: int
-    target: PredictedToken | None
-    prediction: Prediction
-    scope: str
-    objective: str
-    contract: dict[str, str]
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        named = ", ".join(f"{name} {value:.3g}" for name, value in self.top(3))
-        agreement = "" if self.spearman is None else f"; ablation agrees with Spearman {self.spearman:.2f}"
-        return f"HeadInspection({self.objective} on {self.model['name']}; strongest: {named}{agreement})"
-
-    def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The k heads with the largest predicted changes, as (name, change)."""
-        return [(component_name(item), float(self.change[item])) for item in strongest_heads(self.change, k)]
-
-    def type_of(self, layer: int, head: int, threshold: float = 0.4) -> str | None:
-        """The head type with the largest share of the head's attention, where that is above the threshold."""
-        name, share = max(
-            ((name, float(scores[layer, head])) for name, scores in self.head_types.items()), key=lambda x: x[1]
-        )
-        return name if share >= threshold else None
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """One row per head: layer, head, name, change, direct, norm, each head type's share, top source token, and
-        the actual change where the head was ablated."""
-        import pandas
-
-        actual = {(item.layer, item.head): item.actual for item in self.ablations}
-        rows = []
-        for layer in range(self.change.shape[0]):
-            for head in range(self.change.shape[1]):
-                source = int(self.by_source[layer, head].abs().argmax())
-                rows.append(
-                    {
-                        "layer": layer,
-                        "head": head,
-                        "name": component_name((layer, head)),
-                        "change": float(self.change[layer, head]),
-                        "actual": actual.get((layer, head), float("nan")),
-                        "direct": float(self.direct[layer, head]),
-                        "norm": float(self.norms[layer, head].square().sum().sqrt()),
-                        "source": self.tokens[source],
-                        **{name: float(scores[layer, head]) for name, scores in self.head_types.items()},
-                    }
-                )
-        return pandas.DataFrame(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
-        return _plain(asdict(self))
 
 
 @shortage_named("the heads of this prompt")
@@ -227,12 +113,12 @@ def inspect_heads(
     def combined(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
         return job.objective.predicted_change(directions, amounts).cpu()
 
-    change = combined(found.heads)
-    mlp_change = combined(found.mlps) if with_mlps else change.new_zeros(0)
-    shown = strongest_heads(change, patterns) if isinstance(patterns, int) else shown
+    effect = combined(found.heads)
+    mlp_effect = combined(found.mlps) if with_mlps else effect.new_zeros(0)
+    shown = strongest_heads(effect, patterns) if isinstance(patterns, int) else shown
     assert shown is not None
 
-    strongest = _strongest(change, mlp_change)
+    strongest = _strongest(effect, mlp_effect)
     if verify is None:
         verify = len(strongest) if len(strongest) * len(request.token_ids) <= _ABLATED_TOKENS else _ABLATED_FEW
     ablated = strongest[:verify]
@@ -241,20 +127,20 @@ def inspect_heads(
         states = ablated_final_states(model, request.token_ids, ablated, baselines, progress, budget)
         after = [FinalState(y, job.unembedding, state.target) for y in states.to(state.y)]
     ablations = [
-        Ablated(
+        AblationEffect(
             layer,
             head,
-            float(mlp_change[layer] if head is None else change[layer, head]),
+            float(mlp_effect[layer] if head is None else effect[layer, head]),
             job.objective.change(state, reached),
         )
         for (layer, head), reached in zip(ablated, after, strict=True)
     ]
     return HeadInspection(
-        change=change,
-        mlp_change=mlp_change,
+        effect=effect,
+        mlp_effect=mlp_effect,
         by_source=combined(found.by_source),
         norms=_combined_norms(directions, found.norms).cpu(),
-        direct=combined(amounts_direct),
+        direct_effect=combined(amounts_direct),
         patterns={component_name(item): _pattern(traced, item) for item in shown},
         pattern_gradients={component_name(item): combined(found.edges(item)) for item in shown},
         head_types=head_type_scores(model, seed),
@@ -283,18 +169,6 @@ def inspect_heads(
         versions=package_versions(),
         warnings=_agreement_warnings(ablations),
     )
-
-
-def component_name(component: Component) -> str:
-    """L3H2 for a head, "L3 MLP" for an MLP."""
-    layer, head = component
-    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
-
-
-def strongest_heads(change: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]]:
-    """The k heads of largest absolute value, strongest first."""
-    order = change.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
-    return [divmod(index, change.shape[1]) for index in order]
 
 
 @dataclass(frozen=True)
@@ -409,17 +283,17 @@ def _existing_head(model: Any, head: str | tuple[int, int]) -> tuple[int, int]:
     return layer, index
 
 
-def _strongest(change: Float[Tensor, "layer head"], mlp_change: Float[Tensor, " mlp_layer"]) -> list[Component]:
+def _strongest(effect: Float[Tensor, "layer head"], mlp_effect: Float[Tensor, " mlp_layer"]) -> list[Component]:
     sizes: dict[Component, float] = {
-        (layer, head): abs(float(change[layer, head]))
-        for layer in range(change.shape[0])
-        for head in range(change.shape[1])
+        (layer, head): abs(float(effect[layer, head]))
+        for layer in range(effect.shape[0])
+        for head in range(effect.shape[1])
     }
-    sizes |= {(layer, None): abs(float(value)) for layer, value in enumerate(mlp_change)}
+    sizes |= {(layer, None): abs(float(value)) for layer, value in enumerate(mlp_effect)}
     return sorted(sizes, key=lambda item: -sizes[item])
 
 
-def _spearman(ablations: Iterable[Ablated]) -> float | None:
+def _spearman(ablations: Iterable[AblationEffect]) -> float | None:
     from scipy.stats import spearmanr
 
     pairs = [(item.predicted, item.actual) for item in ablations]
@@ -431,7 +305,7 @@ def _spearman(ablations: Iterable[Ablated]) -> float | None:
     return value if value == value else None
 
 
-def _agreement_warnings(ablations: Sequence[Ablated]) -> list[str]:
+def _agreement_warnings(ablations: Sequence[AblationEffect]) -> list[str]:
     value = _spearman(ablations)
     if value is None or value >= 0.5:
         return []
@@ -453,13 +327,3 @@ def _contract(job: Job, request: Request, state: FinalState, baseline: Baseline)
         f"change of the output explained: Σ_dest g · (b − z) along {job.objective.equation}",
     )
     return dict(zip(ELEMENTS, texts, strict=True))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value

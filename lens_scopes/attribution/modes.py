@@ -10,7 +10,7 @@ to London".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,138 +21,19 @@ from lens_scopes.attribution.attribute import Job, Request, package_versions
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import trace_within
-from lens_scopes.engine.final_state import FinalState, Prediction, compute_dtype
+from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ReadoutError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import PromptLike
-from lens_scopes.results.base import Shown
+from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.paths import PathLike
 
 if TYPE_CHECKING:
-    import pandas
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A change of one token's probability."""
-
-    token_id: int
-    token: str
-    change: float
-
-
-@dataclass(frozen=True)
-class Mode:
-    """One eigenvector of the Fisher information, decoded.
-
-    Attributes:
-        eigenvalue: λ_i, in nats per squared unit of y.
-        rising, falling: the tokens whose probability changes most along u_i, by p_j (w_j − w̄)ᵀu_i / √λ_i: the
-            change for a step that costs ½ nat to second order. The sign of u_i is chosen so that the largest change
-            is a rise.
-    """
-
-    eigenvalue: float
-    rising: list[Shift]
-    falling: list[Shift]
-
-    @property
-    def contrast(self) -> str:
-        """The mode in a few words: its two strongest rising tokens against its two strongest falling ones."""
-        sides = [" ".join(repr(shift.token) for shift in side[:2]) for side in (self.rising, self.falling)]
-        return f"{sides[0]} ↔ {sides[1]}"
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What moving one source token to its baseline does to the prediction.
-
-    Attributes:
-        index, token: the source token.
-        amounts: a_i, the signed change of y along each mode, in units of y; positive towards the mode's rising tokens.
-        predicted: the largest predicted changes of probability, first order, through the modes kept.
-        actual: what happened to the same tokens when the embedding was really replaced.
-        agreement: cosine of predicted and actual Δp over all tokens of the vocabulary, between −1 and 1.
-        predicted_nats, actual_nats: KL(before ‖ after), ½ Σ_i λ_i a_i² and as it came out.
-    """
-
-    index: int
-    token: str
-    amounts: list[float]
-    predicted: list[Shift]
-    actual: list[Shift]
-    agreement: float
-    predicted_nats: float
-    actual_nats: float
-
-    def sentence(self) -> str:
-        """What the token does for the prediction, in words, from the actual changes."""
-        falls = min(self.actual, key=lambda shift: shift.change, default=None)
-        rises = max(self.actual, key=lambda shift: shift.change, default=None)
-        if falls is None or rises is None or falls.change >= 0 or rises.change <= 0:
-            return f"{self.token!r} barely moves the prediction"
-        return (
-            f"{self.token!r} moves mass from {rises.token!r} to {falls.token!r} "
-            f"({rises.change:+.3f} and {falls.change:+.3f} without it)"
-        )
-
-
-@dataclass(frozen=True, repr=False)
-class ModeInspection(Shown):
-    """The leading Fisher modes of one prediction and what every source token does along them.
-
-    Attributes:
-        modes: largest eigenvalue first.
-        removals: one for each token of the prompt up to the position, in order.
-        baseline: what embeddings were moved to.
-    """
-
-    modes: list[Mode]
-    removals: list[Removal]
-    baseline: str
-    tokens: list[str]
-    special: list[bool]
-    position: int
-    prediction: Prediction
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        named = "; ".join(f"λ={mode.eigenvalue:.3g} {mode.contrast}" for mode in self.modes[:3])
-        return f"ModeInspection({len(self.modes)} modes on {self.model['name']}: {named})"
-
-    def top(self, k: int = 5) -> list[Removal]:
-        """The removals of ordinary tokens with the largest actual effect, in nats."""
-        ordinary = [item for item in self.removals if not self.special[item.index]]
-        return sorted(ordinary, key=lambda item: -item.actual_nats)[:k]
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """One row per source token: index, token, special, actual and predicted nats, agreement, amount along modes."""
-        import pandas
-
-        rows = [
-            {
-                "index": item.index,
-                "token": item.token,
-                "special": self.special[item.index],
-                "actual_nats": item.actual_nats,
-                "predicted_nats": item.predicted_nats,
-                "agreement": item.agreement,
-                **{f"mode_{index}": amount for index, amount in enumerate(item.amounts)},
-            }
-            for item in self.removals
-        ]
-        return pandas.DataFrame(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
-        return asdict(self)
+    pass
 
 
 def inspect_modes(
@@ -207,7 +88,7 @@ def inspect_modes(
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
-        Mode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
+        FisherMode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
         for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True)
     ]
     after = changed_final_states(
@@ -218,7 +99,7 @@ def inspect_modes(
         progress,
         budget,
     )
-    removals = [
+    replacements = [
         _removal(
             job,
             request,
@@ -234,7 +115,7 @@ def inspect_modes(
     ]
     return ModeInspection(
         modes=decoded,
-        removals=removals,
+        replacements=replacements,
         baseline=baseline,
         tokens=list(request.prompt.tokens[: len(request.token_ids)]),
         special=list(request.prompt.special[: len(request.token_ids)]),
@@ -258,15 +139,17 @@ def _probability_changes(state: FinalState, vectors: Float[Tensor, "k d_model"])
     return p * (along - (along @ p)[:, None])
 
 
-def _sides(job: Job, change: Float[Tensor, " d_vocab"], shown: int) -> tuple[list[Shift], list[Shift]]:
+def _sides(
+    job: Job, change: Float[Tensor, " d_vocab"], shown: int
+) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
     shown = min(shown, len(change))
     rising = [_shift(job, change, token) for token in change.topk(shown).indices.tolist()]
     falling = [_shift(job, change, token) for token in (-change).topk(shown).indices.tolist()]
     return [item for item in rising if item.change > 0], [item for item in falling if item.change < 0]
 
 
-def _shift(job: Job, change: Float[Tensor, " d_vocab"], token_id: int) -> Shift:
-    return Shift(token_id, job.token(token_id), float(change[token_id]))
+def _shift(job: Job, change: Float[Tensor, " d_vocab"], token_id: int) -> ProbabilityChange:
+    return ProbabilityChange(token_id, job.token(token_id), float(change[token_id]))
 
 
 def _removal(
@@ -279,13 +162,13 @@ def _removal(
     eigenvalues: Float[Tensor, " k"],
     contrasts: Float[Tensor, "k d_vocab"],
     shown: int,
-) -> Removal:
+) -> TokenReplacement:
     predicted = amounts.to(contrasts) @ contrasts
     actual = after.probabilities - before.probabilities
     norms = float(predicted.norm()) * float(actual.norm())
     chosen = predicted.abs().topk(min(shown, len(predicted))).indices.tolist()
     largest = torch.maximum(predicted.abs(), actual.abs()).topk(min(shown, len(predicted))).indices.tolist()
-    return Removal(
+    return TokenReplacement(
         index=index,
         token=request.prompt.tokens[index],
         amounts=amounts.tolist(),

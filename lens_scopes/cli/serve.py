@@ -70,7 +70,7 @@ def serve(
 ) -> None:
     """A web page on this machine to explore a model with; offline."""
     with redirect_stdout(sys.stderr):
-        from lens_scopes.server.run import run
+        from lens_scopes.server.launch import run
         from lens_scopes.server.settings import Limits
 
         run(

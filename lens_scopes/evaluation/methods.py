@@ -29,10 +29,10 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons import (
     AttentionRollout,
     Baseline,
+    ExternalScores,
     LeaveOneOut,
     OutsideArray,
     OutsideFunction,
-    OutsideScores,
     RandomScores,
     ValueWeightedAttention,
 )
@@ -132,7 +132,7 @@ class Method:
 
 
 def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
-    if isinstance(baseline, (RandomScores, OutsideScores, Closeness, EmbeddingNorm)):
+    if isinstance(baseline, (RandomScores, ExternalScores, Closeness, EmbeddingNorm)):
         return 0
     if isinstance(baseline, PathGradients):
         return 1 + len(baseline.alphas)
@@ -259,7 +259,7 @@ def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> 
     if isinstance(method, (Objective, Baseline)):
         return Method(method.scope, method)
     if isinstance(method, tuple) and len(method) == 2 and isinstance(method[0], str):
-        return Method(method[0], OutsideScores(method[1], name=method[0]))
+        return Method(method[0], ExternalScores(method[1], name=method[0]))
     if not isinstance(method, str):
         raise EvaluationError(
             "a method is a name such as 'fisher@8', an objective, a baseline, or a pair (name, scores or function); "

@@ -11,7 +11,7 @@ from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.results import Results, read_results
 from lens_scopes.evaluation.sanity import Verdict, sanity_verdicts
 from lens_scopes.evaluation.statistics import compare_methods, mean_values
-from lens_scopes.results.base import Shown
+from lens_scopes.results.base import Result
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +20,7 @@ SUFFIXES = (".html", ".png", ".svg", ".pdf", ".md", ".tex", ".csv", ".json")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EvaluationReport(Shown):
+class EvaluationReport(Result):
     """What an evaluation found, with its statistics; nothing is measured again.
 
     Attributes:
@@ -83,7 +83,7 @@ class EvaluationReport(Shown):
         Raises:
             FileError: for another suffix, and when the file cannot be written.
         """
-        from lens_scopes.results.attribution import write_whole
+        from lens_scopes.results.files import write_whole
 
         write_whole(path, self._content(Path(path)))
 

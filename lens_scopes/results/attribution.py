@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken, Prediction
-from lens_scopes.errors import FileError
 from lens_scopes.prompts.prompt import Grouping, group_tokens
-from lens_scopes.results.base import Shown
-from lens_scopes.results.files import ResultFormat
+from lens_scopes.results.base import Result
+from lens_scopes.results.files import ResultFormat, write_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +23,7 @@ _TENSORS = ("scores", "layers", "standard_error", "layers_standard_error")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attribution(Shown):
+class Attribution(Result):
     """Influence of each token on one prediction of one model.
 
     Attributes:
@@ -214,31 +211,3 @@ class Attribution(Shown):
                 raise ValueError(f"{length} {name} for {n_tokens} tokens")
         if (0 if self.layers is None else len(self.layers)) != n_layers:
             raise ValueError(f"{n_layers} names of layers")
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file whole or not at all: into a temporary sibling first, then renamed into place.
-
-    Raises:
-        FileError: when the folder is missing or cannot be written, or the disk is full.
-    """
-    target = Path(path)
-    temporary: str | None = None
-    try:
-        if target.is_dir():
-            raise FileError(f"cannot write {target}: it is a folder; give a file name inside it.")
-        if target.exists() and not target.is_file():
-            raise FileError(f"cannot write {target}: it is not a plain file, and writing would replace it.")
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise FileError(f"cannot write {target}: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Shown:
+class Result:
     """The views of a result, for its class to inherit."""
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -25,7 +25,7 @@ class Shown:
 
         page = to_html(self)
         if path is not None:
-            from lens_scopes.results.attribution import write_whole
+            from lens_scopes.results.files import write_whole
 
             write_whole(path, page.encode("utf-8"))
         return page

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lens_scopes.errors import FileError
+
+if TYPE_CHECKING:
+    pass
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -90,3 +96,31 @@ def _opened(
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise FileError(f"{path} is not a readable safetensors file (truncated or of another kind): {error}") from error
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file whole or not at all: into a temporary sibling first, then renamed into place.
+
+    Raises:
+        FileError: when the folder is missing or cannot be written, or the disk is full.
+    """
+    target = Path(path)
+    temporary: str | None = None
+    try:
+        if target.is_dir():
+            raise FileError(f"cannot write {target}: it is a folder; give a file name inside it.")
+        if target.exists() and not target.is_file():
+            raise FileError(f"cannot write {target}: it is not a plain file, and writing would replace it.")
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise FileError(f"cannot write {target}: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

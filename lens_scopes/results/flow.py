@@ -17,9 +17,8 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.results.attribution import write_whole
-from lens_scopes.results.base import Shown
-from lens_scopes.results.files import ResultFormat
+from lens_scopes.results.base import Result
+from lens_scopes.results.files import ResultFormat, write_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -63,7 +62,7 @@ class SpanFlow:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class InformationFlow(Shown):
+class InformationFlow(Result):
     """How much a span of a prompt could tell through the predictions made after it.
 
     Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time, the answer's earlier tokens given. With

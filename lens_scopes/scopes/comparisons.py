@@ -208,7 +208,7 @@ class RandomScores(Baseline):
 
 
 @dataclass(frozen=True)
-class OutsideScores(Baseline):
+class ExternalScores(Baseline):
     """Scores made elsewhere, to be shown, kept and evaluated like the suite's own.
 
     Args:
@@ -269,7 +269,7 @@ def as_baseline(explanation: Any) -> Baseline | None:
         return explanation
     if isinstance(explanation, str) and explanation in _BASELINES:
         return _BASELINES[explanation]()
-    if isinstance(explanation, type) and issubclass(explanation, Baseline) and explanation is not OutsideScores:
+    if isinstance(explanation, type) and issubclass(explanation, Baseline) and explanation is not ExternalScores:
         return explanation()
     return None
 

@@ -1,4 +1,4 @@
 from .app import create_app
-from .run import run, run_space
+from .launch import run, run_space
 
 __all__ = ["create_app", "run", "run_space"]

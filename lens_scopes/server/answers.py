@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from lens_scopes.attribution.heads import HeadInspection
-from lens_scopes.attribution.matrix import AttributionMatrix
-from lens_scopes.attribution.modes import ModeInspection
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results.attribution import Attribution
+from lens_scopes.results.heads import HeadInspection
+from lens_scopes.results.matrix import AttributionMatrix
+from lens_scopes.results.modes import ModeInspection
 from lens_scopes.server.schemas import (
     AttributionView,
     Command,

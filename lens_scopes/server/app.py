@@ -324,9 +324,9 @@ def _writer(kept: Kept, kind: str, others: list[Kept]) -> Callable[[], bytes]:
     companions = {kind_of(other.result): other.result for other in others}
     if kind_of(result) != "attribution" or "attribution" in companions:
         raise Refusal(422, "only an attribution's report takes others with it, which are heads, matrix or modes.")
-    from lens_scopes.views import page
+    from lens_scopes.views import attribution_page
 
-    return lambda: page(result, **companions).to_html().encode()
+    return lambda: attribution_page(result, **companions).to_html().encode()
 
 
 def _describe_problems(app: FastAPI) -> None:

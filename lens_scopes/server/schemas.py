@@ -230,11 +230,11 @@ class HeadsAnswer(_Scoped):
     """`HeadInspection`, its id, and the words of its view."""
 
     kind: Literal["heads"]
-    change: list[list[Number]]
-    mlp_change: list[Number]
+    effect: list[list[Number]]
+    mlp_effect: list[Number]
     by_source: list[list[list[Number]]]
     norms: list[list[list[Number]]]
-    direct: list[list[Number]]
+    direct_effect: list[list[Number]]
     patterns: dict[str, list[list[Number]]]
     pattern_gradients: dict[str, list[list[Number]]]
     head_types: dict[str, list[list[Number]]]
@@ -266,7 +266,7 @@ class ModesAnswer(_Result):
 
     kind: Literal["modes"]
     modes: list[dict[str, Any]]
-    removals: list[dict[str, Any]]
+    replacements: list[dict[str, Any]]
     view: View
 
 

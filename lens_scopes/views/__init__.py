@@ -1,7 +1,7 @@
 """Views of results: a self-contained HTML page, the terminal, a matplotlib figure, a notebook frame.
 
     to_html(result)                                          # one HTML document that opens offline
-    page(attribution, heads=…, matrix=…, modes=…).to_html()  # several results of one prompt on one page
+    attribution_page(attribution, heads=…, matrix=…, modes=…).to_html()  # several results of one prompt on one page
     print_result(result, layers=True)                        # in the terminal
     figure_of(result).savefig("figure.pdf")
 

@@ -4,7 +4,7 @@ from .figures.heads import heads_figure
 from .figures.matrix import matrix_figure
 from .figures.modes import modes_figure
 from .notebook import framed, notebook_html, show
-from .page.attribution import page
+from .page.attribution import attribution_page
 from .page.circuitsvis import View
 from .page.document import Page, Section
 from .render import figure_bytes, figure_of, page_of, print_result, to_html
@@ -28,7 +28,7 @@ __all__ = [
     "matrix_figure",
     "modes_figure",
     "notebook_html",
-    "page",
+    "attribution_page",
     "page_of",
     "print_flow",
     "print_heads",

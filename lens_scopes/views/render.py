@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from lens_scopes.results.base import Shown
+    from lens_scopes.results.base import Result
 
 _PAGES = {
-    "Attribution": "page.attribution.page",
+    "Attribution": "page.attribution.attribution_page",
     "HeadInspection": "page.heads.heads_page",
     "AttributionMatrix": "page.matrix.matrix_page",
     "ModeInspection": "page.modes.modes_page",
@@ -43,22 +43,22 @@ _PRINTERS = {
 }
 
 
-def to_html(result: Shown) -> str:
+def to_html(result: Result) -> str:
     """Any result as one self-contained HTML document, to be written as UTF-8."""
     return page_of(result).to_html()
 
 
-def page_of(result: Shown) -> Page:
+def page_of(result: Result) -> Page:
     """The page of any result alone."""
     return _view(_PAGES, result)(result)
 
 
-def figure_of(result: Shown, **settings: Any) -> Figure:
+def figure_of(result: Result, **settings: Any) -> Figure:
     """The matplotlib figure of any result; `width` is in inches."""
     return _view(_FIGURES, result)(result, **settings)
 
 
-def figure_bytes(result: Shown, format: str = "png", *, dpi: int = 300, **settings: Any) -> bytes:
+def figure_bytes(result: Result, format: str = "png", *, dpi: int = 300, **settings: Any) -> bytes:
     """The figure as the contents of a file, with fonts embedded; the same result gives the same bytes.
 
     Args:
@@ -75,13 +75,13 @@ def figure_bytes(result: Shown, format: str = "png", *, dpi: int = 300, **settin
     return saved(lambda: figure_of(result, **settings), format, dpi)
 
 
-def print_result(result: Shown, console: Console | None = None) -> None:
+def print_result(result: Result, console: Console | None = None) -> None:
     """Print any result to a terminal."""
     settings = {"layers": True} if getattr(result, "layers", None) is not None else {}
     _view(_PRINTERS, result)(result, console, **settings)
 
 
-def _view(views: dict[str, str], result: Shown) -> Callable[..., Any]:
+def _view(views: dict[str, str], result: Result) -> Callable[..., Any]:
     for kind in type(result).__mro__:
         if kind.__name__ in views:
             module, _, name = views[kind.__name__].rpartition(".")

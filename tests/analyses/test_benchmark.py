@@ -18,6 +18,7 @@ from benchmark.measurements import Case, Measurement, measure, peak_memory
 from benchmark.passages import long_text, made_passages, read_passages
 from benchmark.results import Benchmark, Section, benchmark_of, merged, read_benchmark
 from benchmark.rivals import paper_style, transformers_model
+from benchmark.run import bench as bench_command
 from benchmark.targets import Target, judged
 from benchmark.terminal import print_benchmark, seconds
 from benchmark.workloads import (
@@ -34,7 +35,7 @@ from benchmark.workloads import (
 from rich.console import Console
 
 import lens_scopes as ls
-from lens_scopes.cli import main
+from lens_scopes.cli.app import run_command
 from lens_scopes.errors import FileError, PromptError
 from lens_scopes.models.quiet import quiet_libraries
 
@@ -349,9 +350,9 @@ def test_the_figure_has_a_bar_a_ratio() -> None:
 
 def test_the_command_writes_json_and_a_figure(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, picture = tmp_path / "b.json", tmp_path / "b.svg"
-    arguments = ["bench", "--model", str(folder), "--only", "scopes", "--tokens", "6", "--turns", "1", "--json"]
+    arguments = ["--model", str(folder), "--only", "scopes", "--tokens", "6", "--turns", "1", "--json"]
     with pytest.raises(SystemExit) as exit:
-        main([*arguments, "--out", str(table), "--out", str(picture)])
+        run_command(bench_command, [*arguments, "--out", str(table), "--out", str(picture)])
     assert exit.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads(table.read_text())
@@ -369,6 +370,6 @@ def test_the_command_writes_json_and_a_figure(folder: Path, tmp_path: Path, caps
 )
 def test_mistakes_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
-        main(["bench", *arguments])
+        run_command(bench_command, arguments)
     error = capsys.readouterr().err
     assert exit.value.code == 2 and words in error and error.count("\n") == 1

@@ -6,8 +6,8 @@ from induction_circuit import ANSWER, PROMPT, SOURCE, induction_circuit
 from reference import site_activation, state_of
 
 import lens_scopes as ls
-from lens_scopes.attribution.heads import component_name
 from lens_scopes.errors import PathError
+from lens_scopes.results.heads import component_name
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 TARGET = 5
@@ -55,7 +55,7 @@ def test_predicted_changes_are_the_slope_of_a_real_intervention(tiny):
             )
             ends = [logits(tiny, ablated_state(tiny, layer, head, mix, mean))[TARGET] for mix in (step, -step)]
             slope = float((ends[0] - ends[1]) / (2 * step))
-            predicted = found.mlp_change[layer] if head is None else found.change[layer, head]
+            predicted = found.mlp_effect[layer] if head is None else found.effect[layer, head]
             assert float(predicted) == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
@@ -75,7 +75,7 @@ def test_actual_changes_are_those_of_real_ablations(tiny, baseline):
 
 def test_parts_by_source_and_by_edge_add_up_to_a_head(tiny):
     found = ls.inspect_heads(tiny, IDS, ls.Semantic(TARGET), baseline="zero", verify=0, patterns=100)
-    torch.testing.assert_close(found.by_source.sum(-1), found.change, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.by_source.sum(-1), found.effect, rtol=1e-9, atol=1e-12)
     for layer in range(tiny.cfg.n_layers):
         for head in range(tiny.cfg.n_heads):
             edges = found.pattern_gradients[component_name((layer, head))]
@@ -94,7 +94,7 @@ def test_divergences_are_second_order_in_every_direction_at_once(tiny):
         ends = [logits(tiny, ablated_state(tiny, 1, head, mix, zero)) for mix in (step, -step)]
         moved = (ends[0] - ends[1]) / (2 * step)
         expected = 0.5 * ((p * moved**2).sum() - (p * moved).sum() ** 2)
-        assert float(found.change[1, head]) == pytest.approx(float(expected), rel=1e-5, abs=1e-10)
+        assert float(found.effect[1, head]) == pytest.approx(float(expected), rel=1e-5, abs=1e-10)
 
 
 def test_direct_effects_are_logit_attribution_with_frozen_scales(tiny):
@@ -112,7 +112,7 @@ def test_direct_effects_are_logit_attribution_with_frozen_scales(tiny):
     raw = tiny.W_U.T @ state_of(tiny, IDS) + tiny.b_U
     cap = tiny.cfg.output_logits_soft_cap
     slope = 1 - torch.tanh(raw[TARGET] / cap) ** 2 if cap > 0 else 1.0
-    torch.testing.assert_close(found.direct[last], -(out @ tiny.W_U[:, TARGET]) * slope, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found.direct_effect[last], -(out @ tiny.W_U[:, TARGET]) * slope, rtol=1e-8, atol=1e-10)
 
 
 def test_an_induction_circuit_is_named():
@@ -141,7 +141,7 @@ def test_head_types_need_the_heads_and_not_the_noise():
 def test_resampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(tiny):
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    runs = [ls.inspect_heads(tiny, IDS, baseline="resample", seed=seed).change for seed in (1, 1, 2)]
+    runs = [ls.inspect_heads(tiny, IDS, baseline="resample", seed=seed).effect for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
@@ -157,7 +157,7 @@ def test_chosen_patterns_and_tables(tiny):
     )
     table = found.to_pandas()
     assert len(table) == tiny.cfg.n_layers * tiny.cfg.n_heads
-    assert table["change"].tolist() == pytest.approx(found.change.flatten().tolist())
+    assert table["effect"].tolist() == pytest.approx(found.effect.flatten().tolist())
     assert set(found.contract) == set(ls.attribute(tiny, IDS).contract)
     assert "HeadInspection" in repr(found)
 

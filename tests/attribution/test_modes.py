@@ -1,4 +1,4 @@
-"""Modes: decoded contrasts are derivatives of the distribution, and removals are checked by doing them."""
+"""Modes: decoded contrasts are derivatives of the distribution, and replacements are checked by doing them."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_actual_shifts_are_those_of_a_replaced_embedding(tiny, baseline):
     target = (
         torch.zeros_like(embeddings) if baseline == "zero" else embeddings.mean(0, keepdim=True).expand_as(embeddings)
     )
-    for index, removal in enumerate(found.removals):
+    for index, removal in enumerate(found.replacements):
         changed = embeddings.clone()
         changed[index] = target[index]
         after = distribution(tiny, final_state(tiny, changed, IDS))
@@ -63,7 +63,7 @@ def test_with_every_mode_predicted_shifts_are_the_first_order_change(tiny):
         ends = [distribution(tiny, final_state(tiny, embeddings + sign * step * nudge, IDS)) for sign in (1, -1)]
         slope = (ends[0] - ends[1]) / (2 * step)
         predicted = torch.zeros(D_VOCAB, dtype=torch.float64)
-        for shift in found.removals[index].predicted:
+        for shift in found.replacements[index].predicted:
             predicted[shift.token_id] = shift.change
         torch.testing.assert_close(predicted, slope, rtol=1e-5, atol=1e-8)
 
@@ -75,7 +75,7 @@ def test_amounts_are_signed_as_the_modes_are_decoded(tiny):
     for row, mode in zip(contrasts, found.modes, strict=True):
         for shift in (*mode.rising, *mode.falling):
             row[shift.token_id] = shift.change * mode.eigenvalue**0.5
-    for removal in found.removals:
+    for removal in found.replacements:
         told = torch.zeros(D_VOCAB, dtype=torch.float64)
         for shift in removal.predicted:
             told[shift.token_id] = shift.change

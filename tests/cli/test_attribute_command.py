@@ -320,7 +320,7 @@ def untouched(folder: Path) -> Iterator[Path]:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize("command", ["attribute", "heads"])
+@pytest.mark.parametrize("command", ["attribute"])
 @pytest.mark.parametrize("case", BEFORE_LOADING)
 def test_what_can_be_refused_without_the_model_is_refused_before_it_is_loaded(
     run: Callable[..., Run], loader: Loader, untouched: Path, command: str, case: str

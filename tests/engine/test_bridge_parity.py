@@ -86,7 +86,7 @@ def test_paths(both: tuple[Any, Any], path: ls.Path) -> None:
 
 def test_heads(both: tuple[Any, Any]) -> None:
     hooked, bridge = (ls.inspect_heads(model, IDS, ls.Semantic(TARGET), patterns=["L1H0"]) for model in both)
-    for name in ("change", "mlp_change", "by_source", "norms", "direct"):
+    for name in ("effect", "mlp_effect", "by_source", "norms", "direct_effect"):
         torch.testing.assert_close(getattr(bridge, name), getattr(hooked, name), **CLOSE)
     torch.testing.assert_close(bridge.patterns["L1H0"], hooked.patterns["L1H0"], **CLOSE)
     actual = [{item.name: item.actual for item in found.ablations} for found in (hooked, bridge)]
@@ -98,7 +98,7 @@ def test_matrices_and_modes(both: tuple[Any, Any]) -> None:
     assert matrices[1].token_ids == matrices[0].token_ids
     torch.testing.assert_close(matrices[1].matrix, matrices[0].matrix, **CLOSE)
     modes = [ls.inspect_modes(model, IDS, rank=2) for model in both]
-    nats = [[item.actual_nats for item in found.removals] for found in modes]
+    nats = [[item.actual_nats for item in found.replacements] for found in modes]
     assert nats[1] == pytest.approx(nats[0], rel=2e-5, abs=2e-5)
 
 

@@ -72,10 +72,10 @@ def test_a_device_gives_the_scores_of_the_processor(name: str) -> None:
     matrices = [ls.attribute_all(model, IDS, ls.Fisher(2)).matrix for model in (here, there)]
     assert_close(matrices[1], matrices[0], **close)
     heads = [ls.inspect_heads(model, IDS, ls.Semantic(3), patterns=["L0H0"]) for model in (here, there)]
-    assert_close(heads[1].change, heads[0].change, **close)
+    assert_close(heads[1].effect, heads[0].effect, **close)
     assert_close(heads[1].by_source, heads[0].by_source, **close)
     modes = [ls.inspect_modes(model, IDS, rank=2) for model in (here, there)]
-    nats = [[item.actual_nats for item in found.removals] for found in modes]
+    nats = [[item.actual_nats for item in found.replacements] for found in modes]
     assert nats[1] == pytest.approx(nats[0], rel=1e-2, abs=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_a_model_on_several_gpus(llama_folder: Path, backend: Any, spread: dict[
     expected, found = (ls.attribute(model, IDS, ls.Fisher(), layers=True) for model in (here, there))
     assert_close(found.scores, expected.scores, rtol=2e-3, atol=1e-4)
     heads = [ls.inspect_heads(model, IDS, ls.Semantic(3), patterns=["L0H0"]) for model in (here, there)]
-    assert_close(heads[1].change, heads[0].change, rtol=2e-3, atol=1e-4)
+    assert_close(heads[1].effect, heads[0].effect, rtol=2e-3, atol=1e-4)
 
 
 # Anywhere

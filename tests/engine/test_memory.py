@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from budgets import smallest
 
 import lens_scopes as ls
 from lens_scopes.engine import memory
@@ -201,7 +202,7 @@ def test_matrices_and_modes_and_heads_go_on_in_smaller_parts(tiny):
     sliced = ls.attribute_all(tiny, IDS, ls.Fisher(2), memory=smallest(tiny, len(IDS)))
     assert "1 of" in sliced.settings["memory"]
     torch.testing.assert_close(sliced.matrix, matrix.matrix, **EXACT)
-    assert [item.amounts for item in cut_modes.removals] == [item.amounts for item in modes.removals]
+    assert [item.amounts for item in cut_modes.replacements] == [item.amounts for item in modes.replacements]
 
     heads, seen = ls.inspect_heads(tiny, IDS), []
 

@@ -69,7 +69,7 @@ def measured(name: str, scores: list[float] | Tensor, record: Record, seed: int 
         None,
         prompt_of(record.token_ids),
         record.target,
-        Method("by hand", ls.OutsideScores(values)),
+        Method("by hand", ls.ExternalScores(values)),
         Scored(values, 0, 0),
         Trial(record, seed),
         RandomizedBlocks(None),

@@ -23,7 +23,8 @@ from torch import Tensor
 import lens_scopes as ls
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import FileError, PromptError
-from lens_scopes.results.attribution import FORMAT, Attribution, write_whole
+from lens_scopes.results.attribution import FORMAT, Attribution
+from lens_scopes.results.files import write_whole
 
 IDS = [3, 17, 0, 8, 22, 3]
 TEXT = "two words\nand 😀"

@@ -37,7 +37,7 @@ BASELINES: list[Callable[[], Baseline]] = [
     ls.AttentionRollout,
     ls.ValueWeightedAttention,
     ls.RandomScores,
-    lambda: ls.OutsideScores([0.0, -1.0, 2.0, 0.5, 0.25, 3.0], name="mine"),
+    lambda: ls.ExternalScores([0.0, -1.0, 2.0, 0.5, 0.25, 3.0], name="mine"),
 ]
 
 
@@ -203,7 +203,7 @@ def test_random_scores_are_even_between_zero_and_one() -> None:
     ids=["list", "tensor", "array", "function", "function of arrays"],
 )
 def test_outside_scores_are_taken_as_they_are(source: Any) -> None:
-    att = ls.attribute(gpt2_like(), IDS, ls.OutsideScores(source, name="captum"))
+    att = ls.attribute(gpt2_like(), IDS, ls.ExternalScores(source, name="captum"))
     assert_close(att.scores, torch.tensor([0.5, 1, -2, 0, 3, 4], dtype=torch.float64))
     assert not att.scores.requires_grad
     assert (att.scope, att.objective) == ("outside", "captum")
@@ -217,7 +217,7 @@ def test_an_outside_function_is_given_the_model_and_the_tokens_up_to_the_positio
         seen.append((given, list(token_ids)))
         return [1.0] * len(token_ids)
 
-    ls.attribute(model, IDS, ls.OutsideScores(source), position=3)
+    ls.attribute(model, IDS, ls.ExternalScores(source), position=3)
     assert seen == [(model, IDS[:4])]
 
 
@@ -235,7 +235,7 @@ def test_an_outside_function_is_given_the_model_and_the_tokens_up_to_the_positio
 )
 def test_outside_scores_that_fit_no_prompt_are_refused(source: Any, words: str) -> None:
     with pytest.raises(ObjectiveError, match=words) as caught:
-        ls.attribute(gpt2_like(), IDS, ls.OutsideScores(source, name="mine"))
+        ls.attribute(gpt2_like(), IDS, ls.ExternalScores(source, name="mine"))
     assert "'mine'" in str(caught.value) and "\n" not in str(caught.value)
 
 

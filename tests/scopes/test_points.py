@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes.attribution import averaging
 from lens_scopes.errors import ReadoutError
-from lens_scopes.scopes import points as points_module
 from lens_scopes.scopes.points import Points
 
 IDS = [3, 17, 0, 8, 22, 3]
@@ -187,7 +187,7 @@ def test_scores_do_not_depend_on_how_many_points_run_together(
     model = models["gpt2_like"]
     settings: Any = {"layers": True, "sites": "hook_v", "points": ls.Noise(samples=5)}
     expected = ls.attribute(model, IDS, ls.Fisher(rank=2), **settings)
-    monkeypatch.setattr(points_module, "_TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr(averaging, "_TOKENS_AT_ONCE", at_once)
     sizes: list[int] = []
     handle = model.hook_dict["blocks.0.hook_resid_pre"].register_forward_hook(
         lambda module, given, out: sizes.append(len(out))

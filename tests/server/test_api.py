@@ -21,7 +21,7 @@ from lens_scopes.server.examples import EXAMPLES
 from lens_scopes.server.explanations import refuse_early
 from lens_scopes.server.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
 from lens_scopes.server.settings import Limits
-from lens_scopes.views import page
+from lens_scopes.views import attribution_page
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_files_are_those_of_the_library(api: TestClient, model: Any, tmp_path: P
     assert api.get(f"{place}/csv").text == expected.to_pandas().to_csv(index=False)
     assert api.get(f"{place}/html").text.replace('"tiny"', "") == expected.to_html().replace('"tiny"', "")
     both = api.get(f"{place}/html", params={"with": heads["id"], "download": True})
-    assert both.text == page(expected, heads=inspected).to_html()
+    assert both.text == attribution_page(expected, heads=inspected).to_html()
     assert both.headers["content-disposition"] == 'attachment; filename="attribution.html"'
     saved = tmp_path / "saved.safetensors"
     saved.write_bytes(api.get(f"{place}/safetensors").content)

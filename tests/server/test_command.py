@@ -24,7 +24,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[FastAPI, str]
         with closing(listening):
             found.append((app, listening.getsockname()[0]))
 
-    monkeypatch.setattr("lens_scopes.server.run.serve", serve)
+    monkeypatch.setattr("lens_scopes.server.launch.serve", serve)
     yield found
 
 

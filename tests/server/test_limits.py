@@ -320,7 +320,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from served import served_model
 from lens_scopes.server.app import create_app
-from lens_scopes.server.run import _listen, serve
+from lens_scopes.server.launch import _listen, serve
 model = served_model()
 for block in model.blocks:
     block.hook_resid_pre.add_perma_hook(lambda x, hook: time.sleep(0.2))

@@ -225,8 +225,8 @@ def _try(model: Any) -> tuple[Support, dict[str, torch.Tensor]]:
 
     def heads() -> torch.Tensor:
         inspected = ls.inspect_heads(model, IDS, ls.Semantic(TARGET), baseline="zero", verify=3)
-        assert_close(inspected.by_source.sum(-1), inspected.change, rtol=1e-6, atol=1e-8)
-        return inspected.change
+        assert_close(inspected.by_source.sum(-1), inspected.effect, rtol=1e-6, atol=1e-8)
+        return inspected.effect
 
     def batch() -> torch.Tensor:
         together = ls.attribute_batch(model, [SHORT, IDS], ls.Fisher())

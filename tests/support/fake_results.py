@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from fake_attribution import GERMAN_TOKENS, fake_attribution
 
-from lens_scopes.attribution.heads import Ablated, HeadInspection
-from lens_scopes.attribution.matrix import AttributionMatrix
-from lens_scopes.attribution.modes import Mode, ModeInspection, Removal, Shift
 from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.results.heads import AblationEffect, HeadInspection
+from lens_scopes.results.matrix import AttributionMatrix
+from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 
 
 def fake_heads(
@@ -27,13 +27,13 @@ def fake_heads(
     n = len(tokens)
     generator = torch.Generator().manual_seed(1)
     last = min(13, n_layers - 1), min(1, n_heads - 1)
-    change = 0.3 * torch.randn(n_layers, n_heads, generator=generator, dtype=torch.float64)
-    change[last] = -2.5
+    effect = 0.3 * torch.randn(n_layers, n_heads, generator=generator, dtype=torch.float64)
+    effect[last] = -2.5
     by_source = 0.05 * torch.randn(n_layers, n_heads, n, generator=generator, dtype=torch.float64)
     by_source[..., 0] *= 40
     by_source[(*last, min(9, n - 1))] = -2.0
-    mlp_change = 3 * torch.randn(n_layers if mlps else 0, generator=generator, dtype=torch.float64)
-    order = change.abs().flatten().argsort(descending=True)[:patterns].tolist()
+    mlp_effect = 3 * torch.randn(n_layers if mlps else 0, generator=generator, dtype=torch.float64)
+    order = effect.abs().flatten().argsort(descending=True)[:patterns].tolist()
     names = [f"L{index // n_heads}H{index % n_heads}" for index in order]
     later = torch.ones(n, n).triu(1).bool()
     scores = {name: 3 * torch.randn(n, n, generator=generator) for name in names}
@@ -42,17 +42,19 @@ def fake_heads(
     types = {name: torch.zeros(n_layers, n_heads) for name in ("previous_token_head", "induction_head")}
     types["induction_head"][last] = 0.72
     ablations = [
-        Ablated(layer, head, float(change[layer, head]), 0.8 * float(change[layer, head]) + 0.01)
+        AblationEffect(layer, head, float(effect[layer, head]), 0.8 * float(effect[layer, head]) + 0.01)
         for layer in range(n_layers)
         for head in range(n_heads)
     ]
-    ablations += [Ablated(layer, None, float(value), 1.1 * float(value)) for layer, value in enumerate(mlp_change)]
+    ablations += [
+        AblationEffect(layer, None, float(value), 1.1 * float(value)) for layer, value in enumerate(mlp_effect)
+    ]
     values: dict[str, Any] = {
-        "change": change,
-        "mlp_change": mlp_change,
+        "effect": effect,
+        "mlp_effect": mlp_effect,
         "by_source": by_source,
         "norms": by_source.abs(),
-        "direct": 0.5 * change,
+        "direct_effect": 0.5 * effect,
         "patterns": drawn,
         "pattern_gradients": edges,
         "head_types": types,
@@ -112,20 +114,20 @@ def fake_modes(tokens: Sequence[str] = GERMAN_TOKENS, vocabulary: Sequence[str] 
     words = list(vocabulary) or [" sofa", " couch", " bed", " floor", " chair", " rug"]
     ids = range(1000, 1000 + len(words))
     shares = [0.4, -0.36, -0.03, -0.008, 0.005, -0.001, *([0.0002] * len(words))]
-    sides = [Shift(i, word, share) for i, word, share in zip(ids, words, shares, strict=False)]
+    sides = [ProbabilityChange(i, word, share) for i, word, share in zip(ids, words, shares, strict=False)]
     rising = sorted((s for s in sides if s.change > 0), key=lambda s: -s.change)
     falling = sorted((s for s in sides if s.change < 0), key=lambda s: s.change)
-    other = [Shift(s.token_id, s.token, -0.5 * s.change) for s in sides]
-    removals = []
+    other = [ProbabilityChange(s.token_id, s.token, -0.5 * s.change) for s in sides]
+    replacements = []
     for index, token in enumerate(tokens):
         strength = 1.0 if index == 9 else 0.01 * (index % 5)
-        moved = [Shift(s.token_id, s.token, -strength * s.change) for s in sides]
-        removals.append(
-            Removal(
+        moved = [ProbabilityChange(s.token_id, s.token, -strength * s.change) for s in sides]
+        replacements.append(
+            TokenReplacement(
                 index=index,
                 token=token,
                 amounts=[-2.0 * strength, 0.5 * strength],
-                predicted=[Shift(s.token_id, s.token, 0.5 * s.change) for s in moved[:3]],
+                predicted=[ProbabilityChange(s.token_id, s.token, 0.5 * s.change) for s in moved[:3]],
                 actual=moved,
                 agreement=0.95,
                 predicted_nats=0.2 * strength,
@@ -134,10 +136,10 @@ def fake_modes(tokens: Sequence[str] = GERMAN_TOKENS, vocabulary: Sequence[str] 
         )
     values: dict[str, Any] = {
         "modes": [
-            Mode(0.0756, rising, falling),
-            Mode(0.0217, [s for s in other if s.change > 0], [s for s in other if s.change < 0]),
+            FisherMode(0.0756, rising, falling),
+            FisherMode(0.0217, [s for s in other if s.change > 0], [s for s in other if s.change < 0]),
         ],
-        "removals": removals,
+        "replacements": replacements,
         "baseline": "mean",
         "tokens": list(tokens),
         "special": base.special,

@@ -13,7 +13,7 @@ from fake_results import fake_heads, fake_matrix, fake_modes
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
-from lens_scopes.attribution.heads import Ablated
+from lens_scopes.results.heads import AblationEffect
 from lens_scopes.views import figure_bytes, figure_of, heads_figure, matrix_figure, modes_figure
 from lens_scopes.views.words.token_text import visible
 
@@ -29,8 +29,8 @@ def test_the_map_of_heads_is_relative_with_mlps_on_their_own_scale() -> None:
     heads = fake_heads()
     axes = panel(heads_figure(heads), "heads")
     data = torch.tensor(axes.images[0].get_array().data)
-    torch.testing.assert_close(data[:, :4], heads.change / heads.change.abs().max())
-    torch.testing.assert_close(data[:, 4], heads.mlp_change / heads.mlp_change.abs().max())
+    torch.testing.assert_close(data[:, :4], heads.effect / heads.effect.abs().max())
+    torch.testing.assert_close(data[:, 4], heads.mlp_effect / heads.mlp_effect.abs().max())
     assert [label.get_text() for label in axes.get_xticklabels()] == ["H0", "H1", "H2", "H3", "MLP"]
     assert "-2.5" in [text.get_text() for text in axes.texts]
 
@@ -45,7 +45,7 @@ def test_points_are_predicted_against_actual_changes() -> None:
     assert "Spearman’s ρ = 0.91, 90 components" in axes.get_title()
     strongest = heads.ablations[0]
     assert strongest.name in [text.get_text() for text in axes.texts]
-    far = [*heads.ablations[1:], Ablated(0, 0, 1.0, -90.0)]
+    far = [*heads.ablations[1:], AblationEffect(0, 0, 1.0, -90.0)]
     stretched = panel(heads_figure(fake_heads(ablations=far)), "ablation")
     assert stretched.get_xscale() == "function" and "square-root scale" in stretched.get_xlabel()
 
@@ -95,8 +95,8 @@ def test_nothing_is_drawn_outside_the_paper(make: Callable[..., Any], width: flo
 @pytest.mark.parametrize(
     "result",
     [
-        fake_heads(change=torch.zeros(18, 4), mlp_change=torch.zeros(18), ablations=[], spearman=None),
-        fake_heads(change=torch.full((18, 4), math.nan), ablations=[Ablated(0, 0, math.nan, 1.0)]),
+        fake_heads(effect=torch.zeros(18, 4), mlp_effect=torch.zeros(18), ablations=[], spearman=None),
+        fake_heads(effect=torch.full((18, 4), math.nan), ablations=[AblationEffect(0, 0, math.nan, 1.0)]),
         fake_heads(n_layers=40, n_heads=40),
         fake_matrix(matrix=torch.zeros(18, 18)),
         fake_matrix(matrix=torch.full((18, 18), math.inf)),
@@ -110,7 +110,7 @@ def test_unusual_numbers_are_drawn_and_said(result: Any) -> None:
         figure_bytes(result, dpi=40)
     drawn = figure_of(result)
     said = " ".join(drawn.get_suptitle().split())
-    assert ("zero" in said) == (hasattr(result, "change") and not result.change.any() or not _any(result))
+    assert ("zero" in said) == (hasattr(result, "effect") and not result.effect.any() or not _any(result))
     assert result.figure().get_suptitle() == drawn.get_suptitle()
 
 

@@ -14,8 +14,8 @@ from html_document import Document
 from induction_circuit import ANSWER, PROMPT, SOURCE, induction_circuit
 
 import lens_scopes as ls
-from lens_scopes.attribution.heads import Ablated
-from lens_scopes.views import page, page_of, to_html
+from lens_scopes.results.heads import AblationEffect
+from lens_scopes.views import attribution_page, page_of, to_html
 from lens_scopes.views.page.attention import MOST_TOKENS_OF_HEADS
 from lens_scopes.views.page.circuitsvis import Strips
 from lens_scopes.views.page.heads import OPEN
@@ -40,14 +40,14 @@ def drawn(script: str) -> Any:
 def test_the_map_has_every_head_and_mlp_on_its_scale() -> None:
     heads = fake_heads()
     html = section(heads, "heads").html
-    flat = heads.change.flatten().tolist()
-    scale, mlp_scale = scale_of(flat, [False] * 72), scale_of(heads.mlp_change.tolist(), [False] * 18)
-    for layer, row in enumerate(heads.change.tolist()):
+    flat = heads.effect.flatten().tolist()
+    scale, mlp_scale = scale_of(flat, [False] * 72), scale_of(heads.mlp_effect.tolist(), [False] * 18)
+    for layer, row in enumerate(heads.effect.tolist()):
         for head, value in enumerate(row):
             name, about = f"L{layer}H{head}", f"L{layer}H{head} · {number(value)}"
             cell = f'<td class="{cell_class(value, False, scale)}" title="{about}"><a href="#head-{name.lower()}"'
             assert f'{cell} aria-label="{about}">{short_number(value)}</a>' in html
-    for layer, value in enumerate(heads.mlp_change.tolist()):
+    for layer, value in enumerate(heads.mlp_effect.tolist()):
         css = cell_class(value, False, mlp_scale)
         assert f'<td class="apart {css}" title="L{layer} MLP · {number(value)}"><span>{short_number(value)}<' in html
     assert "n20" in html and f"{number(2.5)} = largest magnitude of all heads" in html
@@ -60,7 +60,10 @@ def test_attention_only_models_have_no_mlp_column() -> None:
 
 @pytest.mark.parametrize("result", [fake_heads(), fake_matrix(), fake_modes()])
 def test_every_link_leads_to_one_element_of_the_page(result: Any) -> None:
-    for html in (to_html(result), page(fake_attribution(), fake_heads(), fake_matrix(), fake_modes()).to_html()):
+    for html in (
+        to_html(result),
+        attribution_page(fake_attribution(), fake_heads(), fake_matrix(), fake_modes()).to_html(),
+    ):
         document = Document(html)
         ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
         assert len(ids) == len(set(ids))
@@ -69,7 +72,7 @@ def test_every_link_leads_to_one_element_of_the_page(result: Any) -> None:
 
 
 def test_layer_names_lead_to_the_heads_of_their_layer() -> None:
-    html = page(fake_attribution(), heads=fake_heads()).to_html()
+    html = attribution_page(fake_attribution(), heads=fake_heads()).to_html()
     assert '<a href="#heads-l7">L7</a>' in html and '<tr id="heads-l7">' in html
     assert "heads-l7" not in to_html(fake_attribution())
 
@@ -179,7 +182,7 @@ def test_the_ablation_table_has_both_columns_as_numbers_and_bars() -> None:
 
 
 def test_points_lie_on_the_diagonal_where_prediction_and_ablation_agree() -> None:
-    same = [Ablated(0, 0, 2.0, 2.0), Ablated(0, 1, -1.0, -1.0), Ablated(1, None, 0.5, 0.5)]
+    same = [AblationEffect(0, 0, 2.0, 2.0), AblationEffect(0, 1, -1.0, -1.0), AblationEffect(1, None, 0.5, 0.5)]
     html = section(fake_heads(ablations=same), "ablation").html
     start, side, top, left, _ = map(
         float,
@@ -196,22 +199,24 @@ def test_unchecked_predictions_are_said_to_be_so() -> None:
     html = to_html(fake_heads(ablations=[], spearman=None))
     assert "ablation" not in [part.key for part in page_of(fake_heads(ablations=[])).sections]
     assert "not ablated" in html
-    few = section(fake_heads(ablations=[Ablated(0, 0, 1.0, 1.0)], spearman=None), "ablation").html
+    few = section(fake_heads(ablations=[AblationEffect(0, 0, 1.0, 1.0)], spearman=None), "ablation").html
     assert "Ablated: the 1 strongest of 90 components. A rank correlation takes at least three" in few
 
 
 def test_zero_and_broken_changes_are_said_in_words() -> None:
     zero = torch.zeros(18, 4)
-    text = to_html(fake_heads(change=zero, by_source=torch.zeros(18, 4, 18), direct=zero, mlp_change=torch.zeros(18)))
+    text = to_html(
+        fake_heads(effect=zero, by_source=torch.zeros(18, 4, 18), direct_effect=zero, mlp_effect=torch.zeros(18))
+    )
     assert "The change of every head is exactly zero" in text
     assert "No colour: no score of all heads differs from zero" in text
     plain = fake_heads()
-    change, sources = plain.change.clone(), plain.by_source.clone()
+    change, sources = plain.effect.clone(), plain.by_source.clone()
     change[3, 1], sources[13, 1, 4] = math.nan, math.inf
     edges = {name: edge.clone() for name, edge in plain.pattern_gradients.items()}
     next(iter(edges.values()))[5, 3] = math.nan
-    ablations = [Ablated(3, 1, math.nan, -math.inf), *plain.ablations[:5]]
-    broken = fake_heads(change=change, by_source=sources, pattern_gradients=edges, ablations=ablations)
+    ablations = [AblationEffect(3, 1, math.nan, -math.inf), *plain.ablations[:5]]
+    broken = fake_heads(effect=change, by_source=sources, pattern_gradients=edges, ablations=ablations)
     html = to_html(broken)
     assert "1 of 72 heads has a change that is not finite" in html
     assert '<td class="x" title="L3H1 · not a number">' in html
@@ -223,7 +228,7 @@ def test_zero_and_broken_changes_are_said_in_words() -> None:
 
 
 def test_divergences_are_told_without_signs() -> None:
-    html = to_html(fake_heads(scope="fisher", objective="Fisher(rank=1)", change=torch.rand(18, 4)))
+    html = to_html(fake_heads(scope="fisher", objective="Fisher(rank=1)", effect=torch.rand(18, 4)))
     assert "Kullback–Leibler divergence in nats" in html and "It has no sign" in html
     assert "Below zero" not in html
 
@@ -261,10 +266,10 @@ def test_contract_and_warnings_are_there() -> None:
 
 
 def test_one_page_holds_every_result_and_one_bundle() -> None:
-    whole = page(fake_attribution(), heads=fake_heads(), matrix=fake_matrix(), modes=fake_modes())
+    whole = attribution_page(fake_attribution(), heads=fake_heads(), matrix=fake_matrix(), modes=fake_modes())
     assert [part.key for part in whole.sections] == [
         *("tokens", "prediction", "layers", "heads", "head-strips", "attention", "ablation"),
-        *("matrix", "predictions", "spans", "modes", "removals"),
+        *("matrix", "predictions", "spans", "modes", "replacements"),
         *("scores", "contract", "heads-contract", "matrix-contract", "details"),
     ]
     html = whole.to_html()
@@ -274,9 +279,11 @@ def test_one_page_holds_every_result_and_one_bundle() -> None:
 
 
 def test_results_of_other_prompts_or_models_are_pointed_out() -> None:
-    html = page(fake_attribution(), heads=fake_heads([*GERMAN_TOKENS, " red"])).to_html()
+    html = attribution_page(fake_attribution(), heads=fake_heads([*GERMAN_TOKENS, " red"])).to_html()
     assert "This part is about another prompt or position: German: Der Hund" in html
-    html = page(fake_attribution(), matrix=fake_matrix([*GERMAN_TOKENS, " sofa"], model={"name": "gpt2"})).to_html()
+    html = attribution_page(
+        fake_attribution(), matrix=fake_matrix([*GERMAN_TOKENS, " sofa"], model={"name": "gpt2"})
+    ).to_html()
     assert "another prompt" not in html and "This part is about another model: gpt2" in html
 
 

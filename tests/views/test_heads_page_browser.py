@@ -14,7 +14,7 @@ from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS, fake_attribution
 from fake_results import fake_heads, fake_matrix, fake_modes
 from matplotlib.image import imread
 
-from lens_scopes.views import notebook_html, page, to_html
+from lens_scopes.views import attribution_page, notebook_html, to_html
 from lens_scopes.views.page.circuitsvis import WORD_JOINER
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
 from lens_scopes.views.words.heads import head_lines
@@ -80,7 +80,7 @@ def test_strips_are_drawn_when_they_come_into_view(visit: Callable[..., Any]) ->
 
 
 def test_a_layer_of_the_map_leads_to_its_strip_and_its_name_to_its_heads(visit: Callable[..., Any]) -> None:
-    tab = visit(page(fake_attribution(), heads=fake_heads()).to_html())
+    tab = visit(attribution_page(fake_attribution(), heads=fake_heads()).to_html())
     tab.click("#layers .heat tbody tr:nth-child(8) td:nth-of-type(5)")
     tab.wait_for_selector(f"{SWITCHER_READY}[aria-pressed=true]:nth-child(8)")
     assert in_view(tab, "#layer-switcher")
@@ -146,7 +146,7 @@ def test_columns_sort_and_points_lead_to_heads(visit: Callable[..., Any]) -> Non
 def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script: bool) -> None:
     evil = HOSTILE_TOKENS[2]
     attribution = fake_attribution(HOSTILE_TOKENS)
-    whole = page(
+    whole = attribution_page(
         attribution,
         heads=fake_heads(HOSTILE_TOKENS, objective=evil, warnings=[HOSTILE_TOKENS[3]]),
         matrix=fake_matrix(HOSTILE_TOKENS, spans={evil: (1, 9), "b": (9, 20)}, objective=evil),
@@ -162,7 +162,7 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
             tab.locator(section).scroll_into_view_if_needed()
             tab.wait_for_selector(f"{view} canvas")
     assert texts(tab, "#predictions td:nth-child(2) bdi") == [visible(token) for token in HOSTILE_TOKENS]
-    assert texts(tab, "#removals td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, "#replacements td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
     assert evil in texts(tab, "#heads .kind")[0]
     assert tab.locator("img, b b, iframe").count() == 0
 
@@ -180,12 +180,12 @@ def test_zero_and_broken_numbers(visit: Callable[..., Any]) -> None:
     heads = fake_heads()
     broken = replace(
         heads,
-        change=torch.zeros(18, 4),
+        effect=torch.zeros(18, 4),
         by_source=torch.zeros(18, 4, 18),
-        mlp_change=torch.full((18,), math.nan),
+        mlp_effect=torch.full((18,), math.nan),
         pattern_gradients={name: torch.full((18, 18), math.nan) for name in heads.patterns},
     )
-    whole = page(
+    whole = attribution_page(
         fake_attribution(),
         heads=broken,
         matrix=fake_matrix(matrix=torch.full((18, 18), math.inf)),
@@ -202,7 +202,7 @@ def test_zero_and_broken_numbers(visit: Callable[..., Any]) -> None:
 
 
 def test_dark_mode_paints_the_computed_colours(visit: Callable[..., Any]) -> None:
-    whole = page(fake_attribution(), fake_heads(), fake_matrix(), fake_modes())
+    whole = attribution_page(fake_attribution(), fake_heads(), fake_matrix(), fake_modes())
     tab = visit(whole.to_html(), color_scheme="dark")
     tab.locator("#head-strips").scroll_into_view_if_needed()
     tab.wait_for_selector(strip("L13H1"))
@@ -227,9 +227,9 @@ def test_dark_mode_paints_the_computed_colours(visit: Callable[..., Any]) -> Non
 def test_a_phone_never_scrolls_sideways(visit: Callable[..., Any], tokens: list[str]) -> None:
     heads = fake_heads(tokens, n_heads=16, objective="o" * 300, warnings=["w" * 300])
     modes = fake_modes(tokens, ["v" * 200, *HOSTILE_TOKENS])
-    whole = page(fake_attribution(tokens), heads, fake_matrix(tokens, objective="o" * 300), modes)
+    whole = attribution_page(fake_attribution(tokens), heads, fake_matrix(tokens, objective="o" * 300), modes)
     tab = visit(whole.to_html(), viewport={"width": 390, "height": 844})
-    for key in ("#heads", "#head-strips", "#attention", "#ablation", "#matrix", "#removals"):
+    for key in ("#heads", "#head-strips", "#attention", "#ablation", "#matrix", "#replacements"):
         tab.locator(key).scroll_into_view_if_needed()
         tab.wait_for_timeout(100)
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
@@ -248,7 +248,9 @@ def test_links_work_in_a_notebook_frame(visit: Callable[..., Any]) -> None:
 def test_eighteen_layers_of_five_hundred_tokens_answer(visit: Callable[..., Any]) -> None:
     tokens = ["<bos>", *[f" word{i}" for i in range(499)]]
     heads = fake_heads(tokens)
-    html = page(fake_attribution(tokens), heads=heads, matrix=fake_matrix(tokens), modes=fake_modes(tokens)).to_html()
+    html = attribution_page(
+        fake_attribution(tokens), heads=heads, matrix=fake_matrix(tokens), modes=fake_modes(tokens)
+    ).to_html()
     assert len(html) < 3_700_000
     tab = visit(html)
     opened = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")

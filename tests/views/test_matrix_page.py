@@ -12,7 +12,7 @@ from fake_results import fake_matrix
 from html_document import Document
 
 import lens_scopes as ls
-from lens_scopes.attribution.matrix import AttributionMatrix
+from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.views import page_of, to_html
 from lens_scopes.views.page.attention import MOST_TOKENS_OF_ONE
 from lens_scopes.views.words.attribution import number

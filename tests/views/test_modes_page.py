@@ -11,7 +11,7 @@ from fake_results import fake_modes
 from html_document import Document
 
 import lens_scopes as ls
-from lens_scopes.attribution.modes import Mode, ModeInspection, Shift
+from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange
 from lens_scopes.views import page_of, to_html
 from lens_scopes.views.page.heat_table import short_number, token_html
 from lens_scopes.views.words.attribution import number
@@ -46,11 +46,11 @@ def test_each_mode_is_a_two_sided_contrast() -> None:
 
 def test_words_are_told_by_their_actual_effect_with_predicted_beside_actual() -> None:
     modes = fake_modes()
-    html = section(modes, "removals").html
+    html = section(modes, "replacements").html
     cards = html.split('<div class="card">')[1:]
     assert len(cards) == 6
     assert "&#x27;\u00a0Sofa&#x27; moves mass from &#x27;\u00a0couch&#x27; to &#x27;\u00a0sofa&#x27;" in cards[0]
-    removal = modes.removals[9]
+    removal = modes.replacements[9]
     assert "KL predicted 0.2000, actual 0.5000 nats; agreement (cosine of the changes) 0.95" in cards[0]
     lines = re.findall(r"<li>(.*?)</li>", cards[0])
     assert len(lines) == len(removal.actual)
@@ -64,10 +64,10 @@ def test_words_are_told_by_their_actual_effect_with_predicted_beside_actual() ->
 
 def test_the_table_has_every_word_with_its_amounts() -> None:
     modes = fake_modes()
-    html = section(modes, "removals").html
+    html = section(modes, "replacements").html
     rows = re.findall(r"<tr><td (.*?)</tr>", html)
     assert len(rows) == 18
-    for row, removal, amounts in zip(rows, modes.removals, weighted_amounts(modes), strict=True):
+    for row, removal, amounts in zip(rows, modes.replacements, weighted_amounts(modes), strict=True):
         assert amounts == [a * math.sqrt(m.eigenvalue) for a, m in zip(removal.amounts, modes.modes, strict=True)]
         for value in (*amounts, removal.predicted_nats, removal.actual_nats, removal.agreement):
             assert f'data-value="{value!r}"' in row
@@ -77,29 +77,35 @@ def test_the_table_has_every_word_with_its_amounts() -> None:
 
 def test_half_the_squares_of_the_amounts_are_the_predicted_nats(tiny: Any) -> None:
     found = ls.inspect_modes(tiny, [3, 7, 1, 7, 4], rank=3)
-    for removal, amounts in zip(found.removals, weighted_amounts(found), strict=True):
+    for removal, amounts in zip(found.replacements, weighted_amounts(found), strict=True):
         assert 0.5 * sum(a * a for a in amounts) == pytest.approx(removal.predicted_nats, rel=1e-9, abs=1e-15)
     html = to_html(found)
     assert "What each word does" in html and number(found.modes[0].eigenvalue) in html
 
 
 def test_a_sentence_does_not_break_inside_a_token() -> None:
-    words = removal_words(fake_modes().removals[9])
-    assert words.replace("\u00a0", " ") == fake_modes().removals[9].sentence()
+    words = removal_words(fake_modes().replacements[9])
+    assert words.replace("\u00a0", " ") == fake_modes().replacements[9].sentence()
     assert words.startswith("'\u00a0Sofa' moves mass from")
 
 
 def test_no_information_and_broken_numbers_are_said_in_words() -> None:
-    still = fake_modes(modes=[Mode(0.0, [], []), Mode(0.0, [], [])])
+    still = fake_modes(modes=[FisherMode(0.0, [], []), FisherMode(0.0, [], [])])
     html = to_html(still)
     assert "Every λ is zero" in html and "No probability changes along it." in html
     plain = fake_modes()
-    unmoved = fake_modes(removals=[replace(item, predicted_nats=0.0, actual_nats=0.0) for item in plain.removals])
+    unmoved = fake_modes(
+        replacements=[replace(item, predicted_nats=0.0, actual_nats=0.0) for item in plain.replacements]
+    )
     assert "leaves the prediction exactly as it is" in to_html(unmoved)
-    removals = [*plain.removals[:9], replace(plain.removals[9], actual_nats=math.nan), *plain.removals[10:]]
+    replacements = [
+        *plain.replacements[:9],
+        replace(plain.replacements[9], actual_nats=math.nan),
+        *plain.replacements[10:],
+    ]
     modes = [replace(plain.modes[0], eigenvalue=math.inf), plain.modes[1]]
-    rising = [Shift(5, "x", math.nan), *plain.modes[1].rising]
-    broken = fake_modes(removals=removals, modes=[modes[0], replace(modes[1], rising=rising)])
+    rising = [ProbabilityChange(5, "x", math.nan), *plain.modes[1].rising]
+    broken = fake_modes(replacements=replacements, modes=[modes[0], replace(modes[1], rising=rising)])
     html = to_html(broken)
     assert "1 of 2 modes have a λ that is not finite" in html
     assert "1 of 18 words have numbers that are not finite" in html
@@ -125,4 +131,4 @@ def test_hostile_text_stays_text() -> None:
 
 def test_no_words_and_no_modes() -> None:
     assert "What each word does" in to_html(fake_modes(GERMAN_TOKENS[:1]))
-    assert "What the directions mean" in to_html(fake_modes(modes=[], removals=[]))
+    assert "What the directions mean" in to_html(fake_modes(modes=[], replacements=[]))

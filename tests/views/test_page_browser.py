@@ -12,7 +12,7 @@ from chromium import SWITCHER_READY, as_painted, background, browser_marks, rgb,
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS, fake_attribution
 from matplotlib.image import imread
 
-from lens_scopes.views import Page, Section, View, notebook_html, page, to_html
+from lens_scopes.views import Page, Section, View, attribution_page, notebook_html, to_html
 from lens_scopes.views.page.circuitsvis import WORD_JOINER, safe_token
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
@@ -246,7 +246,7 @@ def test_attention_views_are_added_as_sections(visit: Callable[..., Any]) -> Non
     names = ["L0H1", "L3H2", "L9H0"]
     heads = View("heads", "AttentionHeads", {"tokens": tokens, "attention": patterns, "attentionHeadNames": names})
     one = View("matrix", "AttentionPattern", {"tokens": tokens, "attention": patterns[0]})
-    full = page(fake_attribution(HOSTILE_TOKENS[:8])).with_section(
+    full = attribution_page(fake_attribution(HOSTILE_TOKENS[:8])).with_section(
         Section("heads-section", "Heads", f"<p>Three heads.</p>{heads.html}{one.html}", (heads, one)), before="scores"
     )
     tab = visit(full.to_html())

@@ -56,7 +56,7 @@ def test_every_head_and_mlp_is_a_number_where_there_is_room() -> None:
     lines = plain(heads).splitlines()
     start = next(i for i, line in enumerate(lines) if re.fullmatch(r" +H0 +H1 +H2 +H3 +MLP *", line))
     for layer, line in enumerate(lines[start + 1 : start + 19]):
-        values = [*heads.change[layer].tolist(), float(heads.mlp_change[layer])]
+        values = [*heads.effect[layer].tolist(), float(heads.mlp_effect[layer])]
         assert line.split() == [f"L{layer}", *(short_number(value) for value in values)]
 
 
@@ -67,7 +67,7 @@ def test_heads_are_named_with_type_effects_and_source() -> None:
     assert "Ablated: all 90 components. Predicted and actual changes rank alike with Spearman’s ρ = 0.91." in text
     assert "the strongest heads, in logits" in text
     assert "all other components except as they respond" in text
-    strongest = max(fake_heads().mlp_change.tolist(), key=abs)
+    strongest = max(fake_heads().mlp_effect.tolist(), key=abs)
     assert f"predicted {number(strongest)}  actual {number(1.1 * strongest)}" in text
     assert "—" in plain(fake_heads(ablations=[], spearman=None))
     assert "type" not in plain(fake_heads(head_types={}))
@@ -78,8 +78,8 @@ def test_cells_of_heads_take_the_colours_of_the_scale(on_dark: bool) -> None:
     heads = fake_heads()
     text = coloured(HeadsReport(heads, on_dark=on_dark))
     assert background(-20, f"{'-2.5':>6} ", on_dark) in text
-    value = float(heads.change[4, 2])
-    level = scale_of(heads.change.flatten().tolist(), [False] * 72).level(value)
+    value = float(heads.effect[4, 2])
+    level = scale_of(heads.effect.flatten().tolist(), [False] * 72).level(value)
     assert background(level, f"{short_number(value):>6} ", on_dark) in text
 
 
@@ -173,11 +173,11 @@ def test_narrow_encodings_are_printed_without_an_error(make: Callable[..., Any],
 
 def test_zero_and_broken_numbers_are_said_in_words() -> None:
     zero = torch.zeros(18, 4)
-    text = plain(fake_heads(change=zero, by_source=torch.zeros(18, 4, 18), mlp_change=torch.zeros(18)))
+    text = plain(fake_heads(effect=zero, by_source=torch.zeros(18, 4, 18), mlp_effect=torch.zeros(18)))
     assert "The change of every head is exactly zero" in text
-    broken = fake_heads().change.clone()
+    broken = fake_heads().effect.clone()
     broken[0, 0] = math.nan
-    assert "1 of 72 heads has a change that is not finite" in plain(fake_heads(change=broken))
+    assert "1 of 72 heads has a change that is not finite" in plain(fake_heads(effect=broken))
     assert "Every score is exactly zero" in plain(fake_matrix(matrix=torch.zeros(18, 18)))
     assert "! span 'x'" in plain(fake_matrix(spans={"x": (3, 99)}), 200)
     assert "no word has an effect that is a number" in plain(fake_modes(GERMAN_TOKENS[:1]))

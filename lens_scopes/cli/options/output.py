@@ -159,10 +159,10 @@ def _finite(value: Any) -> Any:
 
 
 def _write_page(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.attribution import write_whole
-    from lens_scopes.views import page
+    from lens_scopes.results.files import write_whole
+    from lens_scopes.views import attribution_page
 
-    write_whole(path, page(attribution, **companions).to_html().encode("utf-8"))
+    write_whole(path, attribution_page(attribution, **companions).to_html().encode("utf-8"))
 
 
 def _write_result(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
@@ -170,21 +170,21 @@ def _write_result(attribution: Attribution, path: Path, group: str, companions: 
 
 
 def _write_figure(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.attribution import write_whole
+    from lens_scopes.results.files import write_whole
     from lens_scopes.views import figure_bytes
 
     write_whole(path, figure_bytes(attribution, path.suffix[1:].lower()))
 
 
 def _write_table(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.attribution import write_whole
+    from lens_scopes.results.files import write_whole
 
     frame = attribution.to_pandas() if group == "token" else _grouped(attribution, group)
     write_whole(path, frame.to_csv(index=False).encode("utf-8"))
 
 
 def _write_json(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.attribution import write_whole
+    from lens_scopes.results.files import write_whole
 
     write_whole(path, as_json(_plain(attribution, group, companions)).encode("utf-8") + b"\n")
 

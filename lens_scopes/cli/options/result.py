@@ -48,7 +48,7 @@ class ResultOptions:
         Raises:
             FileError: when a file cannot be written after all.
         """
-        from lens_scopes.results.attribution import write_whole
+        from lens_scopes.results.files import write_whole
         from lens_scopes.views import print_result
 
         for path in self.out or []:

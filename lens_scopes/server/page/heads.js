@@ -7,9 +7,9 @@ import { strip } from "./strip.js";
 /** The section; `through(name)` explains the prediction through one head alone, `choose` a position. */
 export function headsSection(result, { through, choose, chosen, select }) {
   const detail = h("div", { class: "head-detail" });
-  const n = result.change[0].length;
-  const scale = scaleOf(result.change.flat());
-  const mlpScale = scaleOf(result.mlp_change);
+  const n = result.effect[0].length;
+  const scale = scaleOf(result.effect.flat());
+  const mlpScale = scaleOf(result.mlp_effect);
   const cells = [];
   const cell = (name, value, own, layer, head) => {
     const td = h(
@@ -26,17 +26,17 @@ export function headsSection(result, { through, choose, chosen, select }) {
     cells.push(td);
     return td;
   };
-  const rows = result.change.map((row, layer) =>
+  const rows = result.effect.map((row, layer) =>
     h(
       "tr",
       {},
       h("th", { scope: "row" }, `L${layer}`),
       row.map((value, head) => cell(`L${layer}H${head}`, value, scale, layer, head)),
-      result.mlp_change.length ? cell(`L${layer} MLP`, result.mlp_change[layer], mlpScale, layer, null) : null,
+      result.mlp_effect.length ? cell(`L${layer} MLP`, result.mlp_effect[layer], mlpScale, layer, null) : null,
     ),
   );
   const heads = Array.from({ length: n }, (_, i) => h("th", { scope: "col" }, `H${i}`));
-  if (result.mlp_change.length) heads.push(h("th", { scope: "col", class: "apart" }, "MLP"));
+  if (result.mlp_effect.length) heads.push(h("th", { scope: "col", class: "apart" }, "MLP"));
   const table = h(
     "table",
     { class: "cells", role: "grid", "aria-label": "Predicted change by head and layer" },
@@ -44,7 +44,7 @@ export function headsSection(result, { through, choose, chosen, select }) {
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "layer"), heads)),
     h("tbody", {}, rows),
   );
-  rove(table, cells, n + (result.mlp_change.length ? 1 : 0));
+  rove(table, cells, n + (result.mlp_effect.length ? 1 : 0));
   table.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
@@ -67,9 +67,9 @@ export function headsSection(result, { through, choose, chosen, select }) {
       h(
         "p",
         { class: "note" },
-        `Predicted ${number(result.change[layer][head])}, `,
+        `Predicted ${number(result.effect[layer][head])}, `,
         ablated ? `actual ${number(ablated.actual)}` : "not ablated",
-        `, direct ${number(result.direct[layer][head])} (${result.view.unit}).`,
+        `, direct ${number(result.direct_effect[layer][head])} (${result.view.unit}).`,
       ),
       h("p", { class: "note" }, "What it carries from each source token it attends to, against zero:"),
       strip({
@@ -103,9 +103,9 @@ export function headsSection(result, { through, choose, chosen, select }) {
         : null,
     );
   };
-  const best = result.change.flat().reduce((most, value, i, all) => (Math.abs(value) > Math.abs(all[most]) ? i : most), 0);
+  const best = result.effect.flat().reduce((most, value, i, all) => (Math.abs(value) > Math.abs(all[most]) ? i : most), 0);
   const wanted = /^L(\d+)H(\d+)$/.exec(chosen ?? "");
-  if (wanted && result.change[wanted[1]]?.[wanted[2]] !== undefined) show(Number(wanted[1]), Number(wanted[2]));
+  if (wanted && result.effect[wanted[1]]?.[wanted[2]] !== undefined) show(Number(wanted[1]), Number(wanted[2]));
   else show(Math.floor(best / n), best % n);
   return section(
     "Heads",
@@ -121,7 +121,7 @@ export function headsSection(result, { through, choose, chosen, select }) {
         h("p", { class: "note" }, "Choose a head to see what it carries."),
         h("div", { class: "scroll" }, table),
         legend(scale, "all heads"),
-        result.mlp_change.length ? legend(mlpScale, "all MLPs, which have a scale of their own") : null,
+        result.mlp_effect.length ? legend(mlpScale, "all MLPs, which have a scale of their own") : null,
       ),
       detail,
     ),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 _MOST_NUMBERS = 200
 _BESIDE = 4.5  # inches from which the two panels stand side by side
@@ -48,7 +48,7 @@ def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figu
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        height = min(6.0, max(2.6, 0.145 * heads.change.shape[0] + 0.9))
+        height = min(6.0, max(2.6, 0.145 * heads.effect.shape[0] + 0.9))
         if width < _BESIDE:
             drawn = paper(width, height + width)
             grid = drawn.add_gridspec(2, 1, height_ratios=(height, width))
@@ -63,13 +63,13 @@ def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figu
 
 
 def _map(drawn: Figure, axes: Axes, heads: HeadInspection) -> None:
-    changes = heads.change.tolist()
-    mlps = heads.mlp_change.tolist()
+    changes = heads.effect.tolist()
+    mlps = heads.mlp_effect.tolist()
     flat = [value for row in changes for value in row]
     scale, mlp_scale = (scale_of(values, [False] * len(values)) for values in (flat, mlps))
     rows = [[scale.relative(value) for value in row] for row in changes]
     texts = [[short_number(value) for value in row] for row in changes]
-    n_heads = heads.change.shape[1]
+    n_heads = heads.effect.shape[1]
     if mlps:
         rows = [[*row, mlp_scale.relative(value)] for row, value in zip(rows, mlps, strict=True)]
         texts = [[*row, short_number(value)] for row, value in zip(texts, mlps, strict=True)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lens_scopes.attribution.matrix import AttributionMatrix
+    from lens_scopes.results.matrix import AttributionMatrix
 
 _MOST_LABELS = 48
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lens_scopes.attribution.modes import ModeInspection
+    from lens_scopes.results.modes import ModeInspection
 
 _ACROSS = 4
 _MOST_TOKENS = 8

@@ -30,13 +30,13 @@ from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, scale_of
 from lens_scopes.views.words.token_text import running
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.heads import HeadInspection
-    from lens_scopes.attribution.matrix import AttributionMatrix
-    from lens_scopes.attribution.modes import ModeInspection
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.heads import HeadInspection
+    from lens_scopes.results.matrix import AttributionMatrix
+    from lens_scopes.results.modes import ModeInspection
 
 
-def page(
+def attribution_page(
     attribution: Attribution,
     heads: HeadInspection | None = None,
     matrix: AttributionMatrix | None = None,

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 OPEN = 4
 _MOST_VALUES = 40_000  # numbers in all strips together: 72 heads × 500 tokens
@@ -82,11 +82,11 @@ def heads_sections(heads: HeadInspection) -> list[Section]:
 
 
 def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) -> Section:
-    change = heads.change.tolist()
-    mlps = heads.mlp_change.tolist()
+    change = heads.effect.tolist()
+    mlps = heads.mlp_effect.tolist()
     scale = _scale([value for row in change for value in row])
     mlp_scale = _scale(mlps)
-    columns = "".join(f'<th scope="col">H{head}' for head in range(heads.change.shape[1]))
+    columns = "".join(f'<th scope="col">H{head}' for head in range(heads.effect.shape[1]))
     columns += '<th scope="col" class="apart">MLP' if mlps else ""
     rows = ""
     for layer, row in enumerate(change):
@@ -132,7 +132,7 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, st
             text_cell(_named(line.name, links), line.name, "component"),
             text_cell(escape(line.kind or "—"), line.kind or ""),
             number_cell(number(line.direct), line.direct),
-            number_cell(number(line.change), line.change),
+            number_cell(number(line.effect), line.effect),
             number_cell("—" if line.actual is None else number(line.actual), line.actual),
             text_cell(
                 _carried(heads, line, 1), "".join(heads.tokens[i] for i in line.carriers(heads.special, 1)), "sources"
@@ -190,7 +190,7 @@ def _fold(heads: HeadInspection, line: HeadLine, scale: Scale, strips: Strips, i
     note = f'<p class="note">Not finite, without colour: {broken} of these numbers.</p>' if broken else ""
     return (
         f'<details class="fold" id="{line.key}"{" open" if is_open else ""}><summary><b>{line.name}</b>{kind}'
-        f' <span class="numbers">predicted {number(line.change)} · {actual} · direct {number(line.direct)}</span>'
+        f' <span class="numbers">predicted {number(line.effect)} · {actual} · direct {number(line.direct)}</span>'
         f'</summary><p class="note">Carries most from {_carried(heads, line)}.</p>{note}'
         f"{strips.place(line.key)}{legend(scale, marks([], heads.special), rest)}</details>"
     )

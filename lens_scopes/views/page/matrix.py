@@ -33,7 +33,7 @@ from lens_scopes.views.words.matrix import (
 )
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.matrix import AttributionMatrix
+    from lens_scopes.results.matrix import AttributionMatrix
 
 _MOST_ROWS = 40
 _MOST_CELLS = 2500

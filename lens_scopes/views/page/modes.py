@@ -33,7 +33,7 @@ from lens_scopes.views.words.modes import (
 )
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.modes import ModeInspection, Removal
+    from lens_scopes.results.modes import ModeInspection, TokenReplacement
 
 _CARDS = 6
 
@@ -51,7 +51,7 @@ def modes_page(modes: ModeInspection) -> Page:
 
 
 def modes_sections(modes: ModeInspection) -> list[Section]:
-    """Sections `modes` and `removals`."""
+    """Sections `modes` and `replacements`."""
     return [_modes(modes), _removals(modes)]
 
 
@@ -84,10 +84,10 @@ def _removals(modes: ModeInspection) -> Section:
         " above (upper) and as it really was (lower).</p>"
         f'<div class="cards">{cards}</div><h3>All words</h3>{_all_words(modes)}'
     )
-    return Section("removals", "What each word does", html)
+    return Section("replacements", "What each word does", html)
 
 
-def _card(removal: Removal) -> str:
+def _card(removal: TokenReplacement) -> str:
     predicted = {shift.token_id: shift.change for shift in removal.predicted}
     sizes = [abs(shift.change) for shift in (*removal.predicted, *removal.actual) if math.isfinite(shift.change)]
     largest = max(sizes, default=0.0) or 1.0
@@ -112,7 +112,7 @@ def _all_words(modes: ModeInspection) -> str:
     amounts = weighted_amounts(modes)
     scale = joint_scale([list(column) for column in zip(*amounts, strict=True)], modes.special)
     rows = []
-    for removal, row in zip(modes.removals, amounts, strict=True):
+    for removal, row in zip(modes.replacements, amounts, strict=True):
         special = modes.special[removal.index]
         cells = [
             number_cell(str(removal.index), removal.index),

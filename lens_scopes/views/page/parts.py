@@ -13,9 +13,9 @@ from lens_scopes.views.words.attribution import Prompted, number, percent, promp
 from lens_scopes.views.words.token_text import running
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.heads import HeadInspection
     from lens_scopes.engine.final_state import PredictedToken
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.heads import HeadInspection
 
 
 def text(value: object) -> str:

@@ -13,12 +13,12 @@ from lens_scopes.views.words.axis import Axis, axis_of, named_points
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lens_scopes.attribution.heads import Ablated
+    from lens_scopes.results.heads import AblationEffect
 
 _LEFT, _TOP, _SIDE = 62.0, 12.0, 340.0
 
 
-def scatter(ablations: Sequence[Ablated], unit: str, links: Mapping[str, str]) -> str:
+def scatter(ablations: Sequence[AblationEffect], unit: str, links: Mapping[str, str]) -> str:
     """A point for each ablated component: predicted change across, actual change up, and the line where they agree.
 
     Args:

@@ -34,7 +34,7 @@ from lens_scopes.views.words.heads import (
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 _MOST_MLPS = 3
 
@@ -78,12 +78,12 @@ def _heading(heads: HeadInspection) -> Text:
 
 def _map(heads: HeadInspection, brush: Brush, width: int) -> RenderableType:
     """Layers down, heads across, as many beside one another as there is room for; MLPs at the end of each row."""
-    rows = heads.change.tolist()
-    mlps = heads.mlp_change.tolist()
+    rows = heads.effect.tolist()
+    mlps = heads.mlp_effect.tolist()
     scale = _scale([value for row in rows for value in row])
     mlp_scale = _scale(mlps)
     label = len(f"L{len(rows) - 1}") + 1
-    n_heads = heads.change.shape[1]
+    n_heads = heads.effect.shape[1]
     numbers = width - label - 8 >= 7 * (n_heads + 1)
     cell = 7 if numbers else max(1, min(3, (width - label - 6) // n_heads))
     at_once = max(1, (width - label - 6) // cell)
@@ -146,7 +146,7 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], brush: Brush, width
         if any(line.kind for line in lines):
             cells.append(Text(line.kind or "—", "" if line.kind else "dim"))
         cells.append(Text(short_number(line.direct), "dim"))
-        cells.append(Text(short_number(line.change), brush.bar_style(line.change)))
+        cells.append(Text(short_number(line.effect), brush.bar_style(line.effect)))
         cells.append(
             Text("—", "dim") if line.actual is None else Text(short_number(line.actual), brush.bar_style(line.actual))
         )

@@ -19,7 +19,7 @@ from lens_scopes.views.words.matrix import PredictionLine, explained_spans, matr
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.matrix import AttributionMatrix
+    from lens_scopes.results.matrix import AttributionMatrix
 
 _MOST_ROWS = 40
 _MOST_LINES = 24

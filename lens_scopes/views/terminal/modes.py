@@ -24,7 +24,7 @@ from lens_scopes.views.words.modes import (
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.modes import ModeInspection, Removal
+    from lens_scopes.results.modes import ModeInspection, TokenReplacement
 
 
 class ModesReport(TerminalView):
@@ -81,10 +81,10 @@ def _contrast(contrast: Contrast, brush: Brush, width: int, most: int = 6) -> Re
     return Group(head, table)
 
 
-def _words(modes: ModeInspection, removals: list[Removal], brush: Brush, width: int) -> RenderableType:
-    amounts = dict(zip((removal.index for removal in modes.removals), weighted_amounts(modes), strict=True))
+def _words(modes: ModeInspection, replacements: list[TokenReplacement], brush: Brush, width: int) -> RenderableType:
+    amounts = dict(zip((removal.index for removal in modes.replacements), weighted_amounts(modes), strict=True))
     parts: list[RenderableType] = [Text("what each word does, the strongest first", "dim")]
-    for removal in removals:
+    for removal in replacements:
         parts.append(Text(running(removal.sentence()), "bold"))
         line = Text("  along the modes ", "dim")
         for index, amount in enumerate(amounts[removal.index], start=1):
@@ -96,6 +96,6 @@ def _words(modes: ModeInspection, removals: list[Removal], brush: Brush, width: 
             "dim",
         )
         parts.append(line)
-    if not removals:
+    if not replacements:
         parts.append(Text("no word has an effect that is a number", "dim"))
     return Group(*parts)

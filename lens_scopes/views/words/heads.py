@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lens_scopes.views.words.attribution import explained, ranking
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.heads import HeadInspection
+    from lens_scopes.results.heads import HeadInspection
 
 _BASELINES = {
     "zero": "zero",
@@ -33,7 +33,7 @@ class HeadLine:
 
     layer: int
     head: int
-    change: float
+    effect: float
     actual: float | None
     direct: float
     kind: str | None
@@ -57,17 +57,17 @@ class HeadLine:
 def head_lines(heads: HeadInspection) -> list[HeadLine]:
     """One line per head, strongest first; changes that are not finite come last."""
     actual = {(item.layer, item.head): item.actual for item in heads.ablations}
-    direct = heads.direct.tolist()
+    direct = heads.direct_effect.tolist()
     sources = heads.by_source.tolist()
     lines = []
-    for layer, row in enumerate(heads.change.tolist()):
+    for layer, row in enumerate(heads.effect.tolist()):
         for head, change in enumerate(row):
             kind, share = _kind(heads, layer, head)
             lines.append(
                 HeadLine(
                     layer=layer,
                     head=head,
-                    change=change,
+                    effect=change,
                     actual=actual.get((layer, head)),
                     direct=direct[layer][head],
                     kind=kind,
@@ -75,7 +75,7 @@ def head_lines(heads: HeadInspection) -> list[HeadLine]:
                     sources=sources[layer][head],
                 )
             )
-    return sorted(lines, key=lambda line: -abs(line.change) if math.isfinite(line.change) else math.inf)
+    return sorted(lines, key=lambda line: -abs(line.effect) if math.isfinite(line.effect) else math.inf)
 
 
 def _kind(heads: HeadInspection, layer: int, head: int) -> tuple[str | None, float]:
@@ -122,7 +122,7 @@ def heads_caution() -> str:
 def heads_oddities(heads: HeadInspection) -> list[str]:
     """Sentences on what the maps cannot show: numbers that are not finite, all zero. Usually empty."""
     notes = []
-    changes = heads.change.flatten().tolist()
+    changes = heads.effect.flatten().tolist()
     broken = sum(not math.isfinite(change) for change in changes)
     if broken:
         verb = "has a change that is" if broken == 1 else "have changes that are"
@@ -133,9 +133,9 @@ def heads_oddities(heads: HeadInspection) -> list[str]:
             f"The change of every {'other ' if broken else ''}head is exactly zero: within this objective and path no"
             " head has a first-order effect."
         )
-    mlps = sum(not math.isfinite(change) for change in heads.mlp_change.tolist())
+    mlps = sum(not math.isfinite(change) for change in heads.mlp_effect.tolist())
     if mlps:
-        notes.append(f"{mlps} of {len(heads.mlp_change)} MLPs have changes that are not finite.")
+        notes.append(f"{mlps} of {len(heads.mlp_effect)} MLPs have changes that are not finite.")
     undone = sum(not math.isfinite(item.actual) for item in heads.ablations)
     if undone:
         notes.append(f"{undone} of {len(heads.ablations)} ablations gave a change that is not finite.")
@@ -144,7 +144,7 @@ def heads_oddities(heads: HeadInspection) -> list[str]:
 
 def agreement(heads: HeadInspection) -> str:
     """How well predictions and ablations agree, in a sentence."""
-    total = heads.change.numel() + heads.mlp_change.numel()
+    total = heads.effect.numel() + heads.mlp_effect.numel()
     done = len(heads.ablations)
     if not done:
         return "No component was ablated, so the predictions are unchecked."

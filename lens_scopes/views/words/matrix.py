@@ -14,8 +14,8 @@ from lens_scopes.views.words.token_text import visible
 if TYPE_CHECKING:
     import pandas
 
-    from lens_scopes.attribution.matrix import AttributionMatrix
     from lens_scopes.engine.final_state import PredictedToken
+    from lens_scopes.results.matrix import AttributionMatrix
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lens_scopes.attribution.modes import ModeInspection, Removal, Shift
+    from lens_scopes.results.modes import ModeInspection, ProbabilityChange, TokenReplacement
 
 _LEAST = 0.01  # changes below this share of the mode's largest are not worth a bar
 
@@ -18,7 +18,7 @@ class Contrast:
 
     index: int
     eigenvalue: float
-    shifts: list[Shift]
+    shifts: list[ProbabilityChange]
     largest: float
 
 
@@ -33,11 +33,11 @@ def contrasts(modes: ModeInspection) -> list[Contrast]:
     return found
 
 
-def strongest_removals(modes: ModeInspection) -> list[Removal]:
+def strongest_removals(modes: ModeInspection) -> list[TokenReplacement]:
     """Removals of ordinary tokens by their actual effect in nats, largest first; without those that have none."""
     ordinary = [
         removal
-        for removal in modes.removals
+        for removal in modes.replacements
         if not modes.special[removal.index] and math.isfinite(removal.actual_nats) and removal.actual
     ]
     return sorted(ordinary, key=lambda removal: -removal.actual_nats)
@@ -46,10 +46,10 @@ def strongest_removals(modes: ModeInspection) -> list[Removal]:
 def weighted_amounts(modes: ModeInspection) -> list[list[float]]:
     """a_i √λ_i for each removal: ½ (a_i √λ_i)² is mode i's share of the predicted nats."""
     roots = [math.sqrt(max(0.0, mode.eigenvalue)) for mode in modes.modes]
-    return [[a * root for a, root in zip(removal.amounts, roots, strict=True)] for removal in modes.removals]
+    return [[a * root for a, root in zip(removal.amounts, roots, strict=True)] for removal in modes.replacements]
 
 
-def removal_words(removal: Removal) -> str:
+def removal_words(removal: TokenReplacement) -> str:
     """What the word does, in a sentence that does not break inside a token."""
     words = removal.sentence()
     for token in {removal.token, *(shift.token for shift in removal.actual)}:
@@ -86,11 +86,11 @@ def modes_oddities(modes: ModeInspection) -> list[str]:
         notes.append(f"{broken} of {len(values)} modes have a λ that is not finite (NaN or infinite).")
     undone = sum(
         not math.isfinite(removal.actual_nats) or not all(map(math.isfinite, removal.amounts))
-        for removal in modes.removals
+        for removal in modes.replacements
     )
     if undone:
-        notes.append(f"{undone} of {len(modes.removals)} words have numbers that are not finite.")
-    finite = [removal for removal in modes.removals if not modes.special[removal.index]]
+        notes.append(f"{undone} of {len(modes.replacements)} words have numbers that are not finite.")
+    finite = [removal for removal in modes.replacements if not modes.special[removal.index]]
     if finite and not any(removal.actual_nats for removal in finite):
         notes.append("Replacing any one word leaves the prediction exactly as it is.")
     return notes

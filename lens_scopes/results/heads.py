@@ -1,0 +1,155 @@
+"""Influence of every attention head and MLP on one prediction."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.attribution.component_ablation import (
+    Baseline,
+)
+from lens_scopes.engine.final_state import PredictedToken, Prediction
+from lens_scopes.results.base import Result
+from lens_scopes.scopes.paths import Component
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class AblationEffect:
+    """One component's effect, predicted to first order and as the intervention found it.
+
+    Attributes:
+        layer, head: the component; head None is the layer's MLP.
+        predicted: predicted change of the output explained when the component is set to its baseline.
+        actual: the change that ablating it brings about.
+    """
+
+    layer: int
+    head: int | None
+    predicted: float
+    actual: float
+
+    @property
+    def name(self) -> str:
+        """L3H2 or L3 MLP."""
+        return component_name((self.layer, self.head))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadInspection(Result):
+    """Influence of every attention head and MLP on one prediction.
+
+    Attributes:
+        effect: [layer, head], predicted change of the output explained when the head is set to its baseline at every
+            position: logits, nats or units of β, as the objective's; negative for a head that supports the output.
+            For Fisher Scope a divergence in nats, ≥ 0.
+        mlp_effect: [layer], the same for MLPs; empty for attention-only models.
+        by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
+            rows sum to `effect` where the baseline is zero and the objective is a number.
+        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
+        direct_effect: [layer, head], the effect along the direct route alone: head → residual stream → final norm,
+            scales frozen (direct logit attribution).
+        patterns: attention patterns [dest, src] of the strongest heads, by name.
+        pattern_gradients: A ∘ ∂/∂A for the same heads: which attention edges carry the effect.
+        head_types: for each of TransformerLens' head types, the share of attention on its pattern [layer, head],
+            measured on a repeated random sequence.
+        ablations: predicted and actual change of the components that were ablated, strongest first.
+        spearman: rank correlation of the two; None for fewer than three components.
+    """
+
+    effect: Float[Tensor, "layer head"]
+    mlp_effect: Float[Tensor, " mlp_layer"]
+    by_source: Float[Tensor, "layer head pos"]
+    norms: Float[Tensor, "layer head pos"]
+    direct_effect: Float[Tensor, "layer head"]
+    patterns: dict[str, Float[Tensor, "pos pos"]]
+    pattern_gradients: dict[str, Float[Tensor, "pos pos"]]
+    head_types: dict[str, Float[Tensor, "layer head"]]
+    ablations: list[AblationEffect]
+    spearman: float | None
+    baseline: Baseline
+    tokens: list[str]
+    token_ids: list[int]
+    special: list[bool]
+    position: int
+    target: PredictedToken | None
+    prediction: Prediction
+    scope: str
+    objective: str
+    contract: dict[str, str]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        named = ", ".join(f"{name} {value:.3g}" for name, value in self.top(3))
+        agreement = "" if self.spearman is None else f"; ablation agrees with Spearman {self.spearman:.2f}"
+        return f"HeadInspection({self.objective} on {self.model['name']}; strongest: {named}{agreement})"
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The k heads with the largest predicted changes, as (name, effect)."""
+        return [(component_name(item), float(self.effect[item])) for item in strongest_heads(self.effect, k)]
+
+    def type_of(self, layer: int, head: int, threshold: float = 0.4) -> str | None:
+        """The head type with the largest share of the head's attention, where that is above the threshold."""
+        name, share = max(
+            ((name, float(scores[layer, head])) for name, scores in self.head_types.items()), key=lambda x: x[1]
+        )
+        return name if share >= threshold else None
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per head: layer, head, name, effect, direct_effect, norm, each head type's share, top source token,
+        and the actual effect where the head was ablated."""
+        import pandas
+
+        actual = {(item.layer, item.head): item.actual for item in self.ablations}
+        rows = []
+        for layer in range(self.effect.shape[0]):
+            for head in range(self.effect.shape[1]):
+                source = int(self.by_source[layer, head].abs().argmax())
+                rows.append(
+                    {
+                        "layer": layer,
+                        "head": head,
+                        "name": component_name((layer, head)),
+                        "effect": float(self.effect[layer, head]),
+                        "actual": actual.get((layer, head), float("nan")),
+                        "direct_effect": float(self.direct_effect[layer, head]),
+                        "norm": float(self.norms[layer, head].square().sum().sqrt()),
+                        "source": self.tokens[source],
+                        **{name: float(scores[layer, head]) for name, scores in self.head_types.items()},
+                    }
+                )
+        return pandas.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for JSON."""
+        return _plain(asdict(self))
+
+
+def component_name(component: Component) -> str:
+    """L3H2 for a head, "L3 MLP" for an MLP."""
+    layer, head = component
+    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
+
+
+def strongest_heads(effect: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]]:
+    """The k heads of largest absolute value, strongest first."""
+    order = effect.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
+    return [divmod(index, effect.shape[1]) for index in order]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,131 @@
+"""The leading Fisher modes of one prediction, decoded into tokens."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lens_scopes.engine.final_state import Prediction
+from lens_scopes.results.base import Result
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class ProbabilityChange:
+    """A change of one token's probability."""
+
+    token_id: int
+    token: str
+    change: float
+
+
+@dataclass(frozen=True)
+class FisherMode:
+    """One eigenvector of the Fisher information, decoded.
+
+    Attributes:
+        eigenvalue: λ_i, in nats per squared unit of y.
+        rising, falling: the tokens whose probability changes most along u_i, by p_j (w_j − w̄)ᵀu_i / √λ_i: the
+            change for a step that costs ½ nat to second order. The sign of u_i is chosen so that the largest change
+            is a rise.
+    """
+
+    eigenvalue: float
+    rising: list[ProbabilityChange]
+    falling: list[ProbabilityChange]
+
+    @property
+    def contrast(self) -> str:
+        """The mode in a few words: its two strongest rising tokens against its two strongest falling ones."""
+        sides = [" ".join(repr(shift.token) for shift in side[:2]) for side in (self.rising, self.falling)]
+        return f"{sides[0]} ↔ {sides[1]}"
+
+
+@dataclass(frozen=True)
+class TokenReplacement:
+    """What moving one source token to its baseline does to the prediction.
+
+    Attributes:
+        index, token: the source token.
+        amounts: a_i, the signed change of y along each mode, in units of y; positive towards the mode's rising tokens.
+        predicted: the largest predicted changes of probability, first order, through the modes kept.
+        actual: what happened to the same tokens when the embedding was really replaced.
+        agreement: cosine of predicted and actual Δp over all tokens of the vocabulary, between −1 and 1.
+        predicted_nats, actual_nats: KL(before ‖ after), ½ Σ_i λ_i a_i² and as it came out.
+    """
+
+    index: int
+    token: str
+    amounts: list[float]
+    predicted: list[ProbabilityChange]
+    actual: list[ProbabilityChange]
+    agreement: float
+    predicted_nats: float
+    actual_nats: float
+
+    def sentence(self) -> str:
+        """What the token does for the prediction, in words, from the actual changes."""
+        falls = min(self.actual, key=lambda shift: shift.change, default=None)
+        rises = max(self.actual, key=lambda shift: shift.change, default=None)
+        if falls is None or rises is None or falls.change >= 0 or rises.change <= 0:
+            return f"{self.token!r} barely moves the prediction"
+        return (
+            f"{self.token!r} moves mass from {rises.token!r} to {falls.token!r} "
+            f"({rises.change:+.3f} and {falls.change:+.3f} without it)"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class ModeInspection(Result):
+    """The leading Fisher modes of one prediction and what every source token does along them.
+
+    Attributes:
+        modes: largest eigenvalue first.
+        replacements: one for each token of the prompt up to the position, in order.
+        baseline: what embeddings were moved to.
+    """
+
+    modes: list[FisherMode]
+    replacements: list[TokenReplacement]
+    baseline: str
+    tokens: list[str]
+    special: list[bool]
+    position: int
+    prediction: Prediction
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        named = "; ".join(f"λ={mode.eigenvalue:.3g} {mode.contrast}" for mode in self.modes[:3])
+        return f"ModeInspection({len(self.modes)} modes on {self.model['name']}: {named})"
+
+    def top(self, k: int = 5) -> list[TokenReplacement]:
+        """The replacements of ordinary tokens with the largest actual effect, in nats."""
+        ordinary = [item for item in self.replacements if not self.special[item.index]]
+        return sorted(ordinary, key=lambda item: -item.actual_nats)[:k]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per source token: index, token, special, actual and predicted nats, agreement, amount along modes."""
+        import pandas
+
+        rows = [
+            {
+                "index": item.index,
+                "token": item.token,
+                "special": self.special[item.index],
+                "actual_nats": item.actual_nats,
+                "predicted_nats": item.predicted_nats,
+                "agreement": item.agreement,
+                **{f"mode_{index}": amount for index, amount in enumerate(item.amounts)},
+            }
+            for item in self.replacements
+        ]
+        return pandas.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for JSON."""
+        return asdict(self)
