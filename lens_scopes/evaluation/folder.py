@@ -257,8 +257,8 @@ def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any],
             continue
         if name == _COMMIT and not mixed_commits:
             raise EvaluationError(
-                f"{path} was begun by the code of commit {_shown(old.get(name))}, and this is {_shown(new.get(name))}; go "
-                "back to that commit, give another folder (--out), or allow the mix with mixed_commits=True "
+                f"{path} was begun by the code of commit {_shown(old.get(name))}, and this is {_shown(new.get(name))}; "
+                "go back to that commit, give another folder (--out), or allow the mix with mixed_commits=True "
                 "(--mixed-commits), which every report will say."
             )
         if name != _COMMIT:
