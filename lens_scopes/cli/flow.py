@@ -49,7 +49,8 @@ def flow(
     sigma: Annotated[
         float,
         typer.Option(
-            help="Size of the noise; at 1 it is as long as a typical token embedding.", rich_help_panel=_PANEL
+            help="Size of the noise; at 1 it is as long as the median embedding of the vocabulary.",
+            rich_help_panel=_PANEL,
         ),
     ] = 0.1,
     rank: Annotated[
