@@ -24,17 +24,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER = {
-    "source": "arXiv:2601.16407 and its rebuttal",
+    "source": "arXiv:2601.16407, its rebuttal and its public result files: other models and conventions "
+    "(true-token targets, the target counted, another Integrated Gradients in each table); see the gallery",
     "aopc, pad, LAMBADA, Gemma-3-1B": {
         "random": -0.63, "ig": -0.81, "ixg": -0.80, "semantic": -0.80, "temperature": -0.81, "fisher": -0.80
     },
     "aopc, pad, IWSLT, Gemma-3-1B": {
         "random": -0.85, "ig": -1.02, "ixg": -1.03, "semantic": -1.03, "temperature": -1.04, "fisher": -1.03
     },
-    "loo-kl-spearman, zero, LAMBADA, LLaMA-3.2-1B": {
-        "temperature": 0.550, "semantic": 0.562, "ixg": 0.556, "fisher@4": 0.590, "ig": 0.300, "random": 0.005
+    "aopc, zero, IWSLT, Gemma-3-1B": {"semantic": -1.302, "temperature": -1.290, "fisher": -1.393},
+    "aopc, zero, IWSLT, LLaMA-3.2-1B, correct predictions": {
+        "ig-bos": -1.273, "ig-eos": -1.236, "ig": -0.962, "ixg": -1.119, "semantic": -1.124, "fisher": -1.141
     },
-    "randomization, LAMBADA, Gemma-3-1B": {
+    "aopc, zero, LAMBADA, LLaMA-3.2-1B, correct predictions": {
+        "ig-bos": -1.437, "semantic": -1.540, "fisher": -1.531
+    },
+    "loo-kl-spearman, zero, LAMBADA, LLaMA-3.2-1B": {
+        "temperature": 0.550, "semantic": 0.562, "ixg": 0.556, "fisher@4": 0.590, "ig-semantic": 0.300, "random": 0.005
+    },
+    "randomization by the initialiser, no BOS, correct predictions, LAMBADA, Gemma-3-1B": {
         "semantic": [0.880, 0.805, 0.339], "temperature": [0.823, 0.807, 0.356], "fisher": [0.837, 0.794, 0.329]
     },
 }  # fmt: skip
@@ -221,7 +229,24 @@ def summed_up(name: str, table: Table, folder: Path) -> dict[str, Any]:
     """What has been measured of one table, with its statistics."""
     import lens_scopes as ls
 
-    return ls.report(folder / name, reference=table.reference).to_dict()
+    report = ls.report(folder / name, reference=table.reference)
+    return report.to_dict() | {"ceiling": ceiling(report.results.rows)}
+
+
+def ceiling(rows: Any) -> dict[str, Any] | None:
+    """What a perfect predictor of the common part of two ablations' leave-one-out KL reaches with either: √ of their
+    agreement, taken to be equally reliable; None where a table has no two of them."""
+    from lens_scopes.evaluation.statistics import attenuation_ceiling
+
+    chosen = rows[(rows["metric"] == "loo-kl-spearman") & rows["method"].str.startswith("loo-kl@")]
+    chosen = chosen[chosen["method"].str.removeprefix("loo-kl@") != chosen["ablation"]]
+    if not len(chosen):
+        return None
+    first = chosen[chosen["method"] == chosen["method"].iloc[0]]
+    first = first[first["ablation"] == first["ablation"].iloc[0]]
+    value, low, high = attenuation_ceiling(first["value"].to_numpy())
+    pair = [first["method"].iloc[0].removeprefix("loo-kl@"), first["ablation"].iloc[0]]
+    return {"ablations": pair, "agreement": float(first["value"].mean()), "value": value, "low": low, "high": high}
 
 
 def summary(record: Mapping[str, Any]) -> list[str]:

@@ -63,7 +63,8 @@ class PassageOptions:
         typer.Option(
             metavar="last|own",
             help="last: what stands before a passage's last token is read, and that token tells whether the prediction "
-            "is correct; own: the whole passage is read. The model's own top token is explained either way, unless the protocol says otherwise.",
+            "is correct; own: the whole passage is read. The model's own top token is explained, "
+            "unless the protocol says otherwise.",
             rich_help_panel=_DATA,
         ),
     ] = "last"
