@@ -365,8 +365,7 @@ class FisherAtValues(Fisher):
     score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of a token's values, in
     proportion to their size, can move the prediction to first order, added up over layers. Whatever a token tells
     later ones passes through its values; what its keys do to the patterns is left out. It costs what Fisher Scope
-    costs, and agrees better than Fisher Scope at the embedding with what leaving a token out does (measured:
-    analyses/README.md, “At the values”).
+    costs.
 
     It is `attribute(..., Fisher(rank), at="hook_v", readout="relative")` by one name. Heads, matrices and modes have
     sites of their own and take Fisher.
