@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve figures studies bench test test-tl4 lint types format venv python system clean
+.PHONY: help demo serve figures studies bench test test-tl4 lint scripts types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,7 +41,7 @@ bench: venv  ## Time the scopes against a lower bound and competing implementati
 	$(BIN)/python analyses/benchmark/run.py --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.
-test: system lint types  ## Lint, check types and run all the tests
+test: system lint types scripts  ## Lint, check types and run all the tests
 	$(BIN)/pytest -q -n 2 -m "not gemma"
 	$(BIN)/pytest -q -m gemma
 
@@ -53,6 +53,10 @@ lint: venv  ## Check style and layout with ruff, and that imports go one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports --no-logo
+
+scripts:  ## Test the page's scripts with node
+	@command -v node >/dev/null || { echo "The tests of the page's scripts need node 20.19 or newer; on Debian: apt-get install nodejs" >&2; exit 1; }
+	node --test tests/scripts/*.test.js
 
 types: venv  ## Check types with pyright
 	$(BIN)/pyright

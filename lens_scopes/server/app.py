@@ -133,9 +133,14 @@ def create_app(
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page, its style and its scripts, read once."""
-    folder = files("lens_scopes.server") / "page"
-    contents = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.is_file()}
+    """The page, its style and its scripts, read once; scripts that other views share come from those."""
+    folders = (files("lens_scopes.views") / "page" / "scripts", files("lens_scopes.server") / "page")
+    contents = {
+        entry.name: entry.read_text(encoding="utf-8")
+        for folder in folders
+        for entry in folder.iterdir()
+        if entry.name.endswith((".js", ".css", ".html"))
+    }
     contents["page.css"] = stylesheet() + contents["page.css"]
     encoded = {name: text.encode() for name, text in contents.items()}
 

@@ -15,8 +15,8 @@ from lens_scopes.evaluation.report import SUFFIXES, EvaluationReport, report
 from lens_scopes.evaluation.results import load_results
 from lens_scopes.evaluation.statistics import compare_methods
 from lens_scopes.views import figure_bytes
-from lens_scopes.views.page.svg_lines import round_ticks
 from lens_scopes.views.terminal.evaluation import print_evaluation
+from lens_scopes.views.words.axis import round_ticks
 from lens_scopes.views.words.evaluation import better, meaning, p_text, ranges, value_text
 from lens_scopes.views.words.evaluation_tables import latex, markdown, means_table
 from lens_scopes.views.words.line_styles import look
