@@ -66,7 +66,7 @@ def inspect_heads(
 ) -> HeadInspection:
     """Influence of every head and MLP on one prediction, predicted by gradients and verified by ablation.
 
-    One forward pass and one backward pass a direction give every head's predicted effect; a second forward pass with
+    One forward pass and one backward pass per direction give every head's predicted effect; a second forward pass with
     frozen scales gives the direct effects; then the strongest components (all of them where that is cheap) are
     ablated for real.
 
@@ -197,7 +197,7 @@ def _backward(
     baselines: dict[str, Tensor],
     n_heads: int,
 ) -> _Found:
-    """One backward pass a direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
+    """One backward pass per direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
     dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
     patterns = [traced.activations[name][0].detach().to(dtype) for name in weights]
     sources = [_per_head(traced.activations[name][0].detach().to(dtype), n_heads) for name in values]

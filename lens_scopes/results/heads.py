@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.component_ablation import (
-    Baseline,
-)
 from lens_scopes.engine.final_state import PredictedToken, Prediction
 from lens_scopes.results.base import Result
 from lens_scopes.scopes.paths import Component
@@ -73,7 +70,7 @@ class HeadInspection(Result):
     head_types: dict[str, Float[Tensor, "layer head"]]
     ablations: list[AblationEffect]
     spearman: float | None
-    baseline: Baseline
+    baseline: str
     tokens: list[str]
     token_ids: list[int]
     special: list[bool]

@@ -8,7 +8,6 @@ gives the plain √w·a_t instead, as in Jacobian Scopes (arXiv:2601.16407); the
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -366,8 +365,7 @@ class FisherAtValues(Fisher):
     score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of a token's values, in
     proportion to their size, can move the prediction to first order, added up over layers. Whatever a token tells
     later ones passes through its values; what its keys do to the patterns is left out. It costs what Fisher Scope
-    costs, and agrees better than Fisher Scope at the embedding with what leaving a token out does (measured:
-    analyses/README.md, “At the values”).
+    costs.
 
     It is `attribute(..., Fisher(rank), at="hook_v", readout="relative")` by one name. Heads, matrices and modes have
     sites of their own and take Fisher.
@@ -441,67 +439,6 @@ class Custom(Objective):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
-
-
-_REGISTRY: dict[str, Callable[..., Objective]] = {
-    kind.scope: kind for kind in (Semantic, LogProb, LogitDiff, Temperature, Entropy, Fisher, FisherAtValues)
-}
-
-
-def register_objective(name: str, function: DirectionFunction) -> None:
-    """Makes a user's own objective known by name, for `attribute(..., objective=name)` and the command line's
-    `--scope`.
-
-    Raises:
-        ObjectiveError: when the name is already taken.
-    """
-    if name in _REGISTRY:
-        raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
-    _REGISTRY[name] = lambda: Custom(function, name)
-
-
-def objective_names() -> list[str]:
-    """The names of all objectives that can be asked for by name."""
-    return list(_REGISTRY)
-
-
-def objective_named(name: str, **settings: Any) -> Objective:
-    """The objective of that name with the given settings, for callers that hold names rather than classes.
-
-    Raises:
-        ObjectiveError: for an unknown name, with near ones, and for settings the objective does not have.
-    """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ObjectiveError(f"unknown scope {name!r}{hint} Known scopes: {', '.join(_REGISTRY)}.")
-    try:
-        return _REGISTRY[name](**settings)
-    except TypeError as error:
-        given = ", ".join(settings) or "nothing"
-        raise ObjectiveError(f"scope {name!r} does not fit the settings given ({given}): {error}.") from error
-
-
-def as_objective(objective: Objective | str | DirectionFunction | None) -> Objective:
-    """Reads what users may pass for an objective: an Objective, a name, or a function of y and logits.
-
-    Raises:
-        ObjectiveError: for anything else.
-    """
-    if objective is None:
-        return Semantic()
-    if isinstance(objective, Objective):
-        return objective
-    if isinstance(objective, str):
-        return objective_named(objective)
-    if isinstance(objective, type) and issubclass(objective, Objective):
-        return objective_named(objective.scope)
-    if callable(objective):
-        return Custom(objective, name=getattr(objective, "__name__", "custom"))
-    raise ObjectiveError(
-        f"expected an objective such as ls.Semantic(' Paris'), a name ({', '.join(_REGISTRY)}) or a function of "
-        f"(y, logits); got {type(objective).__name__}."
-    )
 
 
 def _is_integer(value: object) -> bool:
