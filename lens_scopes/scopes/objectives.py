@@ -99,10 +99,6 @@ class Explanation(ABC):
 class Objective(Explanation):
     """Base of every objective: an output explained by its gradients at one final state."""
 
-    numeric: ClassVar[bool] = True
-    """Whether the output is one number, whose gradient by y is the one direction; else directions are the axes of a
-    divergence."""
-
     at: ClassVar[str] = EMBEDDING
     """Where `attribute` reads it unless told otherwise."""
 
@@ -306,7 +302,6 @@ class Fisher(Objective):
         "Σ_i w_i v_i v_iᵀ = F = W_U (diag p − p pᵀ) W_Uᵀ, its leading terms or an unbiased estimate"
     )
     output: ClassVar[str] = "the whole next-token distribution"
-    numeric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rank != "trace" and (not _is_integer(self.rank) or self.rank < 1):
@@ -397,7 +392,6 @@ class Custom(Objective):
     scope: ClassVar[str] = "custom"
     equation: ClassVar[str] = "v_i and w_i as the function gives them"
     output: ClassVar[str] = "a user-defined function of the final state"
-    numeric: ClassVar[bool] = False
 
     def directions(self, state: FinalState) -> Directions:
         with torch.no_grad():
