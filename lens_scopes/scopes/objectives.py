@@ -173,7 +173,7 @@ class LogProb(_OneToken):
     """The log-probability of one next token.
 
     v = ∂log p_target/∂y = w_target − w̄ with w̄ = Σ_j p_j w_j; score_t = ‖vᵀ J_t‖₂ in nats per unit of activation norm,
-    ≥ 0.
+    ≥ 0. v is summed as Σ_{j ≠ target} p_j (w_target − w_j), which keeps its digits where p_target is near one.
 
     Args:
         token: as for Semantic.
@@ -184,11 +184,11 @@ class LogProb(_OneToken):
     output: ClassVar[str] = "log-probability of the next token"
 
     def directions(self, state: FinalState) -> Directions:
-        return single(state.logit_gradients(self.targets(state))[0] - state.mean_logit_gradient)
+        return single(state.log_probability_gradient(self.targets(state)[0]))
 
     def change(self, before: FinalState, after: FinalState) -> float:
         target = self.targets(before)[0]
-        return float(after.log_probabilities[target] - before.log_probabilities[target])
+        return float(before.log_probability_change(after)[target])
 
 
 @dataclass(frozen=True)
@@ -262,8 +262,7 @@ class Entropy(Objective):
     output: ClassVar[str] = "entropy of the next-token prediction"
 
     def directions(self, state: FinalState) -> Directions:
-        entropy = torch.special.entr(state.probabilities)
-        coefficients = entropy - state.probabilities * entropy.sum()
+        coefficients = state.surprisals - state.probabilities * state.surprisals.sum()
         return single(state.combine_logit_gradients(coefficients[None])[0])
 
     def change(self, before: FinalState, after: FinalState) -> float:
@@ -346,8 +345,7 @@ class Fisher(Objective):
 
     def change(self, before: FinalState, after: FinalState) -> float:
         """KL(p before ‖ p after), in nats."""
-        log_ratio = before.log_probabilities - after.log_probabilities
-        return float((before.probabilities * log_ratio).sum())
+        return before.divergence(after)
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"{type(self).__name__}(rank={self.rank!r})"
