@@ -38,9 +38,7 @@ def log_softmax(logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batc
     return shifted - torch.log1p(shifted.exp().scatter(-1, top, 0).sum(-1, keepdim=True))
 
 
-def kl_divergence(
-    before: Float[Tensor, "... d_vocab"], after: Float[Tensor, "... d_vocab"]
-) -> Float[Tensor, "..."]:
+def kl_divergence(before: Float[Tensor, "... d_vocab"], after: Float[Tensor, "... d_vocab"]) -> Float[Tensor, ...]:
     """KL(p ‖ q) = Σ_j p_j (e^{d_j} − 1 − d_j) with d = log q − log p, in nats, ≥ 0, from the logits of p and q.
 
     The terms are of second order in d. Those of Σ_j p_j (log p_j − log q_j) are of first order: they cancel, and a
