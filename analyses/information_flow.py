@@ -18,7 +18,7 @@ from flow_cases import CASES, Case
 from intervals import RESAMPLES
 
 import lens_scopes as ls
-from lens_scopes.engine.final_state import unembedding
+from lens_scopes.engine.final_state import kl_divergence, unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.generation import continuation
@@ -198,7 +198,7 @@ def _noise(model: Any, case: Case, draws: int, seed: int) -> dict[str, Any]:
     for sigma in SIGMAS:
         scaled = sigma * flow.embedding_norm / flow.d_model**0.5 * noise
         pairs = torch.stack([_noised_predictions(model, flow.token_ids, start, part) for part in (scaled, -scaled)])
-        divergences = (pairs.exp() * (pairs - undisturbed)).sum(-1).mean(0)
+        divergences = kl_divergence(pairs, undisturbed).mean(0)
         information, error = mutual_information(pairs.exp())
         [total] = flow.totals(sigma)
         rows.append(

@@ -130,14 +130,15 @@ def _sections(
         section = cases.long_section if length > cases.LONG else cases.prompt_section
         with progress_bar(f"{length} tokens") as progress:
             yield section(bench, length, progress)
-    for part, section, argument in (
-        ("batch", cases.batch_section, texts),
-        ("matrix", cases.matrix_section, MATRIX_TOKENS),
-        ("precision", cases.precision_section, texts[:PRECISION_PASSAGES]),
-    ):
-        if part in parts:
-            with progress_bar(part) as progress:
-                yield section(bench, argument, progress)
+    if "batch" in parts:
+        with progress_bar("batch") as progress:
+            yield cases.batch_section(bench, texts, progress)
+    if "matrix" in parts:
+        with progress_bar("matrix") as progress:
+            yield cases.matrix_section(bench, MATRIX_TOKENS, progress)
+    if "precision" in parts:
+        with progress_bar("precision") as progress:
+            yield cases.precision_section(bench, texts[:PRECISION_PASSAGES], progress)
 
 
 def _write(sections: dict[str, Any], outputs: list[Path]) -> None:

@@ -72,8 +72,8 @@ def inspect_heads(
 
     Args:
         model, prompt, objective, position, target, through: as for `attribute`.
-        baseline: what a component's output is set to: "zero", "mean" (over the prompt's positions), or "resample" (its
-            output in a prompt of the same tokens in another order).
+        baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
+            "resample" (its output in a prompt of the same tokens in another order).
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every

@@ -70,8 +70,8 @@ class LeaveOneOut(Baseline):
 
     Args:
         measure: "kl", "logit" or "logprob".
-        ablation: what a token is replaced by: "zero", "mean" (of the prompt's embeddings), "pad", "eos", "bos",
-            "resample" (tokens of the prompt itself) or "remove".
+        ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
+            tokens), "pad", "eos", "bos", "resample" (tokens of the prompt itself) or "remove".
         draws: random replacements averaged for "resample".
         seed: of the draws.
 

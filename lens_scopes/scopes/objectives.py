@@ -99,10 +99,6 @@ class Explanation(ABC):
 class Objective(Explanation):
     """Base of every objective: an output explained by its gradients at one final state."""
 
-    numeric: ClassVar[bool] = True
-    """Whether the output is one number, whose gradient by y is the one direction; else directions are the axes of a
-    divergence."""
-
     at: ClassVar[str] = EMBEDDING
     """Where `attribute` reads it unless told otherwise."""
 
@@ -177,7 +173,7 @@ class LogProb(_OneToken):
     """The log-probability of one next token.
 
     v = ∂log p_target/∂y = w_target − w̄ with w̄ = Σ_j p_j w_j; score_t = ‖vᵀ J_t‖₂ in nats per unit of activation norm,
-    ≥ 0.
+    ≥ 0. v is summed as Σ_{j ≠ target} p_j (w_target − w_j), which keeps its digits where p_target is near one.
 
     Args:
         token: as for Semantic.
@@ -188,11 +184,11 @@ class LogProb(_OneToken):
     output: ClassVar[str] = "log-probability of the next token"
 
     def directions(self, state: FinalState) -> Directions:
-        return single(state.logit_gradients(self.targets(state))[0] - state.mean_logit_gradient)
+        return single(state.log_probability_gradient(self.targets(state)[0]))
 
     def change(self, before: FinalState, after: FinalState) -> float:
         target = self.targets(before)[0]
-        return float(after.log_probabilities[target] - before.log_probabilities[target])
+        return float(before.log_probability_change(after)[target])
 
 
 @dataclass(frozen=True)
@@ -266,8 +262,7 @@ class Entropy(Objective):
     output: ClassVar[str] = "entropy of the next-token prediction"
 
     def directions(self, state: FinalState) -> Directions:
-        entropy = torch.special.entr(state.probabilities)
-        coefficients = entropy - state.probabilities * entropy.sum()
+        coefficients = state.surprisals - state.probabilities * state.surprisals.sum()
         return single(state.combine_logit_gradients(coefficients[None])[0])
 
     def change(self, before: FinalState, after: FinalState) -> float:
@@ -306,7 +301,6 @@ class Fisher(Objective):
         "Σ_i w_i v_i v_iᵀ = F = W_U (diag p − p pᵀ) W_Uᵀ, its leading terms or an unbiased estimate"
     )
     output: ClassVar[str] = "the whole next-token distribution"
-    numeric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rank != "trace" and (not _is_integer(self.rank) or self.rank < 1):
@@ -351,8 +345,7 @@ class Fisher(Objective):
 
     def change(self, before: FinalState, after: FinalState) -> float:
         """KL(p before ‖ p after), in nats."""
-        log_ratio = before.log_probabilities - after.log_probabilities
-        return float((before.probabilities * log_ratio).sum())
+        return before.divergence(after)
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"{type(self).__name__}(rank={self.rank!r})"
@@ -397,7 +390,6 @@ class Custom(Objective):
     scope: ClassVar[str] = "custom"
     equation: ClassVar[str] = "v_i and w_i as the function gives them"
     output: ClassVar[str] = "a user-defined function of the final state"
-    numeric: ClassVar[bool] = False
 
     def directions(self, state: FinalState) -> Directions:
         with torch.no_grad():
