@@ -1,7 +1,7 @@
 """Scores equal those of the paper's own public code, run in float64 on a tiny random LLaMA (`support/golden`).
 
 The code is AntonioLiu97/JacobianScopes, branch neurips, which runs Transformers. Which call of ours is which of its
-functions (position 8 explained, T the token at position 9, which the prompt leaves out of what it scores as zero):
+functions, for the prediction after position 8, where T is the true next token:
 
 | its function | ours |
 | --- | --- |

@@ -105,6 +105,7 @@ def test_the_first_guess_alone_would_not_be_near_enough(monkeypatch: pytest.Monk
 
 CHANGES: dict[str, Callable[[Tensor], Any]] = {
     "counted": lambda weight: weight[:, 1].mul_(50),
+    "counted, of one number": lambda weight: weight[5, 1].fill_(500),
     "not counted": lambda weight: weight.data[:, 1].mul_(50),
 }
 
