@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.attribution.attribute import Job, choice_record
@@ -19,6 +19,7 @@ from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, in_portions
 from lens_scopes.engine.precision import Products, products_in
+from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import PromptLike, next_token_id, read_prompt
 from lens_scopes.results.matrix import AttributionMatrix
@@ -83,7 +84,7 @@ def attribute_all(
             states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
             explained = [job.objective.directions(state) for state in states]
             named = [(job.predicted_target(state), job.prediction(state).top[0]) for state in states]
-        scores = _rows(traced, explained, job.readout)
+        scores = _rows(traced, explained, job.readout, averaged_mask([read.special[: len(ids)]]))
         rows.extend(torch.nn.functional.pad(row, (0, length - len(row))) for row in scores)
         targets.extend(target for target, _ in named)
         predicted.extend(top for _, top in named)
@@ -95,6 +96,8 @@ def attribute_all(
 
     with products_in(job.products):
         in_portions(len(destinations), lambda _: _BLOCK, run)
+    record = job.record(read, destinations[-1], last[-1], whole=True)
+    record["objective"] = type(job.objective).__name__  # each row has a target of its own
     return AttributionMatrix(
         matrix=torch.stack(rows),
         destinations=destinations,
@@ -102,7 +105,7 @@ def attribute_all(
         predicted=predicted,
         generated=generate,
         spans=dict(read.spans),
-        **job.record(read, destinations[-1], last[-1], whole=True) | {"objective": type(job.objective).__name__},
+        **record,
         contract=attribution_contract(
             ContractTerms(
                 output=f"{job.objective.output}, at each of {len(destinations)} positions",
@@ -124,7 +127,9 @@ def attribute_all(
     )
 
 
-def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readout) -> list[Float[Tensor, " src"]]:
+def _rows(
+    traced: SlicedTrace, directions: Sequence[Directions], readout: Readout, averaged: Bool[Tensor, "1 pos"]
+) -> list[Float[Tensor, " src"]]:
     """The scores of each destination: its directions through the graph that the block shares."""
     owners = [row for row, item in enumerate(directions) for _ in item.vectors]
     weights = torch.cat([item.weights for item in directions])
@@ -134,7 +139,8 @@ def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readou
     totals: dict[int, Tensor] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        amplitude = readout.amplitude(gradient, activation, traced.real.to(gradient.device))[0]
+        baseline = readout.baseline_values(activation, averaged.to(activation.device))
+        amplitude = readout.amplitude(gradient, activation, baseline)[0]
         check_gradients(amplitude, name, gradient.dtype)
         row, weight = owners[index], weights[index].to(amplitude)
         term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude

@@ -24,6 +24,7 @@ from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.prompt import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
@@ -52,7 +53,8 @@ def inspect_modes(
     Args:
         model, prompt, position, through, memory: as for `attribute`.
         rank: how many modes.
-        baseline: what an embedding is moved to: "zero", or "mean" of the prompt's embeddings.
+        baseline: what an embedding is moved to: "zero", or "mean", the mean embedding of the prompt's non-special
+            tokens.
         shown: how many tokens of the vocabulary to name on each side.
         progress: called with (tokens replaced, tokens in all).
 
@@ -74,13 +76,17 @@ def inspect_modes(
     )
     embeddings = read[0][1]
     target = (
-        torch.zeros_like(embeddings) if baseline == "zero" else embeddings.mean(0, keepdim=True).expand_as(embeddings)
+        torch.zeros_like(embeddings)
+        if baseline == "zero"
+        else text_mean(embeddings[None], averaged_mask([request.special]).to(embeddings.device))[0]
+        .to(embeddings)
+        .expand_as(embeddings)
     )
     dtype = compute_dtype(embeddings.dtype)
     moved = (target - embeddings).to(dtype)
     amounts = torch.stack([(gradient.to(dtype) * moved).sum(-1) for gradient, _ in read]).to(terms.vectors.device)
     check_gradients(amounts, EMBEDDING, embeddings.dtype)
-    contrasts = _probability_changes(state, terms.vectors)
+    contrasts = state.probability_changes(terms.vectors)
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
@@ -135,13 +141,6 @@ def _contract(job: Job, request: Request, state: FinalState, baseline: str, n_mo
     )
 
 
-def _probability_changes(state: FinalState, vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
-    """p_j (w_j − w̄)ᵀ v for each row v: the derivative of the distribution along v."""
-    along = state.logit_changes(vectors)
-    p = state.probabilities
-    return p * (along - (along @ p)[:, None])
-
-
 def _sides(
     job: Job, change: Float[Tensor, " d_vocab"], shown: int
 ) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
@@ -167,7 +166,8 @@ def _removal(
     shown: int,
 ) -> TokenReplacement:
     predicted = amounts.to(contrasts) @ contrasts
-    actual = after.probabilities - before.probabilities
+    # p_j (e^d − 1): the difference of two probabilities near one would cancel.
+    actual = (before.probabilities * torch.expm1(before.log_probability_change(after))).to(predicted)
     norms = float(predicted.norm()) * float(actual.norm())
     chosen = predicted.abs().topk(min(shown, len(predicted))).indices.tolist()
     largest = torch.maximum(predicted.abs(), actual.abs()).topk(min(shown, len(predicted))).indices.tolist()

@@ -49,7 +49,8 @@ class HeadInspection(Result):
         mlp_effect: [layer], the same for MLPs; empty for attention-only models.
         by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
             rows sum to `effect` where the baseline is zero and the objective is a number.
-        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
+        norms: [layer, head, pos], √(Σ_i w_i ‖v_iᵀ∂y/∂z‖₂²) at each query position, in units of the output per unit of
+            z, √nats for a divergence; with one direction the largest effect of a unit change of z.
         direct_effect: [layer, head], the effect along the direct route alone: head → residual stream → final norm,
             scales frozen (direct logit attribution).
         patterns: attention patterns [dest, src] of the strongest heads, by name.

@@ -108,7 +108,8 @@ def _check_lengths(hints: Mapping[str, Any], decoded: Mapping[str, Any], aligned
     with jaxtyped("context"):
         for dimension, names in aligned.items():
             length = len(decoded[names[0]])
-            isinstance(torch.empty(length), Float[Tensor, dimension])  # gives the dimension its length
+            named: Any = Float[Tensor, dimension]
+            isinstance(torch.empty(length), named)  # gives the dimension its length
             for name in names[1:]:
                 if decoded.get(name) is not None and len(decoded[name]) != length:
                     raise ValueError(f"{name} has {len(decoded[name])} entries for {length} {names[0]}")

@@ -297,7 +297,7 @@ def test_a_saved_result_is_the_same_again(tmp_path: Any) -> None:
     assert list(table["span"]) == ["early", "early", "late", "late"] and list(table["position"][:2]) == [4, 5]
     assert table["bound"].sum() == pytest.approx(sum(item.bound for item in flow.totals()))
     assert [item.name for item in flow.above(0.0)] == ["early", "late"] and flow.above(1e9) == []
-    with pytest.raises(FileError, match=r"not a result written by Attribution\.save"):
+    with pytest.raises(FileError, match=r"kind 'flow'; expected attribution"):
         ls.Attribution.load(tmp_path / "flow.safetensors")
 
 
