@@ -170,7 +170,7 @@ def _by_baseline(model: Any, baseline: Baseline, request: Request, progress: Pro
             "path": None,
             "position": request.position,
             "details": {},
-            "memory": "no graph",
+            "memory": None,
         },
         warnings=_warnings(scores, None, []),
     )
@@ -468,6 +468,7 @@ class Job:
                 "path": None if self.path is None else str(self.path),
                 "position": request.position,
                 "squared": directions.squared and self.at_embedding,
+                "divergence": directions.squared,
                 "directions": len(directions.vectors),
                 "details": _plain(directions.details),
                 "memory": memory,
@@ -478,7 +479,7 @@ class Job:
             sites={name: values(name) for name in self.site_names},
             standard_error=standard_error,
             layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
-            warnings=_warnings(own, standard_error, self._cut_sites(values)),
+            warnings=[*directions.warnings, *_warnings(own, standard_error, self._cut_sites(values))],
         )
 
     def record(self, explanation: Explanation, request: Request, state: FinalState) -> dict[str, Any]:

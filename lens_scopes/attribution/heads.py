@@ -159,6 +159,7 @@ def inspect_heads(
         model=asdict(model_record(model)),
         settings={
             "objective": {"scope": job.objective.scope, **job.objective.settings()},
+            "divergence": directions.squared,
             "baseline": baseline,
             "path": None if job.path is None else str(job.path),
             "position": request.position,
@@ -167,7 +168,7 @@ def inspect_heads(
             "seed": seed,
         },
         versions=package_versions(),
-        warnings=_agreement_warnings(ablations),
+        warnings=[*directions.warnings, *_agreement_warnings(ablations)],
     )
 
 
@@ -265,7 +266,7 @@ def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Fl
     weights = directions.weights.to(norms)
     if not directions.squared:
         return weights[0].sqrt() * norms[0]
-    return torch.einsum("k,k...->...", weights, norms**2)
+    return torch.einsum("k,k...->...", weights, norms**2).sqrt()
 
 
 def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:

@@ -129,13 +129,23 @@ def attribute_all(
         settings={
             "objective": {"scope": job.objective.scope, **job.objective.settings()},
             "readout": job.readout.name,
+            "divergence": directions[-1].squared,
             "path": None if job.path is None else str(job.path),
             "generated": generate,
             "memory": memory_used[-1],  # of the longest part of the text
             "products": job.products,
         },
         versions=package_versions(),
+        warnings=_direction_warnings(directions, destinations),
     )
+
+
+def _direction_warnings(directions: Sequence[Directions], destinations: Sequence[int]) -> list[str]:
+    """One sentence on the predictions whose directions carry a warning, with the first of them in full."""
+    flagged = [(dest, item.warnings[0]) for dest, item in zip(destinations, directions, strict=True) if item.warnings]
+    if not flagged:
+        return []
+    return [f"{len(flagged)} of {len(destinations)} predictions, first after position {flagged[0][0]}: {flagged[0][1]}"]
 
 
 def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readout) -> list[Float[Tensor, " src"]]:

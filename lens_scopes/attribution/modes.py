@@ -22,14 +22,14 @@ from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
-from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ReadoutError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
-from lens_scopes.scopes.objectives import Fisher
+from lens_scopes.scopes.objectives import Fisher, solver_warnings
 from lens_scopes.scopes.paths import PathLike
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def inspect_modes(
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
-        FisherMode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
-        for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True)
+        FisherMode(value, *(_sides(job, contrast / value**0.5, shown) if resolved else ([], [])), resolved)
+        for value, contrast, resolved in zip(terms.eigenvalues.tolist(), contrasts, terms.resolved, strict=True)
     ]
     after = changed_final_states(
         model,
@@ -126,10 +126,28 @@ def inspect_modes(
             "rank": rank,
             "baseline": baseline,
             "path": None if job.path is None else str(job.path),
+            "details": {
+                "residual": terms.residual,
+                "gap": terms.gap,
+                "share": terms.share,
+                "converged": terms.converged,
+            },
             "memory": traced.described(plan, rank),
         },
         versions=package_versions(),
+        warnings=[*solver_warnings(terms), *_unresolved(terms)],
     )
+
+
+def _unresolved(terms: LeadingTerms) -> list[str]:
+    """Which modes are too small for the solver to tell from noise."""
+    small = [str(index) for index, resolved in enumerate(terms.resolved, start=1) if not resolved]
+    if not small:
+        return []
+    return [
+        f"mode{'s' if len(small) > 1 else ''} {', '.join(small)} of {len(terms.eigenvalues)}: λ is not above the "
+        "solver's error or rounding, so the direction may be any and is not decoded."
+    ]
 
 
 def _sides(

@@ -51,7 +51,8 @@ class HeadInspection(Result):
         mlp_effect: [layer], the same for MLPs; empty for attention-only models.
         by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
             rows sum to `effect` where the baseline is zero and the objective is a number.
-        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
+        norms: [layer, head, pos], at each query position ‖vᵀ∂y/∂z‖₂, the largest effect of a unit change of z, for an
+            objective that is a number; √Σ_i w_i ‖v_iᵀ∂y/∂z‖₂² for a divergence, in √nats for Fisher Scope.
         direct_effect: [layer, head], the effect along the direct route alone: head → residual stream → final norm,
             scales frozen (direct logit attribution).
         patterns: attention patterns [dest, src] of the strongest heads, by name.
@@ -105,7 +106,8 @@ class HeadInspection(Result):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per head: layer, head, name, effect, direct_effect, norm, each head type's share, top source token,
-        and the actual effect where the head was ablated."""
+        and the actual effect where the head was ablated. `norm` is √Σ over positions of `norms`², in the unit of
+        `norms`."""
         import pandas
 
         actual = {(item.layer, item.head): item.actual for item in self.ablations}

@@ -34,5 +34,7 @@ class MemoryOptions:
         """Says on standard error how the work was laid out, where a limit was given or parts were run again."""
         for result in results:
             used = result.settings["memory"]
+            if used is None:  # a comparison method takes no gradient, so it has no graph to lay out
+                continue
             if self.memory is not None or not used.startswith("the whole graph at once"):
                 print(f"lens-scopes: note: in memory was {used}.", file=sys.stderr)
