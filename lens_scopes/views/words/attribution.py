@@ -123,7 +123,7 @@ def reading(result: Scored) -> str:
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
     if is_divergence(result) and not scope.startswith("fisher"):
         return (
-            f"Each score sums up the squared effects of {whose.rstrip(',')} along several directions of the final state,"
+            f"Each score sums the squared effects of {whose.rstrip(',')} along several directions of the final state,"
             " by their weights, and is never negative. The unit is that of the directions, squared; the exact formula"
             " stands in the contract under “score attributed”."
         )
