@@ -144,7 +144,7 @@ def test_transformer_lens_defaults_fold_the_norm_and_temperature_is_refused() ->
     model = llama_like(dtype=torch.float32)
     assert ls.attribute(model, IDS, ls.Temperature()).scores.any()
     folded = HookedTransformer(HookedTransformerConfig(**{**vars(model.cfg), "normalization_type": "RMSPre"}))
-    folded.load_and_process_state_dict(model.state_dict(), fold_ln=True, center_writing_weights=False)
+    folded.load_and_process_state_dict(model.state_dict(), fold_ln=True, center_writing_weights=False, center_unembed=False)
     assert_close(folded(torch.tensor([IDS])), model(torch.tensor([IDS])), rtol=1e-4, atol=1e-4)
     assert "unfolded weights" in refusal(lambda: ls.attribute(folded, IDS, ls.Temperature()))
 
