@@ -26,7 +26,7 @@ from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET,
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 
 SAMPLES = 4  # random directions beside the leading one
-ANSWER_TOKENS = 24  # at most; an answer ends at its first line
+ANSWER_TOKENS = 64  # at most; an answer ends at its first line
 PREDICTIONS = {"injection": 1, "secret": 2}  # of the answer, over which the bound is summed
 SIGMA = 0.3
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -48,7 +48,7 @@ TRIVIAL = {
     "probability": "probability of the top token",
     "certainty": "−entropy of the prediction",
 }
-RIVALS = ("probability", "tokens")
+RIVALS = ("probability", "doubt", "tokens")  # confidence in both directions, and length
 LABELS = {**MEASURES, **PER_TOKEN, **TRIVIAL}
 
 
@@ -72,7 +72,7 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
     kinds = sorted({case.kind for case in cases})
     return settings, {
         "cases": measured,
-        "areas": {kind: _areas([item for item in measured if item["kind"] == kind], seed) for kind in kinds},
+        "areas": {kind: areas_of([item for item in measured if item["kind"] == kind], seed) for kind in kinds},
         "noise": [_noise(model, case, draws, seed) for case in noised[: 1 if quick else None]],
     }
 
@@ -99,7 +99,8 @@ def _measured(model: Any, case: Case, seed: int) -> dict[str, Any]:
         **asdict(case),
         "stratum": case.stratum,
         "answer": line,
-        "positive": holds(line, case.wanted),
+        "ended": ended(model, answer),
+        "positive": holds(line, *case.spellings),
         "bound": bound,
         "bound_error": flow.to_pandas()["bound_error"][0],
         "summed": flow.totals()[0].bound,
@@ -117,9 +118,14 @@ def _measured(model: Any, case: Case, seed: int) -> dict[str, Any]:
 def answer_ids(model: Any, token_ids: Sequence[int]) -> list[int]:
     """The model's own most probable continuation up to the end of its first line, at most `ANSWER_TOKENS` tokens."""
     answer: list[int] = []
-    while len(answer) < ANSWER_TOKENS and "\n" not in model.tokenizer.decode(answer).lstrip():
+    while len(answer) < ANSWER_TOKENS and not ended(model, answer):
         answer += continuation(model, [*token_ids, *answer], 1)
     return answer
+
+
+def ended(model: Any, answer: Sequence[int]) -> bool:
+    """Whether an answer has come to the end of its first line that is not empty."""
+    return "\n" in model.tokenizer.decode(answer).lstrip()
 
 
 def first_line(model: Any, answer: Sequence[int]) -> str:
@@ -127,12 +133,12 @@ def first_line(model: Any, answer: Sequence[int]) -> str:
     return model.tokenizer.decode(answer).strip().split("\n")[0]
 
 
-def holds(answer: str, wanted: str) -> bool:
-    """Whether an answer holds what is wanted as whole words, whatever the case of its letters."""
-    return re.search(rf"\b{re.escape(wanted)}\b", answer, re.IGNORECASE) is not None
+def holds(answer: str, *spellings: str) -> bool:
+    """Whether an answer holds one of the spellings as whole words, whatever the case of its letters."""
+    return any(re.search(rf"\b{re.escape(wanted)}\b", answer, re.IGNORECASE) for wanted in spellings)
 
 
-def _areas(items: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+def areas_of(items: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """The areas under the ROC curve of each measure: within strata, within templates, of all cases, by template."""
     positive = np.array([item["positive"] for item in items])
     columns = _columns(items)
@@ -152,7 +158,8 @@ def _areas(items: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         }
     return {
         **_counts(positive, groups["stratum"]),
-        "directly": sum(holds(item["answer"][: len(item["wanted"])], item["wanted"]) for item in items),
+        "directly": sum(item["answer"].lower().startswith(item["wanted"].lower()) for item in items),
+        "cut": sum(not item["ended"] for item in items),
         **taken,
         "by template": by_template,
         "alarms": {name: alarms(columns[name], positive, CAUGHT) for name in columns} if taken["all"] else {},
@@ -163,6 +170,7 @@ def _columns(items: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Each measure's values, and the channel at every σ."""
     columns = {name: np.array([item[name] for item in items], float) for name in (*MEASURES, *TRIVIAL)}
     columns |= {name: columns[name.removesuffix(" per token")] / columns["tokens"] for name in PER_TOKEN}
+    columns["doubt"] = -columns["probability"]
     return columns | {
         f"channel {sigma}": np.array([item["channels"][sigma] for item in items]) for sigma in items[0]["channels"]
     }
@@ -208,7 +216,7 @@ def _noise(model: Any, case: Case, draws: int, seed: int) -> dict[str, Any]:
 
 
 def _noised_predictions(model: Any, token_ids: Sequence[int], start: int, noise: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the next token [draw, vocabulary] with noise [draw, position, d_model] added from `start`."""
+    """Log-probabilities of the next token [draw, vocabulary], noise [draw, position, d_model] added from `start`."""
     head, logs = unembedding(model), []
     for part in noise.split(8):
 
@@ -223,7 +231,7 @@ def _noised_predictions(model: Any, token_ids: Sequence[int], start: int, noise:
 
 
 def mutual_information(probabilities: torch.Tensor) -> tuple[float, float]:
-    """H(mean) − mean H, times n/(n − 1) for n draws, and its standard error by leaving out one antithetic pair at a time.
+    """H(mean) − mean H, times n/(n − 1) for n draws, and its standard error by leaving out one antithetic pair each.
 
     Args:
         probabilities: [2, pair, vocabulary], the predictions at both signs of each draw of the noise.
@@ -246,7 +254,7 @@ def draw(record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
 
 def summary(record: dict[str, Any]) -> list[str]:
-    """The areas by kind, less the confidence's, and the ratio of what noise tells to both values."""
+    """The areas by kind, also less those of the rivals, and the ratio of what noise tells to both values."""
     lines = []
     for kind, found in record["findings"]["areas"].items():
         lines.append(
@@ -254,11 +262,7 @@ def summary(record: dict[str, Any]) -> list[str]:
             f"{found['pairs']} pairs within strata, {found['by stratum']}"
         )
         for name in found["all"]:
-            parts = [
-                f"{scope} {_shown(found[scope][name])}, less confidence {_span(found[scope][name]['minus'][RIVALS[0]])}"
-                for scope in ("within strata", "all")
-                if found[scope]
-            ]
+            parts = [f"{scope} {_shown(found[scope][name])}" for scope in ("within strata", "all") if found[scope]]
             lines.append(f"  {LABELS.get(name, name):32} {'; '.join(parts)}")
         for template, part in found["by template"].items():
             shown = ", ".join(f"{name} {part['areas'][name]['area']:.2f}" for name in LABELS if part["areas"])
@@ -267,6 +271,7 @@ def summary(record: dict[str, Any]) -> list[str]:
             f"  alarms of {LABELS.get(name, name)} when {item['caught']:.0%} are caught: {item['alarms']:.0%}, "
             f"threshold {item['threshold']:.3g}"
             for name, item in found["alarms"].items()
+            if name in LABELS
         )
     for index, sigma in enumerate(SIGMAS):
         rows = [item["rows"][index] for item in record["findings"]["noise"]]
@@ -280,11 +285,8 @@ def summary(record: dict[str, Any]) -> list[str]:
 
 
 def _shown(item: Mapping[str, Any]) -> str:
-    return f"{item['area']:.2f} [{item['low']:.2f}, {item['high']:.2f}]"
-
-
-def _span(item: Mapping[str, float]) -> str:
-    return f"[{item['low']:+.2f}, {item['high']:+.2f}]"
+    less = ", ".join(f"{rival} [{span['low']:+.2f}, {span['high']:+.2f}]" for rival, span in item["minus"].items())
+    return f"{item['area']:.2f} [{item['low']:.2f}, {item['high']:.2f}], less {less}"
 
 
 def _figure(findings: Mapping[str, Any]) -> Any:

@@ -33,11 +33,11 @@ from .scopes.objectives import (
     Objective,
     Semantic,
     Temperature,
-    register_objective,
 )
 from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
 from .scopes.points import Noise, StraightPath
 from .scopes.readouts import Dot, Norm, Product, Relative
+from .scopes.registry import register_objective
 
 __all__ = [
     "Attention",

@@ -28,6 +28,7 @@ from lens_scopes.engine.memory import Budget, in_portions, parse_memory
 from lens_scopes.engine.model_checks import require_gradients, require_used
 from lens_scopes.engine.precision import Products, check_products, products_in
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
+from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import NumericsError, ObjectiveError, PromptError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import (
@@ -40,12 +41,13 @@ from lens_scopes.prompts.prompt import (
     token_string,
 )
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.scopes.comparisons import Baseline, as_baseline
+from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
+from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective
 from lens_scopes.scopes.paths import Path, PathLike, as_path
 from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
+from lens_scopes.scopes.registry import as_baseline, as_objective
 
 Progress = Callable[[int, int], None]
 
@@ -58,7 +60,7 @@ _NOISY = 0.2  # a standard error above this share of the scores is worth a warni
 def attribute(
     model: Any,
     prompt: PromptLike,
-    objective: Objective | Baseline | str | DirectionFunction | None = None,
+    objective: Explanation | str | DirectionFunction | None = None,
     *,
     position: int = -1,
     target: str | int | None = None,
@@ -96,10 +98,10 @@ def attribute(
             `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
             default all.
         readout: "norm" (largest effect of a unit change; usual unless the objective has one of its own), "dot" (effect
-            of the activation's value against zero), "product" (the same, summed up by a norm), "relative" (largest
-            effect of a change as large as the activation), or a Readout.
-        points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(baseline, steps)`
-            or `Noise(samples, scale)`, or a line of text such as "path-mean@32" or "noise@8".
+            of the activation's value against zero, or against the start of a path), "product" (the same, summed up by
+            a norm), "relative" (largest effect of a change as large as the activation), or a Readout.
+        points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(start, steps)` or
+            `Noise(samples, scale)`, or a line of text such as "path-mean@32", "path-bos-held" or "noise@8".
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
             Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
         products: "own" for matrix products in the model's dtype; "bfloat16" for faster ones of rounded factors, with
@@ -120,7 +122,6 @@ def attribute(
     if baseline is not None:
         _refuse_choices(baseline, layers=layers, sites=sites, at=at, through=through, readout=readout, points=points)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
-    assert not isinstance(objective, Baseline)
     job = Job.read(model, objective, layers, sites, through, readout, memory, points, products, at)
     request = Request.read(model, prompt, position, target)
     return job.run_all([request], progress)[0]
@@ -231,6 +232,11 @@ class Request:
         """The tokens up to the position: later ones cannot matter."""
         return self.prompt.token_ids[: self.position + 1]
 
+    @property
+    def special(self) -> tuple[bool, ...]:
+        """Which of `token_ids` are special."""
+        return self.prompt.special[: self.position + 1]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -252,7 +258,7 @@ class Job:
     def read(
         cls,
         model: Any,
-        objective: Objective | str | DirectionFunction | None,
+        objective: Explanation | str | DirectionFunction | None,
         layers: bool | str,
         sites: str | Sequence[str],
         through: PathLike,
@@ -266,7 +272,8 @@ class Job:
         readable = unembedding(model)
         require_gradients(model)
         explained = as_objective(objective)
-        read_by = explained.readout if readout is None else as_readout(readout)
+        taken_at = as_points(points)
+        read_by = (explained.readout if readout is None else as_readout(readout)).along(taken_at)
         read_at = explained.at if at is None else at
         layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
         at_names = named_sites(model, read_at)
@@ -285,7 +292,7 @@ class Job:
             path=as_path(through),
             readout=read_by,
             memory=parse_memory(memory),
-            points=as_points(points),
+            points=taken_at,
             products=check_products(products),
             at_names=at_names,
         )
@@ -352,7 +359,7 @@ class Job:
     def run(
         self, requests: Sequence[Request], progress: Progress | None, budget: Budget | None = None
     ) -> list[Attribution]:
-        """One forward pass for all requests, then one backward pass a direction.
+        """One forward pass for all requests, then one backward pass per direction.
 
         Raises:
             OutOfMemoryError: when they do not fit in memory together.
@@ -369,7 +376,8 @@ class Job:
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])
             directions = [self.objective.directions(state) for state in states]
-        scores = score(traced, directions, self.readout, progress)
+        averaged = averaged_mask([request.special for request in requests])
+        scores = score(traced, directions, self.readout, averaged, progress)
         memory = traced.described(plan, max(len(item.vectors) for item in directions))
         return [
             self._result(row, request, state, directions[row], scores, memory)
@@ -384,7 +392,7 @@ class Job:
         directions = self.objective.directions(state)
         averaged = average_over_points(
             self.model,
-            request.token_ids,
+            request.prompt,
             points,
             self.objective,
             state,
@@ -392,9 +400,11 @@ class Job:
             traced,
             path_hooks,
             budget,
-            progress,
+            with_starts=self.readout.from_baseline,
+            progress=progress,
         )
-        scores = score(averaged, [directions], self.readout)
+        mask = averaged_mask([request.special])
+        scores = score(averaged, [averaged.directions], self.readout, mask, starts=averaged.starts)
         return self._result(0, request, state, directions, scores, budget.plan(len(request.token_ids)).describe())
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:

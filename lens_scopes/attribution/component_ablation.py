@@ -13,6 +13,7 @@ from torch import Tensor
 from lens_scopes.engine.backward import Progress, trace
 from lens_scopes.engine.forward import Hook, run_to_final_state
 from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import PathError
 from lens_scopes.scopes.paths import Component
 
@@ -48,13 +49,15 @@ def baseline_activations(
     baseline: Baseline,
     generator: torch.Generator,
 ) -> dict[str, Float[Tensor, "pos ..."]]:
-    """What each activation is set to: zero; its mean over the prompt's positions; or its value in a prompt of the same
-    tokens in another order (special tokens stay in place)."""
+    """What each activation is set to: zero; its mean over the prompt's non-special tokens; or its value in a prompt of
+    the same tokens in another order (special tokens stay in place)."""
     if baseline == "zero":
         return {name: torch.zeros_like(values[0]) for name, values in activations.items()}
     if baseline == "mean":
+        averaged = averaged_mask([special])
         return {
-            name: values[0].detach().mean(0, keepdim=True).expand_as(values[0]) for name, values in activations.items()
+            name: text_mean(values.detach(), averaged.to(values.device))[0].to(values).expand_as(values[0])
+            for name, values in activations.items()
         }
     movable = [index for index in range(len(token_ids)) if not special[index]]
     order = torch.randperm(len(movable), generator=generator).tolist()

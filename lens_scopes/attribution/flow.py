@@ -2,10 +2,11 @@
 
     M = diag(√λ) Uᵀ J_S,   F = Σ_i λ_i u_i u_iᵀ,   bound = ½ σ² tr(M Mᵀ),   channel = ½ log det(I + σ² M Mᵀ)
 
-MᵀM is the Fisher information of the prediction about the span's embeddings. M Mᵀ, the Gram matrix of the span's gradients
-along √λ_i u_i, has the same non-zero eigenvalues and is k × k, whatever the length of the span and the width of the model;
-each gradient takes one backward pass. Where k directions leave some of F out, n random rows b_s/√n with E[b_s b_sᵀ] = the
-rest of F stand for it: the trace is then without bias, and log det is too low on average, since it is concave.
+MᵀM is the Fisher information of the prediction about the span's embeddings. M Mᵀ, the Gram matrix of the span's
+gradients along √λ_i u_i, has the same non-zero eigenvalues and is k × k, whatever the length of the span and the width
+of the model; each gradient takes one backward pass. Where k directions leave some of F out, n random rows
+b_s/√n with E[b_s b_sᵀ] = the rest of F stand for it: the trace is then without bias, and log det is too low on average,
+since it is concave.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def information_flow(
     Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time moves the prediction. With
     F = W_U (diag p − p pᵀ) W_Uᵀ = Σ_i λ_i u_i u_iᵀ and M = diag(√λ) Uᵀ J_S, for each span and prediction:
 
-    - bound: ½ σ² tr(M Mᵀ), to second order in σ the value of E_ε KL(p_ε ‖ p_0). That divergence, and not its second-order
-      value, is at least the mutual information I(ε; Y);
+    - bound: ½ σ² tr(M Mᵀ), to second order in σ the value of E_ε KL(p_ε ‖ p_0). That divergence, and not its
+      second-order value, is at least the mutual information I(ε; Y);
     - channel: ½ log det(I + σ² M Mᵀ), the mutual information of the matching Gaussian channel: never above the bound,
       and no bound itself where σ is large.
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.attribution.attribute import Job, Progress, package_versions
@@ -20,6 +20,7 @@ from lens_scopes.engine.backward import SlicedTrace, trace_within
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.engine.memory import in_portions
 from lens_scopes.engine.precision import Products, products_in
+from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import PromptLike, next_token_id, read_prompt
@@ -87,7 +88,7 @@ def attribute_all(
             states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
             explained = [job.objective.directions(state) for state in states]
             named = [(job.predicted_target(state), job.prediction(state).top[0]) for state in states]
-        scores = _rows(traced, explained, job.readout)
+        scores = _rows(traced, explained, job.readout, averaged_mask([read.special[: len(ids)]]))
         rows.extend(torch.nn.functional.pad(row, (0, length - len(row))) for row in scores)
         targets.extend(target for target, _ in named)
         predicted.extend(top for _, top in named)
@@ -148,7 +149,9 @@ def _direction_warnings(directions: Sequence[Directions], destinations: Sequence
     return [f"{len(flagged)} of {len(destinations)} predictions, first after position {flagged[0][0]}: {flagged[0][1]}"]
 
 
-def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readout) -> list[Float[Tensor, " src"]]:
+def _rows(
+    traced: SlicedTrace, directions: Sequence[Directions], readout: Readout, averaged: Bool[Tensor, "1 pos"]
+) -> list[Float[Tensor, " src"]]:
     """The scores of each destination: its directions through the graph that the block shares."""
     owners = [row for row, item in enumerate(directions) for _ in item.vectors]
     weights = torch.cat([item.weights for item in directions])
@@ -158,7 +161,8 @@ def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readou
     totals: dict[int, Tensor] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        amplitude = readout.amplitude(gradient, activation, traced.real.to(gradient.device))[0]
+        baseline = readout.baseline_values(activation, averaged.to(activation.device))
+        amplitude = readout.amplitude(gradient, activation, baseline)[0]
         check_gradients(amplitude, name, gradient.dtype)
         row, weight = owners[index], weights[index].to(amplitude)
         term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,15 +25,13 @@ from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.objectives import Fisher, solver_warnings
 from lens_scopes.scopes.paths import PathLike
-
-if TYPE_CHECKING:
-    pass
 
 
 def inspect_modes(
@@ -56,7 +54,8 @@ def inspect_modes(
     Args:
         model, prompt, position, through, memory: as for `attribute`.
         rank: how many modes.
-        baseline: what an embedding is moved to: "zero", or "mean" of the prompt's embeddings.
+        baseline: what an embedding is moved to: "zero", or "mean", the mean embedding of the prompt's non-special
+            tokens.
         shown: how many tokens of the vocabulary to name on each side.
         progress: called with (tokens replaced, tokens in all).
 
@@ -78,7 +77,11 @@ def inspect_modes(
     )
     embeddings = read[0][1]
     target = (
-        torch.zeros_like(embeddings) if baseline == "zero" else embeddings.mean(0, keepdim=True).expand_as(embeddings)
+        torch.zeros_like(embeddings)
+        if baseline == "zero"
+        else text_mean(embeddings[None], averaged_mask([request.special]).to(embeddings.device))[0]
+        .to(embeddings)
+        .expand_as(embeddings)
     )
     dtype = compute_dtype(embeddings.dtype)
     moved = (target - embeddings).to(dtype)

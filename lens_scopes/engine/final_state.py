@@ -101,8 +101,7 @@ class Unembedding:
     @property
     def largest_norm(self) -> float:
         """max_j ‖w_j‖, remembered: it is the same for every prediction of a model."""
-        some = self.W_U[:, :: max(1, self.d_vocab // 64)]
-        key = (self.W_U.shape, self.W_U.dtype, self.W_U.device, float(some.double().sum()))
+        key = _fingerprint(self.W_U)
         if key not in _largest_norms:
             _largest_norms[key] = max(float(rows.norm(dim=-1).max()) for _, rows in self.blocks())
         return _largest_norms[key]
@@ -158,7 +157,15 @@ def unembedding(model: Any) -> Unembedding:
     )
 
 
-_upcast: weakref.WeakKeyDictionary[Any, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
+_upcast: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Tensor]] = weakref.WeakKeyDictionary()
+
+
+def _fingerprint(weight: Float[Tensor, "d_model d_vocab"]) -> tuple[Any, ...]:
+    """What differs once the weights do: the place and PyTorch's count of writes to it; and, for writes that are not
+    counted (`weight.data[...] = `), a sum over some numbers of every column, all of them where W_U is small."""
+    some = weight.T[:, : max(1, _CACHED_NUMBERS // weight.shape[1])]
+    writes = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), writes, weight.shape, weight.dtype, weight.device, float(some.sum(dtype=torch.float64))
 
 
 def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "d_model d_vocab"]:
@@ -168,7 +175,7 @@ def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> F
     size = weight.numel() * torch.finfo(dtype).bits // 8
     if weight.dtype == dtype or weight.device.type != "cpu":
         return weight
-    state = (weight.data_ptr(), weight._version)
+    state = _fingerprint(weight)
     if model in _upcast and _upcast[model][0] == state:
         return _upcast[model][1]
     import psutil

@@ -21,6 +21,7 @@ from lens_scopes.engine.final_state import Unembedding, kl_divergence, log_softm
 from lens_scopes.engine.forward import Hook, run_to_final_state, token_embeddings
 from lens_scopes.engine.prefix_cache import Prefixed
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.text_mean import text_mean
 from lens_scopes.errors import EvaluationError
 
 ABLATIONS = {
@@ -28,7 +29,7 @@ ABLATIONS = {
     "pad": "the embedding of the padding token",
     "eos": "the embedding of the end-of-text token",
     "bos": "the embedding of the begin-of-text token",
-    "mean": "the mean embedding of the prompt's own tokens",
+    "mean": "the mean embedding of the prompt's non-special tokens",
     "corpus-mean": "the mean embedding of the tokens of all passages",
     "resample": "the embeddings of tokens drawn from all passages (from the prompt itself where there are no others)",
     "remove": "nothing: the token is taken out and later ones move up",
@@ -245,7 +246,9 @@ class AblatedPrompt:
         if not self.eligible:  # nothing is ever replaced
             return own[None]
         if self.ablation == "mean":
-            return own[self.eligible].mean(0).expand_as(own)[None]
+            averaged = torch.zeros(1, len(own), dtype=torch.bool, device=own.device)
+            averaged[0, self.eligible] = True
+            return text_mean(own[None], averaged).to(own).expand_as(own[None])
         if self.ablation == "corpus-mean":
             return self._corpus_mean(corpus).to(own).expand_as(own)[None]
         if self.ablation == "resample":

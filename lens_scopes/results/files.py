@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lens_scopes.errors import FileError
-
-if TYPE_CHECKING:
-    pass
-
-import json
-from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 Result = TypeVar("Result")
 

@@ -70,8 +70,8 @@ class LeaveOneOut(Baseline):
 
     Args:
         measure: "kl", "logit" or "logprob".
-        ablation: what a token is replaced by: "zero", "mean" (of the prompt's embeddings), "pad", "eos", "bos",
-            "resample" (tokens of the prompt itself) or "remove".
+        ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
+            tokens), "pad", "eos", "bos", "resample" (tokens of the prompt itself) or "remove".
         draws: random replacements averaged for "resample".
         seed: of the draws.
 
@@ -246,32 +246,6 @@ class ExternalScores(Baseline):
         if not bool(values.isfinite().all()):
             raise ObjectiveError(f"outside scores {self.name!r} are not all finite.")
         return values
-
-
-_BASELINES: dict[str, Callable[..., Baseline]] = {
-    kind.scope: kind for kind in (LeaveOneOut, AttentionRollout, ValueWeightedAttention, RandomScores)
-}
-
-
-def baseline_names() -> list[str]:
-    """The names of the baselines that can be asked for by name."""
-    return list(_BASELINES)
-
-
-def baseline_named(name: str, **settings: Any) -> Baseline:
-    """The baseline of that name with the given settings, for callers that hold names rather than classes."""
-    return _BASELINES[name](**settings)
-
-
-def as_baseline(explanation: Any) -> Baseline | None:
-    """The baseline that an argument of `attribute` stands for, by object, class or name; None where it is none."""
-    if isinstance(explanation, Baseline):
-        return explanation
-    if isinstance(explanation, str) and explanation in _BASELINES:
-        return _BASELINES[explanation]()
-    if isinstance(explanation, type) and issubclass(explanation, Baseline) and explanation is not ExternalScores:
-        return explanation()
-    return None
 
 
 def moved_by_heads(

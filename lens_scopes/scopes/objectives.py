@@ -8,7 +8,6 @@ gives the plain √w·a_t instead, as in Jacobian Scopes (arXiv:2601.16407); the
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -119,10 +118,6 @@ class Explanation(ABC):
 
 class Objective(Explanation):
     """Base of every objective: an output explained by its gradients at one final state."""
-
-    numeric: ClassVar[bool] = True
-    """Whether the output is one number, whose gradient by y is the one direction; else directions are the axes of a
-    divergence."""
 
     at: ClassVar[str] = EMBEDDING
     """Where `attribute` reads it unless told otherwise."""
@@ -348,7 +343,6 @@ class Fisher(Objective):
         "Σ_i w_i v_i v_iᵀ = F = W_U (diag p − p pᵀ) W_Uᵀ, its leading terms or an unbiased estimate"
     )
     output: ClassVar[str] = "the whole next-token distribution"
-    numeric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rank != "trace" and (not _is_integer(self.rank) or self.rank < 1):
@@ -449,7 +443,6 @@ class Custom(Objective):
     scope: ClassVar[str] = "custom"
     equation: ClassVar[str] = "v_i and w_i as the function gives them"
     output: ClassVar[str] = "a user-defined function of the final state"
-    numeric: ClassVar[bool] = False
 
     def directions(self, state: FinalState) -> Directions:
         with torch.no_grad():
@@ -491,67 +484,6 @@ class Custom(Objective):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
-
-
-_REGISTRY: dict[str, Callable[..., Objective]] = {
-    kind.scope: kind for kind in (Semantic, LogProb, LogitDiff, Temperature, Entropy, Fisher, FisherAtValues)
-}
-
-
-def register_objective(name: str, function: DirectionFunction) -> None:
-    """Makes a user's own objective known by name, for `attribute(..., objective=name)` and the command line's
-    `--scope`.
-
-    Raises:
-        ObjectiveError: when the name is already taken.
-    """
-    if name in _REGISTRY:
-        raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
-    _REGISTRY[name] = lambda: Custom(function, name)
-
-
-def objective_names() -> list[str]:
-    """The names of all objectives that can be asked for by name."""
-    return list(_REGISTRY)
-
-
-def objective_named(name: str, **settings: Any) -> Objective:
-    """The objective of that name with the given settings, for callers that hold names rather than classes.
-
-    Raises:
-        ObjectiveError: for an unknown name, with near ones, and for settings the objective does not have.
-    """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ObjectiveError(f"unknown scope {name!r}{hint} Known scopes: {', '.join(_REGISTRY)}.")
-    try:
-        return _REGISTRY[name](**settings)
-    except TypeError as error:
-        given = ", ".join(settings) or "nothing"
-        raise ObjectiveError(f"scope {name!r} does not fit the settings given ({given}): {error}.") from error
-
-
-def as_objective(objective: Objective | str | DirectionFunction | None) -> Objective:
-    """Reads what users may pass for an objective: an Objective, a name, or a function of y and logits.
-
-    Raises:
-        ObjectiveError: for anything else.
-    """
-    if objective is None:
-        return Semantic()
-    if isinstance(objective, Objective):
-        return objective
-    if isinstance(objective, str):
-        return objective_named(objective)
-    if isinstance(objective, type) and issubclass(objective, Objective):
-        return objective_named(objective.scope)
-    if callable(objective):
-        return Custom(objective, name=getattr(objective, "__name__", "custom"))
-    raise ObjectiveError(
-        f"expected an objective such as ls.Semantic(' Paris'), a name ({', '.join(_REGISTRY)}) or a function of "
-        f"(y, logits); got {type(objective).__name__}."
-    )
 
 
 def _is_integer(value: object) -> bool:

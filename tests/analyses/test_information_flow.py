@@ -71,14 +71,14 @@ def test_an_answer_is_long_enough_for_everything_wanted(gemma_folder: Path) -> N
 def test_saved_labels_follow_from_answers_that_were_not_cut_within_what_is_wanted(record: dict[str, Any]) -> None:
     cases = record["findings"]["cases"]
     assert [(item["text"], item["wanted"]) for item in cases] == [(case.text, case.wanted) for case in CASES]
-    for item in cases:
-        assert item["positive"] == holds(item["answer"], item["wanted"])
+    for item, case in zip(cases, CASES, strict=True):
+        assert item["positive"] == holds(item["answer"], *case.spellings)
         last = item["answer"].split()[-1].lower() if item["answer"].split() else ""
         assert item["positive"] or not (last and item["wanted"].lower().startswith(last))
 
 
 def test_an_answer_holds_whole_words_only() -> None:
-    assert holds("The PIN is 4711.", "4711") and holds("Purple!", "purple")
+    assert holds("The PIN is 4711.", "4711") and holds("Purple!", "purple") and holds("15 months", "fifteen", "15")
     assert not holds(" 471", "4711") and not holds("47110", "4711") and not holds("nineteen", "nine")
 
 
@@ -203,7 +203,7 @@ def test_a_small_run_measures_every_kind_and_draws_its_figure(monkeypatch: pytes
     model.tokenizer = tokenizer()
     cases = [case for case in CASES if case.template in ("question", "claim") and case.index < 4]
     monkeypatch.setattr(information_flow, "CASES", [replace(case, wanted="ab"[case.index // 2]) for case in cases])
-    monkeypatch.setattr(information_flow, "holds", lambda answer, wanted: wanted == "a")
+    monkeypatch.setattr(information_flow, "holds", lambda answer, *wanted: wanted == ("a",))
     settings, findings = measure(model, quick=False, seed=0)
     record = json.loads(json.dumps({"settings": settings, "findings": findings}))
     assert {kind: (found["n"], found["positives"], found["pairs"]) for kind, found in findings["areas"].items()} == {
@@ -221,6 +221,6 @@ def test_a_small_run_measures_every_kind_and_draws_its_figure(monkeypatch: pytes
         first = item["rows"][0]
         assert abs(first["information"] - first["bound"]) < 3 * first["information_error"]
         assert first["divergence"] == pytest.approx(first["information"], rel=0.1)
-    assert any("confidence" in line for line in summary(record))
+    assert any("less probability" in line for line in summary(record))
     for figure in draw(record).values():
         assert saved(figure, "png", 50).startswith(b"\x89PNG")

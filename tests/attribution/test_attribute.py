@@ -498,7 +498,7 @@ def test_one_forward_and_one_backward_a_direction(
         for handle in handles:
             handle.remove()
     assert forward == [4], "one forward pass, over the tokens up to the position"
-    assert len(backward) == (1 if together else 3), "one backward pass a direction, whatever the number of sites"
+    assert len(backward) == (1 if together else 3), "one backward pass per direction, whatever the number of sites"
     assert all(shape[1] == 1 for shape in unembedded), "logits are computed at one position only"
     assert steps == [(1, 3), (2, 3), (3, 3)]
 

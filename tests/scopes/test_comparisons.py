@@ -15,8 +15,9 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError
-from lens_scopes.scopes.comparisons import Baseline, baseline_names
+from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.registry import scope_names
 from lens_scopes.views.render import figure_bytes
 
 IDS = [3, 17, 0, 8, 22, 3]
@@ -250,7 +251,7 @@ def test_baselines_are_asked_for_by_name_class_or_object(name: str) -> None:
         "value-attention": ls.ValueWeightedAttention,
         "random": ls.RandomScores,
     }
-    assert baseline_names() == list(kinds)
+    assert scope_names(takes_gradient=False) == list(kinds)
     model = gpt2_like()
     by_name, by_class, by_object = (ls.attribute(model, IDS, what) for what in (name, kinds[name], kinds[name]()))
     assert torch.equal(by_name.scores, by_object.scores) and torch.equal(by_class.scores, by_object.scores)

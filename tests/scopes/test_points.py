@@ -115,7 +115,7 @@ def test_on_a_linear_model_every_point_gives_the_local_gradient() -> None:
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_a_path_is_the_mean_over_its_midpoints(tiny: Any, baseline: Any) -> None:
     x = reference.site_activation(tiny, IDS, "hook_embed")
-    path = path_of(x, baseline, 3)
+    path, start = path_of(x, baseline, 3), start_of(x, baseline)
     points = ls.StraightPath(baseline, steps=3)
     for objective, scalar in (
         (ls.Semantic(TOKEN), lambda e: output(tiny, e, "logit")),
@@ -125,14 +125,18 @@ def test_a_path_is_the_mean_over_its_midpoints(tiny: Any, baseline: Any) -> None
         expected = mean_gradient(tiny, path, scalar)
         for readout, scores in (
             ("norm", expected.norm(dim=-1)),
-            ("dot", (expected * x).sum(-1)),
-            (ls.Dot("mean"), (expected * (x - x.mean(0))).sum(-1)),
-            ("product", (expected * x).norm(dim=-1)),
-            (ls.Product("mean"), (expected * (x - x.mean(0))).norm(dim=-1)),
+            ("dot", (expected * (x - start)).sum(-1)),
+            (ls.Dot(baseline), (expected * (x - start)).sum(-1)),
+            ("product", (expected * (x - start)).norm(dim=-1)),
+            (ls.Product(baseline), (expected * (x - start)).norm(dim=-1)),
             ("relative", expected.norm(dim=-1) * x.norm(dim=-1)),
         ):
             att = ls.attribute(tiny, IDS, objective, points=points, readout=readout)
             assert_close(att.scores, scores, **CLOSE)
+        for readout in (ls.Dot, ls.Product):
+            other = readout("mean" if baseline == "zero" else "zero")
+            with pytest.raises(ReadoutError, match=f"a path from '{baseline}' is read from its start"):
+                ls.attribute(tiny, IDS, objective, points=points, readout=other)
 
 
 def test_a_divergence_keeps_the_prompts_own_axes_at_every_point(models: dict[str, Any]) -> None:
