@@ -246,7 +246,7 @@ def _try(model: Any) -> tuple[Support, dict[str, torch.Tensor]]:
 
     sites = tuple(name for name in _IN_BLOCK if not works(f"site {name}", lambda name=name: site(name)))
     paths = tuple(name for name in PATHS if not works(f"path {name}", lambda name=name: path(name)))
-    return Support(None, sites, paths, works("heads", heads), works("batch", batch)), answers
+    return Support(None, (), sites, paths, works("heads", heads), works("batch", batch)), answers
 
 
 def rows(name: str) -> list[str]:
