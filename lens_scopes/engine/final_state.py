@@ -197,8 +197,7 @@ def final_norm_is_constant(model: Any) -> bool:
     d_model, weight = model.cfg.d_model, model.W_U
     entries = torch.linspace(0, d_model - 1, min(d_model, _NORM_INPUTS)).long()
     inputs = torch.zeros(len(entries), d_model)
-    # Large, so that the norm's ε is nothing beside them; of several sizes, so that only a norm makes them equal.
-    inputs[range(len(entries)), entries] = d_model**0.5 * torch.linspace(100, 300, len(entries))
+    inputs[range(len(entries)), entries] = 100 * d_model**0.5  # the norm's ε is nothing beside it
     place = next((item.device for item in model.ln_final.parameters()), weight.device)
     with torch.no_grad():
         lengths = model.ln_final(inputs.to(place, model.cfg.dtype)[None])[0].float().norm(dim=-1)
