@@ -467,6 +467,7 @@ class Job:
                 at=[] if self.at_embedding else self.at_names,
                 sites=[EMBEDDING, *self.layer_names, *self.site_names],
                 squared=directions.squared and self.at_embedding,
+                divergence=directions.squared,
                 directions=len(directions.vectors),
                 products=self.products,
             ),
@@ -477,7 +478,7 @@ class Job:
             sites={name: values(name) for name in self.site_names},
             standard_error=standard_error,
             layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
-            warnings=_warnings(own, standard_error, self._cut_sites(values)),
+            warnings=[*directions.warnings, *_warnings(own, standard_error, self._cut_sites(values))],
         )
 
     def record(

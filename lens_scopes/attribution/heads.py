@@ -147,9 +147,11 @@ def inspect_heads(
         target=job.predicted_target(state),
         **job.record(request.prompt, request.position, state),
         contract=_contract(job, request, state, baseline),
-        settings=job.settings(request.position, baseline=baseline, verified=len(ablations), seed=seed),
+        settings=job.settings(
+            request.position, baseline=baseline, verified=len(ablations), seed=seed, divergence=directions.squared
+        ),
         memory=plan,
-        warnings=_agreement_warnings(ablations),
+        warnings=[*directions.warnings, *_agreement_warnings(ablations)],
     )
 
 

@@ -121,10 +121,23 @@ def attribute_all(
             )
         ),
         settings=job.settings(
-            destinations[-1], readout=choice_record(job.readout), generated=generate, products=job.products
+            destinations[-1],
+            readout=choice_record(job.readout),
+            generated=generate,
+            products=job.products,
+            divergence=directions[-1].squared,
         ),
         memory=memory_used[-1],  # of the longest part of the text
+        warnings=_direction_warnings(directions, destinations),
     )
+
+
+def _direction_warnings(directions: Sequence[Directions], destinations: Sequence[int]) -> list[str]:
+    """One sentence on the predictions whose directions carry a warning, with the first of them in full."""
+    flagged = [(dest, item.warnings[0]) for dest, item in zip(destinations, directions, strict=True) if item.warnings]
+    if not flagged:
+        return []
+    return [f"{len(flagged)} of {len(destinations)} predictions, first after position {flagged[0][0]}: {flagged[0][1]}"]
 
 
 def _rows(

@@ -21,7 +21,7 @@ from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
-from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
@@ -29,7 +29,7 @@ from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.prompt import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.contract import contract
-from lens_scopes.scopes.objectives import Fisher
+from lens_scopes.scopes.objectives import Fisher, solver_warnings
 from lens_scopes.scopes.paths import PathLike
 
 
@@ -90,8 +90,8 @@ def inspect_modes(
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
-        FisherMode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
-        for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True)
+        FisherMode(value, *(_sides(job, contrast / value**0.5, shown) if resolved else ([], [])), resolved)
+        for value, contrast, resolved in zip(terms.eigenvalues.tolist(), contrasts, terms.resolved, strict=True)
     ]
     after = changed_final_states(
         model,
@@ -121,8 +121,18 @@ def inspect_modes(
         baseline=baseline,
         **job.record(request.prompt, request.position, state),
         contract=_contract(job, request, state, baseline, len(decoded)),
-        settings=job.settings(request.position, rank=rank, baseline=baseline),
+        settings=job.settings(
+            request.position,
+            rank=rank,
+            baseline=baseline,
+            divergence=True,
+            residual=terms.residual,
+            gap=terms.gap,
+            share=terms.share,
+            converged=terms.converged,
+        ),
         memory=traced.outcome(plan, rank),
+        warnings=[*solver_warnings(terms), *_unresolved(terms)],
     )
 
 
@@ -139,6 +149,17 @@ def _contract(job: Job, request: Request, state: FinalState, baseline: str, n_mo
         score=f"a_i,t = u_iᵀ J_t (b − x_t) along {n_modes} leading modes; predicted KL = ½ Σ_i λ_i a_i,t², "
         "actual KL(before ‖ after), in nats",
     )
+
+
+def _unresolved(terms: LeadingTerms) -> list[str]:
+    """Which modes are too small for the solver to tell from noise."""
+    small = [str(index) for index, resolved in enumerate(terms.resolved, start=1) if not resolved]
+    if not small:
+        return []
+    return [
+        f"mode{'s' if len(small) > 1 else ''} {', '.join(small)} of {len(terms.eigenvalues)}: λ is not above the "
+        "solver's error or rounding, so the direction may be any and is not decoded."
+    ]
 
 
 def _sides(

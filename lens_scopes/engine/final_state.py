@@ -23,6 +23,9 @@ _ROOM = 8  # times the size of what is kept must be free
 _CACHED_NUMBERS = 2**20  # 4 MB of float32
 _CHUNK_COLUMNS = 32_768  # columns of W_U upcast at a time: 80 MB for d_model = 640
 
+_NORM_INPUTS = 256  # entries of the final norm that are tried
+_CONSTANT = 1e-4  # relative spread of ‖y‖ below which it is constant
+
 _largest_norms: dict[tuple[Any, ...], float] = {}
 
 
@@ -181,6 +184,25 @@ def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> F
         return weight
     _upcast[model] = (state, weight.to(dtype))
     return _upcast[model][1]
+
+
+def final_norm_is_constant(model: Any) -> bool:
+    """Whether the final norm gives every y the same length: it has no weights, or all of one size.
+
+    ‖y‖ is then constant and its gradient is rounding error. Tried on inputs of one entry each, whose y is as long as
+    that entry's weight.
+    """
+    if model.cfg.normalization_type is None:
+        return False
+    d_model, weight = model.cfg.d_model, model.W_U
+    entries = torch.linspace(0, d_model - 1, min(d_model, _NORM_INPUTS)).long()
+    inputs = torch.zeros(len(entries), d_model)
+    inputs[range(len(entries)), entries] = 100 * d_model**0.5  # the norm's ε is nothing beside it
+    place = next((item.device for item in model.ln_final.parameters()), weight.device)
+    with torch.no_grad():
+        lengths = model.ln_final(inputs.to(place, model.cfg.dtype)[None])[0].float().norm(dim=-1)
+    allowed = max(_CONSTANT, 4 * torch.finfo(model.cfg.dtype).eps)
+    return bool(lengths.max() - lengths.min() <= allowed * lengths.max())
 
 
 @dataclass(frozen=True)

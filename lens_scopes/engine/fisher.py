@@ -25,6 +25,7 @@ KEEP_MOST = 8192  # tokens kept for a first approximation of a larger vocabulary
 OVERSAMPLE = 8  # directions found on the kept tokens beside those asked for
 CARRIED = 2  # of these, how many go on to the whole vocabulary: each speeds convergence up and costs time
 TOLERANCE = 5e-4  # ‖F u − λ u‖ / λ_1 at which directions are good enough
+FOLLOWING = 0.05  # the same of the pair after those asked for, whose value is then good to about its square
 OMITTED = 5e-4  # ‖F − F_S‖ / λ_1 at which a share S of the vocabulary stands for all of it
 MOST_PASSES = 20  # over the vocabulary, for predictions so flat that directions converge slowly
 _FOR_REFERENCE = 256  # tokens
@@ -41,7 +42,7 @@ class LeadingTerms:
             distance of each λ_i to some eigenvalue of F. It bounds neither a score, whose error grows as
             residual · λ_1 / (λ_k − λ_{k+1}), nor that the pairs are the leading ones.
         following: λ_{k+1}, as a Ritz value: at most the true one, equal to it where F was decomposed.
-        total: tr F; up to the bound of what is left out of F, see `residual`.
+        total: tr F; of a large vocabulary an estimate from the tokens kept for the first approximation.
         converged: whether the solver reached its tolerance.
     """
 
@@ -173,7 +174,9 @@ class PredictiveGeometry:
 
         terms = _krylov(multiply, start.vectors[: rank + CARRIED], rank, TOLERANCE)
         share = omitted / max(float(terms.eigenvalues[0]), torch.finfo(torch.float64).tiny)
-        total = self._trace(head.blocks() if ids is None else head.blocks_of(ids))
+        # A pass over W_U for tr F would cost a tenth of a scope: other tokens are taken to be as far out as those kept.
+        p, top = self.state.probabilities.double(), self.kept[:1]
+        total = start.total * float((p.sum() - p[top]) / (p[self.kept].sum() - p[top]))
         return replace(terms, residual=terms.residual + share, total=total)
 
     def _support(self, allowed: float) -> tuple[Int[Tensor, " n"] | None, float]:
@@ -244,20 +247,28 @@ def _krylov(
     multiply: Callable[[Tensor], Tensor], start: Float[Tensor, "n d_model"], rank: int, tolerance: float
 ) -> LeadingTerms:
     """Rayleigh–Ritz on a growing space: each product is with the residuals of the wanted pairs that are not good enough
-    yet, as in a block Krylov space."""
+    yet, as in a block Krylov space. The pair after them is wanted to a rough tolerance, for its value alone."""
     basis = torch.linalg.qr(start.T).Q.T
     image = multiply(basis)
+    allowed = start.new_full((rank + 1,), tolerance)
+    allowed[rank] = FOLLOWING
     for _ in range(MOST_PASSES):
-        ritz = _largest_terms(rank, (basis @ image.T + image @ basis.T) / 2)
+        ritz = _largest_terms(rank + 1, (basis @ image.T + image @ basis.T) / 2)
         vectors = ritz.vectors @ basis
         residuals = ritz.vectors @ image - ritz.eigenvalues[:, None] * vectors
         errors = residuals.norm(dim=-1) / ritz.eigenvalues[0].clamp_min(torch.finfo(start.dtype).tiny)
-        fresh = _orthonormal_beside(basis, residuals[errors > tolerance])
+        fresh = _orthonormal_beside(basis, residuals[errors > allowed])
         if not len(fresh):
             break
         basis, image = torch.cat([basis, fresh]), torch.cat([image, multiply(fresh)])
-    residual = float(errors.max())
-    return replace(ritz, vectors=vectors, residual=residual, converged=residual <= tolerance)
+    residual = float(errors[:rank].max())
+    return LeadingTerms(
+        ritz.eigenvalues[:rank],
+        vectors[:rank],
+        residual=residual,
+        following=float(ritz.eigenvalues[rank]),
+        converged=residual <= tolerance,
+    )
 
 
 def _orthonormal_beside(basis: Float[Tensor, "n d_model"], rows: Float[Tensor, "m d_model"]) -> Tensor:

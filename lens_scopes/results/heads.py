@@ -106,7 +106,8 @@ class HeadInspection(Result):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per head: layer, head, name, effect, direct_effect, norm, each head type's share, top source token,
-        and the actual effect where the head was ablated."""
+        and the actual effect where the head was ablated. `norm` is √Σ over positions of `norms`², in the unit of
+        `norms`."""
         import pandas
 
         actual = {(item.layer, item.head): item.actual for item in self.ablations}

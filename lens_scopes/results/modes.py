@@ -32,16 +32,20 @@ class FisherMode:
         eigenvalue: λ_i, in nats per squared unit of y.
         rising, falling: the tokens whose probability changes most along u_i, by p_j (w_j − w̄)ᵀu_i / √λ_i: the
             change for a step that costs ½ nat to second order. The sign of u_i is chosen so that the largest change
-            is a rise.
+            is a rise. Empty for a mode that is not resolved.
+        resolved: whether λ_i is above the solver's error, residual · λ_1, and above rounding.
     """
 
     eigenvalue: float
     rising: list[ProbabilityChange]
     falling: list[ProbabilityChange]
+    resolved: bool = True
 
     @property
     def contrast(self) -> str:
         """The mode in a few words: its two strongest rising tokens against its two strongest falling ones."""
+        if not self.resolved:
+            return "too small to be resolved"
         sides = [" ".join(repr(shift.token) for shift in side[:2]) for side in (self.rising, self.falling)]
         return f"{sides[0]} ↔ {sides[1]}"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.scopes.readouts import Readout
+from lens_scopes.scopes.readouts import Readout, Relative
 
 ELEMENTS = ("output explained", "eligible features", "generative process", "held fixed", "score attributed")
 
@@ -41,8 +41,18 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     if terms.readout.from_baseline:
         process = "the activation of one token at a time moves from the baseline to its value, to first order"
     else:
-        process = "one token's activation at a time is perturbed infinitesimally, equally in all directions of d_model"
-    held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
+        size = ", in proportion to its size" if isinstance(terms.readout, Relative) else ""
+        process = (
+            f"the activation of one {'token' if at_embedding else 'position'} at a time is perturbed infinitesimally"
+            f"{size}, equally in all directions of {_dimension(terms.at)}"
+        )
+    if at_embedding:
+        held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
+    else:
+        held = (
+            "the weights, all embeddings, the same site's activations at other positions and heads, the positions and "
+            "the explained directions v; later layers respond"
+        )
     if terms.path is not None:
         held += f"; gradient flows only {terms.path}, all else keeps its value"
     if terms.points is not None:
@@ -67,6 +77,16 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
 def contract(*, output: str, features: str, process: str, held: str, score: str) -> dict[str, str]:
     """The five elements of any result's contract, in the order of ELEMENTS."""
     return dict(zip(ELEMENTS, (output, features, process, held, score), strict=True))
+
+
+def _dimension(sites: Sequence[str]) -> str:
+    """The name of the dimension of the activations at some sites."""
+    ends = {name.rsplit(".", 1)[-1] for name in sites}
+    if ends <= {"hook_q", "hook_k", "hook_v", "hook_z"}:
+        return "d_head"
+    if ends <= {"hook_pre", "hook_pre_linear", "hook_post"}:
+        return "d_mlp"
+    return "d_model"
 
 
 def _named(sites: Sequence[str]) -> str:

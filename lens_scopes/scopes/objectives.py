@@ -9,7 +9,7 @@ gives the plain √w·a_t instead, as in Jacobian Scopes (arXiv:2601.16407); the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.final_state import FinalState, final_norm_is_constant
+from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.prompt import resolve_token
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 else:  # a run-time type checker that decorates methods one by one cannot read Self
     Self = Any
 
+NEAR_EQUAL = 0.98  # λ_{k+1}/λ_k above which a rank cuts between near-equals: analyses/README.md, “Eigenvalue gaps”
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
 
 
@@ -43,6 +44,7 @@ class Directions:
         sampled: how many of the last rows are independent draws whose mean squared readout estimates a
             remainder; each carries the weight 1/sampled, and the spread of the draws gives a standard error.
         details: what a reader of the score should know: eigenvalues, draws.
+        warnings: sentences for the result on why the directions may not be what was asked for.
     """
 
     vectors: Float[Tensor, "k d_model"]
@@ -50,11 +52,29 @@ class Directions:
     squared: bool = False
     sampled: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def single(vector: Float[Tensor, " d_model"], **details: Any) -> Directions:
     """One direction of weight one."""
     return Directions(vector[None], vector.new_ones(1), details=details)
+
+
+def solver_warnings(terms: LeadingTerms) -> list[str]:
+    """Warnings on leading terms of F: a cut between near-equal eigenvalues, a solver that stopped early."""
+    warnings, rank = [], len(terms.eigenvalues)
+    if terms.gap > NEAR_EQUAL:
+        warnings.append(
+            f"rank {rank} cuts between near-equal eigenvalues (λ_{rank + 1}/λ_{rank} = {terms.gap:.3f}): the last "
+            f"direction, and the scores with it, may turn with any small change of the prompt. Rank {rank + 1} or "
+            '"trace" does not cut there.'
+        )
+    if not terms.converged:
+        warnings.append(
+            f"Fisher's solver stopped before its tolerance: ‖F u − λ u‖ may be {terms.residual:.1e} of λ_1, and the "
+            'directions may not be the leading ones. Rank "trace" needs no solver for its mean.'
+        )
+    return warnings
 
 
 class Explanation(ABC):
@@ -232,12 +252,25 @@ class Temperature(Objective):
     v = y / ‖y‖, held constant; β = ‖y‖ is the inverse effective temperature. score_t = ‖vᵀ J_t‖₂ in units of β per unit
     of activation norm, ≥ 0.
 
+    Raises:
+        ObjectiveError: from `prepare`, where the model's final norm has no weights or equal ones (OLMo-1; any model
+            loaded with fold_ln=True): ‖y‖ is constant there, and its gradient is rounding error.
+
     Source: Jacobian Scopes, arXiv:2601.16407, Temperature Scope.
     """
 
     scope: ClassVar[str] = "temperature"
     equation: ClassVar[str] = "v = y/‖y‖"
     output: ClassVar[str] = "inverse effective temperature β = ‖y‖ of the next-token prediction"
+
+    def prepare(self, model: Any) -> Self:
+        if final_norm_is_constant(model):
+            raise ObjectiveError(
+                "Temperature Scope explains β = ‖y‖, and this model's final norm gives every y the same length: its "
+                "weights are missing or equal, as after fold_ln=True. The gradient would be rounding error. Take "
+                "Entropy(), or load the model with unfolded weights (ls.load_model, or fold_ln=False) if it has any."
+            )
+        return self
 
     def directions(self, state: FinalState) -> Directions:
         norm = state.y.norm()
@@ -254,7 +287,10 @@ class Entropy(Objective):
     """The entropy of the next-token prediction.
 
     v = ∂H/∂y = −Σ_j p_j (log p_j + H) w_j; score_t = ‖vᵀ J_t‖₂ in nats per unit of activation norm, ≥ 0.
-    Along a fixed direction of z, dH/dβ = −β Var_p(ẑ), so Temperature Scope ranks tokens by the same quantity there.
+
+    Where tokens move z along its own direction alone, z = β ẑ, dH/dβ = −β Var_p(ẑ) (arXiv:2601.16407): the scores of
+    Entropy are then β Var_p(ẑ) times those of Temperature, and both rank tokens alike. Elsewhere they need not: ∂H/∂y
+    is not parallel to y.
     """
 
     scope: ClassVar[str] = "entropy"
@@ -277,7 +313,9 @@ class Fisher(Objective):
     ½ δᵀFδ the Kullback–Leibler divergence of a small change δ of y, in nats.
 
     - rank k: score_t = Σ_{i ≤ k} λ_i ‖u_iᵀ J_t‖₂², in nats per squared unit of activation norm, ≥ 0; the paper's
-      default is k = 1. Squared at every rank, so that scores grow with the rank up to the trace;
+      default is k = 1. Squared at every rank, so that scores grow with the rank up to the trace. Along the k directions
+      and to second order, half the score is the largest divergence of a unit change at k = 1; above, it is the mean
+      divergence over all directions of a unit change, times their number;
     - rank "trace": score_t = tr(J_tᵀ F J_t), all of it. Exactly, from d_model directions; or, for larger models, from
       `exact` leading directions and `samples` random ones for what they leave, without bias and with its standard
       error in the result.
@@ -288,6 +326,10 @@ class Fisher(Objective):
             d_model = 128, else 16.
         exact: leading directions taken exactly beside the random ones, for rank "trace".
         seed: seed of the random directions; the global generator is not touched.
+
+    The result's `settings["details"]` hold for rank k: `eigenvalues`; `residual`, a bound on ‖F u_i − λ_i u_i‖ / λ_1,
+    which bounds neither the score nor that the pairs are the leading ones; `gap`, λ_{k+1}/λ_k; `share`, the part of
+    tr F that the k directions hold; `converged`. It warns where `gap` is near one or the solver stopped early.
 
     Source: Jacobian Scopes, arXiv:2601.16407, Fisher Scope.
     """
@@ -326,8 +368,16 @@ class Fisher(Objective):
         if self.rank == "trace":
             return self._trace(geometry)
         terms = geometry.leading(self.rank)
-        details = {"eigenvalues": terms.eigenvalues.tolist(), "residual": terms.residual}
-        return Directions(terms.vectors, terms.eigenvalues, squared=True, details=details)
+        details = {
+            "eigenvalues": terms.eigenvalues.tolist(),
+            "residual": terms.residual,
+            "gap": terms.gap,
+            "share": terms.share,
+            "converged": terms.converged,
+        }
+        return Directions(
+            terms.vectors, terms.eigenvalues, squared=True, details=details, warnings=solver_warnings(terms)
+        )
 
     def _trace(self, geometry: PredictiveGeometry) -> Directions:
         d_model = geometry.state.unembedding.d_model
@@ -355,10 +405,13 @@ class Fisher(Objective):
 class FisherAtValues(Fisher):
     """Fisher Scope, read where a token's information leaves it: at the attention values of every layer.
 
-    score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of a token's values, in
-    proportion to their size, can move the prediction to first order, added up over layers. Whatever a token tells
-    later ones passes through its values; what its keys do to the patterns is left out. It costs what Fisher Scope
-    costs.
+    score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of the values at a
+    position, in proportion to their size, can move the prediction to first order, added up over layers l. h counts
+    the heads of `hook_v`: key–value heads where queries are grouped.
+
+    Scores are of positions, not of input tokens: above the first layer the values at a position also hold what earlier
+    tokens moved there. What keys do to the patterns, and the last position's own way past attention, are left out. It
+    costs what Fisher Scope costs. Half the square of one layer's and head's part is a divergence in nats.
 
     It is `attribute(..., Fisher(rank), at="hook_v", readout="relative")` by one name. Heads, matrices and modes have
     sites of their own and take Fisher.

@@ -1,5 +1,7 @@
 """How a gradient becomes a score: the amplitude a_t that one direction gives each token.
 
+The effects are those along one direction v. Over several, Σ_i w_i a_i,t² is a sum of squares, not a largest effect.
+
 - norm: a_t = ‖vᵀJ_t‖₂, the largest first-order effect of a unit change of the activation, whatever its direction;
 - dot: a_t = vᵀJ_t (x_t − b), the signed first-order effect of the activation having its value, not the baseline b;
 - product: a_t = ‖(vᵀJ_t) ∘ (x_t − b)‖₂, the same effects of the activation's single entries, put together as a norm;

@@ -162,6 +162,19 @@ def test_chosen_patterns_and_tables(tiny):
     assert "HeadInspection" in repr(found)
 
 
+@pytest.mark.parametrize("objective", [ls.Semantic(TARGET), ls.Fisher(2)], ids=lambda item: item.scope)
+def test_norms_have_one_unit_for_numbers_and_divergences(tiny, objective):
+    """‖vᵀ∂y/∂z‖ or √Σ_i w_i ‖v_iᵀ∂y/∂z‖², which are what `attribute` reads there; the table adds squares up."""
+    found = ls.inspect_heads(tiny, IDS, objective, verify=0)
+    sites = ls.attribute(tiny, IDS, objective, sites="hook_z").sites
+    for layer in range(tiny.cfg.n_layers):
+        read = sites[f"blocks.{layer}.attn.hook_z"].T
+        expected = read.sqrt() if found.settings["divergence"] else read
+        torch.testing.assert_close(found.norms[layer], expected, rtol=1e-6, atol=1e-12)
+    column = found.norms.square().sum(-1).sqrt().flatten().tolist()
+    assert found.to_pandas()["norm"].tolist() == pytest.approx(column)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -83,6 +83,9 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
 
     needed = Budget(loader.model, 10**15).plan(len(whole["tokens"]), 1).estimate
     assert "in memory was" not in run("attribute", PROMPT, "--json").err
+    for scope in ("leave-one-out", "attention-rollout", "random"):  # which have no graph
+        for limit in ([], ["--memory", "1GB"]):
+            assert "in memory was" not in run("attribute", PROMPT, "--scope", scope, *limit, "--json").err
     ran = run("attribute", PROMPT, "--memory", str(needed - 1), "--json")
     assert "note: in memory was the graph of 1 of 2 layers at a time" in ran.err
     sliced = as_json(ran)

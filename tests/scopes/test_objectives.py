@@ -12,6 +12,7 @@ import torch
 from tiny_models import TINY_MODELS, gemma_like, gpt2_like, learned_positions_with_bU, llama_like
 from torch import Tensor
 from torch.testing import assert_close
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import lens_scopes as ls
 from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
@@ -25,6 +26,10 @@ from lens_scopes.scopes.objectives import (
 IDS = [3, 17, 0, 8, 22, 3]
 TOKEN, OTHER = 5, 9
 D_MODEL = 16
+SMALL: dict[str, Any] = {
+    "n_layers": 1, "d_model": 16, "n_ctx": 8, "d_head": 8, "n_heads": 2, "d_vocab": 23, "d_mlp": 16,
+    "act_fn": "gelu", "seed": 0,
+}  # fmt: skip
 
 
 def state_of(model: Any, target: int | None = None) -> FinalState:
@@ -113,6 +118,62 @@ def test_directions_are_the_gradients_of_what_is_explained(model: Any) -> None:
     ):
         assert_close(vector_of(objective, state), gradient(scalar), rtol=1e-9, atol=1e-12)
     assert_close(vector_of(ls.Temperature(), state), state.y / state.y.norm(), rtol=1e-14, atol=0)
+
+
+def test_temperature_is_refused_where_the_final_norm_has_one_length() -> None:
+    """Weights missing, as after fold_ln=True, or equal: ‖y‖ is constant and its gradient is rounding error."""
+    folded = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="LNPre"))
+    equal = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="RMS"))
+    low = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="RMS", dtype=torch.bfloat16))
+    for model in (folded, equal, low):
+        assert "Take Entropy()" in refusal(lambda model=model: ls.attribute(model, [1, 2, 3], ls.Temperature()))
+        ls.attribute(model, [1, 2, 3], ls.Entropy())
+    with torch.no_grad():
+        for model in (equal, low):
+            model.ln_final.w[3] = 1.25
+            assert ls.attribute(model, [1, 2, 3], ls.Temperature()).scores.any()
+    without = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type=None))
+    assert ls.attribute(without, [1, 2, 3], ls.Temperature()).scores.any()
+
+
+def test_transformer_lens_defaults_fold_the_norm_and_temperature_is_refused() -> None:
+    model = llama_like(dtype=torch.float32)
+    assert ls.attribute(model, IDS, ls.Temperature()).scores.any()
+    folded = HookedTransformer(HookedTransformerConfig(**{**vars(model.cfg), "normalization_type": "RMSPre"}))
+    folded.load_and_process_state_dict(
+        model.state_dict(), fold_ln=True, center_writing_weights=False, center_unembed=False
+    )
+    assert_close(folded(torch.tensor([IDS])), model(torch.tensor([IDS])), rtol=1e-4, atol=1e-4)
+    assert "unfolded weights" in refusal(lambda: ls.attribute(folded, IDS, ls.Temperature()))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_along_a_fixed_direction_temperature_and_entropy_rank_alike(bias: bool) -> None:
+    """y = β(x) ŷ: dH/dβ = −β Var_p(ẑ) without b_U, so each token's score is that factor times Temperature's."""
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(D_MODEL, 23, generator=generator, dtype=torch.float64)
+    unit = torch.nn.functional.normalize(torch.randn(D_MODEL, generator=generator, dtype=torch.float64), dim=0)
+    moves = torch.randn(6, 9, generator=generator, dtype=torch.float64)  # dβ/dx_t of six tokens
+    jacobians = [torch.outer(unit, row) for row in moves]
+    state = FinalState(2.5 * unit, Unembedding(W, W[0] if bias else None, None))
+    scores = {
+        kind.scope: torch.stack([(vector_of(kind(), state) @ J).norm() for J in jacobians])
+        for kind in (ls.Temperature, ls.Entropy)
+    }
+    assert torch.equal(scores["temperature"].argsort(), scores["entropy"].argsort())
+    p, z = state.probabilities, W.T @ unit
+    if not bias:
+        variance = (p * z**2).sum() - (p * z).sum() ** 2
+        assert_close(scores["entropy"], 2.5 * variance * scores["temperature"], rtol=1e-10, atol=0)
+
+
+def test_half_the_fisher_score_is_the_divergence_of_a_unit_change() -> None:
+    """Rank 1, J = 1: the largest KL of a change of length h is ½ h² times the score, along u_1."""
+    state = state_of(llama_like())
+    directions = ls.Fisher(1).directions(state)
+    h = 1e-3
+    along = FinalState(state.y + h * directions.vectors[0], state.unembedding)
+    assert ls.Fisher().change(state, along) == pytest.approx(0.5 * h**2 * float(directions.weights[0]), rel=1e-2)
 
 
 def test_directions_of_logits_are_columns_of_the_unembedding() -> None:

@@ -247,6 +247,18 @@ def test_each_choice_is_in_the_words_of_its_element() -> None:
         assert all(changed[name] == plain[name] for name in untouched)
 
 
+def test_scopes_read_at_the_values_are_about_positions_and_d_head() -> None:
+    values = ["blocks.0.attn.hook_v", "blocks.1.attn.hook_v"]
+    contract = attribution_contract(terms(at=values, readout=ls.Relative()))
+    process, held = contract["generative process"], contract["held fixed"]
+    assert "one position at a time" in process and "d_head" in process and "in proportion to its size" in process
+    assert "all embeddings" in held and "other tokens" not in held and "other positions and heads" in held
+    plain = attribution_contract(terms())
+    assert "one token at a time" in plain["generative process"] and "d_model" in plain["generative process"]
+    assert "in proportion" not in plain["generative process"] and "other tokens' embeddings" in plain["held fixed"]
+    assert "d_mlp" in attribution_contract(terms(at=["blocks.0.mlp.hook_post"]))["generative process"]
+
+
 @pytest.mark.parametrize(
     ("settings", "element", "words"),
     [

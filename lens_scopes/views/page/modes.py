@@ -78,7 +78,8 @@ def _contrast(contrast: Contrast) -> str:
         f'<span class="value">{short_number(shift.change)}</span></li>'
         for shift in contrast.shifts
     )
-    body = f'<ol class="bars">{bars}</ol>' if bars else '<p class="note">No probability changes along it.</p>'
+    none = "No probability changes along it." if contrast.resolved else "Too small to be resolved, so not decoded."
+    body = f'<ol class="bars">{bars}</ol>' if bars else f'<p class="note">{none}</p>'
     return f"<h3>Mode {contrast.index} <small>λ = {number(contrast.eigenvalue)}</small></h3>{body}"
 
 

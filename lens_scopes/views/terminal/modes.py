@@ -78,7 +78,8 @@ def _contrast(contrast: Contrast, brush: Brush, width: int, most: int = 6) -> Re
         )
     head = Text.assemble((f"mode {contrast.index}", "bold"), (f"  λ = {number(contrast.eigenvalue)}", "dim"))
     if not (rising or falling):
-        return Group(head, Text("no probability changes along it", "dim"))
+        none = "no probability changes along it" if contrast.resolved else "too small to be resolved, so not decoded"
+        return Group(head, Text(none, "dim"))
     return Group(head, table)
 
 
