@@ -46,7 +46,7 @@ def final_state(model: Any, token_ids: Sequence[int]) -> FinalState:
 
 
 def replaced_final_states(model: Any, token_ids: Sequence[int], indices: Sequence[int], share: float = 1.0) -> Tensor:
-    """y after each token alone is moved towards the mean embedding of the prompt's non-special tokens, [index, d_model]."""
+    """y after each token alone is moved towards the mean embedding of the non-special tokens, [index, d_model]."""
     averaged = averaged_mask([read_prompt(model, token_ids).special])
 
     def hooks(rows: Sequence[int]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:

@@ -86,8 +86,9 @@ def attribute(
             with, which is no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`, `RandomScores`,
             `ExternalScores`): then sites, path, readout and points do not apply.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
-        target: the next token that target-dependent objectives explain, as a string that is one token or an id; by
-            default the token that follows in the text, else the model's own top token.
+        target: the next token explained by `Semantic()`, `LogProb()` and `LeaveOneOut("logit" or "logprob")`, as a
+            string that is one token or an id; by default the token that follows in the text, else the model's own top
+            token. Refused for an objective that names its own token, or explains none.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
         at: where the tokens' scores are read: at the embedding unless the objective has a place of its own
@@ -120,9 +121,11 @@ def attribute(
     baseline = as_baseline(objective)
     if baseline is not None:
         _refuse_choices(baseline, layers=layers, sites=sites, at=at, through=through, readout=readout, points=points)
+        baseline.check_target(target)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
     assert not isinstance(objective, Baseline)
     job = Job.read(model, objective, layers, sites, through, readout, memory, points, products, at)
+    job.objective.check_target(target)
     request = Request.read(model, prompt, position, target)
     return job.run_all([request], progress)[0]
 
@@ -204,6 +207,7 @@ def attribute_batch(
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
     job = Job.read(model, objective, layers, sites, through, readout, memory, products=products, at=at)
+    job.objective.check_target(target)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     return job.run_all(requests, None, progress)
 

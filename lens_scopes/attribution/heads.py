@@ -86,6 +86,7 @@ def inspect_heads(
     """
     check_baseline(baseline)
     job = Job.read(model, objective, False, (), through, "norm", memory).require_embedding()
+    job.objective.check_target(target)
     request = Request.read(model, prompt, position, target)
     shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads

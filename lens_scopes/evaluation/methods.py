@@ -91,16 +91,17 @@ class Method:
         """Scores the prompt's tokens for the prediction after its last one.
 
         Args:
-            target: the next token that target-dependent methods explain.
+            target: the next token that methods explain which take one.
         """
+        own_target = target if self.explanation.takes_target else None
         if isinstance(self.explanation, Baseline):
-            result = attribute(model, prompt, self.explanation, target=target)
+            result = attribute(model, prompt, self.explanation, target=own_target)
             return Scored(result.scores, _baseline_forwards(self.explanation, prompt), 0)
         result = attribute(
             model,
             prompt,
             self.explanation,
-            target=target,
+            target=own_target,
             at=self.at,
             through=self.through,
             readout=self.readout,

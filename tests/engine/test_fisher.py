@@ -400,7 +400,7 @@ def estimates(model: Any, seeds: int, **settings: int) -> tuple[Tensor, Tensor]:
     head = unembedding(model)
     state = FinalState(traced.final_states[0].detach(), head)
     directions = [ls.Fisher(rank="trace", seed=seed, **settings).directions(state) for seed in range(seeds)]
-    found = score(traced, directions, Norm())["hook_embed"]
+    found = score(traced, directions, Norm(), traced.real)["hook_embed"]
     assert found.standard_error is not None
     return found.scores.detach(), found.standard_error.detach()
 
