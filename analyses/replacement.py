@@ -30,14 +30,7 @@ def leave_one_out(model: Any, token_ids: Sequence[int], share: float = 1.0) -> l
     mean embedding of the prompt's non-special tokens."""
     before = final_state(model, token_ids)
     states = replaced_final_states(model, token_ids, range(len(token_ids)), share)
-    return [divergence(before, FinalState(y, before.unembedding)) for y in states.to(before.y)]
-
-
-def divergence(before: FinalState, after: FinalState) -> float:
-    """KL(p ‖ q) = Σ_j p_j (e^{d_j} − 1 − d_j) with d = log q − log p, in nats: exact also where it is tiny, since the
-    terms are of second order, unlike those of Σ_j p_j (log p_j − log q_j)."""
-    d = (after.log_probabilities - before.log_probabilities).double()
-    return float((before.probabilities.double() * (torch.expm1(d) - d)).sum())
+    return [before.divergence(FinalState(y, before.unembedding)) for y in states.to(before.y)]
 
 
 def final_state(model: Any, token_ids: Sequence[int]) -> FinalState:
@@ -46,7 +39,7 @@ def final_state(model: Any, token_ids: Sequence[int]) -> FinalState:
 
 
 def replaced_final_states(model: Any, token_ids: Sequence[int], indices: Sequence[int], share: float = 1.0) -> Tensor:
-    """y after each token alone is moved towards the mean embedding of the non-special tokens, [index, d_model]."""
+    """y [index, d_model] after each token alone is moved towards the mean embedding of the non-special tokens."""
     averaged = averaged_mask([read_prompt(model, token_ids).special])
 
     def hooks(rows: Sequence[int]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:

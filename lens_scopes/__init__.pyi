@@ -9,7 +9,7 @@ from .evaluation.report import EvaluationReport, report
 from .evaluation.results import load_results
 from .evaluation.run import evaluate
 from .models.load import available_models, load_model, model_record
-from .prompts.prompt import Prompt, read_prompt
+from .prompts.prompt import Chars, Prompt, read_prompt
 from .results.attribution import Attribution
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
@@ -33,17 +33,18 @@ from .scopes.objectives import (
     Objective,
     Semantic,
     Temperature,
-    register_objective,
 )
 from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
 from .scopes.points import Noise, StraightPath
 from .scopes.readouts import Dot, Norm, Product, Relative
+from .scopes.registry import register_objective
 
 __all__ = [
     "Attention",
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "Chars",
     "Custom",
     "Directions",
     "Dot",

@@ -41,12 +41,13 @@ from lens_scopes.prompts.prompt import (
     token_string,
 )
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.scopes.comparisons import Baseline, as_baseline
+from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
+from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective
 from lens_scopes.scopes.paths import Path, PathLike, as_path
 from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
+from lens_scopes.scopes.registry import as_baseline, as_objective
 
 Progress = Callable[[int, int], None]
 
@@ -59,7 +60,7 @@ _NOISY = 0.2  # a standard error above this share of the scores is worth a warni
 def attribute(
     model: Any,
     prompt: PromptLike,
-    objective: Objective | Baseline | str | DirectionFunction | None = None,
+    objective: Explanation | str | DirectionFunction | None = None,
     *,
     position: int = -1,
     target: str | int | None = None,
@@ -123,7 +124,6 @@ def attribute(
         _refuse_choices(baseline, layers=layers, sites=sites, at=at, through=through, readout=readout, points=points)
         baseline.check_target(target)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
-    assert not isinstance(objective, Baseline)
     job = Job.read(model, objective, layers, sites, through, readout, memory, points, products, at)
     job.objective.check_target(target)
     request = Request.read(model, prompt, position, target)
@@ -262,7 +262,7 @@ class Job:
     def read(
         cls,
         model: Any,
-        objective: Objective | str | DirectionFunction | None,
+        objective: Explanation | str | DirectionFunction | None,
         layers: bool | str,
         sites: str | Sequence[str],
         through: PathLike,
@@ -363,7 +363,7 @@ class Job:
     def run(
         self, requests: Sequence[Request], progress: Progress | None, budget: Budget | None = None
     ) -> list[Attribution]:
-        """One forward pass for all requests, then one backward pass a direction.
+        """One forward pass for all requests, then one backward pass per direction.
 
         Raises:
             OutOfMemoryError: when they do not fit in memory together.

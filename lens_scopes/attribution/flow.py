@@ -2,9 +2,11 @@
 
     M = diag(√λ) Uᵀ J_S,   F = Σ_i λ_i u_i u_iᵀ,   bound = ½ σ² tr(M Mᵀ),   channel = ½ log det(I + σ² M Mᵀ)
 
-M Mᵀ is the Gram matrix of the span's gradients along √λ_i u_i, one backward pass each: k × k, whatever the length of
-the span and the width of the model. Where k directions leave some of F out, n random rows b_s/√n with E[b_s b_sᵀ] = the
-rest of F stand for it: the trace is then without bias, and log det is too low on average, since it is concave.
+MᵀM is the Fisher information of the prediction about the span's embeddings. M Mᵀ, the Gram matrix of the span's
+gradients along √λ_i u_i, has the same non-zero eigenvalues and is k × k, whatever the length of the span and the width
+of the model; each gradient takes one backward pass. Where k directions leave some of F out, n random rows
+b_s/√n with E[b_s b_sᵀ] = the rest of F stand for it: the trace is then without bias, and log det is too low on average,
+since it is concave.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 from lens_scopes.attribution.attribute import Job, Progress, package_versions
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import SlicedTrace, trace_within
-from lens_scopes.engine.final_state import FinalState, PredictedToken
+from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.precision import Products, products_in
 from lens_scopes.engine.sites import EMBEDDING
@@ -74,7 +76,8 @@ def information_flow(
     Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time moves the prediction. With
     F = W_U (diag p − p pᵀ) W_Uᵀ = Σ_i λ_i u_i u_iᵀ and M = diag(√λ) Uᵀ J_S, for each span and prediction:
 
-    - bound: ½ σ² tr(M Mᵀ), the second-order value of E_ε KL(p_ε ‖ p_0), which no mutual information I(ε; Y) exceeds;
+    - bound: ½ σ² tr(M Mᵀ), to second order in σ the value of E_ε KL(p_ε ‖ p_0). That divergence, and not its
+      second-order value, is at least the mutual information I(ε; Y);
     - channel: ½ log det(I + σ² M Mᵀ), the mutual information of the matching Gaussian channel: never above the bound,
       and no bound itself where σ is large.
 
@@ -84,13 +87,13 @@ def information_flow(
     Args:
         model, through, memory, products, progress: as for `attribute`.
         prompt: text, chat messages, token ids or a Prompt.
-        spans: names → a part of the text, (start, stop) in characters, or range(start, stop) in tokens; they must not
-            overlap. By default the messages of a chat.
+        spans: names → a part of the text, `Chars(start, stop)`, or (start, stop) in tokens; they must not overlap. By
+            default the messages of a chat.
         answer: text or token ids after the prompt; the predictions of its tokens are explained, and values summed.
         generate: tokens for the model to add instead, each its most probable one.
         position: without an answer, the token after which the one prediction is explained, negative from the end.
         sigma: σ in units of the typical root mean square coordinate of an embedding, r/√d_model with r the median of
-            ‖x‖₂ over the vocabulary: at 1 the noise on a token is as long as its embedding. Curves over σ come with
+            ‖x‖₂ over the vocabulary: at 1 the noise on a token is as long as that median. Curves over σ come with
             the result.
         rank: k, leading directions of F taken exactly, at most d_model; by default all of them up to d_model = 128,
             else 16.
@@ -306,12 +309,8 @@ def _embedding_norm(model: Any) -> float:
     """The median of ‖x‖₂ over the vocabulary, x as the model embeds a token (Gemma scales W_E)."""
     ids = torch.arange(model.cfg.d_vocab, device=next(model.parameters()).device)
     with torch.no_grad():
-        norms = torch.cat(
-            [
-                torch.linalg.vector_norm(model.embed(part[None]).flatten(0, 1), dim=-1, dtype=torch.float64)
-                for part in ids.split(_TOKENS_AT_ONCE)
-            ]
-        )
+        parts = (model.embed(part[None])[0] for part in ids.split(_TOKENS_AT_ONCE))
+        norms = torch.cat([part.to(compute_dtype(part.dtype)).norm(dim=-1) for part in parts])
     return float(norms.median())
 
 

@@ -66,19 +66,19 @@ def inspect_heads(
 ) -> HeadInspection:
     """Influence of every head and MLP on one prediction, predicted by gradients and verified by ablation.
 
-    One forward pass and one backward pass a direction give every head's predicted effect; a second forward pass with
+    One forward pass and one backward pass per direction give every head's predicted effect; a second forward pass with
     frozen scales gives the direct effects; then the strongest components (all of them where that is cheap) are
     ablated for real.
 
     Args:
         model, prompt, objective, position, target, through: as for `attribute`.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
-            "resample" (its output in a prompt of the same tokens in another order).
+            "shuffle" (its output in a prompt of the same tokens in a random order, special tokens in place).
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
             head's pattern is read: a prompt whose graph does not fit is refused with the estimate.
-        seed: seed of the reordering for "resample" and of the sequence on which head types are measured.
+        seed: seed of the random order for "shuffle" and of the sequence on which head types are measured.
         progress: called with (components ablated, components to ablate).
 
     Raises:
@@ -198,7 +198,7 @@ def _backward(
     baselines: dict[str, Tensor],
     n_heads: int,
 ) -> _Found:
-    """One backward pass a direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
+    """One backward pass per direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
     dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
     patterns = [traced.activations[name][0].detach().to(dtype) for name in weights]
     sources = [_per_head(traced.activations[name][0].detach().to(dtype), n_heads) for name in values]
@@ -263,10 +263,7 @@ def _direct_amounts(
 
 
 def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
-    weights = directions.weights.to(norms)
-    if not directions.squared:
-        return weights[0].sqrt() * norms[0]
-    return torch.einsum("k,k...->...", weights, norms**2)
+    return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
 
 
 def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:

@@ -87,7 +87,7 @@ def inspect_modes(
     moved = (target - embeddings).to(dtype)
     amounts = torch.stack([(gradient.to(dtype) * moved).sum(-1) for gradient, _ in read]).to(terms.vectors.device)
     check_gradients(amounts, EMBEDDING, embeddings.dtype)
-    contrasts = _probability_changes(state, terms.vectors)
+    contrasts = state.probability_changes(terms.vectors)
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
@@ -135,13 +135,6 @@ def inspect_modes(
     )
 
 
-def _probability_changes(state: FinalState, vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
-    """p_j (w_j − w̄)ᵀ v for each row v: the derivative of the distribution along v."""
-    along = state.logit_changes(vectors)
-    p = state.probabilities
-    return p * (along - (along @ p)[:, None])
-
-
 def _sides(
     job: Job, change: Float[Tensor, " d_vocab"], shown: int
 ) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
@@ -167,7 +160,8 @@ def _removal(
     shown: int,
 ) -> TokenReplacement:
     predicted = amounts.to(contrasts) @ contrasts
-    actual = after.probabilities - before.probabilities
+    # p_j (e^d − 1): the difference of two probabilities near one would cancel.
+    actual = (before.probabilities * torch.expm1(before.log_probability_change(after))).to(predicted)
     norms = float(predicted.norm()) * float(actual.norm())
     chosen = predicted.abs().topk(min(shown, len(predicted))).indices.tolist()
     largest = torch.maximum(predicted.abs(), actual.abs()).topk(min(shown, len(predicted))).indices.tolist()

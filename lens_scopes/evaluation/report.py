@@ -91,21 +91,13 @@ class EvaluationReport(Result):
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(SUFFIXES)}.")
-        if suffix == ".html":
-            return self.to_html().encode("utf-8")
-        if suffix in (".md", ".tex"):
-            from lens_scopes.views.words.evaluation_tables import latex, markdown
-
-            return (markdown if suffix == ".md" else latex)(self).encode("utf-8")
         if suffix == ".csv":
             return self.to_pandas().to_csv(index=False).encode("utf-8")
         if suffix == ".json":
             import json
 
             return json.dumps(self.to_dict(), ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
-        from lens_scopes.views import figure_bytes
-
-        return figure_bytes(self, suffix[1:])
+        return self.rendered(suffix)
 
 
 def report(source: Results | str | Path, *, reference: str | None = None) -> EvaluationReport:

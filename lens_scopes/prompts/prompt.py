@@ -21,7 +21,7 @@ from lens_scopes.errors import PromptError
 
 if TYPE_CHECKING:
     PromptLike: TypeAlias = "str | Sequence[Mapping[str, str]] | Sequence[int] | Tensor | Prompt"
-    SpanLike: TypeAlias = "str | tuple[int, int] | range"
+    SpanLike: TypeAlias = "str | Chars | tuple[int, int] | range"
     Grouping: TypeAlias = "Literal['word', 'line'] | Mapping[str, tuple[int, int]]"
     Index: TypeAlias = int
     TokenLike: TypeAlias = "str | int"
@@ -83,6 +83,17 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Chars:
+    """A part of a prompt in characters of its text, `[start, stop)`: `spans={"name": Chars(4, 9)}`.
+
+    A pair of integers is a range of tokens everywhere; characters are named.
+    """
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Group:
     """A run of tokens whose scores are summed: tokens `start` to `stop`, `stop` left out, under one label."""
 
@@ -102,9 +113,9 @@ def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, Sp
     - token ids: integers, or an integer tensor `[pos]` or `[1, pos]`. Nothing is added.
     - a Prompt, which is checked against the model and returned.
 
-    `spans` names parts of the text: name → the part itself, which must occur exactly once, its
-    `(start, stop)` in characters, or `range(start, stop)` in tokens. White space at a token's edge does not count as
-    cut: the span `"dog"` takes the token `" dog"`. Spans may overlap.
+    `spans` names parts of the prompt: name → the part's text, which must occur exactly once, `Chars(start, stop)` in
+    characters, or `(start, stop)` (or `range(start, stop)`) in tokens. White space at a token's edge does not count
+    as cut: the span `"dog"` takes the token `" dog"`. Spans may overlap.
 
     Raises:
         PromptError: for an empty prompt, one beyond the context window, text that is not valid Unicode, ids
@@ -564,20 +575,31 @@ def _resolve_spans(prompt: Prompt, spans: Mapping[str, SpanLike]) -> dict[str, t
     for name, span in spans.items():
         if not isinstance(name, str) or not name:
             raise PromptError(f"a span's name is a string with a character in it, got {name!r}")
-        resolved[name] = _token_range(prompt, name, span) if isinstance(span, range) else _span(prompt, name, span)
+        in_text = isinstance(span, (str, Chars))
+        resolved[name] = _span(prompt, name, span) if in_text else _token_range(prompt, name, span)
     return resolved
 
 
-def _token_range(prompt: Prompt, name: str, span: range) -> tuple[int, int]:
-    if span.step != 1 or not 0 <= span.start < span.stop <= len(prompt):
-        raise PromptError(f"the span {name!r} is {span} of tokens, but must be within range(0, {len(prompt)})")
-    return span.start, span.stop
+def _token_range(prompt: Prompt, name: str, span: Any) -> tuple[int, int]:
+    if isinstance(span, range) and span.step != 1:
+        raise PromptError(f"the span {name!r} is {span} of tokens; give a range without a step")
+    start, stop = (span.start, span.stop) if isinstance(span, range) else _pair(name, span)
+    _check_tokens(name, start, stop, len(prompt))
+    return start, stop
 
 
-def _span(prompt: Prompt, name: str, span: SpanLike) -> tuple[int, int]:
+def _check_tokens(name: str, start: int, stop: int, n_pos: int) -> None:
+    if not 0 <= start < stop <= n_pos:
+        raise PromptError(
+            f"the span {name!r} is tokens {start} to {stop}, but must be 0 ≤ start < stop ≤ {n_pos}; characters are "
+            "given as Chars(start, stop)"
+        )
+
+
+def _span(prompt: Prompt, name: str, span: str | Chars) -> tuple[int, int]:
     if prompt.text is None:
         raise PromptError(
-            f"the span {name!r} is part of a text, but the prompt was given as ids; give range(start, stop) in tokens"
+            f"the span {name!r} is part of a text, but the prompt was given as ids; give (start, stop) in tokens"
         )
     if prompt.offsets is None:
         raise PromptError("spans need character offsets, which a slow tokenizer lacks; use its fast version")
@@ -604,10 +626,10 @@ def _character_range(text: str, name: str, span: Any) -> tuple[int, int]:
             shown = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
             raise PromptError(
                 f"the span {name!r}, {_quote(span)}, occurs {len(found)} times, at characters {shown}; "
-                "give more of the text, or (start, stop) in characters"
+                "give more of the text, or Chars(start, stop)"
             )
         return found[0], found[0] + len(span)
-    start, stop = _pair(name, span)
+    start, stop = _pair(name, (span.start, span.stop))
     if not 0 <= start < stop <= len(text):
         raise PromptError(
             f"the span {name!r} is characters {start} to {stop}, but must be 0 ≤ start < stop ≤ {len(text)}"
@@ -620,7 +642,7 @@ def _pair(name: str, span: Any) -> tuple[int, int]:
         start, stop = map(_integer, span)
         if start is not None and stop is not None:
             return start, stop
-    raise PromptError(f"the span {name!r} must be two integers (start, stop), got {_quote(span)}")
+    raise PromptError(f"the span {name!r} must be two integers (start, stop) in tokens, got {_quote(span)}")
 
 
 def _cut_token(prompt: Prompt, start: int, stop: int) -> int | None:
@@ -675,8 +697,7 @@ def _group_by_span(tokens: Sequence[str], special: Sequence[bool], spans: Mappin
     named = [False] * n_pos
     for name, span in spans.items():
         start, stop = _pair(name, span)
-        if not 0 <= start < stop <= n_pos:
-            raise PromptError(f"the span {name!r} is tokens {start} to {stop}, but must be 0 ≤ start < stop ≤ {n_pos}")
+        _check_tokens(name, start, stop, n_pos)
         groups.append(Group(name, start, stop))
         named[start:stop] = [True] * (stop - start)
     start = 0

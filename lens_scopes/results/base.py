@@ -36,6 +36,19 @@ class Result:
 
         return figure_of(self)
 
+    def rendered(self, suffix: str) -> bytes:
+        """The result as the contents of a file of that kind: a page, a figure or a table.
+
+        Args:
+            suffix: `.html`, `.png`, `.pdf`, `.svg` or `.eps`; for an evaluation report also `.md` and `.tex`.
+
+        Raises:
+            FileError: for another suffix.
+        """
+        from lens_scopes.views import rendered
+
+        return rendered(self, suffix)
+
     def show(self) -> None:
         """Shows the result: in a notebook as an offline page, elsewhere in the terminal."""
         from lens_scopes.views import show

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lens_scopes.errors import FileError
-
-if TYPE_CHECKING:
-    pass
-
-import json
-from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -124,3 +120,18 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def as_json(plain: dict[str, Any]) -> str:
+    """A result's plain values as JSON; what is not finite is null."""
+    return json.dumps(_finite(plain), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

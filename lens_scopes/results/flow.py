@@ -68,12 +68,12 @@ class InformationFlow(Result):
     Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time, the answer's earlier tokens given. With
     F = Σ_i λ_i u_i u_iᵀ at one prediction and M = diag(√λ) Uᵀ J_S:
 
-    - `bound`: ½ σ² tr(M Mᵀ) ≈ E_ε KL(p_ε ‖ p_0) ≥ I(ε; Y), to second order in σ;
+    - `bound`: ½ σ² tr(M Mᵀ), to second order in σ the value of E_ε KL(p_ε ‖ p_0), which is at least I(ε; Y);
     - `channel`: ½ log det(I + σ² M Mᵀ), the mutual information of the Gaussian channel that matches to first order. It
       grows like log σ and not like σ², is at most `bound`, and is no bound itself at large σ.
 
     σ is given in units of the typical root mean square coordinate of an embedding, `embedding_norm`/√d_model: at 1 the
-    noise on a token is as long as its embedding.
+    noise on a token is as long as the median embedding of the vocabulary.
 
     Attributes:
         spans: token ranges [start, stop) by name.
@@ -268,5 +268,5 @@ def checked_sigma(sigma: object) -> float:
         return float(sigma)
     raise ObjectiveError(
         f"σ is the size of the noise and must be a positive number, in units of the embedding's typical root mean "
-        f"square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as an embedding."
+        f"square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as the median embedding."
     )

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.component_ablation import (
-    Baseline,
-)
 from lens_scopes.engine.final_state import PredictedToken, Prediction
 from lens_scopes.results.base import Result
 from lens_scopes.scopes.paths import Component
@@ -51,7 +48,8 @@ class HeadInspection(Result):
         mlp_effect: [layer], the same for MLPs; empty for attention-only models.
         by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
             rows sum to `effect` where the baseline is zero and the objective is a number.
-        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
+        norms: [layer, head, pos], √(Σ_i w_i ‖v_iᵀ∂y/∂z‖₂²) at each query position, in units of the output per unit of
+            z, √nats for a divergence; with one direction the largest effect of a unit change of z.
         direct_effect: [layer, head], the effect along the direct route alone: head → residual stream → final norm,
             scales frozen (direct logit attribution).
         patterns: attention patterns [dest, src] of the strongest heads, by name.
@@ -72,7 +70,7 @@ class HeadInspection(Result):
     head_types: dict[str, Float[Tensor, "layer head"]]
     ablations: list[AblationEffect]
     spearman: float | None
-    baseline: Baseline
+    baseline: str
     tokens: list[str]
     token_ids: list[int]
     special: list[bool]

@@ -252,32 +252,6 @@ class ExternalScores(Baseline):
         return values
 
 
-_BASELINES: dict[str, Callable[..., Baseline]] = {
-    kind.scope: kind for kind in (LeaveOneOut, AttentionRollout, ValueWeightedAttention, RandomScores)
-}
-
-
-def baseline_names() -> list[str]:
-    """The names of the baselines that can be asked for by name."""
-    return list(_BASELINES)
-
-
-def baseline_named(name: str, **settings: Any) -> Baseline:
-    """The baseline of that name with the given settings, for callers that hold names rather than classes."""
-    return _BASELINES[name](**settings)
-
-
-def as_baseline(explanation: Any) -> Baseline | None:
-    """The baseline that an argument of `attribute` stands for, by object, class or name; None where it is none."""
-    if isinstance(explanation, Baseline):
-        return explanation
-    if isinstance(explanation, str) and explanation in _BASELINES:
-        return _BASELINES[explanation]()
-    if isinstance(explanation, type) and issubclass(explanation, Baseline) and explanation is not ExternalScores:
-        return explanation()
-    return None
-
-
 def moved_by_heads(
     model: Any, layer: int, values: Float[Tensor, "pos value_head d_head"]
 ) -> Float[Tensor, "pos head d_model"]:

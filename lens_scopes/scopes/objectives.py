@@ -8,7 +8,6 @@ gives the plain √w·a_t instead, as in Jacobian Scopes (arXiv:2601.16407); the
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -202,7 +201,7 @@ class LogProb(_OneToken):
     """The log-probability of one next token.
 
     v = ∂log p_target/∂y = w_target − w̄ with w̄ = Σ_j p_j w_j; score_t = ‖vᵀ J_t‖₂ in nats per unit of activation norm,
-    ≥ 0.
+    ≥ 0. v is summed as Σ_{j ≠ target} p_j (w_target − w_j), which keeps its digits where p_target is near one.
 
     Args:
         token: as for Semantic.
@@ -213,11 +212,11 @@ class LogProb(_OneToken):
     output: ClassVar[str] = "log-probability of the next token"
 
     def directions(self, state: FinalState) -> Directions:
-        return single(state.logit_gradients(self.targets(state))[0] - state.mean_logit_gradient)
+        return single(state.log_probability_gradient(self.targets(state)[0]))
 
     def change(self, before: FinalState, after: FinalState) -> float:
         target = self.targets(before)[0]
-        return float(after.log_probabilities[target] - before.log_probabilities[target])
+        return float(before.log_probability_change(after)[target])
 
 
 @dataclass(frozen=True)
@@ -291,8 +290,7 @@ class Entropy(Objective):
     output: ClassVar[str] = "entropy of the next-token prediction"
 
     def directions(self, state: FinalState) -> Directions:
-        entropy = torch.special.entr(state.probabilities)
-        coefficients = entropy - state.probabilities * entropy.sum()
+        coefficients = state.surprisals - state.probabilities * state.surprisals.sum()
         return single(state.combine_logit_gradients(coefficients[None])[0])
 
     def change(self, before: FinalState, after: FinalState) -> float:
@@ -375,8 +373,7 @@ class Fisher(Objective):
 
     def change(self, before: FinalState, after: FinalState) -> float:
         """KL(p before ‖ p after), in nats."""
-        log_ratio = before.log_probabilities - after.log_probabilities
-        return float((before.probabilities * log_ratio).sum())
+        return before.divergence(after)
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"{type(self).__name__}(rank={self.rank!r})"
@@ -389,8 +386,7 @@ class FisherAtValues(Fisher):
     score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of a token's values, in
     proportion to their size, can move the prediction to first order, added up over layers. Whatever a token tells
     later ones passes through its values; what its keys do to the patterns is left out. It costs what Fisher Scope
-    costs, and agrees better than Fisher Scope at the embedding with what leaving a token out does (measured:
-    analyses/README.md, “At the values”).
+    costs.
 
     It is `attribute(..., Fisher(rank), at="hook_v", readout="relative")` by one name. Heads, matrices and modes have
     sites of their own and take Fisher.
@@ -463,67 +459,6 @@ class Custom(Objective):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
-
-
-_REGISTRY: dict[str, Callable[..., Objective]] = {
-    kind.scope: kind for kind in (Semantic, LogProb, LogitDiff, Temperature, Entropy, Fisher, FisherAtValues)
-}
-
-
-def register_objective(name: str, function: DirectionFunction) -> None:
-    """Makes a user's own objective known by name, for `attribute(..., objective=name)` and the command line's
-    `--scope`.
-
-    Raises:
-        ObjectiveError: when the name is already taken.
-    """
-    if name in _REGISTRY:
-        raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
-    _REGISTRY[name] = lambda: Custom(function, name)
-
-
-def objective_names() -> list[str]:
-    """The names of all objectives that can be asked for by name."""
-    return list(_REGISTRY)
-
-
-def objective_named(name: str, **settings: Any) -> Objective:
-    """The objective of that name with the given settings, for callers that hold names rather than classes.
-
-    Raises:
-        ObjectiveError: for an unknown name, with near ones, and for settings the objective does not have.
-    """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ObjectiveError(f"unknown scope {name!r}{hint} Known scopes: {', '.join(_REGISTRY)}.")
-    try:
-        return _REGISTRY[name](**settings)
-    except TypeError as error:
-        given = ", ".join(settings) or "nothing"
-        raise ObjectiveError(f"scope {name!r} does not fit the settings given ({given}): {error}.") from error
-
-
-def as_objective(objective: Objective | str | DirectionFunction | None) -> Objective:
-    """Reads what users may pass for an objective: an Objective, a name, or a function of y and logits.
-
-    Raises:
-        ObjectiveError: for anything else.
-    """
-    if objective is None:
-        return Semantic()
-    if isinstance(objective, Objective):
-        return objective
-    if isinstance(objective, str):
-        return objective_named(objective)
-    if isinstance(objective, type) and issubclass(objective, Objective):
-        return objective_named(objective.scope)
-    if callable(objective):
-        return Custom(objective, name=getattr(objective, "__name__", "custom"))
-    raise ObjectiveError(
-        f"expected an objective such as ls.Semantic(' Paris'), a name ({', '.join(_REGISTRY)}) or a function of "
-        f"(y, logits); got {type(objective).__name__}."
-    )
 
 
 def _is_integer(value: object) -> bool:

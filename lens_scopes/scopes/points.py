@@ -256,7 +256,7 @@ def _plain_start(start: Start) -> str | int | tuple[int, ...]:
     """A start as a value that can be compared and written down: a name or text, a token id, or a prompt's ids."""
     if isinstance(start, str) and start:
         return start
-    if _is_count(start) or (start == 0 and type(start) is int):
+    if type(start) is int and start >= 0:
         return start
     if isinstance(start, Prompt):
         return start.token_ids

@@ -184,7 +184,7 @@ class Product(_FromBaseline):
         )
 
 
-_READOUTS = {"norm": Norm, "dot": Dot, "product": Product, "relative": Relative}
+READOUTS = {"norm": Norm, "dot": Dot, "product": Product, "relative": Relative}
 
 
 def as_readout(readout: Readout | str) -> Readout:
@@ -195,8 +195,8 @@ def as_readout(readout: Readout | str) -> Readout:
     """
     if isinstance(readout, Readout):
         return readout
-    if readout not in _READOUTS:
-        near = difflib.get_close_matches(str(readout), _READOUTS, n=1)
+    if readout not in READOUTS:
+        near = difflib.get_close_matches(str(readout), READOUTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ReadoutError(f"unknown readout {readout!r}{hint} (expected {' or '.join(map(repr, _READOUTS))}).")
-    return _READOUTS[readout]()
+        raise ReadoutError(f"unknown readout {readout!r}{hint} (expected {' or '.join(map(repr, READOUTS))}).")
+    return READOUTS[readout]()

@@ -13,8 +13,9 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from lens_scopes import __version__
-from lens_scopes.cli.options.output import as_json
-from lens_scopes.scopes.objectives import objective_names
+from lens_scopes.models.source import ModelSource
+from lens_scopes.results.files import as_json
+from lens_scopes.scopes.registry import scope_names
 from lens_scopes.server.answers import answer, kind_of
 from lens_scopes.server.commands import command_of
 from lens_scopes.server.examples import EXAMPLES
@@ -99,9 +100,7 @@ def create_app(
         access: who may ask.
     """
     if isinstance(models, dict):
-        from lens_scopes.cli.options.model import ModelOptions
-
-        models = ServedModels([ServedModel(ModelOptions(model=name), model) for name, model in models.items()])
+        models = ServedModels([ServedModel(ModelSource(model=name), model) for name, model in models.items()])
     limits = limits or Limits()
     service = Service(models, limits)
 
@@ -134,9 +133,14 @@ def create_app(
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page, its style and its scripts, read once."""
-    folder = files("lens_scopes.server") / "page"
-    contents = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.is_file()}
+    """The page, its style and its scripts, read once; scripts that other views share come from those."""
+    folders = (files("lens_scopes.views") / "page" / "scripts", files("lens_scopes.server") / "page")
+    contents = {
+        entry.name: entry.read_text(encoding="utf-8")
+        for folder in folders
+        for entry in folder.iterdir()
+        if entry.name.endswith((".js", ".css", ".html"))
+    }
     contents["page.css"] = stylesheet() + contents["page.css"]
     encoded = {name: text.encode() for name, text in contents.items()}
 
@@ -253,7 +257,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         return About(
             version=__version__,
             models=service.models.describe(),
-            scopes=objective_names(),
+            scopes=scope_names(takes_gradient=True),
             limits={
                 "prompt_characters": limits.prompt_characters,
                 "prompt_tokens": limits.prompt_tokens,

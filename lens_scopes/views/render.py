@@ -33,6 +33,7 @@ _FIGURES = {
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
 }
+_TABLES = {"EvaluationReport": "words.evaluation_tables.table"}
 _PRINTERS = {
     "Attribution": "terminal.attribution.print_terminal",
     "HeadInspection": "terminal.heads.print_heads",
@@ -73,6 +74,19 @@ def figure_bytes(result: Result, format: str = "png", *, dpi: int = 300, **setti
     from lens_scopes.views.figures.style import saved
 
     return saved(lambda: figure_of(result, **settings), format, dpi)
+
+
+def rendered(result: Result, suffix: str) -> bytes:
+    """Any result as the contents of a file: a page, a figure, or, for an evaluation report, a table.
+
+    Raises:
+        FileError: for a suffix that stands for none of them.
+    """
+    if suffix == ".html":
+        return to_html(result).encode("utf-8")
+    if suffix in (".md", ".tex"):
+        return _view(_TABLES, result)(result, suffix).encode("utf-8")
+    return figure_bytes(result, suffix[1:])
 
 
 def print_result(result: Result, console: Console | None = None) -> None:

@@ -249,7 +249,6 @@ def test_the_target_is_the_one_given_else_the_next_token_else_the_top_one(models
             ({"objective": objective(), "position": 2}, IDS[3]),
             ({"objective": objective(), "position": 2, "target": OTHER}, OTHER),
             ({"objective": objective(TOKEN), "position": 2}, TOKEN),
-            ({"objective": objective(TOKEN), "target": OTHER}, TOKEN),
             ({"objective": objective}, top),
         ):
             att = ls.attribute(model, IDS, **settings)
@@ -522,7 +521,7 @@ def test_one_forward_and_one_backward_a_direction(
         for handle in handles:
             handle.remove()
     assert forward == [4], "one forward pass, over the tokens up to the position"
-    assert len(backward) == (1 if together else 3), "one backward pass a direction, whatever the number of sites"
+    assert len(backward) == (1 if together else 3), "one backward pass per direction, whatever the number of sites"
     assert all(shape[1] == 1 for shape in unembedded), "logits are computed at one position only"
     assert steps == [(1, 3), (2, 3), (3, 3)]
 

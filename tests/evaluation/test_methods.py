@@ -14,6 +14,9 @@ import lens_scopes as ls
 from lens_scopes.engine import backward as backprop
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods import Method, as_method, method_names, modification_names
+from lens_scopes.evaluation.path_gradients import PathGradients, path_integrated_semantic, weighted_integrated_gradients
+from lens_scopes.evaluation.randomized import RandomizedBlocks
+from lens_scopes.evaluation.trivial import Closeness, EmbeddingNorm, Surprisal
 from lens_scopes.prompts.prompt import Prompt, read_prompt
 
 IDS = [1, 17, 0, 8, 22, 3]
@@ -47,8 +50,24 @@ BASELINES = {
     "loo-logprob@remove": ls.LeaveOneOut("logprob", ablation="remove"),
     "attention-rollout": ls.AttentionRollout(),
     "value-attention": ls.ValueWeightedAttention(),
+    "closeness": Closeness(),
+    "embedding-norm": EmbeddingNorm(),
+    "surprisal": Surprisal(),
     "random": ls.RandomScores(),
     "random@7": ls.RandomScores(7),
+}
+STARTS = {
+    "ig-zero-held@3": PathGradients.midpoints(3, "zero", hold_special=True),
+    "ig-mean@3": PathGradients.midpoints(3, "mean"),
+    "ig-mean-held@3": PathGradients.midpoints(3, "mean", hold_special=True),
+    "ig-bos": PathGradients.midpoints(16, "bos"),
+    "ig-bos-held@3": PathGradients.midpoints(3, "bos", hold_special=True),
+    "ig-eos@3": PathGradients.midpoints(3, "eos"),
+    "ig-eos-held@3": PathGradients.midpoints(3, "eos", hold_special=True),
+    "ig-pad@3": PathGradients.midpoints(3, "pad"),
+    "ig-pad-held@3": PathGradients.midpoints(3, "pad", hold_special=True),
+    "ig-weighted": weighted_integrated_gradients(),
+    "ig-semantic": path_integrated_semantic(),
 }
 MODIFICATIONS: dict[str, dict[str, Any]] = {
     "norm": {"readout": ls.Norm()},
@@ -96,9 +115,24 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 
 def test_the_names_are_those_tested_here() -> None:
-    assert {name.partition("@")[0] for name in (*BASES, *BASELINES)} == set(method_names())
+    assert {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS)} == set(method_names())
     starts = {f"path-{start}{held}" for start in ("bos", "eos", "pad") for held in ("", "-held")}
-    assert {name.partition("@")[0] for name in MODIFICATIONS} | starts == set(modification_names())
+    assert {*(name.partition("@")[0] for name in MODIFICATIONS), *starts, "redrawn"} == set(modification_names())
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_paths_from_other_starts_by_name(name: str) -> None:
+    assert as_method(name).explanation == STARTS[name]
+
+
+def test_redrawn_scores_are_those_of_a_model_that_has_learnt_nothing(model: Any) -> None:
+    blocks = RandomizedBlocks(model, seed=3)
+    found = as_method("fisher+redrawn").score(model, prompt_of(), TARGET, blocks).scores
+    plain = as_method("fisher").score(model, prompt_of(), TARGET).scores
+    with blocks.final(model.cfg.n_layers):
+        assert torch.equal(found, as_method("fisher").score(model, prompt_of(), TARGET).scores)
+    assert not torch.allclose(found, plain)
+    assert torch.equal(plain, as_method("fisher").score(model, prompt_of(), TARGET).scores), "the blocks are back"
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -15,8 +15,8 @@ from lens_scopes.evaluation.report import SUFFIXES, EvaluationReport, report
 from lens_scopes.evaluation.results import load_results
 from lens_scopes.evaluation.statistics import compare_methods
 from lens_scopes.views import figure_bytes
-from lens_scopes.views.page.svg_lines import round_ticks
 from lens_scopes.views.terminal.evaluation import print_evaluation
+from lens_scopes.views.words.axis import round_ticks
 from lens_scopes.views.words.evaluation import better, meaning, p_text, ranges, value_text
 from lens_scopes.views.words.evaluation_tables import latex, markdown, means_table
 from lens_scopes.views.words.line_styles import look
@@ -139,6 +139,11 @@ def test_the_reference_can_be_chosen(found: EvaluationReport, tmp_path: Path) ->
     pandas.testing.assert_frame_equal(again.compared, expected)
     with pytest.raises(EvaluationError, match="did you mean 'random'"):
         report(found.results, reference="randm")
+
+
+def test_no_report_says_what_software_cannot_know(found: EvaluationReport, page: str) -> None:
+    for text in (page, markdown(found), latex(found)):
+        assert "hosen before" not in text and "looked at in between, no file can tell" in text
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

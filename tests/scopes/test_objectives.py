@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +20,6 @@ from lens_scopes.scopes import objectives
 from lens_scopes.scopes.objectives import (
     Directions,
     Objective,
-    as_objective,
-    objective_named,
-    objective_names,
 )
 
 IDS = [3, 17, 0, 8, 22, 3]
@@ -400,68 +396,6 @@ def test_an_exception_in_a_function_is_the_callers_own() -> None:
 
     with pytest.raises(ZeroDivisionError, match="my own"):
         ls.attribute(llama_like(), IDS, fail)
-
-
-# Names
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(objectives, "_REGISTRY", dict(objectives._REGISTRY))
-    yield
-
-
-def test_every_objective_has_a_name() -> None:
-    names = ["semantic", "logprob", "logit-diff", "temperature", "entropy", "fisher", "fisher-at-values"]
-    assert objective_names() == names
-    for name in names:
-        settings = {"token": 1, "other": 2} if name == "logit-diff" else {}
-        assert objective_named(name, **settings).scope == name
-    assert objective_named("fisher", rank=3) == ls.Fisher(rank=3)
-
-
-def test_unknown_names_and_settings_are_refused_with_near_ones() -> None:
-    for wrong, near in (("semantics", "semantic"), ("Fischer", "fisher"), ("TEMPERATUR", "temperature")):
-        message = refusal(lambda wrong=wrong: objective_named(wrong))
-        assert repr(wrong) in message and f"did you mean {near!r}" in message
-    message = refusal(lambda: objective_named("zzz"))
-    assert "did you mean" not in message and "semantic, logprob" in message
-    assert "rank" in refusal(lambda: objective_named("semantic", rank=2))
-    assert "logit-diff" in refusal(lambda: objective_named("logit-diff"))
-    assert "rank" in refusal(lambda: objective_named("fisher", rank=0))
-
-
-def test_a_users_objective_is_known_by_name_once_registered(registry: None) -> None:
-    model = llama_like()
-    ls.register_objective("first-axis", lambda y, logits: torch.eye(len(y))[0])
-    assert "first-axis" in objective_names()
-    att = ls.attribute(model, IDS, "first-axis")
-    expected = reference.jacobian(model, IDS)[:, 0].norm(dim=-1)
-    assert_close(att.scores, expected, rtol=1e-9, atol=1e-12)
-    assert att.scope == "first-axis" or att.objective == "first-axis"
-    assert att.objective == "first-axis" and att.settings["objective"]["name"] == "first-axis"
-    for taken in ("first-axis", "semantic"):
-        assert repr(taken) in refusal(lambda taken=taken: ls.register_objective(taken, lambda y, logits: y))
-    assert "'first-axis'" in refusal(lambda: objective_named("first-axes"))
-
-
-def test_what_may_be_passed_for_an_objective() -> None:
-    def my_scope(y: Tensor, logits: Tensor) -> Tensor:
-        return y
-
-    assert as_objective(None) == as_objective("semantic") == as_objective(ls.Semantic) == ls.Semantic()
-    assert as_objective(ls.Fisher(rank=2)) == ls.Fisher(rank=2)
-    assert as_objective(my_scope) == ls.Custom(my_scope, "my_scope")
-    assert isinstance(as_objective(SimpleCallable()), ls.Custom)
-    for wrong in (3, 1.5, ["semantic"], object()):
-        message = refusal(lambda wrong=wrong: inspect.unwrap(as_objective)(wrong))
-        assert type(wrong).__name__ in message
-    assert "logit-diff" in refusal(lambda: as_objective(ls.LogitDiff))
-
-
-class SimpleCallable:
-    def __call__(self, y: Tensor, logits: Tensor) -> Tensor:
-        return y
 
 
 def test_a_user_may_subclass_objective() -> None:

@@ -54,6 +54,7 @@ class FakeLaboratory:
         seed: int = 0,
         draws: int = 4,
         corpus: Sequence[Sequence[int]] = (),
+        protocol: Any = None,
         kill_at: int | None = None,
         fail_at: Sequence[int] = (),
         delay: float = 0.0,

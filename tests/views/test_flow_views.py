@@ -13,10 +13,10 @@ from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.views import figure_bytes, figure_of, page_of, print_result, to_html
-from lens_scopes.views.page.heat_table import short_number
-from lens_scopes.views.page.svg_curves import name_places
 from lens_scopes.views.words.attribution import number
+from lens_scopes.views.words.axis import name_places
 from lens_scopes.views.words.flow import CURVE_SIGMAS, span_curves
+from lens_scopes.views.words.numbers import short_number
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 SPANS = {"secret": range(1, 3), "<b>&\n": range(4, 5), "after": range(6, 7)}

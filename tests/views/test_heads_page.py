@@ -19,11 +19,12 @@ from lens_scopes.views import attribution_page, page_of, to_html
 from lens_scopes.views.page.attention import MOST_TOKENS_OF_HEADS
 from lens_scopes.views.page.circuitsvis import Strips
 from lens_scopes.views.page.heads import OPEN
-from lens_scopes.views.page.heat_table import cell_class, short_number
+from lens_scopes.views.page.heat_table import cell_class
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.axis import Axis, axis_of, named_points
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.heads import head_lines
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import visible
 
 

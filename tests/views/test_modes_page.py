@@ -13,9 +13,10 @@ from html_document import Document
 import lens_scopes as ls
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange
 from lens_scopes.views import page_of, to_html
-from lens_scopes.views.page.heat_table import short_number, token_html
+from lens_scopes.views.page.heat_table import token_html
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.modes import contrasts, removal_words, strongest_removals, weighted_amounts
+from lens_scopes.views.words.numbers import short_number
 
 
 def section(modes: ModeInspection, key: str) -> Any:

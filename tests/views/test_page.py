@@ -17,8 +17,9 @@ from lens_scopes.errors import FileError
 from lens_scopes.views import Page, Section, View, attribution_page, framed, notebook_html, to_html
 from lens_scopes.views.page import circuitsvis
 from lens_scopes.views.page.circuitsvis import WORD_JOINER, bundle, encode, safe_token
-from lens_scopes.views.page.heat_table import heat_table, short_number
+from lens_scopes.views.page.heat_table import heat_table
 from lens_scopes.views.words.attribution import number
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import visible
 
 

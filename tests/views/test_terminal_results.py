@@ -14,12 +14,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lens_scopes.views import print_heads, print_matrix, print_modes, print_result
-from lens_scopes.views.page.heat_table import short_number
 from lens_scopes.views.terminal.heads import HeadsReport
 from lens_scopes.views.terminal.matrix import MatrixReport
 from lens_scopes.views.terminal.modes import ModesReport
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import ink, level_colour, scale_of
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import visible
 
 REPORTS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [

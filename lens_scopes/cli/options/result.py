@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from lens_scopes.cli.options.output import PANEL, as_json, check_files
+from lens_scopes.cli.options.output import PANEL, check_files
+from lens_scopes.results.files import as_json
 
 _SUFFIXES = (".html", ".json", ".csv", ".png", ".svg", ".pdf")
 

@@ -1,6 +1,9 @@
-// The colour scale and the numbers of every view, as the reports have them: levels -20 … 20 of the largest magnitude
-// among the tokens that count, four significant digits.
+// The colour scale of every view, as the reports have it: levels -20 … 20 of the largest magnitude among the tokens that
+// count.
 import { h } from "./dom.js";
+import { number } from "./numbers.js";
+
+export { number, percent, short } from "./numbers.js";
 
 const LEVELS = 20;
 
@@ -20,28 +23,6 @@ export function cellClass(score, isSpecial, scale) {
   if (!scale.bound) return "p0";
   const level = Math.round((LEVELS * Math.max(-scale.bound, Math.min(scale.bound, score))) / scale.bound);
   return (level < 0 ? "n" : "p") + Math.abs(level);
-}
-
-/** Four significant digits. */
-export function number(value) {
-  if (value === null || value === undefined) return "not finite";
-  return value === 0 ? "0" : value.toPrecision(4).replace(/e([+-])(\d)$/, "e$10$2");
-}
-
-/** Two significant digits, for a narrow cell. */
-export function short(value) {
-  if (value === null) return "nan";
-  if (Math.abs(value) >= 100 && Math.abs(value) < 9999.5) return value.toFixed(0);
-  const text = Number(value.toPrecision(2));
-  return Math.abs(text) >= 1e-4 || text === 0 ? String(text) : text.toExponential();
-}
-
-/** A share or probability as a percentage. */
-export function percent(share) {
-  const hundredfold = 100 * share;
-  if (hundredfold >= 9.95) return `${hundredfold.toFixed(1)}%`;
-  if (hundredfold === 0) return "0%";
-  return hundredfold >= 0.001 ? `${hundredfold.toPrecision(2)}%` : "<0.001%";
 }
 
 /** Each token's |score| over the sum of those that count; null for special tokens and what is not finite. */

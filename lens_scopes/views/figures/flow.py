@@ -17,14 +17,15 @@ from lens_scopes.views.figures.style import (
     paper,
     shortened,
 )
-from lens_scopes.views.page.svg_curves import name_places, reach
 from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.axis import name_places
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
     SpanCurve,
     flow_kind,
     flow_oddities,
+    reach,
     span_curves,
     strongest_spans,
 )

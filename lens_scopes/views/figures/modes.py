@@ -15,11 +15,11 @@ from lens_scopes.views.figures.style import (
     paper,
     shortened,
 )
-from lens_scopes.views.page.heat_table import short_number
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.axis import axis_of
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.modes import Contrast, contrasts, modes_oddities
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import visible
 
 if TYPE_CHECKING:

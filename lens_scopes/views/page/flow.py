@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.page.document import Page, Section
-from lens_scopes.views.page.heat_table import heat_table, short_number, token_html
+from lens_scopes.views.page.heat_table import heat_table, token_html
 from lens_scopes.views.page.parts import (
     alert,
     bar,
@@ -33,6 +33,7 @@ from lens_scopes.views.words.flow import (
     span_curves,
     strongest_spans,
 )
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import running
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lens_scopes.views.page.attention import cropping, heads_view
 from lens_scopes.views.page.circuitsvis import Strips, safe_token
 from lens_scopes.views.page.document import Page, Section
-from lens_scopes.views.page.heat_table import cell_class, legend, marks, short_number, token_html
+from lens_scopes.views.page.heat_table import cell_class, legend, marks, token_html
 from lens_scopes.views.page.parts import (
     about,
     alert,
@@ -37,6 +37,7 @@ from lens_scopes.views.words.heads import (
     is_divergence,
     unit_of_change,
 )
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import running
 
 if TYPE_CHECKING:

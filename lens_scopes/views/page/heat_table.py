@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from lens_scopes.views.words.attribution import number, percent, ranking
+from lens_scopes.views.words.attribution import ranking
 from lens_scopes.views.words.colour import Scale, joint_scale, scale_of
+from lens_scopes.views.words.numbers import number, percent, short_number
 from lens_scopes.views.words.token_text import visible
 
 # Cells above which a browser lays the table out only when it comes into view.
@@ -163,12 +164,3 @@ def _row(
     top = "—" if not best else f"<bdi>{token_html(tokens[best[0]])}</bdi> <span>{number(row[best[0]])}</span>"
     label = f"<bdi>{escape(name)}</bdi>" if link is None else f'<a href="#{link}">{escape(name)}</a>'
     return f'<tr><th scope="row" class="name">{label}<td class="top">{top}{"".join(cells)}'
-
-
-def short_number(value: float) -> str:
-    """Two significant digits for a narrow cell: 0.012, 3.4e-7; whole numbers from 100 to 9999."""
-    if not math.isfinite(value):
-        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    if 100 <= abs(value) < 9999.5:
-        return f"{value:.0f}"
-    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.page.document import Page, Section
-from lens_scopes.views.page.heat_table import cell_class, legend, marks, short_number, token_html
+from lens_scopes.views.page.heat_table import cell_class, legend, marks, token_html
 from lens_scopes.views.page.parts import (
     alert,
     details_section,
@@ -31,6 +31,7 @@ from lens_scopes.views.words.modes import (
     strongest_removals,
     weighted_amounts,
 )
+from lens_scopes.views.words.numbers import short_number
 
 if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection, TokenReplacement

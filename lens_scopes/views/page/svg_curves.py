@@ -6,31 +6,12 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lens_scopes.views.page.heat_table import short_number
-from lens_scopes.views.words.flow import SpanCurve
-
-DECADES = 6.0
-"""The most that is shown below the largest value: what is smaller tells nothing to a reader."""
+from lens_scopes.views.words.axis import name_places
+from lens_scopes.views.words.flow import SpanCurve, reach
+from lens_scopes.views.words.numbers import short_number
 
 _LEFT, _TOP, _WIDTH, _HEIGHT, _NAMES = 62.0, 12.0, 420.0, 300.0, 130.0
 _COLOURS = 4  # after which they come round again: the names stand at the curves
-
-
-def reach(curves: Sequence[SpanCurve]) -> tuple[float, float]:
-    """The exponents of ten between which the values of curves are shown."""
-    highest = math.ceil(math.log10(max(max(curve.bound) for curve in curves)))
-    lowest = math.floor(math.log10(min(min(curve.channel) for curve in curves)))
-    return max(float(lowest), highest - DECADES), float(highest)
-
-
-def name_places(places: Sequence[float], apart: float) -> list[float]:
-    """Heights of names near the wished ones (from 0 up), none nearer to another than `apart`."""
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    chosen = [0.0] * len(places)
-    last = -math.inf
-    for index in order:
-        last = chosen[index] = max(places[index], last + apart)
-    return chosen
 
 
 def log_curves(across: Sequence[float], curves: Sequence[SpanCurve], at: float) -> str:

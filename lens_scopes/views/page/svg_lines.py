@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from lens_scopes.views.words.axis import round_ticks
 from lens_scopes.views.words.evaluation import value_text
 from lens_scopes.views.words.line_styles import look
 
@@ -81,15 +82,6 @@ def line_legend(names: Sequence[str]) -> str:
             f'<path d="M1 5h24" style="stroke:{style.colour};stroke-width:2.5{dashes}"/></svg>{escape(name)}</span>'
         )
     return f'<p class="legend">{"".join(marks)}</p>'
-
-
-def round_ticks(low: float, high: float) -> list[float]:
-    """Five or so round numbers that span low to high."""
-    span = (high - low) or 1.0
-    step = 10.0 ** math.floor(math.log10(span / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if span / (factor * step) <= 6)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(count * step, 12) for count in range(first, max(last, first + 1) + 1)]
 
 
 def _frame(ticks: Sequence[float], right: float, y_of: Callable[[float], float], x_of: Callable[[float], float]) -> str:

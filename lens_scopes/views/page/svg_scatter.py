@@ -6,9 +6,9 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.page.heat_table import short_number
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.axis import Axis, axis_of, named_points
+from lens_scopes.views.words.numbers import short_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.page.heat_table import short_number
 from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, definitions, spaced
 from lens_scopes.views.words.attribution import percent, prompt_text
 from lens_scopes.views.words.flow import (
@@ -22,6 +21,7 @@ from lens_scopes.views.words.flow import (
     prediction_names,
     strongest_spans,
 )
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import running
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.page.heat_table import short_number
 from lens_scopes.views.terminal.parts import (
     Brush,
     TerminalView,
@@ -31,6 +30,7 @@ from lens_scopes.views.words.heads import (
     is_divergence,
     unit_of_change,
 )
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:

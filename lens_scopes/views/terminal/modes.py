@@ -9,7 +9,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.page.heat_table import short_number
 from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, spaced
 from lens_scopes.views.words.attribution import number, prompt_text
 from lens_scopes.views.words.modes import (
@@ -21,6 +20,7 @@ from lens_scopes.views.words.modes import (
     strongest_removals,
     weighted_amounts,
 )
+from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lens_scopes.views.words.numbers import number as number
+from lens_scopes.views.words.numbers import percent as percent
 from lens_scopes.views.words.token_text import running, visible
 
 if TYPE_CHECKING:
@@ -235,25 +237,6 @@ def prompt_text(result: Prompted) -> str:
     """The text up to the position explained, without special tokens, on one line."""
     pairs = zip(result.tokens, result.special, strict=True)
     return " ".join("".join(running(token) for token, special in pairs if not special).split())
-
-
-def number(value: float) -> str:
-    """Four significant digits: 14.20, 0.01234, 1.234e-07; 0; words where there is no number."""
-    if math.isnan(value):
-        return "not a number"
-    if math.isinf(value):
-        return "infinite" if value > 0 else "minus infinite"
-    return f"{value:#.4g}" if value else "0"
-
-
-def percent(share: float) -> str:
-    """A share or probability in [0, 1]: 78.0%, 4.2%, 2.0%, 0.013%, <0.001%."""
-    hundredfold = 100 * share
-    if hundredfold >= 9.95:
-        return f"{hundredfold:.1f}%"
-    if hundredfold == 0:
-        return "0%"
-    return f"{hundredfold:#.2g}%" if hundredfold >= 0.001 else "<0.001%"
 
 
 def short_names(hook_names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Axes for predicted against actual changes: where the ticks go, and when a square-root scale is needed."""
+"""Axes of charts for pages and figures: ranges, ticks, and where the names of points and curves go."""
 
 from __future__ import annotations
 
@@ -94,3 +94,28 @@ def _round_down(value: float) -> float:
     """The largest of 1, 2, 5 × 10ⁿ that is not above the value."""
     power = 10.0 ** math.floor(math.log10(value))
     return max((factor * power for factor in (1.0, 2.0, 5.0) if factor * power <= value * (1 + 1e-9)), default=power)
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Five or so round numbers that span low to high."""
+    span = (high - low) or 1.0
+    step = 10.0 ** math.floor(math.log10(span / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if span / (factor * step) <= 6)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(count * step, 12) for count in range(first, max(last, first + 1) + 1)]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """The powers of ten from low to high, both above zero."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    return [10.0**power for power in range(first, last + 1)]
+
+
+def name_places(places: Sequence[float], apart: float) -> list[float]:
+    """Heights of names near the given ones (from 0 up), with at least `apart` between them."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    chosen = [0.0] * len(places)
+    last = -math.inf
+    for index in order:
+        last = chosen[index] = max(places[index], last + apart)
+    return chosen

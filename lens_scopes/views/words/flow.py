@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 CURVE_SIGMAS = tuple(10 ** (step / 8 - 2) for step in range(25))
 """0.01 to 10: below it every value is its bound."""
+
+DECADES = 6.0
+"""The most that is drawn below the largest value: what is smaller tells nothing to a reader."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,13 @@ def span_curves(flow: InformationFlow) -> list[SpanCurve]:
     ]
 
 
+def reach(curves: Sequence[SpanCurve]) -> tuple[float, float]:
+    """The exponents of ten between which the values of curves are drawn: at most `DECADES` of them."""
+    highest = math.ceil(math.log10(max(max(curve.bound) for curve in curves)))
+    lowest = math.floor(math.log10(min(min(curve.channel) for curve in curves)))
+    return max(float(lowest), highest - DECADES), float(highest)
+
+
 def strongest_spans(flow: InformationFlow) -> list[tuple[int, str]]:
     """The row and name of each span, by bound, the largest first; those that are not finite last."""
     totals = flow.totals()
@@ -52,11 +63,11 @@ def flow_kind(flow: InformationFlow) -> str:
 
 def flow_reading(flow: InformationFlow) -> str:
     return (
-        f"Random noise on the embeddings of one span at a time, {flow.sigma:g} times as long as a typical token"
-        " embedding: how many nats could the predictions tell about it? Bound is ½ σ² tr(M Mᵀ), how far the noise"
-        " moves the predictions on average (Kullback–Leibler divergence, to second order): they can tell no more than"
-        " that. Channel is ½ log det(I + σ² M Mᵀ), the information of the Gaussian channel that fits; it is never"
-        " above the bound."
+        f"Random noise on the embeddings of one span at a time, {flow.sigma:g} times as long as the median"
+        " embedding of the vocabulary: how many nats could the predictions tell about it? Bound is ½ σ² tr(M Mᵀ), to"
+        " second order how far the noise moves the predictions on average (Kullback–Leibler divergence), and so, to"
+        " second order, the most that they can tell. Channel is ½ log det(I + σ² M Mᵀ), the information of the"
+        " Gaussian channel that fits; it is never above the bound."
     )
 
 
