@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from lens_scopes import __version__
 from lens_scopes.models.source import ModelSource
-from lens_scopes.results.files import as_json
+from lens_scopes.results.plain_json import as_json
 from lens_scopes.scopes.registry import scope_names
 from lens_scopes.server.answers import answer, kind_of
 from lens_scopes.server.commands import command_of

@@ -8,6 +8,7 @@ functions, for the prediction after position 8, where T is the true next token:
 | temperature_scope_scores | Temperature() |
 | semantic_scope_scores | Semantic(T) |
 | semantic_scope_scores(path_integral=True), α = 0.2 … 1 | Semantic(T), "product", mean gradient at αx; times 0.8 |
+| the same | PathGradients("logit", alphas, weights of one, distance=0.8), target=T |
 | fisher_scope_scores(method="low_rank", k=1 or 4) | Fisher(1), Fisher(4) |
 | fisher_scope_scores(method="full") | Fisher("trace"), exact |
 | gradient_x_input_scores | LogProb(T), readout="product" |
@@ -34,6 +35,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes.evaluation.path_gradients import PathGradients
 from lens_scopes.scopes.points import Points
 
 GOLDEN = Path(__file__).parents[1] / "support" / "golden"
@@ -49,7 +51,7 @@ class PathOfThePaper(Points):
     name: ClassVar[str] = "path of the paper"
     count: int = len(ALPHAS)
 
-    def embeddings(self, own: Tensor) -> Tensor:
+    def embeddings(self, own: Tensor, start: Tensor | None = None) -> Tensor:
         return own.new_tensor(ALPHAS)[:, None, None] * own
 
     def describe(self) -> str:
@@ -89,6 +91,13 @@ def test_scores_equal_those_of_the_papers_code(model: Any, name: str) -> None:
     scored = STORED["scored_tokens"][:-1]
     assert_close(found[scored], torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=0)
     assert of_target == 0 and len(found) == POSITION + 1 == STORED["scored_tokens"][-1]
+
+
+def test_the_comparison_method_is_the_path_integrated_scope_of_the_papers_code(model: Any) -> None:
+    method = PathGradients("logit", ALPHAS, (1.0,) * len(ALPHAS), distance=ALPHAS[-1] - ALPHAS[0])
+    found = ls.attribute(model, IDS, method, position=POSITION, target=TARGET).scores.double()
+    expected = torch.tensor(STORED["scores"]["path_integrated_semantic_5"][:-1], dtype=torch.float64)
+    assert_close(found[STORED["scored_tokens"][:-1]], expected, rtol=1e-5, atol=0)
 
 
 def test_the_prediction_is_that_of_the_papers_code(model: Any) -> None:

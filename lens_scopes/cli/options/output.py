@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lens_scopes.errors import FileError, PromptError
-from lens_scopes.results.files import as_json
+from lens_scopes.results.plain_json import as_json
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from lens_scopes.cli.options.output import PANEL, check_files
-from lens_scopes.results.files import as_json
+from lens_scopes.results.plain_json import as_json
 
 _SUFFIXES = (".html", ".json", ".csv", ".png", ".svg", ".pdf")
 
