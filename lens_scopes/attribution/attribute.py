@@ -31,15 +31,9 @@ from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import NumericsError, ObjectiveError, PromptError, SiteError
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import (
-    Prompt,
-    PromptLike,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-    resolve_token,
-    token_string,
-)
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.tokens import resolve_token, token_string
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract

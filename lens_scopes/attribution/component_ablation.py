@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,8 @@ from lens_scopes.scopes.paths import Component
 
 BASELINES = ("zero", "mean", "shuffle")
 
-if TYPE_CHECKING:
-    Baseline: TypeAlias = Literal["zero", "mean", "shuffle"]
-else:  # a wrong value is answered with a PathError that says what to do, also under a run-time type checker
-    Baseline = Any
+# Another value is refused with a PathError that says what to do, also under a run-time type checker: Any.
+Baseline: TypeAlias = Literal["zero", "mean", "shuffle"] | Any
 
 _BATCH_TOKENS = 4096  # padded tokens in one forward pass of ablated copies
 

@@ -29,15 +29,9 @@ from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.generation import with_continuation
-from lens_scopes.prompts.prompt import (
-    Prompt,
-    PromptLike,
-    SpanLike,
-    extended,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-)
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, extended, read_prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
 from lens_scopes.scopes.contract import ELEMENTS
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher

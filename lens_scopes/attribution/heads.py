@@ -35,7 +35,7 @@ from lens_scopes.engine.memory import shortage_named
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import PromptLike
+from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import ELEMENTS
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective

@@ -23,7 +23,9 @@ from lens_scopes.engine.precision import Products, products_in
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.generation import with_continuation
-from lens_scopes.prompts.prompt import PromptLike, SpanLike, next_token_id, read_prompt
+from lens_scopes.prompts.prompt import next_token_id
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective

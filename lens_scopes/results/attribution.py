@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken, Prediction
-from lens_scopes.prompts.prompt import Grouping, group_tokens
+from lens_scopes.prompts.groups import Grouping, group_tokens
 from lens_scopes.results.base import Result
 from lens_scopes.results.files import ResultFormat, write_whole
 

@@ -21,7 +21,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.prompts.prompt import resolve_token
+from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.scopes.readouts import Norm, Readout, Relative
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from lens_scopes.evaluation.methods import Method, as_method, method_names, modi
 from lens_scopes.evaluation.path_gradients import PathGradients, path_integrated_semantic, weighted_integrated_gradients
 from lens_scopes.evaluation.randomized import RandomizedBlocks
 from lens_scopes.evaluation.trivial import Closeness, EmbeddingNorm, Surprisal
-from lens_scopes.prompts.prompt import Prompt, read_prompt
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
 
 IDS = [1, 17, 0, 8, 22, 3]
 TARGET = 5

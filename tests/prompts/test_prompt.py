@@ -14,16 +14,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.prompt import (
-    Chars,
-    Group,
-    group_tokens,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-    resolve_token,
-    token_string,
-)
+from lens_scopes.prompts.groups import Group, group_tokens
+from lens_scopes.prompts.prompt import next_token_id, resolve_position
+from lens_scopes.prompts.read import read_prompt
+from lens_scopes.prompts.spans import Chars
+from lens_scopes.prompts.tokens import resolve_token, token_string
 
 TEXT = "The capital of France is Paris.\nThe dog  sleeps on the sofa."
 CHAT_TEMPLATE = (

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.prompt import Chars
+from lens_scopes.prompts.spans import Chars
 
 _PANEL = "Spans"
 
