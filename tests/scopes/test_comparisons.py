@@ -298,7 +298,7 @@ def test_float32_models_give_float32_scores() -> None:
 def test_contracts_name_what_is_left_out_and_by_what() -> None:
     att = ls.attribute(gpt2_like(), IDS, ls.LeaveOneOut("logprob", ablation="mean"), target=TOKEN)
     assert att.contract["output explained"].startswith(f"log-probability of the next token '#{TOKEN}'")
-    assert "the mean embedding of the prompt's own tokens" in att.contract["generative process"]
+    assert "the mean embedding of the prompt's non-special tokens" in att.contract["generative process"]
     assert att.objective == "LeaveOneOut('logprob', ablation='mean')"
     assert att.settings["objective"] == {
         "scope": "leave-one-out", "measure": "logprob", "ablation": "mean", "draws": 4, "seed": 0,
