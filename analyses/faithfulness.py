@@ -214,7 +214,7 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
 def cut(model: Any, path: Path, count: int) -> Any:
     """The passages of a file as token ids: BOS, the last `count` tokens of what is read, and the target."""
     from lens_scopes.evaluation.passages import Passages, read_passages
-    from lens_scopes.prompts.prompt import read_prompt
+    from lens_scopes.prompts.read import read_prompt
 
     passages = read_passages(path)
     items = []

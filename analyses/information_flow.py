@@ -79,7 +79,7 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
 
 def _measured(model: Any, case: Case, seed: int) -> dict[str, Any]:
     """The answer of one case, whether it holds what is wanted, and every measure of its span."""
-    prompt = ls.read_prompt(model, case.text, spans={"span": case.span})
+    prompt = ls.read_prompt(model, case.text, spans={"span": ls.Chars(*case.span)})
     answer = answer_ids(model, prompt.token_ids)
     line = first_line(model, answer)
     span = range(*prompt.spans["span"])
@@ -189,7 +189,7 @@ def _counts(positive: np.ndarray, strata: np.ndarray) -> dict[str, Any]:
 
 def _noise(model: Any, case: Case, draws: int, seed: int) -> dict[str, Any]:
     """What noise on the span really tells, over σ: mutual information and divergence, exact over the vocabulary."""
-    flow = ls.information_flow(model, case.text, {"span": case.span}, seed=seed)
+    flow = ls.information_flow(model, case.text, {"span": ls.Chars(*case.span)}, seed=seed)
     [(start, stop)] = flow.spans.values()
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(draws // 2, stop - start, flow.d_model, generator=generator)

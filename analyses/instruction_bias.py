@@ -23,7 +23,7 @@ from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState, unembedding
 from lens_scopes.engine.sites import EMBEDDING, layer_sites
-from lens_scopes.prompts.prompt import token_string
+from lens_scopes.prompts.tokens import token_string
 from lens_scopes.views.figures.style import (
     DEEP_NEGATIVE,
     DEEP_POSITIVE,

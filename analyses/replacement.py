@@ -13,7 +13,7 @@ from lens_scopes.engine.final_state import FinalState, unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
-from lens_scopes.prompts.prompt import read_prompt
+from lens_scopes.prompts.read import read_prompt
 
 CONTRACT = {
     "output explained": "the whole next-token distribution, after the last position",

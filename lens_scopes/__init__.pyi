@@ -9,7 +9,9 @@ from .evaluation.report import EvaluationReport, report
 from .evaluation.results import load_results
 from .evaluation.run import evaluate
 from .models.load import available_models, load_model, model_record
-from .prompts.prompt import Prompt, read_prompt
+from .prompts.prompt import Prompt
+from .prompts.read import read_prompt
+from .prompts.spans import Chars
 from .results.attribution import Attribution
 from .results.base import Difference, Ranked, Result
 from .results.flow import InformationFlow
@@ -46,6 +48,7 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "Chars",
     "Custom",
     "Difference",
     "Directions",

@@ -24,7 +24,7 @@ from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.engine.forward import hooked, run_blocks
 from lens_scopes.engine.precision import Products
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.prompts.prompt import read_prompt
+from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.objectives import Fisher, FisherAtValues, Objective, Semantic, Temperature
 from lens_scopes.scopes.points import StraightPath
 

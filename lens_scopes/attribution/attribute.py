@@ -31,15 +31,9 @@ from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import NumericsError, ObjectiveError, PromptError, SiteError
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import (
-    Prompt,
-    PromptLike,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-    resolve_token,
-    token_string,
-)
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.tokens import resolve_token, token_string
 from lens_scopes.results.attribution import Attribution, DirectionDetails
 from lens_scopes.results.record import plain
 from lens_scopes.scopes.comparisons import Baseline
@@ -86,8 +80,9 @@ def attribute(
             with, which is no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`, `RandomScores`,
             `ExternalScores`): then sites, path, readout and points do not apply.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
-        target: the next token that target-dependent objectives explain, as a string that is one token or an id; by
-            default the token that follows in the text, else the model's own top token.
+        target: the next token explained by `Semantic()`, `LogProb()` and `LeaveOneOut("logit" or "logprob")`, as a
+            string that is one token or an id; by default the token that follows in the text, else the model's own top
+            token. Refused for an objective that names its own token, or explains none.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
         at: where the tokens' scores are read: at the embedding unless the objective has a place of its own
@@ -120,8 +115,10 @@ def attribute(
     baseline = as_baseline(objective)
     if baseline is not None:
         _refuse_choices(baseline, layers=layers, sites=sites, at=at, through=through, readout=readout, points=points)
+        baseline.check_target(target)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
     job = Job.read(model, objective, layers, sites, through, readout, memory, points, products, at)
+    job.objective.check_target(target)
     request = Request.read(model, prompt, position, target)
     return job.run_all([request], progress)[0]
 
@@ -194,6 +191,7 @@ def attribute_batch(
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
     job = Job.read(model, objective, layers, sites, through, readout, memory, products=products, at=at)
+    job.objective.check_target(target)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     return job.run_all(requests, None, progress)
 

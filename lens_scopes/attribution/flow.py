@@ -27,15 +27,9 @@ from lens_scopes.engine.precision import Products, products_in
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
 from lens_scopes.prompts.generation import with_continuation
-from lens_scopes.prompts.prompt import (
-    Prompt,
-    PromptLike,
-    SpanLike,
-    extended,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-)
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, extended, read_prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
@@ -85,8 +79,8 @@ def information_flow(
     Args:
         model, through, memory, products, progress: as for `attribute`.
         prompt: text, chat messages, token ids or a Prompt.
-        spans: names → a part of the text, (start, stop) in characters, or range(start, stop) in tokens; they must not
-            overlap. By default the messages of a chat.
+        spans: names → a part of the text, `Chars(start, stop)`, or (start, stop) in tokens; they must not overlap. By
+            default the messages of a chat.
         answer: text or token ids after the prompt; the predictions of its tokens are explained, and values summed.
         generate: tokens for the model to add instead, each its most probable one.
         position: without an answer, the token after which the one prediction is explained, negative from the end.

@@ -35,7 +35,7 @@ from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import shortage_named
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
-from lens_scopes.prompts.prompt import PromptLike
+from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
@@ -70,12 +70,12 @@ def inspect_heads(
     Args:
         model, prompt, objective, position, target, through: as for `attribute`.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
-            "resample" (its output in a prompt of the same tokens in another order).
+            "shuffle" (its output in a prompt of the same tokens in a random order, special tokens in place).
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
             head's pattern is read: a prompt whose graph does not fit is refused with the estimate.
-        seed: seed of the reordering for "resample" and of the sequence on which head types are measured.
+        seed: seed of the random order for "shuffle" and of the sequence on which head types are measured.
         progress: called with (components ablated, components to ablate).
 
     Raises:
@@ -83,6 +83,7 @@ def inspect_heads(
     """
     check_baseline(baseline)
     job = Job.read(model, objective, False, (), through, "norm", memory).require_embedding()
+    job.objective.check_target(target)
     request = Request.read(model, prompt, position, target)
     shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads

@@ -21,7 +21,9 @@ from lens_scopes.engine.memory import MemoryPlan, in_portions
 from lens_scopes.engine.precision import Products, products_in
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.prompts.generation import with_continuation
-from lens_scopes.prompts.prompt import PromptLike, next_token_id, read_prompt
+from lens_scopes.prompts.prompt import next_token_id
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
@@ -37,7 +39,7 @@ def attribute_all(
     objective: Objective | str | DirectionFunction | None = None,
     *,
     generate: int = 0,
-    spans: Mapping[str, str | tuple[int, int]] | None = None,
+    spans: Mapping[str, SpanLike] | None = None,
     through: PathLike = None,
     readout: Readout | str = "norm",
     memory: str | int | None = None,
@@ -53,8 +55,8 @@ def attribute_all(
         model, prompt, objective, through, readout, memory, products: as for `attribute`.
         generate: tokens for the model to add first, each its most probable one; only the predictions of those are
             explained then.
-        spans: named parts of the prompt, as text or character ranges, for `span_totals`; chat messages are named by
-            themselves.
+        spans: named parts of the prompt, for `span_totals`: a part of the text, `Chars(start, stop)`, or (start, stop)
+            in tokens; chat messages are named by themselves.
         progress: called with (destinations done, destinations in all).
 
     Raises:

@@ -26,7 +26,7 @@ from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
-from lens_scopes.prompts.prompt import PromptLike
+from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Fisher, solver_warnings

@@ -24,7 +24,9 @@ from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.randomized import RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import Prompt, PromptLike, read_prompt, token_string
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.tokens import token_string
 from lens_scopes.scopes.comparisons import LeaveOneOut
 from lens_scopes.scopes.objectives import Objective
 

@@ -102,7 +102,7 @@ class Method:
         """Scores the prompt's tokens for the prediction after its last one.
 
         Args:
-            target: the next token that target-dependent methods explain.
+            target: the next token that methods explain which take one.
             blocks: the redrawn blocks for a method that is `redrawn`; drawn with seed 0 unless given.
         """
         if self.redrawn:
@@ -111,15 +111,16 @@ class Method:
             return self._score(model, prompt, target)
 
     def _score(self, model: Any, prompt: Prompt, target: int) -> Scored:
+        own_target = target if self.explanation.takes_target else None
         if isinstance(self.explanation, Baseline):
-            result = attribute(model, prompt, self.explanation, target=target)
+            result = attribute(model, prompt, self.explanation, target=own_target)
             backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
             return Scored(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
         result = attribute(
             model,
             prompt,
             self.explanation,
-            target=target,
+            target=own_target,
             at=self.at,
             through=self.through,
             readout=self.readout,

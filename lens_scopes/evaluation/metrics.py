@@ -47,7 +47,8 @@ from lens_scopes.evaluation.methods import Method, Scored
 from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.randomized import STAGES, RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial, count_of, ranking
-from lens_scopes.prompts.prompt import Prompt, read_prompt
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.comparisons import RandomScores
 
 AOPC_FRACTIONS = (0.05, 0.10, 0.20)

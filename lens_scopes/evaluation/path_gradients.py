@@ -70,6 +70,10 @@ class PathGradients(Baseline):
             raise EvaluationError(f"a path from {self.start!r} needs a tokenizer with such a token; choose another.")
         return self
 
+    @property
+    def takes_target(self) -> bool:
+        return True
+
     def targets(self, state: FinalState) -> list[int]:
         return [state.top_token if state.target is None else state.target]
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.prompts.prompt import Grouping, group_tokens
+from lens_scopes.prompts.groups import Grouping, group_tokens
 from lens_scopes.results.base import Entry, Result
 from lens_scopes.results.record import plain
 

@@ -111,6 +111,10 @@ class LeaveOneOut(Baseline):
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"one token at a time is replaced by {ABLATIONS[self.ablation]}"
 
+    @property
+    def takes_target(self) -> bool:
+        return self.measure != "kl"
+
     def targets(self, state: FinalState) -> list[int]:
         if self.measure == "kl":
             return []

@@ -21,7 +21,7 @@ from lens_scopes.engine.final_state import FinalState, final_norm_is_constant
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.prompts.prompt import resolve_token
+from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.scopes.readouts import Norm, Readout, Relative
 
 if TYPE_CHECKING:
@@ -102,6 +102,30 @@ class Explanation(ABC):
         """The tokens the explanation is about, as ids; none for those of the whole distribution."""
         return []
 
+    @property
+    def takes_target(self) -> bool:
+        """Whether the explanation is about the next token that `target=` names."""
+        return False
+
+    def check_target(self, target: str | int | None) -> None:
+        """Refuses a target that the explanation would drop.
+
+        Raises:
+            ObjectiveError: where a target is given and the explanation takes none.
+        """
+        if target is None or self.takes_target:
+            return
+        name = type(self).__name__
+        if getattr(self, "token", None) is not None:
+            raise ObjectiveError(
+                f"{name} names its own token, so target={target!r} would be dropped; give the token in one place: in "
+                f"{name}(…), or as target."
+            )
+        raise ObjectiveError(
+            f"{name} explains no single next token, so target={target!r} would be dropped; leave target out, or choose "
+            "Semantic() or LogProb()."
+        )
+
     def settings(self) -> dict[str, Any]:
         """The fields, as plain values for records."""
         return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
@@ -147,6 +171,10 @@ class Objective(Explanation):
 @dataclass(frozen=True)
 class _OneToken(Objective):
     token: str | int | None = None
+
+    @property
+    def takes_target(self) -> bool:
+        return self.token is None
 
     def prepare(self, model: Any) -> Self:
         return self if self.token is None else replace(self, token=resolve_token(model, self.token))

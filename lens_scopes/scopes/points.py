@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from einops import rearrange
@@ -26,12 +26,14 @@ from torch import Tensor
 from lens_scopes.engine.forward import token_embeddings
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import PromptError, ReadoutError
-from lens_scopes.prompts.prompt import Prompt, read_prompt, resolve_token
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
+from lens_scopes.prompts.tokens import resolve_token
 
-# What is none of these is answered with a ReadoutError that says what to do, also under a run-time type checker.
-Start = Any  # str | int | Sequence[int] | Tensor | Prompt
-Count = Any  # int
-PointsLike = Any  # Points | str | None
+# What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
+Start: TypeAlias = str | int | Sequence[int] | Tensor | Prompt | Any
+Count: TypeAlias = int | Any
+PointsLike: TypeAlias = "Points | str | None | Any"
 
 SPECIAL_STARTS = ("bos", "eos", "pad")
 _POINTS = 16  # unless a number is given
@@ -112,8 +114,6 @@ class StraightPath(Points):
         object.__setattr__(self, "start", _plain_start(self.start))
         if not _is_count(self.steps):
             raise ReadoutError(f"a path needs at least one step, a whole number of them; got {self.steps!r}.")
-        if not isinstance(self.hold_special, bool):
-            raise ReadoutError(f"hold_special is True or False; got {self.hold_special!r}.")
 
     @property
     def count(self) -> int:
@@ -258,7 +258,7 @@ def _plain_start(start: Start) -> str | int | tuple[int, ...]:
     """A start as a value that can be compared and written down: a name or text, a token id, or a prompt's ids."""
     if isinstance(start, str) and start:
         return start
-    if _is_count(start) or (start == 0 and type(start) is int):
+    if type(start) is int and start >= 0:
         return start
     if isinstance(start, Prompt):
         return start.token_ids
@@ -274,7 +274,7 @@ def _plain_start(start: Start) -> str | int | tuple[int, ...]:
     )
 
 
-def _start_ids(model: Any, start: str | int | tuple[int, ...], n_prompt: int, length: int) -> list[int]:
+def _start_ids(model: Any, start: Start, n_prompt: int, length: int) -> list[int]:
     """The token that a path starts from, for all positions; or the tokens of another prompt, one for each.
 
     Raises:

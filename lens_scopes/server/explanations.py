@@ -8,7 +8,8 @@ from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
-from lens_scopes.prompts.prompt import Prompt, read_prompt
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.paths import read_path
 from lens_scopes.scopes.readouts import as_readout
 from lens_scopes.server.commands import objective_of

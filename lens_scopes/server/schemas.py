@@ -88,7 +88,7 @@ class HeadsRequest(PromptRequest, _Objective, _Path):
     """`lens_scopes.inspect_heads`."""
 
     position: Position = -1
-    baseline: Name = Field("mean", description="zero, mean or resample.")
+    baseline: Name = Field("mean", description="zero, mean or shuffle.")
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")
     verify: int | None = Field(None, ge=0, lt=2**31, description="How many components to ablate.")

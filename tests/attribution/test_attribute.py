@@ -249,7 +249,6 @@ def test_the_target_is_the_one_given_else_the_next_token_else_the_top_one(models
             ({"objective": objective(), "position": 2}, IDS[3]),
             ({"objective": objective(), "position": 2, "target": OTHER}, OTHER),
             ({"objective": objective(TOKEN), "position": 2}, TOKEN),
-            ({"objective": objective(TOKEN), "target": OTHER}, TOKEN),
             ({"objective": objective}, top),
         ):
             att = ls.attribute(model, IDS, **settings)
@@ -262,7 +261,31 @@ def test_the_target_is_the_one_given_else_the_next_token_else_the_top_one(models
     assert ls.attribute(model, IDS).scope == "semantic"
     assert ls.attribute(model, IDS, ls.LogitDiff(TOKEN, OTHER)).target.token_id == TOKEN  # type: ignore[union-attr]
     for without in (ls.Temperature(), ls.Entropy(), ls.Fisher()):
-        assert ls.attribute(model, IDS, without, target=TOKEN).target is None
+        assert ls.attribute(model, IDS, without).target is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (ls.Semantic(TOKEN), "Semantic names its own token, so target=9 would be dropped"),
+        (ls.LogProb(9), "LogProb names its own token"),
+        (ls.LogitDiff(TOKEN, OTHER), "LogitDiff names its own token"),
+        (ls.Temperature(), "Temperature explains no single next token"),
+        (ls.Entropy(), "explains no single next token"),
+        (ls.Fisher(), "explains no single next token"),
+        (lambda y, logits: y, "Custom explains no single next token"),
+    ],
+)
+def test_a_target_that_would_be_dropped_is_refused(models: dict[str, Any], objective: Any, words: str) -> None:
+    model = models["gpt2_like"]
+    for call in (
+        lambda: ls.attribute(model, IDS, objective, target=9),
+        lambda: ls.attribute_batch(model, [IDS], objective, target=9),
+        lambda: ls.inspect_heads(model, IDS, objective, target=9),
+    ):
+        with pytest.raises(ObjectiveError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
 
 
 # Laws

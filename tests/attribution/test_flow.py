@@ -210,7 +210,7 @@ def test_large_noise_tells_less_than_either_value() -> None:
 
 
 def test_spans_of_a_text_are_its_parts_characters_or_tokens(reading: Any) -> None:
-    spans = {"named": " sleeps on", "characters": (0, 3), "tokens": range(6, 8)}
+    spans = {"named": " sleeps on", "characters": ls.Chars(0, 3), "tokens": (6, 8)}
     flow = ls.information_flow(reading, TEXT, spans, answer=" sleeps")
     assert flow.spans == {"named": (3, 5), "characters": (1, 2), "tokens": (6, 8)}
     assert [item.text for item in flow.totals()] == [" sleeps on", "The", " sofa."]
@@ -224,8 +224,8 @@ def test_spans_of_a_text_are_its_parts_characters_or_tokens(reading: Any) -> Non
         ({"spans": {"a": "The cat"}}, PromptError, ["'a'", "The cat", "not in the prompt"]),
         ({"spans": {"a": "The dog"}}, PromptError, ["occurs 2 times", "0, 28"]),
         ({"spans": {"a": "leeps"}}, PromptError, ["cuts token 3", "7 to 14"]),
-        ({"spans": {"a": (20, 99)}}, PromptError, ["20 to 99"]),
-        ({"spans": {"a": range(2, 99)}}, PromptError, ["range(2, 99)", "range(0, 10)"]),
+        ({"spans": {"a": ls.Chars(20, 99)}}, PromptError, ["characters 20 to 99"]),
+        ({"spans": {"a": range(2, 99)}}, PromptError, ["tokens 2 to 99", "≤ 10", "Chars(start, stop)"]),
         ({"spans": {}}, PromptError, ["no span was named"]),
         ({"spans": None}, PromptError, ["no span was named"]),
         ({"sigma": 0}, ObjectiveError, ["positive", "got 0"]),

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _BASELINES = {
     "zero": "zero",
-    "mean": "its mean over the prompt’s positions",
-    "resample": "its output in a prompt of the same tokens in another order",
+    "mean": "its mean over the prompt’s non-special tokens",
+    "shuffle": "its output in a prompt of the same tokens in a random order, special tokens in place",
 }
 _UNITS = {
     "semantic": "logits",
