@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_refused_in_words(
 
 def test_ids_take_ranges_of_tokens_and_ids_as_answer() -> None:
     model = gpt2_like()
-    with pytest.raises(PromptError, match="range"):
+    with pytest.raises(PromptError, match=r"give \(start, stop\) in tokens"):
         ls.information_flow(model, IDS, {"a": "text"})
     with pytest.raises(PromptError, match="given as ids"):
         ls.information_flow(model, IDS, {"a": SPAN}, answer=" text")

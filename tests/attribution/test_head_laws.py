@@ -87,7 +87,7 @@ def state_with_heads_of(model: Any, ids: list[int], layer: int, head: int) -> Te
 
 
 @pytest.mark.parametrize("special", [(0,), (0, 3)])
-def test_resampling_runs_the_other_tokens_in_another_order(special: tuple[int, ...]) -> None:
+def test_a_shuffle_runs_the_other_tokens_in_another_order(special: tuple[int, ...]) -> None:
     """Special tokens stay in place, and the permutation is that of PyTorch's generator with the seed."""
     model, seed = llama_like(), 3
     flags = tuple(index in special for index in range(len(IDS)))
@@ -99,7 +99,7 @@ def test_resampling_runs_the_other_tokens_in_another_order(special: tuple[int, .
         other[place] = IDS[movable[source]]
     assert sum(one != two for one, two in zip(IDS, other, strict=True)) > 2, "more than a swap"
 
-    found = ls.inspect_heads(model, prompt, ls.Semantic(TARGET), baseline="resample", seed=seed)
+    found = ls.inspect_heads(model, prompt, ls.Semantic(TARGET), baseline="shuffle", seed=seed)
     before = reference.logits_from_final_state(model, reference.state_of(model, IDS))[TARGET]
     by_head = [item for item in found.ablations if item.head is not None]
     assert len(by_head) == model.cfg.n_layers * model.cfg.n_heads
