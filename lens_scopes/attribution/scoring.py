@@ -92,7 +92,7 @@ def total_over_sites(
 
     Returns:
         The total and, where directions were sampled, a bound of its standard error: the same draws make all the parts,
-        so their errors add up, Σ_l Σ_h ε_l,h,t / 2 a_l,t.
+        so their errors add up, Σ_l Σ_h ε_l,h,t / 2 a_l,t. A root of an unbiased estimate is too low on average.
     """
     flat = [scores.reshape(len(scores), -1) for scores, _ in parts]
     amplitudes = torch.stack([(scores if squared else scores.square()).sum(1).sqrt() for scores in flat])

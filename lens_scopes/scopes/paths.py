@@ -2,8 +2,8 @@
 
 The residual skip always carries. A component that is not named is held fixed: its output is a constant, so nothing
 flows back through it. Three nonlinearities can be frozen besides: attention patterns, normalisation scales and MLP
-gates; with all three frozen the model is locally linear in the embeddings and Σ_t J_t x_t, with the constants its
-biases add, is the final state (the detached Jacobian, arXiv:2505.24293).
+gates; with all three frozen the model is locally linear in the embeddings and Σ_t J_t x_t, with the constants that its
+biases and learned positions add, is the final state (the detached Jacobian, arXiv:2505.24293).
 
     Layers(5, 9)                   attention and MLP of layers 5 to 9
     Heads("L3H2", "L5H0")          these heads only
