@@ -6,8 +6,6 @@ import operator
 import re
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from torch import Tensor
-
 from lens_scopes.errors import PromptError
 
 # What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
@@ -155,7 +153,7 @@ def _single_token(tokenizer: Any, token: str, ids: list[int]) -> int | None:
 
 def as_integer(value: Any) -> int | None:
     """The value as an int; None for a bool, a float, or anything else that is no integer."""
-    if isinstance(value, Tensor) and value.ndim == 0:
+    if getattr(value, "ndim", None) == 0:  # a tensor or an array of one number
         value = value.item()
     if isinstance(value, bool):
         return None
