@@ -31,7 +31,6 @@ from .scopes.objectives import (
     Directions,
     Entropy,
     Fisher,
-    FisherAtValues,
     LogitDiff,
     LogProb,
     Objective,
@@ -42,6 +41,7 @@ from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
 from .scopes.points import Noise, StraightPath
 from .scopes.readouts import Dot, Norm, Product, Relative
 from .scopes.registry import register_objective
+from .scopes.spec import FisherAtValues, Spec
 
 __all__ = [
     "Attention",
@@ -82,6 +82,7 @@ __all__ = [
     "Semantic",
     "Series",
     "Skip",
+    "Spec",
     "StraightPath",
     "Temperature",
     "ValueDistribution",

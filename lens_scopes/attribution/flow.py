@@ -23,7 +23,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
-from lens_scopes.engine.precision import Products, products_in
+from lens_scopes.engine.precision import products_in
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
 from lens_scopes.prompts.generation import with_continuation
@@ -34,6 +34,7 @@ from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.scopes.paths import PathLike
+from lens_scopes.scopes.spec import Spec
 
 if TYPE_CHECKING:
     AnswerLike: TypeAlias = "str | Sequence[int]"
@@ -60,7 +61,7 @@ def information_flow(
     seed: int = 0,
     through: PathLike = None,
     memory: str | int | None = None,
-    products: Products = "own",
+    matmul_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> InformationFlow:
     """How many nats a span of the prompt (a secret, a retrieved document) could tell through what is predicted next.
@@ -77,7 +78,7 @@ def information_flow(
     stand for the others.
 
     Args:
-        model, through, memory, products, progress: as for `attribute`.
+        model, through, memory, matmul_dtype, progress: as for `attribute`.
         prompt: text, chat messages, token ids or a Prompt.
         spans: names → a part of the text, `Chars(start, stop)`, or (start, stop) in tokens; they must not overlap. By
             default the messages of a chat.
@@ -106,7 +107,8 @@ def information_flow(
     """
     relative = checked_sigma(sigma)
     rank, samples = _checked_directions(model.cfg.d_model, rank, samples)
-    resolved = ResolvedSpec.read(model, Fisher("trace"), False, (), through, "norm", memory, products=products)
+    spec = Spec.read(Fisher("trace"), through=through, memory=memory, matmul_dtype=matmul_dtype)
+    resolved = ResolvedSpec.of(model, spec)
     read, count = _with_answer(model, prompt, spans, answer, generate, position)
     flows = _checked_spans(read)
     last = resolve_position(read, position) if count == 0 else len(read) - 2
@@ -115,7 +117,7 @@ def information_flow(
 
     reads = [(0, destination) for destination in destinations]
     plan = resolved.budget().plan(len(ids))
-    with products_in(resolved.products):
+    with products_in(spec.matmul_dtype or "own"):
         traced = trace_within(model, [ids], [], plan, resolved.path_hooks(), reads)
         with torch.no_grad():
             states = resolved.final_states(traced, [next_token_id(read, destination) for destination in destinations])
@@ -149,7 +151,6 @@ def information_flow(
             seed=seed,
             answer_tokens=count,
             generated=bool(generate),
-            products=resolved.products,
         ),
         memory=traced.outcome(plan, len(destinations) * (rank + samples)),
     )

@@ -38,8 +38,9 @@ from lens_scopes.errors import PathError, SiteError
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import contract
-from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
+from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
+from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 _ABLATED_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
 _ABLATED_FEW = 32
@@ -49,7 +50,7 @@ _ABLATED_FEW = 32
 def inspect_heads(
     model: Any,
     prompt: PromptLike,
-    objective: Objective | str | DirectionFunction | None = None,
+    objective: ObjectiveLike = None,
     *,
     position: int = -1,
     target: str | int | None = None,
@@ -82,9 +83,15 @@ def inspect_heads(
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
     """
     check_baseline(baseline)
-    resolved = ResolvedSpec.read(model, objective, False, (), through, "norm", memory).require_embedding()
-    resolved.objective.check_target(target)
-    place = PromptPosition.read(model, prompt, position, target)
+    spec = (
+        Spec.read(objective, through=through, target=target, memory=memory)
+        .require_gradient()
+        .require_usual(
+            ("layers", "sites", "score_site", "readout", "points"), "heads and MLPs are read at sites of their own"
+        )
+    )
+    resolved = ResolvedSpec.of(model, spec)
+    place = PromptPosition.read(model, prompt, position, spec.target)
     shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     with_mlps = not bool(getattr(model.cfg, "attn_only", False))

@@ -18,7 +18,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, in_portions
-from lens_scopes.engine.precision import Products, products_in
+from lens_scopes.engine.precision import products_in
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import next_token_id
@@ -26,9 +26,10 @@ from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
+from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.readouts import Readout
+from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 _BLOCK = 16  # destinations that share a forward pass
 
@@ -36,14 +37,14 @@ _BLOCK = 16  # destinations that share a forward pass
 def attribute_all(
     model: Any,
     prompt: PromptLike,
-    objective: Objective | str | DirectionFunction | None = None,
+    objective: ObjectiveLike = None,
     *,
     generate: int = 0,
     spans: Mapping[str, SpanLike] | None = None,
     through: PathLike = None,
-    readout: Readout | str = "norm",
+    readout: Readout | str | None = None,
     memory: str | int | None = None,
-    products: Products = "own",
+    matmul_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> AttributionMatrix:
     """The influence of every token on every later prediction of a text.
@@ -52,7 +53,7 @@ def attribute_all(
     in the text.
 
     Args:
-        model, prompt, objective, through, readout, memory, products: as for `attribute`.
+        model, prompt, objective, through, readout, memory, matmul_dtype: as for `attribute`.
         generate: tokens for the model to add first, each its most probable one; only the predictions of those are
             explained then.
         spans: named parts of the prompt, for `span_totals`: a part of the text, `Chars(start, stop)`, or (start, stop)
@@ -62,9 +63,11 @@ def attribute_all(
     Raises:
         LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
     """
-    resolved = ResolvedSpec.read(
-        model, objective, False, (), through, readout, memory, products=products
-    ).require_embedding()
+    spec = Spec.read(objective, through=through, readout=readout, memory=memory, matmul_dtype=matmul_dtype)
+    spec = spec.require_gradient().require_usual(
+        ("layers", "sites", "score_site", "points"), "a matrix is read at the embedding"
+    )
+    resolved = ResolvedSpec.of(model, spec)
     read = read_prompt(model, prompt, spans=spans)
     first = 0
     if generate:
@@ -98,7 +101,7 @@ def attribute_all(
         if progress is not None:
             progress(len(rows), len(destinations))
 
-    with products_in(resolved.products):
+    with products_in(spec.matmul_dtype or "own"):
         in_portions(len(destinations), lambda _: _BLOCK, run)
     record = resolved.record(read, destinations[-1], last[-1], whole=True)
     record["objective"] = type(resolved.objective).__name__  # each row has a target of its own
@@ -128,7 +131,6 @@ def attribute_all(
             destinations[-1],
             readout=choice_record(resolved.readout),
             generated=generate,
-            products=resolved.products,
             divergence=directions[-1].squared,
         ),
         memory=memory_used[-1],  # of the longest part of the text

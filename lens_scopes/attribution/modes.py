@@ -31,6 +31,7 @@ from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityCha
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Fisher, solver_warnings
 from lens_scopes.scopes.paths import PathLike
+from lens_scopes.scopes.spec import Spec
 
 
 def inspect_modes(
@@ -63,7 +64,7 @@ def inspect_modes(
     """
     if baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')
-    resolved = ResolvedSpec.read(model, Fisher(rank=rank), False, (), through, "norm", memory)
+    resolved = ResolvedSpec.of(model, Spec.read(Fisher(rank), through=through, memory=memory))
     place = PromptPosition.read(model, prompt, position, None)
     budget = resolved.budget()
     plan = budget.plan(len(place.token_ids))

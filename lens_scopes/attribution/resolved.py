@@ -24,12 +24,12 @@ from lens_scopes.engine.final_state import (
     unembedding,
 )
 from lens_scopes.engine.forward import Hook
-from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions, parse_memory
+from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions
 from lens_scopes.engine.model_checks import require_gradients, require_used
-from lens_scopes.engine.precision import Products, check_products, products_in
+from lens_scopes.engine.precision import products_in
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.text_mean import averaged_mask
-from lens_scopes.errors import NumericsError, ObjectiveError, SiteError
+from lens_scopes.errors import LensScopesError, NumericsError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
@@ -37,11 +37,11 @@ from lens_scopes.prompts.tokens import resolve_token, token_string
 from lens_scopes.results.attribution import Attribution, DirectionDetails
 from lens_scopes.results.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective
-from lens_scopes.scopes.paths import Path, PathLike, as_path
-from lens_scopes.scopes.points import Points, PointsLike, as_points
-from lens_scopes.scopes.readouts import Readout, as_readout
-from lens_scopes.scopes.registry import as_objective
+from lens_scopes.scopes.objectives import Directions, Explanation, Objective
+from lens_scopes.scopes.paths import Path
+from lens_scopes.scopes.points import Points
+from lens_scopes.scopes.readouts import Readout
+from lens_scopes.scopes.spec import Spec
 
 _TOP_TOKENS = 10
 _BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
@@ -81,90 +81,73 @@ class PromptPosition:
 
 @dataclass(frozen=True)
 class ResolvedSpec:
-    """The four choices, checked against the model."""
+    """A spec, checked against the model and ready to run."""
 
     model: Any
+    spec: Spec
     unembedding: Unembedding
-    objective: Objective
+    explanation: Explanation
     layer_names: list[str]
     site_names: list[str]
-    path: Path | None
-    readout: Readout
-    memory: int | None
-    points: Points | None
-    products: Products
-    at_names: list[str]
+    score_names: list[str]
 
     @classmethod
-    def read(
-        cls,
-        model: Any,
-        objective: Explanation | str | DirectionFunction | None,
-        layers: bool | str,
-        sites: str | Sequence[str],
-        through: PathLike,
-        readout: Readout | str | None,
-        memory: str | int | None = None,
-        points: PointsLike = None,
-        products: Products = "own",
-        at: str | None = None,
-    ) -> ResolvedSpec:
-        """Reads the four choices against the model, once, at the boundary."""
+    def of(cls, model: Any, spec: Spec) -> ResolvedSpec:
+        """Resolves names and tokens with the model, once, at the boundary.
+
+        Raises:
+            LensScopesError: where the model lacks what the spec names.
+        """
         readable = unembedding(model)
         require_gradients(model)
-        explained = as_objective(objective)
-        taken_at = as_points(points)
-        read_by = (explained.readout if readout is None else as_readout(readout)).along(taken_at)
-        read_at = explained.at if at is None else at
-        layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
-        at_names = named_sites(model, read_at)
-        require_used(model, [*layer_names, *site_names, *at_names], SiteError)
-        if at_names != [EMBEDDING] and read_by.signed:
-            raise SiteError(
-                f"signed scores have no total over {read_at}: read them by norm, product or relative, or ask for "
-                f"sites={read_at!r} to have each layer's."
-            )
+        layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
+        score_names = named_sites(model, spec.score_site)
+        require_used(model, [*layer_names, *site_names, *score_names], SiteError)
         return cls(
             model=model,
+            spec=spec,
             unembedding=readable,
-            objective=explained.prepare(model),
+            explanation=spec.objective.prepare(model),
             layer_names=layer_names,
             site_names=site_names,
-            path=as_path(through),
-            readout=read_by,
-            memory=parse_memory(memory),
-            points=taken_at,
-            products=check_products(products),
-            at_names=at_names,
+            score_names=score_names,
         )
+
+    @property
+    def objective(self) -> Objective:
+        """The objective, for specs that take a gradient."""
+        assert isinstance(self.explanation, Objective)
+        return self.explanation
 
     @property
     def at_embedding(self) -> bool:
         """Whether the tokens' scores are read at the embedding."""
-        return self.at_names == [EMBEDDING]
+        return self.score_names == [EMBEDDING]
 
-    def require_embedding(self) -> ResolvedSpec:
-        """The spec itself, for what has sites of its own.
+    @property
+    def path(self) -> Path | None:
+        """What carries gradient."""
+        return self.spec.through
 
-        Raises:
-            ObjectiveError: where the objective is read elsewhere by its name.
-        """
-        if not self.at_embedding:
-            raise ObjectiveError(
-                f"{self.objective.scope} is read at {self.objective.at}, and heads and matrices have sites of their "
-                "own; choose fisher."
-            )
-        return self
+    @property
+    def readout(self) -> Readout:
+        """How a gradient becomes a score."""
+        return self.spec.readout
+
+    @property
+    def points(self) -> Points | None:
+        """Where gradients are taken."""
+        return self.spec.points
 
     @property
     def read_names(self) -> list[str]:
         """All sites where gradients are read, besides the embedding."""
-        names = dict.fromkeys([*self.layer_names, *self.site_names, *self.at_names])
+        names = dict.fromkeys([*self.layer_names, *self.site_names, *self.score_names])
         return [name for name in names if name != EMBEDDING]
 
     def budget(self) -> Budget:
         """What the work may use beyond the model's weights, by what is free now."""
-        return Budget(self.model, self.memory)
+        return Budget(self.model, self.spec.memory)
 
     def path_hooks(self) -> list[tuple[str, Hook]]:
         """The hooks that hold fixed what the path leaves out."""
@@ -205,7 +188,7 @@ class ResolvedSpec:
         Raises:
             OutOfMemoryError: when they do not fit in memory together.
         """
-        with products_in(self.products):
+        with products_in(self.spec.matmul_dtype or "own"):
             if self.points is not None:
                 return [self._run_at_points(place, self.points, progress) for place in places]
             return self._run(places, progress, budget or self.budget())
@@ -288,7 +271,7 @@ class ResolvedSpec:
         if self.at_embedding:
             own, standard_error = values(EMBEDDING), errors(EMBEDDING)
         else:
-            parts = [(values(name), errors(name)) for name in self.at_names]
+            parts = [(values(name), errors(name)) for name in self.score_names]
             own, standard_error = total_over_sites(parts, squared=directions.squared)
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
@@ -300,7 +283,7 @@ class ResolvedSpec:
                     output=self.objective.describe(self.label, state),
                     position=place.position,
                     n_tokens=length,
-                    at=self.at_names,
+                    at=self.score_names,
                     sites=[*self.layer_names, *self.site_names],
                     path=None if self.path is None else str(self.path),
                     equation=self.objective.equation,
@@ -315,12 +298,11 @@ class ResolvedSpec:
                 place.position,
                 readout=choice_record(self.readout),
                 points=None if self.points is None else choice_record(self.points),
-                at=[] if self.at_embedding else self.at_names,
+                score_sites=[] if self.at_embedding else self.score_names,
                 sites=[EMBEDDING, *self.layer_names, *self.site_names],
                 squared=directions.squared and self.at_embedding,
                 divergence=directions.squared,
                 directions=len(directions.vectors),
-                products=self.products,
             ),
             memory=memory,
             details=DirectionDetails.of(directions.details),
@@ -337,7 +319,6 @@ class ResolvedSpec:
         prompt: Prompt,
         position: int,
         state: FinalState,
-        explanation: Explanation | None = None,
         *,
         whole: bool = False,
     ) -> dict[str, Any]:
@@ -347,10 +328,8 @@ class ResolvedSpec:
             prompt: whose tokens are named.
             position: after which the (last) prediction is explained.
             state: the final state there.
-            explanation: what is explained, where that is not the resolved's objective.
             whole: whether tokens after the position are named too.
         """
-        explanation = explanation or self.objective
         length = len(prompt) if whole else position + 1
         return {
             "tokens": list(prompt.tokens[:length]),
@@ -360,18 +339,25 @@ class ResolvedSpec:
             "text": prompt.text,
             "position": position,
             "prediction": self.prediction(state),
-            "scope": explanation.scope,
-            "objective": explanation.signature(self.label, state),
+            "scope": self.explanation.scope,
+            "objective": self.explanation.signature(self.label, state),
+            "spec": self.spec_record(),
             "model": asdict(model_record(self.model)),
             "versions": package_versions(),
         }
 
-    def settings(self, position: int, explanation: Explanation | None = None, **more: Any) -> dict[str, Any]:
+    def spec_record(self) -> dict[str, Any]:
+        """The options that ask for the result again; for a value of Python that has no text, its name alone."""
+        try:
+            return self.spec.to_options()
+        except LensScopesError:
+            return {"scope": self.explanation.scope, **plain(self.explanation.settings())}
+
+    def settings(self, position: int, **more: Any) -> dict[str, Any]:
         """The settings of a result as plain values: objective, path and position, and what its kind has besides."""
-        explanation = explanation or self.objective
         return plain(
             {
-                "objective": {"scope": explanation.scope, **explanation.settings()},
+                "objective": {"scope": self.explanation.scope, **self.explanation.settings()},
                 "path": None if self.path is None else str(self.path),
                 "position": position,
                 **more,
@@ -392,9 +378,9 @@ class ResolvedSpec:
         """A token of the vocabulary as text."""
         return token_string(self.model, token_id)
 
-    def predicted_target(self, state: FinalState, explanation: Explanation | None = None) -> PredictedToken | None:
-        """The first target of the objective, or of another explanation, with its probability, where it has one."""
-        targets = (explanation or self.objective).targets(state)
+    def predicted_target(self, state: FinalState) -> PredictedToken | None:
+        """The first target of the explanation, with its probability, where it has one."""
+        targets = self.explanation.targets(state)
         return self._predicted(state, targets[0]) if targets else None
 
     def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:

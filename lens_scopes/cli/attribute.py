@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
-import typer
-
-from lens_scopes.cli.explain import explain
 from lens_scopes.cli.options.companions import CompanionOptions
 from lens_scopes.cli.options.groups import with_option_groups
-from lens_scopes.cli.options.memory import MemoryOptions
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.objective import ObjectiveOptions
 from lens_scopes.cli.options.output import OutputOptions
-from lens_scopes.cli.options.path import PathOptions
 from lens_scopes.cli.options.prompt import PromptOptions
-from lens_scopes.cli.options.sites import PANEL, LayerSite, SiteOptions
+from lens_scopes.cli.options.spec import SpecOptions
+from lens_scopes.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from lens_scopes.results.attribution import Attribution
 
 
 @with_option_groups
 def attribute(
     prompt: PromptOptions,
-    objective: ObjectiveOptions,
-    sites: SiteOptions,
-    paths: PathOptions,
+    asked: SpecOptions,
     model: ModelOptions,
-    memory: MemoryOptions,
     output: OutputOptions,
     companions: CompanionOptions,
-    layers: Annotated[
-        bool | None,
-        typer.Option(
-            "--layers/--no-layers",
-            help="Influence at every layer's residual stream too. Off unless --layer-site is given.",
-            rich_help_panel=PANEL,
-            show_default=False,
-        ),
-    ] = None,
-    layer_site: LayerSite = None,
 ) -> None:
     """Which tokens made the model predict that: influence of every token on one prediction."""
-    chosen = layer_site or True if layers or (layers is None and layer_site) else False
-    explain(prompt, objective, sites, paths, model, memory, output, companions, chosen)
+    # What can be refused without the model is refused before it is loaded.
+    output.check()
+    companions.check()
+    text = prompt.read()
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        from lens_scopes.attribution.attribute import attribute
+
+        spec = asked.spec()
+        if companions.add:
+            spec.require_gradient()
+        loaded = model.load()
+        with progress_bar("Backpropagating") as progress:
+            attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)
+        others = companions.compute(loaded, text, spec, prompt.position)
+    asked.remark(attribution, *others.values())
+    _remark_on_space(attribution)
+    output.deliver(attribution, others)
+
+
+def _remark_on_space(attribution: Attribution) -> None:
+    """In most vocabularies "Paris" and " Paris" are two tokens, and a shell makes it easy to name the wrong one."""
+    if attribution.target is None:
+        return
+    given = attribution.target
+    for likely in attribution.prediction.top:
+        if likely.token == f" {given.token}" and likely.probability > given.probability:
+            print(
+                f"lens-scopes: note: the target {given.token!r} has no space before it and the probability "
+                f"{given.probability:.2g}; {likely.token!r} has {likely.probability:.2g}.",
+                file=sys.stderr,
+            )

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
-from lens_scopes.cli.options.memory import MemoryOptions
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.path import PathOptions
 from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.options.spans import SpanOptions
+from lens_scopes.cli.options.spec import PathOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError
 
@@ -31,9 +30,8 @@ _MEASURES = ("bound", "channel")
 def flow(
     prompt: PromptOptions,
     spans: SpanOptions,
-    paths: PathOptions,
+    asked: PathOptions,
     model: ModelOptions,
-    memory: MemoryOptions,
     output: ResultOptions,
     answer: Annotated[
         str | None,
@@ -99,12 +97,11 @@ def flow(
         from lens_scopes.attribution.flow import information_flow
         from lens_scopes.results.flow import checked_sigma
 
-        through = paths.path()
+        spec = asked.spec()
         checked_sigma(sigma)
-        memory.check()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
-            found = information_flow(
+            result = information_flow(
                 loaded,
                 text,
                 named or None,
@@ -115,14 +112,14 @@ def flow(
                 rank=rank,
                 samples=samples,
                 seed=seed,
-                through=through,
-                memory=memory.memory,
+                through=spec.through,
+                memory=spec.memory,
                 progress=progress,
             )
-    memory.remark(found)
-    output.deliver(found)
+    asked.remark(result)
+    output.deliver(result)
     if fail_above is not None:
-        _fail_above(found, fail_above, measure)
+        _fail_above(result, fail_above, measure)
 
 
 def _check_threshold(nats: float | None, measure: str) -> None:
@@ -132,9 +129,9 @@ def _check_threshold(nats: float | None, measure: str) -> None:
         raise LensScopesError(f"--fail-above takes a number of nats, at least 0; got {nats:g}.")
 
 
-def _fail_above(found: InformationFlow, nats: float, measure: str) -> None:
+def _fail_above(result: InformationFlow, nats: float, measure: str) -> None:
     """Ends with status 1, a line for each span on standard error, when a span's value is not at most `nats`."""
-    above = found.above(nats, "channel" if measure == "channel" else "bound")
+    above = result.above(nats, "channel" if measure == "channel" else "bound")
     for item in above:
         value = getattr(item, measure)
         print(f"lens-scopes: {value:.4g} nats ({measure}) flow from {item.name!r}, above {nats:g}.", file=sys.stderr)

@@ -9,12 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
-from lens_scopes.cli.options.memory import MemoryOptions
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.objective import ObjectiveOptions
-from lens_scopes.cli.options.path import PathOptions
 from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
+from lens_scopes.cli.options.spec import ScopeOptions
 from lens_scopes.cli.progress import progress_bar
 
 _PANEL = "Heads"
@@ -23,10 +21,8 @@ _PANEL = "Heads"
 @with_option_groups
 def heads(
     prompt: PromptOptions,
-    objective: ObjectiveOptions,
-    paths: PathOptions,
+    asked: ScopeOptions,
     model: ModelOptions,
-    memory: MemoryOptions,
     output: ResultOptions,
     baseline: Annotated[
         str,
@@ -62,22 +58,19 @@ def heads(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.heads import inspect_heads
 
-        explained, through = objective.objective(), paths.path()
-        memory.check()
+        spec = asked.spec().require_gradient()
         loaded = model.load()
         kind: Any = baseline
         with progress_bar("Ablating") as progress:
-            found = inspect_heads(
+            result = inspect_heads(
                 loaded,
                 text,
-                explained,
+                spec,
                 position=prompt.position,
                 baseline=kind,
-                through=through,
                 patterns=head or top,
                 verify=verify,
-                memory=memory.memory,
                 progress=progress,
             )
-    memory.remark(found)
-    output.deliver(found)
+    asked.remark(result)
+    output.deliver(result)

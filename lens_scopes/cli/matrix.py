@@ -9,12 +9,10 @@ from typing import Annotated
 import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
-from lens_scopes.cli.options.memory import MemoryOptions
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.objective import ObjectiveOptions
-from lens_scopes.cli.options.path import PathOptions
 from lens_scopes.cli.options.prompt import TextOptions
 from lens_scopes.cli.options.result import ResultOptions
+from lens_scopes.cli.options.spec import MatrixOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import PromptError
 
@@ -24,10 +22,8 @@ _PANEL = "Source and target"
 @with_option_groups
 def matrix(
     prompt: TextOptions,
-    objective: ObjectiveOptions,
-    paths: PathOptions,
+    asked: MatrixOptions,
     model: ModelOptions,
-    memory: MemoryOptions,
     output: ResultOptions,
     generate: Annotated[
         int,
@@ -44,29 +40,26 @@ def matrix(
         ),
     ] = None,
 ) -> None:
-    """Who speaks to whom: influence of every token on every later prediction of a text, given or generated."""
+    """Influence of every token on every later prediction of a text, given or generated."""
     output.check()
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.matrix import attribute_all
 
-        explained, through = objective.objective(), paths.path()
-        memory.check()
+        spec = asked.spec().require_gradient()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
-            found = attribute_all(
+            result = attribute_all(
                 loaded,
                 text,
-                explained,
+                spec,
                 generate=generate,
                 spans=spans,
-                through=through,
-                memory=memory.memory,
                 progress=progress,
             )
-    memory.remark(found)
-    output.deliver(found)
+    asked.remark(result)
+    output.deliver(result)
 
 
 def _named(item: str) -> tuple[str, str]:

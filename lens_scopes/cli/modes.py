@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
-from lens_scopes.cli.options.memory import MemoryOptions
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.path import PathOptions
 from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
+from lens_scopes.cli.options.spec import PathOptions
 from lens_scopes.cli.progress import progress_bar
 
 _PANEL = "Modes"
@@ -22,9 +21,8 @@ _PANEL = "Modes"
 @with_option_groups
 def modes(
     prompt: PromptOptions,
-    paths: PathOptions,
+    asked: PathOptions,
     model: ModelOptions,
-    memory: MemoryOptions,
     output: ResultOptions,
     rank: Annotated[int, typer.Option(help="How many Fisher modes to decode.", rich_help_panel=_PANEL)] = 4,
     baseline: Annotated[
@@ -43,19 +41,18 @@ def modes(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.modes import inspect_modes
 
-        through = paths.path()
-        memory.check()
+        spec = asked.spec()
         loaded = model.load()
         with progress_bar("Replacing tokens") as progress:
-            found = inspect_modes(
+            result = inspect_modes(
                 loaded,
                 text,
                 rank,
                 position=prompt.position,
                 baseline=baseline,
-                through=through,
-                memory=memory.memory,
+                through=spec.through,
+                memory=spec.memory,
                 progress=progress,
             )
-    memory.remark(found)
-    output.deliver(found)
+    asked.remark(result)
+    output.deliver(result)

@@ -38,7 +38,7 @@ def check_products(products: Any) -> Products:
 
 
 @contextmanager
-def products_in(products: Products) -> Iterator[None]:
+def products_in(products: str) -> Iterator[None]:
     """Passes through a model's body use such products within the block, also those of a backward pass that runs layers
     again."""
     token = _chosen.set(products)

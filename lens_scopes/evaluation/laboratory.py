@@ -240,8 +240,8 @@ def _described(method: Method) -> dict[str, Any]:
         return kind
     return {
         **kind,
-        "readout": choice_record(method.readout or method.explanation.readout),
+        "readout": choice_record(method.spec.readout),
         "through": None if method.through is None else str(method.through),
         "points": None if method.points is None else choice_record(method.points),
-        "site": method.at or method.explanation.at,
+        "site": method.spec.score_site,
     }

@@ -7,6 +7,7 @@ as the signed effect of moving from the mean embedding, with attention patterns 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -37,10 +38,12 @@ from lens_scopes.scopes.comparisons import (
     RandomScores,
     ValueWeightedAttention,
 )
-from lens_scopes.scopes.objectives import Entropy, Fisher, FisherAtValues, LogProb, Objective, Semantic, Temperature
+from lens_scopes.scopes.objectives import Entropy, Explanation, Fisher, LogProb, Objective, Semantic, Temperature
 from lens_scopes.scopes.paths import Frozen, Path
-from lens_scopes.scopes.points import POINTS, Noise, Points, StraightPath, as_points
+from lens_scopes.scopes.points import Noise, Points, StraightPath, as_points
 from lens_scopes.scopes.readouts import Dot, Norm, Product, Readout, Relative
+from lens_scopes.scopes.registry import POINTS
+from lens_scopes.scopes.spec import Spec
 
 _STEPS = 16  # of ig, ig-dot and smoothgrad, unless the name says otherwise
 
@@ -76,12 +79,22 @@ class Method:
     """
 
     name: str
-    explanation: Objective | Baseline
+    explanation: Explanation
     readout: Readout | None = None
     through: Path | None = None
     points: Points | None = None
     at: str | None = None
     redrawn: bool = False
+
+    @property
+    def spec(self) -> Spec:
+        """What `attribute` is asked for.
+
+        Raises:
+            LensScopesError: for choices that do not fit each other.
+        """
+        chosen = {"readout": self.readout, "through": self.through, "points": self.points, "score_site": self.at}
+        return Spec.read(self.explanation, **chosen)
 
     def check(self, model: Any) -> None:
         """Checks the choices against the model, before any passage is scored.
@@ -90,12 +103,7 @@ class Method:
             EvaluationError: where one of them does not fit the model.
         """
         try:
-            if isinstance(self.explanation, Objective):
-                ResolvedSpec.read(
-                    model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
-                ).path_hooks()
-            else:
-                self.explanation.prepare(model)
+            ResolvedSpec.of(model, self.spec).path_hooks()
         except LensScopesError as error:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 
@@ -117,16 +125,7 @@ class Method:
             result = attribute(model, prompt, self.explanation, target=own_target)
             backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
             return Scored(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
-        result = attribute(
-            model,
-            prompt,
-            self.explanation,
-            target=own_target,
-            at=self.at,
-            through=self.through,
-            readout=self.readout,
-            points=self.points,
-        )
+        result = attribute(model, prompt, self.spec, target=own_target)
         directions = result.settings["directions"]
         if self.points is None:
             return Scored(result.scores, 1, directions)
@@ -177,7 +176,6 @@ _BASES: dict[str, Callable[[str], Method]] = {
     "temperature": lambda _: Method("", Temperature()),
     "entropy": lambda _: Method("", Entropy()),
     "fisher": _fisher(Fisher),
-    "fisher-at-values": _fisher(FisherAtValues),
     "ixg": lambda _: Method("", Semantic(), readout=Product()),
     "ixg-dot": lambda _: Method("", Semantic(), readout=Dot()),
     "ig": lambda steps: Method(
@@ -202,7 +200,7 @@ _BASES: dict[str, Callable[[str], Method]] = {
 }
 
 _SETTINGS = (
-    *("fisher", "fisher-at-values", "ig", "ig-dot", *_PATHS, "smoothgrad"),
+    *("fisher", "ig", "ig-dot", *_PATHS, "smoothgrad"),
     *("loo-kl", "loo-logit", "loo-logprob", "random"),
 )
 
@@ -232,7 +230,7 @@ _MODIFICATIONS: dict[str, Callable[[Method], Method]] = {
 }
 
 if TYPE_CHECKING:
-    MethodLike: TypeAlias = str | Method | Baseline | Objective | tuple[str, OutsideFunction | OutsideArray]
+    MethodLike: TypeAlias = str | Method | Spec | Baseline | Objective | tuple[str, OutsideFunction | OutsideArray]
 else:  # what is none of these is answered with an EvaluationError, also under a run-time type checker
     MethodLike = Any
 
@@ -260,6 +258,8 @@ def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> 
         return method
     if isinstance(method, (Objective, Baseline)):
         return Method(method.scope, method)
+    if isinstance(method, Spec):
+        return Method(method.line, method.objective, method.readout, method.through, method.points, method.score_site)
     if isinstance(method, tuple) and len(method) == 2 and isinstance(method[0], str):
         return Method(method[0], ExternalScores(method[1], name=method[0]))
     if not isinstance(method, str):
@@ -282,7 +282,7 @@ def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> 
     try:
         result = _BASES[base](setting)
         for name in modifications:
-            points = name.partition("@")[0] in POINTS
+            points = re.split("[-@,]", name)[0] in POINTS
             if not points and name not in _MODIFICATIONS:
                 raise EvaluationError(_unknown("modification", name, modification_names()))
             if isinstance(result.explanation, Baseline):

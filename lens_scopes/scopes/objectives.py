@@ -19,10 +19,8 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState, final_norm_is_constant
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
-from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.tokens import resolve_token
-from lens_scopes.scopes.readouts import Norm, Readout, Relative
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -142,12 +140,6 @@ class Explanation(ABC):
 
 class Objective(Explanation):
     """Base of every objective: an output explained by its gradients at one final state."""
-
-    at: ClassVar[str] = EMBEDDING
-    """Where `attribute` reads it unless told otherwise."""
-
-    readout: ClassVar[Readout] = Norm()
-    """How `attribute` reads it unless told otherwise."""
 
     @abstractmethod
     def directions(self, state: FinalState) -> Directions:
@@ -427,30 +419,6 @@ class Fisher(Objective):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"{type(self).__name__}(rank={self.rank!r})"
-
-
-@dataclass(frozen=True)
-class FisherAtValues(Fisher):
-    """Fisher Scope, read where a token's information leaves it: at the attention values of every layer.
-
-    score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of the values at a
-    position, in proportion to their size, can move the prediction to first order, added up over layers l. h counts
-    the heads of `hook_v`: key–value heads where queries are grouped.
-
-    Scores are of positions, not of input tokens: above the first layer the values at a position also hold what earlier
-    tokens moved there. What keys do to the patterns, and the last position's own way past attention, are left out. It
-    costs what Fisher Scope costs. Half the square of one layer's and head's part is a divergence in nats.
-
-    It is `attribute(..., Fisher(rank), at="hook_v", readout="relative")` by one name. Heads, matrices and modes have
-    sites of their own and take Fisher.
-
-    Args:
-        rank, samples, exact, seed: as for Fisher.
-    """
-
-    scope: ClassVar[str] = "fisher-at-values"
-    at: ClassVar[str] = "hook_v"
-    readout: ClassVar[Readout] = Relative()
 
 
 DirectionFunction = Callable[[Tensor, Tensor], "Directions | Tensor | tuple[Tensor, Tensor]"]

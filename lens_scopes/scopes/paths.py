@@ -14,6 +14,7 @@ biases and learned positions add, is the final state (the detached Jacobian, arX
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,14 +28,13 @@ from torch import Tensor
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError
-
-FREEZABLE = ("patterns", "norms", "gates")
+from lens_scopes.scopes.registry import FREEZABLE
 
 Component = tuple[int, int | None]
 """(layer, head), or (layer, None) for the layer's MLP."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Path:
     """A set of components that carry gradient, and nonlinearities held fixed on the way.
 
@@ -49,6 +49,15 @@ class Path:
     terms: tuple[frozenset[_Term], ...] | None = None
     frozen: frozenset[str] = field(default_factory=frozenset)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Path) and (self.terms, self.frozen) == (other.terms, other.frozen)
+
+    def __hash__(self) -> int:
+        return hash((self.terms, self.frozen))
+
+    def __repr__(self) -> str:
+        return f"parse_path({self.text!r})"
+
     def __and__(self, other: Path) -> Path:
         frozen = self.frozen | other.frozen
         if self.terms is None or other.terms is None:
@@ -59,7 +68,20 @@ class Path:
         frozen = self.frozen | other.frozen
         if self.terms is None or other.terms is None:
             return Path(None, frozen)
-        return Path(tuple(dict.fromkeys((*self.terms, *other.terms))), frozen)
+        return Path(_merged([*self.terms, *other.terms]), frozen)
+
+    @property
+    def text(self) -> str:
+        """The path as a line of text, which `parse_path` reads."""
+        frozen = [f"frozen-{part}" for part in FREEZABLE if part in self.frozen]
+        if self.terms is None:
+            return " & ".join(frozen)
+        alternatives = [
+            " & ".join([*parts, *frozen])
+            for term in self.terms
+            for parts in itertools.product(*(simple.texts() for simple in sorted(term, key=str)))
+        ]
+        return ", ".join(alternatives) or " & ".join(["skip", *frozen])
 
     def __str__(self) -> str:
         parts = []
@@ -159,6 +181,32 @@ class _Term:
             return f"layers {_ranges(sorted(self.layers))}"
         return "MLPs" if self.kind == "MLP" else "attention"
 
+    def texts(self) -> list[str]:
+        """The term as text: alternatives, of which any carries."""
+        if self.heads is not None:
+            return [f"L{layer}H{head}" for layer, head in sorted(self.heads)]
+        if self.layers is not None:
+            return _ranges(sorted(self.layers)).replace("–", "-").split(", ")
+        return ["mlp" if self.kind == "MLP" else "attention"]
+
+
+def _merged(terms: Sequence[frozenset[_Term]]) -> tuple[frozenset[_Term], ...]:
+    """Alternatives without repetitions; single sets of layers become one, and so do single sets of heads."""
+    layers: set[int] = set()
+    heads: set[tuple[int, int]] = set()
+    merged: dict[frozenset[_Term], None] = {}
+    for term in terms:
+        (simple,) = term if len(term) == 1 else (_Term(),)
+        layers |= simple.layers or set()
+        heads |= simple.heads or set()
+        if simple.layers is None and simple.heads is None:
+            merged[term] = None
+    if layers:
+        merged[frozenset({_Term(layers=frozenset(layers))})] = None
+    if heads:
+        merged[frozenset({_Term(heads=frozenset(heads))})] = None
+    return tuple(merged)
+
 
 if TYPE_CHECKING:
     PathLike: TypeAlias = Path | str | None
@@ -167,13 +215,75 @@ else:  # a wrong type is answered with a PathError that says what to do, also un
     PathLike = LayerSet = Any
 
 
-def Layers(first: LayerSet, last: int | None = None) -> Path:  # noqa: N802
-    """Attention and MLP of one layer, `Layers(5)`; of a range, both ends included, `Layers(5, 9)`; or of a set,
-    `Layers([0, 3, 7])`.
+class Layers(Path):
+    """Attention and MLP of some layers.
+
+    Args:
+        first: one layer, `Layers(5)`; the first of a range, `Layers(5, 9)`; or a set, `Layers([0, 3, 7])`.
+        last: the last layer of a range, which is part of it.
 
     Raises:
         PathError: for a reversed range or an empty set.
+
+    Example:
+        >>> print(Layers(5, 9) & Attention())
+        attention and layers 5–9
     """
+
+    def __init__(self, first: LayerSet, last: int | None = None) -> None:
+        super().__init__((frozenset({_Term(layers=_layer_set(first, last))}),))
+
+
+class Heads(Path):
+    """Some attention heads, as "L3H2" or (3, 2).
+
+    Raises:
+        PathError: for none at all or a name that is not a head's.
+    """
+
+    def __init__(self, *heads: str | tuple[int, int]) -> None:
+        if not heads:
+            raise PathError('Heads needs at least one head, such as Heads("L3H2"); use Skip() for the skip path alone.')
+        super().__init__((frozenset({_Term(heads=frozenset(map(parse_head, heads)))}),))
+
+
+class Attention(Path):
+    """All attention heads and no MLP."""
+
+    def __init__(self) -> None:
+        super().__init__((frozenset({_Term(kind="attention")}),))
+
+
+class MLP(Path):
+    """All MLPs and no attention: a token reaches only its own position, so only the last one has influence."""
+
+    def __init__(self) -> None:
+        super().__init__((frozenset({_Term(kind="MLP")}),))
+
+
+class Skip(Path):
+    """The residual skip alone: nothing flows through any component."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+
+class Frozen(Path):
+    """All components, with "patterns" (attention), "norms" (normalisation scales) or "gates" (MLP activations)
+    constant.
+
+    Raises:
+        PathError: for none at all or an unknown one.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        unknown = [part for part in parts if part not in FREEZABLE]
+        if unknown or not parts:
+            raise PathError(f"Frozen takes any of {', '.join(map(repr, FREEZABLE))}; got {list(unknown or parts)!r}.")
+        super().__init__(None, frozenset(parts))
+
+
+def _layer_set(first: LayerSet, last: int | None) -> frozenset[int]:
     if isinstance(first, Iterable):
         layers = frozenset(first)
         if last is not None:
@@ -187,20 +297,7 @@ def Layers(first: LayerSet, last: int | None = None) -> Path:  # noqa: N802
         raise PathError("the set of layers is empty; name at least one, or use through=Skip() for the skip path alone.")
     if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
         raise PathError(f"layers are integers; got {sorted(layers, key=str)!r}.")
-    return Path((frozenset({_Term(layers=layers)}),))
-
-
-def Heads(*heads: str | tuple[int, int]) -> Path:  # noqa: N802
-    """Some attention heads, as "L3H2" or (3, 2).
-
-    Raises:
-        PathError: for none at all or a name that is not a head's.
-    """
-    return Path((frozenset({_Term(heads=frozenset(map(parse_head, heads)))}),)) if heads else _no_heads()
-
-
-def _no_heads() -> Path:
-    raise PathError('Heads needs at least one head, such as Heads("L3H2"); use Skip() for the skip path alone.')
+    return layers
 
 
 def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
@@ -209,45 +306,17 @@ def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
     Raises:
         PathError: for anything else.
     """
-    if isinstance(head, str) and (found := re.fullmatch(r"[Ll](\d+)[Hh](\d+)", head.strip())):
-        return int(found[1]), int(found[2])
+    if isinstance(head, str) and (match := re.fullmatch(r"[Ll](\d+)[Hh](\d+)", head.strip())):
+        return int(match[1]), int(match[2])
     if isinstance(head, tuple) and len(head) == 2 and all(isinstance(part, int) for part in head):
         return head
     raise PathError(f'{head!r} is not a head; write "L3H2" for head 2 of layer 3.')
 
 
-def Attention() -> Path:  # noqa: N802
-    """All attention heads and no MLP."""
-    return Path((frozenset({_Term(kind="attention")}),))
-
-
-def MLP() -> Path:  # noqa: N802
-    """All MLPs and no attention: a token reaches only its own position, so only the last one has influence."""
-    return Path((frozenset({_Term(kind="MLP")}),))
-
-
-def Skip() -> Path:  # noqa: N802
-    """The residual skip alone: nothing flows through any component."""
-    return Path(())
-
-
-def Frozen(*parts: str) -> Path:  # noqa: N802
-    """All components, with "patterns" (attention), "norms" (normalisation scales) or "gates" (MLP activations)
-    constant.
-
-    Raises:
-        PathError: for none at all or an unknown one.
-    """
-    unknown = [part for part in parts if part not in FREEZABLE]
-    if unknown or not parts:
-        raise PathError(f"Frozen takes any of {', '.join(map(repr, FREEZABLE))}; got {list(unknown or parts)!r}.")
-    return Path(None, frozenset(parts))
-
-
 def parse_path(text: str) -> Path:
     """A path from a line of text: alternatives by comma, what must hold together by "&".
 
-    Examples: "5-9", "0,3,7", "L3H2,L5H0", "attention & 5-9", "mlp", "skip".
+    Examples: "5-9", "0,3,7", "L3H2,L5H0", "attention & 5-9", "mlp", "skip", "5-9 & frozen-patterns".
 
     Raises:
         PathError: for a part that is none of these.
@@ -258,8 +327,10 @@ def parse_path(text: str) -> Path:
 
 def _parse_simple(text: str) -> Path:
     text = text.strip()
-    if found := re.fullmatch(r"(?:layers?\s*)?(\d+)(?:\s*[-–:]\s*(\d+))?", text):
-        return Layers(int(found[1]), None if found[2] is None else int(found[2]))
+    if match := re.fullmatch(r"(?:layers?\s*)?(\d+)(?:\s*[-–:]\s*(\d+))?", text):
+        return Layers(int(match[1]), None if match[2] is None else int(match[2]))
+    if text.lower().startswith("frozen-"):
+        return Frozen(text.lower().removeprefix("frozen-"))
     named = {"attention": Attention, "attn": Attention, "mlp": MLP, "skip": Skip}
     if text.lower() in named:
         return named[text.lower()]()
@@ -312,19 +383,6 @@ def _ranges(layers: list[int]) -> str:
         else:
             runs.append([layer])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
-
-
-def read_path(through: str | None, freeze: Sequence[str] | None = None) -> Path | None:
-    """The path of a command line or an HTTP request: a line such as "5-9", and the parts that are held constant.
-
-    Raises:
-        PathError: for a path or a part that is none.
-    """
-    path = as_path(through)
-    if not freeze:
-        return path
-    frozen = Frozen(*freeze)
-    return frozen if path is None else path & frozen
 
 
 def as_path(through: PathLike) -> Path | None:

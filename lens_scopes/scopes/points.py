@@ -11,9 +11,10 @@ scores add up to nothing. Averaged over noise around the prompt it is SmoothGrad
 
 from __future__ import annotations
 
-import difflib
+import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar, TypeAlias
@@ -25,10 +26,11 @@ from torch import Tensor
 
 from lens_scopes.engine.forward import token_embeddings
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
-from lens_scopes.errors import PromptError, ReadoutError
+from lens_scopes.errors import PromptError, ReadoutError, suggest
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import resolve_token
+from lens_scopes.scopes.registry import POINTS, read_token, write_token
 
 # What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
 Start: TypeAlias = str | int | Sequence[int] | Tensor | Prompt | Any
@@ -66,6 +68,15 @@ class Points(ABC):
     @abstractmethod
     def describe(self) -> str:
         """The points in words, for the contract."""
+
+    @property
+    def text(self) -> str:
+        """The points as text, which `as_points` reads.
+
+        Raises:
+            ReadoutError: for points of one's own, which have none.
+        """
+        raise ReadoutError(f"{type(self).__name__} is a value of Python alone and has no text.")
 
 
 @dataclass(frozen=True)
@@ -146,6 +157,10 @@ class StraightPath(Points):
         held = ", special tokens held fixed" if self.hold_special else ""
         return f"{self.steps} points of the straight path from {self._start_words()} to the prompt{held}"
 
+    @property
+    def text(self) -> str:
+        return f"path{_start_text(self.start)}{'-held' * self.hold_special}@{self.steps}"
+
     def _start_words(self) -> str:
         if self.start == "zero":
             return "the zero vector"
@@ -207,25 +222,20 @@ class Noise(Points):
             f"(seed {self.seed})"
         )
 
-
-def _path_named(start: str, hold_special: bool) -> Callable[[int], Points]:
-    return lambda steps: StraightPath(start, steps, hold_special)
-
-
-POINTS: dict[str, Callable[[int], Points]] = {
-    f"path{'' if start == 'zero' else f'-{start}'}{'-held' if held else ''}": _path_named(start, held)
-    for start in ("zero", "mean", *SPECIAL_STARTS)
-    for held in (False, True)
-} | {"noise": Noise}
-"""The names of points in text, each with what makes them of a number of points."""
+    @property
+    def text(self) -> str:
+        usual = Noise()
+        settings = {name: getattr(self, name) for name in ("scale", "seed")}
+        more = [f",{name}={value!r}" for name, value in settings.items() if value != getattr(usual, name)]
+        return f"noise@{self.samples}{''.join(more)}"
 
 
 def as_points(points: PointsLike) -> Points | None:
     """Reads points given by object, or as text: "path", "path-mean@32", "path-bos-held@16" or "noise@8".
 
-    Text is `path[-mean|-bos|-eos|-pad][-held][@N]` or `noise[@N]`: the path's start ("zero" unless it is named),
-    whether special tokens are held fixed, and the number of points, 16 unless it is given. None stands for the prompt
-    itself. A start that is another token or prompt is given by `StraightPath(start)`.
+    Text is `path[-START][-held][@N]` or `noise[@N][,scale=…][,seed=…]`, with 16 points unless N is given. START is
+    zero (the default), mean, bos, eos or pad, a token as its id `#9079` or its quoted string `" the"`, or a prompt as
+    ids `#2,#651,#9079`; special tokens are held fixed after -held. None stands for the prompt itself.
 
     Raises:
         ReadoutError: for anything else.
@@ -242,16 +252,40 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+_PATH = re.compile(
+    r"path(?:-(?P<start>zero|mean|bos|eos|pad|#\d+(?:,#\d+)*|\"(?:[^\"\\]|\\.)+\"))?(?P<held>-held)?(?:@(?P<count>\d+))?"
+)
+_NOISE = re.compile(r"noise(?:@(?P<count>\d+))?(?:,scale=(?P<scale>[\d.e+-]+))?(?:,seed=(?P<seed>\d+))?")
+
+
 def _named(text: str) -> Points:
-    name, _, count = text.partition("@")
-    if name not in POINTS or (count and not count.isdecimal()):
-        near = difflib.get_close_matches(name, POINTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
-        raise ReadoutError(
-            f"unknown points {text!r}{hint} (expected path, path-START with the START mean, bos, eos or pad, either "
-            "followed by -held where special tokens stay fixed, or noise; each with @N for the number of points)."
-        )
-    return POINTS[name](int(count or _POINTS))
+    if match := _PATH.fullmatch(text):
+        return StraightPath(_read_start(match["start"] or "zero"), int(match["count"] or _POINTS), bool(match["held"]))
+    if match := _NOISE.fullmatch(text):
+        usual = Noise()
+        return Noise(int(match["count"] or _POINTS), float(match["scale"] or usual.scale), int(match["seed"] or 0))
+    name = re.split("[-@]", text)[0]
+    raise ReadoutError(
+        f"unknown points {text!r}{'' if name in POINTS else suggest(name, POINTS, end='')} (expected path, path-START "
+        'with the START mean, bos, eos, pad, #ID or a quoted token such as path-" the", either followed by -held where '
+        "special tokens stay fixed, or noise; each with @N for the number of points)."
+    )
+
+
+def _read_start(text: str) -> Start:
+    if text.startswith('"'):
+        return json.loads(text)
+    ids = [read_token(part) for part in text.split(",")]
+    return ids[0] if len(ids) == 1 else ids
+
+
+def _start_text(start: Start) -> str:
+    if start == "zero":
+        return ""
+    if isinstance(start, str):
+        return f"-{start if start in ('mean', *SPECIAL_STARTS) else json.dumps(start, ensure_ascii=False)}"
+    ids: Any = [start] if isinstance(start, int) else start
+    return f"-{','.join(map(write_token, ids))}"
 
 
 def _plain_start(start: Start) -> str | int | tuple[int, ...]:

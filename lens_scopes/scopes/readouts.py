@@ -12,7 +12,6 @@ Along a path b is the path's start; otherwise it is zero, or the mean over the p
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
@@ -24,8 +23,9 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.text_mean import text_mean
-from lens_scopes.errors import ReadoutError
+from lens_scopes.errors import ReadoutError, suggest
 from lens_scopes.scopes.points import Points, StraightPath
+from lens_scopes.scopes.registry import READOUTS, imported
 
 ReadoutBaseline: TypeAlias = Literal["zero", "mean", "path"]
 
@@ -38,6 +38,17 @@ class Readout(ABC):
     amplitude_symbol: ClassVar[str]
     from_baseline: ClassVar[bool] = False
     """Whether the score is about the activation's distance from a baseline, rather than any change of it."""
+
+    @property
+    def text(self) -> str:
+        """The readout as text, which `as_readout` reads.
+
+        Raises:
+            ReadoutError: for a readout of one's own, which has none.
+        """
+        if self.name not in READOUTS:
+            raise ReadoutError(f"{type(self).__name__} is a value of Python alone and has no text.")
+        return self.name
 
     def along(self, points: Points | None) -> Readout:
         """The readout with its baseline decided, for gradients taken at these points.
@@ -114,6 +125,10 @@ class _FromBaseline(Readout):
                 f"{self.baseline!r}."
             )
 
+    @property
+    def text(self) -> str:
+        return self.name if self.baseline in (None, "path", "zero") else f"{self.name}-{self.baseline}"
+
     def along(self, points: Points | None) -> Readout:
         if isinstance(points, StraightPath):
             if self.baseline not in (None, "path", points.start):
@@ -186,19 +201,22 @@ class Product(_FromBaseline):
         )
 
 
-READOUTS = {"norm": Norm, "dot": Dot, "product": Product, "relative": Relative}
-
-
 def as_readout(readout: Readout | str) -> Readout:
-    """Reads a readout given by object or by name.
+    """Reads a readout given by object or as text: a name, or "dot-mean" and the like for one with its baseline.
 
     Raises:
         ReadoutError: for an unknown one.
     """
     if isinstance(readout, Readout):
         return readout
-    if readout not in READOUTS:
-        near = difflib.get_close_matches(str(readout), READOUTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ReadoutError(f"unknown readout {readout!r}{hint} (expected {' or '.join(map(repr, READOUTS))}).")
-    return READOUTS[readout]()
+    name, _, baseline = str(readout).partition("-")
+    if name in READOUTS:
+        kind = imported(READOUTS[name].home)
+        if not baseline:
+            return kind()
+        if kind.from_baseline and baseline in ("zero", "mean"):
+            return kind(baseline)
+    raise ReadoutError(
+        f"unknown readout {readout!r}{suggest(readout, READOUTS, end='')} "
+        f"(expected {' or '.join(map(repr, READOUTS))}; dot and product may name their baseline, as in 'dot-mean')."
+    )

@@ -1,8 +1,8 @@
-"""The scopes and comparison methods that can be asked for by name: one entry each, read by every face.
+"""Everything that can be asked for by name: scopes, comparison methods, readouts, points, and the options they take.
 
-The command line, the HTTP schema, the page and the evaluation take names, settings and help from here. This module
-imports nothing heavy, so that `--help` is quick; the class of an entry is imported when it is first used. A package of
-its own adds entries under the entry point group `lens_scopes.scopes`:
+The command line, the HTTP schema, the page, the evaluation and the views take names, settings, help, units and wording
+from here. This module imports nothing heavy, so that `--help` is quick; the class of an entry is imported when it is
+first used. A package of its own adds entries under the entry point group `lens_scopes.scopes`:
 
     [project.entry-points."lens_scopes.scopes"]
     my-scope = "my_package:ENTRY"      # a ScopeEntry
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from lens_scopes.errors import ObjectiveError, suggest
 
 if TYPE_CHECKING:
-    from lens_scopes.scopes.comparisons import Baseline
-    from lens_scopes.scopes.objectives import DirectionFunction, Explanation, Objective
+    from lens_scopes.scopes.objectives import DirectionFunction, Explanation
+    from lens_scopes.scopes.spec import Spec
 
 ENTRY_POINTS = "lens_scopes.scopes"
+DEFAULT_SCOPE = "semantic"
 _TOKEN_ID = re.compile(r"#(\d+)")
 
 
@@ -33,11 +34,16 @@ class ScopeEntry:
 
     Attributes:
         name: as written on the command line.
-        home: the class, as "module:Class", or a function that makes the object.
+        home: the class, as "module:Class", or a function that makes an objective, a comparison method or a Spec.
         explains: what is explained, in a few words, for help texts.
-        settings: the settings a user may give by option, each with the argument of the class that it sets.
-        required: the settings that have no default.
+        settings: the options that set something of it, each with the argument of the class that it sets. The first is
+            the one that a name with a value sets: "fisher@8".
+        required: the options that have no default.
         takes_gradient: False for comparison methods, which have no site, path, readout or points.
+        quantity: what a score is a change of, in words that a sentence can hold.
+        unit: of that quantity.
+        is_preset: whether it names a Spec, whose sites and readout are chosen with it.
+        is_divergence: whether a score is a Kullback–Leibler divergence of the prediction, to second order.
     """
 
     name: str
@@ -46,9 +52,13 @@ class ScopeEntry:
     settings: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     takes_gradient: bool = True
+    quantity: str = "the quantity explained"
+    unit: str = ""
+    is_preset: bool = False
+    is_divergence: bool = False
 
-    def build(self, **settings: Any) -> Explanation:
-        """The objective or comparison method with these settings.
+    def build(self, **settings: Any) -> Explanation | Spec:
+        """What `attribute` takes, with these settings.
 
         Raises:
             ObjectiveError: for settings it does not have, and for required ones that are missing.
@@ -61,33 +71,76 @@ class ScopeEntry:
         missing = [name for name in self.required if name not in settings]
         if missing:
             raise ObjectiveError(f"scope {self.name!r} needs {' and '.join(self.required)}; {missing[0]} is missing.")
-        make = self.home if callable(self.home) else _imported(self.home)
+        make = self.home if callable(self.home) else imported(self.home)
         return make(**{self.settings[name]: value for name, value in settings.items()})
 
 
 _OBJECTIVES, _COMPARISONS = "lens_scopes.scopes.objectives", "lens_scopes.scopes.comparisons"
-_FISHER = {"rank": "rank", "samples": "samples", "seed": "seed"}
+_FISHER = {"rank": "rank", "samples": "samples", "exact": "exact", "seed": "seed"}
 _BUILT_IN = (
-    ScopeEntry("semantic", f"{_OBJECTIVES}:Semantic", "the logit of one token", {"target": "token"}),
-    ScopeEntry("logprob", f"{_OBJECTIVES}:LogProb", "the log-probability of one token", {"target": "token"}),
+    ScopeEntry(
+        "semantic",
+        f"{_OBJECTIVES}:Semantic",
+        "the logit of one token",
+        {"target": "token"},
+        quantity="the logit of the target token",
+        unit="logits",
+    ),
+    ScopeEntry(
+        "logprob",
+        f"{_OBJECTIVES}:LogProb",
+        "the log-probability of one token",
+        {"target": "token"},
+        quantity="the log-probability of the target token (nats)",
+        unit="nats",
+    ),
     ScopeEntry(
         "logit-diff",
         f"{_OBJECTIVES}:LogitDiff",
         "the difference between two logits",
         {"target": "token", "other": "other"},
         required=("target", "other"),
+        quantity="the difference between the two logits",
+        unit="logits",
     ),
-    ScopeEntry("temperature", f"{_OBJECTIVES}:Temperature", "the confidence of the prediction"),
-    ScopeEntry("entropy", f"{_OBJECTIVES}:Entropy", "the entropy of the prediction"),
-    ScopeEntry("fisher", f"{_OBJECTIVES}:Fisher", "the whole distribution", _FISHER),
     ScopeEntry(
-        "fisher-at-values", f"{_OBJECTIVES}:FisherAtValues", "the whole distribution, read at the values", _FISHER
+        "temperature",
+        f"{_OBJECTIVES}:Temperature",
+        "the confidence of the prediction",
+        quantity="β = ‖y‖, the inverse effective temperature of the prediction",
+        unit="units of β",
+    ),
+    ScopeEntry(
+        "entropy",
+        f"{_OBJECTIVES}:Entropy",
+        "the entropy of the prediction",
+        quantity="the entropy of the prediction (nats)",
+        unit="nats",
+    ),
+    ScopeEntry(
+        "fisher",
+        f"{_OBJECTIVES}:Fisher",
+        "the whole distribution",
+        _FISHER,
+        quantity="the whole predicted distribution",
+        unit="nats",
+        is_divergence=True,
+    ),
+    ScopeEntry(
+        "fisher-at-values",
+        "lens_scopes.scopes.spec:FisherAtValues",
+        "the whole distribution, read at the attention values",
+        _FISHER,
+        quantity="the whole predicted distribution",
+        unit="nats",
+        is_preset=True,
+        is_divergence=True,
     ),
     ScopeEntry(
         "leave-one-out",
         f"{_COMPARISONS}:LeaveOneOut",
         "the prediction without each token",
-        {"measure": "measure", "ablation": "ablation", "seed": "seed"},
+        settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed"},
         takes_gradient=False,
     ),
     ScopeEntry(
@@ -97,10 +150,54 @@ _BUILT_IN = (
         "value-attention", f"{_COMPARISONS}:ValueWeightedAttention", "attention times values", takes_gradient=False
     ),
     ScopeEntry(
-        "random", f"{_COMPARISONS}:RandomScores", "nothing: random scores", {"seed": "seed"}, takes_gradient=False
+        "random",
+        f"{_COMPARISONS}:RandomScores",
+        "nothing: random scores",
+        settings={"seed": "seed"},
+        takes_gradient=False,
     ),
 )
 _added: dict[str, ScopeEntry] = {}
+
+
+@dataclass(frozen=True)
+class ChoiceEntry:
+    """One name of a readout or of points, as text: name, class and one-line help."""
+
+    name: str
+    home: str
+    explains: str
+
+
+READOUTS = {
+    entry.name: entry
+    for entry in (
+        ChoiceEntry("norm", "lens_scopes.scopes.readouts:Norm", "largest first-order effect of a unit change"),
+        ChoiceEntry(
+            "dot",
+            "lens_scopes.scopes.readouts:Dot",
+            "signed effect of the value against zero, the mean (dot-mean) or the path's start",
+        ),
+        ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
+        ChoiceEntry(
+            "relative", "lens_scopes.scopes.readouts:Relative", "largest effect of a change as large as the value"
+        ),
+    )
+}
+POINTS = {
+    entry.name: entry
+    for entry in (
+        ChoiceEntry(
+            "path",
+            "lens_scopes.scopes.points:StraightPath",
+            "a straight path to the prompt from zero, or path-START: mean, bos, eos, pad, #ID, a quoted token; "
+            "special tokens fixed where -held follows (with dot: Integrated Gradients)",
+        ),
+        ChoiceEntry("noise", "lens_scopes.scopes.points:Noise", "noise around the prompt (SmoothGrad)"),
+    )
+}
+FREEZABLE = ("patterns", "norms", "gates")
+MATMUL_DTYPES = ("bfloat16",)
 
 
 def scope_entries() -> dict[str, ScopeEntry]:
@@ -108,13 +205,21 @@ def scope_entries() -> dict[str, ScopeEntry]:
     return {entry.name: entry for entry in (*_BUILT_IN, *_installed())} | _added
 
 
-def scope_names(*, takes_gradient: bool | None = None) -> list[str]:
-    """The names of all entries, or of those that take a gradient or do not."""
+def scope_names(*, takes_gradient: bool | None = None, with_presets: bool = True) -> list[str]:
+    """The names of all entries, or of those that take a gradient or do not; without those that choose sites."""
     return [
         entry.name
         for entry in scope_entries().values()
-        if takes_gradient is None or entry.takes_gradient == takes_gradient
+        if takes_gradient in (None, entry.takes_gradient) and (with_presets or not entry.is_preset)
     ]
+
+
+UNKNOWN = ScopeEntry("custom", "", "a user-defined function")
+
+
+def entry_of_result(scope: str) -> ScopeEntry:
+    """The entry of the scope that a result names; UNKNOWN where it has none, as for a function of one's own."""
+    return scope_entries().get(scope, UNKNOWN)
 
 
 def scope_entry(name: str) -> ScopeEntry:
@@ -129,8 +234,8 @@ def scope_entry(name: str) -> ScopeEntry:
     return entries[name]
 
 
-def build_scope(name: str, **settings: Any) -> Explanation:
-    """The objective or comparison method of that name, with settings by the names of their options.
+def build_scope(name: str, **settings: Any) -> Explanation | Spec:
+    """The objective, comparison method or preset of that name, with settings by the names of their options.
 
     Example:
         >>> build_scope("fisher", rank=4)
@@ -140,39 +245,6 @@ def build_scope(name: str, **settings: Any) -> Explanation:
         ObjectiveError: for an unknown name, a setting that the scope does not have, and a wrong value.
     """
     return scope_entry(name).build(**settings)
-
-
-def read_scope(name: str, **options: Any) -> Explanation:
-    """The scope of a command line or an HTTP request, whose settings are text: a token is its exact string or its id
-    as "#9079", a rank is digits or "trace". Settings that are None count as not given.
-
-    Raises:
-        ObjectiveError: as `build_scope`; and for random settings where nothing is random.
-    """
-    given = {option: value for option, value in options.items() if value is not None}
-    for option in given.keys() & {"target", "other"}:
-        given[option] = read_token(given[option])
-    if "rank" in given:
-        given["rank"] = _read_rank(given["rank"])
-    entry = scope_entry(name)
-    if "rank" in entry.settings and given.get("rank") != "trace" and given.keys() & {"samples", "seed"}:
-        raise ObjectiveError('samples and seed belong to rank "trace", the only one with random directions.')
-    return entry.build(**given)
-
-
-def read_token(text: str) -> str | int:
-    """A token as text: "#123" is the id 123, anything else the token's exact string."""
-    match = _TOKEN_ID.fullmatch(text)
-    return int(match[1]) if match else text
-
-
-def _read_rank(text: str) -> int | str:
-    if text == "trace":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
 
 
 def register_objective(name: str, function: DirectionFunction, explains: str = "a user-defined function") -> None:
@@ -188,53 +260,11 @@ def register_objective(name: str, function: DirectionFunction, explains: str = "
     """
     if name in scope_entries():
         raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
-    _added[name] = ScopeEntry(name, lambda: _imported(f"{_OBJECTIVES}:Custom")(function, name), explains)
+    _added[name] = ScopeEntry(name, lambda: imported(f"{_OBJECTIVES}:Custom")(function, name), explains)
 
 
-def as_objective(objective: Explanation | str | DirectionFunction | None) -> Objective:
-    """Reads what users may pass for an objective: an Objective, its class, a name, or a function of y and logits.
-
-    Raises:
-        ObjectiveError: for anything else.
-    """
-    from lens_scopes.scopes.objectives import Custom, Explanation, Objective, Semantic
-
-    if objective is None:
-        return Semantic()
-    if isinstance(objective, type) and issubclass(objective, Objective):
-        objective = objective.scope
-    if isinstance(objective, str):
-        objective = build_scope(objective)
-    if isinstance(objective, Objective):
-        return objective
-    if isinstance(objective, Explanation):
-        raise ObjectiveError(
-            f"{objective.scope} takes no gradient, which is needed here; choose a scope such as fisher."
-        )
-    if callable(objective):
-        return Custom(objective, name=getattr(objective, "__name__", "custom"))
-    raise ObjectiveError(
-        f"expected an objective such as ls.Semantic(' Paris'), a name ({', '.join(scope_names(takes_gradient=True))}) "
-        f"or a function of (y, logits); got {type(objective).__name__}."
-    )
-
-
-def as_baseline(explanation: Any) -> Baseline | None:
-    """The comparison method that an argument of `attribute` stands for, by object, class or name; else None."""
-    from lens_scopes.scopes.comparisons import Baseline
-
-    if isinstance(explanation, Baseline):
-        return explanation
-    if isinstance(explanation, type) and issubclass(explanation, Baseline):
-        explanation = explanation.scope
-    if isinstance(explanation, str) and explanation in scope_names(takes_gradient=False):
-        built = build_scope(explanation)
-        assert isinstance(built, Baseline)
-        return built
-    return None
-
-
-def _imported(home: str) -> Any:
+def imported(home: str) -> Any:
+    """The object at "module:name"."""
     module, _, name = home.partition(":")
     return getattr(import_module(module), name)
 
@@ -242,3 +272,204 @@ def _imported(home: str) -> Any:
 @cache
 def _installed() -> tuple[ScopeEntry, ...]:
     return tuple(point.load() for point in metadata.entry_points(group=ENTRY_POINTS))
+
+
+# Options: the choices of a Spec as text, on a command line, in JSON and on the page
+
+
+@dataclass(frozen=True)
+class Option:
+    """One choice as text.
+
+    Attributes:
+        name: as in JSON; `--name` on the command line.
+        panel: the group it stands in.
+        help: one line, for the command line, the HTTP schema and the page.
+        metavar: the form of its value.
+        kind: str or int, and bool for a switch.
+        many: whether it may be repeated.
+        minimum, maximum: bounds that a server sets on an integer.
+        read: what makes a value of text; None where the text is the value.
+    """
+
+    name: str
+    panel: str
+    help: str
+    metavar: str | None = None
+    kind: type = str
+    many: bool = False
+    minimum: int | None = None
+    maximum: int | None = None
+    read: Callable[[Any], Any] | None = None
+
+    def value(self, text: Any) -> Any:
+        """The value that the text stands for; a value of its kind stands for itself.
+
+        Raises:
+            ObjectiveError: for text that is none.
+        """
+        if self.many:
+            return [text] if isinstance(text, str) else list(text)
+        if self.read is not None:
+            return self.read(text)
+        try:
+            if self.kind is bool:
+                return {"true": True, "false": False}[str(text).lower()]
+            return self.kind(text)
+        except (KeyError, ValueError):
+            expected = "true or false" if self.kind is bool else "an integer"
+            raise ObjectiveError(f"{self.name} is {expected}; got {text!r}.") from None
+
+
+def read_token(text: str) -> str | int:
+    """A token as text: "#123" is the id 123, anything else the token's exact string."""
+    match = _TOKEN_ID.fullmatch(text)
+    return int(match[1]) if match else text
+
+
+def write_token(token: str | int) -> str:
+    """The text that `read_token` reads."""
+    return f"#{token}" if isinstance(token, int) else token
+
+
+def _read_rank(text: str | int) -> int | str:
+    if text == "trace":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
+
+
+SCOPE_OPTIONS = ("scope", "target", "other", "rank", "samples", "exact", "seed", "measure", "ablation", "draws")
+SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
+PATH_OPTIONS = ("through", "freeze")
+LIMIT_OPTIONS = ("memory", "matmul_dtype")
+EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
+_LARGEST_SEED = 2**63 - 1
+
+
+def options() -> dict[str, Option]:
+    """All options by name. Names of scopes are those known now."""
+    return {option.name: option for option in (*_explained_options(), *_READ_OPTIONS, *_LIMIT_OPTIONS)}
+
+
+def _explained_options() -> tuple[Option, ...]:
+    scopes = ", ".join(scope_names(takes_gradient=True))
+    comparisons = ", ".join(scope_names(takes_gradient=False))
+    return (
+        Option(
+            "scope",
+            EXPLAINED,
+            f"What to explain: {scopes}. Comparison methods, which take no gradient: {comparisons}. A value after @ "
+            "and choices after + may follow: fisher@8+dot-mean.",
+            "NAME",
+        ),
+        Option(
+            "target",
+            EXPLAINED,
+            "The next token explained by semantic, logprob and logit-diff: its exact string, leading space included "
+            "(' Paris'), or its id ('#9079'). By default the token that follows in the text, else the model's top "
+            "token.",
+            "TOKEN",
+            read=read_token,
+        ),
+        Option("other", EXPLAINED, "The token that logit-diff contrasts --target with.", "TOKEN", read=read_token),
+        Option(
+            "rank",
+            EXPLAINED,
+            "Leading terms of fisher, or trace for all of it. By default 1.",
+            "N|trace",
+            read=_read_rank,
+        ),
+        Option(
+            "samples",
+            EXPLAINED,
+            "Random directions for --rank trace; 0 is exact. By default exact up to d_model 128, else 16.",
+            kind=int,
+            maximum=256,
+        ),
+        Option(
+            "exact",
+            EXPLAINED,
+            "Leading directions of --rank trace that are taken exactly. By default 16.",
+            kind=int,
+            maximum=256,
+        ),
+        Option("seed", EXPLAINED, "Seed of what is random. By default 0.", kind=int, minimum=0, maximum=_LARGEST_SEED),
+        Option(
+            "measure",
+            EXPLAINED,
+            "What leave-one-out follows. By default kl, the change of the whole distribution.",
+            "kl|logit|logprob",
+        ),
+        Option(
+            "ablation",
+            EXPLAINED,
+            "What leave-one-out replaces a token by: zero (the default), mean, pad, eos, bos, resample or remove.",
+            "NAME",
+        ),
+        Option("draws", EXPLAINED, "Random replacements that resample averages. By default 4.", kind=int, maximum=64),
+    )
+
+
+_READ_OPTIONS = (
+    Option("layers", READ, "Influence at every layer's residual stream too.", kind=bool),
+    Option(
+        "layer_site",
+        READ,
+        "The residual stream read at each layer: resid_pre, resid_mid or resid_post; asks for layers. By default "
+        "resid_pre.",
+        "NAME",
+    ),
+    Option(
+        "site", READ, "A further activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True
+    ),
+    Option(
+        "score_site",
+        READ,
+        "Where the tokens' scores are read: the embedding by default, or an activation whose layers are added up, such "
+        "as hook_v with the readout relative.",
+        "NAME",
+    ),
+    Option(
+        "readout",
+        READ,
+        "How a gradient becomes a score. "
+        + "; ".join(f"{entry.name}: {entry.explains}" for entry in READOUTS.values())
+        + ". By default norm.",
+        "|".join(READOUTS),
+    ),
+    Option(
+        "points",
+        READ,
+        "Average gradients over N points: "
+        + "; ".join(f"{entry.name}: {entry.explains}" for entry in POINTS.values())
+        + ". By default the gradient at the prompt alone.",
+        "path[-START][-held]|noise[@N]",
+    ),
+    Option(
+        "through",
+        READ,
+        'Components that carry gradient, the rest held fixed: "5-9" (layers), "L3H2,L5H0" (heads), "attention & 5-9", '
+        '"mlp", "skip". By default all.',
+        "PATH",
+    ),
+    Option("freeze", READ, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True),
+)
+_LIMIT_OPTIONS = (
+    Option(
+        "memory",
+        LIMITS,
+        "The most memory to use beyond the model's weights, such as 4GB; the work is cut into parts to stay below. By "
+        "default a share of what is free.",
+        "SIZE",
+    ),
+    Option(
+        "matmul_dtype",
+        LIMITS,
+        "Round the factors of the body's matrix products to this dtype: faster, and the tokens rank almost alike. By "
+        "default the model's own.",
+        "|".join(MATMUL_DTYPES),
+    ),
+)

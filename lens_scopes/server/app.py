@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.models.source import ModelSource
 from lens_scopes.results.plain_json import as_json
-from lens_scopes.scopes.registry import scope_names
 from lens_scopes.server.answers import answer
 from lens_scopes.server.commands import command_of
 from lens_scopes.server.examples import EXAMPLES
@@ -43,6 +42,7 @@ from lens_scopes.server.schemas import (
     ModesRequest,
     Name,
     VocabularyEntry,
+    choices,
 )
 from lens_scopes.server.served_models import ServedModel, ServedModels
 from lens_scopes.server.settings import Access, Limits
@@ -257,7 +257,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         return About(
             version=__version__,
             models=service.models.describe(),
-            scopes=scope_names(takes_gradient=True),
+            **choices(),
             limits={
                 "prompt_characters": limits.prompt_characters,
                 "prompt_tokens": limits.prompt_tokens,

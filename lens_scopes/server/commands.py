@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
-from lens_scopes.scopes.objectives import Custom, Objective
-from lens_scopes.scopes.registry import as_objective, read_scope
+from lens_scopes.scopes.registry import DEFAULT_SCOPE
+from lens_scopes.scopes.spec import cli_words
 from lens_scopes.server.schemas import (
     AttributeRequest,
     Command,
@@ -40,65 +39,23 @@ def command_of(request: PromptRequest, options: ModelSource) -> Command:
     return Command(python=_python(request, options), shell=_shell(request, options))
 
 
-def objective_of(request: Any) -> Objective:
-    """The objective of a request, read as the command line reads its options.
-
-    Raises:
-        ObjectiveError: as the command line.
-    """
-    return as_objective(
-        read_scope(
-            request.scope,
-            target=request.target,
-            other=request.other,
-            rank=request.rank,
-            samples=request.samples,
-            seed=request.seed,
-        )
-    )
-
-
 def _python(request: PromptRequest, options: ModelSource) -> str:
     given = _differing(request)
-    imports = ["import lens_scopes as ls"]
     arguments = ["model", repr(request.prompt())]
-    if isinstance(request, ModesRequest):
-        arguments.append(str(request.rank))
-    else:
-        arguments.append(_objective_code(objective_of(request)))
+    arguments += [str(request.rank)] if isinstance(request, ModesRequest) else []
+    arguments += cast(Any, request).spec().to_python()
     arguments += [f"{name}={given[name]!r}" for name in ("position", "generate", "spans", "baseline") if name in given]
-    if isinstance(request, AttributeRequest) and (request.layers or request.layer_site):
-        arguments.append(f"layers={request.layer_site or True!r}")
-    if "through" in given and "freeze" in given:
-        imports.append("from lens_scopes.scopes.paths import parse_path")
-        arguments.append(f"through=parse_path({given['through']!r}) & {_frozen(given['freeze'])}")
-    elif "through" in given or "freeze" in given:
-        arguments.append(f"through={repr(given['through']) if 'through' in given else _frozen(given['freeze'])}")
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
-    arguments += [f"{name}={given[name]!r}" for name in ("verify", "readout") if name in given]
+    arguments += [f"verify={given['verify']!r}"] if "verify" in given else []
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)
-    return "\n".join([*imports, "", f"model = {_call('ls.load_model', _loading(options))}", f"result = {call}"]) + "\n"
+    model = _call("ls.load_model", _loading(options))
+    return f"import lens_scopes as ls\n\nmodel = {model}\nresult = {call}\n"
 
 
 def _call(name: str, arguments: list[str]) -> str:
     line = f"{name}({', '.join(arguments)})"
     return line if len(line) <= _LINE else f"{name}(\n" + "".join(f"    {item},\n" for item in arguments) + ")"
-
-
-def _objective_code(objective: Objective) -> str:
-    if isinstance(objective, Custom):
-        return repr(objective.name)
-    values = [
-        (item.name, getattr(objective, item.name))
-        for item in fields(objective)  # pyright: ignore[reportArgumentType]
-        if getattr(objective, item.name) != item.default
-    ]
-    return f"ls.{type(objective).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
-
-
-def _frozen(parts: Iterable[str]) -> str:
-    return f"ls.Frozen({', '.join(map(repr, parts))})"
 
 
 def _loading(options: ModelSource) -> list[str]:
@@ -117,27 +74,25 @@ def _options_given(options: ModelSource) -> dict[str, Any]:
 
 
 def _differing(request: PromptRequest) -> dict[str, Any]:
-    """The fields of a request that are not as they are by default, but for the prompt and the model."""
+    """The fields of a request that are not as they are by default, but for the prompt, the model and the spec."""
     plain = request.model_dump(exclude_defaults=True)
-    return {name: value for name, value in plain.items() if name not in ("text", "chat", "model")}
+    left = {"text", "chat", "model"} | cast(Any, request).option_names()
+    return {name: value for name, value in plain.items() if name not in left}
 
 
 def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     given = _differing(request)
     spans = given.pop("spans", {})
+    asked = cast(Any, request).spec().to_options()
+    if isinstance(request, ModesRequest) or asked["scope"] == DEFAULT_SCOPE:
+        del asked["scope"]
     words = ["lens-scopes", _COMMANDS[type(request)], *_prompt_words(request)]
-    if given.pop("layers", False):
-        words.append("--layers")
-    for name, value in given.items():
-        for item in value if isinstance(value, list) else [value]:
-            words += _option(name, str(item))
-    for name, text in spans.items():
-        words += _option("span", f"{name}={text}")
-    if options.model != ModelSource.model:
-        words += _option("model", options.model)
-    for name, value in _options_given(options).items():
-        words += ["--trust-remote-code"] if name == "trust_remote_code" else _option(name, str(value))
-    line = " ".join(words)
+    given = {"span": [f"{name}={text}" for name, text in spans.items()], **given} if spans else given
+    given |= {"model": options.model} if options.model != ModelSource.model else {}
+    loading = _options_given(options)
+    trusted = loading.pop("trust_remote_code", False)
+    written = cli_words(asked | given | {name: str(value) for name, value in loading.items()})
+    line = " ".join([*words, *map(shlex.quote, written), *(["--trust-remote-code"] if trusted else [])])
     return None if "\x00" in line else line
 
 
@@ -148,8 +103,3 @@ def _prompt_words(request: PromptRequest) -> list[str]:
     text = request.text or ""
     # What begins with a dash would be taken for an option, or for standard input; a file loses one line break.
     return ["--file", f"<(printf '%s\\n' {shlex.quote(text)})"] if text.startswith("-") else [shlex.quote(text)]
-
-
-def _option(name: str, value: str) -> list[str]:
-    option = "--" + name.replace("_", "-")
-    return [shlex.quote(f"{option}={value}")] if value.startswith("-") else [option, shlex.quote(value)]

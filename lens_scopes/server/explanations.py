@@ -10,9 +10,8 @@ from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
-from lens_scopes.scopes.paths import read_path
-from lens_scopes.scopes.readouts import as_readout
-from lens_scopes.server.commands import objective_of
+from lens_scopes.scopes.registry import options
+from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.interruption import interruptible
 from lens_scopes.server.problems import Refusal
 from lens_scopes.server.schemas import AttributeRequest, HeadsRequest, MatrixRequest, ModesRequest, PromptRequest
@@ -37,12 +36,23 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
         raise Refusal(
             413, f"{request.generate} tokens were to be generated; this server takes {limits.generated_tokens}."
         )
-    if isinstance(request, AttributeRequest | HeadsRequest | MatrixRequest):
-        objective_of(request)
-    if isinstance(request, AttributeRequest) and request.readout is not None:
-        as_readout(request.readout)
     choices: Any = request
-    read_path(choices.through, choices.freeze)
+    _refuse_costly(choices.spec(), limits)
+
+
+def _refuse_costly(spec: Spec, limits: Limits) -> None:
+    """Refuses what a line of text may say though no field of a request may."""
+    known = options()
+    for name, value in spec.to_options().items():
+        most = known[name].maximum
+        if most is not None and isinstance(value, int) and value > most:
+            raise Refusal(413, f"{name} is {value}; this server takes {most}.")
+    if spec.points is not None and spec.points.count > limits.points:
+        raise Refusal(
+            413, f"gradients were asked for at {spec.points.count} points; this server takes {limits.points}."
+        )
+    if spec.memory is not None:
+        raise Refusal(422, "memory is the server's to choose.")
 
 
 def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple[Prompt, Any]:
@@ -67,16 +77,7 @@ def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple
 
 def _attribution(model: Any, prompt: Prompt, request: AttributeRequest, job: Job) -> Any:
     with interruptible(model, job, "directions") as progress:
-        return attribute(
-            model,
-            prompt,
-            objective_of(request),
-            position=request.position,
-            layers=request.layer_site or request.layers,
-            through=read_path(request.through, request.freeze),
-            readout=request.readout,
-            progress=progress,
-        )
+        return attribute(model, prompt, request.spec(), position=request.position, progress=progress)
 
 
 def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
@@ -85,10 +86,9 @@ def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
         return inspect_heads(
             model,
             prompt,
-            objective_of(request),
+            request.spec(),
             position=request.position,
             baseline=baseline,
-            through=read_path(request.through, request.freeze),
             patterns=request.head or request.top,
             verify=request.verify,
             progress=progress,
@@ -103,9 +103,8 @@ def _matrix(model: Any, prompt: Prompt, request: MatrixRequest, job: Job) -> Any
         return attribute_all(
             model,
             prompt,
-            objective_of(request),
+            request.spec(),
             generate=request.generate,
-            through=read_path(request.through, request.freeze),
             progress=progress,
         )
 
@@ -118,6 +117,6 @@ def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
             request.rank,
             position=request.position,
             baseline=request.baseline,
-            through=read_path(request.through, request.freeze),
+            through=request.spec().through,
             progress=progress,
         )

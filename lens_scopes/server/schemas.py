@@ -5,12 +5,23 @@ Answers are written from results as they are; their models here describe them fo
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from lens_scopes.scopes.readouts import READOUTS
-from lens_scopes.scopes.registry import scope_names
+from lens_scopes.scopes.registry import (
+    FREEZABLE,
+    PATH_OPTIONS,
+    POINTS,
+    READOUTS,
+    SCOPE_OPTIONS,
+    SITE_OPTIONS,
+    Option,
+    ScopeEntry,
+    options,
+    scope_entries,
+)
+from lens_scopes.scopes.spec import Spec
 
 Number = float | None
 Name = Annotated[str, Field(max_length=200)]
@@ -54,37 +65,68 @@ class PromptRequest(_Request):
         return self.text if self.text is not None else [turn.model_dump() for turn in self.chat or []]
 
 
-class _Path(_Request):
-    through: Name | None = Field(
-        None, description='Components that carry gradient: "5-9", "L3H2,L5H0", "attention & 5-9", "mlp", "skip".'
-    )
-    freeze: list[Name] = Field(default=[], max_length=3, description="patterns, norms, gates: held constant.")
+class _Choices(_Request):
+    """Base of the requests that ask for a Spec, whose options the registry describes."""
+
+    def spec(self) -> Spec:
+        """What is asked, read as the command line reads its options.
+
+        Raises:
+            LensScopesError: as `Spec.from_options`; ObjectiveError for a comparison method.
+        """
+        return Spec.from_options(**self.model_dump(include=self.option_names())).require_gradient()
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        """The fields that are options of a Spec."""
+        return options().keys() & cls.model_fields.keys()
 
 
-class _Objective(_Request):
-    scope: Name = Field("semantic", description=f"What to explain: {', '.join(scope_names(takes_gradient=True))}.")
-    target: Name | None = Field(None, description="The token explained: its exact string, or its id as '#9079'.")
-    other: Name | None = Field(None, description="The token that logit-diff contrasts the target with.")
-    rank: Name | None = Field(None, description="Leading terms of fisher, or trace.", examples=["1", "trace"])
-    samples: int | None = Field(None, le=256, description="Random directions for rank trace; 0 is exact.")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the random directions.")
+def _with_options(name: str, *names: str) -> Any:
+    """A request with these options as its fields."""
+    known = options()
+    return create_model(name, __base__=_Choices, **{option: _field(known[option]) for option in names})
 
+
+def _field(option: Option) -> Any:
+    """An option as a field: its text bounded in length, its number as the registry bounds it."""
+    if option.many:
+        return list[Name], Field(default=[], max_length=8, description=option.help)
+    if option.kind is bool:
+        return bool, Field(False, description=option.help)
+    if option.kind is int:
+        return int | None, Field(None, ge=option.minimum, le=option.maximum, description=option.help)
+    text: Any = Name
+    return text | None, Field(None, description=option.help)
+
+
+# What comparison methods take is left out: a server computes gradients. Its memory is its own.
+_GRADIENT_SETTINGS = {
+    name for entry in scope_entries().values() if entry.takes_gradient for name in ("scope", *entry.settings)
+}
+_SCOPE = [name for name in SCOPE_OPTIONS if name in _GRADIENT_SETTINGS]
+_LIMITS = ("matmul_dtype",)
+
+if TYPE_CHECKING:
+    _SpecRequest = _ScopeRequest = _MatrixRequest = _PathRequest = _Choices
+else:
+    _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _ScopeRequest = _with_options("_ScopeRequest", *_SCOPE, *PATH_OPTIONS, *_LIMITS)
+    _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, "readout", *PATH_OPTIONS, *_LIMITS)
+    _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
 Position = Annotated[
     int, Field(ge=-(2**31), lt=2**31, description="The token after which the prediction is explained.")
 ]
 
 
-class AttributeRequest(PromptRequest, _Objective, _Path):
+class AttributeRequest(PromptRequest, _SpecRequest):
     """`lens_scopes.attribute`."""
 
     position: Position = -1
-    layers: bool = Field(False, description="Influence at every layer's residual stream too.")
-    layer_site: Name | None = Field(None, description="resid_pre, resid_mid or resid_post; asks for layers.")
-    readout: Name | None = Field(None, description=f"{', '.join(READOUTS)}; by default the scope's own.")
 
 
-class HeadsRequest(PromptRequest, _Objective, _Path):
+class HeadsRequest(PromptRequest, _ScopeRequest):
     """`lens_scopes.inspect_heads`."""
 
     position: Position = -1
@@ -94,7 +136,7 @@ class HeadsRequest(PromptRequest, _Objective, _Path):
     verify: int | None = Field(None, ge=0, lt=2**31, description="How many components to ablate.")
 
 
-class MatrixRequest(PromptRequest, _Objective, _Path):
+class MatrixRequest(PromptRequest, _MatrixRequest):
     """`lens_scopes.attribute_all`."""
 
     generate: int = Field(
@@ -103,12 +145,16 @@ class MatrixRequest(PromptRequest, _Objective, _Path):
     spans: dict[Name, str] = Field(default={}, max_length=32, description="Named parts of the prompt.")
 
 
-class ModesRequest(PromptRequest, _Path):
+class ModesRequest(PromptRequest, _PathRequest):
     """`lens_scopes.inspect_modes`."""
 
     position: Position = -1
     rank: int = Field(4, ge=-(2**31), le=32, description="How many Fisher modes to decode.")
     baseline: Name = Field("mean", description="zero or mean.")
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        return super().option_names() - {"rank"}
 
 
 class PredictedToken(BaseModel):
@@ -291,6 +337,29 @@ class ServedModel(BaseModel):
     n_heads: int | None
 
 
+def choices() -> dict[str, Any]:
+    """What there is to choose from, for `About`."""
+    known = options()
+    scopes = [
+        ScopeChoice(
+            name=entry.name, explains=entry.explains, settings=list(entry.settings), elsewhere=_elsewhere(entry)
+        )
+        for entry in scope_entries().values()
+        if entry.takes_gradient
+    ]
+    return {
+        "scopes": scopes,
+        "readouts": [Choice(name=entry.name, explains=entry.explains) for entry in READOUTS.values()],
+        "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
+        "freezable": list(FREEZABLE),
+        "help": {name: option.help for name, option in known.items()},
+    }
+
+
+def _elsewhere(entry: ScopeEntry) -> str:
+    return Spec.parse(entry.name).without_sites().to_options()["scope"] if entry.is_preset else entry.name
+
+
 class Example(BaseModel):
     """A request worth looking at."""
 
@@ -301,12 +370,32 @@ class Example(BaseModel):
     compare: dict[str, Any] | None = Field(default=None, description="Another one, to be put beside it.")
 
 
+class ScopeChoice(BaseModel):
+    """A scope that requests may name."""
+
+    name: str
+    explains: str
+    settings: list[str] = Field(description="The options that it takes.")
+    elsewhere: str = Field(description="The scope that stands for it where sites are not to be chosen, as for heads.")
+
+
+class Choice(BaseModel):
+    """A readout or a kind of points."""
+
+    name: str
+    explains: str
+
+
 class About(BaseModel):
     """What the page needs to know of the server."""
 
     version: str
     models: list[ServedModel]
-    scopes: list[str]
+    scopes: list[ScopeChoice]
+    readouts: list[Choice]
+    points: list[Choice]
+    freezable: list[str]
+    help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]
     examples: list[Example]
 

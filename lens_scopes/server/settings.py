@@ -13,6 +13,7 @@ class Limits:
         prompt_characters: of a text, or of all messages of a chat together.
         prompt_tokens: of a prompt, once tokenized.
         generated_tokens: that the model may add before a matrix.
+        points: where gradients are averaged.
         request_bytes: of the body of a request.
         waiting: requests in the queue behind the one that is running.
         seconds: of model work for one request.
@@ -23,6 +24,7 @@ class Limits:
     prompt_characters: int = 20_000
     prompt_tokens: int = 512
     generated_tokens: int = 64
+    points: int = 64
     request_bytes: int = 200_000
     waiting: int = 16
     seconds: float = 120.0

@@ -36,7 +36,7 @@ def put_together(attribution: ls.Attribution, squared: bool) -> torch.Tensor:
 @pytest.mark.parametrize("at", ["hook_v", "hook_z", "hook_resid_pre", "blocks.1.attn.hook_v"])
 @pytest.mark.parametrize("readout", ["norm", "relative", "product"])
 def test_amplitudes_of_layers_and_heads_add_up(model: Any, name: str, at: str, readout: str) -> None:
-    found = ls.attribute(model, IDS, OBJECTIVES[name], at=at, readout=readout)
+    found = ls.attribute(model, IDS, OBJECTIVES[name], score_site=at, readout=readout)
     apart = ls.attribute(model, IDS, OBJECTIVES[name], sites=at, readout=readout)
     assert found.scores[:-1].any() and not found.sites
     assert_close(found.scores, put_together(apart, squared="fisher" in name), rtol=1e-12, atol=0)
@@ -44,7 +44,7 @@ def test_amplitudes_of_layers_and_heads_add_up(model: Any, name: str, at: str, r
 
 def test_small_changes_at_all_layers_at_once_move_no_more_than_the_total() -> None:
     model, size = gpt2_like(), 1e-6
-    found = ls.attribute(model, IDS, ls.Semantic(5), at="hook_v")
+    found = ls.attribute(model, IDS, ls.Semantic(5), score_site="hook_v")
     generator = torch.Generator().manual_seed(0)
     tokens = torch.tensor([IDS])
     before = model(tokens)[0, -1, 5]
@@ -65,7 +65,7 @@ def test_small_changes_at_all_layers_at_once_move_no_more_than_the_total() -> No
 
 
 def test_layers_sites_points_and_batches_go_with_it(model: Any) -> None:
-    settings: Any = {"objective": ls.Fisher(2), "at": "hook_v", "readout": "relative"}
+    settings: Any = {"objective": ls.Fisher(2), "score_site": "hook_v", "readout": "relative"}
     alone = ls.attribute(model, IDS, **settings)
     beside = ls.attribute(model, IDS, layers=True, sites="hook_v", **settings)
     assert_close(beside.scores, alone.scores, rtol=1e-12, atol=0)
@@ -80,31 +80,32 @@ def test_layers_sites_points_and_batches_go_with_it(model: Any) -> None:
 
 def test_the_error_of_sampled_directions_bounds_that_of_the_total(model: Any) -> None:
     draws = [
-        ls.attribute(model, IDS, ls.Fisher("trace", samples=8, exact=0, seed=seed), at="hook_v") for seed in range(60)
+        ls.attribute(model, IDS, ls.Fisher("trace", samples=8, exact=0, seed=seed), score_site="hook_v")
+        for seed in range(60)
     ]
     spread = torch.stack([item.scores for item in draws]).std(0)
     claimed = torch.stack([item.standard_error for item in draws]).mean(0)
     assert (claimed > 0.7 * spread).all()
-    assert ls.attribute(model, IDS, ls.Fisher(3), at="hook_v").standard_error is None
+    assert ls.attribute(model, IDS, ls.Fisher(3), score_site="hook_v").standard_error is None
 
 
 def test_the_result_says_where_it_was_read(model: Any) -> None:
-    found = ls.attribute(model, IDS, ls.Fisher(), at="hook_v", readout="relative")
+    found = ls.attribute(model, IDS, ls.Fisher(), score_site="hook_v", readout="relative")
     names = [f"blocks.{layer}.attn.hook_v" for layer in range(model.cfg.n_layers)]
-    assert found.settings["at"] == names and found.settings["squared"] is False
+    assert found.settings["score_sites"] == names and found.settings["squared"] is False
     assert names[0] in found.contract["eligible features"] and "embeddings" not in found.contract["eligible features"]
     assert found.contract["score attributed"].startswith("score_t = Σ_l √(Σ_i w_i a_i,l,t²")
     usual = ls.attribute(model, IDS, ls.Fisher())
-    assert usual.settings["at"] == [] and "hook_embed" in usual.contract["eligible features"]
+    assert usual.settings["score_sites"] == [] and "hook_embed" in usual.contract["eligible features"]
 
 
 def test_signed_scores_and_baselines_have_no_such_total(model: Any) -> None:
     with pytest.raises(SiteError, match="signed scores have no total over hook_v"):
-        ls.attribute(model, IDS, ls.Semantic(5), at="hook_v", readout="dot")
-    with pytest.raises(ObjectiveError, match="at='hook_v' does not apply"):
-        ls.attribute(model, IDS, ls.LeaveOneOut(), at="hook_v")
+        ls.attribute(model, IDS, ls.Semantic(5), score_site="hook_v", readout="dot")
+    with pytest.raises(ObjectiveError, match="score_site='hook_v' does not apply"):
+        ls.attribute(model, IDS, ls.LeaveOneOut(), score_site="hook_v")
     with pytest.raises(SiteError, match="no hook named 'hook_w'"):
-        ls.attribute(model, IDS, ls.Semantic(5), at="hook_w")
+        ls.attribute(model, IDS, ls.Semantic(5), score_site="hook_w")
     with pytest.raises(EvaluationError, match="mine.*signed scores"):
         Method("mine", ls.Semantic(), readout=ls.Dot(), at="hook_v").check(model)
 
@@ -113,18 +114,21 @@ def test_signed_scores_and_baselines_have_no_such_total(model: Any) -> None:
 def test_fisher_at_values_is_the_combination_it_names(model: Any, rank: Any) -> None:
     named, spelled = ls.FisherAtValues(rank), ls.Fisher(rank)
     found = ls.attribute(model, IDS, named)
-    expected = ls.attribute(model, IDS, spelled, at="hook_v", readout="relative")
+    expected = ls.attribute(model, IDS, spelled, score_site="hook_v", readout="relative")
     assert torch.equal(found.scores, expected.scores)
-    assert (found.scope, found.objective) == ("fisher-at-values", f"FisherAtValues(rank={rank!r})")
-    assert found.contract == expected.contract and found.settings["at"] == expected.settings["at"]
+    assert (found.scope, found.objective) == ("fisher", f"Fisher(rank={rank!r})")
+    assert found.contract == expected.contract and found.settings["score_sites"] == expected.settings["score_sites"]
     assert torch.equal(
         ls.attribute(model, IDS, "fisher-at-values").scores, ls.attribute(model, IDS, ls.FisherAtValues).scores
     )
-    at_embedding = ls.attribute(model, IDS, named, at="hook_embed", readout="norm")
+    at_embedding = ls.attribute(model, IDS, named, score_site="hook_embed", readout="norm")
     assert torch.equal(at_embedding.scores, ls.attribute(model, IDS, spelled).scores)
 
 
 def test_what_has_sites_of_its_own_takes_fisher_instead(model: Any) -> None:
     for inspect in (ls.inspect_heads, ls.attribute_all):
-        with pytest.raises(ObjectiveError, match="sites of their own; choose fisher"):
+        with pytest.raises(
+            ObjectiveError,
+            match="score_site='hook_v' does not apply to it; leave score_site out, or choose fisher alone",
+        ):
             inspect(model, IDS, ls.FisherAtValues())

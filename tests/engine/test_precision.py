@@ -27,7 +27,7 @@ def test_scores_keep_their_values_nearly(builder: Any) -> None:
     model = builder(dtype=torch.float32)
     for objective in (ls.Temperature(), ls.Fisher(rank=2)):
         own = ls.attribute(model, IDS, objective, layers=True)
-        rounded = ls.attribute(model, IDS, objective, layers=True, products="bfloat16")
+        rounded = ls.attribute(model, IDS, objective, layers=True, matmul_dtype="bfloat16")
         assert own.layers is not None and rounded.layers is not None
         assert own.scores.dtype == rounded.scores.dtype == torch.float32
         assert not torch.equal(own.scores, rounded.scores), "the products were rounded"
@@ -42,7 +42,7 @@ def test_only_the_body_is_rounded() -> None:
         traced = trace(model, [IDS], ["blocks.1.hook_resid_pre"])
     assert traced.final_states.dtype == torch.float32
     assert traced.activations["blocks.1.hook_resid_pre"].dtype == torch.float32, "the residual stream is not rounded"
-    att = ls.attribute(model, IDS, ls.Fisher(), products="bfloat16")
+    att = ls.attribute(model, IDS, ls.Fisher(), matmul_dtype="bfloat16")
     state = FinalState(traced.final_states[0].detach(), unembedding(model))
     assert att.prediction.entropy == pytest.approx(state.entropy, rel=1e-6)
     assert att.details is not None and att.details.eigenvalues == pytest.approx(
@@ -53,7 +53,7 @@ def test_only_the_body_is_rounded() -> None:
 def test_the_choice_ends_with_the_call_and_is_recorded() -> None:
     model = llama_like(dtype=torch.float32)
     before = ls.attribute(model, IDS, "temperature")
-    rounded = ls.attribute(model, IDS, "temperature", products="bfloat16")
+    rounded = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16")
     after = ls.attribute(model, IDS, "temperature")
     assert torch.equal(before.scores, after.scores)
     assert [item.settings["products"] for item in (before, rounded)] == ["own", "bfloat16"]
@@ -64,20 +64,20 @@ def test_the_choice_ends_with_the_call_and_is_recorded() -> None:
 
 def test_slices_batches_and_matrices_round_alike() -> None:
     model = gemma_like(dtype=torch.float32)
-    rounded = ls.attribute(model, IDS, "temperature", products="bfloat16").scores
-    batch = ls.attribute_batch(model, [IDS, IDS[:4]], "temperature", products="bfloat16")
-    matrix = ls.attribute_all(model, IDS, "temperature", products="bfloat16")
+    rounded = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16").scores
+    batch = ls.attribute_batch(model, [IDS, IDS[:4]], "temperature", matmul_dtype="bfloat16")
+    matrix = ls.attribute_all(model, IDS, "temperature", matmul_dtype="bfloat16")
     assert matrix.settings["products"] == "bfloat16"
     torch.testing.assert_close(batch[0].scores, rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
     torch.testing.assert_close(matrix.matrix[-1], rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
-    sliced = ls.attribute(model, IDS, "temperature", products="bfloat16", memory="25KB")
+    sliced = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16", memory="25KB")
     assert "at a time" in memory_words(sliced.memory)
     torch.testing.assert_close(sliced.scores, rounded, rtol=1e-5, atol=0)
 
 
 def test_other_products_are_refused() -> None:
     with pytest.raises(ModelError, match="bfloat16"):
-        ls.attribute(llama_like(), IDS, "temperature", products="float16")  # pyright: ignore[reportArgumentType]
+        ls.attribute(llama_like(), IDS, "temperature", matmul_dtype="float16")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_command_line_refuses_them_before_loading_a_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +91,7 @@ def test_ranks_agree_on_the_embedded_model(gemma: Any) -> None:
     text = "German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the"
     for objective in ("temperature", "fisher"):
         own = ls.attribute(gemma, text, objective).scores[1:]
-        rounded = ls.attribute(gemma, text, objective, products="bfloat16").scores[1:]
+        rounded = ls.attribute(gemma, text, objective, matmul_dtype="bfloat16").scores[1:]
         assert spearmanr(own, rounded).statistic > 0.98
 
 

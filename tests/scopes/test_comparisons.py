@@ -315,14 +315,14 @@ def test_contracts_name_what_is_left_out_and_by_what() -> None:
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"layers": True}, "layers=True"),
+        ({"layers": True}, "layers='resid_pre'"),
         ({"layers": "resid_post"}, "resid_post"),
         ({"sites": "hook_z"}, "hook_z"),
         ({"sites": ["hook_z"]}, "hook_z"),
         ({"through": "5-9"}, "through='5-9'"),
         ({"readout": "dot"}, "readout='dot'"),
-        ({"readout": ls.Product()}, "Product"),
-        ({"points": ls.StraightPath()}, "StraightPath"),
+        ({"readout": ls.Product()}, "readout='product'"),
+        ({"points": ls.StraightPath()}, "points='path@16'"),
     ],
 )
 @pytest.mark.parametrize("make", BASELINES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +16,9 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.errors import ObjectiveError
+from lens_scopes.evaluation.methods import as_method
 from lens_scopes.scopes import registry
-from lens_scopes.scopes.registry import ScopeEntry, as_objective, build_scope, scope_entries, scope_names
+from lens_scopes.scopes.registry import ScopeEntry, build_scope, scope_entries, scope_names
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 SETTINGS = {
@@ -49,7 +49,8 @@ def test_every_objective_has_a_name() -> None:
     assert scope_names(takes_gradient=True) == names
     for name in names:
         settings = {"target": 1, "other": 2} if name == "logit-diff" else {}
-        assert build_scope(name, **settings).scope == name
+        built = build_scope(name, **settings)
+        assert built == ls.FisherAtValues() if name == "fisher-at-values" else getattr(built, "scope", None) == name
     assert build_scope("fisher", rank=3) == ls.Fisher(rank=3)
 
 
@@ -82,14 +83,16 @@ def test_what_may_be_passed_for_an_objective() -> None:
     def my_scope(y: Tensor, logits: Tensor) -> Tensor:
         return y
 
-    assert as_objective(None) == as_objective("semantic") == as_objective(ls.Semantic) == ls.Semantic()
-    assert as_objective(ls.Fisher(rank=2)) == ls.Fisher(rank=2)
-    assert as_objective(my_scope) == ls.Custom(my_scope, "my_scope")
-    assert isinstance(as_objective(SimpleCallable()), ls.Custom)
+    read = ls.Spec.read
+    assert read(None) == read("semantic") == read(ls.Semantic) == read(ls.Semantic()) == ls.Spec(ls.Semantic())
+    assert read(ls.Fisher(rank=2)).objective == ls.Fisher(rank=2)
+    assert read(ls.FisherAtValues) == read("fisher-at-values") == ls.FisherAtValues()
+    assert read(my_scope).objective == ls.Custom(my_scope, "my_scope")
+    assert isinstance(read(SimpleCallable()).objective, ls.Custom)
     for wrong in (3, 1.5, ["semantic"], object()):
-        message = refusal(lambda wrong=wrong: inspect.unwrap(as_objective)(wrong))
+        message = refusal(lambda wrong=wrong: read(wrong))  # pyright: ignore[reportArgumentType]
         assert type(wrong).__name__ in message
-    assert "logit-diff" in refusal(lambda: as_objective(ls.LogitDiff))
+    assert "LogitDiff" in refusal(lambda: read(ls.LogitDiff))
 
 
 class SimpleCallable:
@@ -114,10 +117,11 @@ def test_one_entry_is_enough_for_a_preset(preset: str, run: Callable[..., Run]) 
     from lens_scopes.server import create_app
 
     with client(create_app({"tiny": served_model()})) as http:
-        assert preset in http.get("/api/about").json()["scopes"]
+        assert preset in [scope["name"] for scope in http.get("/api/about").json()["scopes"]]
         answer = http.post("/api/attribute", json={"text": PROMPT, "scope": preset})
         assert answer.status_code == 200, answer.text
     assert run("attribute", PROMPT, "--scope", preset, "--json").status == 0
+    assert as_method(preset).spec.objective == ls.Fisher(2)
 
 
 @pytest.mark.parametrize("name", scope_names())

@@ -11,8 +11,7 @@ from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError
 
 if TYPE_CHECKING:
-    from lens_scopes.scopes.objectives import Objective
-    from lens_scopes.scopes.paths import Path
+    from lens_scopes.scopes.spec import Spec
 
 KINDS = ("heads", "matrix", "modes")
 
@@ -42,45 +41,30 @@ class CompanionOptions:
             if kind not in KINDS:
                 raise LensScopesError(f"--with takes {', '.join(KINDS[:-1])} or {KINDS[-1]}; got {kind!r}.")
 
-    def compute(
-        self,
-        model: Any,
-        prompt: Any,
-        objective: Objective,
-        position: int,
-        through: Path | None,
-        memory: str | None,
-    ) -> dict[str, Any]:
+    def compute(self, model: Any, prompt: Any, spec: Spec, position: int) -> dict[str, Any]:
         """The results asked for, by kind, in the order of KINDS.
 
         Raises:
             LensScopesError: as the functions that compute them.
         """
-        wanted = [kind for kind in KINDS if kind in (self.add or [])]
-        return {kind: _compute(kind, model, prompt, objective, position, through, memory) for kind in wanted}
+        asked = spec.without_sites() if self.add else spec
+        return {kind: _compute(kind, model, prompt, asked, position) for kind in KINDS if kind in (self.add or [])}
 
 
-def _compute(
-    kind: str,
-    model: Any,
-    prompt: Any,
-    objective: Objective,
-    position: int,
-    through: Path | None,
-    memory: str | None,
-) -> Any:
-    common: dict[str, Any] = {"through": through, "memory": memory}
+def _compute(kind: str, model: Any, prompt: Any, spec: Spec, position: int) -> Any:
     if kind == "heads":
         from lens_scopes.attribution.heads import inspect_heads
 
         with progress_bar("Ablating") as progress:
-            return inspect_heads(model, prompt, objective, position=position, progress=progress, **common)
+            return inspect_heads(model, prompt, spec, position=position, progress=progress)
     if kind == "matrix":
         from lens_scopes.attribution.matrix import attribute_all
 
         with progress_bar("Every target") as progress:
-            return attribute_all(model, prompt, objective, progress=progress, **common)
+            return attribute_all(model, prompt, spec, progress=progress)
     from lens_scopes.attribution.modes import inspect_modes
 
     with progress_bar("Replacing tokens") as progress:
-        return inspect_modes(model, prompt, position=position, progress=progress, **common)
+        return inspect_modes(
+            model, prompt, position=position, through=spec.through, memory=spec.memory, progress=progress
+        )

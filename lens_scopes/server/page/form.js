@@ -3,7 +3,7 @@ import { DEFAULTS } from "./address.js";
 import { combobox } from "./combobox.js";
 import { h } from "./dom.js";
 
-const WITH_TARGET = ["semantic", "logprob", "logit-diff"];
+const SCOPE_FIELDS = ["target", "other", "rank"]; // those of the options of a scope that the page has a field for
 const ROLES = ["user", "assistant", "system"];
 
 /** The fields of a side, filled from `fields`; `about` is what the server says of itself. */
@@ -19,6 +19,12 @@ export class Side {
     this.element.querySelector(".other").append(this.other.element);
     const models = about.models.map((model) => h("option", { value: model.name }, model.name));
     this.get("model").append(...models);
+    const offered = (entries) => entries.map(({ name, explains }) => h("option", { value: name }, `${name} — ${explains}`));
+    this.get("scope").append(...offered(about.scopes));
+    this.get("readout").append(...offered(about.readouts));
+    this.element.querySelector(".freeze").append(
+      ...about.freezable.map((part) => h("label", {}, h("input", { type: "checkbox", name: "freeze", value: part }), ` ${part}`)),
+    );
     this.element.querySelector(".model").hidden = models.length < 2;
     this.kinds = [...this.element.querySelectorAll(".prompt-kind input")];
     this.kinds.forEach((kind) => (kind.name = `kind-${legend}`));
@@ -39,9 +45,7 @@ export class Side {
     if (this.isChat) fields.chat = this.chat();
     else fields.text = this.get("text").value;
     const names = ["position", "through", "readout"];
-    if (WITH_TARGET.includes(fields.scope)) names.push("target");
-    if (fields.scope === "logit-diff") names.push("other");
-    if (fields.scope.startsWith("fisher")) names.push("rank");
+    names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
     for (const name of names) if (this.get(name).value !== "") fields[name] = this.get(name).value;
     const freeze = [...this.element.querySelectorAll("[name=freeze]:checked")].map((box) => box.value);
     if (freeze.length) fields.freeze = freeze;
@@ -103,14 +107,17 @@ export class Side {
   adapt() {
     const scope = this.get("scope").value;
     const shown = (selector, when) => (this.element.querySelector(selector).hidden = !when);
-    shown(".target", WITH_TARGET.includes(scope));
-    shown(".other", scope === "logit-diff");
-    shown(".rank", scope.startsWith("fisher"));
+    for (const name of SCOPE_FIELDS) shown(`.${name}`, settingsOf(this.about, scope).includes(name));
     const model = this.about.models.find((one) => one.name === this.get("model").value) ?? this.about.models[0];
     shown(".prompt-kind", model.chat !== false || this.isChat);
     shown(".text", !this.isChat);
     shown(".chat", this.isChat);
   }
+}
+
+/** The options that a scope takes; none for a name that the server does not know. */
+export function settingsOf(about, scope) {
+  return about.scopes.find((one) => one.name === scope)?.settings ?? [];
 }
 
 /** Those fields as the server takes them. */

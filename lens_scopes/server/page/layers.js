@@ -6,7 +6,7 @@ let count = 0;
 
 /** Where the tokens' scores are read: the embedding, or several sites together. */
 export function place(result) {
-  return result.settings.at?.length ? "all sites" : "embedding";
+  return result.settings.score_sites?.length ? "all sites" : "embedding";
 }
 
 /** The switcher: radio buttons for that place and each layer. */

@@ -3,13 +3,12 @@ import * as address from "./address.js";
 import { ask, ProblemError, question } from "./api.js";
 import { differenceSection } from "./difference.js";
 import { h } from "./dom.js";
-import { asRequest, Side } from "./form.js";
+import { asRequest, settingsOf, Side } from "./form.js";
 import { markLayer, scoresAt } from "./layers.js";
 import { layerSections, sideSections } from "./side_result.js";
 
 const at = (id) => document.getElementById(id);
 const PLAIN_VIEW = { layer: "", head: "", show: [] };
-const NO_TARGET = ["fisher", "fisher-at-values", "temperature", "entropy"];
 const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
@@ -125,7 +124,7 @@ async function add(kind, mine) {
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
     const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
-    if (asked.scope === "fisher-at-values") asked.scope = "fisher"; // which has sites of its own here
+    if (asked.scope) asked.scope = about.scopes.find((one) => one.name === asked.scope)?.elsewhere ?? asked.scope;
     const found = await question(kind, asked, tell, mine.signal);
     if (mine !== running) return;
     answers[i] = { ...answers[i], [kind]: found };
@@ -149,7 +148,7 @@ function actions(i) {
       const fields = sides[i].fields;
       if (change.target !== undefined) {
         fields.target = change.target;
-        if (NO_TARGET.includes(fields.scope)) fields.scope = "semantic";
+        if (!settingsOf(about, fields.scope).includes("target")) fields.scope = "semantic";
       }
       for (const name of ["position", "through"]) if (change[name] !== undefined) fields[name] = String(change[name]);
       if (change.position !== undefined) delete fields.target;

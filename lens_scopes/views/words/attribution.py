@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
 from lens_scopes.views.words.token_text import running, visible
@@ -15,14 +16,6 @@ from lens_scopes.views.words.token_text import running, visible
 if TYPE_CHECKING:
     from lens_scopes.engine.final_state import PredictedToken, Prediction
     from lens_scopes.results.attribution import Attribution
-
-_EXPLAINED = {
-    "semantic": "the logit of the target token",
-    "logprob": "the log-probability of the target token (nats)",
-    "logitdiff": "the difference between the two logits",
-    "temperature": "β = ‖y‖, the inverse effective temperature of the prediction",
-    "entropy": "the entropy of the prediction (nats)",
-}
 
 _SINK = (
     "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
@@ -114,22 +107,22 @@ def likely(attribution: Attribution, most: int = 10) -> list[PredictedToken]:
 
 def reading(result: Scored) -> str:
     """What a score means, in a sentence or two, with its unit."""
-    scope = re.sub(r"[^a-z]", "", result.scope.lower())
+    entry = entry_of_result(result.scope)
     readout = _readout_name(result)
     if readout is None:
         return (
             "Each score is that of a baseline to compare with, which takes no gradient; its formula stands in the"
             " contract under “score attributed”."
         )
-    elsewhere = bool(result.settings.get("at"))
+    elsewhere = bool(result.settings.get("score_sites"))
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
-    if is_divergence(result) and not scope.startswith("fisher"):
+    if is_divergence(result) and not entry.is_divergence:
         return (
             f"Each score sums the squared effects of {whose.rstrip(',')} along several directions of the final state,"
             " by their weights, and is never negative. The unit is that of the directions, squared; the exact formula"
             " stands in the contract under “score attributed”."
         )
-    if scope.startswith("fisher"):
+    if entry.is_divergence:
         change, unit = {
             "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
             "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
@@ -142,7 +135,7 @@ def reading(result: Scored) -> str:
             f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}{half}. The exact formula"
             " stands in the contract under “score attributed”."
         )
-    quantity = explained(scope)
+    quantity = entry.quantity
     if readout == "product":
         return (
             f"Each score is the norm of the first-order effects on {quantity} of the entries of {whose} having their"
@@ -166,8 +159,7 @@ def reading(result: Scored) -> str:
 
 def is_divergence(result: Scored) -> bool:
     """Whether the explained quantity is read by squares along several directions, as a divergence, so has no sign."""
-    by_name = result.scope.startswith("fisher")  # results of earlier versions do not say
-    return bool(result.settings.get("divergence", by_name))
+    return bool(result.settings.get("divergence"))
 
 
 def caution(result: Scored) -> str:
@@ -180,11 +172,6 @@ def caution(result: Scored) -> str:
             f" change of it, nor what happens when a single token is removed or replaced. {_SINK}"
         )
     return NOT_TO_READ
-
-
-def explained(scope: str) -> str:
-    """The quantity that a scope with a number as its output explains, in words."""
-    return _EXPLAINED.get(re.sub(r"[^a-z]", "", scope.lower()), "the explained quantity")
 
 
 def _readout_name(result: Scored) -> object:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.words.attribution import explained, is_divergence, ranking
+from lens_scopes.scopes.registry import entry_of_result
+from lens_scopes.views.words.attribution import is_divergence, ranking
 
 if TYPE_CHECKING:
     from lens_scopes.results.heads import HeadInspection
@@ -16,14 +17,6 @@ _BASELINES = {
     "zero": "zero",
     "mean": "its mean over the prompt’s non-special tokens",
     "shuffle": "its output in a prompt of the same tokens in a random order, special tokens in place",
-}
-_UNITS = {
-    "semantic": "logits",
-    "logprob": "nats",
-    "logit-diff": "logits",
-    "temperature": "units of β",
-    "entropy": "nats",
-    "fisher": "nats",
 }
 
 
@@ -88,14 +81,14 @@ def _kind(heads: HeadInspection, layer: int, head: int) -> tuple[str | None, flo
 def unit_of_change(heads: HeadInspection) -> str:
     """The unit of the changes."""
     fallback = "squared units of the directions" if is_divergence(heads) else "units of the explained quantity"
-    return _UNITS.get(heads.scope, fallback)
+    return entry_of_result(heads.scope).unit or fallback
 
 
 def heads_reading(heads: HeadInspection) -> str:
     """What a change means, in a few sentences, with its unit."""
     moved = f"when the output of a head or an MLP is set to {_BASELINES.get(heads.baseline, heads.baseline)}"
     if is_divergence(heads):
-        if heads.scope != "fisher":
+        if not entry_of_result(heads.scope).is_divergence:
             return (
                 f"Each number is ½ Σ w a², with a the amounts along the objective's directions by which the final state"
                 f" moves {moved}, at every position: predicted to second order. It has no sign."
@@ -104,8 +97,9 @@ def heads_reading(heads: HeadInspection) -> str:
             f"Each number says how far the predicted distribution moves {moved}, at every position: a Kullback–Leibler"
             " divergence in nats, predicted to second order. It has no sign."
         )
+    quantity = entry_of_result(heads.scope).quantity
     return (
-        f"Each number is the change of {explained(heads.scope)} {moved}, at every position, predicted to first order."
+        f"Each number is the change of {quantity} {moved}, at every position, predicted to first order."
         " Below zero (orange): without it that quantity falls, so it supports the output. Above zero (blue): it works"
         " against it."
     )

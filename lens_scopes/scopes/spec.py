@@ -1,0 +1,494 @@
+"""What is asked of a model, as one value: objective, where it is read, path, readout, points and limits.
+
+A Spec is read once, from the arguments of a function, from options as text (a command line, JSON), or from one line:
+
+    fisher@8+dot-mean+path-bos@16+through=5-9
+
+It is checked without a model, resolved with one, and writes itself as any of these and as Python.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from lens_scopes.engine.memory import parse_memory
+from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
+from lens_scopes.errors import LensScopesError, ModelError, ObjectiveError, ReadoutError, SiteError
+from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
+from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
+from lens_scopes.scopes.points import Points, PointsLike, as_points
+from lens_scopes.scopes.readouts import Norm, Readout, Relative, as_readout
+from lens_scopes.scopes.registry import (
+    DEFAULT_SCOPE,
+    LIMIT_OPTIONS,
+    MATMUL_DTYPES,
+    PATH_OPTIONS,
+    POINTS,
+    READOUTS,
+    SITE_OPTIONS,
+    Option,
+    options,
+    scope_entries,
+    scope_entry,
+    scope_names,
+    write_token,
+)
+
+if TYPE_CHECKING:
+    from lens_scopes.scopes.objectives import DirectionFunction
+
+    ReadoutLike: TypeAlias = Readout | str | None
+    ObjectiveLike: TypeAlias = "Spec | type[Spec] | Explanation | type[Explanation] | str | DirectionFunction | None"
+else:  # a wrong type is answered with an ObjectiveError that says what to do, also under a run-time type checker
+    ObjectiveLike = ReadoutLike = Any
+
+SITE_NAMES = {"values": "hook_v", "keys": "hook_k", "residuals": "hook_resid_pre"}
+"""Short names in a line of text for scores read by `relative` at an activation of every layer."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Spec:
+    """Everything that is asked about one prediction.
+
+    Attributes:
+        objective: what is explained, or the comparison method.
+        layers: the residual stream read at each layer, "resid_pre", "resid_mid" or "resid_post"; None for none.
+        sites: further activations to read.
+        score_site: where the tokens' scores are read.
+        through: which components carry gradient; None for all.
+        readout: how a gradient becomes a score.
+        points: where gradients are taken; None for the prompt itself.
+        target: the next token explained, for objectives that take one and name none.
+        memory: the most bytes to use beyond the model's weights; None for a share of what is free.
+        matmul_dtype: what factors of the body's matrix products are rounded to; None for the model's own dtype.
+
+    Raises:
+        LensScopesError: for choices that do not fit each other.
+
+    Example:
+        >>> spec = Spec.parse("fisher@8+dot-mean")
+        >>> spec.to_python()
+        ["ls.Fisher(rank=8)", "readout='dot-mean'"]
+        >>> Spec.from_options(**spec.to_options()) == spec
+        True
+    """
+
+    objective: Explanation = Semantic()
+    layers: str | None = None
+    sites: tuple[str, ...] = ()
+    score_site: str = EMBEDDING
+    through: Path | None = None
+    readout: Readout = Norm()
+    points: Points | None = None
+    target: str | int | None = None
+    memory: int | None = None
+    matmul_dtype: str | None = None
+
+    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
+
+    def __post_init__(self) -> None:
+        if self.matmul_dtype not in (None, *MATMUL_DTYPES):
+            raise ModelError(
+                f"matmul_dtype is None (the model's own dtype) or {' or '.join(map(repr, MATMUL_DTYPES))}; got "
+                f"{self.matmul_dtype!r}."
+            )
+        if self.layers not in (None, *RESIDUALS):
+            raise SiteError(
+                f"layers={self.layers!r} is not a residual site; expected True, {', '.join(map(repr, RESIDUALS))}."
+            )
+        self.objective.check_target(self.target)
+        if isinstance(self.objective, Baseline):
+            self._refuse_choices(self.NO_GRADIENT, f"{self.objective.scope} takes no gradient", "a scope like Fisher()")
+            return
+        object.__setattr__(self, "readout", self.readout.along(self.points))
+        if self.score_site != EMBEDDING and self.readout.signed:
+            raise SiteError(
+                f"signed scores have no total over {self.score_site}: read them by norm, product or relative, or ask "
+                f"for sites={self.score_site!r} to have each layer's."
+            )
+
+    # Reading
+
+    @classmethod
+    def read(
+        cls,
+        objective: ObjectiveLike = None,
+        *,
+        layers: bool | str = False,
+        sites: str | Sequence[str] = (),
+        score_site: str | None = None,
+        through: PathLike = None,
+        readout: ReadoutLike = None,
+        points: PointsLike = None,
+        target: str | int | None = None,
+        memory: str | int | None = None,
+        matmul_dtype: str | None = None,
+    ) -> Spec:
+        """The spec of what users pass to `attribute`; what is not given is as in `objective`, where that is a Spec.
+
+        Raises:
+            LensScopesError: ObjectiveError, SiteError, PathError, ReadoutError or ModelError.
+        """
+        given: dict[str, Any] = {}
+        if layers is not False:
+            given["layers"] = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
+        if sites:
+            given["sites"] = (sites,) if isinstance(sites, str) else tuple(sites)
+        if readout is not None:
+            given["readout"] = as_readout(readout)
+        if memory is not None:
+            given["memory"] = parse_memory(memory)
+        plain = {"score_site": score_site, "target": target, "matmul_dtype": matmul_dtype}
+        plain |= {"through": as_path(through), "points": as_points(points)}
+        given |= {name: value for name, value in plain.items() if value is not None}
+        base = _as_spec(objective)
+        return base.replace(**given) if given else base
+
+    @classmethod
+    def from_options(cls, **given: Any) -> Spec:
+        """The spec of options as text: those of `lens_scopes.scopes.registry.options`. None counts as not given.
+
+        Raises:
+            ObjectiveError: for an unknown option or scope, and settings that do not fit the scope.
+            LensScopesError: for other choices that do not fit.
+        """
+        known = options()
+        given = {name: value for name, value in given.items() if value not in (None, False, (), [])}
+        if unknown := given.keys() - known.keys():
+            raise ObjectiveError(f"there is no option {min(unknown)!r}; known are {', '.join(known)}.")
+        line = given.pop("scope", DEFAULT_SCOPE)
+        if twice := (from_line := _options_of_line(line)).keys() & given.keys():
+            raise ObjectiveError(f"{min(twice)} is given twice: in the scope {line!r} and by itself.")
+        given |= from_line
+        return cls._of_values({name: known[name].value(value) for name, value in given.items()})
+
+    @classmethod
+    def parse(cls, line: str) -> Spec:
+        """The spec of one line of text: a scope, a value of it after @, and choices after +.
+
+        Choices are readouts, points, `frozen-PART`, `values`, `keys` or `residuals` (scores read there by `relative`),
+        and any option as `name=value`. Text in double quotes may hold any character.
+
+        Raises:
+            LensScopesError: as `from_options`.
+        """
+        return cls.from_options(scope=line)
+
+    @classmethod
+    def _of_values(cls, given: dict[str, Any]) -> Spec:
+        """The spec of options whose text was read."""
+        entry = scope_entry(given.pop("scope"))
+        if "rank" in entry.settings and given.get("rank") != "trace" and given.keys() & {"samples", "exact", "seed"}:
+            raise ObjectiveError('samples, exact and seed belong to rank "trace", the only one with random directions.')
+        own = {name for name in given if name not in _SHARED_OPTIONS}
+        base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
+        through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
+        if frozen:
+            parts = Frozen(*([frozen] if isinstance(frozen, str) else frozen))
+            through = parts if through is None else through & parts
+        layers = given.pop("layer_site", None) or bool(given.pop("layers", False))
+        given.pop("layers", None)
+        return cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
+
+    # Writing
+
+    def to_options(self) -> dict[str, Any]:
+        """The options as text that `from_options` reads; JSON holds them.
+
+        Raises:
+            ObjectiveError: for a function of one's own that has no name in the registry.
+        """
+        written: dict[str, Any] = self._scope_options()
+        if self.layers is not None:
+            written |= {"layers": True} if self.layers == "resid_pre" else {"layer_site": self.layers}
+        if self.sites:
+            written["site"] = list(self.sites)
+        texts = {
+            "score_site": self.score_site if self.score_site != EMBEDDING else None,
+            "readout": self.readout.text if self._chosen_readout() else None,
+            "points": None if self.points is None else self.points.text,
+            "through": None if self.through is None else self.through.text or None,
+            "target": None if self.target is None else write_token(self.target),
+            "memory": None if self.memory is None else str(self.memory),
+            "matmul_dtype": self.matmul_dtype,
+        }
+        return written | {name: text for name, text in texts.items() if text is not None}
+
+    def to_python(self) -> list[str]:
+        """The arguments of a call such as `ls.attribute(model, prompt, …)` that ask for the same."""
+        written = _call_of(self.objective)
+        arguments = [] if written == "ls.Semantic()" else [written]
+        values = {
+            "target": self.target,
+            "layers": True if self.layers == "resid_pre" else self.layers,
+            "sites": list(self.sites) or None,
+            "score_site": None if self.score_site == EMBEDDING else self.score_site,
+            "through": None if self.through is None else self.through.text or None,
+            "readout": self.readout.text if self._chosen_readout() else None,
+            "points": None if self.points is None else self.points.text,
+            "memory": self.memory,
+            "matmul_dtype": self.matmul_dtype,
+        }
+        return arguments + [f"{name}={value!r}" for name, value in values.items() if value is not None]
+
+    def to_cli(self) -> list[str]:
+        """The words of a command line such as `lens-scopes attribute TEXT …` that ask for the same."""
+        return cli_words(self.to_options())
+
+    @property
+    def line(self) -> str:
+        """The spec as one line of text, which `parse` reads."""
+        written = self.to_options()
+        entry = scope_entry(name := written.pop("scope"))
+        main = next(iter(entry.settings), None)
+        head = f"{name}@{_quoted(written.pop(main))}" if main in written else name
+        for option in ("readout", "points"):
+            head += f"+{written.pop(option)}" if option in written else ""
+        parts = (
+            f"{option}={_quoted(item)}"
+            for option, value in written.items()
+            for item in (value if isinstance(value, list) else [value])
+        )
+        return "+".join((head, *parts))
+
+    def __str__(self) -> str:
+        return self.line
+
+    def __repr__(self) -> str:
+        try:
+            return f"Spec.parse({self.line!r})"
+        except LensScopesError:
+            return f"Spec({self.objective!r}, …)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values().values()))
+
+    # Changing and narrowing
+
+    def replace(self, **changes: Any) -> Spec:
+        """The spec with some of its attributes changed."""
+        return Spec(**(self._values() | changes))
+
+    def without_sites(self) -> Spec:
+        """The same objective, path and limits, read at the embedding by the norm."""
+        return self.replace(layers=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
+
+    def require_gradient(self) -> Spec:
+        """The spec itself, for what needs gradients.
+
+        Raises:
+            ObjectiveError: for a comparison method.
+        """
+        if isinstance(self.objective, Baseline):
+            raise ObjectiveError(
+                f"{self.objective.scope} takes no gradient, which is needed here; choose a scope such as fisher."
+            )
+        return self
+
+    def require_usual(self, names: Sequence[str], why: str) -> Spec:
+        """The spec itself, for what has no place for some choices.
+
+        Raises:
+            ObjectiveError: where one of them is not as usual.
+        """
+        self._refuse_choices(names, why, f"{self.objective.scope} alone")
+        return self
+
+    def _values(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(Spec)}
+
+    def _chosen_readout(self) -> bool:
+        return self.readout != Norm()
+
+    def _refuse_choices(self, names: Sequence[str], why: str, instead: str) -> None:
+        """To take a choice silently that has no place would be to claim what is not there."""
+        usual = {item.name: item.default for item in fields(Spec)}
+        for name in names:
+            value = getattr(self, name)
+            if value != usual[name]:
+                raise ObjectiveError(
+                    f"{why}, so {name}={_written(value)!r} does not apply to it; leave {name} out, or choose {instead}."
+                )
+
+    def _scope_options(self) -> dict[str, Any]:
+        """The scope's name and those of its settings that are not usual."""
+        objective = self.objective
+        name = objective.name if isinstance(objective, Custom) else objective.scope
+        if name not in scope_entries():
+            raise ObjectiveError(
+                f"{type(objective).__name__} {name!r} is a value of Python alone and has no text; give it a name with "
+                "ls.register_objective."
+            )
+        usual = {item.name: item.default for item in fields(objective)}  # pyright: ignore[reportArgumentType]
+        written: dict[str, Any] = {"scope": name}
+        for option, argument in scope_entries()[name].settings.items():
+            value = getattr(objective, argument)
+            if value != usual[argument]:
+                written[option] = write_token(value) if option in ("target", "other") else _as_text(value)
+        return written
+
+
+class FisherAtValues(Spec):
+    """Fisher Scope, read where a token's information leaves it: at the attention values of every layer.
+
+    score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of the values at a
+    position, in proportion to their size, can move the prediction to first order, added up over layers l. h counts
+    the heads of `hook_v`: key–value heads where queries are grouped.
+
+    Scores are of positions, not of input tokens: above the first layer the values at a position also hold what earlier
+    tokens moved there. What keys do to the patterns, and the last position's own way past attention, are left out. It
+    costs what Fisher Scope costs. Half the square of one layer's and head's part is a divergence in nats.
+
+    It is `attribute(..., Fisher(rank), score_site="hook_v", readout="relative")` by one name. Heads, matrices and modes
+    have sites of their own and take Fisher.
+
+    Args:
+        rank, samples, exact, seed: as for Fisher.
+
+    Example:
+        >>> FisherAtValues(rank=4).line
+        'fisher@4+relative+score_site=hook_v'
+    """
+
+    def __init__(self, rank: Any = 1, samples: int | None = None, exact: int = 16, seed: int = 0) -> None:
+        super().__init__(Fisher(rank, samples, exact, seed), score_site="hook_v", readout=Relative())
+
+
+def _as_spec(objective: ObjectiveLike) -> Spec:
+    """A spec of what users may pass for an objective: a Spec, an objective or comparison method, the class of one, a
+    name or line of text, or a function of y and logits.
+
+    Raises:
+        ObjectiveError: for anything else.
+    """
+    if objective is None:
+        return Spec(Semantic())
+    if isinstance(objective, type) and issubclass(objective, (Explanation, Spec)):
+        try:
+            objective = objective()
+        except TypeError as error:
+            raise ObjectiveError(f"{objective.__name__} needs its settings: {error}.") from error
+    if isinstance(objective, str):
+        return Spec.parse(objective)
+    if isinstance(objective, Spec):
+        return objective
+    if isinstance(objective, Explanation):
+        return Spec(objective)
+    if callable(objective):
+        return Spec(Custom(objective, name=getattr(objective, "__name__", "custom")))
+    raise ObjectiveError(
+        f"expected an objective such as ls.Semantic(' Paris'), a name ({', '.join(scope_names(takes_gradient=True))}) "
+        f"or a function of (y, logits); got {type(objective).__name__}."
+    )
+
+
+# Lines of text
+
+_SHARED_OPTIONS = frozenset((*SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS))
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_TERM = re.compile(rf'(?:[^+"]|{_QUOTED})+')
+_LOOKS_QUOTED = re.compile(_QUOTED)
+
+
+def _options_of_line(line: str) -> dict[str, Any]:
+    """The options of a line of text, still as text.
+
+    Raises:
+        ObjectiveError: for a line that is none.
+    """
+    terms = _TERM.findall(line)
+    if "+".join(terms) != line or not terms:
+        raise ObjectiveError(f"{line!r} is not a scope; write a name, or choices after it as in 'fisher@8+dot-mean'.")
+    head, *choices = terms
+    name, at, value = head.partition("@")
+    entry = scope_entry(name)
+    found: dict[str, Any] = {"scope": name}
+    if at:
+        main = next(iter(entry.settings), None)
+        if main is None:
+            raise ObjectiveError(f"scope {name!r} has no setting after @; got {head!r}.")
+        if not value:
+            raise ObjectiveError(f"{head!r} has nothing after @; write a value there, or {name!r} for the usual one.")
+        found[main] = _unquoted(value)
+    for choice in choices:
+        for option, text in _choice(choice).items():
+            if options()[option].many:
+                found.setdefault(option, []).append(text)
+            elif option in entry.settings and option in found:
+                raise ObjectiveError(f"{option} is given twice in {line!r}.")
+            else:
+                found[option] = text
+    return found
+
+
+def _choice(choice: str) -> dict[str, Any]:
+    """The options of one choice after a plus sign; the last one of a kind stands."""
+    if choice in SITE_NAMES:
+        return {"score_site": SITE_NAMES[choice], "readout": "relative"}
+    if choice.startswith("frozen-"):
+        return {"freeze": choice.removeprefix("frozen-")}
+    if choice.partition("-")[0] in READOUTS:
+        return {"readout": choice}
+    if re.split("[-@,]", choice)[0] in POINTS:
+        return {"points": choice}
+    option, equals, value = choice.partition("=")
+    if equals and option in options():
+        return {option: _unquoted(value)}
+    known = [*READOUTS, *POINTS, "frozen-patterns", "frozen-norms", "frozen-gates", *SITE_NAMES]
+    raise ObjectiveError(f"unknown choice {choice!r}; known are {', '.join(known)}, and NAME=VALUE for any option.")
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[+"]', text) or text != text.strip() else text
+
+
+def _unquoted(text: str) -> str:
+    return json.loads(text) if _LOOKS_QUOTED.fullmatch(text) else text
+
+
+def _written(choice: Any) -> Any:
+    """A choice as text where it has one."""
+    try:
+        return getattr(choice, "text", choice)
+    except ReadoutError:
+        return choice
+
+
+def _as_text(value: Any) -> Any:
+    return value if isinstance(value, int) else str(value)
+
+
+def _call_of(objective: Explanation) -> str:
+    if isinstance(objective, Custom):
+        return repr(objective.name) if objective.name in scope_entries() else f"ls.Custom({objective.name})"
+    values = [
+        (item.name, getattr(objective, item.name))
+        for item in fields(objective)  # pyright: ignore[reportArgumentType]
+        if getattr(objective, item.name) != item.default
+    ]
+    return f"ls.{type(objective).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
+
+
+def cli_words(given: Mapping[str, Any], known: Callable[[], Mapping[str, Option]] = options) -> list[str]:
+    """Options as the words of a command line."""
+    words: list[str] = []
+    switches = {option.name for option in known().values() if option.kind is bool}
+    for name, value in given.items():
+        option = "--" + name.replace("_", "-")
+        for item in value if isinstance(value, list) else [value]:
+            if name in switches:
+                words.append(option)
+            elif str(item).startswith("-"):
+                words.append(f"{option}={item}")  # else it would be taken for an option
+            else:
+                words += [option, str(item)]
+    return words
