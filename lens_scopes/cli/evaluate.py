@@ -142,14 +142,14 @@ def evaluate(
     """
     output.check()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.evaluation.cases import check_target
-        from lens_scopes.evaluation.folder import ResultFolder
-        from lens_scopes.evaluation.passages import read_passages
+        from lens_scopes.evaluation.passages.read import read_passages
+        from lens_scopes.evaluation.passages.selection import Selection, check_target
         from lens_scopes.evaluation.processes import this_process
         from lens_scopes.evaluation.protocol import as_protocol
-        from lens_scopes.evaluation.run import Selection, check_choices
+        from lens_scopes.evaluation.run import check_choices
         from lens_scopes.evaluation.run import evaluate as measure
-        from lens_scopes.evaluation.statistics import check_reference
+        from lens_scopes.evaluation.statistics.comparison import check_reference
+        from lens_scopes.evaluation.storage.folder import ResultFolder
 
         check_target(data.target)
         protocol = as_protocol(measures.protocol)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine.forward import token_embeddings
 from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.methods import as_method
+from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.prompts.prompt import Prompt
 
 IDS = [1, 17, 0, 8, 22, 3]
@@ -76,7 +76,7 @@ def test_integrated_gradients_from_a_start_are_the_midpoint_sum(model: Any, star
 
 
 def test_ig_from_zero_is_the_path_of_ig(model: Any) -> None:
-    from lens_scopes.evaluation.path_gradients import PathGradients
+    from lens_scopes.evaluation.methods.path_gradients import PathGradients
 
     own = ls.attribute(model, prompt(), PathGradients.midpoints(4, "zero"), target=TARGET).scores
     assert_close(own, as_method("ig@4").score(model, prompt(), TARGET).scores, rtol=1e-9, atol=1e-12)

@@ -13,10 +13,15 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine import backward as backprop
 from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.methods import Method, as_method, method_names, modification_names
-from lens_scopes.evaluation.path_gradients import PathGradients, path_integrated_semantic, weighted_integrated_gradients
-from lens_scopes.evaluation.randomized import RandomizedBlocks
-from lens_scopes.evaluation.trivial import Closeness, EmbeddingNorm, Surprisal
+from lens_scopes.evaluation.methods.method import Method
+from lens_scopes.evaluation.methods.names import as_method, method_names, modification_names
+from lens_scopes.evaluation.methods.path_gradients import (
+    PathGradients,
+    path_integrated_semantic,
+    weighted_integrated_gradients,
+)
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm, Surprisal
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 

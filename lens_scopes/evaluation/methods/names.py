@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from jaxtyping import Float
-from torch import Tensor
-
-from lens_scopes.attribution.attribute import Job, attribute
 from lens_scopes.errors import EvaluationError, LensScopesError
-from lens_scopes.evaluation.path_gradients import (
+from lens_scopes.evaluation.methods.method import Method
+from lens_scopes.evaluation.methods.path_gradients import (
     STARTS,
     PathGradients,
     path_integrated_semantic,
     weighted_integrated_gradients,
 )
-from lens_scopes.evaluation.randomized import RandomizedBlocks
-from lens_scopes.evaluation.trivial import TRIVIAL, Closeness, EmbeddingNorm
-from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.evaluation.methods.trivial import TRIVIAL
 from lens_scopes.scopes.comparisons import (
     AttentionRollout,
     Baseline,
@@ -37,110 +31,11 @@ from lens_scopes.scopes.comparisons import (
     ValueWeightedAttention,
 )
 from lens_scopes.scopes.objectives import Entropy, Fisher, FisherAtValues, LogProb, Objective, Semantic, Temperature
-from lens_scopes.scopes.paths import Frozen, Path
-from lens_scopes.scopes.points import POINTS, Noise, Points, StraightPath, as_points
-from lens_scopes.scopes.readouts import Dot, Norm, Product, Readout, Relative
+from lens_scopes.scopes.paths import Frozen
+from lens_scopes.scopes.points import POINTS, Noise, StraightPath, as_points
+from lens_scopes.scopes.readouts import Dot, Norm, Product, Relative
 
 _STEPS = 16  # of ig, ig-dot and smoothgrad, unless the name says otherwise
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A method's scores of one prompt.
-
-    Attributes:
-        scores: one a token, up to the position explained.
-        forwards: rows of forward passes they were made from. What an outside function runs is not known.
-        backwards: rows of backward passes they were made from.
-    """
-
-    scores: Float[Tensor, " pos"]
-    forwards: int
-    backwards: int
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to score the tokens of a prompt, with a name for tables.
-
-    Attributes:
-        name: as in tables.
-        explanation: a scope's objective or a baseline.
-        readout: how a gradient becomes a score, for scopes; None for the scope's own way.
-        through: which components carry gradient, for scopes.
-        points: where gradients are taken, for scopes; None for the prompt itself.
-        at: where influence is read: the embedding, or an activation whose layers are added up; None for the scope's own
-            place.
-        redrawn: whether the scores are those of the model with all of its blocks redrawn, which has learnt nothing.
-    """
-
-    name: str
-    explanation: Objective | Baseline
-    readout: Readout | None = None
-    through: Path | None = None
-    points: Points | None = None
-    at: str | None = None
-    redrawn: bool = False
-
-    def check(self, model: Any) -> None:
-        """Checks the choices against the model, before any passage is scored.
-
-        Raises:
-            EvaluationError: where one of them does not fit the model.
-        """
-        try:
-            if isinstance(self.explanation, Objective):
-                Job.read(
-                    model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
-                ).path_hooks()
-            else:
-                self.explanation.prepare(model)
-        except LensScopesError as error:
-            raise EvaluationError(f"method {self.name!r}: {error}") from error
-
-    def score(self, model: Any, prompt: Prompt, target: int, blocks: RandomizedBlocks | None = None) -> Scored:
-        """Scores the prompt's tokens for the prediction after its last one.
-
-        Args:
-            target: the next token that methods explain which take one.
-            blocks: the redrawn blocks for a method that is `redrawn`; drawn with seed 0 unless given.
-        """
-        if self.redrawn:
-            blocks = blocks or RandomizedBlocks(model)
-        with blocks.final(model.cfg.n_layers) if blocks and self.redrawn else nullcontext():
-            return self._score(model, prompt, target)
-
-    def _score(self, model: Any, prompt: Prompt, target: int) -> Scored:
-        own_target = target if self.explanation.takes_target else None
-        if isinstance(self.explanation, Baseline):
-            result = attribute(model, prompt, self.explanation, target=own_target)
-            backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
-            return Scored(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
-        result = attribute(
-            model,
-            prompt,
-            self.explanation,
-            target=own_target,
-            at=self.at,
-            through=self.through,
-            readout=self.readout,
-            points=self.points,
-        )
-        directions = result.settings["directions"]
-        if self.points is None:
-            return Scored(result.scores, 1, directions)
-        return Scored(result.scores, 1 + self.points.count, self.points.count * directions)
-
-
-def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
-    if isinstance(baseline, (RandomScores, ExternalScores, Closeness, EmbeddingNorm)):
-        return 0
-    if isinstance(baseline, PathGradients):
-        return 1 + len(baseline.alphas)
-    if not isinstance(baseline, LeaveOneOut):
-        return 1
-    draws = baseline.draws if baseline.ablation == "resample" else 1
-    return 1 + draws * (len(prompt) - sum(prompt.special))
 
 
 def _integer(base: str, setting: str) -> int:

@@ -1,4 +1,4 @@
-"""The bench: one passage in, every method × metric × ablation out.
+"""Measures every method × metric × ablation on one passage.
 
 What is explained, and every other convention, is the protocol's (`evaluation/protocol.py`): unless another is asked
 for, the model's own top token. Whether that token is the passage's true next one is kept beside each number.
@@ -17,12 +17,15 @@ from lens_scopes.engine.final_state import unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, PromptError
-from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.methods import Method, MethodLike, Scored, as_method
-from lens_scopes.evaluation.metrics import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS, Case, Metric, metric_named
+from lens_scopes.evaluation.methods.method import Method, MethodScores
+from lens_scopes.evaluation.methods.names import MethodLike, as_method
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
+from lens_scopes.evaluation.metrics.perturbation import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS
+from lens_scopes.evaluation.metrics.registry import Metric, metric_named
+from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
 from lens_scopes.evaluation.protocol import OWN, Protocol
-from lens_scopes.evaluation.randomized import RandomizedBlocks
-from lens_scopes.evaluation.trial import Trial
+from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
@@ -39,7 +42,7 @@ _EXPLAINED = {
 }
 
 
-class Laboratory:
+class Evaluator:
     """Measures methods on passages; every number depends on the settings, the seed and the passage's index alone.
 
     Args:
@@ -141,8 +144,8 @@ class Laboratory:
         top = int(logits.argmax())
         explained = self.protocol.explained_token(top, target)
         correct = None if target is None else top == target
-        trials = {
-            name: Trial(
+        caches = {
+            name: AblationCache(
                 AblatedPrompt(
                     self.model,
                     prompt.token_ids,
@@ -157,21 +160,23 @@ class Laboratory:
             )
             for name in (self.ablations if any(metric.ablates for metric in self.metrics) else ())
         }
-        planned: list[tuple[Metric, str | None, Case]] = []
+        planned: list[tuple[Metric, str | None, ScoredPrompt]] = []
         for method in self.methods:
-            scored = _left_out(method, prompt, trials) or method.score(self.model, prompt, explained, self._randomized)
+            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, explained, self._randomized)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.ablates else (None,):
-                    trial = None if ablation is None else trials[ablation]
-                    case = Case(
-                        *(self.model, prompt, explained, method, scored, trial, self._randomized, seed),
+                    cache = None if ablation is None else caches[ablation]
+                    scored = ScoredPrompt(
+                        *(self.model, prompt, explained, method, scores, cache, self._randomized, seed),
                         *(self.protocol, correct),
                     )
-                    planned.append((metric, ablation, case))
-        for trial in trials.values():
-            masks = [metric.sets(case) for metric, _, case in planned if metric.sets and case.trial is trial]
+                    planned.append((metric, ablation, scored))
+        for cache in caches.values():
+            masks = [
+                metric.sets(scored) for metric, _, scored in planned if metric.sets and scored.ablation_cache is cache
+            ]
             if masks:
-                trial.outcomes(torch.cat(masks))
+                cache.outcomes(torch.cat(masks))
         measurements = [item for plan in planned for item in self._measured(*plan)]
         facts = {
             "n_tokens": len(prompt),
@@ -185,19 +190,19 @@ class Laboratory:
         }
         return facts, measurements
 
-    def _measured(self, metric: Metric, ablation: str | None, case: Case) -> list[Measurement]:
+    def _measured(self, metric: Metric, ablation: str | None, scored: ScoredPrompt) -> list[Measurement]:
         return [
             Measurement(
-                method=case.method.name,
+                method=scored.method.name,
                 metric=item.name,
                 ablation=ablation,
                 value=item.value,
                 fraction=item.fraction,
-                forwards=case.scored.forwards,
-                backwards=case.scored.backwards,
+                forwards=scored.method_scores.forwards,
+                backwards=scored.method_scores.backwards,
                 note=item.note,
             )
-            for item in metric.measure(case)
+            for item in metric.measure(scored)
         ]
 
     def signature(self) -> dict[str, Any]:
@@ -220,17 +225,17 @@ class Laboratory:
         }
 
 
-def _left_out(method: Method, prompt: Prompt, trials: Mapping[str, Trial]) -> Scored | None:
+def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:
     """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
     kind = method.explanation
     if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or kind.ablation == "resample":
         return None
-    trial = trials.get(kind.ablation)
-    if trial is None:
+    cache = caches.get(kind.ablation)
+    if cache is None:
         return None
     scores = torch.zeros(len(prompt), dtype=torch.float64)
-    scores[trial.eligible] = trial.leave_one_out.divergence
-    return Scored(scores, 1 + len(trial.eligible), 0)
+    scores[cache.eligible] = cache.leave_one_out.divergence
+    return MethodScores(scores, 1 + len(cache.eligible), 0)
 
 
 def _described(method: Method) -> dict[str, Any]:

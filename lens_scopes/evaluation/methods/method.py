@@ -1,0 +1,121 @@
+"""A method: a scope or comparison method with its choices, which scores the tokens of a prompt at a known cost."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.attribution.attribute import Job, attribute
+from lens_scopes.errors import EvaluationError, LensScopesError
+from lens_scopes.evaluation.methods.path_gradients import PathGradients
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.scopes.comparisons import Baseline, ExternalScores, LeaveOneOut, RandomScores
+from lens_scopes.scopes.objectives import Objective
+from lens_scopes.scopes.paths import Path
+from lens_scopes.scopes.points import Points
+from lens_scopes.scopes.readouts import Readout
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """A method's scores of one prompt.
+
+    Attributes:
+        scores: one a token, up to the position explained.
+        forwards: rows of forward passes they were made from. What an outside function runs is not known.
+        backwards: rows of backward passes they were made from.
+    """
+
+    scores: Float[Tensor, " pos"]
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score the tokens of a prompt, with a name for tables.
+
+    Attributes:
+        name: as in tables.
+        explanation: a scope's objective or a baseline.
+        readout: how a gradient becomes a score, for scopes; None for the scope's own way.
+        through: which components carry gradient, for scopes.
+        points: where gradients are taken, for scopes; None for the prompt itself.
+        at: where influence is read: the embedding, or an activation whose layers are added up; None for the scope's own
+            place.
+        redrawn: whether the scores are those of the model with all of its blocks redrawn, which has learnt nothing.
+    """
+
+    name: str
+    explanation: Objective | Baseline
+    readout: Readout | None = None
+    through: Path | None = None
+    points: Points | None = None
+    at: str | None = None
+    redrawn: bool = False
+
+    def check(self, model: Any) -> None:
+        """Checks the choices against the model, before any passage is scored.
+
+        Raises:
+            EvaluationError: where one of them does not fit the model.
+        """
+        try:
+            if isinstance(self.explanation, Objective):
+                Job.read(
+                    model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
+                ).path_hooks()
+            else:
+                self.explanation.prepare(model)
+        except LensScopesError as error:
+            raise EvaluationError(f"method {self.name!r}: {error}") from error
+
+    def score(self, model: Any, prompt: Prompt, target: int, blocks: RandomizedBlocks | None = None) -> MethodScores:
+        """Scores the prompt's tokens for the prediction after its last one.
+
+        Args:
+            target: the next token that methods explain which take one.
+            blocks: the redrawn blocks for a method that is `redrawn`; drawn with seed 0 unless given.
+        """
+        if self.redrawn:
+            blocks = blocks or RandomizedBlocks(model)
+        with blocks.final(model.cfg.n_layers) if blocks and self.redrawn else nullcontext():
+            return self._score(model, prompt, target)
+
+    def _score(self, model: Any, prompt: Prompt, target: int) -> MethodScores:
+        own_target = target if self.explanation.takes_target else None
+        if isinstance(self.explanation, Baseline):
+            result = attribute(model, prompt, self.explanation, target=own_target)
+            backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
+            return MethodScores(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
+        result = attribute(
+            model,
+            prompt,
+            self.explanation,
+            target=own_target,
+            at=self.at,
+            through=self.through,
+            readout=self.readout,
+            points=self.points,
+        )
+        directions = result.settings["directions"]
+        if self.points is None:
+            return MethodScores(result.scores, 1, directions)
+        return MethodScores(result.scores, 1 + self.points.count, self.points.count * directions)
+
+
+def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
+    if isinstance(baseline, (RandomScores, ExternalScores, Closeness, EmbeddingNorm)):
+        return 0
+    if isinstance(baseline, PathGradients):
+        return 1 + len(baseline.alphas)
+    if not isinstance(baseline, LeaveOneOut):
+        return 1
+    draws = baseline.draws if baseline.ablation == "resample" else 1
+    return 1 + draws * (len(prompt) - sum(prompt.special))
