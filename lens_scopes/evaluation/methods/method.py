@@ -9,7 +9,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, attribute
+from lens_scopes.attribution.attribute import attribute
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.methods.path_gradients import PathGradients
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
@@ -68,7 +69,7 @@ class Method:
         """
         try:
             if isinstance(self.explanation, Objective):
-                Job.read(
+                ResolvedSpec.read(
                     model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
                 ).path_hooks()
             else:
