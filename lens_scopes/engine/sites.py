@@ -27,6 +27,9 @@ _IN_BLOCK = {
     "hook_v": "attn.hook_v",
     "hook_z": "attn.hook_z",
 }
+SCORE_SITES = {"values": "hook_v", "keys": "hook_k", "residuals": "hook_resid_pre"}
+"""Activations whose layers are added up to scores of tokens, by the names that methods of an evaluation use."""
+
 _NOT_BY_POSITION = ("hook_pattern", "hook_attn_scores")
 
 

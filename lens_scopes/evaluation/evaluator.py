@@ -47,7 +47,7 @@ class Evaluator:
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        methods: names such as "fisher@8+dot-mean", objectives, baselines, or pairs (name, outside scores or function).
+        methods: names such as "fisher@8+dot-mean", objectives, comparison methods, or pairs; see `as_method`.
         metrics: names of METRICS.
         ablations: names of ABLATIONS; needed where a metric ablates.
         seed: of all random draws; the global generator is not touched.
@@ -97,7 +97,7 @@ class Evaluator:
         if repeated:
             raise EvaluationError(
                 f"methods must have names of their own; {', '.join(repeated)} came more than once. "
-                "Name an objective with Method('my name', ls.Fisher(8))."
+                "Name an objective by a pair such as ('my name', ls.Fisher(8))."
             )
         repeated = sorted({name for name in self.ablations if self.ablations.count(name) > 1})
         repeated += sorted({metric.name for metric in self.metrics if self.metrics.count(metric) > 1})

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState, final_norm_is_constant
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
-from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.sites import EMBEDDING, SCORE_SITES
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.scopes.readouts import Norm, Readout, Relative
@@ -449,7 +449,7 @@ class FisherAtValues(Fisher):
     """
 
     scope: ClassVar[str] = "fisher-at-values"
-    at: ClassVar[str] = "hook_v"
+    at: ClassVar[str] = SCORE_SITES["values"]
     readout: ClassVar[Readout] = Relative()
 
 

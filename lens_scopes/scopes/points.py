@@ -11,7 +11,6 @@ scores add up to nothing. Averaged over noise around the prompt it is SmoothGrad
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from lens_scopes.engine.forward import token_embeddings
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
-from lens_scopes.errors import PromptError, ReadoutError
+from lens_scopes.errors import PromptError, ReadoutError, suggest
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import resolve_token
@@ -36,6 +35,7 @@ Count: TypeAlias = int | Any
 PointsLike: TypeAlias = "Points | str | None | Any"
 
 SPECIAL_STARTS = ("bos", "eos", "pad")
+STARTS = ("zero", "mean", *SPECIAL_STARTS)  # the starts of a path that have a name
 _POINTS = 16  # unless a number is given
 
 
@@ -48,6 +48,9 @@ class Points(ABC):
     @abstractmethod
     def count(self) -> int:
         """How many there are."""
+
+    def check(self, model: Any) -> None:  # noqa: B027  (most points fit every model)
+        """Raises ReadoutError for points that no prompt of this model has."""
 
     def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"] | None:
         """The embeddings that points start from, which readouts then measure from; None where there is no start.
@@ -118,6 +121,10 @@ class StraightPath(Points):
     @property
     def count(self) -> int:
         return self.steps
+
+    def check(self, model: Any) -> None:
+        if self.start in SPECIAL_STARTS:
+            _start_ids(model, self.start, 0, 0)
 
     def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
         token_ids, special = prompt.token_ids[:length], prompt.special[:length]
@@ -208,14 +215,17 @@ class Noise(Points):
         )
 
 
+def path_name(start: str, hold_special: bool) -> str:
+    """The name of a straight path in text: "path", "path-mean", "path-bos-held"."""
+    return f"path{'' if start == 'zero' else f'-{start}'}{'-held' * hold_special}"
+
+
 def _path_named(start: str, hold_special: bool) -> Callable[[int], Points]:
     return lambda steps: StraightPath(start, steps, hold_special)
 
 
 POINTS: dict[str, Callable[[int], Points]] = {
-    f"path{'' if start == 'zero' else f'-{start}'}{'-held' if held else ''}": _path_named(start, held)
-    for start in ("zero", "mean", *SPECIAL_STARTS)
-    for held in (False, True)
+    path_name(start, held): _path_named(start, held) for start in STARTS for held in (False, True)
 } | {"noise": Noise}
 """The names of points in text, each with what makes them of a number of points."""
 
@@ -245,8 +255,7 @@ def _is_count(value: object) -> bool:
 def _named(text: str) -> Points:
     name, _, count = text.partition("@")
     if name not in POINTS or (count and not count.isdecimal()):
-        near = difflib.get_close_matches(name, POINTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
+        hint = "" if name in POINTS else suggest(name, POINTS, end="")
         raise ReadoutError(
             f"unknown points {text!r}{hint} (expected path, path-START with the START mean, bos, eos or pad, either "
             "followed by -held where special tokens stay fixed, or noise; each with @N for the number of points)."

@@ -12,9 +12,10 @@ Along a path b is the path's start; otherwise it is zero, or the mean over the p
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.text_mean import text_mean
-from lens_scopes.errors import ReadoutError
+from lens_scopes.errors import ReadoutError, suggest
 from lens_scopes.scopes.points import Points, StraightPath
 
 ReadoutBaseline: TypeAlias = Literal["zero", "mean", "path"]
@@ -186,7 +187,15 @@ class Product(_FromBaseline):
         )
 
 
-READOUTS = {"norm": Norm, "dot": Dot, "product": Product, "relative": Relative}
+READOUTS: dict[str, Callable[[], Readout]] = {
+    "norm": Norm,
+    "dot": Dot,
+    "dot-mean": partial(Dot, "mean"),
+    "product": Product,
+    "product-mean": partial(Product, "mean"),
+    "relative": Relative,
+}
+"""The names of readouts, on the command line, over HTTP and in an evaluation's methods."""
 
 
 def as_readout(readout: Readout | str) -> Readout:
@@ -198,7 +207,8 @@ def as_readout(readout: Readout | str) -> Readout:
     if isinstance(readout, Readout):
         return readout
     if readout not in READOUTS:
-        near = difflib.get_close_matches(str(readout), READOUTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ReadoutError(f"unknown readout {readout!r}{hint} (expected {' or '.join(map(repr, READOUTS))}).")
+        raise ReadoutError(
+            f"unknown readout {readout!r}{suggest(readout, READOUTS, end='')} "
+            f"(expected {' or '.join(map(repr, READOUTS))})."
+        )
     return READOUTS[readout]()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "lens_scopes.scopes"
 _TOKEN_ID = re.compile(r"#(\d+)")
+_TOKENS = ("target", "other")  # the settings that are tokens
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ScopeEntry:
         settings: the settings a user may give by option, each with the argument of the class that it sets.
         required: the settings that have no default.
         takes_gradient: False for comparison methods, which have no site, path, readout or points.
+        method_names: what an evaluation calls it, each name with the settings that it fixes; None for its own name.
     """
 
     name: str
@@ -46,6 +48,13 @@ class ScopeEntry:
     settings: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     takes_gradient: bool = True
+    method_names: Mapping[str, Mapping[str, Any]] | None = None
+
+    def main_setting(self, fixed: Mapping[str, Any] | None = None) -> str | None:
+        """The setting that may follow a name after "@", as the rank in "fisher@8": the first one that is no token and
+        that the name does not fix; None where there is no such setting."""
+        free = (name for name in self.settings if name not in _TOKENS and name not in (fixed or {}))
+        return next(free, None)
 
     def build(self, **settings: Any) -> Explanation:
         """The objective or comparison method with these settings.
@@ -64,6 +73,10 @@ class ScopeEntry:
         make = self.home if callable(self.home) else _imported(self.home)
         return make(**{self.settings[name]: value for name, value in settings.items()})
 
+    def read(self, **settings: Any) -> Explanation:
+        """The same of settings given as text; see `read_scope`."""
+        return self.build(**_as_values(settings))
+
 
 _OBJECTIVES, _COMPARISONS = "lens_scopes.scopes.objectives", "lens_scopes.scopes.comparisons"
 _FISHER = {"rank": "rank", "samples": "samples", "seed": "seed"}
@@ -81,7 +94,11 @@ _BUILT_IN = (
     ScopeEntry("entropy", f"{_OBJECTIVES}:Entropy", "the entropy of the prediction"),
     ScopeEntry("fisher", f"{_OBJECTIVES}:Fisher", "the whole distribution", _FISHER),
     ScopeEntry(
-        "fisher-at-values", f"{_OBJECTIVES}:FisherAtValues", "the whole distribution, read at the values", _FISHER
+        "fisher-at-values",
+        f"{_OBJECTIVES}:FisherAtValues",
+        "the whole distribution, read at the values",
+        _FISHER,
+        method_names={"fisher+values": {}},
     ),
     ScopeEntry(
         "leave-one-out",
@@ -89,6 +106,7 @@ _BUILT_IN = (
         "the prediction without each token",
         {"measure": "measure", "ablation": "ablation", "seed": "seed"},
         takes_gradient=False,
+        method_names={f"loo-{measure}": {"measure": measure} for measure in ("kl", "logit", "logprob")},
     ),
     ScopeEntry(
         "attention-rollout", f"{_COMPARISONS}:AttentionRollout", "attention, layer by layer", takes_gradient=False
@@ -150,11 +168,8 @@ def read_scope(name: str, **options: Any) -> Explanation:
         ObjectiveError: as `build_scope`; and for random settings where nothing is random.
     """
     given = {option: value for option, value in options.items() if value is not None}
-    for option in given.keys() & {"target", "other"}:
-        given[option] = read_token(given[option])
-    if "rank" in given:
-        given["rank"] = _read_rank(given["rank"])
     entry = scope_entry(name)
+    given = _as_values(given)
     if "rank" in entry.settings and given.get("rank") != "trace" and given.keys() & {"samples", "seed"}:
         raise ObjectiveError('samples and seed belong to rank "trace", the only one with random directions.')
     return entry.build(**given)
@@ -173,6 +188,28 @@ def _read_rank(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
+
+
+def _read_number(name: str) -> Callable[[str | int], int]:
+    def read(value: str | int) -> int:
+        if isinstance(value, str) and not value.isdecimal():
+            raise ObjectiveError(f"{name} must be a whole number; got {value!r}.")
+        return int(value)
+
+    return read
+
+
+def _as_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by option name, of which some may be text, as the values that scopes take."""
+    return {option: _READERS[option](value) if option in _READERS else value for option, value in settings.items()}
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(_TOKENS, read_token),
+    "rank": _read_rank,
+    "samples": _read_number("samples"),
+    "seed": _read_number("seed"),
+}
 
 
 def register_objective(name: str, function: DirectionFunction, explains: str = "a user-defined function") -> None:

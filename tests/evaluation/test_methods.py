@@ -1,7 +1,9 @@
 """Names of methods: every base with every modification is the attribute call it stands for, at the cost it says."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +16,13 @@ import lens_scopes as ls
 from lens_scopes.engine import backward as backprop
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods.method import Method
-from lens_scopes.evaluation.methods.names import as_method, method_names, modification_names
+from lens_scopes.evaluation.methods.names import _MODIFICATIONS, _RECIPES, as_method
 from lens_scopes.evaluation.methods.path_gradients import (
-    PathGradients,
     path_integrated_semantic,
     weighted_integrated_gradients,
 )
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.methods.table import RECIPES, method_bases
 from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm, Surprisal
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -36,8 +38,6 @@ BASES: dict[str, dict[str, Any]] = {
     "fisher": {"objective": ls.Fisher()},
     "fisher@3": {"objective": ls.Fisher(3)},
     "fisher@trace": {"objective": ls.Fisher("trace")},
-    "fisher-at-values": {"objective": ls.FisherAtValues()},
-    "fisher-at-values@3": {"objective": ls.FisherAtValues(3)},
     "ixg": {"objective": ls.Semantic(), "readout": ls.Product()},
     "ixg-dot": {"objective": ls.Semantic(), "readout": ls.Dot()},
     "ig": {"objective": ls.Semantic(), "readout": ls.Product(), "points": ls.StraightPath("zero", 16)},
@@ -63,18 +63,12 @@ BASELINES = {
     "random@7": ls.RandomScores(7),
 }
 STARTS = {
-    "ig-zero-held@3": PathGradients.midpoints(3, "zero", hold_special=True),
-    "ig-mean@3": PathGradients.midpoints(3, "mean"),
-    "ig-mean-held@3": PathGradients.midpoints(3, "mean", hold_special=True),
-    "ig-bos": PathGradients.midpoints(16, "bos"),
-    "ig-bos-held@3": PathGradients.midpoints(3, "bos", hold_special=True),
-    "ig-eos@3": PathGradients.midpoints(3, "eos"),
-    "ig-eos-held@3": PathGradients.midpoints(3, "eos", hold_special=True),
-    "ig-pad@3": PathGradients.midpoints(3, "pad"),
-    "ig-pad-held@3": PathGradients.midpoints(3, "pad", hold_special=True),
-    "ig-weighted": weighted_integrated_gradients(),
-    "ig-semantic": path_integrated_semantic(),
+    f"ig-{start}{held}": ls.StraightPath(start, 16, hold_special=bool(held))
+    for start in ("zero", "mean", "bos", "eos", "pad")
+    for held in ("", "-held")
+    if (start, held) != ("zero", "")
 }
+PAPER = {"ig-weighted": weighted_integrated_gradients(), "ig-semantic": path_integrated_semantic()}
 MODIFICATIONS: dict[str, dict[str, Any]] = {
     "norm": {"readout": ls.Norm()},
     "dot": {"readout": ls.Dot()},
@@ -121,14 +115,48 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 
 def test_the_names_are_those_tested_here() -> None:
-    assert {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS)} == set(method_names())
+    names = {*method_bases(), *_RECIPES}
+    assert {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS, *PAPER)} == names
     starts = {f"path-{start}{held}" for start in ("bos", "eos", "pad") for held in ("", "-held")}
-    assert {*(name.partition("@")[0] for name in MODIFICATIONS), *starts, "redrawn"} == set(modification_names())
+    assert {*(name.partition("@")[0] for name in MODIFICATIONS), *starts, "redrawn"} == set(_MODIFICATIONS)
 
 
 @pytest.mark.parametrize("name", STARTS)
 def test_paths_from_other_starts_by_name(name: str) -> None:
-    assert as_method(name).explanation == STARTS[name]
+    expected = Method(name, ls.Semantic(), readout=ls.Product(), points=STARTS[name])
+    assert as_method(name) == expected
+    points = replace(STARTS[name], steps=3)
+    assert as_method(f"{name}@3") == replace(expected, name=f"{name}@3", points=points)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_integrated_gradients_by_name(name: str) -> None:
+    assert as_method(name).explanation == PAPER[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_the_method_it_is_short_for(name: str) -> None:
+    assert replace(as_method(name), name="") == replace(as_method(RECIPES[name]), name="")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fisher-at-values", "write 'fisher+values'"),
+        ("fisher-at-values@8", "write 'fisher@8+values'"),
+        ("leave-one-out", "called 'loo-kl' or 'loo-logit' or 'loo-logprob' here; write 'loo-kl'"),
+        ("leave-one-out@mean", "write 'loo-kl@mean'"),
+        ("logit-diff", "needs target and other"),
+    ],
+)
+def test_every_method_has_one_name(name: str, said: str) -> None:
+    with pytest.raises(EvaluationError, match=re.escape(said)):
+        as_method(name)
+
+
+def test_the_name_of_fisher_at_values_is_that_scope(model: Any) -> None:
+    scope = ls.attribute(model, prompt_of(), ls.FisherAtValues(3)).scores
+    assert torch.equal(as_method("fisher@3+values").score(model, prompt_of(), TARGET).scores, scope)
 
 
 def test_redrawn_scores_are_those_of_a_model_that_has_learnt_nothing(model: Any) -> None:
@@ -148,10 +176,6 @@ def test_every_base_with_every_modification_is_the_attribute_call(model: Any, na
     for modification, choices in MODIFICATIONS.items():
         if modification.startswith(("path", "noise")) and name not in ("semantic", "fisher@3"):
             continue  # sixteen points each: two bases show it
-        if modification.startswith("dot") and name.startswith("fisher-at-values"):
-            with pytest.raises(EvaluationError, match="signed scores have no total over hook_v"):
-                as_method(f"{name}+{modification}").check(model)
-            continue
         if modification in ("dot-mean", "product-mean") and name.startswith("ig"):
             with pytest.raises(EvaluationError, match="a path from 'zero' is read from its start"):
                 as_method(f"{name}+{modification}").check(model)
@@ -290,6 +314,8 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
     assert seen == [(model, IDS)]
     assert as_method(ls.Fisher(4)).name == "fisher" and as_method(ls.Fisher(4)).explanation == ls.Fisher(4)
     assert as_method(ls.LeaveOneOut()).name == "leave-one-out"
+    assert as_method(("ours", ls.Fisher(4))) == Method("ours", ls.Fisher(4))
+    assert as_method(("chance", ls.RandomScores())) == Method("chance", ls.RandomScores())
     own = Method("mine", ls.Temperature(), readout=ls.Product(), at="hook_z")
     assert as_method(own) is own
 
@@ -303,9 +329,9 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
         ("fisher+frozen-pattern", r"unknown modification 'frozen-pattern'; did you mean 'frozen-patterns'\?"),
         ("fisher+", "unknown modification ''"),
         ("fisher@8@9", "8@9"),
-        ("fisher@eight", "fisher@eight: expected a number after @"),
-        ("fisher@-1", "expected a number"),
-        ("fisher@1.5", "expected a number"),
+        ("fisher@eight", "method 'fisher@eight': Fisher rank must be a positive integer"),
+        ("fisher@-1", "positive integer"),
+        ("fisher@1.5", "positive integer"),
         ("fisher@0", "positive integer"),
         ("fisher@", "nothing after @"),
         ("semantic@", "no setting after @"),
@@ -313,7 +339,7 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
         ("attention-rollout@2", "no setting after @"),
         ("ig@0", "at least one step"),
         ("smoothgrad@0", "at least one sample"),
-        ("random@x", "expected a number"),
+        ("random@x", "method 'random@x': seed must be a whole number; got 'x'"),
         ("loo-kl@zer", "'zer'; did you mean 'zero'"),
         ("loo-kl@corpus-mean", "one prompt alone"),
         ("random+dot", r"'random' takes no gradient, so \+dot does not apply"),

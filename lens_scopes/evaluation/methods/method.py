@@ -72,6 +72,8 @@ class Method:
                 ResolvedSpec.read(
                     model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
                 ).path_hooks()
+                if self.points is not None:
+                    self.points.check(model)
             else:
                 self.explanation.prepare(model)
         except LensScopesError as error:

@@ -1,195 +1,136 @@
-"""What is put to the test: any scope, baseline or outside score, named by the choices that make it.
+"""Reads methods given by name: a base, its setting, and any modifications.
 
-A name is a base and any of its modifications: "fisher@8+dot-mean+frozen-patterns" is the Fisher Scope of rank 8, read
-as the signed effect of moving from the mean embedding, with attention patterns held fixed.
+"fisher@8+dot-mean+frozen-patterns" is the Fisher Scope of rank 8, read as the signed effect of moving from the mean
+embedding, with attention patterns held fixed. Bases come from `methods/table.py`, modifications from the tables of
+readouts, points, paths and sites.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lens_scopes.errors import EvaluationError, LensScopesError
+from lens_scopes.engine.sites import SCORE_SITES
+from lens_scopes.errors import EvaluationError, LensScopesError, suggest
 from lens_scopes.evaluation.methods.method import Method
-from lens_scopes.evaluation.methods.path_gradients import (
-    STARTS,
-    PathGradients,
-    path_integrated_semantic,
-    weighted_integrated_gradients,
-)
-from lens_scopes.evaluation.methods.trivial import TRIVIAL
-from lens_scopes.scopes.comparisons import (
-    AttentionRollout,
-    Baseline,
-    ExternalScores,
-    LeaveOneOut,
-    OutsideArray,
-    OutsideFunction,
-    RandomScores,
-    ValueWeightedAttention,
-)
-from lens_scopes.scopes.objectives import Entropy, Fisher, FisherAtValues, LogProb, Objective, Semantic, Temperature
-from lens_scopes.scopes.paths import Frozen
-from lens_scopes.scopes.points import POINTS, Noise, StraightPath, as_points
-from lens_scopes.scopes.readouts import Dot, Norm, Product, Relative
+from lens_scopes.evaluation.methods.table import RECIPES, method_base
+from lens_scopes.scopes.comparisons import Baseline, ExternalScores, OutsideArray, OutsideFunction
+from lens_scopes.scopes.objectives import Objective
+from lens_scopes.scopes.paths import FREEZABLE, Frozen
+from lens_scopes.scopes.points import POINTS, STARTS, as_points, path_name
+from lens_scopes.scopes.readouts import READOUTS, Relative, as_readout
 
-_STEPS = 16  # of ig, ig-dot and smoothgrad, unless the name says otherwise
-
-
-def _integer(base: str, setting: str) -> int:
-    if not setting.isdecimal():
-        raise EvaluationError(f"{base}@{setting}: expected a number after @.")
-    return int(setting)
-
-
-def _leave_one_out(measure: Any) -> Callable[[str], Method]:
-    return lambda setting: Method("", LeaveOneOut(measure, ablation=setting or "zero"))
-
-
-def _fisher(kind: type[Fisher]) -> Callable[[str], Method]:
-    return lambda rank: Method("", kind(rank="trace" if rank == "trace" else _integer(kind.scope, rank or "1")))
-
-
-def _path_from(start: str, held: bool) -> Callable[[str], Method]:
-    return lambda steps: Method(
-        "", PathGradients.midpoints(_integer(f"ig-{start}", steps or str(_STEPS)), start, hold_special=held)
-    )
-
-
-_PATHS = {
-    f"ig-{start}{'-held' * held}": _path_from(start, held)
+_STARTS = {
+    f"ig-{start}{'-held' * held}": f"semantic+product+{path_name(start, held)}"
     for start in STARTS
     for held in (False, True)
     if (start, held) != ("zero", False)  # that one is "ig"
 }
+_RECIPES = RECIPES | _STARTS
 
-_BASES: dict[str, Callable[[str], Method]] = {
-    "semantic": lambda _: Method("", Semantic()),
-    "logprob": lambda _: Method("", LogProb()),
-    "temperature": lambda _: Method("", Temperature()),
-    "entropy": lambda _: Method("", Entropy()),
-    "fisher": _fisher(Fisher),
-    "fisher-at-values": _fisher(FisherAtValues),
-    "ixg": lambda _: Method("", Semantic(), readout=Product()),
-    "ixg-dot": lambda _: Method("", Semantic(), readout=Dot()),
-    "ig": lambda steps: Method(
-        "", Semantic(), readout=Product(), points=StraightPath(steps=_integer("ig", steps or str(_STEPS)))
-    ),
-    "ig-dot": lambda steps: Method(
-        "", Semantic(), readout=Dot(), points=StraightPath(steps=_integer("ig-dot", steps or str(_STEPS)))
-    ),
-    **_PATHS,
-    "ig-weighted": lambda _: Method("", weighted_integrated_gradients()),
-    "ig-semantic": lambda _: Method("", path_integrated_semantic()),
-    "smoothgrad": lambda samples: Method(
-        "", Semantic(), points=Noise(samples=_integer("smoothgrad", samples or str(_STEPS)))
-    ),
-    "loo-kl": _leave_one_out("kl"),
-    "loo-logit": _leave_one_out("logit"),
-    "loo-logprob": _leave_one_out("logprob"),
-    "attention-rollout": lambda _: Method("", AttentionRollout()),
-    "value-attention": lambda _: Method("", ValueWeightedAttention()),
-    **{kind.scope: lambda _, kind=kind: Method("", kind()) for kind in TRIVIAL},
-    "random": lambda seed: Method("", RandomScores(seed=_integer("random", seed or "0"))),
+
+def _freeze(method: Method, name: str) -> Method:
+    through = Frozen(name.removeprefix("frozen-"))
+    return replace(method, through=through if method.through is None else method.through & through)
+
+
+def _read_at(method: Method, name: str) -> Method:
+    return replace(method, at=SCORE_SITES[name], readout=Relative())
+
+
+_MODIFICATIONS: dict[str, Callable[[Method, str], Method]] = {
+    **dict.fromkeys(READOUTS, lambda method, name: replace(method, readout=as_readout(name))),
+    **dict.fromkeys(POINTS, lambda method, name: replace(method, points=as_points(name))),
+    **dict.fromkeys((f"frozen-{part}" for part in FREEZABLE), _freeze),
+    **dict.fromkeys(SCORE_SITES, _read_at),
+    "redrawn": lambda method, _: replace(method, redrawn=True),
 }
-
-_SETTINGS = (
-    *("fisher", "fisher-at-values", "ig", "ig-dot", *_PATHS, "smoothgrad"),
-    *("loo-kl", "loo-logit", "loo-logprob", "random"),
-)
-
-
-def _frozen(part: str) -> Callable[[Method], Method]:
-    def freeze(method: Method) -> Method:
-        through = Frozen(part)
-        return replace(method, through=through if method.through is None else method.through & through)
-
-    return freeze
-
-
-_MODIFICATIONS: dict[str, Callable[[Method], Method]] = {
-    "norm": lambda method: replace(method, readout=Norm()),
-    "dot": lambda method: replace(method, readout=Dot()),
-    "dot-mean": lambda method: replace(method, readout=Dot("mean")),
-    "product": lambda method: replace(method, readout=Product()),
-    "product-mean": lambda method: replace(method, readout=Product("mean")),
-    "relative": lambda method: replace(method, readout=Relative()),
-    "frozen-patterns": _frozen("patterns"),
-    "frozen-norms": _frozen("norms"),
-    "frozen-gates": _frozen("gates"),
-    "redrawn": lambda method: replace(method, redrawn=True),
-    "values": lambda method: replace(method, at="hook_v", readout=Relative()),
-    "keys": lambda method: replace(method, at="hook_k", readout=Relative()),
-    "residuals": lambda method: replace(method, at="hook_resid_pre", readout=Relative()),
-}
+"""What may follow a base, each after a plus sign; points also with a number of them, as "path-mean@4"."""
 
 if TYPE_CHECKING:
-    MethodLike: TypeAlias = str | Method | Baseline | Objective | tuple[str, OutsideFunction | OutsideArray]
+    MethodLike: TypeAlias = str | Method | Baseline | Objective | tuple[str, Any]
 else:  # what is none of these is answered with an EvaluationError, also under a run-time type checker
     MethodLike = Any
 
 
-def method_names() -> list[str]:
-    """The bases a method's name may begin with."""
-    return list(_BASES)
-
-
-def modification_names() -> list[str]:
-    """What may follow a base, each after a plus sign; points also with a number of them, as "path-mean@4"."""
-    return [*_MODIFICATIONS, *POINTS]
-
-
 def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> Method:
-    """Reads a method given by name, as an objective or baseline, or as (name, outside scores or function).
+    """Reads a method.
 
     Args:
+        method: a name; an objective or comparison method; or a pair (name, what it is), the second an objective, a
+            comparison method, scores, or a function of (model, token ids) that returns scores.
         meanings: of base names that a protocol defines otherwise; see `Protocol.meanings`.
+
+    Returns:
+        The method, under the name that tables will have.
 
     Raises:
         EvaluationError: for unknown names, with near ones, and settings that do not fit.
+
+    Example:
+        >>> as_method("fisher@8+values").at
+        'hook_v'
     """
     if isinstance(method, Method):
         return method
     if isinstance(method, (Objective, Baseline)):
         return Method(method.scope, method)
     if isinstance(method, tuple) and len(method) == 2 and isinstance(method[0], str):
-        return Method(method[0], ExternalScores(method[1], name=method[0]))
+        name, kind = method
+        return Method(name, kind if isinstance(kind, (Objective, Baseline)) else _external(kind, name))
     if not isinstance(method, str):
         raise EvaluationError(
-            "a method is a name such as 'fisher@8', an objective, a baseline, or a pair (name, scores or function); "
-            f"got {type(method).__name__}."
+            "a method is a name such as 'fisher@8', an objective, a comparison method, or a pair (name, one of these, "
+            f"scores or a function); got {type(method).__name__}."
         )
-    head, *modifications = method.split("+")
-    base, at, setting = head.partition("@")
-    if meanings and base in meanings:
-        if at:
-            raise EvaluationError(f"the protocol defines {base!r} without a setting after @; got {head!r}.")
-        return replace(as_method("+".join((meanings[base], *modifications))), name=method)
-    if base not in _BASES:
-        raise EvaluationError(_unknown("method", base, _BASES))
-    if at and base not in _SETTINGS:
-        raise EvaluationError(f"method {base!r} has no setting after @; got {head!r}.")
-    if at and not setting:
-        raise EvaluationError(f"{head!r} has nothing after @; write a setting there, or {base!r} for the usual one.")
     try:
-        result = _BASES[base](setting)
-        for name in modifications:
-            points = name.partition("@")[0] in POINTS
-            if not points and name not in _MODIFICATIONS:
-                raise EvaluationError(_unknown("modification", name, modification_names()))
-            if isinstance(result.explanation, Baseline):
-                raise EvaluationError(f"{base!r} takes no gradient, so +{name} does not apply to it.")
-            result = replace(result, points=as_points(name)) if points else _MODIFICATIONS[name](result)
+        return replace(_read(method, meanings or {}), name=method)
     except EvaluationError:
         raise
     except LensScopesError as error:
         raise EvaluationError(f"method {method!r}: {error}") from error
-    return replace(result, name=method)
 
 
-def _unknown(kind: str, name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}."
+def _external(scores: OutsideFunction | OutsideArray, name: str) -> ExternalScores:
+    return ExternalScores(scores, name=name)
+
+
+def _read(text: str, meanings: Mapping[str, str]) -> Method:
+    head, *modifications = text.split("+")
+    base, at, setting = head.partition("@")
+    # A protocol's meaning or a recipe stands for a longer name.
+    if base in meanings:
+        if at:
+            raise EvaluationError(f"the protocol defines {base!r} without a setting after @; got {head!r}.")
+        return _read("+".join((meanings[base], *modifications)), {})
+    if base in _RECIPES:
+        recipe = _RECIPES[base]
+        _check_setting(head, recipe.rpartition("+")[2] in POINTS)
+        return _read("+".join((recipe + at + setting, *modifications)), {})
+    # The scope or comparison method, with its setting.
+    found = method_base(base, setting, _RECIPES)
+    _check_setting(head, found.setting is not None)
+    settings = {found.setting: setting} if found.setting and setting else {}
+    explanation = found.entry.read(**found.fixed, **settings)
+    assert isinstance(explanation, (Objective, Baseline))
+    method = Method("", explanation)
+    # Modifications, from the left.
+    for name in modifications:
+        word = name.partition("@")[0]
+        change = _MODIFICATIONS.get(word if word in POINTS else name)
+        if change is None:
+            known = ", ".join(_MODIFICATIONS)
+            raise EvaluationError(f"unknown modification {name!r}{suggest(name, _MODIFICATIONS)} Known: {known}.")
+        if isinstance(method.explanation, Baseline):
+            raise EvaluationError(f"{base!r} takes no gradient, so +{name} does not apply to it.")
+        method = change(method, name)
+    return method
+
+
+def _check_setting(head: str, takes_one: bool) -> None:
+    base, at, setting = head.partition("@")
+    if at and not takes_one:
+        raise EvaluationError(f"method {base!r} has no setting after @; got {head!r}.")
+    if at and not setting:
+        raise EvaluationError(f"{head!r} has nothing after @; write a setting there, or {base!r} for the usual one.")
