@@ -213,7 +213,7 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
 
 def cut(model: Any, path: Path, count: int) -> Any:
     """The passages of a file as token ids: BOS, the last `count` tokens of what is read, and the target."""
-    from lens_scopes.evaluation.passages import Passages, read_passages
+    from lens_scopes.evaluation.passages.read import Passages, read_passages
     from lens_scopes.prompts.read import read_prompt
 
     passages = read_passages(path)
@@ -236,7 +236,7 @@ def summed_up(name: str, table: Table, folder: Path) -> dict[str, Any]:
 def ceiling(rows: Any) -> dict[str, Any] | None:
     """What a perfect predictor of the common part of two ablations' leave-one-out KL reaches with either: √ of their
     agreement, taken to be equally reliable; None where a table has no two of them."""
-    from lens_scopes.evaluation.statistics import attenuation_ceiling
+    from lens_scopes.evaluation.statistics.intervals import attenuation_ceiling
 
     chosen = rows[(rows["metric"] == "loo-kl-spearman") & rows["method"].str.startswith("loo-kl@")]
     chosen = chosen[chosen["method"].str.removeprefix("loo-kl@") != chosen["ablation"]]

@@ -6,8 +6,8 @@ from .attribution.modes import inspect_modes
 from .attribution.series import Series, ValueDistribution, read_series, value_distribution
 from .errors import LensScopesError
 from .evaluation.report import EvaluationReport, report
-from .evaluation.results import load_results
 from .evaluation.run import evaluate
+from .evaluation.storage.results import load_results
 from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt
 from .prompts.read import read_prompt

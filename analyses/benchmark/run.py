@@ -115,7 +115,7 @@ def _sections(
     from benchmark.passages import generated_passages
     from benchmark.startup import startup_section
     from lens_scopes.cli.progress import progress_bar
-    from lens_scopes.evaluation.passages import read_passages
+    from lens_scopes.evaluation.passages.read import read_passages
     from lens_scopes.models.gemma import EMBEDDED_NAME
 
     texts = generated_passages(count) if passages is None else list(read_passages(passages).items[:count])

@@ -1,4 +1,4 @@
-"""`lens-scopes evaluate`: attributions put to the test on a data set."""
+"""`lens-scopes evaluate`: the faithfulness of attributions on a data set."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.report import ReportOptions
 from lens_scopes.cli.progress import progress_bar
+from lens_scopes.evaluation.methods.table import method_names
 
 _DATA = "Passages"
 _TESTS = "What is measured"
@@ -49,22 +50,20 @@ class PassageOptions:
         str | None,
         typer.Option(metavar="NAME", help="The configuration of a data set that has several.", rich_help_panel=_DATA),
     ] = None
-    skip: Annotated[
-        int, typer.Option(help="Leave out so many passages at the beginning.", min=0, rich_help_panel=_DATA)
-    ] = 0
+    skip: Annotated[int, typer.Option(help="Skip the first N passages.", min=0, rich_help_panel=_DATA)] = 0
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Measure so many passages. By default all.", min=1, rich_help_panel=_DATA, show_default=False
+            help="Measure at most N passages. By default all.", min=1, rich_help_panel=_DATA, show_default=False
         ),
     ] = None
     target: Annotated[
         str,
         typer.Option(
             metavar="last|own",
-            help="last: what stands before a passage's last token is read, and that token tells whether the prediction "
-            "is correct; own: the whole passage is read. The model's own top token is explained, "
-            "unless the protocol says otherwise.",
+            help="last: the model reads the passage without its last token, which shows whether the prediction is "
+            "correct; own: it reads the whole passage. Methods explain the model's own top token, unless the protocol "
+            "says otherwise.",
             rich_help_panel=_DATA,
         ),
     ] = "last"
@@ -72,7 +71,7 @@ class PassageOptions:
         bool,
         typer.Option(
             "--truncate",
-            help="Cut the beginning off passages beyond the context window, which are otherwise left out and counted.",
+            help="Cut the beginning of passages longer than the context window. By default they are skipped.",
             rich_help_panel=_DATA,
         ),
     ] = False
@@ -86,7 +85,9 @@ class MeasureOptions:
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help=f"Scopes and baselines, separated by commas. By default {_METHODS}, or the protocol's own.",
+            help=f"Methods, separated by commas: {', '.join(method_names())}. A setting follows "
+            "after @, as in fisher@8; changes follow after +, as in fisher@8+dot-mean+frozen-patterns. "
+            f"By default {_METHODS}, or the protocol's own.",
             rich_help_panel=_TESTS,
             show_default=False,
         ),
@@ -96,7 +97,9 @@ class MeasureOptions:
     ] = "aopc,loo-kl"
     ablations: Annotated[
         str,
-        typer.Option(metavar="NAME,…", help="What ablated tokens become, separated by commas.", rich_help_panel=_TESTS),
+        typer.Option(
+            metavar="NAME,…", help="What replaces ablated tokens, separated by commas.", rich_help_panel=_TESTS
+        ),
     ] = "zero,mean"
     protocol: Annotated[
         str | None,
@@ -107,7 +110,7 @@ class MeasureOptions:
             show_default=False,
         ),
     ] = None
-    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_TESTS)] = 0
+    seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=_TESTS)] = 0
     draws: Annotated[
         int, typer.Option(help="Samples averaged where an ablation is random.", min=1, rich_help_panel=_TESTS)
     ] = 4
@@ -123,33 +126,33 @@ def evaluate(
         Path,
         typer.Option(
             metavar="DIR",
-            help="The result folder. The same command goes on where an earlier one stopped.",
+            help="The result folder. The same command continues where an earlier one stopped.",
             show_default=False,
         ),
     ],
-    retry: Annotated[bool, typer.Option("--retry", help="Measure passages again that failed before.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry passages that failed before.")] = False,
     mixed_commits: Annotated[
         bool,
         typer.Option(
-            "--mixed-commits", help="Go on in a folder that another commit of lens_scopes began; reports say so."
+            "--mixed-commits", help="Continue a folder that another commit of lens_scopes began; reports say so."
         ),
     ] = False,
 ) -> None:
-    """Is it true? Ablates what attributions call important and measures what becomes of the prediction.
+    """Measure the faithfulness of methods on a data set: ablate tokens and compare the effects with the scores.
 
-    Results are kept as they come, so a run that was stopped, or killed, goes on with the same command. Under
-    `accelerate launch` the passages are shared between the processes.
+    Every passage is saved when it is done, so a run that was stopped or killed continues with the same command. Under
+    `accelerate launch` the processes share the passages.
     """
     output.check()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from lens_scopes.evaluation.cases import check_target
-        from lens_scopes.evaluation.folder import ResultFolder
-        from lens_scopes.evaluation.passages import read_passages
+        from lens_scopes.evaluation.passages.read import read_passages
+        from lens_scopes.evaluation.passages.selection import Selection, check_target
         from lens_scopes.evaluation.processes import this_process
         from lens_scopes.evaluation.protocol import as_protocol
-        from lens_scopes.evaluation.run import Selection, check_choices
+        from lens_scopes.evaluation.run import check_choices
         from lens_scopes.evaluation.run import evaluate as measure
-        from lens_scopes.evaluation.statistics import check_reference
+        from lens_scopes.evaluation.statistics.comparison import check_reference
+        from lens_scopes.evaluation.storage.folder import ResultFolder
 
         check_target(data.target)
         protocol = as_protocol(measures.protocol)

@@ -1,1 +1,1 @@
-"""The faithfulness laboratory: methods × metrics × ablations on a data set, with the statistics of the comparison."""
+"""Faithfulness of attributions: methods × metrics × ablations on a data set, with the statistics of the comparison."""

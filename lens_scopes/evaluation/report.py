@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, FileError
-from lens_scopes.evaluation.results import Results, read_results
-from lens_scopes.evaluation.sanity import Verdict, sanity_verdicts
-from lens_scopes.evaluation.statistics import compare_methods, mean_values
+from lens_scopes.evaluation.statistics.comparison import compare_methods, mean_values
+from lens_scopes.evaluation.statistics.sanity import Verdict, sanity_verdicts
+from lens_scopes.evaluation.storage.results import Results, read_results
 from lens_scopes.results.base import Viewable
 
 if TYPE_CHECKING:

@@ -8,19 +8,19 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_scopes.engine.backward import Progress
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
-from lens_scopes.evaluation.cases import Case, TooLong, check_target, read_case
-from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG, PassageRecord, ResultFolder
-from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.passages import Passages, PassagesLike, read_passages
+from lens_scopes.evaluation.passages.read import PassagesLike, read_passages
+from lens_scopes.evaluation.passages.selection import PassagePrompt, Selection, TooLong, check_target, read_passage
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.protocol import ProtocolLike, as_protocol
-from lens_scopes.evaluation.results import load_results
+from lens_scopes.evaluation.storage.folder import ResultFolder
+from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG, Measurement, PassageRecord
+from lens_scopes.evaluation.storage.results import load_results
 
 if TYPE_CHECKING:
     import pandas
@@ -32,37 +32,14 @@ _CORPUS = 256  # first passages of a data set, from which a corpus mean and resa
 
 
 @runtime_checkable
-class Measures(Protocol):
-    """What a laboratory does, seen from the run."""
+class EvaluatorLike(Protocol):
+    """What the run needs of an evaluator."""
 
     def passage(self, passage: Any) -> Prompt: ...
     def measure(
         self, prompt: Prompt, target: int | None, *, index: int
     ) -> tuple[dict[str, Any], list[Measurement]]: ...
     def signature(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which passages of a data set are measured, and how each becomes a case.
-
-    Attributes:
-        passages: the whole data set.
-        skip: how many are left out at its beginning.
-        limit: how many are taken after those; None for all.
-        target: "last" or "own".
-        truncate: whether passages beyond the context window lose their beginning, or are left out.
-    """
-
-    passages: Passages
-    skip: int = 0
-    limit: int | None = None
-    target: str = "last"
-    truncate: bool = False
-
-    def indices(self) -> range:
-        stop = len(self.passages) if self.limit is None else min(len(self.passages), self.skip + self.limit)
-        return range(min(self.skip, stop), stop)
 
 
 def evaluate(
@@ -132,10 +109,10 @@ def evaluate(
     )
     if not selection.indices():
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
-    from lens_scopes.evaluation.laboratory import Laboratory
+    from lens_scopes.evaluation.evaluator import Evaluator
 
     conventions = as_protocol(protocol)
-    laboratory = Laboratory(
+    evaluator = Evaluator(
         model,
         conventions.methods_of(metrics) if methods is None else methods,
         metrics,
@@ -147,9 +124,9 @@ def evaluate(
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(
-            Path(out or scratch), _manifest(model, laboratory, selection), mixed_commits=mixed_commits
+            Path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
         )
-        measure_passages(model, laboratory, selection, folder, this_process(), retry=retry, progress=progress)
+        measure_passages(model, evaluator, selection, folder, this_process(), retry=retry, progress=progress)
         records = folder.records()
         if not any(record.status == MEASURED for record in records.values()):
             some = next((record for record in records.values() if record.reason), None)
@@ -163,8 +140,8 @@ def evaluate(
 def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
     """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
     from lens_scopes.engine.token_ablation import check_ablation
-    from lens_scopes.evaluation.methods import as_method
-    from lens_scopes.evaluation.metrics import metric_named
+    from lens_scopes.evaluation.methods.names import as_method
+    from lens_scopes.evaluation.metrics.registry import metric_named
 
     for check, names in ((as_method, methods), (metric_named, metrics), (check_ablation, ablations)):
         for name in names:
@@ -173,7 +150,7 @@ def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Seq
 
 def measure_passages(
     model: Any,
-    laboratory: Measures,
+    evaluator: EvaluatorLike,
     selection: Selection,
     folder: ResultFolder,
     process: Process,
@@ -198,23 +175,23 @@ def measure_passages(
         for done, index in enumerate(left):
             if progress is not None:
                 progress(done, len(left))
-            shard.append(_measured(model, laboratory, selection, index).as_line())
+            shard.append(_measured(model, evaluator, selection, index).as_line())
         if progress is not None:
             progress(len(left), len(left))
 
 
-def _measured(model: Any, laboratory: Measures, selection: Selection, index: int) -> PassageRecord:
+def _measured(model: Any, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
     began = time.perf_counter()
     try:
-        case = read_case(model, selection.passages.items[index], selection.target, truncate=selection.truncate)
-        if isinstance(case, TooLong):
-            return PassageRecord(index, TOO_LONG, str(case))
-        facts, measurements = laboratory.measure(laboratory.passage(case.token_ids), case.target, index=index)
+        prompt = read_passage(model, selection.passages.items[index], selection.target, truncate=selection.truncate)
+        if isinstance(prompt, TooLong):
+            return PassageRecord(index, TOO_LONG, str(prompt))
+        facts, measurements = evaluator.measure(evaluator.passage(prompt.token_ids), prompt.target, index=index)
     except Exception as error:  # one passage must not end the run, whatever is wrong with it
         said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
         return PassageRecord(index, FAILED, " ".join(said.split()), seconds=time.perf_counter() - began)
-    if case.cut:
-        facts = facts | {"tokens_cut": case.cut}
+    if prompt.cut:
+        facts = facts | {"tokens_cut": prompt.cut}
     return PassageRecord(
         index, MEASURED, facts=facts, measurements=tuple(measurements), seconds=time.perf_counter() - began
     )
@@ -225,22 +202,22 @@ def _corpus(model: Any, selection: Selection) -> list[tuple[int, ...]]:
     found = []
     for passage in selection.passages.items[:_CORPUS]:
         try:
-            case = read_case(model, passage, selection.target, truncate=True)
+            prompt = read_passage(model, passage, selection.target, truncate=True)
         except PromptError:
             continue
-        if isinstance(case, Case):
-            found.append(case.token_ids)
+        if isinstance(prompt, PassagePrompt):
+            found.append(prompt.token_ids)
     return found
 
 
-def _manifest(model: Any, laboratory: Measures, selection: Selection) -> dict[str, Any]:
+def _manifest(model: Any, evaluator: EvaluatorLike, selection: Selection) -> dict[str, Any]:
     """All that the numbers depend on, the commit of the code, and what is planned at this start."""
     from lens_scopes.attribution.resolved import package_versions
     from lens_scopes.models.load import model_record
 
     record = asdict(model_record(model))
     del record["device"]
-    signature = {name: value for name, value in laboratory.signature().items() if name != "model"}
+    signature = {name: value for name, value in evaluator.signature().items() if name != "model"}
     return {
         "passages": {
             "name": selection.passages.name,

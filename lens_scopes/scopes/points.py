@@ -51,6 +51,9 @@ class Points(ABC):
     def count(self) -> int:
         """How many there are."""
 
+    def check(self, model: Any) -> None:  # noqa: B027  (most points fit every model)
+        """Raises ReadoutError for points that no prompt of this model has."""
+
     def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"] | None:
         """The embeddings that points start from, which readouts then measure from; None where there is no start.
 
@@ -129,6 +132,10 @@ class StraightPath(Points):
     @property
     def count(self) -> int:
         return self.steps
+
+    def check(self, model: Any) -> None:
+        if self.start in SPECIAL_STARTS:
+            _start_ids(model, self.start, 0, 0)
 
     def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
         token_ids, special = prompt.token_ids[:length], prompt.special[:length]

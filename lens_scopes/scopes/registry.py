@@ -57,6 +57,11 @@ class ScopeEntry:
     is_preset: bool = False
     is_divergence: bool = False
 
+    @property
+    def main_setting(self) -> str | None:
+        """The option that a name with a value sets, as the rank in "fisher@8"; None where there is none."""
+        return next(iter(self.settings), None)
+
     def build(self, **settings: Any) -> Explanation | Spec:
         """What `attribute` takes, with these settings.
 
@@ -342,6 +347,7 @@ def _read_rank(text: str | int) -> int | str:
 
 
 SCOPE_OPTIONS = ("scope", "target", "other", "rank", "samples", "exact", "seed", "measure", "ablation", "draws")
+TOKEN_OPTIONS = ("target", "other")
 SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")

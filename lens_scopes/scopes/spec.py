@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
-from lens_scopes.errors import LensScopesError, ModelError, ObjectiveError, ReadoutError, SiteError
+from lens_scopes.errors import LensScopesError, ModelError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
@@ -31,6 +31,7 @@ from lens_scopes.scopes.registry import (
     POINTS,
     READOUTS,
     SITE_OPTIONS,
+    TOKEN_OPTIONS,
     Option,
     options,
     scope_entries,
@@ -245,7 +246,7 @@ class Spec:
         """The spec as one line of text, which `parse` reads."""
         written = self.to_options()
         entry = scope_entry(name := written.pop("scope"))
-        main = next(iter(entry.settings), None)
+        main = entry.main_setting
         head = f"{name}@{_quoted(written.pop(main))}" if main in written else name
         for option in ("readout", "points"):
             head += f"+{written.pop(option)}" if option in written else ""
@@ -332,7 +333,7 @@ class Spec:
         for option, argument in scope_entries()[name].settings.items():
             value = getattr(objective, argument)
             if value != usual[argument]:
-                written[option] = write_token(value) if option in ("target", "other") else _as_text(value)
+                written[option] = write_token(value) if option in TOKEN_OPTIONS else _as_text(value)
         return written
 
 
@@ -412,7 +413,7 @@ def _options_of_line(line: str) -> dict[str, Any]:
     entry = scope_entry(name)
     found: dict[str, Any] = {"scope": name}
     if at:
-        main = next(iter(entry.settings), None)
+        main = entry.main_setting
         if main is None:
             raise ObjectiveError(f"scope {name!r} has no setting after @; got {head!r}.")
         if not value:
@@ -443,7 +444,10 @@ def _choice(choice: str) -> dict[str, Any]:
     if equals and option in options():
         return {option: _unquoted(value)}
     known = [*READOUTS, *POINTS, "frozen-patterns", "frozen-norms", "frozen-gates", *SITE_NAMES]
-    raise ObjectiveError(f"unknown choice {choice!r}; known are {', '.join(known)}, and NAME=VALUE for any option.")
+    near = suggest(choice, known, end=";")
+    raise ObjectiveError(
+        f"unknown choice {choice!r}{near} known are {', '.join(known)}, and NAME=VALUE for any option."
+    )
 
 
 def _quoted(value: Any) -> str:

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.evaluation.path_gradients import PathGradients
+from lens_scopes.evaluation.methods.path_gradients import PathGradients
 from lens_scopes.scopes.points import Points
 
 GOLDEN = Path(__file__).parents[1] / "support" / "golden"

@@ -9,7 +9,6 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError, SiteError
-from lens_scopes.evaluation.methods import Method
 
 IDS = [1, 17, 0, 8, 22, 3]
 OBJECTIVES: dict[str, Any] = {"semantic": ls.Semantic(5), "fisher": ls.Fisher(), "fisher@3": ls.Fisher(3)}
@@ -106,8 +105,8 @@ def test_signed_scores_and_baselines_have_no_such_total(model: Any) -> None:
         ls.attribute(model, IDS, ls.LeaveOneOut(), score_site="hook_v")
     with pytest.raises(SiteError, match="no hook named 'hook_w'"):
         ls.attribute(model, IDS, ls.Semantic(5), score_site="hook_w")
-    with pytest.raises(EvaluationError, match="mine.*signed scores"):
-        Method("mine", ls.Semantic(), readout=ls.Dot(), at="hook_v").check(model)
+    with pytest.raises(EvaluationError, match="signed scores"):
+        as_method("semantic+score_site=hook_v+dot")
 
 
 @pytest.mark.parametrize("rank", [1, 3, "trace"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import TEXTS, Loader, Run, as_json
-from fake_laboratory import FakeLaboratory
+from fake_evaluator import FakeEvaluator
 
 import lens_scopes as ls
 from lens_scopes.cli.evaluate import _names
@@ -17,8 +17,8 @@ OPTIONS = ("--methods", "fisher,random", "--metrics", "aopc", "--ablations", "ze
 
 
 @pytest.fixture(autouse=True)
-def laboratory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lens_scopes.evaluation.laboratory.Laboratory", FakeLaboratory)
+def evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lens_scopes.evaluation.evaluator.Evaluator", FakeEvaluator)
 
 
 @pytest.fixture

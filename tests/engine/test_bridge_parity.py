@@ -9,7 +9,7 @@ import transformers
 
 import lens_scopes as ls
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus
-from lens_scopes.evaluation.laboratory import Laboratory
+from lens_scopes.evaluation.evaluator import Evaluator
 
 IDS = [1, 5, 3, 7, 2, 9, 4]
 TARGET = 3
@@ -141,17 +141,17 @@ def test_baselines_and_points(both: tuple[Any, Any], what: dict[str, Any]) -> No
         torch.testing.assert_close(bridge.layers, hooked.layers, **CLOSE)
 
 
-def test_laboratories(both: tuple[Any, Any]) -> None:
+def test_evaluators(both: tuple[Any, Any]) -> None:
     found = []
     for model in both:
         before = [parameter.detach().clone() for parameter in model.parameters()]
-        laboratory = Laboratory(
+        evaluator = Evaluator(
             model,
             ["fisher@2+values", "random"],
             ["aopc", "loo-kl", "infidelity", "stability", "randomization"],
             ["zero"],
         )
-        found.append(laboratory.measure(laboratory.passage(IDS), None, index=0)[1])
+        found.append(evaluator.measure(evaluator.passage(IDS), None, index=0)[1])
         for parameter, was in zip(model.parameters(), before, strict=True):
             assert torch.equal(parameter, was)
     for bridge, hooked in zip(found[1], found[0], strict=True):

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine.forward import token_embeddings
 from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.methods import as_method
+from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.prompts.prompt import Prompt
 
 IDS = [1, 17, 0, 8, 22, 3]
@@ -75,10 +75,11 @@ def test_integrated_gradients_from_a_start_are_the_midpoint_sum(model: Any, star
     assert (found.forwards, found.backwards) == (4, 3)
 
 
-def test_ig_from_zero_is_the_path_of_ig(model: Any) -> None:
-    from lens_scopes.evaluation.path_gradients import PathGradients
+def test_the_midpoint_rule_by_points_and_weights_is_ig(model: Any) -> None:
+    from lens_scopes.evaluation.methods.path_gradients import PathGradients
 
-    own = ls.attribute(model, prompt(), PathGradients.midpoints(4, "zero"), target=TARGET).scores
+    midpoints = PathGradients("logit", (1 / 8, 3 / 8, 5 / 8, 7 / 8), (1.0,) * 4)
+    own = ls.attribute(model, prompt(), midpoints, target=TARGET).scores
     assert_close(own, as_method("ig@4").score(model, prompt(), TARGET).scores, rtol=1e-9, atol=1e-12)
 
 
@@ -117,7 +118,7 @@ def test_the_papers_integrated_gradients_of_its_leave_one_out_table(model: Any) 
 def test_a_start_that_the_tokenizer_lacks_is_refused() -> None:
     model = with_tokens(gpt2_like())
     model.tokenizer.pad_token = None
-    with pytest.raises(EvaluationError, match="'pad' needs a tokenizer with such a token"):
+    with pytest.raises(EvaluationError, match='a path from "pad" needs a tokenizer with such a token'):
         as_method("ig-pad@3").check(model)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,15 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine import backward as backprop
 from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.methods import Method, as_method, method_names, modification_names
-from lens_scopes.evaluation.path_gradients import PathGradients, path_integrated_semantic, weighted_integrated_gradients
-from lens_scopes.evaluation.randomized import RandomizedBlocks
-from lens_scopes.evaluation.trivial import Closeness, EmbeddingNorm, Surprisal
+from lens_scopes.evaluation.methods.method import Method
+from lens_scopes.evaluation.methods.names import as_method
+from lens_scopes.evaluation.methods.path_gradients import (
+    path_integrated_semantic,
+    weighted_integrated_gradients,
+)
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.methods.table import RECIPES, method_names
+from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm, Surprisal
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 
@@ -31,8 +37,6 @@ BASES: dict[str, dict[str, Any]] = {
     "fisher": {"objective": ls.Fisher()},
     "fisher@3": {"objective": ls.Fisher(3)},
     "fisher@trace": {"objective": ls.Fisher("trace")},
-    "fisher-at-values": {"objective": ls.FisherAtValues()},
-    "fisher-at-values@3": {"objective": ls.FisherAtValues(3)},
     "ixg": {"objective": ls.Semantic(), "readout": ls.Product()},
     "ixg-dot": {"objective": ls.Semantic(), "readout": ls.Dot()},
     "ig": {"objective": ls.Semantic(), "readout": ls.Product(), "points": ls.StraightPath("zero", 16)},
@@ -58,18 +62,12 @@ BASELINES = {
     "random@7": ls.RandomScores(7),
 }
 STARTS = {
-    "ig-zero-held@3": PathGradients.midpoints(3, "zero", hold_special=True),
-    "ig-mean@3": PathGradients.midpoints(3, "mean"),
-    "ig-mean-held@3": PathGradients.midpoints(3, "mean", hold_special=True),
-    "ig-bos": PathGradients.midpoints(16, "bos"),
-    "ig-bos-held@3": PathGradients.midpoints(3, "bos", hold_special=True),
-    "ig-eos@3": PathGradients.midpoints(3, "eos"),
-    "ig-eos-held@3": PathGradients.midpoints(3, "eos", hold_special=True),
-    "ig-pad@3": PathGradients.midpoints(3, "pad"),
-    "ig-pad-held@3": PathGradients.midpoints(3, "pad", hold_special=True),
-    "ig-weighted": weighted_integrated_gradients(),
-    "ig-semantic": path_integrated_semantic(),
+    f"ig-{start}{held}": ls.StraightPath(start, 16, hold_special=bool(held))
+    for start in ("zero", "mean", "bos", "eos", "pad")
+    for held in ("", "-held")
+    if (start, held) != ("zero", "")
 }
+PAPER = {"ig-weighted": weighted_integrated_gradients(), "ig-semantic": path_integrated_semantic()}
 MODIFICATIONS: dict[str, dict[str, Any]] = {
     "norm": {"readout": ls.Norm()},
     "dot": {"readout": ls.Dot()},
@@ -116,14 +114,36 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 
 def test_the_names_are_those_tested_here() -> None:
-    assert {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS)} == set(method_names())
-    starts = {f"path-{start}{held}" for start in ("bos", "eos", "pad") for held in ("", "-held")}
-    assert {*(name.partition("@")[0] for name in MODIFICATIONS), *starts, "redrawn"} == set(modification_names())
+    tested = {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS, *PAPER)}
+    assert tested | {"fisher-at-values", "leave-one-out"} == set(method_names())
 
 
 @pytest.mark.parametrize("name", STARTS)
 def test_paths_from_other_starts_by_name(name: str) -> None:
-    assert as_method(name).explanation == STARTS[name]
+    assert as_method(name).spec == ls.Spec.read(ls.Semantic(), readout="product", points=STARTS[name])
+    points = replace(STARTS[name], steps=3)
+    assert as_method(f"{name}@3").spec == ls.Spec.read(ls.Semantic(), readout="product", points=points)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_integrated_gradients_by_name(name: str) -> None:
+    assert as_method(name).explanation == PAPER[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_the_line_it_is_short_for(name: str) -> None:
+    line, usual = RECIPES[name]
+    assert as_method(name).spec == ls.Spec.parse(line.format(usual))
+
+
+def test_a_scope_that_needs_tokens_is_no_method() -> None:
+    with pytest.raises(EvaluationError, match="needs target and other"):
+        as_method("logit-diff")
+
+
+def test_the_name_of_fisher_at_values_is_that_scope(model: Any) -> None:
+    scope = ls.attribute(model, prompt_of(), ls.FisherAtValues(3)).scores
+    assert torch.equal(as_method("fisher@3+values").score(model, prompt_of(), TARGET).scores, scope)
 
 
 def test_redrawn_scores_are_those_of_a_model_that_has_learnt_nothing(model: Any) -> None:
@@ -143,10 +163,6 @@ def test_every_base_with_every_modification_is_the_attribute_call(model: Any, na
     for modification, choices in MODIFICATIONS.items():
         if modification.startswith(("path", "noise")) and name not in ("semantic", "fisher@3"):
             continue  # sixteen points each: two bases show it
-        if modification.startswith("dot") and name.startswith("fisher-at-values"):
-            with pytest.raises(EvaluationError, match="signed scores have no total over hook_v"):
-                as_method(f"{name}+{modification}").check(model)
-            continue
         if modification in ("dot-mean", "product-mean") and name.startswith("ig"):
             with pytest.raises(EvaluationError, match="a path from 'zero' is read from its start"):
                 as_method(f"{name}+{modification}").check(model)
@@ -170,10 +186,11 @@ def test_baselines_by_name(model: Any, name: str) -> None:
 def test_modifications_add_up() -> None:
     method = as_method("fisher@8+dot-mean+frozen-patterns+frozen-norms+path-mean@4+values")
     assert method.explanation == ls.Fisher(8)
-    assert method.through is not None and method.through.frozen == {"patterns", "norms"}
-    assert method.points == ls.StraightPath("mean", 4)
-    assert (method.at, method.readout) == ("hook_v", ls.Relative()), "the last readout stands"
-    assert as_method("fisher@8+values+norm").readout == ls.Norm()
+    spec = method.spec
+    assert spec.through is not None and spec.through.frozen == {"patterns", "norms"}
+    assert spec.points == ls.StraightPath("mean", 4)
+    assert (spec.score_site, spec.readout) == ("hook_v", ls.Relative()), "the last readout stands"
+    assert as_method("fisher@8+values+norm").spec.readout == ls.Norm()
 
 
 def test_targets_are_those_asked_for(model: Any) -> None:
@@ -285,7 +302,9 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
     assert seen == [(model, IDS)]
     assert as_method(ls.Fisher(4)).name == "fisher" and as_method(ls.Fisher(4)).explanation == ls.Fisher(4)
     assert as_method(ls.LeaveOneOut()).name == "leave-one-out"
-    own = Method("mine", ls.Temperature(), readout=ls.Product(), at="hook_z")
+    assert as_method(("ours", ls.Fisher(4))) == Method("ours", ls.Spec(ls.Fisher(4)))
+    assert as_method(("chance", ls.RandomScores())) == Method("chance", ls.Spec(ls.RandomScores()))
+    own = Method("mine", ls.Spec.read(ls.Temperature(), readout="product", score_site="hook_z"))
     assert as_method(own) is own
 
 
@@ -295,12 +314,12 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
         ("fischer", r"unknown method 'fischer'; did you mean 'fisher'\? Known: semantic"),
         ("nonsense", r"unknown method 'nonsense'\. Known"),
         ("", "unknown method ''"),
-        ("fisher+frozen-pattern", r"unknown modification 'frozen-pattern'; did you mean 'frozen-patterns'\?"),
-        ("fisher+", "unknown modification ''"),
+        ("fisher+frozen-pattern", r"unknown choice 'frozen-pattern'; did you mean 'frozen-patterns'\?"),
+        ("fisher+", "not a scope"),
         ("fisher@8@9", "8@9"),
-        ("fisher@eight", "fisher@eight: expected a number after @"),
-        ("fisher@-1", "expected a number"),
-        ("fisher@1.5", "expected a number"),
+        ("fisher@eight", "method 'fisher@eight': Fisher rank must be a positive integer"),
+        ("fisher@-1", "positive integer"),
+        ("fisher@1.5", "positive integer"),
         ("fisher@0", "positive integer"),
         ("fisher@", "nothing after @"),
         ("semantic@", "no setting after @"),
@@ -308,10 +327,10 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
         ("attention-rollout@2", "no setting after @"),
         ("ig@0", "at least one step"),
         ("smoothgrad@0", "at least one sample"),
-        ("random@x", "expected a number"),
+        ("random@x", "method 'random@x': seed is an integer; got 'x'"),
         ("loo-kl@zer", "'zer'; did you mean 'zero'"),
         ("loo-kl@corpus-mean", "one prompt alone"),
-        ("random+dot", r"'random' takes no gradient, so \+dot does not apply"),
+        ("random+dot", "random takes no gradient, so readout='dot' does not apply"),
         ("loo-kl+frozen-patterns", "takes no gradient"),
         (7, "got int"),
         (("mine",), "got tuple"),
@@ -329,9 +348,9 @@ def test_bad_names_are_refused_in_one_line(name: Any, words: str) -> None:
     [
         (gpt2_like, "fisher@17", r"method 'fisher@17': .*d_model = 16"),
         (gpt2_like, ls.Semantic(23), "vocabulary"),
-        (gpt2_like, Method("mine", ls.Semantic(), at="hook_none"), "hook_none"),
-        (gpt2_like, Method("mine", ls.LogitDiff(3, 99)), "method 'mine': .*vocabulary"),
-        (gpt2_like, Method("mine", ls.Semantic(), through=ls.Layers(7)), "method 'mine': .*7"),
+        (gpt2_like, Method("mine", ls.Spec.read(ls.Semantic(), score_site="hook_none")), "hook_none"),
+        (gpt2_like, Method("mine", ls.Spec(ls.LogitDiff(3, 99))), "method 'mine': .*vocabulary"),
+        (gpt2_like, Method("mine", ls.Spec(ls.Semantic(), through=ls.Layers(7))), "method 'mine': .*7"),
     ],
 )
 def test_a_method_that_does_not_fit_the_model_is_refused_before_any_passage(

@@ -17,18 +17,14 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine.token_ablation import AblatedPrompt, Outcomes
 from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.methods import Method, Scored, as_method
-from lens_scopes.evaluation.metrics import (
-    CURVE_FRACTIONS,
-    ERASER_FRACTIONS,
-    METRICS,
-    Case,
-    correlation,
-    integral,
-    metric_named,
-)
-from lens_scopes.evaluation.randomized import RandomizedBlocks
-from lens_scopes.evaluation.trial import Trial, count_of, ranking
+from lens_scopes.evaluation.methods.method import Method, MethodScores
+from lens_scopes.evaluation.methods.names import as_method
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, count_of, ranking
+from lens_scopes.evaluation.metrics.agreement import correlation
+from lens_scopes.evaluation.metrics.perturbation import CURVE_FRACTIONS, ERASER_FRACTIONS, integral
+from lens_scopes.evaluation.metrics.registry import METRICS, metric_named
+from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
 from lens_scopes.prompts.prompt import Prompt
 
 TARGET = 5
@@ -65,13 +61,13 @@ class Record(AblatedPrompt):
 def measured(name: str, scores: list[float] | Tensor, record: Record, seed: int = 0) -> dict[Any, Any]:
     """A metric's values of scores of the tokens 1 … n, by name, or by (name, fraction) for curves."""
     values = torch.cat([torch.tensor([1e6], dtype=torch.float64), torch.as_tensor(scores, dtype=torch.float64)])
-    case = Case(
+    case = ScoredPrompt(
         None,
         prompt_of(record.token_ids),
         record.target,
         Method("by hand", ls.ExternalScores(values)),
-        Scored(values, 0, 0),
-        Trial(record, seed),
+        MethodScores(values, 0, 0),
+        AblationCache(record, seed),
         RandomizedBlocks(None),
         seed,
     )
@@ -93,16 +89,16 @@ def drawn(n: int, seed: int) -> Tensor:
     return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def case_of(model: Any, ids: list[int], method: Any, ablation: str | None = "zero", seed: int = 0) -> Case:
+def case_of(model: Any, ids: list[int], method: Any, ablation: str | None = "zero", seed: int = 0) -> ScoredPrompt:
     read, prompt = as_method(method), prompt_of(ids)
-    trial = None
+    cache = None
     if ablation is not None:
-        trial = Trial(AblatedPrompt(model, ids, prompt.special, TARGET, ablation), seed)
+        cache = AblationCache(AblatedPrompt(model, ids, prompt.special, TARGET, ablation), seed)
     scored = read.score(model, prompt, TARGET)
-    return Case(model, prompt, TARGET, read, scored, trial, RandomizedBlocks(model, seed), seed)
+    return ScoredPrompt(model, prompt, TARGET, read, scored, cache, RandomizedBlocks(model, seed), seed)
 
 
-def values_of(name: str, case: Case) -> dict[str, float]:
+def values_of(name: str, case: ScoredPrompt) -> dict[str, float]:
     return {item.name: item.value for item in METRICS[name].measure(case)}
 
 
@@ -273,7 +269,7 @@ def test_a_linear_model_by_hand() -> None:
         return float((clean * (clean.log() - q.log())).sum())
 
     case = case_of(model, ids, "semantic")
-    order = sorted(range(1, 21), key=lambda t: -float(case.scored.scores[t]))
+    order = sorted(range(1, 21), key=lambda t: -float(case.method_scores.scores[t]))
     for item in METRICS["deletion"].measure(case):
         assert item.fraction is not None
         q = without(order[: count_of(item.fraction, 20)])
@@ -283,8 +279,8 @@ def test_a_linear_model_by_hand() -> None:
     by_hand = (changes[0] + changes[1]) / 2 * 0.05 + (changes[1] + changes[2]) / 2 * 0.10
     assert values_of("aopc", case)["aopc"] == pytest.approx(by_hand, abs=1e-10)
     truth = torch.tensor([kl(without([t])) for t in range(1, 21)], dtype=torch.float64)
-    assert_close(case.ablated.leave_one_out.divergence, truth, rtol=1e-8, atol=1e-11)
-    rho = stats.spearmanr(case.scored.scores[1:], truth).statistic
+    assert_close(case.cache.leave_one_out.divergence, truth, rtol=1e-8, atol=1e-11)
+    rho = stats.spearmanr(case.method_scores.scores[1:], truth).statistic
     assert values_of("loo-kl", case)["loo-kl-spearman"] == pytest.approx(rho, abs=1e-12)
 
 
@@ -346,9 +342,9 @@ def test_agreement_against_literal_computation(seed: int) -> None:
     assert all(item.note is None for item in found.values())
 
 
-def own_effects(case: Case) -> Tensor:
+def own_effects(case: ScoredPrompt) -> Tensor:
     """The KL of leaving each token out, as scores of the whole prompt."""
-    return torch.cat([torch.zeros(1, dtype=torch.float64), case.ablated.leave_one_out.divergence])
+    return torch.cat([torch.zeros(1, dtype=torch.float64), case.cache.leave_one_out.divergence])
 
 
 def test_random_scores_agree_as_chance_does() -> None:
@@ -359,7 +355,7 @@ def test_random_scores_agree_as_chance_does() -> None:
     for index in range(30):
         case = case_of(model, [1, *torch.randint(23, (12,), generator=generator).tolist()], "random", seed=index)
         found["random"].append(values_of("loo-kl", case)["loo-kl-spearman"])
-        itself = replace(case, scored=replace(case.scored, scores=own_effects(case)))
+        itself = replace(case, method_scores=replace(case.method_scores, scores=own_effects(case)))
         assert values_of("loo-kl", itself)["loo-kl-spearman"] == pytest.approx(1)
         found["null"].append(values_of("loo-kl-null", itself)["loo-kl-null"])
     for name, rhos in found.items():
@@ -419,7 +415,7 @@ def test_infidelity_against_a_literal_search_over_the_factor() -> None:
         residuals = drawn_sums - beta * explained
         return float(residuals.square().sum() / drawn_sums.square().sum())
 
-    masks, after = Trial(record, 0).random_sets
+    masks, after = AblationCache(record, 0).random_sets
     assert len(masks) == 64
     drawn_sums = CLEAN - after.log_probability
     explained = torch.stack([scores[(mask.nonzero()[:, 0] - 1)].sum() for mask in masks])

@@ -5,8 +5,8 @@ from typing import Any
 from tiny_models import D_VOCAB, llama_like
 
 import lens_scopes as ls
-from lens_scopes.evaluation.laboratory import Laboratory
-from lens_scopes.evaluation.methods import Method
+from lens_scopes.evaluation.evaluator import Evaluator
+from lens_scopes.evaluation.methods.method import Method
 
 IDS = [1, 17, 0, 8, 22, 3, 11]
 
@@ -17,8 +17,8 @@ def test_the_true_next_token_changes_no_number() -> None:
     true = (top + 1) % D_VOCAB
 
     def values(method: Any, target: int | None) -> list[float]:
-        laboratory = Laboratory(model, [method], ["deletion", "aopc", "loo-kl"], ["zero"])
-        facts, measurements = laboratory.measure(laboratory.passage(IDS), target, index=0)
+        evaluator = Evaluator(model, [method], ["deletion", "aopc", "loo-kl"], ["zero"])
+        facts, measurements = evaluator.measure(evaluator.passage(IDS), target, index=0)
         assert facts["target_token_id"] == target
         return [item.value for item in measurements]
 

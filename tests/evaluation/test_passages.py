@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from lens_scopes.errors import FileError
-from lens_scopes.evaluation.passages import Passages, read_passages
+from lens_scopes.evaluation.passages.read import Passages, read_passages
 
 TEXTS = ["Der Hund\u2028schläft. ", "“On the sofa”", "a\tb 🛋"]
 

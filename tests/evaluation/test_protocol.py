@@ -17,10 +17,10 @@ from torch import Tensor
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.laboratory import Laboratory
-from lens_scopes.evaluation.methods import as_method
+from lens_scopes.evaluation.evaluator import Evaluator
+from lens_scopes.evaluation.methods.names import as_method
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.protocol import OWN, PAPER, as_protocol
-from lens_scopes.evaluation.randomized import RandomizedBlocks
 
 NAME = "arXiv:2601.16407"
 BOS = 0
@@ -45,8 +45,8 @@ def gemma() -> Any:
 
 
 def measure(model: Any, methods: list[str], metrics: list[str], true: int = TRUE) -> dict[tuple[str, str], float]:
-    laboratory = Laboratory(model, methods, metrics, ["zero"], protocol=PAPER)
-    _, found = laboratory.measure(laboratory.passage(IDS), true, index=0)
+    evaluator = Evaluator(model, methods, metrics, ["zero"], protocol=PAPER)
+    _, found = evaluator.measure(evaluator.passage(IDS), true, index=0)
     return {(item.method, item.metric): item.value for item in found}
 
 
@@ -83,8 +83,8 @@ def test_bos_is_there_by_family(llama: Any, gemma: Any) -> None:
         assert PAPER.prompt_tokens(gemma, ids) == IDS
         assert OWN.prompt_tokens(gemma, ids) == tuple(ids)
         assert PAPER.redrawn_prompt_tokens(gemma, ids) == IDS[1:], "its randomization reads prompts without BOS"
-    laboratory = Laboratory(llama, ["semantic"], ["aopc"], ["zero"], protocol=PAPER)
-    assert laboratory.passage(IDS).token_ids == IDS[1:]
+    evaluator = Evaluator(llama, ["semantic"], ["aopc"], ["zero"], protocol=PAPER)
+    assert evaluator.passage(IDS).token_ids == IDS[1:]
 
 
 @pytest.mark.parametrize("n", range(2, 130))
@@ -124,8 +124,8 @@ def test_the_target_counts_among_the_tokens(llama: Any) -> None:
         chosen = scores.argsort()[::-1][:count].tolist()
         falls.append(float(log_probabilities(llama, ids, chosen)[int(clean.argmax())] - clean.max()))
     expected = (falls[0] + falls[1]) / 2 * 0.05 + (falls[1] + falls[2]) / 2 * 0.10
-    laboratory = Laboratory(llama, ["semantic"], ["aopc"], ["zero"], protocol=PAPER)
-    _, found = laboratory.measure(laboratory.passage(ids), TRUE, index=0)
+    evaluator = Evaluator(llama, ["semantic"], ["aopc"], ["zero"], protocol=PAPER)
+    _, found = evaluator.measure(evaluator.passage(ids), TRUE, index=0)
     assert found[0].value == pytest.approx(expected, abs=1e-10)
 
 
@@ -147,10 +147,10 @@ def test_agreement_is_over_all_tokens_and_the_target(family: str, request: pytes
 
 
 def test_random_scores_rank_the_target_too(llama: Any) -> None:
-    laboratory = Laboratory(llama, ["random"], ["loo-kl"], ["zero"], protocol=PAPER)
+    evaluator = Evaluator(llama, ["random"], ["loo-kl"], ["zero"], protocol=PAPER)
     drawn = set()
     for index in range(40):
-        _, found = laboratory.measure(laboratory.passage(IDS), TRUE, index=index)
+        _, found = evaluator.measure(evaluator.passage(IDS), TRUE, index=index)
         drawn.add(round(found[0].value, 9))
     assert len(drawn) > 3, "the target's score is not drawn"
 
@@ -202,8 +202,8 @@ def test_randomization_follows_the_paper(gemma: Any) -> None:
 
 
 def test_both_redraws_can_be_measured_side_by_side(gemma: Any) -> None:
-    laboratory = Laboratory(gemma, ["fisher"], ["randomization", "randomization-initializer"], [])
-    _, found = laboratory.measure(laboratory.passage(IDS), None, index=0)
+    evaluator = Evaluator(gemma, ["fisher"], ["randomization", "randomization-initializer"], [])
+    _, found = evaluator.measure(evaluator.passage(IDS), None, index=0)
     values = {item.metric: item.value for item in found}
     for prefix, redraw in (("randomization", "spread"), ("randomization-initializer", "initializer")):
         own = ls.attribute(gemma, IDS, ls.Fisher()).scores[1:]

@@ -12,8 +12,8 @@ from html_document import Document
 
 from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.report import SUFFIXES, EvaluationReport, report
-from lens_scopes.evaluation.results import load_results
-from lens_scopes.evaluation.statistics import compare_methods
+from lens_scopes.evaluation.statistics.comparison import compare_methods
+from lens_scopes.evaluation.storage.results import load_results
 from lens_scopes.views import figure_bytes
 from lens_scopes.views.terminal.evaluation import print_evaluation
 from lens_scopes.views.words.axis import round_ticks

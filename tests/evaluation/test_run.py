@@ -14,23 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fake_laboratory
+import fake_evaluator
 import pandas
 import pytest
 from command_line import TEXTS, tokenizer
-from fake_laboratory import FRACTIONS, FakeLaboratory, measure_token_ids
+from fake_evaluator import FRACTIONS, FakeEvaluator, measure_token_ids
 from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, FileError
-from lens_scopes.evaluation import folder as folder_module
 from lens_scopes.evaluation import run as run_module
-from lens_scopes.evaluation.folder import ResultFolder
-from lens_scopes.evaluation.laboratory import Laboratory
-from lens_scopes.evaluation.passages import Passages
+from lens_scopes.evaluation.evaluator import Evaluator
+from lens_scopes.evaluation.passages.read import Passages
+from lens_scopes.evaluation.passages.selection import Selection
 from lens_scopes.evaluation.processes import Process, this_process
-from lens_scopes.evaluation.results import read_results
-from lens_scopes.evaluation.run import Selection, measure_passages
+from lens_scopes.evaluation.run import measure_passages
+from lens_scopes.evaluation.storage import folder as folder_module
+from lens_scopes.evaluation.storage.folder import ResultFolder
+from lens_scopes.evaluation.storage.results import read_results
 from lens_scopes.views.words.evaluation_tables import markdown
 
 PER_PASSAGE = 2 * (2 * 2 * (1 + len(FRACTIONS)) + 1)
@@ -45,7 +46,7 @@ def model() -> Any:
 
 @pytest.fixture
 def begin(tmp_path: Path, model: Any) -> Callable[..., ResultFolder]:
-    """Measures texts into a folder with the fake laboratory."""
+    """Measures texts into a folder with the fake evaluator."""
 
     def begin(
         name: str = "run",
@@ -56,10 +57,10 @@ def begin(tmp_path: Path, model: Any) -> Callable[..., ResultFolder]:
         limit: int | None = None,
         **options: Any,
     ) -> ResultFolder:
-        laboratory = FakeLaboratory(model, **options)
+        evaluator = FakeEvaluator(model, **options)
         selection = Selection(Passages("given", texts), limit=limit)
-        folder = ResultFolder.begin(tmp_path / name, {"laboratory": laboratory.signature()})
-        measure_passages(model, laboratory, selection, folder, process or Process(), retry=retry)
+        folder = ResultFolder.begin(tmp_path / name, {"laboratory": evaluator.signature()})
+        measure_passages(model, evaluator, selection, folder, process or Process(), retry=retry)
         return folder
 
     return begin
@@ -67,8 +68,8 @@ def begin(tmp_path: Path, model: Any) -> Callable[..., ResultFolder]:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`evaluate` works with the fake laboratory."""
-    monkeypatch.setattr("lens_scopes.evaluation.laboratory.Laboratory", FakeLaboratory)
+    """`evaluate` works with the fake evaluator."""
+    monkeypatch.setattr("lens_scopes.evaluation.evaluator.Evaluator", FakeEvaluator)
 
 
 def same(first: Path, second: Path) -> None:
@@ -96,8 +97,8 @@ def test_a_row_for_each_passage_method_metric_and_ablation(begin: Callable[..., 
 
 def test_values_come_back_to_the_last_digit(begin: Callable[..., ResultFolder], model: Any) -> None:
     rows = ls.load_results(begin().path)
-    prompt = FakeLaboratory(model).passage([0, 2, 3])
-    _, expected = FakeLaboratory(model).measure(prompt, 5, index=7)
+    prompt = FakeEvaluator(model).passage([0, 2, 3])
+    _, expected = FakeEvaluator(model).measure(prompt, 5, index=7)
     got = rows[rows.passage == 7]
     assert got.value.tolist() == pytest.approx([m.value for m in expected], nan_ok=True, abs=0, rel=0)
 
@@ -160,8 +161,8 @@ def test_a_damaged_line_is_named(begin: Callable[..., ResultFolder], damage: Cal
 
 
 def run_of(path: Path, kill_at: int, **environment: str) -> subprocess.Popen:
-    """A process that measures TOKEN_IDS with the fake laboratory."""
-    command = [sys.executable, str(Path(fake_laboratory.__file__)), str(path), str(kill_at)]
+    """A process that measures TOKEN_IDS with the fake evaluator."""
+    command = [sys.executable, str(Path(fake_evaluator.__file__)), str(path), str(kill_at)]
     return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE)
 
 
@@ -182,7 +183,7 @@ def test_two_processes_of_accelerate_launch_give_the_rows_of_one(tmp_path: Path)
     # Without a GPU --multi_gpu starts the processes all the same, and they run on the processor.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    program = [str(Path(fake_laboratory.__file__)), str(tmp_path / "two"), "-1"]
+    program = [str(Path(fake_evaluator.__file__)), str(tmp_path / "two"), "-1"]
     launched = subprocess.run([*launch, *options, *program], capture_output=True, text=True, timeout=300, check=False)
     assert launched.returncode == 0, launched.stderr
     same(measure_token_ids(tmp_path / "one").path, tmp_path / "two")
@@ -410,20 +411,20 @@ def test_settings_that_make_no_sense(model: Any, change: dict[str, Any], words: 
         ls.evaluate(model, list(TEXTS), methods=["fisher"], metrics=["aopc"], **change)
 
 
-# With the laboratory itself
+# With the evaluator itself
 
 
-def test_measured_in_pieces_by_several_processes_the_laboratory_gives_the_same_rows(model: Any, tmp_path: Path) -> None:
+def test_measured_in_pieces_by_several_processes_the_evaluator_gives_the_same_rows(model: Any, tmp_path: Path) -> None:
     choices = (["fisher", "random", "loo-kl"], ["aopc", "loo-kl", "deletion"], ["zero", "resample"])
     texts = [text.replace(" on", " on." * (1 + n % 3)) for n, text in enumerate(TEXTS[:6])]
     whole = ls.evaluate(model, texts, methods=choices[0], metrics=choices[1], ablations=choices[2], seed=3)
     selection = Selection(Passages("given", tuple(texts)))
     for limit in (3, None):
         for rank in (1, 0):
-            laboratory = Laboratory(model, *choices, seed=3, corpus=run_module._corpus(model, selection))
-            folder = ResultFolder.begin(tmp_path / "run", {"laboratory": laboratory.signature()})
+            evaluator = Evaluator(model, *choices, seed=3, corpus=run_module._corpus(model, selection))
+            folder = ResultFolder.begin(tmp_path / "run", {"laboratory": evaluator.signature()})
             part = Selection(selection.passages, limit=limit)
-            measure_passages(model, laboratory, part, folder, Process(rank, 2))
+            measure_passages(model, evaluator, part, folder, Process(rank, 2))
     pandas.testing.assert_frame_equal(ls.load_results(tmp_path / "run"), whole, check_exact=True)
     assert whole["value"].notna().any() and set(whole.correct) <= {True, False}
     assert set(whole[whole.method == "fisher"].backwards) == {1}

@@ -11,15 +11,8 @@ import pytest
 from scipy import stats
 
 from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.statistics import (
-    attenuation_ceiling,
-    compare_methods,
-    holm,
-    mean_intervals,
-    mean_values,
-    paired_test,
-    rank_biserial,
-)
+from lens_scopes.evaluation.statistics.comparison import compare_methods, holm, mean_values, paired_test, rank_biserial
+from lens_scopes.evaluation.statistics.intervals import attenuation_ceiling, mean_intervals
 
 # Depression scale factors of nine patients before and after (Hollander & Wolfe, 1973, p. 29): W⁺ = 5, exact p = 0.0391.
 BEFORE = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.errors import ObjectiveError
-from lens_scopes.evaluation.methods import as_method
+from lens_scopes.errors import EvaluationError, ObjectiveError
+from lens_scopes.evaluation.methods.names import as_method
+from lens_scopes.evaluation.methods.table import method_names
+from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes import registry
 from lens_scopes.scopes.registry import ScopeEntry, build_scope, scope_entries, scope_names
 
@@ -121,7 +123,10 @@ def test_one_entry_is_enough_for_a_preset(preset: str, run: Callable[..., Run]) 
         answer = http.post("/api/attribute", json={"text": PROMPT, "scope": preset})
         assert answer.status_code == 200, answer.text
     assert run("attribute", PROMPT, "--scope", preset, "--json").status == 0
-    assert as_method(preset).spec.objective == ls.Fisher(2)
+    assert as_method(preset).explanation == ls.Fisher(2)
+    assert as_method(f"{preset}@3").explanation == ls.Fisher(2, seed=3)
+    rows = ls.evaluate(llama_like(), [IDS, IDS[:5]], methods=[preset, f"{preset}+dot"], metrics=["first-token"])
+    assert set(rows["method"]) == {preset, f"{preset}+dot"}
 
 
 @pytest.mark.parametrize("name", scope_names())
@@ -137,6 +142,25 @@ def test_every_setting_of_an_entry_is_an_option(name: str, run: Callable[..., Ru
     assert name in help_text.replace("\n", " ") or name in "".join(help_text.split())
     for setting in scope_entries()[name].settings:
         assert f"--{setting}" in help_text
+
+
+@pytest.mark.parametrize("name", [name for name in scope_names() if not scope_entries()[name].required])
+def test_every_entry_is_a_method_of_the_evaluation(name: str) -> None:
+    assert as_method(name).spec == ls.Spec.parse(name)
+
+
+def test_a_registered_objective_is_a_method(own_registry: None) -> None:
+    ls.register_objective("first-axis", lambda y, logits: torch.eye(len(y))[0])
+    model = llama_like()
+    scores = as_method("first-axis").score(model, read_prompt(model, IDS), 5).scores
+    assert torch.equal(scores, ls.attribute(model, IDS, "first-axis").scores)
+    with pytest.raises(EvaluationError, match="did you mean 'first-axis'"):
+        as_method("first-axes")
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_is_named_in_the_help_of_evaluate(name: str, run: Callable[..., Run]) -> None:
+    assert name in "".join(run("evaluate", "--help").out.replace("│", "").split())
 
 
 @pytest.mark.parametrize("name", scope_names(takes_gradient=True))
@@ -160,6 +184,7 @@ def test_an_installed_package_adds_an_entry(monkeypatch: pytest.MonkeyPatch) -> 
     registry._installed.cache_clear()
     try:
         assert build_scope("outside") == ls.Temperature()
+        assert as_method("outside").explanation == ls.Temperature()
     finally:
         monkeypatch.undo()
         registry._installed.cache_clear()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.evaluation.statistics import ALL
+from lens_scopes.evaluation.statistics.comparison import ALL
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     INK,

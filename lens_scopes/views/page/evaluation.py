@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from lens_scopes.evaluation.statistics import ALL
+from lens_scopes.evaluation.statistics.comparison import ALL
 from lens_scopes.views.page.document import Page, Section
 from lens_scopes.views.page.parts import (
     alert,

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.evaluation.statistics import ALL
+from lens_scopes.evaluation.statistics.comparison import ALL
 from lens_scopes.views.terminal.parts import Brush, TerminalView, cautions, definitions, spaced
 from lens_scopes.views.words.evaluation import (
     better,

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG
-from lens_scopes.evaluation.statistics import LEAST_PAIRS, RESAMPLES
+from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS
+from lens_scopes.evaluation.statistics.intervals import RESAMPLES
+from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport
@@ -86,7 +87,7 @@ def title(report: EvaluationReport) -> str:
 def facts(report: EvaluationReport) -> dict[str, str]:
     """What was done, with every setting that a reader of a number must know."""
     manifest = report.results.manifest
-    laboratory, model = manifest.get("laboratory", {}), manifest.get("model", {})
+    evaluator, model = manifest.get("laboratory", {}), manifest.get("model", {})
     commits = sorted({session["commit"] for session in report.results.sessions if session.get("commit")})
     read = (
         "the passage without its last token, which tells whether the prediction is correct"
@@ -97,10 +98,10 @@ def facts(report: EvaluationReport) -> dict[str, str]:
         "model": ", ".join(str(model[key]) for key in ("name", "backend", "dtype") if key in model),
         "passages": passages(report),
         "read": read,
-        "explained": laboratory.get("explained", ""),
-        "protocol": laboratory.get("protocol", {}).get("name", ""),
+        "explained": evaluator.get("explained", ""),
+        "protocol": evaluator.get("protocol", {}).get("name", ""),
         "planned": planned(report),
-        "random": ", ".join(f"{name} {laboratory[name]}" for name in ("seed", "draws") if name in laboratory),
+        "random": ", ".join(f"{name} {evaluator[name]}" for name in ("seed", "draws") if name in evaluator),
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
         "commit": ", ".join(commits),
     }

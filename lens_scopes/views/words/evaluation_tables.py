@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lens_scopes.evaluation.statistics import ALL
+from lens_scopes.evaluation.statistics.comparison import ALL
 from lens_scopes.views.words.evaluation import (
     SANITY,
     best,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.evaluation.folder import MEASURED, PassageRecord, ResultFolder
+from lens_scopes.evaluation.storage.folder import ResultFolder
+from lens_scopes.evaluation.storage.records import MEASURED, PassageRecord
 
 if TYPE_CHECKING:
     import pandas

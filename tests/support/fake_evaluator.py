@@ -1,6 +1,6 @@
-"""A laboratory that measures nothing: numbers drawn from (seed, index), and accidents on request.
+"""An evaluator that measures nothing: numbers drawn from (seed, index), and accidents on request.
 
-python tests/fake_laboratory.py DIR KILL_AT    # measures TOKEN_IDS into DIR, and is killed at that passage
+python tests/fake_evaluator.py DIR KILL_AT    # measures TOKEN_IDS into DIR, and is killed at that passage
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from lens_scopes.errors import NumericsError
-from lens_scopes.evaluation.folder import ResultFolder
-from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.passages import Passages
+from lens_scopes.evaluation.passages.read import Passages
+from lens_scopes.evaluation.passages.selection import Selection
 from lens_scopes.evaluation.processes import Process, this_process
-from lens_scopes.evaluation.run import Selection, measure_passages
+from lens_scopes.evaluation.run import measure_passages
+from lens_scopes.evaluation.storage.folder import ResultFolder
+from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 
@@ -36,8 +37,8 @@ def bare_model() -> Any:
     return SimpleNamespace(tokenizer=None, cfg=cfg, parameters=lambda: iter([torch.zeros(1)]))
 
 
-class FakeLaboratory:
-    """Stands in for the laboratory.
+class FakeEvaluator:
+    """Stands in for the evaluator.
 
     Args:
         kill_at: the passage in whose middle the process ends as by `kill -9`.
@@ -65,8 +66,8 @@ class FakeLaboratory:
         self.kill_at, self.fail_at, self.delay = kill_at, fail_at, delay
         self.measured: list[int] = []
 
-    def passage(self, text_or_ids: Any) -> Prompt:
-        return read_prompt(self.model, text_or_ids)
+    def passage(self, passage: Any) -> Prompt:
+        return read_prompt(self.model, passage)
 
     def measure(self, prompt: Prompt, target: int | None, *, index: int) -> tuple[dict[str, Any], list[Measurement]]:
         self.measured.append(index)
@@ -108,9 +109,9 @@ class FakeLaboratory:
 
 def measure_token_ids(path: Path, kill_at: int | None = None, process: Process | None = None) -> ResultFolder:
     model = bare_model()
-    laboratory = FakeLaboratory(model, kill_at=kill_at)
-    folder = ResultFolder.begin(path, {"laboratory": laboratory.signature()})
-    measure_passages(model, laboratory, Selection(Passages("given", TOKEN_IDS)), folder, process or this_process())
+    evaluator = FakeEvaluator(model, kill_at=kill_at)
+    folder = ResultFolder.begin(path, {"laboratory": evaluator.signature()})
+    measure_passages(model, evaluator, Selection(Passages("given", TOKEN_IDS)), folder, process or this_process())
     return folder
 
 

@@ -12,11 +12,11 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import EvaluationError, PromptError
-from lens_scopes.evaluation.laboratory import Laboratory
-from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.methods import Method
-from lens_scopes.evaluation.metrics import METRICS
-from lens_scopes.evaluation.randomized import RandomizedBlocks
+from lens_scopes.evaluation.evaluator import Evaluator
+from lens_scopes.evaluation.methods.method import Method
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.metrics.registry import METRICS
+from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.prompts.prompt import Prompt
 
 PASSAGES = [[1, 17, 0, 8, 22, 3, 11], [4, 4, 9, 2, 13], [21, 5, 6, 7, 8, 9, 10, 12]]
@@ -36,8 +36,8 @@ def close(values: Any) -> Any:
     return pytest.approx(values, rel=1e-9, abs=1e-9, nan_ok=True)
 
 
-def measure(laboratory: Laboratory, index: int) -> dict[tuple[Any, ...], float]:
-    return rows(laboratory.measure(laboratory.passage(PASSAGES[index]), None, index=index)[1])
+def measure(evaluator: Evaluator, index: int) -> dict[tuple[Any, ...], float]:
+    return rows(evaluator.measure(evaluator.passage(PASSAGES[index]), None, index=index)[1])
 
 
 # What a number depends on
@@ -46,18 +46,18 @@ def measure(laboratory: Laboratory, index: int) -> dict[tuple[Any, ...], float]:
 def test_numbers_depend_on_settings_seed_and_index_alone() -> None:
     settings: Any = {"metrics": RANDOM_METRICS, "ablations": ["zero", "resample"], "seed": 3, "corpus": PASSAGES}
     state = torch.get_rng_state()
-    laboratory = Laboratory(gpt2_like(), METHODS, **settings)
-    forwards = [measure(laboratory, index) for index in (0, 1)]
-    backwards = [measure(Laboratory(gpt2_like(), METHODS[::-1], **settings), index) for index in (1, 0)][::-1]
+    evaluator = Evaluator(gpt2_like(), METHODS, **settings)
+    forwards = [measure(evaluator, index) for index in (0, 1)]
+    backwards = [measure(Evaluator(gpt2_like(), METHODS[::-1], **settings), index) for index in (1, 0)][::-1]
     for one, other in zip(forwards, backwards, strict=True):
         assert one == close(other)
-    again = Laboratory(gpt2_like(), METHODS, **settings)
+    again = Evaluator(gpt2_like(), METHODS, **settings)
     assert measure(again, 1) == forwards[1], "the same run gives the same numbers to the bit"
     assert torch.equal(torch.get_rng_state(), state)
-    fewer = Laboratory(gpt2_like(), ["random"], **{**settings, "ablations": ["resample"], "metrics": ["infidelity"]})
+    fewer = Evaluator(gpt2_like(), ["random"], **{**settings, "ablations": ["resample"], "metrics": ["infidelity"]})
     alone = measure(fewer, 1)
     assert alone and alone == close({key: value for key, value in forwards[1].items() if key in alone})
-    other_seed = measure(Laboratory(gpt2_like(), METHODS, **{**settings, "seed": 4}), 0)
+    other_seed = measure(Evaluator(gpt2_like(), METHODS, **{**settings, "seed": 4}), 0)
     assert other_seed.keys() == forwards[0].keys()
     for metric in ("loo-kl-null", "infidelity", "randomization-all-blocks"):
         key = next(key for key in other_seed if key[:2] == ("ixg-dot", metric))
@@ -65,17 +65,17 @@ def test_numbers_depend_on_settings_seed_and_index_alone() -> None:
 
 
 def test_other_indices_draw_otherwise() -> None:
-    laboratory = Laboratory(gpt2_like(), ["random"], ["infidelity", "loo-kl-null"], ["resample"])
-    prompt = laboratory.passage(PASSAGES[0])
-    one, again, other = (rows(laboratory.measure(prompt, None, index=index)[1]) for index in (0, 0, 1))
+    evaluator = Evaluator(gpt2_like(), ["random"], ["infidelity", "loo-kl-null"], ["resample"])
+    prompt = evaluator.passage(PASSAGES[0])
+    one, again, other = (rows(evaluator.measure(prompt, None, index=index)[1]) for index in (0, 0, 1))
     assert one == again and all(one[key] != close(other[key]) for key in one)
 
 
 def test_every_method_metric_and_ablation_is_measured() -> None:
     model = gemma_like()
     cheap = [name for name in METRICS if name not in ("aopc-normalised", "randomization-by-layer")]
-    laboratory = Laboratory(model, ["temperature", "random"], cheap, ["zero", "mean"])
-    facts, measurements = laboratory.measure(laboratory.passage(PASSAGES[0]), 5, index=0)
+    evaluator = Evaluator(model, ["temperature", "random"], cheap, ["zero", "mean"])
+    facts, measurements = evaluator.measure(evaluator.passage(PASSAGES[0]), 5, index=0)
     found = rows(measurements)
     for method in ("temperature", "random"):
         for name in cheap:
@@ -91,17 +91,17 @@ def test_every_method_metric_and_ablation_is_measured() -> None:
     assert facts["top_probability"] == pytest.approx(logits[0].probability)
     assert facts["n_tokens"] == 7 and facts["target_token_id"] == 5 and facts["correct"] == (logits[0].token_id == 5)
     assert json.loads(json.dumps(facts)) == facts
-    unknown, _ = laboratory.measure(laboratory.passage(PASSAGES[0]), None, index=0)
+    unknown, _ = evaluator.measure(evaluator.passage(PASSAGES[0]), None, index=0)
     assert unknown["correct"] is None and unknown["target_probability"] is None
-    right, _ = laboratory.measure(laboratory.passage(PASSAGES[0]), facts["top_token_id"], index=0)
+    right, _ = evaluator.measure(evaluator.passage(PASSAGES[0]), facts["top_token_id"], index=0)
     assert right["correct"] is True and right["target_probability"] == right["top_probability"]
 
 
 def test_the_models_own_top_token_is_followed() -> None:
     model = llama_like()
     top = ls.attribute(model, PASSAGES[0]).prediction.top[0].token_id
-    laboratory = Laboratory(model, ["semantic"], ["deletion"], ["zero"])
-    _, measurements = laboratory.measure(laboratory.passage(PASSAGES[0]), (top + 1) % D_VOCAB, index=0)
+    evaluator = Evaluator(model, ["semantic"], ["deletion"], ["zero"])
+    _, measurements = evaluator.measure(evaluator.passage(PASSAGES[0]), (top + 1) % D_VOCAB, index=0)
     prompt = AblatedPrompt(model, PASSAGES[0], [False] * 7, top, "zero")
     everything = prompt.outcomes(torch.ones(1, 7, dtype=torch.bool)).log_probability
     last = [item.value for item in measurements if item.metric == "deletion-logprob" and item.fraction == 1]
@@ -112,8 +112,8 @@ def test_ablations_change_the_numbers_and_draws_are_averaged() -> None:
     model = gpt2_like()
     by_draws = {}
     for draws in (1, 8):
-        laboratory = Laboratory(model, ["fisher"], ["aopc-kl"], ["zero", "mean", "resample"], draws=draws)
-        by_draws[draws] = {key[2]: value for key, value in measure(laboratory, 0).items()}
+        evaluator = Evaluator(model, ["fisher"], ["aopc-kl"], ["zero", "mean", "resample"], draws=draws)
+        by_draws[draws] = {key[2]: value for key, value in measure(evaluator, 0).items()}
     assert len(set(by_draws[8].values())) == 3
     assert by_draws[1]["zero"] == pytest.approx(by_draws[8]["zero"])
     assert by_draws[1]["resample"] != pytest.approx(by_draws[8]["resample"])
@@ -121,10 +121,10 @@ def test_ablations_change_the_numbers_and_draws_are_averaged() -> None:
 
 def test_tokens_are_drawn_from_the_corpus() -> None:
     """Replaced by tokens of a corpus of one token, every draw is the corpus mean."""
-    laboratory = Laboratory(
+    evaluator = Evaluator(
         gpt2_like(), ["fisher"], ["aopc-kl", "loo-kl"], ["resample", "corpus-mean"], corpus=[[7], [7, 7]]
     )
-    found = measure(laboratory, 0)
+    found = measure(evaluator, 0)
     for key, value in found.items():
         if key[2] == "resample":
             assert value == close(found[(*key[:2], "corpus-mean", key[3])])
@@ -136,10 +136,10 @@ def test_special_tokens_are_neither_ranked_nor_ablated() -> None:
     special = (True, *[False] * 6)
     prompt = Prompt(None, tuple(ids), tuple(map(str, ids)), None, special, "ids")
     given = [[high, 6.0, 5, 4, 3, 2, 1] for high in (0.0, 99.0)]
-    laboratory = Laboratory(
+    evaluator = Evaluator(
         model, [(f"bos {scores[0]}", scores) for scores in given], ["aopc", "loo-kl", "first-token"], ["zero"]
     )
-    found = rows(laboratory.measure(laboratory.passage(prompt), None, index=0)[1])
+    found = rows(evaluator.measure(evaluator.passage(prompt), None, index=0)[1])
     for key, value in found.items():
         assert value == close(found[("bos 0.0", *key[1:])]), "the score of BOS changes nothing"
     assert found["bos 0.0", "first-token", None, None] == 1.0
@@ -150,17 +150,17 @@ def test_special_tokens_are_neither_ranked_nor_ablated() -> None:
 
 @pytest.mark.parametrize("ids", [[3], [[1], True]])
 def test_a_passage_of_one_token_is_refused(ids: Any) -> None:
-    laboratory = Laboratory(gpt2_like(), ["random"], ["first-token"])
+    evaluator = Evaluator(gpt2_like(), ["random"], ["first-token"])
     if len(ids) == 2:  # BOS and one token
         ids = Prompt(None, (1, 3), ("<bos>", "a"), None, (True, False), "ids")
     with pytest.raises(PromptError, match="at least two tokens to rank, besides special ones; got 1"):
-        laboratory.passage(ids)
+        evaluator.passage(ids)
 
 
 @pytest.mark.parametrize("ids", [[], list(range(23)) * 2, [99, 3]])
 def test_passages_that_do_not_fit_are_refused(ids: Any) -> None:
     with pytest.raises(PromptError):
-        Laboratory(gpt2_like(), ["random"], ["first-token"]).passage(ids)
+        Evaluator(gpt2_like(), ["random"], ["first-token"]).passage(ids)
 
 
 @pytest.mark.parametrize(
@@ -186,21 +186,21 @@ def test_passages_that_do_not_fit_are_refused(ids: Any) -> None:
 def test_bad_settings_are_refused_before_any_passage(settings: dict[str, Any], words: str) -> None:
     usual: dict[str, Any] = {"methods": ["random"], "metrics": ["aopc"], "ablations": ["zero"]}
     with pytest.raises(EvaluationError, match=words) as caught:
-        Laboratory(gpt2_like(), **{**usual, **settings})
+        Evaluator(gpt2_like(), **{**usual, **settings})
     assert "\n" not in str(caught.value)
 
 
 def test_metrics_that_ablate_nothing_need_no_ablation() -> None:
-    assert measure(Laboratory(gpt2_like(), ["random"], ["first-token"]), 0)
-    kept = Laboratory(gpt2_like(), ["random"], ["first-token"], ["zero"])
+    assert measure(Evaluator(gpt2_like(), ["random"], ["first-token"]), 0)
+    kept = Evaluator(gpt2_like(), ["random"], ["first-token"], ["zero"])
     assert [item[2] for item in measure(kept, 0)] == [None]
 
 
 def test_one_outside_array_cannot_fit_passages_of_other_lengths() -> None:
-    laboratory = Laboratory(gpt2_like(), [("mine", [1.0] * 7)], ["first-token"])
-    measure(laboratory, 0)
+    evaluator = Evaluator(gpt2_like(), [("mine", [1.0] * 7)], ["first-token"])
+    measure(evaluator, 0)
     with pytest.raises(ls.LensScopesError, match="expected one score for each of the 5 tokens"):
-        measure(laboratory, 1)
+        measure(evaluator, 1)
 
 
 # The record of the settings
@@ -218,8 +218,8 @@ def test_the_signature_is_plain_and_says_what_decides_the_numbers() -> None:
         ("mine", torch.ones(3)),
         Method("own", ls.Custom(lambda y, logits: y, name="y"), through=ls.Heads("L0H1")),
     ]
-    laboratory = Laboratory(model, methods, ["aopc", "loo-kl"], ["zero", "resample"], seed=2, corpus=PASSAGES)
-    signature = laboratory.signature()
+    evaluator = Evaluator(model, methods, ["aopc", "loo-kl"], ["zero", "resample"], seed=2, corpus=PASSAGES)
+    signature = evaluator.signature()
     assert json.loads(json.dumps(signature)) == signature
     described = signature["methods"]["fisher@4+dot-mean+frozen-patterns+path-mean@4"]
     assert described["explanation"]["rank"] == 4
@@ -232,7 +232,7 @@ def test_the_signature_is_plain_and_says_what_decides_the_numbers() -> None:
 
     def other(**settings: Any) -> dict[str, Any]:
         usual: dict[str, Any] = {"ablations": ["zero", "resample"], "seed": 2, "corpus": PASSAGES}
-        return Laboratory(model, methods, ["aopc", "loo-kl"], **{**usual, **settings}).signature()
+        return Evaluator(model, methods, ["aopc", "loo-kl"], **{**usual, **settings}).signature()
 
     assert other() == signature
     for settings in ({"seed": 3}, {"draws": 5}, {"corpus": PASSAGES[:2]}, {"ablations": ["zero"]}):
@@ -285,9 +285,9 @@ def test_parameters_are_back_after_an_exception() -> None:
     with pytest.raises(RuntimeError, match="broken"), randomized.final(2):
         raise RuntimeError("broken")
     assert all(torch.equal(now, was) for now, was in zip(model.parameters(), before, strict=True))
-    laboratory = Laboratory(model, [("broken", broken_at(2))], ["randomization"])
+    evaluator = Evaluator(model, [("broken", broken_at(2))], ["randomization"])
     with pytest.raises(RuntimeError, match="broken"):
-        measure(laboratory, 0)
+        measure(evaluator, 0)
     assert all(torch.equal(now, was) for now, was in zip(model.parameters(), before, strict=True))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_scopes.engine.token_ablation import AblatedPrompt, Outcomes
 
 
-class Trial:
+class AblationCache:
     """The outcomes of ablating sets of tokens of one prompt, kept for all the methods and metrics that ask for them.
 
     Args:

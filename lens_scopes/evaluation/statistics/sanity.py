@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
-from lens_scopes.evaluation.statistics import LEAST_PAIRS, mean_intervals
+from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS
+from lens_scopes.evaluation.statistics.intervals import mean_intervals
 
 if TYPE_CHECKING:
     import pandas

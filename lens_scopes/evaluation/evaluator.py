@@ -1,4 +1,4 @@
-"""The bench: one passage in, every method × metric × ablation out.
+"""Measures every method × metric × ablation on one passage.
 
 What is explained, and every other convention, is the protocol's (`evaluation/protocol.py`): unless another is asked
 for, the model's own top token. Whether that token is the passage's true next one is kept beside each number.
@@ -12,23 +12,24 @@ from typing import Any
 
 import torch
 
-from lens_scopes.attribution.resolved import choice_record
 from lens_scopes.engine.final_state import unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
-from lens_scopes.errors import EvaluationError, PromptError
-from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.methods import Method, MethodLike, Scored, as_method
-from lens_scopes.evaluation.metrics import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS, Case, Metric, metric_named
+from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
+from lens_scopes.evaluation.methods.method import Method, MethodScores
+from lens_scopes.evaluation.methods.names import MethodLike, as_method
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
+from lens_scopes.evaluation.metrics.perturbation import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS
+from lens_scopes.evaluation.metrics.registry import Metric, metric_named
+from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
 from lens_scopes.evaluation.protocol import OWN, Protocol
-from lens_scopes.evaluation.randomized import RandomizedBlocks
-from lens_scopes.evaluation.trial import Trial
+from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import token_string
 from lens_scopes.scopes.comparisons import LeaveOneOut
-from lens_scopes.scopes.objectives import Objective
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 
@@ -39,12 +40,12 @@ _EXPLAINED = {
 }
 
 
-class Laboratory:
+class Evaluator:
     """Measures methods on passages; every number depends on the settings, the seed and the passage's index alone.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        methods: names such as "fisher@8+dot-mean", objectives, baselines, or pairs (name, outside scores or function).
+        methods: names such as "fisher@8+dot-mean", objectives, comparison methods, or pairs; see `as_method`.
         metrics: names of METRICS.
         ablations: names of ABLATIONS; needed where a metric ablates.
         seed: of all random draws; the global generator is not touched.
@@ -94,7 +95,7 @@ class Laboratory:
         if repeated:
             raise EvaluationError(
                 f"methods must have names of their own; {', '.join(repeated)} came more than once. "
-                "Name an objective with Method('my name', ls.Fisher(8))."
+                "Name an objective by a pair such as ('my name', ls.Fisher(8))."
             )
         repeated = sorted({name for name in self.ablations if self.ablations.count(name) > 1})
         repeated += sorted({metric.name for metric in self.metrics if self.metrics.count(metric) > 1})
@@ -141,8 +142,8 @@ class Laboratory:
         top = int(logits.argmax())
         explained = self.protocol.explained_token(top, target)
         correct = None if target is None else top == target
-        trials = {
-            name: Trial(
+        caches = {
+            name: AblationCache(
                 AblatedPrompt(
                     self.model,
                     prompt.token_ids,
@@ -157,21 +158,23 @@ class Laboratory:
             )
             for name in (self.ablations if any(metric.ablates for metric in self.metrics) else ())
         }
-        planned: list[tuple[Metric, str | None, Case]] = []
+        planned: list[tuple[Metric, str | None, ScoredPrompt]] = []
         for method in self.methods:
-            scored = _left_out(method, prompt, trials) or method.score(self.model, prompt, explained, self._randomized)
+            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, explained, self._randomized)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.ablates else (None,):
-                    trial = None if ablation is None else trials[ablation]
-                    case = Case(
-                        *(self.model, prompt, explained, method, scored, trial, self._randomized, seed),
+                    cache = None if ablation is None else caches[ablation]
+                    scored = ScoredPrompt(
+                        *(self.model, prompt, explained, method, scores, cache, self._randomized, seed),
                         *(self.protocol, correct),
                     )
-                    planned.append((metric, ablation, case))
-        for trial in trials.values():
-            masks = [metric.sets(case) for metric, _, case in planned if metric.sets and case.trial is trial]
+                    planned.append((metric, ablation, scored))
+        for cache in caches.values():
+            masks = [
+                metric.sets(scored) for metric, _, scored in planned if metric.sets and scored.ablation_cache is cache
+            ]
             if masks:
-                trial.outcomes(torch.cat(masks))
+                cache.outcomes(torch.cat(masks))
         measurements = [item for plan in planned for item in self._measured(*plan)]
         facts = {
             "n_tokens": len(prompt),
@@ -185,19 +188,19 @@ class Laboratory:
         }
         return facts, measurements
 
-    def _measured(self, metric: Metric, ablation: str | None, case: Case) -> list[Measurement]:
+    def _measured(self, metric: Metric, ablation: str | None, scored: ScoredPrompt) -> list[Measurement]:
         return [
             Measurement(
-                method=case.method.name,
+                method=scored.method.name,
                 metric=item.name,
                 ablation=ablation,
                 value=item.value,
                 fraction=item.fraction,
-                forwards=case.scored.forwards,
-                backwards=case.scored.backwards,
+                forwards=scored.method_scores.forwards,
+                backwards=scored.method_scores.backwards,
                 note=item.note,
             )
-            for item in metric.measure(case)
+            for item in metric.measure(scored)
         ]
 
     def signature(self) -> dict[str, Any]:
@@ -220,28 +223,23 @@ class Laboratory:
         }
 
 
-def _left_out(method: Method, prompt: Prompt, trials: Mapping[str, Trial]) -> Scored | None:
+def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:
     """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
     kind = method.explanation
     if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or kind.ablation == "resample":
         return None
-    trial = trials.get(kind.ablation)
-    if trial is None:
+    cache = caches.get(kind.ablation)
+    if cache is None:
         return None
     scores = torch.zeros(len(prompt), dtype=torch.float64)
-    scores[trial.eligible] = trial.leave_one_out.divergence
-    return Scored(scores, 1 + len(trial.eligible), 0)
+    scores[cache.eligible] = cache.leave_one_out.divergence
+    return MethodScores(scores, 1 + len(cache.eligible), 0)
 
 
 def _described(method: Method) -> dict[str, Any]:
-    """A method's choices as plain values."""
-    kind = {"explanation": {"scope": method.explanation.scope, **method.explanation.settings()}}
-    if not isinstance(method.explanation, Objective):
-        return kind
-    return {
-        **kind,
-        "readout": choice_record(method.spec.readout),
-        "through": None if method.through is None else str(method.through),
-        "points": None if method.points is None else choice_record(method.points),
-        "site": method.spec.score_site,
-    }
+    """A method's choices as plain values: the options that ask for it, or what a value of Python says of itself."""
+    try:
+        asked = method.spec.to_options()
+    except LensScopesError:
+        asked = {"scope": method.explanation.scope, **method.explanation.settings()}
+    return {"spec": asked, "redrawn": method.redrawn}

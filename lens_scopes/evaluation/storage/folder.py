@@ -11,62 +11,25 @@ line, which counts for nothing and is cut off when the process is started again.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lens_scopes.errors import EvaluationError, FileError
-from lens_scopes.evaluation.measurement import Measurement
+from lens_scopes.evaluation.storage.records import MEASURED, PassageRecord
 
 FORMAT = "lens_scopes.evaluation"
 FORMAT_VERSION = 1
-MEASURED, FAILED, TOO_LONG = "measured", "failed", "too long"
 
 _MANIFEST = "manifest.json"
 _SHARDS = "results-*.jsonl"
 _BLOCK = 1 << 16
 _UNCOMPARED = ("passages · name",)
 _PLAN, _COMMIT = "plan · ", "commit"
-
-
-@dataclass(frozen=True)
-class PassageRecord:
-    """What became of one passage.
-
-    Attributes:
-        passage: its index in the data set.
-        status: `"measured"`, `"failed"` or `"too long"`.
-        reason: why it was not measured.
-        facts: of the passage itself: tokens, prediction, target.
-        measurements: everything measured about it.
-        seconds: how long that took.
-    """
-
-    passage: int
-    status: str
-    reason: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    measurements: tuple[Measurement, ...] = ()
-    seconds: float = 0.0
-
-    def as_line(self) -> dict[str, Any]:
-        line: dict[str, Any] = {"passage": self.passage, "status": self.status, "seconds": round(self.seconds, 3)}
-        if self.status != MEASURED:
-            return line | {"reason": self.reason}
-        rows = [[_plain(value) for value in astuple(measurement)] for measurement in self.measurements]
-        return line | {"facts": {name: _plain(value) for name, value in self.facts.items()}, "measurements": rows}
-
-    @classmethod
-    def of_line(cls, line: Mapping[str, Any]) -> PassageRecord:
-        rows = (Measurement(*[*row[:3], _number(row[3]), *row[4:]]) for row in line.get("measurements", ()))
-        return cls(
-            line["passage"], line["status"], line.get("reason"), line.get("facts", {}), tuple(rows), line["seconds"]
-        )
 
 
 @dataclass(frozen=True)
@@ -281,16 +244,3 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _shown(value: Any) -> str:
     shown = "missing" if value is None else json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 100 else shown[:99] + "…"
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: NaN is null, infinities are strings, numbers of other libraries are Python's."""
-    if hasattr(value, "item") and not isinstance(value, (bool, int, float)):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
-
-
-def _number(value: float | str | None) -> float:
-    return math.nan if value is None else float(value)

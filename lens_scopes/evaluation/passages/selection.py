@@ -1,4 +1,4 @@
-"""A passage as a case to explain: the tokens the model reads, and the token that truly follows them."""
+"""Which passages are measured, and each as a prompt: the tokens the model reads, and the token that follows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.prompts.read import read_prompt
 
 if TYPE_CHECKING:
-    from lens_scopes.evaluation.passages import Passage
+    from lens_scopes.evaluation.passages.read import Passage, Passages
 
 TARGETS = ("last", "own")
 _LEAST_TOKENS = 2
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is explained of one passage.
+class PassagePrompt:
+    """What the model reads of one passage.
 
     Attributes:
         token_ids: what the model reads.
@@ -50,7 +50,7 @@ def check_target(target: str) -> None:
         )
 
 
-def read_case(model: Any, passage: Passage, target: str, *, truncate: bool) -> Case | TooLong:
+def read_passage(model: Any, passage: Passage, target: str, *, truncate: bool) -> PassagePrompt | TooLong:
     """The tokens of a passage, and its last one set apart as the target where `target` is "last".
 
     With `truncate` a passage beyond the context window keeps its end, and a first special token (BOS) its place.
@@ -74,9 +74,32 @@ def read_case(model: Any, passage: Passage, target: str, *, truncate: bool) -> C
             f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
         )
     if not window or len(ids) <= window:
-        return Case(ids, explained)
+        return PassagePrompt(ids, explained)
     if not truncate:
         return TooLong(len(ids), window)
     first = ids[:1] if prompt.special[0] else ()
     kept = (*first, *ids[len(ids) - window + len(first) :])
-    return Case(kept, explained, len(ids) - len(kept))
+    return PassagePrompt(kept, explained, len(ids) - len(kept))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which passages of a data set are measured, and how each becomes a prompt.
+
+    Attributes:
+        passages: the whole data set.
+        skip: how many are left out at its beginning.
+        limit: how many are taken after those; None for all.
+        target: "last" or "own".
+        truncate: whether passages beyond the context window lose their beginning, or are left out.
+    """
+
+    passages: Passages
+    skip: int = 0
+    limit: int | None = None
+    target: str = "last"
+    truncate: bool = False
+
+    def indices(self) -> range:
+        stop = len(self.passages) if self.limit is None else min(len(self.passages), self.skip + self.limit)
+        return range(min(self.skip, stop), stop)

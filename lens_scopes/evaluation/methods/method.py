@@ -1,0 +1,103 @@
+"""A method: a scope or comparison method with its choices, which scores the tokens of a prompt at a known cost."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.attribution.attribute import attribute
+from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.errors import EvaluationError, LensScopesError
+from lens_scopes.evaluation.methods.path_gradients import PathGradients
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.scopes.comparisons import Baseline, ExternalScores, LeaveOneOut, RandomScores
+from lens_scopes.scopes.objectives import Explanation
+from lens_scopes.scopes.spec import Spec
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """A method's scores of one prompt.
+
+    Attributes:
+        scores: one a token, up to the position explained.
+        forwards: rows of forward passes they were made from. What an outside function runs is not known.
+        backwards: rows of backward passes they were made from.
+    """
+
+    scores: Float[Tensor, " pos"]
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score the tokens of a prompt, with a name for tables.
+
+    Attributes:
+        name: as in tables.
+        spec: what `attribute` is asked for.
+        redrawn: whether the scores are those of the model with all of its blocks redrawn, which has learnt nothing.
+    """
+
+    name: str
+    spec: Spec
+    redrawn: bool = False
+
+    @property
+    def explanation(self) -> Explanation:
+        """The objective or comparison method."""
+        return self.spec.objective
+
+    def check(self, model: Any) -> None:
+        """Checks the choices against the model, before any passage is scored.
+
+        Raises:
+            EvaluationError: where one of them does not fit the model.
+        """
+        try:
+            ResolvedSpec.of(model, self.spec).path_hooks()
+            if self.spec.points is not None:
+                self.spec.points.check(model)
+        except LensScopesError as error:
+            raise EvaluationError(f"method {self.name!r}: {error}") from error
+
+    def score(self, model: Any, prompt: Prompt, target: int, blocks: RandomizedBlocks | None = None) -> MethodScores:
+        """Scores the prompt's tokens for the prediction after its last one.
+
+        Args:
+            target: the next token that methods explain which take one.
+            blocks: the redrawn blocks for a method that is `redrawn`; drawn with seed 0 unless given.
+        """
+        if self.redrawn:
+            blocks = blocks or RandomizedBlocks(model)
+        with blocks.final(model.cfg.n_layers) if blocks and self.redrawn else nullcontext():
+            return self._score(model, prompt, target)
+
+    def _score(self, model: Any, prompt: Prompt, target: int) -> MethodScores:
+        own_target = target if self.explanation.takes_target else None
+        result = attribute(model, prompt, self.spec, target=own_target)
+        if isinstance(self.explanation, Baseline):
+            backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
+            return MethodScores(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
+        directions, points = result.settings["directions"], self.spec.points
+        if points is None:
+            return MethodScores(result.scores, 1, directions)
+        return MethodScores(result.scores, 1 + points.count, points.count * directions)
+
+
+def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
+    if isinstance(baseline, (RandomScores, ExternalScores, Closeness, EmbeddingNorm)):
+        return 0
+    if isinstance(baseline, PathGradients):
+        return 1 + len(baseline.alphas)
+    if not isinstance(baseline, LeaveOneOut):
+        return 1
+    draws = baseline.draws if baseline.ablation == "resample" else 1
+    return 1 + draws * (len(prompt) - sum(prompt.special))

@@ -1,0 +1,1 @@
+"""Metrics of faithfulness: the numbers that judge one method's scores of one prompt."""

@@ -1,0 +1,90 @@
+"""Metrics of the agreement with leaving single tokens out, and the correlations that others use too."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from lens_scopes.evaluation.metrics.ablation_cache import ranking
+from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
+from lens_scopes.evaluation.protocol import OWN
+
+_ALL_EQUAL = "all tokens have the same score or the same effect"
+
+
+def correlation(
+    first: Float[Tensor, " n"], second: Float[Tensor, " n"], kind: str = "spearman"
+) -> tuple[float, str | None]:
+    """Spearman's ρ or Kendall's τ-b; NaN with the reason where one side is constant or there are under 3 tokens."""
+    if len(first) < 3:
+        return float("nan"), "fewer than 3 tokens to rank"
+    if _constant(first) or _constant(second):
+        return float("nan"), _ALL_EQUAL
+    compute = stats.spearmanr if kind == "spearman" else stats.kendalltau
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: Any = compute(first.numpy(), second.numpy())
+    return float(found.statistic), None
+
+
+def partial_correlation(
+    first: Float[Tensor, " n"], second: Float[Tensor, " n"], given: Float[Tensor, " n"]
+) -> tuple[float, str | None]:
+    """Spearman's ρ of two sides with a third held fixed: (ρ₁₂ − ρ₁₃ρ₂₃)/√((1 − ρ₁₃²)(1 − ρ₂₃²)).
+
+    NaN with the reason where a side is constant, follows the third alone, or has under 4 tokens.
+    """
+    if len(first) < 4:
+        return float("nan"), "fewer than 4 tokens to rank"
+    (both, note), (one, _), (other, _) = (
+        correlation(*pair) for pair in ((first, second), (first, given), (second, given))
+    )
+    if note is not None:
+        return float("nan"), note
+    free = (1 - one**2) * (1 - other**2)
+    if free < 1e-12:
+        return float("nan"), "the ranking is that of the positions"
+    return (both - one * other) / math.sqrt(free), None
+
+
+def top_overlap(
+    first: Float[Tensor, " n"], second: Float[Tensor, " n"], k: int | None = None
+) -> tuple[float, str | None]:
+    """Jaccard index of the two sides' k highest tokens (a tenth of them unless given), 0 to 1; NaN with the reason
+    where one side is constant."""
+    if _constant(first) or _constant(second):
+        return float("nan"), _ALL_EQUAL
+    k = OWN.overlap_count(len(first)) if k is None else k
+    top, other = set(ranking(first)[:k]), set(ranking(second)[:k])
+    return len(top & other) / len(top | other), None
+
+
+def _constant(values: Float[Tensor, " n"]) -> bool:
+    return bool((values == values[0]).all())
+
+
+def leave_one_out_agreement(scored: ScoredPrompt) -> list[MetricValue]:
+    truth, own = scored.effects, scored.magnitudes
+    spearman, note = correlation(own, truth)
+    kendall, _ = correlation(own, truth, "kendall")
+    jaccard, unranked = top_overlap(own, truth, scored.protocol.overlap_count(len(own)))
+    partial, placed = partial_correlation(own, truth, torch.arange(len(own), dtype=own.dtype))
+    return [
+        MetricValue("loo-kl-spearman", spearman, note=note),
+        MetricValue("loo-kl-kendall", kendall, note=note),
+        MetricValue("loo-kl-jaccard", jaccard, note=unranked),
+        MetricValue("loo-kl-partial", partial, note=placed),
+    ]
+
+
+def shuffled_agreement(scored: ScoredPrompt) -> list[MetricValue]:
+    generator = torch.Generator().manual_seed(scored.seed)
+    order = torch.randperm(len(scored.magnitudes), generator=generator)
+    value, note = correlation(scored.magnitudes[order], scored.effects)
+    return [MetricValue("loo-kl-null", value, note=note)]

@@ -1,0 +1,89 @@
+"""One prompt with one method's scores, and everything a metric needs to judge them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.evaluation.methods.method import Method, MethodScores
+from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
+from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
+from lens_scopes.evaluation.protocol import OWN, Protocol
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.scopes.comparisons import RandomScores
+
+
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """One method's scores of one passage, with what a metric may need to judge them.
+
+    Attributes:
+        target: the token that methods of one token explain.
+        ablation_cache: the passage under the ablation in question; None for metrics that ablate nothing.
+        protocol: the conventions of the evaluation.
+        correct: whether the model predicts the true next token; None where that is not known.
+    """
+
+    model: Any
+    prompt: Prompt
+    target: int
+    method: Method
+    method_scores: MethodScores
+    ablation_cache: AblationCache | None
+    randomized: RandomizedBlocks
+    seed: int
+    protocol: Protocol = OWN
+    correct: bool | None = None
+
+    @property
+    def eligible(self) -> list[int]:
+        """The tokens that can be ablated: all but special ones."""
+        return [index for index, special in enumerate(self.prompt.special) if not special]
+
+    @property
+    def values(self) -> Float[Tensor, " n"]:
+        """The ranked tokens' scores with their sign."""
+        return self.ranked(self.method_scores, self.prompt)
+
+    @property
+    def magnitudes(self) -> Float[Tensor, " n"]:
+        """The ranked tokens' scores without their sign."""
+        return self.values.abs()
+
+    @property
+    def effects(self) -> Float[Tensor, " n"]:
+        """KL(p ‖ p without the token) of each ranked token."""
+        return self.with_target(self.cache.leave_one_out.divergence)
+
+    def ranked(self, scores: MethodScores, prompt: Prompt) -> Float[Tensor, " n"]:
+        """The scores of a prompt's tokens but special ones, and of the token after it where the protocol ranks it."""
+        own = scores.scores[[index for index, special in enumerate(prompt.special) if not special]].double()
+        chance = isinstance(self.method.explanation, RandomScores)
+        return self.with_target(own, float(torch.rand((), generator=self._generator())) if chance else 0.0)
+
+    def with_target(self, values: Float[Tensor, " n"], target: float = 0.0) -> Float[Tensor, " m"]:
+        """The values, and that of the token after the prompt where the protocol ranks it."""
+        return torch.cat([values, values.new_tensor([target])]) if self.protocol.target_ranked else values
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    @property
+    def cache(self) -> AblationCache:
+        """The ablation's outcomes, for metrics that ablate."""
+        assert self.ablation_cache is not None
+        return self.ablation_cache
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One number of a metric; a curve gives several, at their fractions."""
+
+    name: str
+    value: float
+    fraction: float | None = None
+    note: str | None = None

@@ -1,0 +1,1 @@
+"""Statistics over passages: means with intervals, paired comparisons, sanity verdicts."""
