@@ -12,16 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from lens_scopes import __version__
-from lens_scopes.cli.attribute import attribute
-from lens_scopes.cli.evaluate import evaluate
-from lens_scopes.cli.flow import flow
-from lens_scopes.cli.heads import heads
-from lens_scopes.cli.matrix import matrix
-from lens_scopes.cli.models import models
-from lens_scopes.cli.modes import modes
-from lens_scopes.cli.report import report
-from lens_scopes.cli.serve import serve
-from lens_scopes.cli.show import show
+from lens_scopes.cli.commands.attribute import attribute
+from lens_scopes.cli.commands.evaluate import evaluate
+from lens_scopes.cli.commands.flow import flow
+from lens_scopes.cli.commands.heads import heads
+from lens_scopes.cli.commands.matrix import matrix
+from lens_scopes.cli.commands.models import models
+from lens_scopes.cli.commands.modes import modes
+from lens_scopes.cli.commands.report import report
+from lens_scopes.cli.commands.serve import serve
+from lens_scopes.cli.commands.show import show
 from lens_scopes.errors import LensScopesError
 
 _PROGRAM = "lens-scopes"

@@ -192,7 +192,7 @@ class Result(Viewable, ABC):
         nats of token replacements; bound and channel of flows, both at this result's σ.
 
         Raises:
-            ResultError: for another kind, other tokens, another scope (and so another unit), or other rows.
+            ResultError: for another kind, other tokens, another scope or readout (and so another unit), or other rows.
 
         >>> (ls.attribute(model, text, ls.Semantic(" Paris")) - ls.attribute(model, text, ls.Semantic(" Rome"))).top(3)
         """
@@ -206,6 +206,14 @@ class Result(Viewable, ABC):
         if other.scope != self.scope:
             raise ResultError(
                 f"scores of {self.scope} and of {other.scope} have different units; give two of one scope."
+            )
+        unit = ("readout", "score_sites", "divergence")
+        mine_read, theirs_read = ({name: item.settings.get(name) for name in unit} for item in (self, other))
+        if mine_read != theirs_read:
+            name = next(name for name in unit if mine_read[name] != theirs_read[name])
+            raise ResultError(
+                f"the two results differ in {name} ({mine_read[name]!r} and {theirs_read[name]!r}), and so in unit; "
+                "give two that are read alike."
             )
         entries = self.entries()
         if other.entries() != entries:

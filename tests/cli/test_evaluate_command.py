@@ -11,7 +11,7 @@ from command_line import TEXTS, Loader, Run, as_json
 from fake_evaluator import FakeEvaluator
 
 import lens_scopes as ls
-from lens_scopes.cli.evaluate import _names
+from lens_scopes.cli.commands.evaluate import _names
 
 OPTIONS = ("--methods", "fisher,random", "--metrics", "aopc", "--ablations", "zero,mean", "--out", "results")
 

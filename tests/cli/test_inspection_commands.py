@@ -1,6 +1,7 @@
 """The commands that inspect heads, matrices and modes, and pages that hold several results."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +128,11 @@ def test_bad_input_is_one_line_with_nothing_written(
     assert failed.status == 2 and words in failed.err
     assert len(failed.err.splitlines()) == 1 and failed.err.startswith("lens-scopes: ")
     assert not failed.out and not list(folder.iterdir())
+
+
+def test_serve_says_how_to_get_what_it_needs(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("lens_scopes.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = run("serve")
+    assert result.status == 2 and "pip install 'lens-scopes[serve]'" in result.err and result.err.count("\n") == 1

@@ -249,6 +249,9 @@ def test_results_that_do_not_compare_are_refused(results: dict[str, Any]) -> Non
     other = replace(att, tokens=["x", *att.tokens[1:]])
     assert "'x' at index 0" in refusal(lambda: att - other, ResultError)
     assert "units" in refusal(lambda: att - replace(att, scope="semantic"), ResultError)
+    model = gemma_like()
+    read = [ls.attribute(model, IDS, ls.Fisher(), score_site=site, readout="relative") for site in ("hook_v", None)]
+    assert "score_sites" in refusal(lambda: read[0] - read[1], ResultError)
     assert "other rows" in refusal(lambda: fake_matrix() - fake_matrix(generated=3), ResultError)
     with pytest.raises(TypeError):
         att - 1

@@ -11,6 +11,7 @@ import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.errors import LensScopesError
 
 _PANEL = "Server"
 
@@ -70,8 +71,15 @@ def serve(
 ) -> None:
     """A web page on this machine to explore a model with; offline."""
     with redirect_stdout(sys.stderr):
-        from lens_scopes.server.launch import run
-        from lens_scopes.server.settings import Limits
+        try:
+            from lens_scopes.server.launch import run
+            from lens_scopes.server.settings import Limits
+        except ModuleNotFoundError as error:
+            if error.name not in ("fastapi", "pydantic", "starlette", "uvicorn"):
+                raise
+            raise LensScopesError(
+                f"the page needs {error.name}, which is not installed: pip install 'lens-scopes[serve]'."
+            ) from error
 
         run(
             [model, *(replace(model, model=other) for other in also or [])],
