@@ -95,8 +95,8 @@ def attribute(
         memory=memory,
         matmul_dtype=matmul_dtype,
     )
-    place = PromptPosition.read(model, prompt, position, spec.target)
     resolved = ResolvedSpec.of(model, spec)
+    place = PromptPosition.read(model, prompt, position, spec.target)
     if isinstance(resolved.explanation, Baseline):
         return _compare(resolved, resolved.explanation, place, progress)
     return resolved.run_all([place], progress)[0]

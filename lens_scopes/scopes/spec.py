@@ -25,6 +25,7 @@ from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, Relative, as_readout
 from lens_scopes.scopes.registry import (
     DEFAULT_SCOPE,
+    FREEZABLE,
     LIMIT_OPTIONS,
     MATMUL_DTYPES,
     PATH_OPTIONS,
@@ -434,7 +435,7 @@ def _choice(choice: str) -> dict[str, Any]:
     """The options of one choice after a plus sign; the last one of a kind stands."""
     if choice in SITE_NAMES:
         return {"score_site": SITE_NAMES[choice], "readout": "relative"}
-    if choice.startswith("frozen-"):
+    if choice.startswith("frozen-") and choice.removeprefix("frozen-") in FREEZABLE:
         return {"freeze": choice.removeprefix("frozen-")}
     if choice.partition("-")[0] in READOUTS:
         return {"readout": choice}
@@ -443,7 +444,7 @@ def _choice(choice: str) -> dict[str, Any]:
     option, equals, value = choice.partition("=")
     if equals and option in options():
         return {option: _unquoted(value)}
-    known = [*READOUTS, *POINTS, "frozen-patterns", "frozen-norms", "frozen-gates", *SITE_NAMES]
+    known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *SITE_NAMES]
     near = suggest(choice, known, end=";")
     raise ObjectiveError(
         f"unknown choice {choice!r}{near} known are {', '.join(known)}, and NAME=VALUE for any option."

@@ -63,12 +63,11 @@ def test_integrated_gradients_from_a_start_are_the_midpoint_sum(model: Any, star
         baseline = token_embeddings(model, [token])[0].expand_as(x)
     else:
         baseline = torch.zeros_like(x) if start == "zero" else x[1:].mean(0).expand_as(x)
+    if held:
+        baseline = torch.cat([x[:1], baseline[1:]])
     total = torch.zeros_like(x)
     for alpha in (1 / 6, 3 / 6, 5 / 6):
-        point = baseline + alpha * (x - baseline)
-        if held:
-            point = torch.cat([x[:1], point[1:]])
-        total += gradient(model, point, "logit") / 3
+        total += gradient(model, baseline + alpha * (x - baseline), "logit") / 3
     expected = (total * (x - baseline)).norm(dim=-1)
     found = as_method(f"ig-{start}{'-held' * held}@3").score(model, prompt(), TARGET)
     assert_close(found.scores, expected, rtol=1e-9, atol=1e-12)

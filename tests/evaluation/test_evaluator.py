@@ -216,7 +216,7 @@ def test_the_signature_is_plain_and_says_what_decides_the_numbers() -> None:
         "loo-kl@mean",
         "random@3",
         ("mine", torch.ones(3)),
-        Method("own", ls.Custom(lambda y, logits: y, name="y"), through=ls.Heads("L0H1")),
+        Method("own", ls.Spec.read(ls.Custom(lambda y, logits: y, name="y"), through=ls.Heads("L0H1"))),
     ]
     evaluator = Evaluator(model, methods, ["aopc", "loo-kl"], ["zero", "resample"], seed=2, corpus=PASSAGES)
     signature = evaluator.signature()

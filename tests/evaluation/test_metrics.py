@@ -65,7 +65,7 @@ def measured(name: str, scores: list[float] | Tensor, record: Record, seed: int 
         None,
         prompt_of(record.token_ids),
         record.target,
-        Method("by hand", ls.ExternalScores(values)),
+        Method("by hand", ls.Spec(ls.ExternalScores(values))),
         MethodScores(values, 0, 0),
         AblationCache(record, seed),
         RandomizedBlocks(None),

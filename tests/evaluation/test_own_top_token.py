@@ -25,4 +25,4 @@ def test_the_true_next_token_changes_no_number() -> None:
     for name in ("semantic", "logprob", "ixg", "ig@4"):
         assert values(name, true) == values(name, None) == values(name, top)
     # A method that does explain the true token gives other numbers.
-    assert values(Method("semantic", ls.Semantic(true)), None) != values("semantic", None)
+    assert values(Method("semantic", ls.Spec(ls.Semantic(true))), None) != values("semantic", None)

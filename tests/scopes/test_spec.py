@@ -100,7 +100,7 @@ def test_a_result_tells_how_to_ask_for_it_again(tmp_path: Any) -> None:
         ("fisher+dot-median", ReadoutError, "dot-mean"),
         ("fisher+path-median", ReadoutError, "path-START"),
         ("fisher+through=everything", PathError, "not a path"),
-        ("fisher+frozen-values", PathError, "patterns"),
+        ("fisher+frozen-values", ObjectiveError, "frozen-patterns"),
         ("random+dot", ObjectiveError, "no gradient"),
         ("leave-one-out+layers=true", ObjectiveError, "no gradient"),
         ("fisher+values+dot", SiteError, "signed"),
