@@ -21,8 +21,7 @@ from benchmark.passages import long_text
 from benchmark.results import Section
 from lens_scopes.attribution.attribute import attribute, attribute_batch
 from lens_scopes.attribution.matrix import attribute_all
-from lens_scopes.engine.forward import hooked, run_blocks
-from lens_scopes.engine.precision import Products
+from lens_scopes.engine.model import MatmulDtype, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.objectives import Fisher, FisherAtValues, Objective, Semantic, Temperature
@@ -95,8 +94,8 @@ def lens_body(model: Any, token_ids: Sequence[int], *, backward: bool) -> Callab
             roots.append(activation.detach().requires_grad_(backward))
             return roots[0]
 
-        with torch.set_grad_enabled(backward), hooked(model, [(EMBEDDING, cut_at_embedding)]):
-            residual = run_blocks(model, ids, 0, model.cfg.n_layers)[:, -1]
+        with torch.set_grad_enabled(backward), ScopedModel.of(model).hooked([(EMBEDDING, cut_at_embedding)]):
+            residual = model(ids, stop_at_layer=model.cfg.n_layers, padding_side="right")[:, -1]
             y = model.ln_final(residual)[0] if model.cfg.normalization_type is not None else residual[0]
         return torch.autograd.grad(y.norm(), roots)[0] if backward else y
 
@@ -152,7 +151,7 @@ def _prompt_cases(bench: Bench, ids: Sequence[int], rank: int) -> list[Case]:
     def rounded(name: str, objective: Objective) -> Case:
         if not has_bfloat16(bench.device):
             return Case(f"{name}, {BFLOAT16}", None, note="this processor has no bfloat16 instructions")
-        return own(f"{name}, {BFLOAT16}", objective, products="bfloat16")
+        return own(f"{name}, {BFLOAT16}", objective, matmul_dtype="bfloat16")
 
     steps = StraightPath("zero", STEPS)
     return [
@@ -207,7 +206,7 @@ def batch_section(bench: Bench, passages: Sequence[Any], progress: Progress | No
     for name, objective, scope in scopes:
         cases += [
             Case(f"{name}, one by one", _one_by_one(model, prompts, objective), items=count),
-            Case(f"{name}, batches", _in_batches(model, prompts, objective, "own"), items=count),
+            Case(f"{name}, batches", _in_batches(model, prompts, objective, None), items=count),
             Case(
                 f"{name}, batches, {BFLOAT16}",
                 _in_batches(model, prompts, objective, "bfloat16") if has_bfloat16(bench.device) else None,
@@ -242,9 +241,9 @@ def _one_by_one(model: Any, prompts: Sequence[Sequence[int]], objective: Objecti
 
 
 def _in_batches(
-    model: Any, prompts: Sequence[Sequence[int]], objective: Objective, products: Products
+    model: Any, prompts: Sequence[Sequence[int]], objective: Objective, matmul_dtype: MatmulDtype
 ) -> Callable[[], Any]:
-    return lambda: attribute_batch(model, prompts, objective, products=products)
+    return lambda: attribute_batch(model, prompts, objective, matmul_dtype=matmul_dtype)
 
 
 def _competing(
@@ -280,7 +279,7 @@ def precision_section(bench: Bench, passages: Sequence[Any], progress: Progress 
         for objective in (Semantic(), Temperature(), Fisher()):
             exact = attribute(bench.model, passage, objective)
             target = None if exact.target is None else exact.target.token_id
-            rounded = attribute(bench.model, passage, objective, target=target, products="bfloat16")
+            rounded = attribute(bench.model, passage, objective, target=target, matmul_dtype="bfloat16")
             ordinary = [at for at, special in enumerate(exact.special) if not special]
             correlation: Any = spearmanr(exact.scores[ordinary].numpy(), rounded.scores[ordinary].numpy())
             correlations.setdefault(objective.scope, []).append(float(correlation.statistic))

@@ -33,6 +33,7 @@ from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import shortage_named
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
 from lens_scopes.prompts.read import PromptLike
@@ -47,7 +48,7 @@ _ABLATED_FEW = 32
 
 @shortage_named("the heads of this prompt")
 def inspect_heads(
-    model: Any,
+    model: ModelLike,
     prompt: PromptLike,
     objective: Objective | str | DirectionFunction | None = None,
     *,
@@ -81,6 +82,7 @@ def inspect_heads(
     Raises:
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
     """
+    model = ScopedModel.of(model)
     check_baseline(baseline)
     resolved = ResolvedSpec.read(model, objective, False, (), through, "norm", memory).require_embedding()
     resolved.objective.check_target(target)
@@ -221,7 +223,7 @@ def _per_head(values: Float[Tensor, "pos kv_head d_head"], n_heads: int) -> Floa
 
 
 def _direct_amounts(
-    model: Any,
+    model: ScopedModel,
     place: PromptPosition,
     directions: Directions,
     path: Path | None,
@@ -264,7 +266,7 @@ def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:
     return traced.activations[f"blocks.{layer}.attn.hook_pattern"][0, index].detach().float().cpu()
 
 
-def _existing_head(model: Any, head: str | tuple[int, int]) -> tuple[int, int]:
+def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int, int]:
     layer, index = parse_head(head)
     if layer >= model.cfg.n_layers or index >= model.cfg.n_heads:
         raise PathError(

@@ -10,7 +10,6 @@ to London".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
-from lens_scopes.engine.forward import Hook
+from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
@@ -34,7 +33,7 @@ from lens_scopes.scopes.paths import PathLike
 
 
 def inspect_modes(
-    model: Any,
+    model: ModelLike,
     prompt: PromptLike,
     rank: int = 4,
     *,
@@ -63,6 +62,7 @@ def inspect_modes(
     """
     if baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')
+    model = ScopedModel.of(model)
     resolved = ResolvedSpec.read(model, Fisher(rank=rank), False, (), through, "norm", memory)
     place = PromptPosition.read(model, prompt, position, None)
     budget = resolved.budget()

@@ -21,12 +21,10 @@ from lens_scopes.engine.final_state import (
     Prediction,
     Unembedding,
     compute_dtype,
-    unembedding,
 )
-from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions, parse_memory
+from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_gradients, require_used
-from lens_scopes.engine.precision import Products, check_products, products_in
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import NumericsError, ObjectiveError, SiteError
@@ -49,8 +47,8 @@ _BATCH_TOKENS_OF_GPU = 8192
 _NOISY = 0.2  # a standard error above this share of the scores is worth a warning
 
 
-def _batch_tokens(model: Any) -> int:
-    return _BATCH_TOKENS if next(model.parameters()).device.type == "cpu" else _BATCH_TOKENS_OF_GPU
+def _batch_tokens(model: ScopedModel) -> int:
+    return _BATCH_TOKENS if model.device.type == "cpu" else _BATCH_TOKENS_OF_GPU
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class PromptPosition:
     target: int | None
 
     @classmethod
-    def read(cls, model: Any, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
+    def read(cls, model: ScopedModel, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
         """Reads a prompt, its position and its target against the model, once, at the boundary."""
         read = read_prompt(model, prompt)
         at = resolve_position(read, position)
@@ -83,7 +81,7 @@ class PromptPosition:
 class ResolvedSpec:
     """The four choices, checked against the model."""
 
-    model: Any
+    model: ScopedModel
     unembedding: Unembedding
     objective: Objective
     layer_names: list[str]
@@ -92,13 +90,12 @@ class ResolvedSpec:
     readout: Readout
     memory: int | None
     points: Points | None
-    products: Products
     at_names: list[str]
 
     @classmethod
     def read(
         cls,
-        model: Any,
+        model: ModelLike,
         objective: Explanation | str | DirectionFunction | None,
         layers: bool | str,
         sites: str | Sequence[str],
@@ -106,11 +103,12 @@ class ResolvedSpec:
         readout: Readout | str | None,
         memory: str | int | None = None,
         points: PointsLike = None,
-        products: Products = "own",
+        matmul_dtype: MatmulDtype = None,
         at: str | None = None,
     ) -> ResolvedSpec:
         """Reads the four choices against the model, once, at the boundary."""
-        readable = unembedding(model)
+        model = ScopedModel.of(model).with_matmul_dtype(matmul_dtype)
+        readable = model.unembedding()
         require_gradients(model)
         explained = as_objective(objective)
         taken_at = as_points(points)
@@ -134,7 +132,6 @@ class ResolvedSpec:
             readout=read_by,
             memory=parse_memory(memory),
             points=taken_at,
-            products=check_products(products),
             at_names=at_names,
         )
 
@@ -205,10 +202,9 @@ class ResolvedSpec:
         Raises:
             OutOfMemoryError: when they do not fit in memory together.
         """
-        with products_in(self.products):
-            if self.points is not None:
-                return [self._run_at_points(place, self.points, progress) for place in places]
-            return self._run(places, progress, budget or self.budget())
+        if self.points is not None:
+            return [self._run_at_points(place, self.points, progress) for place in places]
+        return self._run(places, progress, budget or self.budget())
 
     def _run(self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget) -> list[Attribution]:
         prompts = [place.token_ids for place in places]
@@ -320,7 +316,7 @@ class ResolvedSpec:
                 squared=directions.squared and self.at_embedding,
                 divergence=directions.squared,
                 directions=len(directions.vectors),
-                products=self.products,
+                matmul_dtype=self.model.matmul_dtype,
             ),
             memory=memory,
             details=DirectionDetails.of(directions.details),

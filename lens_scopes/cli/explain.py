@@ -42,7 +42,7 @@ def explain(
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.attribute import attribute
-        from lens_scopes.engine.precision import check_products
+        from lens_scopes.engine.model import check_matmul_dtype
         from lens_scopes.scopes.objectives import Objective
         from lens_scopes.scopes.points import as_points
         from lens_scopes.scopes.readouts import as_readout
@@ -52,7 +52,7 @@ def explain(
         readout = None if sites.readout is None else as_readout(sites.readout)
         points = as_points(sites.points)
         memory.check()
-        products = check_products(sites.products)
+        matmul_dtype = check_matmul_dtype(sites.matmul_dtype)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(
@@ -67,7 +67,7 @@ def explain(
                 readout=readout,
                 points=points,
                 memory=memory.memory,
-                products=products,
+                matmul_dtype=matmul_dtype,
                 progress=progress,
             )
         others: dict[str, Any] = {}

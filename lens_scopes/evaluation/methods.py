@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.path_gradients import (
     STARTS,
@@ -95,7 +96,7 @@ class Method:
                     model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
                 ).path_hooks()
             else:
-                self.explanation.prepare(model)
+                self.explanation.prepare(ScopedModel.of(model))
         except LensScopesError as error:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 

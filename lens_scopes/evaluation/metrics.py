@@ -39,7 +39,7 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
-from lens_scopes.engine.forward import hooked
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.token_ablation import Outcomes
 from lens_scopes.errors import EvaluationError
@@ -69,7 +69,7 @@ class Case:
         correct: whether the model predicts the true next token; None where that is not known.
     """
 
-    model: Any
+    model: ModelLike
     prompt: Prompt
     target: int
     method: Method
@@ -350,7 +350,7 @@ def _stability(case: Case) -> list[Value]:
             sigma = _NOISE_SCALE * embedding.detach().double().square().mean().sqrt()
             return embedding + (drawn.to(embedding.device) * sigma).to(embedding.dtype)
 
-        with hooked(case.model, [(EMBEDDING, add_noise)]):
+        with ScopedModel.of(case.model).hooked([(EMBEDDING, add_noise)]):
             noisy = case.method.score(case.model, case.prompt, case.target, case.randomized).scores
         found.append(correlation(case.magnitudes, noisy[case.eligible].double().abs()))
     note = next((note for _, note in found if note is not None), None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.forward import Hook, token_embeddings
+from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import EvaluationError
 from lens_scopes.scopes.comparisons import Baseline
@@ -62,7 +62,7 @@ class PathGradients(Baseline):
         alphas = tuple((n + 0.5) / steps for n in range(steps))
         return cls("logit", alphas, (1.0,) * steps, start=start, hold_special=hold_special)
 
-    def prepare(self, model: Any) -> PathGradients:
+    def prepare(self, model: ScopedModel) -> PathGradients:
         """Checks that the tokenizer has the token of the start."""
         if self.start not in STARTS:
             raise EvaluationError(f"a path starts at {', '.join(STARTS)}; got {self.start!r}.")
@@ -78,9 +78,9 @@ class PathGradients(Baseline):
         return [state.top_token if state.target is None else state.target]
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
-        own = token_embeddings(model, token_ids)
+        own = model.token_embeddings(token_ids)
         start = self._baseline(model, own, special)
         held = torch.tensor(special, device=own.device)[:, None] & self.hold_special
         path = [torch.where(held, own, start + alpha * (own - start)) for alpha in self.alphas]
@@ -89,7 +89,7 @@ class PathGradients(Baseline):
         mean = (weights[:, None, None] * gradients).mean(0)
         return (mean * self.distance * (own - start).to(mean)).norm(dim=-1).to(state.y.dtype).cpu()
 
-    def _baseline(self, model: Any, own: Tensor, special: Sequence[bool]) -> Tensor:
+    def _baseline(self, model: ScopedModel, own: Tensor, special: Sequence[bool]) -> Tensor:
         if self.start == "zero":
             return torch.zeros_like(own)
         if self.start == "mean":
@@ -97,10 +97,10 @@ class PathGradients(Baseline):
             return own[chosen].mean(0).expand_as(own)
         token = _token(model, self.start)
         assert token is not None
-        return token_embeddings(model, [token])[0].expand_as(own)
+        return model.token_embeddings([token])[0].expand_as(own)
 
     def _gradients(
-        self, model: Any, token_ids: Sequence[int], path: Float[Tensor, "n pos d_model"], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], path: Float[Tensor, "n pos d_model"], state: FinalState
     ) -> Float[Tensor, "n pos d_model"]:
         """∂s/∂x at every point of the path."""
         (target,) = self.targets(state)
@@ -128,5 +128,5 @@ def path_integrated_semantic() -> PathGradients:
     return PathGradients("logit", alphas, (1.0,) * len(alphas), distance=alphas[-1] - alphas[0])
 
 
-def _token(model: Any, name: str) -> int | None:
+def _token(model: ScopedModel, name: str) -> int | None:
     return getattr(model.tokenizer, f"{name}_token_id", None)

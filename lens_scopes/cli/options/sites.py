@@ -64,12 +64,13 @@ class SiteOptions:
             show_default=False,
         ),
     ] = None
-    products: Annotated[
-        str,
+    matmul_dtype: Annotated[
+        str | None,
         typer.Option(
-            metavar="own|bfloat16",
-            help="Matrix products of the model's body in its own dtype, or of factors rounded to bfloat16: faster, and "
-            "the tokens rank almost alike.",
+            metavar="bfloat16",
+            help="Round the factors of the matrix products in the model's body to bfloat16: faster, and the "
+            "tokens rank almost alike. By default the model's own dtype.",
             rich_help_panel=PANEL,
+            show_default=False,
         ),
-    ] = "own"
+    ] = None
