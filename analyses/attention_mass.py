@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import lens_scopes as ls
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.scopes.comparisons import attention, moved_by_heads
 
 
@@ -20,10 +21,11 @@ def attention_mass(model: Any, token_ids: Sequence[int], span: range) -> dict[st
             (arXiv:2004.10102).
     """
     rollout = ls.attribute(model, token_ids, ls.AttentionRollout()).scores
-    patterns, values = attention(model, token_ids)
+    scoped = ScopedModel.of(model)
+    patterns, values = attention(scoped, token_ids)
     weighted = torch.zeros(len(token_ids), dtype=torch.float64)
     for layer, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
-        weighted += torch.einsum("hs,sh->s", pattern[:, -1], moved_by_heads(model, layer, value).norm(dim=-1))
+        weighted += torch.einsum("hs,sh->s", pattern[:, -1], moved_by_heads(scoped, layer, value).norm(dim=-1))
     inside = slice(span.start, span.stop)
     return {
         "rollout": float(rollout[inside].sum()),

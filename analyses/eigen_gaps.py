@@ -18,9 +18,9 @@ from records import RESULTS, save_record
 from scipy.stats import spearmanr
 
 import lens_scopes as ls
-from lens_scopes.engine.final_state import FinalState, unembedding
+from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.fisher import PredictiveGeometry
-from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 
 STEP = 1e-4  # noise on each embedding, relative to its norm
@@ -32,7 +32,9 @@ def measure_passage(model: Any, text: str, generator: torch.Generator) -> dict[s
     """Eigenvalues of one prediction, and how rank-1 and trace scores change under noise on the embeddings."""
     prompt = text.rsplit(" ", 1)[0]
     before = ls.attribute(model, prompt, ls.Fisher())
-    state = FinalState(run_to_final_state(model, [before.token_ids])[0], unembedding(model))
+    state = FinalState(
+        ScopedModel.of(model).run_to_final_states([before.token_ids])[0], ScopedModel.of(model).unembedding()
+    )
     geometry = PredictiveGeometry(state)
     one, several = geometry.leading(1), geometry.leading(RANK)
 

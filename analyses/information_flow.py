@@ -18,8 +18,8 @@ from flow_cases import CASES, Case
 from intervals import RESAMPLES
 
 import lens_scopes as ls
-from lens_scopes.engine.final_state import kl_divergence, unembedding
-from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.final_state import kl_divergence
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.generation import continuation
 from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, STYLE, paper
@@ -119,7 +119,7 @@ def answer_ids(model: Any, token_ids: Sequence[int]) -> list[int]:
     """The model's own most probable continuation up to the end of its first line, at most `ANSWER_TOKENS` tokens."""
     answer: list[int] = []
     while len(answer) < ANSWER_TOKENS and not ended(model, answer):
-        answer += continuation(model, [*token_ids, *answer], 1)
+        answer += continuation(ScopedModel.of(model), [*token_ids, *answer], 1)
     return answer
 
 
@@ -217,7 +217,7 @@ def _noise(model: Any, case: Case, draws: int, seed: int) -> dict[str, Any]:
 
 def _noised_predictions(model: Any, token_ids: Sequence[int], start: int, noise: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of the next token [draw, vocabulary], noise [draw, position, d_model] added from `start`."""
-    head, logs = unembedding(model), []
+    head, logs = ScopedModel.of(model).unembedding(), []
     for part in noise.split(8):
 
         def add(embedding: torch.Tensor, part: torch.Tensor = part) -> torch.Tensor:
@@ -225,7 +225,7 @@ def _noised_predictions(model: Any, token_ids: Sequence[int], start: int, noise:
             noised[:, start : start + part.shape[1]] += part.to(embedding)
             return noised
 
-        states = run_to_final_state(model, [list(token_ids)] * len(part), [(EMBEDDING, add)])
+        states = ScopedModel.of(model).run_to_final_states([list(token_ids)] * len(part), [(EMBEDDING, add)])
         logs.append(head.logits(states).double().log_softmax(-1))
     return torch.cat(logs)
 

@@ -21,7 +21,8 @@ from torch import Tensor
 import lens_scopes as ls
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.engine.backward import trace
-from lens_scopes.engine.final_state import FinalState, unembedding
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING, layer_sites
 from lens_scopes.prompts.tokens import token_string
 from lens_scopes.views.figures.style import (
@@ -153,8 +154,8 @@ def _one_pair(model: Any, pair: JudgementPair, scale: JudgementScale, layers: Se
     assert len(differing) == 1  # both words are one token each
     named, n_tokens = differing[0], len(ids[0])
     ordinary = ~np.array(prompts[0].special)
-    head = unembedding(model)
-    traced = [trace(model, [row], layer_sites(model, True)) for row in ids]
+    head = ScopedModel.of(model).unembedding()
+    traced = [trace(ScopedModel.of(model), [row], layer_sites(model, True)) for row in ids]
     states = [FinalState(item.final_states[0].detach(), head) for item in traced]
     strips, by_layer, gradients = [], [], []
     for prompt, item, state in zip(prompts, traced, states, strict=True):

@@ -19,6 +19,7 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.engine.memory import Budget, in_units, parse_memory
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.views.words.memory import memory_words
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     ls.attribute(model, [2, *range(100, 130)])  # so that what is set up once is not counted
     for length in options.lengths:
         prompt = [2, *torch.randint(100, 200_000, (length - 1,), generator=generator).tolist()]
-        budget = Budget(model, parse_memory(options.memory))
+        budget = Budget(ScopedModel.of(model), parse_memory(options.memory))
         before, start = settle(), time.perf_counter()
         attribution = ls.attribute(model, prompt, ls.Semantic(), memory=options.memory)
         seconds, peak = time.perf_counter() - start, resident("VmHWM") - before

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
-from lens_scopes.engine.final_state import FinalState, unembedding
-from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.prompts.read import read_prompt
@@ -35,7 +35,8 @@ def leave_one_out(model: Any, token_ids: Sequence[int], share: float = 1.0) -> l
 
 def final_state(model: Any, token_ids: Sequence[int]) -> FinalState:
     """The final state after the last token."""
-    return FinalState(run_to_final_state(model, [token_ids])[0], unembedding(model))
+    scoped = ScopedModel.of(model)
+    return FinalState(scoped.run_to_final_states([token_ids])[0], scoped.unembedding())
 
 
 def replaced_final_states(model: Any, token_ids: Sequence[int], indices: Sequence[int], share: float = 1.0) -> Tensor:

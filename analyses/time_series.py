@@ -18,8 +18,8 @@ from series import KINDS, written
 from torch import Tensor
 
 import lens_scopes as ls
-from lens_scopes.engine.final_state import FinalState, unembedding
-from lens_scopes.engine.forward import hooked, run_to_final_state
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.views.figures.style import (
     DEEP_NEGATIVE,
     DEEP_POSITIVE,
@@ -111,7 +111,7 @@ def _one_series(
     series = ls.read_series(model, text)
     attention: dict[int, Tensor] = {}
     hooks = [(f"blocks.{layer}.attn.hook_pattern", _keep(attention, layer)) for layer in range(model.cfg.n_layers)]
-    with hooked(model, hooks):
+    with ScopedModel.of(model).hooked(hooks):
         att = ls.attribute(model, series.prompt, ls.Temperature(), layers=True)
     influence = np.array(series.per_number(att.scores))
     assert att.layers is not None
@@ -266,7 +266,8 @@ def _without(model: Any, token_ids: Sequence[int], heads: Sequence[tuple[int, in
         return hook
 
     hooks = [(f"blocks.{layer}.attn.hook_z", hook_for(head)) for layer, head in heads]
-    return FinalState(run_to_final_state(model, [token_ids], hooks)[0], unembedding(model))
+    scoped = ScopedModel.of(model)
+    return FinalState(scoped.run_to_final_states([token_ids], hooks)[0], scoped.unembedding())
 
 
 def _examples_figure(examples: dict[str, Any]) -> Any:

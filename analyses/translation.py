@@ -18,8 +18,8 @@ from torch import Tensor
 
 import lens_scopes as ls
 from lens_scopes.engine.backward import trace
-from lens_scopes.engine.final_state import FinalState, unembedding
-from lens_scopes.engine.forward import hooked
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import layer_sites
 from lens_scopes.prompts.prompt import next_token_id
 from lens_scopes.views.figures.style import (
@@ -140,9 +140,9 @@ def _one_pair(model: Any, pair: Pair, examples: Sequence[Sequence[str]]) -> dict
     attention: dict[int, Tensor] = {}
     hooks = [(f"blocks.{layer}.attn.hook_pattern", _keep(attention, layer)) for layer in range(model.cfg.n_layers)]
     ids = prompt.token_ids[: reads[-1] + 1]
-    with hooked(model, hooks):
-        traced = trace(model, [ids], layer_sites(model, True), reads=[(0, read) for read in reads])
-    head = unembedding(model)
+    with ScopedModel.of(model).hooked(hooks):
+        traced = trace(ScopedModel.of(model), [ids], layer_sites(model, True), reads=[(0, read) for read in reads])
+    head = ScopedModel.of(model).unembedding()
     states = [
         FinalState(y, head, next_token_id(prompt, read))
         for y, read in zip(traced.final_states.detach(), reads, strict=True)

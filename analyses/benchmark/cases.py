@@ -21,7 +21,7 @@ from benchmark.passages import long_text
 from benchmark.results import Section
 from lens_scopes.attribution.attribute import attribute, attribute_batch
 from lens_scopes.attribution.matrix import attribute_all
-from lens_scopes.engine.forward import hooked, run_blocks
+from lens_scopes.engine.model import MatmulDtype, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.objectives import Fisher, Objective, Semantic, Temperature
@@ -95,8 +95,8 @@ def lens_body(model: Any, token_ids: Sequence[int], *, backward: bool) -> Callab
             roots.append(activation.detach().requires_grad_(backward))
             return roots[0]
 
-        with torch.set_grad_enabled(backward), hooked(model, [(EMBEDDING, cut_at_embedding)]):
-            residual = run_blocks(model, ids, 0, model.cfg.n_layers)[:, -1]
+        with torch.set_grad_enabled(backward), ScopedModel.of(model).hooked([(EMBEDDING, cut_at_embedding)]):
+            residual = model(ids, stop_at_layer=model.cfg.n_layers, padding_side="right")[:, -1]
             y = model.ln_final(residual)[0] if model.cfg.normalization_type is not None else residual[0]
         return torch.autograd.grad(y.norm(), roots)[0] if backward else y
 
@@ -242,9 +242,9 @@ def _one_by_one(model: Any, prompts: Sequence[Sequence[int]], objective: Objecti
 
 
 def _in_batches(
-    model: Any, prompts: Sequence[Sequence[int]], objective: Objective, dtype: str | None
+    model: Any, prompts: Sequence[Sequence[int]], objective: Objective, matmul_dtype: MatmulDtype
 ) -> Callable[[], Any]:
-    return lambda: attribute_batch(model, prompts, objective, matmul_dtype=dtype)
+    return lambda: attribute_batch(model, prompts, objective, matmul_dtype=matmul_dtype)
 
 
 def _competing(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from lens_scopes.attribution.resolved import PromptPosition, ResolvedSpec, score_warnings
 from lens_scopes.engine.backward import Progress
-from lens_scopes.engine.forward import Batch, check_finite, final_states
+from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.read import PromptLike
@@ -22,7 +21,7 @@ from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 
 def attribute(
-    model: Any,
+    model: ModelLike,
     prompt: PromptLike,
     objective: ObjectiveLike = None,
     *,
@@ -35,7 +34,7 @@ def attribute(
     readout: Readout | str | None = None,
     points: PointsLike = None,
     memory: str | int | None = None,
-    matmul_dtype: str | None = None,
+    matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
 ) -> Attribution:
     """Which tokens made the model say that: influence of every token on one prediction.
@@ -69,8 +68,9 @@ def attribute(
             `Noise(samples, scale)`, or a line of text such as "path-mean@32", "path-bos-held" or "noise@8".
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
             Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
-        matmul_dtype: None for matrix products in the model's dtype; "bfloat16" for faster ones of rounded factors, with
-            everything else in the model's dtype. Ranks of scores agree to 0.999 on Gemma 3 270M, not their last digits.
+        matmul_dtype: of matrix products in the model's body: None for the model's own dtype; "bfloat16" for faster ones
+            of rounded factors, with everything else in the model's dtype. Ranks of scores agree to 0.999 on Gemma 3
+            270M, not their last digits.
         progress: called with (directions done, directions in all) as they are backpropagated.
 
     Returns:
@@ -96,7 +96,7 @@ def attribute(
         matmul_dtype=matmul_dtype,
     )
     resolved = ResolvedSpec.of(model, spec)
-    place = PromptPosition.read(model, prompt, position, spec.target)
+    place = PromptPosition.read(resolved.model, prompt, position, spec.target)
     if isinstance(resolved.explanation, Baseline):
         return _compare(resolved, resolved.explanation, place, progress)
     return resolved.run_all([place], progress)[0]
@@ -107,8 +107,8 @@ def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, pr
     model, length = resolved.model, len(place.token_ids)
     batch = Batch.of(model, [place.token_ids])
     with torch.no_grad():
-        states = final_states(model, batch)
-    check_finite(model, states, batch)
+        states = model.final_states(batch)
+    model.check_finite(states, batch)
     state = resolved.checked_states(states, [place.target])[0]
     scores = method.scores(model, place.token_ids, place.special, state).cpu()
     if progress is not None:
@@ -124,7 +124,7 @@ def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, pr
 
 
 def attribute_batch(
-    model: Any,
+    model: ModelLike,
     prompts: Sequence[PromptLike],
     objective: ObjectiveLike = None,
     *,
@@ -137,7 +137,7 @@ def attribute_batch(
     readout: Readout | str | None = None,
     points: PointsLike = None,
     memory: str | int | None = None,
-    matmul_dtype: str | None = None,
+    matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
 ) -> list[Attribution]:
     """`attribute` for many prompts, run in batches of similar length; scores are those of single calls.
@@ -163,5 +163,5 @@ def attribute_batch(
         matmul_dtype=matmul_dtype,
     )
     resolved = ResolvedSpec.of(model, spec.require_gradient())
-    places = [PromptPosition.read(model, prompt, position, spec.target) for prompt in prompts]
+    places = [PromptPosition.read(resolved.model, prompt, position, spec.target) for prompt in prompts]
     return resolved.run_all(places, None, progress)

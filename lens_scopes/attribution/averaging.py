@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from einops import repeat
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from lens_scopes.engine.backward import Progress, Trace, Visit, trace
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.forward import Hook, token_embeddings
 from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.prompt import Prompt
@@ -30,14 +29,14 @@ class AveragedTrace:
 
     Attributes:
         activations: the sites' activations at the prompt.
-        real: marks positions that are not padding: all of them.
+        token_mask: marks positions that are not padding: all of them.
         gradients: the mean gradient of each direction at each site.
         directions: the prompt's own; of a number, the weight is in the gradients already.
         starts: the sites' activations at the points' start, where they have one and it was asked for.
     """
 
     activations: Mapping[str, Tensor]
-    real: Bool[Tensor, "1 pos"]
+    token_mask: Bool[Tensor, "1 pos"]
     gradients: Sequence[Mapping[str, Tensor]]
     directions: Directions
     starts: Mapping[str, Tensor] | None
@@ -50,7 +49,7 @@ class AveragedTrace:
 
 
 def average_over_points(
-    model: Any,
+    model: ScopedModel,
     prompt: Prompt,
     points: Points,
     objective: Objective,
@@ -78,12 +77,12 @@ def average_over_points(
     Raises:
         ObjectiveError: when a number has several directions at some point.
     """
-    token_ids = prompt.token_ids[: own.real.shape[1]]
+    token_ids = prompt.token_ids[: own.token_mask.shape[1]]
     target = state.top_token if state.target is None else state.target
     is_number = not directions.squared
     names = list(own.activations)
     start = points.start_embeddings(model, prompt, len(token_ids))
-    everywhere = points.embeddings(token_embeddings(model, token_ids), start)
+    everywhere = points.embeddings(model.token_embeddings(token_ids), start)
     sums: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
     def run(items: range) -> None:
@@ -112,7 +111,7 @@ def average_over_points(
     in_portions(len(everywhere), lambda _: budget.rows(len(token_ids), most), run)
     return AveragedTrace(
         activations={name: values.detach() for name, values in own.activations.items()},
-        real=own.real,
+        token_mask=own.token_mask,
         gradients=sums,
         directions=replace(directions, weights=torch.ones_like(directions.weights)) if is_number else directions,
         starts=_activations(model, token_ids, start, names, path) if with_starts and start is not None else None,
@@ -135,7 +134,7 @@ def _number_direction(directions: Directions) -> Float[Tensor, "1 d_model"]:
 
 
 def _activations(
-    model: Any,
+    model: ScopedModel,
     token_ids: Sequence[int],
     embeddings: Float[Tensor, "pos d_model"],
     names: Sequence[str],

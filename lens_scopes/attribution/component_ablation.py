@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.backward import Progress, trace
-from lens_scopes.engine.forward import Hook, run_to_final_state
 from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import PathError
 from lens_scopes.scopes.paths import Component
@@ -40,7 +40,7 @@ def component_site(component: Component) -> str:
 
 
 def baseline_activations(
-    model: Any,
+    model: ScopedModel,
     token_ids: Sequence[int],
     special: Sequence[bool],
     activations: Mapping[str, Float[Tensor, "1 pos *inner"]],
@@ -67,7 +67,7 @@ def baseline_activations(
 
 
 def ablated_final_states(
-    model: Any,
+    model: ScopedModel,
     token_ids: Sequence[int],
     components: Sequence[Component],
     baselines: Mapping[str, Float[Tensor, "pos ..."]],
@@ -81,7 +81,7 @@ def ablated_final_states(
 
 
 def changed_final_states(
-    model: Any,
+    model: ScopedModel,
     token_ids: Sequence[int],
     changes: Sequence[Any],
     hooks: Callable[[Sequence[Any]], list[tuple[str, Hook]]],
@@ -104,7 +104,7 @@ def changed_final_states(
 
     def run(items: range) -> None:
         rows = changes[items.start : items.stop]
-        states.append(run_to_final_state(model, [token_ids] * len(rows), hooks(rows)))
+        states.append(model.run_to_final_states([token_ids] * len(rows), hooks(rows)))
         if progress is not None:
             progress(items.stop, len(changes))
 

@@ -23,7 +23,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
-from lens_scopes.engine.precision import products_in
+from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
 from lens_scopes.prompts.generation import with_continuation
@@ -48,7 +48,7 @@ _NOISY = 0.2  # a standard error above this share of the bound is worth a warnin
 
 
 def information_flow(
-    model: Any,
+    model: ModelLike,
     prompt: PromptLike,
     spans: Mapping[str, SpanLike] | None = None,
     *,
@@ -61,7 +61,7 @@ def information_flow(
     seed: int = 0,
     through: PathLike = None,
     memory: str | int | None = None,
-    matmul_dtype: str | None = None,
+    matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
 ) -> InformationFlow:
     """How many nats a span of the prompt (a secret, a retrieved document) could tell through what is predicted next.
@@ -105,6 +105,7 @@ def information_flow(
 
     Source: the bound after GIF, arXiv:2606.23277; the directions are those of Fisher Scope, arXiv:2601.16407.
     """
+    model = ScopedModel.of(model)
     relative = checked_sigma(sigma)
     rank, samples = _checked_directions(model.cfg.d_model, rank, samples)
     spec = Spec.read(Fisher("trace"), through=through, memory=memory, matmul_dtype=matmul_dtype)
@@ -117,13 +118,12 @@ def information_flow(
 
     reads = [(0, destination) for destination in destinations]
     plan = resolved.budget().plan(len(ids))
-    with products_in(spec.matmul_dtype or "own"):
-        traced = trace_within(model, [ids], [], plan, resolved.path_hooks(), reads)
-        with torch.no_grad():
-            states = resolved.final_states(traced, [next_token_id(read, destination) for destination in destinations])
-            generator = torch.Generator().manual_seed(seed)
-            directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
-        gradients = _span_gradients(traced, directions, [range(*span) for span in flows.values()], progress)
+    traced = trace_within(resolved.model, [ids], [], plan, resolved.path_hooks(), reads)
+    with torch.no_grad():
+        states = resolved.final_states(traced, [next_token_id(read, destination) for destination in destinations])
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
+    gradients = _span_gradients(traced, directions, [range(*span) for span in flows.values()], progress)
     omitted, errors = zip(*(_omitted(rows[:, rank:]) for rows in gradients), strict=True)
     result = InformationFlow(
         spans=flows,
@@ -151,6 +151,7 @@ def information_flow(
             seed=seed,
             answer_tokens=count,
             generated=bool(generate),
+            matmul_dtype=resolved.model.matmul_dtype,
         ),
         memory=traced.outcome(plan, len(destinations) * (rank + samples)),
     )
@@ -175,7 +176,7 @@ def _checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int
 
 
 def _with_answer(
-    model: Any,
+    model: ScopedModel,
     prompt: PromptLike,
     spans: Mapping[str, SpanLike] | None,
     answer: AnswerLike | None,
@@ -199,7 +200,7 @@ def _with_answer(
     return read, len(read) - length
 
 
-def _answer_ids(model: Any, prompt: Prompt, answer: AnswerLike) -> Sequence[int]:
+def _answer_ids(model: ScopedModel, prompt: Prompt, answer: AnswerLike) -> Sequence[int]:
     """The tokens of an answer as they follow the prompt."""
     if not isinstance(answer, str):
         ids = read_prompt(model, answer).token_ids
@@ -292,11 +293,11 @@ def _omitted(rows: Float[Tensor, "dest samples width"]) -> tuple[Float[Tensor, "
     return squares.sum(1), squares.std(1) * samples**0.5
 
 
-def _embedding_norm(model: Any) -> float:
+def _embedding_norm(model: ScopedModel) -> float:
     """The median of ‖x‖₂ over the vocabulary, x as the model embeds a token (Gemma scales W_E)."""
-    ids = torch.arange(model.cfg.d_vocab, device=next(model.parameters()).device)
+    ids = torch.arange(model.cfg.d_vocab, device=model.device)
     with torch.no_grad():
-        parts = (model.embed(part[None])[0] for part in ids.split(_TOKENS_AT_ONCE))
+        parts = (model.module.embed(part[None])[0] for part in ids.split(_TOKENS_AT_ONCE))
         norms = torch.cat([part.to(compute_dtype(part.dtype)).norm(dim=-1) for part in parts])
     return float(norms.median())
 

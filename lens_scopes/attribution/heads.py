@@ -33,6 +33,7 @@ from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import shortage_named
+from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
 from lens_scopes.prompts.read import PromptLike
@@ -48,7 +49,7 @@ _ABLATED_FEW = 32
 
 @shortage_named("the heads of this prompt")
 def inspect_heads(
-    model: Any,
+    model: ModelLike,
     prompt: PromptLike,
     objective: ObjectiveLike = None,
     *,
@@ -60,6 +61,7 @@ def inspect_heads(
     verify: int | None = None,
     seed: int = 0,
     memory: str | int | None = None,
+    matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
 ) -> HeadInspection:
     """Influence of every head and MLP on one prediction, predicted by gradients and verified by ablation.
@@ -69,7 +71,7 @@ def inspect_heads(
     ablated for real.
 
     Args:
-        model, prompt, objective, position, target, through: as for `attribute`.
+        model, prompt, objective, position, target, through, matmul_dtype: as for `attribute`.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
             "shuffle" (its output in a prompt of the same tokens in a random order, special tokens in place).
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
@@ -82,9 +84,10 @@ def inspect_heads(
     Raises:
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
     """
+    model = ScopedModel.of(model)
     check_baseline(baseline)
     spec = (
-        Spec.read(objective, through=through, target=target, memory=memory)
+        Spec.read(objective, through=through, target=target, memory=memory, matmul_dtype=matmul_dtype)
         .require_gradient()
         .require_usual(
             ("layers", "sites", "score_site", "readout", "points"), "heads and MLPs are read at sites of their own"
@@ -228,7 +231,7 @@ def _per_head(values: Float[Tensor, "pos kv_head d_head"], n_heads: int) -> Floa
 
 
 def _direct_amounts(
-    model: Any,
+    model: ScopedModel,
     place: PromptPosition,
     directions: Directions,
     path: Path | None,
@@ -271,7 +274,7 @@ def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:
     return traced.activations[f"blocks.{layer}.attn.hook_pattern"][0, index].detach().float().cpu()
 
 
-def _existing_head(model: Any, head: str | tuple[int, int]) -> tuple[int, int]:
+def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int, int]:
     layer, index = parse_head(head)
     if layer >= model.cfg.n_layers or index >= model.cfg.n_heads:
         raise PathError(

@@ -7,7 +7,6 @@ not pay for late tokens, and its backward passes share that pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +17,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, in_portions
-from lens_scopes.engine.precision import products_in
+from lens_scopes.engine.model import MatmulDtype, ModelLike
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import next_token_id
@@ -35,7 +34,7 @@ _BLOCK = 16  # destinations that share a forward pass
 
 
 def attribute_all(
-    model: Any,
+    model: ModelLike,
     prompt: PromptLike,
     objective: ObjectiveLike = None,
     *,
@@ -44,7 +43,7 @@ def attribute_all(
     through: PathLike = None,
     readout: Readout | str | None = None,
     memory: str | int | None = None,
-    matmul_dtype: str | None = None,
+    matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
 ) -> AttributionMatrix:
     """The influence of every token on every later prediction of a text.
@@ -68,6 +67,7 @@ def attribute_all(
         ("layers", "sites", "score_site", "points"), "a matrix is read at the embedding"
     )
     resolved = ResolvedSpec.of(model, spec)
+    model = resolved.model
     read = read_prompt(model, prompt, spans=spans)
     first = 0
     if generate:
@@ -86,7 +86,9 @@ def attribute_all(
         block = destinations[items.start : items.stop]
         ids = read.token_ids[: block[-1] + 1]
         plan = resolved.budget().plan(len(ids))
-        traced = trace_within(model, [ids], [], plan, resolved.path_hooks(), reads=[(0, dest) for dest in block])
+        traced = trace_within(
+            resolved.model, [ids], [], plan, resolved.path_hooks(), reads=[(0, dest) for dest in block]
+        )
         with torch.no_grad():
             states = resolved.final_states(traced, [next_token_id(read, dest) for dest in block])
             explained = [resolved.objective.directions(state) for state in states]
@@ -101,8 +103,7 @@ def attribute_all(
         if progress is not None:
             progress(len(rows), len(destinations))
 
-    with products_in(spec.matmul_dtype or "own"):
-        in_portions(len(destinations), lambda _: _BLOCK, run)
+    in_portions(len(destinations), lambda _: _BLOCK, run)
     record = resolved.record(read, destinations[-1], last[-1], whole=True)
     record["objective"] = type(resolved.objective).__name__  # each row has a target of its own
     return AttributionMatrix(
@@ -131,6 +132,7 @@ def attribute_all(
             destinations[-1],
             readout=choice_record(resolved.readout),
             generated=generate,
+            matmul_dtype=resolved.model.matmul_dtype,
             divergence=directions[-1].squared,
         ),
         memory=memory_used[-1],  # of the longest part of the text

@@ -10,7 +10,6 @@ to London".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
-from lens_scopes.engine.forward import Hook
+from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
@@ -35,7 +34,7 @@ from lens_scopes.scopes.spec import Spec
 
 
 def inspect_modes(
-    model: Any,
+    model: ModelLike,
     prompt: PromptLike,
     rank: int = 4,
     *,
@@ -44,6 +43,7 @@ def inspect_modes(
     through: PathLike = None,
     shown: int = 6,
     memory: str | int | None = None,
+    matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
 ) -> ModeInspection:
     """Decodes the leading Fisher modes of a prediction and checks what each source token does along them.
@@ -52,7 +52,7 @@ def inspect_modes(
     replaces its embedding by the baseline and gives the actual ones.
 
     Args:
-        model, prompt, position, through, memory: as for `attribute`.
+        model, prompt, position, through, memory, matmul_dtype: as for `attribute`.
         rank: how many modes.
         baseline: what an embedding is moved to: "zero", or "mean", the mean embedding of the prompt's non-special
             tokens.
@@ -64,7 +64,10 @@ def inspect_modes(
     """
     if baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')
-    resolved = ResolvedSpec.of(model, Spec.read(Fisher(rank), through=through, memory=memory))
+    resolved = ResolvedSpec.of(
+        model, Spec.read(Fisher(rank), through=through, memory=memory, matmul_dtype=matmul_dtype)
+    )
+    model = resolved.model
     place = PromptPosition.read(model, prompt, position, None)
     budget = resolved.budget()
     plan = budget.plan(len(place.token_ids))

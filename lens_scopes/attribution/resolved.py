@@ -21,12 +21,10 @@ from lens_scopes.engine.final_state import (
     Prediction,
     Unembedding,
     compute_dtype,
-    unembedding,
 )
-from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions
+from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_gradients, require_used
-from lens_scopes.engine.precision import products_in
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import LensScopesError, NumericsError, SiteError
@@ -49,8 +47,8 @@ _BATCH_TOKENS_OF_GPU = 8192
 _NOISY = 0.2  # a standard error above this share of the scores is worth a warning
 
 
-def _batch_tokens(model: Any) -> int:
-    return _BATCH_TOKENS if next(model.parameters()).device.type == "cpu" else _BATCH_TOKENS_OF_GPU
+def _batch_tokens(model: ScopedModel) -> int:
+    return _BATCH_TOKENS if model.device.type == "cpu" else _BATCH_TOKENS_OF_GPU
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class PromptPosition:
     target: int | None
 
     @classmethod
-    def read(cls, model: Any, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
+    def read(cls, model: ScopedModel, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
         """Reads a prompt, its position and its target against the model, once, at the boundary."""
         read = read_prompt(model, prompt)
         at = resolve_position(read, position)
@@ -83,7 +81,7 @@ class PromptPosition:
 class ResolvedSpec:
     """A spec, checked against the model and ready to run."""
 
-    model: Any
+    model: ScopedModel
     spec: Spec
     unembedding: Unembedding
     explanation: Explanation
@@ -92,13 +90,14 @@ class ResolvedSpec:
     score_names: list[str]
 
     @classmethod
-    def of(cls, model: Any, spec: Spec) -> ResolvedSpec:
+    def of(cls, model: ModelLike, spec: Spec) -> ResolvedSpec:
         """Resolves names and tokens with the model, once, at the boundary.
 
         Raises:
             LensScopesError: where the model lacks what the spec names.
         """
-        readable = unembedding(model)
+        model = ScopedModel.of(model).with_matmul_dtype(spec.matmul_dtype)
+        readable = model.unembedding()
         require_gradients(model)
         layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
         score_names = named_sites(model, spec.score_site)
@@ -188,10 +187,9 @@ class ResolvedSpec:
         Raises:
             OutOfMemoryError: when they do not fit in memory together.
         """
-        with products_in(self.spec.matmul_dtype or "own"):
-            if self.points is not None:
-                return [self._run_at_points(place, self.points, progress) for place in places]
-            return self._run(places, progress, budget or self.budget())
+        if self.points is not None:
+            return [self._run_at_points(place, self.points, progress) for place in places]
+        return self._run(places, progress, budget or self.budget())
 
     def _run(self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget) -> list[Attribution]:
         prompts = [place.token_ids for place in places]
@@ -303,6 +301,7 @@ class ResolvedSpec:
                 squared=directions.squared and self.at_embedding,
                 divergence=directions.squared,
                 directions=len(directions.vectors),
+                matmul_dtype=self.model.matmul_dtype,
             ),
             memory=memory,
             details=DirectionDetails.of(directions.details),

@@ -20,8 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.final_state import unembedding
-from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.groups import group_tokens
 from lens_scopes.prompts.prompt import Prompt
@@ -124,7 +123,7 @@ class ValueDistribution:
         return pandas.DataFrame({"value": self.values, "written": self.written, "probability": self.probabilities})
 
 
-def read_series(model: Any, text: SeriesText, *, separator: str = ",") -> Series:
+def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> Series:
     """Reads a series of numbers, such as "12,17,25,", ready for the next number to follow.
 
     Args:
@@ -160,7 +159,7 @@ def read_series(model: Any, text: SeriesText, *, separator: str = ",") -> Series
 
 
 def value_distribution(
-    model: Any,
+    model: ModelLike,
     series: SeriesText,
     *,
     separator: str = ",",
@@ -188,6 +187,7 @@ def value_distribution(
         PromptError: as `read_series`; for width, least or longest out of range; and where the longest number would
             not fit the context window.
     """
+    model = ScopedModel.of(model)
     read = read_series(model, series, separator=separator)
     if not 0 <= least < 1:
         raise PromptError(f"least is a probability from 0 to below 1, got {least!r}.")
@@ -215,7 +215,7 @@ class _Beginning:
     probability: float
 
 
-def _walk(model: Any, token_ids: Sequence[int], width: int, least: float, most: int) -> ValueDistribution:
+def _walk(model: ScopedModel, token_ids: Sequence[int], width: int, least: float, most: int) -> ValueDistribution:
     pieces = _number_pieces(model)
     found: dict[str, float] = {}
     unresolved = 0.0
@@ -264,18 +264,20 @@ def _continued(text: str, piece: str) -> tuple[str, bool]:
     return begun.group(), begun.end() < len(text + piece)
 
 
-def _next_tokens(model: Any, token_ids: Sequence[int], level: Sequence[_Beginning]) -> list[Float[Tensor, " d_vocab"]]:
+def _next_tokens(
+    model: ScopedModel, token_ids: Sequence[int], level: Sequence[_Beginning]
+) -> list[Float[Tensor, " d_vocab"]]:
     """The distribution of the next token after each beginning, a batch of continuations at a time."""
-    head = unembedding(model)
+    head = model.unembedding()
     at_once = max(1, _BATCH_TOKENS // (len(token_ids) + 1))
     found: list[Tensor] = []
     for start in range(0, len(level), at_once):
         rows = [[*token_ids, *beginning.token_ids] for beginning in level[start : start + at_once]]
-        found += head.logits(run_to_final_state(model, rows)).softmax(-1).unbind()
+        found += head.logits(model.run_to_final_states(rows)).softmax(-1).unbind()
     return found
 
 
-def _number_pieces(model: Any) -> list[tuple[int, str]]:
+def _number_pieces(model: ScopedModel) -> list[tuple[int, str]]:
     """The tokens of the vocabulary that can begin or continue a number, with their strings."""
     tokenizer = model.tokenizer
     size = min(model.cfg.d_vocab, len(tokenizer))

@@ -12,23 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.forward import (
-    Batch,
-    Hook,
-    check_finite,
-    final_states,
-    hooked,
-    is_bridge,
-    run_blocks,
-    run_to_reading,
-)
 from lens_scopes.engine.memory import MemoryPlan, attempt
+from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError, OutOfMemoryError, SiteError
 
@@ -46,7 +37,7 @@ class Traced(Protocol):
     """What gives every direction's gradients at every site, however it comes by them."""
 
     @property
-    def real(self) -> Bool[Tensor, "batch pos"]:
+    def token_mask(self) -> Bool[Tensor, "batch pos"]:
         """Marks positions that are not padding."""
         ...
 
@@ -62,14 +53,14 @@ class Trace:
     """A forward pass with the graph from every site to the final states.
 
     Attributes:
-        final_states: y at the positions read: the last real one of each row, unless others were asked for.
+        final_states: y at the positions read: the last token of each row, unless others were asked for.
         activations: the sites' activations, by the name asked for.
-        real: marks positions that are not padding.
+        token_mask: marks positions that are not padding.
     """
 
     final_states: Float[Tensor, "read d_model"]
     activations: dict[str, Tensor]
-    real: Bool[Tensor, "batch pos"]
+    token_mask: Bool[Tensor, "batch pos"]
 
     def gradients(self, vectors: Float[Tensor, "read d_model"], keep_graph: bool) -> dict[str, Tensor]:
         """vᵀJ at every site, for one direction a final state; zeros where no final state depends on the site."""
@@ -78,7 +69,7 @@ class Trace:
     def _gradients_of_each(self, vectors: Float[Tensor, "k read d_model"]) -> Iterator[dict[str, Tensor]]:
         """`gradients` of every direction; those of a short prompt are taken several at a time, so that the weights are
         read once for all of them."""
-        several = max(1, BATCHED // self.real.numel())
+        several = max(1, BATCHED // self.token_mask.numel())
         for start in range(0, len(vectors), several):
             more = start + several < len(vectors)
             yield from _gradients(self.final_states, self.activations, vectors[start : start + several], more)
@@ -112,21 +103,21 @@ class SlicedTrace:
     visited again.
 
     Attributes:
-        final_states: y at the positions read: the last real one of each row, unless others were asked for.
-        real: marks positions that are not padding.
-        entering: what each slice starts from: the token ids, then the residual stream.
+        final_states: y at the positions read: the last token of each row, unless others were asked for.
+        token_mask: marks positions that are not padding.
+        slice_inputs: what each slice starts from: the token ids, then the residual stream.
         bounds: the first layer of each slice.
         layers_at_once: the longest slice that memory has held.
         directions_at_once: directions that travel together; None for all.
         shortages: how often memory ran out.
     """
 
-    model: Any
+    model: ScopedModel
     batch: Batch
     sites: Sequence[str]
     path: Sequence[tuple[str, Hook]]
     final_states: Float[Tensor, "read d_model"]
-    entering: Sequence[Tensor]
+    slice_inputs: Sequence[Tensor]
     bounds: Sequence[int]
     layers_at_once: int
     directions_at_once: int | None
@@ -134,8 +125,8 @@ class SlicedTrace:
     shortages: int = 0
 
     @property
-    def real(self) -> Bool[Tensor, "batch pos"]:
-        return self.batch.real
+    def token_mask(self) -> Bool[Tensor, "batch pos"]:
+        return self.batch.token_mask
 
     def outcome(self, plan: MemoryPlan, n_directions: int) -> MemoryPlan:
         """The plan as it was carried out, for the record."""
@@ -149,67 +140,94 @@ class SlicedTrace:
         Raises:
             OutOfMemoryError: when memory runs out for one layer and one direction.
         """
-        ledger = _Ledger(visit, progress, len(vectors), self.model.cfg.n_layers, whole=len(self.bounds) == 1)
+        progressed = _Progress(visit, progress, len(vectors), self.model.n_layers, whole=len(self.bounds) == 1)
         waiting = list(range(len(vectors)))
         while waiting:
             together = waiting[: self.directions_at_once]
             try:
-                self._carry({index: vectors[index].to(self.final_states) for index in together}, ledger)
+                self._backward_together({index: vectors[index].to(self.final_states) for index in together}, progressed)
             except OutOfMemoryError:
-                if len(together) == 1 or is_bridge(self.model):
+                if len(together) == 1 or not self.model.can_slice:
                     raise
                 self.directions_at_once = len(together) // 2
                 continue
             waiting = waiting[len(together) :]
 
-    def _carry(self, arriving: dict[int, Tensor], ledger: _Ledger) -> None:
-        stops = [*self.bounds[1:], self.model.cfg.n_layers]
-        for first, stop, entering in reversed(list(zip(self.bounds, stops, self.entering, strict=True))):
-            self._through(first, stop, entering, arriving, ledger)
+    def _backward_together(self, upstream: dict[int, Tensor], progressed: _Progress) -> None:
+        """Takes some directions from the final states to the embedding, all of them through a slice before the next."""
+        stops = [*self.bounds[1:], self.model.n_layers]
+        for first, stop, start in reversed(list(zip(self.bounds, stops, self.slice_inputs, strict=True))):
+            self._backward_slice(first, stop, start, upstream, progressed)
 
-    def _through(self, first: int, stop: int, entering: Tensor, arriving: dict[int, Tensor], ledger: _Ledger) -> None:
-        """Takes the directions that arrive at `stop` on to `first`."""
-        pending = list(arriving)
+    def _backward_slice(
+        self, first: int, stop: int, start: Tensor, upstream: dict[int, Tensor], progressed: _Progress
+    ) -> None:
+        """Takes each direction's gradient at `stop` to `first`, in halves where memory is too small.
+
+        Args:
+            start: what the slice starts from.
+            upstream: the gradients by direction; replaced one by one.
+        """
+        pending = list(upstream)
 
         def run() -> None:
-            held = self.last if self.last is not None and stop == self.model.cfg.n_layers else None
-            self.last = None
-            held = held or _slice(self.model, self.batch, self.sites, self.path, first, stop, entering)
-            inputs = held.activations if first == 0 else {"": held.start, **held.activations}
-            several = max(1, BATCHED // self.real.numel())
-            while pending:
-                together = pending[:several]
-                vectors = torch.stack([arriving[index] for index in together])
-                found = _gradients(held.out, inputs, vectors, keep_graph=len(pending) > len(together))
-                for index, gradients in zip(together, found, strict=True):
-                    # As the gradient flows, so that the first one gone wrong is met first.
-                    for name in reversed(held.activations):
-                        ledger.visit(index, name, gradients[name], held.activations[name].detach())
-                    arriving[index] = gradients.get("", arriving[index])
-                    ledger.passed(index, stop - first)
-                    del pending[0]
+            graph = self._slice_graph(first, stop, start)
+            self._visit_slice(graph, first, stop, upstream, pending, progressed)
 
+        # Whole, unless a slice as long as this has been too much before.
         shortage = attempt(run) if stop - first <= self.layers_at_once else ""
         if shortage is None:
             return
         if shortage:
             self.shortages += 1
-            if stop - first == 1 or is_bridge(self.model):
+            if stop - first == 1 or not self.model.can_slice:
                 raise OutOfMemoryError(
-                    f"memory ran out with the graph of {stop - first} of {self.model.cfg.n_layers} layers "
+                    f"memory ran out with the graph of {stop - first} of {self.model.n_layers} layers "
                     f"({shortage}); give a shorter prompt or fewer sites."
                 )
             self.layers_at_once = (stop - first) // 2
+        # In halves, the later one first, with the directions that have not come through.
         middle = (first + stop + 1) // 2
         with torch.inference_mode(False), torch.no_grad():
-            between = run_blocks(self.model, entering, first, middle)
-        left = {index: arriving[index] for index in pending}
-        self._through(middle, stop, between, left, ledger)
-        self._through(first, middle, entering, left, ledger)
-        arriving.update(left)
+            between = self.model.run_slice(self.batch, start, first, middle)
+        left = {index: upstream[index] for index in pending}
+        self._backward_slice(middle, stop, between, left, progressed)
+        self._backward_slice(first, middle, start, left, progressed)
+        upstream.update(left)
+
+    def _slice_graph(self, first: int, stop: int, start: Tensor) -> _Slice:
+        """The graph of the last slice from the way forward, once; else the slice runs again."""
+        last, self.last = self.last, None
+        if last is not None and stop == self.model.n_layers:
+            return last
+        return _run_slice(self.model, self.batch, self.sites, self.path, first, stop, start)
+
+    def _visit_slice(
+        self,
+        graph: _Slice,
+        first: int,
+        stop: int,
+        upstream: dict[int, Tensor],
+        pending: list[int],
+        progressed: _Progress,
+    ) -> None:
+        """Visits the gradients inside a slice for every direction that is pending, and takes it off the list."""
+        inputs = graph.activations if first == 0 else {"": graph.start, **graph.activations}
+        several = max(1, BATCHED // self.token_mask.numel())
+        while pending:
+            together = pending[:several]
+            vectors = torch.stack([upstream[index] for index in together])
+            gradients = _gradients(graph.out, inputs, vectors, keep_graph=len(pending) > len(together))
+            for index, of_direction in zip(together, gradients, strict=True):
+                # As the gradient flows, so that the first one gone wrong is met first.
+                for name in reversed(graph.activations):
+                    progressed.visit(index, name, of_direction[name], graph.activations[name].detach())
+                upstream[index] = of_direction.get("", upstream[index])
+                progressed.count_layers(index, stop - first)
+                del pending[0]
 
 
-class _Ledger:
+class _Progress:
     """What has been visited and how far the directions have come, so that work begun anew counts once."""
 
     def __init__(self, visit: Visit, progress: Progress | None, directions: int, n_layers: int, *, whole: bool) -> None:
@@ -223,7 +241,7 @@ class _Ledger:
             self._visit(index, name, gradient, activation)
             self._visited.add((index, name))
 
-    def passed(self, index: int, layers: int) -> None:
+    def count_layers(self, index: int, layers: int) -> None:
         self._layers_left[index] = max(0, self._layers_left[index] - layers)
         done = self._total - sum(self._layers_left.values())
         if self._progress is not None:
@@ -231,7 +249,7 @@ class _Ledger:
 
 
 def trace(
-    model: Any,
+    model: ScopedModel,
     prompts: Sequence[Sequence[int]],
     sites: Sequence[str],
     path: Sequence[tuple[str, Hook]] = (),
@@ -255,15 +273,15 @@ def trace(
     activations: dict[str, Tensor] = {}
     # Sites go first: influence at a component that the path holds fixed is zero, not what it would be without the path.
     hooks = [*changes, *_captures(sites, activations), *path]
-    with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
-        states = final_states(model, batch)
-    check_finite(model, states, batch)
+    with torch.inference_mode(False), torch.enable_grad(), model.hooked(hooks):
+        states = model.final_states(batch)
+    model.check_finite(states, batch)
     _check_called(sites, activations)
-    return Trace(states, activations, batch.real)
+    return Trace(states, activations, batch.token_mask)
 
 
 def trace_in_slices(
-    model: Any,
+    model: ScopedModel,
     prompts: Sequence[Sequence[int]],
     sites: Sequence[str],
     layers_at_once: int,
@@ -278,29 +296,28 @@ def trace_in_slices(
         ModelError: for slices of a TransformerBridge, whose forward pass cannot start in the middle.
         NumericsError: as `trace`.
     """
-    n_layers = model.cfg.n_layers
-    if is_bridge(model) and layers_at_once < n_layers:
-        raise ModelError(
-            "a TransformerBridge cannot run a slice of its layers, which long prompts need to save memory; "
-            'load the model with backend="hooked", or give a shorter prompt.'
-        )
+    n_layers = model.n_layers
     batch = Batch.of(model, prompts, reads)
     bounds = range(0, n_layers, layers_at_once)
-    entering = [batch.token_ids]
+    # Forward without a graph: what each slice starts from, and which sites are called at all.
+    slice_inputs = [batch.token_ids]
     called: set[str] = set()
     notes = [(name, lambda activation, name=name: called.add(name)) for name in sites]
-    with torch.inference_mode(False), torch.no_grad(), hooked(model, notes):
+    with torch.inference_mode(False), torch.no_grad(), model.hooked(notes):
         for first, stop in zip(bounds, bounds[1:], strict=False):
-            entering.append(run_blocks(model, entering[-1], first, stop))
-    last = _slice(model, batch, sites, path, bounds[-1], n_layers, entering[-1])
+            slice_inputs.append(model.run_slice(batch, slice_inputs[-1], first, stop))
+    # The last slice with its graph, which the way back needs first.
+    last = _run_slice(model, batch, sites, path, bounds[-1], n_layers, slice_inputs[-1])
     states = last.out.detach()
-    check_finite(model, states, batch)
+    model.check_finite(states, batch)
     _check_called(sites, called | set(last.activations))
-    return SlicedTrace(model, batch, sites, path, states, entering, bounds, layers_at_once, directions_at_once, last)
+    return SlicedTrace(
+        model, batch, sites, path, states, slice_inputs, bounds, layers_at_once, directions_at_once, last
+    )
 
 
 def trace_within(
-    model: Any,
+    model: ScopedModel,
     prompts: Sequence[Sequence[int]],
     sites: Sequence[str],
     plan: MemoryPlan,
@@ -320,35 +337,32 @@ def trace_within(
 
     while (shortage := attempt(run)) is not None:
         shortages += 1
-        if len(prompts) > 1 or layers == 1 or is_bridge(model):
+        if len(prompts) > 1 or layers == 1 or not model.can_slice:
             raise OutOfMemoryError(
                 f"memory ran out on the way forward with {len(prompts)} × {max(map(len, prompts))} tokens and the "
-                f"graph of {layers} of {model.cfg.n_layers} layers ({shortage}); give a shorter prompt."
+                f"graph of {layers} of {model.n_layers} layers ({shortage}); give a shorter prompt."
             )
         layers //= 2
     made[0].shortages = shortages
     return made[0]
 
 
-def _slice(
-    model: Any,
+def _run_slice(
+    model: ScopedModel,
     batch: Batch,
     sites: Sequence[str],
     path: Sequence[tuple[str, Hook]],
     first: int,
     stop: int,
-    entering: Tensor,
+    start: Tensor,
 ) -> _Slice:
-    start = entering if first == 0 else entering.detach().requires_grad_(True)
+    """Runs some layers with their graph, from `start` as a leaf."""
+    start = start if first == 0 else start.detach().requires_grad_(True)
     activations: dict[str, Tensor] = {}
     # Sites go first: influence at a component that the path holds fixed is zero, not what it would be without the path.
     hooks = [*_captures(sites, activations), *path]
-    with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
-        if is_bridge(model):
-            out = final_states(model, batch)
-        else:
-            whole = stop == model.cfg.n_layers
-            out = run_to_reading(model, start, first, batch) if whole else run_blocks(model, start, first, stop)
+    with torch.inference_mode(False), torch.enable_grad(), model.hooked(hooks):
+        out = model.run_slice(batch, start, first, stop)
     return _Slice(out, start, activations)
 
 
@@ -381,7 +395,7 @@ def _gradients(
 ) -> Iterator[dict[str, Tensor]]:
     """For each direction the gradients by the activations, from one backward pass for all directions."""
     inputs, batched = list(activations.values()), len(vectors) > 1
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         out,
         inputs,
         (vectors if batched else vectors[0]).to(out),
@@ -392,5 +406,5 @@ def _gradients(
     for index in range(len(vectors)):
         yield {
             name: torch.zeros_like(activation) if gradient is None else gradient[index] if batched else gradient
-            for (name, activation), gradient in zip(activations.items(), found, strict=True)
+            for (name, activation), gradient in zip(activations.items(), gradients, strict=True)
         }

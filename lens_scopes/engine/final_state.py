@@ -7,9 +7,8 @@ Everything here is computed in float32 (float64 for float64 models), whatever th
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,16 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_scopes.errors import ModelError
-
 _ROOM = 8  # times the size of what is kept must be free
 _CACHED_NUMBERS = 2**20  # 4 MB of float32
 _CHUNK_COLUMNS = 32_768  # columns of W_U upcast at a time: 80 MB for d_model = 640
-
-_NORM_INPUTS = 256  # entries of the final norm that are tried
-_CONSTANT = 1e-4  # relative spread of ‖y‖ below which it is constant
-
-_largest_norms: dict[tuple[Any, ...], float] = {}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -54,16 +46,48 @@ def kl_divergence(before: Float[Tensor, "... d_vocab"], after: Float[Tensor, "..
     return torch.where(p > 0, near, log_q.exp()).sum(-1).clamp_min(0)
 
 
+_Fingerprint = tuple[int, int, torch.Size, torch.dtype, torch.device, float]
+
+
+class WeightCache:
+    """Values computed from a weight, each computed anew once the weight has changed."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[_Fingerprint, Any]] = {}
+
+    def holds(self, name: str, weight: Float[Tensor, "d_model d_vocab"]) -> bool:
+        """Whether a value is there and is this weight's as it is now."""
+        return name in self._values and self._values[name][0] == _fingerprint(weight)
+
+    def get(self, name: str, weight: Float[Tensor, "d_model d_vocab"], compute: Callable[[], Any]) -> Any:
+        """The value of that name for this weight as it is now."""
+        if not self.holds(name, weight):
+            self._values[name] = _fingerprint(weight), compute()
+        return self._values[name][1]
+
+
+def _fingerprint(weight: Float[Tensor, "d_model d_vocab"]) -> _Fingerprint:
+    """What differs once the weights do: the place and PyTorch's count of writes to it; and, for writes that are not
+    counted (`weight.data[...] = `), a sum over some numbers of every column, all of them where W_U is small."""
+    some = weight.T[:, : max(1, _CACHED_NUMBERS // weight.shape[1])]
+    writes = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), writes, weight.shape, weight.dtype, weight.device, float(some.sum(dtype=torch.float64))
+
+
 @dataclass(frozen=True)
 class Unembedding:
     """The map from the final state to logits, applied at single positions without a [pos, d_vocab] product.
 
     W_U is used as the model stores it; low-precision weights are upcast a slice of the vocabulary at a time.
+
+    Attributes:
+        cache: where what is computed from W_U is kept; that of the model outlives a prediction.
     """
 
     W_U: Float[Tensor, "d_model d_vocab"]
     b_U: Float[Tensor, " d_vocab"] | None
     soft_cap: float | None
+    cache: WeightCache = field(default_factory=WeightCache, repr=False, compare=False)
 
     @property
     def d_model(self) -> int:
@@ -101,10 +125,9 @@ class Unembedding:
     @property
     def largest_norm(self) -> float:
         """max_j ‖w_j‖, remembered: it is the same for every prediction of a model."""
-        key = _fingerprint(self.W_U)
-        if key not in _largest_norms:
-            _largest_norms[key] = max(float(rows.norm(dim=-1).max()) for _, rows in self.blocks())
-        return _largest_norms[key]
+        return self.cache.get(
+            "largest norm", self.W_U, lambda: max(float(rows.norm(dim=-1).max()) for _, rows in self.blocks())
+        )
 
     def pre_logits(self, y: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """z = W_Uᵀ y + b_U, before any soft-cap."""
@@ -129,80 +152,18 @@ class Unembedding:
         return total
 
 
-def unembedding(model: Any) -> Unembedding:
-    """Reads W_U, b_U and the output soft-cap from a HookedTransformer or TransformerBridge.
-
-    Raises:
-        ModelError: when the model has no unembedding matrix, or a quantized one.
-    """
-    weight = getattr(model, "W_U", None)
-    if not isinstance(weight, Tensor):
-        raise ModelError(
-            f"{type(model).__name__} has no unembedding matrix W_U; scopes need a causal language model that "
-            "predicts tokens (a HookedTransformer or TransformerBridge)."
-        )
-    if not weight.is_floating_point():
-        raise ModelError(
-            f"the unembedding matrix W_U holds {weight.dtype} numbers, and directions need its columns as they are; "
-            "leave the unembedding unquantized."
-        )
-    bias = getattr(model, "b_U", None)
-    cap = getattr(model.cfg, "output_logits_soft_cap", None)
-    # Fisher's eigenvectors are computed in float64, which MPS does not have.
-    place = torch.device("cpu") if weight.device.type == "mps" else weight.device
-    return Unembedding(
-        W_U=_in_compute_dtype(model, weight.detach().to(place)),
-        b_U=bias.detach().to(place) if isinstance(bias, Tensor) and bool(bias.any()) else None,
-        soft_cap=float(cap) if cap is not None and cap > 0 else None,
-    )
-
-
-_upcast: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Tensor]] = weakref.WeakKeyDictionary()
-
-
-def _fingerprint(weight: Float[Tensor, "d_model d_vocab"]) -> tuple[Any, ...]:
-    """What differs once the weights do: the place and PyTorch's count of writes to it; and, for writes that are not
-    counted (`weight.data[...] = `), a sum over some numbers of every column, all of them where W_U is small."""
-    some = weight.T[:, : max(1, _CACHED_NUMBERS // weight.shape[1])]
-    writes = 0 if weight.is_inference() else weight._version
-    return weight.data_ptr(), writes, weight.shape, weight.dtype, weight.device, float(some.sum(dtype=torch.float64))
-
-
-def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "d_model d_vocab"]:
-    """Low-precision weights upcast once and kept while the model lives, where a processor's memory has room for it:
-    upcasting a large vocabulary for every prediction takes longer than a forward pass of a short prompt."""
+def in_compute_dtype(weight: Float[Tensor, "d_model d_vocab"], cache: WeightCache) -> Float[Tensor, "d_model d_vocab"]:
+    """Low-precision weights upcast once, where a processor's memory has room for it: upcasting a large vocabulary for
+    every prediction takes longer than a forward pass of a short prompt."""
     dtype = compute_dtype(weight.dtype)
-    size = weight.numel() * torch.finfo(dtype).bits // 8
     if weight.dtype == dtype or weight.device.type != "cpu":
         return weight
-    state = _fingerprint(weight)
-    if model in _upcast and _upcast[model][0] == state:
-        return _upcast[model][1]
-    import psutil
+    if not cache.holds("upcast", weight):
+        import psutil
 
-    if psutil.virtual_memory().available < _ROOM * size:
-        return weight
-    _upcast[model] = (state, weight.to(dtype))
-    return _upcast[model][1]
-
-
-def final_norm_is_constant(model: Any) -> bool:
-    """Whether the final norm gives every y the same length: it has no weights, or all of one size.
-
-    ‖y‖ is then constant and its gradient is rounding error. Tried on inputs of one entry each, whose y is as long as
-    that entry's weight.
-    """
-    if model.cfg.normalization_type is None:
-        return False
-    d_model, weight = model.cfg.d_model, model.W_U
-    entries = torch.linspace(0, d_model - 1, min(d_model, _NORM_INPUTS)).long()
-    inputs = torch.zeros(len(entries), d_model)
-    inputs[range(len(entries)), entries] = 100 * d_model**0.5  # the norm's ε is nothing beside it
-    place = next((item.device for item in model.ln_final.parameters()), weight.device)
-    with torch.no_grad():
-        lengths = model.ln_final(inputs.to(place, model.cfg.dtype)[None])[0].float().norm(dim=-1)
-    allowed = max(_CONSTANT, 4 * torch.finfo(model.cfg.dtype).eps)
-    return bool(lengths.max() - lengths.min() <= allowed * lengths.max())
+        if psutil.virtual_memory().available < _ROOM * weight.numel() * torch.finfo(dtype).bits // 8:
+            return weight
+    return cache.get("upcast", weight, lambda: weight.to(dtype))
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.forward import Hook, run_to_final_state
+from lens_scopes.engine.model import Hook, ScopedModel
 
 TYPES = ("previous_token_head", "duplicate_token_head", "induction_head")
 
 _HALF = 24  # tokens that are repeated once
 
 
-def head_type_scores(model: Any, seed: int = 0) -> dict[str, Float[Tensor, "layer head"]]:
+def head_type_scores(model: ScopedModel, seed: int = 0) -> dict[str, Float[Tensor, "layer head"]]:
     """The share of each head's attention that falls on each type's pattern, between 0 and 1.
 
     The sequence is `_HALF` random tokens, twice, so that previous-token, duplicate-token and induction heads attend
@@ -46,7 +44,7 @@ def head_type_scores(model: Any, seed: int = 0) -> dict[str, Float[Tensor, "laye
     return scores
 
 
-def _patterns(model: Any, token_ids: list[int]) -> list[Float[Tensor, "head pos pos"]]:
+def _patterns(model: ScopedModel, token_ids: list[int]) -> list[Float[Tensor, "head pos pos"]]:
     found: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Hook:
@@ -56,5 +54,5 @@ def _patterns(model: Any, token_ids: list[int]) -> list[Float[Tensor, "head pos 
         return hook
 
     layers = range(model.cfg.n_layers)
-    run_to_final_state(model, [token_ids], [(f"blocks.{layer}.attn.hook_pattern", keep(layer)) for layer in layers])
+    model.run_to_final_states([token_ids], [(f"blocks.{layer}.attn.hook_pattern", keep(layer)) for layer in layers])
     return [found[layer] for layer in layers]

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lens_scopes.engine.forward import is_bridge
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import LensScopesError, OutOfMemoryError, PromptError
 
 _SHARE = 0.6  # of the memory that is free: other programs may want some too
@@ -76,14 +75,14 @@ class Budget:
         allowed: bytes; by default a share of what is free on the model's devices.
     """
 
-    def __init__(self, model: Any, allowed: int | None = None) -> None:
+    def __init__(self, model: ScopedModel, allowed: int | None = None) -> None:
         self.model = model
         self.given = allowed is not None
         self._free = free_bytes(model) if allowed is None else allowed
         self.limit = allowed
         self.allowed = self._free if allowed is not None else int(_SHARE * self._free)
         cfg = model.cfg
-        dtype = next(values.dtype for values in model.parameters() if values.is_floating_point())
+        dtype = next(values.dtype for values in model.module.parameters() if values.is_floating_point())
         size = torch.finfo(dtype).bits // 8
         wide = max(size, 4)  # scores, softmax and norms are computed in float32 at least
         self._token = size * cfg.d_model
@@ -91,7 +90,7 @@ class Budget:
             _OF_HEADS * cfg.n_heads * cfg.d_head + _OF_D_MLP * (cfg.d_mlp or 0)
         )
         self._pair = wide * cfg.n_heads
-        capped = (getattr(cfg, "attn_scores_soft_cap", None) or -1) > 0 or is_bridge(model)
+        capped = (getattr(cfg, "attn_scores_soft_cap", None) or -1) > 0 or not model.can_slice
         self._kept_pairs = _OF_PAIRS + (_CAPPED_PAIRS if capped else 0)
 
     def layer(self, length: int) -> int:
@@ -104,7 +103,7 @@ class Budget:
 
     def whole(self, length: int) -> int:
         """Bytes of the whole graph of one prompt, at its peak."""
-        return self.model.cfg.n_layers * self.layer(length) + self.passing(length)
+        return self.model.n_layers * self.layer(length) + self.passing(length)
 
     def rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can hold their whole graphs together; one at least."""
@@ -124,11 +123,11 @@ class Budget:
         Raises:
             OutOfMemoryError: when even the smallest plan does not fit, with the estimate.
         """
-        n_layers = self.model.cfg.n_layers
+        n_layers = self.model.n_layers
         whole = rows * self.whole(length)
         if whole <= self.allowed:
             return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
-        if is_bridge(self.model):
+        if not self.model.can_slice:
             self._refuse(whole, f"{rows} × {length} tokens", "", 'load the model with backend="hooked", ')
             return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
         token = rows * length * self._token
@@ -145,8 +144,8 @@ class Budget:
         Raises:
             OutOfMemoryError: when it does not, with the estimate.
         """
-        patterns = self.model.cfg.n_layers * self._pair * length**2
-        estimate, n_layers = int(self.whole(length) + 3 * patterns), self.model.cfg.n_layers
+        patterns = self.model.n_layers * self._pair * length**2
+        estimate, n_layers = int(self.whole(length) + 3 * patterns), self.model.n_layers
         self._refuse(estimate, f"the heads of {length} tokens", "", "")
         return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit)
 
@@ -248,9 +247,9 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def free_bytes(model: Any) -> int:
+def free_bytes(model: ScopedModel) -> int:
     """Memory that is free on the model's devices."""
-    devices = {parameter.device for parameter in model.parameters()}
+    devices = {parameter.device for parameter in model.module.parameters()}
     return sum(_free_on(device) for device in devices)
 
 

@@ -7,52 +7,50 @@ value its forward pass does not go on with, or only in part: holding it fixed wo
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lens_scopes.engine.forward import Batch, Hook, final_states, hooked, is_bridge
+from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import LensScopesError, ModelError
 
 _PART = 0.1  # a difference of gradients, as a share, that no rounding explains
+_NORM_INPUTS = 256  # entries of the final norm that are tried
+_CONSTANT = 1e-4  # relative spread of ‖y‖ below which it is constant
 
-_passing: weakref.WeakSet[Any] = weakref.WeakSet()
-_goes_on: weakref.WeakKeyDictionary[Any, dict[str, bool]] = weakref.WeakKeyDictionary()
 
-
-def require_gradients(model: Any) -> None:
+def require_gradients(model: ScopedModel) -> None:
     """Runs two tokens through a model with linear layers that are not PyTorch's own, forward and back; once a model.
 
     Raises:
         ModelError: naming the first layer whose output does not depend on its input for autograd.
     """
-    if model in _passing:
+    if model.cache.gradients_flow:
         return
     layers = {
         name: part
-        for name, part in model.named_modules()
+        for name, part in model.module.named_modules()
         if "linear" in type(part).__name__.lower() and type(part) is not torch.nn.Linear and not list(part.children())
     }
     if layers:
         _try(model, layers)
-    _passing.add(model)
+    model.cache.gradients_flow = True
 
 
-def require_used(model: Any, names: Sequence[str], error: type[LensScopesError]) -> None:
+def require_used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]) -> None:
     """Runs four tokens through a bridge, forward and back, to see that it goes on with what these hooks return.
 
     Raises:
         LensScopesError: of the kind given, naming the first hook that is a mere copy, or that the bridge fails with.
     """
-    if not is_bridge(model):
+    if model.backend == "hooked":  # which computes what its hooks return
         return
-    known = _goes_on.setdefault(model, {})
+    known = model.cache.live_hooks
     if new := [name for name in dict.fromkeys(names) if name not in known and name != EMBEDDING]:
-        known |= _used(model, new, error)
+        known.update(_used(model, new, error))
     for name in names:
         if not known.get(name, True):
             raise error(
@@ -62,7 +60,7 @@ def require_used(model: Any, names: Sequence[str], error: type[LensScopesError])
             )
 
 
-def _used(model: Any, names: Sequence[str], error: type[LensScopesError]) -> dict[str, bool]:
+def _used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]) -> dict[str, bool]:
     shown: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
 
@@ -80,8 +78,8 @@ def _used(model: Any, names: Sequence[str], error: type[LensScopesError]) -> dic
     summands = [summand for name in names if (summand := _summand(name)) in model.hook_dict]
     hooks = [(EMBEDDING, root), *((name, copy(name)) for name in dict.fromkeys([*names, *summands]))]
     try:
-        with torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
-            states = final_states(model, Batch.of(model, [[0, 1, 2, 3]]))
+        with torch.inference_mode(False), torch.enable_grad(), model.hooked(hooks):
+            states = model.final_states(Batch.of(model, [[0, 1, 2, 3]]))
     except AttributeError as problem:  # as of a norm without weights, whose hooks nobody ever listened to
         raise error(
             f"the bridge of {model.cfg.architecture} fails with a hook at {names[0]!r} ({problem})."
@@ -112,7 +110,7 @@ def _summand(name: str) -> str:
     return f"{head}{dot}hook_attn_out" if site == "hook_resid_mid" else ""
 
 
-def _try(model: Any, layers: dict[str, Any]) -> None:
+def _try(model: ScopedModel, layers: dict[str, Any]) -> None:
     broken: list[str] = []
     roots: list[Tensor] = []
 
@@ -130,8 +128,8 @@ def _try(model: Any, layers: dict[str, Any]) -> None:
 
     handles = [part.register_forward_hook(check(name)) for name, part in layers.items()]
     try:
-        with torch.inference_mode(False), torch.enable_grad(), hooked(model, [(EMBEDDING, root)]):
-            states = final_states(model, Batch.of(model, [[0, 1]]))
+        with torch.inference_mode(False), torch.enable_grad(), model.hooked([(EMBEDDING, root)]):
+            states = model.final_states(Batch.of(model, [[0, 1]]))
         if not broken:
             torch.autograd.grad(states.float().sum(), roots)
     except (RuntimeError, NotImplementedError) as error:
@@ -149,3 +147,23 @@ _CURE = "load the weights unquantized, or dequantize them"
 
 def _cannot(layers: dict[str, Any], name: str) -> str:
     return f"gradients do not flow through {name} ({type(layers[name]).__name__}), so influence cannot be read"
+
+
+def final_norm_is_constant(model: ScopedModel) -> bool:
+    """Whether the final norm gives every y the same length: it has no weights, or all of one size.
+
+    ‖y‖ is then constant and its gradient is rounding error. Tried on inputs of one entry each, whose y is as long as
+    that entry's weight.
+    """
+    cfg, module = model.cfg, model.module
+    if cfg.normalization_type is None:
+        return False
+    d_model, weight = cfg.d_model, module.W_U
+    entries = torch.linspace(0, d_model - 1, min(d_model, _NORM_INPUTS)).long()
+    inputs = torch.zeros(len(entries), d_model)
+    inputs[range(len(entries)), entries] = 100 * d_model**0.5  # the norm's ε is nothing beside it
+    place = next((item.device for item in module.ln_final.parameters()), weight.device)
+    with torch.no_grad():
+        lengths = module.ln_final(inputs.to(place, cfg.dtype)[None])[0].float().norm(dim=-1)
+    allowed = max(_CONSTANT, 4 * torch.finfo(cfg.dtype).eps)
+    return bool(lengths.max() - lengths.min() <= allowed * lengths.max())

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.forward import Hook, hooked, is_bridge, normalized
+from lens_scopes.engine.model import Hook, HookedModel, ScopedModel
 
 
 class Prefixed:
     """The keys and values of one prompt at every layer, to start changed copies of it from any position.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, for which `start` says so.
         token_ids: the whole prompt.
 
     Attributes:
@@ -29,20 +29,20 @@ class Prefixed:
 
     final_state: Float[Tensor, "1 d_model"]
 
-    def __init__(self, model: Any, token_ids: Sequence[int]) -> None:
+    def __init__(self, model: HookedModel, token_ids: Sequence[int]) -> None:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
         self.model = model
-        self.token_ids = torch.tensor([list(token_ids)], device=next(model.parameters()).device)
+        self.token_ids = torch.tensor([list(token_ids)], device=model.device)
         self._cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.token_ids.device, 1)
         self.final_state = self._last(self._run(self.token_ids, self._cache))
 
-    @staticmethod
-    def possible(model: Any) -> bool:
-        """Whether the model can start in the middle of a prompt. A TransformerBridge keeps its caches to itself, and
-        a user's own hooks expect to see every position."""
-        hooks = (module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-        return not is_bridge(model) and not any(hooks)
+    @classmethod
+    def start(cls, model: ScopedModel, token_ids: Sequence[int]) -> Prefixed | None:
+        """The prompt's keys and values; None where the model cannot start in the middle of a prompt. A
+        TransformerBridge keeps its caches to itself, and a user's own hooks expect to see every position."""
+        listening = (module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
+        return cls(model, token_ids) if isinstance(model, HookedModel) and not any(listening) else None
 
     def final_states(self, first: int, rows: int, hooks: Sequence[tuple[str, Hook]]) -> Float[Tensor, "{rows} d_model"]:
         """y at the last token of `rows` copies that are equal before position `first`.
@@ -65,19 +65,19 @@ class Prefixed:
             previous_attention_mask=repeated(self._cache.previous_attention_mask),
             frozen=True,
         )
-        with hooked(self.model, hooks):
+        with self.model.hooked(hooks):
             residual = self._run(self.token_ids[:, first:].expand(rows, -1), cache)
         return self._last(residual)
 
     def _last(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
         with torch.no_grad():
-            return normalized(self.model, residual[:, -1:])[:, 0]
+            return self.model.apply_final_norm(residual[:, -1:])[:, 0]
 
     def _run(self, tokens: Tensor, cache: Any) -> Tensor:
         with torch.no_grad():
-            return self.model(
+            return self.model.module(
                 tokens,
-                stop_at_layer=self.model.cfg.n_layers,
+                stop_at_layer=self.model.n_layers,
                 past_kv_cache=cache,
                 attention_mask=torch.ones_like(tokens),
                 padding_side="right",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lens_scopes.errors import SiteError
 
@@ -30,7 +30,22 @@ _IN_BLOCK = {
 _NOT_BY_POSITION = ("hook_pattern", "hook_attn_scores")
 
 
-def layer_sites(model: Any, layers: bool | str) -> list[str]:
+@runtime_checkable
+class HookPoints(Protocol):
+    """What is read of a model here: how many layers it has, and its hook points by name."""
+
+    @property
+    def cfg(self) -> Any:
+        """The configuration, for its n_layers."""
+        ...
+
+    @property
+    def hook_dict(self) -> Any:
+        """Hook points by name."""
+        ...
+
+
+def layer_sites(model: HookPoints, layers: bool | str) -> list[str]:
     """The residual-stream hooks of every layer.
 
     Args:
@@ -48,7 +63,7 @@ def layer_sites(model: Any, layers: bool | str) -> list[str]:
     return _existing(model, [f"blocks.{layer}.hook_{name}" for layer in range(model.cfg.n_layers)])
 
 
-def named_sites(model: Any, sites: str | Sequence[str]) -> list[str]:
+def named_sites(model: HookPoints, sites: str | Sequence[str]) -> list[str]:
     """Full hook names for sites given short ("hook_z": every layer) or in full ("blocks.3.attn.hook_z").
 
     Raises:
@@ -69,7 +84,7 @@ def named_sites(model: Any, sites: str | Sequence[str]) -> list[str]:
     return _existing(model, list(dict.fromkeys(names)))
 
 
-def _existing(model: Any, names: list[str]) -> list[str]:
+def _existing(model: HookPoints, names: list[str]) -> list[str]:
     points = model.hook_dict
     for name in names:
         if name not in points:

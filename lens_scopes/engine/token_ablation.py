@@ -11,14 +11,13 @@ import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.final_state import Unembedding, kl_divergence, log_softmax, unembedding
-from lens_scopes.engine.forward import Hook, run_to_final_state, token_embeddings
+from lens_scopes.engine.final_state import Unembedding, kl_divergence, log_softmax
+from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.prefix_cache import Prefixed
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import text_mean
@@ -81,7 +80,7 @@ def check_ablation(name: str) -> None:
         raise EvaluationError(f"unknown ablation {name!r}{hint} (expected one of {', '.join(ABLATIONS)}).")
 
 
-def check_available(model: Any, name: str, corpus: Corpus) -> None:
+def check_available(model: ScopedModel, name: str, corpus: Corpus) -> None:
     """Raises EvaluationError for an ablation that is unknown, or that the tokenizer or an empty corpus cannot give."""
     check_ablation(name)
     if name == "corpus-mean" and not corpus.token_ids:
@@ -96,7 +95,7 @@ def check_available(model: Any, name: str, corpus: Corpus) -> None:
         )
 
 
-def _token_id(model: Any, name: str) -> int | None:
+def _token_id(model: ScopedModel, name: str) -> int | None:
     return getattr(model.tokenizer, f"{name}_token_id", None)
 
 
@@ -110,7 +109,7 @@ class AblatedPrompt:
     """One prompt whose tokens can be ablated in any sets.
 
     Args:
-        model: a HookedTransformer or TransformerBridge.
+        model: the model.
         token_ids: the prompt up to the position explained.
         special: which of its tokens are special; they are never ablated.
         target: the token whose log-probability is followed.
@@ -134,7 +133,7 @@ class AblatedPrompt:
 
     def __init__(
         self,
-        model: Any,
+        model: ScopedModel,
         token_ids: Sequence[int],
         special: Sequence[bool],
         target: int,
@@ -152,14 +151,13 @@ class AblatedPrompt:
         self.eligible = [index for index, is_special in enumerate(special) if not is_special]
         self.target = target
         self.ablation = ablation
-        self._unembedding: Unembedding = unembedding(model)
+        self._unembedding: Unembedding = model.unembedding()
         generator = torch.Generator().manual_seed(seed)
         self._replacements = self._replacement_embeddings(draws, corpus, generator)
-        shares_prefix = self._replacements is not None and Prefixed.possible(model)
-        self._prefixed = Prefixed(model, self.token_ids) if shares_prefix else None
+        self._prefixed = None if self._replacements is None else Prefixed.start(model, self.token_ids)
         self.forwards = 1
         unchanged = (
-            run_to_final_state(model, [self.token_ids]) if self._prefixed is None else self._prefixed.final_state
+            model.run_to_final_states([self.token_ids]) if self._prefixed is None else self._prefixed.final_state
         )
         clean = self._unembedding.logits(unchanged)[0]
         self._clean_logits = clean
@@ -209,7 +207,7 @@ class AblatedPrompt:
             for start in range(0, len(order), step):
                 rows = order[start : start + step]
                 self.forwards += len(rows)
-                yield rows, run_to_final_state(self.model, [kept[row] for row in rows])
+                yield rows, self.model.run_to_final_states([kept[row] for row in rows])
             return
         copies = [(row, draw) for row in range(len(masks)) for draw in range(len(self._replacements))]
         firsts = [int(mask.nonzero()[0]) if bool(mask.any()) else len(self.token_ids) - 1 for mask in masks]
@@ -232,7 +230,7 @@ class AblatedPrompt:
         hooks: list[tuple[str, Hook]] = [(EMBEDDING, replace)]
         if self._prefixed is not None and first > 0:
             return self._prefixed.final_states(first, len(masks), hooks)
-        return run_to_final_state(self.model, [self.token_ids] * len(masks), hooks)
+        return self.model.run_to_final_states([self.token_ids] * len(masks), hooks)
 
     def _replacement_embeddings(
         self, draws: int, corpus: Corpus, generator: torch.Generator
@@ -240,7 +238,7 @@ class AblatedPrompt:
         """What each position's embedding is replaced by; None where tokens are removed."""
         if self.ablation == "remove":
             return None
-        own = token_embeddings(self.model, self.token_ids)
+        own = self.model.token_embeddings(self.token_ids)
         if self.ablation == "zero":
             return torch.zeros_like(own)[None]
         if not self.eligible:  # nothing is ever replaced
@@ -255,12 +253,12 @@ class AblatedPrompt:
             pool = torch.tensor(corpus.token_ids or [self.token_ids[index] for index in self.eligible])
             drawn = pool[torch.randint(len(pool), (draws, len(self.token_ids)), generator=generator)]
             unique, places = drawn.unique(return_inverse=True)
-            return token_embeddings(self.model, unique.tolist())[places]
+            return self.model.token_embeddings(unique.tolist())[places]
         token_id = _token_id(self.model, self.ablation)
         assert token_id is not None
-        return token_embeddings(self.model, [token_id])[0].expand_as(own)[None]
+        return self.model.token_embeddings([token_id])[0].expand_as(own)[None]
 
     def _corpus_mean(self, corpus: Corpus) -> Float[Tensor, " d_model"]:
         unique, counts = torch.tensor(corpus.token_ids).unique(return_counts=True)
-        vectors = token_embeddings(self.model, unique.tolist()).double()
+        vectors = self.model.token_embeddings(unique.tolist()).double()
         return (vectors * counts[:, None].to(vectors)).sum(0) / counts.sum()

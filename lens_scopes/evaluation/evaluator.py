@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from lens_scopes.engine.final_state import unembedding
-from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
 from lens_scopes.evaluation.methods.method import Method, MethodScores
@@ -60,7 +59,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: Any,
+        model: ModelLike,
         methods: Sequence[MethodLike],
         metrics: Sequence[str],
         ablations: Sequence[str] = (),
@@ -70,7 +69,7 @@ class Evaluator:
         corpus: Sequence[Sequence[int]] = (),
         protocol: Protocol = OWN,
     ) -> None:
-        self.model = model
+        self.model = model = ScopedModel.of(model)
         self.protocol = protocol
         self.methods: list[Method] = [as_method(method, protocol.meanings) for method in methods]
         self.metrics: list[Metric] = [metric_named(name) for name in metrics]
@@ -80,7 +79,7 @@ class Evaluator:
         self.seed = seed
         self.draws = draws
         self._check()
-        self._unembedding = unembedding(model)
+        self._unembedding = model.unembedding()
         self._randomized = RandomizedBlocks(model, seed, protocol.redraw)
 
     def _check(self) -> None:
@@ -137,7 +136,7 @@ class Evaluator:
         """
         seed = self.seed * _LARGE_PRIME + index
         with torch.no_grad():
-            logits = self._unembedding.logits(run_to_final_state(self.model, [prompt.token_ids]))[0]
+            logits = self._unembedding.logits(self.model.run_to_final_states([prompt.token_ids]))[0]
         log_probabilities = logits.log_softmax(-1)
         top = int(logits.argmax())
         explained = self.protocol.explained_token(top, target)

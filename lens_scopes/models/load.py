@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel
 from lens_scopes.engine.model_checks import require_gradients
 from lens_scopes.errors import ModelError
 from lens_scopes.models import backends
@@ -73,16 +73,6 @@ class _Place:
     device_map: str | Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
-class _Provenance:
-    name: str
-    revision: str | None
-    processing: Mapping[str, bool]
-
-
-_provenance: weakref.WeakKeyDictionary[Any, _Provenance] = weakref.WeakKeyDictionary()
-
-
 def load_model(
     name: str | Path = embedded.EMBEDDED_NAME,
     *,
@@ -137,22 +127,22 @@ def load_model(
     for module in (model, getattr(model, "original_model", None)):
         if module is not None:
             module.requires_grad_(False).eval()
-    _provenance[model] = provenance
+    ScopedModel.of(model).cache.provenance = provenance
     return model
 
 
-def model_record(model: Model) -> ModelRecord:
+def model_record(model: ModelLike) -> ModelRecord:
     """The record of `model`; for one that `load_model` did not make it is derived from `model.cfg`."""
-    cfg: Any = model.cfg
-    parameter = next(iter(model.parameters()))
-    known = _provenance.get(model)
+    scoped = ScopedModel.of(model)
+    cfg, known = scoped.cfg, scoped.cache.provenance
+    parameter = next(iter(scoped.module.parameters()))
     return ModelRecord(
         name=known.name if known else getattr(cfg, "model_name", None) or "custom",
         revision=known.revision if known else None,
-        backend="bridge" if hasattr(model, "original_model") else "hooked",
+        backend=scoped.backend,
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
-        processing=dict(known.processing) if known else _derived_processing(model),
+        processing=dict(known.processing) if known else _derived_processing(scoped.module),
         n_layers=cfg.n_layers,
         d_model=cfg.d_model,
         d_vocab=cfg.d_vocab,
@@ -186,7 +176,7 @@ def _derived_processing(model: Any) -> dict[str, bool | None]:
 
 def _load_compared(
     reader: Reader, backend: str, place: _Place, dtype: torch.dtype, wanted: Mapping[str, bool], strict: bool
-) -> tuple[Any, _Provenance]:
+) -> tuple[Any, Provenance]:
     name, class_name = reader.source.name, reader.class_name
     backends.refuse_unsupported(reader.config, class_name, backend)
     cfg, processing = None, dict(wanted)
@@ -216,18 +206,18 @@ def _load_compared(
         processing = backends.possible_processing(wanted, model.cfg, class_name, strict=strict)
         if any(processing.values()):
             model.enable_compatibility_mode(disable_warnings=True, **processing)
-        require_gradients(model)
+        require_gradients(ScopedModel.of(model))
     with torch.inference_mode():
         found = model(token_ids)[0].float().to(expected.device)
     backends.compare_logits(
         found, expected, dtype=dtype, name=name, backend=backend, centered=processing["center_unembed"]
     )
-    return model, _Provenance(name, reader.source.revision or reader.revision, processing)
+    return model, Provenance(name, reader.source.revision or reader.revision, processing)
 
 
 def _load_pickled(
     source: Source, backend: str, device: str, dtype: torch.dtype, processing: Mapping[str, bool], trusted: bool
-) -> tuple[Any, _Provenance]:
+) -> tuple[Any, Provenance]:
     if not trusted:
         raise ModelError(
             f"{source.name!r} is stored as a pickle, which can run any code when it is read: "
@@ -239,7 +229,7 @@ def _load_pickled(
 
     options: dict[str, Any] = {"device": device, "dtype": dtype, **processing}
     model = HookedTransformer.from_pretrained(source.name, **options)
-    return model, _Provenance(source.name, None, processing)
+    return model, Provenance(source.name, None, processing)
 
 
 def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from lens_scopes.engine.final_state import unembedding
-from lens_scopes.engine.forward import run_to_final_state
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import extended
 
 
-def continuation(model: Any, token_ids: Sequence[int], count: int) -> list[int]:
+def continuation(model: ScopedModel, token_ids: Sequence[int], count: int) -> list[int]:
     """The model's own most probable next token, `count` times over."""
-    head = unembedding(model)
+    head = model.unembedding()
     ids = list(token_ids)
     for _ in range(count):
-        state = run_to_final_state(model, [ids])[0]
+        state = model.run_to_final_states([ids])[0]
         ids.append(int(head.logits(state).argmax()))
     return ids[len(token_ids) :]
 
 
-def with_continuation(model: Any, prompt: Prompt, count: int) -> Prompt:
+def with_continuation(model: ScopedModel, prompt: Prompt, count: int) -> Prompt:
     """The prompt with `count` tokens of the model's own continuation at its end.
 
     Raises:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.forward import hooked, run_to_final_state
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, check_ablation, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
 from lens_scopes.scopes.contract import contract
@@ -45,7 +45,7 @@ class Baseline(Explanation):
 
     @abstractmethod
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         """One score a token for the prediction after the last one."""
 
@@ -124,7 +124,7 @@ class LeaveOneOut(Baseline):
         return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r})"
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         target = state.top_token if state.target is None else state.target
         ablated = AblatedPrompt(model, token_ids, special, target, self.ablation, draws=self.draws, seed=self.seed)
@@ -155,7 +155,7 @@ class AttentionRollout(Baseline):
     held: ClassVar[str] = "the attention patterns; values and MLPs are left out"
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         patterns, _ = attention(model, token_ids)
         return _rolled_out([pattern.mean(0) for pattern in patterns]).to(state.y.dtype)
@@ -177,7 +177,7 @@ class ValueWeightedAttention(Baseline):
     held: ClassVar[str] = "the attention patterns and values; MLPs are left out"
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         patterns, values = attention(model, token_ids)
         mixed = []
@@ -204,7 +204,7 @@ class RandomScores(Baseline):
     held: ClassVar[str] = "nothing"
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(token_ids)}".encode()))
         return torch.rand(len(token_ids), generator=generator).to(state.y.dtype)
@@ -234,9 +234,9 @@ class ExternalScores(Baseline):
         return self.name
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
-        given: Any = self.source(model, token_ids) if callable(self.source) else self.source
+        given: Any = self.source(model.module, token_ids) if callable(self.source) else self.source
         try:
             values = torch.as_tensor(given).detach().to(state.y.dtype).cpu()
         except (TypeError, ValueError, RuntimeError) as error:
@@ -252,15 +252,15 @@ class ExternalScores(Baseline):
 
 
 def moved_by_heads(
-    model: Any, layer: int, values: Float[Tensor, "pos value_head d_head"]
+    model: ScopedModel, layer: int, values: Float[Tensor, "pos value_head d_head"]
 ) -> Float[Tensor, "pos head d_model"]:
     """v_h,t W_O,h: what each head of a layer moves of each token, were all its attention there; several heads may share
     a value."""
-    W_O = model.blocks[layer].attn.W_O.detach().to(values)
+    W_O = model.module.blocks[layer].attn.W_O.detach().to(values)
     return torch.einsum("thd,hdm->thm", values.repeat_interleave(len(W_O) // values.shape[1], dim=1), W_O)
 
 
-def attention(model: Any, token_ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+def attention(model: ScopedModel, token_ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
     """Attention patterns [head, dest, src] and values [pos, value_head, d_head] of every layer, in float64."""
     patterns: list[Tensor] = []
     values: list[Tensor] = []
@@ -268,8 +268,8 @@ def attention(model: Any, token_ids: Sequence[int]) -> tuple[list[Tensor], list[
     for layer in range(model.cfg.n_layers):
         hooks.append((f"blocks.{layer}.attn.hook_pattern", lambda kept: patterns.append(_exact(kept[0]))))
         hooks.append((f"blocks.{layer}.attn.hook_v", lambda kept: values.append(_exact(kept[0]))))
-    with hooked(model, hooks):
-        run_to_final_state(model, [token_ids])
+    with model.hooked(hooks):
+        model.run_to_final_states([token_ids])
     return patterns, values
 
 

@@ -17,8 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.final_state import FinalState, final_norm_is_constant
+from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
+from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.model_checks import final_norm_is_constant
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.tokens import resolve_token
 
@@ -88,7 +90,7 @@ class Explanation(ABC):
     output: ClassVar[str]
     """The output explained, in words, before the names of its tokens."""
 
-    def prepare(self, model: Any) -> Self:
+    def prepare(self, model: ScopedModel) -> Self:
         """Checks the settings against the model and turns token strings into ids.
 
         Raises:
@@ -168,7 +170,7 @@ class _OneToken(Objective):
     def takes_target(self) -> bool:
         return self.token is None
 
-    def prepare(self, model: Any) -> Self:
+    def prepare(self, model: ScopedModel) -> Self:
         return self if self.token is None else replace(self, token=resolve_token(model, self.token))
 
     def targets(self, state: FinalState) -> list[int]:
@@ -248,7 +250,7 @@ class LogitDiff(Objective):
     equation: ClassVar[str] = "v = w_token − w_other"
     output: ClassVar[str] = "difference between the logits of the next tokens"
 
-    def prepare(self, model: Any) -> Self:
+    def prepare(self, model: ScopedModel) -> Self:
         return replace(self, token=resolve_token(model, self.token), other=resolve_token(model, self.other))
 
     def targets(self, state: FinalState) -> list[int]:
@@ -283,7 +285,7 @@ class Temperature(Objective):
     equation: ClassVar[str] = "v = y/‖y‖"
     output: ClassVar[str] = "inverse effective temperature β = ‖y‖ of the next-token prediction"
 
-    def prepare(self, model: Any) -> Self:
+    def prepare(self, model: ScopedModel) -> Self:
         if final_norm_is_constant(model):
             raise ObjectiveError(
                 "Temperature Scope explains β = ‖y‖, and this model's final norm gives every y the same length: its "
@@ -374,7 +376,7 @@ class Fisher(Objective):
         if not _is_integer(self.exact) or self.exact < 0:
             raise ObjectiveError(f"Fisher exact must be a non-negative integer; got {self.exact!r}.")
 
-    def prepare(self, model: Any) -> Self:
+    def prepare(self, model: ScopedModel) -> Self:
         d_model = model.cfg.d_model
         if self.rank != "trace" and self.rank > d_model:
             raise ObjectiveError(

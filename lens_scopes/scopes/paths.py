@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lens_scopes.engine.forward import Hook
+from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError
 from lens_scopes.scopes.registry import FREEZABLE
@@ -92,7 +92,7 @@ class Path:
             parts.append(f"{', '.join(name for name in FREEZABLE if name in self.frozen)} frozen")
         return "; ".join(parts) or "all components"
 
-    def carried(self, model: Any) -> set[Component]:
+    def carried(self, model: ScopedModel) -> set[Component]:
         """The components of this model that carry gradient.
 
         Raises:
@@ -106,7 +106,7 @@ class Path:
                 simple.check(model)
         return {item for item in everything if any(all(simple.has(item) for simple in term) for term in self.terms)}
 
-    def hooks(self, model: Any) -> list[tuple[str, Hook]]:
+    def hooks(self, model: ScopedModel) -> list[tuple[str, Hook]]:
         """The forward hooks that hold everything else fixed; they change no activation's value.
 
         Raises:
@@ -120,7 +120,7 @@ class Path:
         require_used(model, [name for name, _ in hooks], PathError)
         return hooks
 
-    def _carrying_hooks(self, model: Any) -> Iterable[tuple[str, Hook]]:
+    def _carrying_hooks(self, model: ScopedModel) -> Iterable[tuple[str, Hook]]:
         if self.terms is None:
             return
         carried = self.carried(model)
@@ -133,7 +133,7 @@ class Path:
             if not _attention_only(model) and (layer, None) not in carried:
                 yield f"blocks.{layer}.hook_mlp_out", Tensor.detach
 
-    def _freezing_hooks(self, model: Any) -> Iterable[tuple[str, Hook]]:
+    def _freezing_hooks(self, model: ScopedModel) -> Iterable[tuple[str, Hook]]:
         names = list(model.hook_dict)
         if "patterns" in self.frozen:
             yield from ((f"blocks.{layer}.attn.hook_pattern", Tensor.detach) for layer in range(model.cfg.n_layers))
@@ -160,7 +160,7 @@ class _Term:
             return layer in self.layers
         return (head is None) == (self.kind == "MLP")
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ScopedModel) -> None:
         n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
         for layer in self.layers or ():
             if not 0 <= layer < n_layers:
@@ -339,13 +339,13 @@ def _parse_simple(text: str) -> Path:
     raise PathError(f'{text!r} is not a path; write layers "5-9", heads "L3H2", "attention", "mlp" or "skip".')
 
 
-def _components(model: Any) -> set[Component]:
+def _components(model: ScopedModel) -> set[Component]:
     layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
     components: set[Component] = {(layer, head) for layer in layers for head in heads}
     return components if _attention_only(model) else components | {(layer, None) for layer in layers}
 
 
-def _attention_only(model: Any) -> bool:
+def _attention_only(model: ScopedModel) -> bool:
     return bool(getattr(model.cfg, "attn_only", False))
 
 

@@ -24,7 +24,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.forward import token_embeddings
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import PromptError, ReadoutError, suggest
 from lens_scopes.prompts.prompt import Prompt
@@ -51,10 +51,10 @@ class Points(ABC):
     def count(self) -> int:
         """How many there are."""
 
-    def check(self, model: Any) -> None:  # noqa: B027  (most points fit every model)
+    def check(self, model: ScopedModel) -> None:  # noqa: B027  (most points fit every model)
         """Raises ReadoutError for points that no prompt of this model has."""
 
-    def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"] | None:
+    def start_embeddings(self, model: ScopedModel, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"] | None:
         """The embeddings that points start from, which readouts then measure from; None where there is no start.
 
         Args:
@@ -133,20 +133,20 @@ class StraightPath(Points):
     def count(self) -> int:
         return self.steps
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ScopedModel) -> None:
         if self.start in SPECIAL_STARTS:
             _start_ids(model, self.start, 0, 0)
 
-    def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
+    def start_embeddings(self, model: ScopedModel, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
         token_ids, special = prompt.token_ids[:length], prompt.special[:length]
-        own = token_embeddings(model, token_ids)
+        own = model.token_embeddings(token_ids)
         if self.start == "zero":
             start = torch.zeros_like(own)
         elif self.start == "mean":
             start = text_mean(own[None], averaged_mask([special]).to(own.device))[0].to(own)
         else:
             ids = _start_ids(model, self.start, len(prompt), length)
-            start = token_embeddings(model, ids)
+            start = model.token_embeddings(ids)
         start = start.expand_as(own)
         if self.hold_special:
             held = torch.tensor(special, device=own.device)
@@ -315,7 +315,7 @@ def _plain_start(start: Start) -> str | int | tuple[int, ...]:
     )
 
 
-def _start_ids(model: Any, start: Start, n_prompt: int, length: int) -> list[int]:
+def _start_ids(model: ScopedModel, start: Start, n_prompt: int, length: int) -> list[int]:
     """The token that a path starts from, for all positions; or the tokens of another prompt, one for each.
 
     Raises:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
+from lens_scopes.engine.model import MatmulDtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import LensScopesError, ModelError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.scopes.comparisons import Baseline
@@ -89,7 +90,7 @@ class Spec:
     points: Points | None = None
     target: str | int | None = None
     memory: int | None = None
-    matmul_dtype: str | None = None
+    matmul_dtype: MatmulDtype = None
 
     NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
 
@@ -129,7 +130,7 @@ class Spec:
         points: PointsLike = None,
         target: str | int | None = None,
         memory: str | int | None = None,
-        matmul_dtype: str | None = None,
+        matmul_dtype: MatmulDtype = None,
     ) -> Spec:
         """The spec of what users pass to `attribute`; what is not given is as in `objective`, where that is a Spec.
 

@@ -118,5 +118,6 @@ def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
             position=request.position,
             baseline=request.baseline,
             through=request.spec().through,
+            matmul_dtype=request.spec().matmul_dtype,
             progress=progress,
         )

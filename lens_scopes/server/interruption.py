@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
 
 from lens_scopes.engine.backward import Progress
-from lens_scopes.engine.forward import Hook, hooked
+from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.server.work import Job
 
 
 @contextmanager
-def interruptible(model: Any, job: Job, stage: str) -> Iterator[Progress]:
+def interruptible(model: ModelLike, job: Job, stage: str) -> Iterator[Progress]:
     """Lets the job stop the model, and report how far it is.
 
     Args:
@@ -50,5 +49,5 @@ def interruptible(model: Any, job: Job, stage: str) -> Iterator[Progress]:
 
         return hook
 
-    with hooked(model, [(f"blocks.{layer}.hook_resid_pre", watch(layer)) for layer in range(n_layers)]):
+    with ScopedModel.of(model).hooked([(f"blocks.{layer}.hook_resid_pre", watch(layer)) for layer in range(n_layers)]):
         yield progress

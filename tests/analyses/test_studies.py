@@ -24,7 +24,8 @@ from tiny_models import gemma_like, gpt2_like, llama_like
 from typer.testing import CliRunner
 
 import lens_scopes as ls
-from lens_scopes.engine.final_state import FinalState, unembedding
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import FileError
 
 
@@ -114,10 +115,10 @@ def test_a_small_step_has_the_divergence_that_the_fisher_information_predicts() 
 
 def test_a_tiny_divergence_is_not_lost_in_rounding() -> None:
     model = gpt2_like(dtype=torch.float32)
-    head = unembedding(model)
+    head = ScopedModel.of(model).unembedding()
     y = torch.linspace(-1, 1, model.cfg.d_model)
     step = 1e-4 * torch.linspace(1, -1, model.cfg.d_model).roll(3)
-    exact = [FinalState(state.double(), unembedding(gpt2_like())) for state in (y, y + step)]
+    exact = [FinalState(state.double(), ScopedModel.of(gpt2_like()).unembedding()) for state in (y, y + step)]
     found = FinalState(y, head).divergence(FinalState(y + step, head))
     assert found == pytest.approx(exact[0].divergence(exact[1]), rel=1e-2)
 
@@ -192,7 +193,7 @@ def test_the_direction_of_the_judgement_is_its_gradient() -> None:
     scale = JudgementScale.__new__(JudgementScale)
     scale.good, scale.bad = [1, 2], [3, 4, 5]
     model = gemma_like()  # with a soft-cap on its logits
-    head, step = unembedding(model), 1e-6
+    head, step = ScopedModel.of(model).unembedding(), 1e-6
     y = torch.linspace(-1, 2, model.cfg.d_model, dtype=torch.float64)
     state = FinalState(y, head)
     differences = [

@@ -15,7 +15,8 @@ import lens_scopes as ls
 from lens_scopes.attribution import resolved as scopes
 from lens_scopes.engine import backward as backprop
 from lens_scopes.engine.backward import trace
-from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
+from lens_scopes.engine.final_state import FinalState, Unembedding
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, ObjectiveError, PromptError, ReadoutError, SiteError
 from lens_scopes.scopes.objectives import Objective
 
@@ -314,8 +315,8 @@ def test_kl_of_a_small_change_is_half_its_fisher_norm(models: dict[str, Any], na
 
 def fisher_norm(model: Any, delta: Tensor) -> float:
     """δᵀJᵀFJδ = Σ_i w_i (v_iᵀ J δ)², from the engine's own gradients in the directions of the exact Fisher trace."""
-    traced = trace(model, [IDS], [])
-    state = FinalState(traced.final_states[0].detach(), unembedding(model))
+    traced = trace(ScopedModel.of(model), [IDS], [])
+    state = FinalState(traced.final_states[0].detach(), ScopedModel.of(model).unembedding())
     directions = ls.Fisher(rank="trace").directions(state)
     total = 0.0
     for vector, weight in zip(directions.vectors, directions.weights, strict=True):
@@ -384,7 +385,7 @@ def test_the_sampled_trace_comes_with_its_seed_and_standard_error(models: dict[s
     assert att.standard_error.shape == att.scores.shape and att.layers_standard_error.shape == att.layers.shape
     assert bool((att.standard_error > 0).all()) and bool((att.layers_standard_error > 0).all())
     assert_close(att.layers_standard_error[0], att.standard_error, rtol=1e-12, atol=0)  # no position embedding between
-    state_explained = FinalState(reference.state_of(model, IDS), unembedding(model))
+    state_explained = FinalState(reference.state_of(model, IDS), ScopedModel.of(model).unembedding())
     drawn = ls.Fisher(rank="trace", samples=6, exact=2, seed=3).directions(state_explained).vectors[2:]
     squares = torch.einsum("ko,tod->ktd", drawn, reference.jacobian(model, IDS)).square().sum(-1)
     assert_close(att.standard_error, squares.std(0) / 6**0.5, rtol=1e-8, atol=0)

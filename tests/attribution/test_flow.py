@@ -175,7 +175,7 @@ def test_rounded_products_are_those_of_the_scope() -> None:
     model = gemma_like(dtype=torch.float32)
     exact = ls.information_flow(model, IDS, SPANS)
     rounded = ls.information_flow(model, IDS, SPANS, matmul_dtype="bfloat16")
-    assert rounded.settings["products"] == "bfloat16" and not torch.equal(rounded.bound(), exact.bound())
+    assert rounded.settings["matmul_dtype"] == "bfloat16" and not torch.equal(rounded.bound(), exact.bound())
     torch.testing.assert_close(rounded.bound(), exact.bound(), rtol=0.1, atol=0)
 
 

@@ -89,7 +89,7 @@ def test_the_error_of_one_layer_is_that_of_its_draws() -> None:
     """One layer with one head has no errors to add up: what is claimed is the spread, not a bound of it."""
     model, ids = gemma_like(), IDS[:3]
     draws = [
-        ls.attribute(model, ids, ls.Fisher("trace", samples=24, exact=0, seed=seed), at="blocks.2.attn.hook_v")
+        ls.attribute(model, ids, ls.Fisher("trace", samples=24, exact=0, seed=seed), score_site="blocks.2.attn.hook_v")
         for seed in range(60)
     ]
     spread = torch.stack([item.scores for item in draws]).std(0)

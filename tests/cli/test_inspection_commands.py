@@ -9,6 +9,7 @@ import pytest
 from command_line import PROMPT, Loader, Run, as_json
 
 import lens_scopes as ls
+from lens_scopes.engine.model import ScopedModel
 
 
 def plain(result: dict) -> dict:
@@ -82,7 +83,7 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
     whole = as_json(run("attribute", PROMPT, "--json"))
     from lens_scopes.engine.memory import Budget
 
-    needed = Budget(loader.model, 10**15).plan(len(whole["tokens"]), 1).estimate
+    needed = Budget(ScopedModel.of(loader.model), 10**15).plan(len(whole["tokens"]), 1).estimate
     assert "in memory was" not in run("attribute", PROMPT, "--json").err
     for scope in ("leave-one-out", "attention-rollout", "random"):  # which have no graph
         for limit in ([], ["--memory", "1GB"]):

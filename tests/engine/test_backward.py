@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 import lens_scopes as ls
 from lens_scopes.attribution.scoring import score
 from lens_scopes.engine.backward import trace, trace_in_slices
-from lens_scopes.engine.forward import hooked
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.scopes.objectives import Directions
@@ -42,11 +42,11 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 def test_a_trace_holds_the_final_state_of_every_row(model: Any) -> None:
     sites = [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
-    traced = trace(model, BATCH, sites)
+    traced = trace(ScopedModel.of(model), BATCH, sites)
     assert list(traced.activations) == ["hook_embed", *sites]
-    assert traced.real.sum(1).tolist() == [len(ids) for ids in BATCH]
+    assert traced.token_mask.sum(1).tolist() == [len(ids) for ids in BATCH]
     for row, ids in enumerate(BATCH):
-        assert bool(traced.real[row, : len(ids)].all()) and not bool(traced.real[row, len(ids) :].any())
+        assert bool(traced.token_mask[row, : len(ids)].all()) and not bool(traced.token_mask[row, len(ids) :].any())
         assert_close(traced.final_states[row], reference.state_of(model, ids), rtol=1e-11, atol=1e-12)
         for site, activation in traced.activations.items():
             expected = reference.site_activation(model, ids, site)
@@ -55,7 +55,7 @@ def test_a_trace_holds_the_final_state_of_every_row(model: Any) -> None:
 
 def test_final_states_can_be_read_at_other_positions(model: Any) -> None:
     reads = [(0, 1), (3, 2), (0, 5), (1, 0)]
-    traced = trace(model, BATCH, [], reads=reads)
+    traced = trace(ScopedModel.of(model), BATCH, [], reads=reads)
     expected = torch.stack([reference.state_of(model, BATCH[row], position) for row, position in reads])
     assert_close(traced.final_states, expected, rtol=1e-11, atol=1e-12)
 
@@ -63,7 +63,7 @@ def test_final_states_can_be_read_at_other_positions(model: Any) -> None:
 def test_gradients_are_rows_of_the_jacobian_and_zero_on_padding(model: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(len(BATCH), model.cfg.d_model, generator=generator, dtype=torch.float64)
-    traced = trace(model, BATCH, ["blocks.1.hook_resid_pre"])
+    traced = trace(ScopedModel.of(model), BATCH, ["blocks.1.hook_resid_pre"])
     for _ in range(2):  # the graph is kept while it is needed
         gradients = traced.gradients(vectors, keep_graph=True)
     for site, gradient in gradients.items():
@@ -77,9 +77,9 @@ def test_what_tokens_pad_a_row_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
     """Rows are padded with token 0: with another embedding for it, rows that do not hold it stay as they were."""
     model = gpt2_like()
     prompts = [[3, 17, 8, 22, 3], [7, 1]]
-    before = trace(model, prompts, [])
+    before = trace(ScopedModel.of(model), prompts, [])
     model.embed.W_E.data[0] = 100.0
-    after = trace(model, prompts, [])
+    after = trace(ScopedModel.of(model), prompts, [])
     assert torch.equal(before.final_states, after.final_states)
     vectors = torch.ones_like(before.final_states)
     one, two = (traced.gradients(vectors, keep_graph=False)["hook_embed"] for traced in (before, after))
@@ -89,7 +89,7 @@ def test_what_tokens_pad_a_row_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
 def test_a_path_hook_cuts_gradients_and_leaves_the_forward_pass() -> None:
     model = llama_like()
     cut = [(f"blocks.{layer}.hook_attn_out", lambda activation: activation.detach()) for layer in range(3)]
-    free, held = trace(model, [IDS], []), trace(model, [IDS], [], cut)
+    free, held = trace(ScopedModel.of(model), [IDS], []), trace(ScopedModel.of(model), [IDS], [], cut)
     assert torch.equal(free.final_states, held.final_states)
     vectors = torch.ones_like(free.final_states)
     everywhere = free.gradients(vectors, keep_graph=False)["hook_embed"][0]
@@ -101,7 +101,7 @@ def test_a_path_hook_cuts_gradients_and_leaves_the_forward_pass() -> None:
 def test_a_site_that_does_not_reach_the_final_state_has_zero_gradient() -> None:
     model = gpt2_like()
     cut = [("ln_final.hook_normalized", lambda activation: activation.detach().requires_grad_(True))]
-    gradients = trace(model, [IDS], ["blocks.0.hook_resid_post"], cut).gradients(
+    gradients = trace(ScopedModel.of(model), [IDS], ["blocks.0.hook_resid_post"], cut).gradients(
         torch.ones(1, 16, dtype=torch.float64), keep_graph=False
     )
     assert [bool((gradient == 0).all()) for gradient in gradients.values()] == [True, True]
@@ -109,7 +109,7 @@ def test_a_site_that_does_not_reach_the_final_state_has_zero_gradient() -> None:
 
 def test_a_hook_that_the_forward_pass_does_not_call_is_refused() -> None:
     with pytest.raises(ls.LensScopesError, match=r"blocks\.0\.attn\.hook_result"):
-        trace(gpt2_like(), [IDS], ["blocks.0.attn.hook_result"])
+        trace(ScopedModel.of(gpt2_like()), [IDS], ["blocks.0.attn.hook_result"])
 
 
 # Scores of directions
@@ -131,7 +131,7 @@ def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
     sets = [directions(5, sampled=3), directions(2, seed=1), one, directions(4, sampled=4, seed=3)]
     steps: list[tuple[int, int]] = []
     found = score(
-        trace(model, BATCH, []),
+        trace(ScopedModel.of(model), BATCH, []),
         sets,
         Norm(),
         ordinary(BATCH),
@@ -150,7 +150,7 @@ def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
 
 
 def test_without_samples_there_is_no_standard_error() -> None:
-    found = score(trace(gpt2_like(), [IDS], []), [directions(3)], Norm(), ordinary([IDS]))["hook_embed"]
+    found = score(trace(ScopedModel.of(gpt2_like()), [IDS], []), [directions(3)], Norm(), ordinary([IDS]))["hook_embed"]
     assert found.standard_error is None
 
 
@@ -164,8 +164,9 @@ def test_slices_of_layers_give_the_gradients_of_the_whole(model: Any, layers_at_
     sites += ["unembed.hook_in", "hook_embed"]
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(3, len(BATCH), model.cfg.d_model, generator=generator, dtype=torch.float64)
-    whole, sliced = trace(model, BATCH, sites), trace_in_slices(model, BATCH, sites, layers_at_once)
-    assert torch.equal(whole.real, sliced.real)
+    scoped = ScopedModel.of(model)
+    whole, sliced = trace(scoped, BATCH, sites), trace_in_slices(scoped, BATCH, sites, layers_at_once)
+    assert torch.equal(whole.token_mask, sliced.token_mask)
     assert_close(sliced.final_states, whole.final_states, rtol=1e-12, atol=1e-13)
     found: list[dict[tuple[int, str], tuple[Tensor, Tensor]]] = [{}, {}]
     steps: list[tuple[int, int]] = []
@@ -185,7 +186,7 @@ def test_slices_of_layers_give_the_gradients_of_the_whole(model: Any, layers_at_
 def test_slices_leave_the_model_as_it_was_also_after_ctrl_c() -> None:
     model = llama_like()
     before = state(model)
-    sliced = trace_in_slices(model, BATCH, ["blocks.1.attn.hook_z"], 1)
+    sliced = trace_in_slices(ScopedModel.of(model), BATCH, ["blocks.1.attn.hook_z"], 1)
     assert_unchanged(model, before)
     with pytest.raises(KeyboardInterrupt):
         sliced.backward(torch.ones(1, len(BATCH), 16, dtype=torch.float64), fail(KeyboardInterrupt()))
@@ -196,7 +197,7 @@ def test_slices_keep_to_the_path() -> None:
     model = llama_like()
     cut = [(f"blocks.{layer}.hook_attn_out", lambda activation: activation.detach()) for layer in range(3)]
     seen = {}
-    trace_in_slices(model, [IDS], [], 1, cut).backward(
+    trace_in_slices(ScopedModel.of(model), [IDS], [], 1, cut).backward(
         torch.ones(1, 1, 16, dtype=torch.float64),
         lambda index, name, gradient, activation: seen.update({name: gradient[0]}),
     )
@@ -206,12 +207,12 @@ def test_slices_keep_to_the_path() -> None:
 def test_slices_refuse_what_the_whole_refuses() -> None:
     model = llama_like()
     with pytest.raises(ls.LensScopesError, match=r"blocks\.0\.attn\.hook_result"):
-        trace_in_slices(model, [IDS], ["blocks.0.attn.hook_result"], 1).backward(
+        trace_in_slices(ScopedModel.of(model), [IDS], ["blocks.0.attn.hook_result"], 1).backward(
             torch.ones(1, 1, 16, dtype=torch.float64), lambda *arguments: None
         )
     model.blocks[1].mlp.W_in.data[0, 0] = math.nan
     with pytest.raises(NumericsError, match=r"blocks\.1\.hook_resid_post"):
-        trace_in_slices(model, [IDS], [], 1)
+        trace_in_slices(ScopedModel.of(model), [IDS], [], 1)
 
 
 # The model's state
@@ -336,7 +337,10 @@ def test_a_model_is_unchanged_after_ctrl_c_in_a_hook(site: str, direction: str) 
 def test_hooks_of_a_with_block_are_gone_also_after_a_wrong_name() -> None:
     model = gpt2_like()
     before = state(model)
-    with pytest.raises(KeyError), hooked(model, [("hook_embed", fail(AssertionError())), ("hook_nothing", print)]):
+    with (
+        pytest.raises(KeyError),
+        ScopedModel.of(model).hooked([("hook_embed", fail(AssertionError())), ("hook_nothing", print)]),
+    ):
         raise AssertionError("never entered")
     assert_unchanged(model, before)
 

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 import lens_scopes as ls
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus
 from lens_scopes.evaluation.evaluator import Evaluator
 
@@ -109,7 +110,16 @@ def test_ablated_prompts(both: tuple[Any, Any], ablation: str) -> None:
     for row in range(1, len(IDS)):
         masks[row, row :: row + 1] = True
     hooked, bridge = (
-        AblatedPrompt(model, IDS, [True, *[False] * 6], TARGET, ablation, draws=2, corpus=Corpus((4, 8, 8)), seed=1)
+        AblatedPrompt(
+            ScopedModel.of(model),
+            IDS,
+            [True, *[False] * 6],
+            TARGET,
+            ablation,
+            draws=2,
+            corpus=Corpus((4, 8, 8)),
+            seed=1,
+        )
         for model in both
     )
     for before, after in (

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.engine import memory
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.models import backends
 from lens_scopes.models.quiet import quiet_libraries
@@ -98,7 +99,7 @@ def test_running_out_of_a_devices_memory_goes_on_in_slices(monkeypatch: pytest.M
     whole = ls.attribute(model, prompt, ls.Fisher(2))
     monkeypatch.setattr(memory, "free_bytes", lambda model: 10**12)
     torch.cuda.empty_cache()
-    room = torch.cuda.memory_reserved() + memory.Budget(model).whole(1024) // 2
+    room = torch.cuda.memory_reserved() + memory.Budget(ScopedModel.of(model)).whole(1024) // 2
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
     try:
         cut = ls.attribute(model, prompt, ls.Fisher(2))

@@ -15,8 +15,9 @@ import lens_scopes as ls
 from lens_scopes.attribution.scoring import score
 from lens_scopes.engine import fisher
 from lens_scopes.engine.backward import trace
-from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
+from lens_scopes.engine.final_state import FinalState, Unembedding
 from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.scopes.readouts import Norm
 
 D_MODEL, D_VOCAB = 12, 60
@@ -396,11 +397,11 @@ def test_a_one_token_distribution_can_be_sampled() -> None:
 
 def estimates(model: Any, seeds: int, **settings: int) -> tuple[Tensor, Tensor]:
     """Scores and standard errors of the sampled trace, one row a seed, from one batch of copies of a prompt."""
-    traced = trace(model, [IDS] * seeds, [])
-    head = unembedding(model)
+    traced = trace(ScopedModel.of(model), [IDS] * seeds, [])
+    head = ScopedModel.of(model).unembedding()
     state = FinalState(traced.final_states[0].detach(), head)
     directions = [ls.Fisher(rank="trace", seed=seed, **settings).directions(state) for seed in range(seeds)]
-    found = score(traced, directions, Norm(), traced.real)["hook_embed"]
+    found = score(traced, directions, Norm(), traced.token_mask)["hook_embed"]
     assert found.standard_error is not None
     return found.scores.detach(), found.standard_error.detach()
 
@@ -439,7 +440,7 @@ def test_seeds_repeat_and_differ(state: FinalState) -> None:
 def test_tiny_models_have_the_literal_matrix() -> None:
     for builder in TINY_MODELS.values():
         model = builder()
-        state = FinalState(reference.state_of(model, IDS), unembedding(model))
+        state = FinalState(reference.state_of(model, IDS), ScopedModel.of(model).unembedding())
         expected = reference.fisher_matrix(model, state.y)
         F = PredictiveGeometry(state).product(torch.eye(model.cfg.d_model, dtype=torch.float64))
         assert_close(F, expected, rtol=1e-10, atol=1e-13 * float(expected.abs().max()))

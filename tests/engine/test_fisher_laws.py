@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.engine import final_state, fisher
-from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
+from lens_scopes.engine.final_state import FinalState, Unembedding, WeightCache
 from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.model import ScopedModel
 
 D_MODEL = 12
 PROMISE = 1e-3  # ‖F u − λ u‖ / λ_1, as documented
@@ -116,19 +117,19 @@ def test_the_largest_norm_follows_a_column_that_changes(
     change: str, numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(final_state, "_CACHED_NUMBERS", numbers)
-    weight = normal(D_MODEL, 4000, seed=3)
-    before = Unembedding(weight, None, None).largest_norm
+    weight, cache = normal(D_MODEL, 4000, seed=3), WeightCache()
+    before = Unembedding(weight, None, None, cache).largest_norm
     CHANGES[change](weight)
-    after = Unembedding(weight, None, None).largest_norm
+    after = Unembedding(weight, None, None, cache).largest_norm
     assert after == pytest.approx(float(weight.norm(dim=0).max()), rel=1e-12) and after > 10 * before
 
 
 def test_the_largest_norm_is_of_these_weights_and_not_of_others_like_them() -> None:
-    weight = normal(D_MODEL, 4000, seed=4)
+    weight, cache = normal(D_MODEL, 4000, seed=4), WeightCache()
     for column in range(5):  # each at the place of the one before, which is gone
         changed = weight.clone()
         changed[:, column] *= 50 + column
-        assert Unembedding(changed, None, None).largest_norm == pytest.approx(float(changed.norm(dim=0).max()))
+        assert Unembedding(changed, None, None, cache).largest_norm == pytest.approx(float(changed.norm(dim=0).max()))
         del changed
 
 
@@ -136,10 +137,12 @@ def test_the_largest_norm_is_of_these_weights_and_not_of_others_like_them() -> N
 def test_copies_in_full_precision_follow_the_weights(change: str) -> None:
     """Weights in bfloat16 are upcast once and remembered; scores must be those of the weights as they are now."""
     model = gpt2_like(dtype=torch.bfloat16)
-    assert unembedding(model).W_U.dtype == torch.float32
+    before = ScopedModel.of(model).unembedding().W_U
+    assert before.dtype == torch.float32 and ScopedModel.of(model).unembedding().W_U is before
     CHANGES[change](model.unembed.W_U)
-    assert torch.equal(unembedding(model).W_U, model.W_U.float())
-    assert torch.equal(unembedding(model).W_U, unembedding(model).W_U) and model.unembed.W_U.dtype == torch.bfloat16
+    after = ScopedModel.of(model).unembedding().W_U
+    assert torch.equal(after, model.W_U.float()) and not torch.equal(after, before)
+    assert ScopedModel.of(model).unembedding().W_U is after and model.unembed.W_U.dtype == torch.bfloat16
 
 
 def test_scores_follow_the_weights_too() -> None:

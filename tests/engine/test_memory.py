@@ -13,6 +13,7 @@ import lens_scopes as ls
 from lens_scopes.engine import memory
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.memory import Budget, attempt, in_portions, in_units, is_out_of_memory, parse_memory
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
 from lens_scopes.views.words.memory import memory_words
 
@@ -96,27 +97,33 @@ def test_the_graph_of_one_slice_is_held_at_a_time(tiny):
     sites = [f"blocks.{layer}.hook_resid_pre" for layer in range(tiny.cfg.n_layers)]
     visited = []
     vectors = torch.ones(2, 1, tiny.cfg.d_model, dtype=torch.float64)
-    trace_in_slices(tiny, [IDS], sites, 1).backward(vectors, lambda index, name, *_: visited.append((name, index)))
+    trace_in_slices(ScopedModel.of(tiny), [IDS], sites, 1).backward(
+        vectors, lambda index, name, *_: visited.append((name, index))
+    )
     layers = [int(name.split(".")[1]) for name, _ in visited if name.startswith("blocks")]
     assert layers == sorted(layers, reverse=True)
-    for traced in (trace(tiny, [IDS], sites), trace_in_slices(tiny, [IDS], sites, tiny.cfg.n_layers)):
+    for traced in (
+        trace(ScopedModel.of(tiny), [IDS], sites),
+        trace_in_slices(ScopedModel.of(tiny), [IDS], sites, tiny.cfg.n_layers),
+    ):
         steps = []
         traced.backward(vectors, lambda *_: None, lambda done, total, steps=steps: steps.append((done, total)))
         assert steps == [(1, 2), (2, 2)]
 
 
 def test_as_many_layers_as_fit_are_held(tiny):
-    n_layers, whole = tiny.cfg.n_layers, Budget(tiny, 10**15).whole(len(IDS))
-    assert not Budget(tiny, whole).plan(len(IDS), 1).sliced
-    plan = Budget(tiny, whole - 1).plan(len(IDS), 1)
+    model = ScopedModel.of(tiny)
+    n_layers, whole = model.n_layers, Budget(model, 10**15).whole(len(IDS))
+    assert not Budget(model, whole).plan(len(IDS), 1).sliced
+    plan = Budget(model, whole - 1).plan(len(IDS), 1)
     assert plan.sliced and 1 <= plan.layers_at_once < n_layers
-    assert Budget(tiny, smallest(tiny, len(IDS))).plan(len(IDS), 1).layers_at_once == 1
-    assert Budget(tiny, 10**15).plan(2 * len(IDS), 3).estimate > 6 * whole
-    assert Budget(tiny, 5 * whole).rows(len(IDS), 64) == 5 and Budget(tiny, 1).rows(len(IDS), 64) == 1
+    assert Budget(model, smallest(tiny, len(IDS))).plan(len(IDS), 1).layers_at_once == 1
+    assert Budget(model, 10**15).plan(2 * len(IDS), 3).estimate > 6 * whole
+    assert Budget(model, 5 * whole).rows(len(IDS), 64) == 5 and Budget(model, 1).rows(len(IDS), 64) == 1
 
 
 def test_batches_are_as_large_as_memory_allows(tiny):
-    whole = Budget(tiny, 10**15).whole(len(IDS))
+    whole = Budget(ScopedModel.of(tiny), 10**15).whole(len(IDS))
     alone = ls.attribute_batch(tiny, PROMPTS)
     capped = ls.attribute_batch(tiny, PROMPTS, memory=2 * whole)
     assert "5 prompts together" in memory_words(alone[0].memory) and "2 prompts" in memory_words(capped[0].memory)
@@ -163,15 +170,15 @@ def test_a_visit_that_memory_runs_out_in_is_made_again(tiny, monkeypatch):
 def test_directions_that_do_not_fit_together_go_on_in_halves(tiny):
     vectors = torch.eye(tiny.cfg.d_model, dtype=torch.float64)[:5, None]
     visited = []
-    traced = trace_in_slices(tiny, [IDS], [], 1)
-    together = traced._carry
+    traced = trace_in_slices(ScopedModel.of(tiny), [IDS], [], 1)
+    together = traced._backward_together
 
-    def scarce(arriving, ledger):
-        if len(arriving) > 2:
+    def scarce(upstream, progressed):
+        if len(upstream) > 2:
             raise OutOfMemoryError("memory ran out")
-        together(arriving, ledger)
+        together(upstream, progressed)
 
-    traced._carry = scarce
+    traced._backward_together = scarce
     traced.backward(vectors, lambda index, name, *_: visited.append((index, name)))
     assert sorted(visited) == [(index, "hook_embed") for index in range(5)] and traced.directions_at_once == 2
 
@@ -288,9 +295,9 @@ def test_amounts_are_written_as_one_reads_them():
 
 
 def test_a_bridge_cannot_be_sliced():
-    class TransformerBridge:
+    class TransformerBridge(torch.nn.Linear):
         class cfg:  # noqa: N801
             n_layers = 2
 
     with pytest.raises(ModelError, match='backend="hooked"'):
-        trace_in_slices(TransformerBridge(), [IDS], [], 1)
+        trace_in_slices(ScopedModel.of(TransformerBridge(1, 1)), [IDS], [], 1)

@@ -12,10 +12,9 @@ from tiny_models import TINY_MODELS, gemma_like, llama_like
 import lens_scopes as ls
 from lens_scopes.cli import main
 from lens_scopes.engine import backward as backprop
-from lens_scopes.engine import forward
 from lens_scopes.engine.backward import trace
-from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
-from lens_scopes.engine.precision import products_in
+from lens_scopes.engine.final_state import FinalState, Unembedding
+from lens_scopes.engine.model import HookedModel, ScopedModel
 from lens_scopes.errors import ModelError
 from lens_scopes.views.words.memory import memory_words
 
@@ -38,12 +37,12 @@ def test_scores_keep_their_values_nearly(builder: Any) -> None:
 def test_only_the_body_is_rounded() -> None:
     """Final states, logits and F are float32 products of what the body gives."""
     model = llama_like(dtype=torch.float32)
-    with products_in("bfloat16"):
-        traced = trace(model, [IDS], ["blocks.1.hook_resid_pre"])
+    rounded = ScopedModel.of(model).with_matmul_dtype("bfloat16")
+    traced = trace(rounded, [IDS], ["blocks.1.hook_resid_pre"])
     assert traced.final_states.dtype == torch.float32
     assert traced.activations["blocks.1.hook_resid_pre"].dtype == torch.float32, "the residual stream is not rounded"
     att = ls.attribute(model, IDS, ls.Fisher(), matmul_dtype="bfloat16")
-    state = FinalState(traced.final_states[0].detach(), unembedding(model))
+    state = FinalState(traced.final_states[0].detach(), ScopedModel.of(model).unembedding())
     assert att.prediction.entropy == pytest.approx(state.entropy, rel=1e-6)
     assert att.details is not None and att.details.eigenvalues == pytest.approx(
         ls.Fisher().directions(state).weights.tolist(), rel=1e-5
@@ -56,10 +55,7 @@ def test_the_choice_ends_with_the_call_and_is_recorded() -> None:
     rounded = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16")
     after = ls.attribute(model, IDS, "temperature")
     assert torch.equal(before.scores, after.scores)
-    assert [item.settings["products"] for item in (before, rounded)] == ["own", "bfloat16"]
-    with pytest.raises(ZeroDivisionError), products_in("bfloat16"):
-        raise ZeroDivisionError
-    assert torch.equal(ls.attribute(model, IDS, "temperature").scores, before.scores)
+    assert [item.settings["matmul_dtype"] for item in (before, rounded)] == [None, "bfloat16"]
 
 
 def test_slices_batches_and_matrices_round_alike() -> None:
@@ -67,7 +63,7 @@ def test_slices_batches_and_matrices_round_alike() -> None:
     rounded = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16").scores
     batch = ls.attribute_batch(model, [IDS, IDS[:4]], "temperature", matmul_dtype="bfloat16")
     matrix = ls.attribute_all(model, IDS, "temperature", matmul_dtype="bfloat16")
-    assert matrix.settings["products"] == "bfloat16"
+    assert matrix.settings["matmul_dtype"] == "bfloat16"
     torch.testing.assert_close(batch[0].scores, rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
     torch.testing.assert_close(matrix.matrix[-1], rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
     sliced = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16", memory="25KB")
@@ -82,8 +78,8 @@ def test_other_products_are_refused() -> None:
 
 def test_the_command_line_refuses_them_before_loading_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
-        main(["attribute", "text", "--products", "float16", "--model", "./missing"])
-    assert exit.value.code == 2 and 'products are "own"' in capsys.readouterr().err
+        main(["attribute", "text", "--matmul-dtype", "float16", "--model", "./missing"])
+    assert exit.value.code == 2 and "matmul_dtype is None" in capsys.readouterr().err
 
 
 @pytest.mark.gemma
@@ -102,8 +98,8 @@ def test_ranks_agree_on_the_embedded_model(gemma: Any) -> None:
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each forward pass dropped positions before the last MLP."""
     found: list[bool] = []
-    decide = forward._reads_early
-    monkeypatch.setattr(forward, "_reads_early", lambda *args: (found.append(decide(*args)), found[-1])[1])
+    decide = HookedModel._reads_early
+    monkeypatch.setattr(HookedModel, "_reads_early", lambda *args: (found.append(decide(*args)), found[-1])[1])
     return found
 
 
@@ -112,7 +108,7 @@ def test_positions_that_nobody_reads_skip_the_last_mlp(tiny: Any, noted: list[bo
     sites = [f"blocks.{last}.hook_resid_pre", f"blocks.{last}.attn.hook_z", "blocks.0.hook_resid_post"]
     short = ls.attribute(tiny, IDS, "temperature", sites=sites)
     assert noted == [f"blocks.{last}.hook_resid_mid" in tiny.hook_dict]
-    monkeypatch.setattr(forward, "_reads_early", lambda *args: False)
+    monkeypatch.setattr(HookedModel, "_reads_early", lambda *args: False)
     whole = ls.attribute(tiny, IDS, "temperature", sites=sites)
     torch.testing.assert_close(short.scores, whole.scores, rtol=1e-12, atol=0)
     for name, values in whole.sites.items():

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lens_scopes.engine import token_ablation
-from lens_scopes.engine.forward import token_embeddings
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, Corpus, Outcomes
 from lens_scopes.errors import EvaluationError
 
@@ -34,7 +34,7 @@ def masks_of(sets: list[list[int]], length: int = len(IDS)) -> Tensor:
 
 
 def ablated(model: Any, ablation: str, **settings: Any) -> AblatedPrompt:
-    return AblatedPrompt(model, IDS, SPECIAL, TARGET, ablation, **{"corpus": CORPUS, **settings})
+    return AblatedPrompt(ScopedModel.of(model), IDS, SPECIAL, TARGET, ablation, **{"corpus": CORPUS, **settings})
 
 
 def stacked(outcomes: Outcomes) -> Tensor:
@@ -116,7 +116,7 @@ def test_resampled_tokens_are_drawn_from_the_corpus_alone_and_averaged(tiny: Any
 def test_without_a_corpus_tokens_are_drawn_from_the_prompts_own() -> None:
     model = gpt2_like()
     ids, special = [1, 6, 6, 6], [True, False, False, False]
-    alone = AblatedPrompt(model, ids, special, TARGET, "resample", draws=5)
+    alone = AblatedPrompt(ScopedModel.of(model), ids, special, TARGET, "resample", draws=5)
     found = alone.outcomes(masks_of([[1], [2, 3]], 4))
     assert_close(found.divergence, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
 
@@ -164,7 +164,7 @@ def test_shared_prefixes_give_what_whole_passes_give(
 ) -> None:
     monkeypatch.setattr(token_ablation, "_TOKENS_AT_ONCE", at_once)
     with monkeypatch.context() as patch:
-        patch.setattr(token_ablation.Prefixed, "possible", staticmethod(lambda model: False))
+        patch.setattr(token_ablation.Prefixed, "start", lambda model, token_ids: None)
         whole_prompt = ablated(tiny, ablation, draws=3)
         whole = stacked(whole_prompt.outcomes(masks_of(SETS)))
     shared_prompt = ablated(tiny, ablation, draws=3)
@@ -229,7 +229,7 @@ def test_nothing_is_left_on_the_model() -> None:
 def test_leaving_out_skips_special_tokens(ablation: str) -> None:
     model = TINY_MODELS["neox_like"]()
     special = [True, False, False, True, False, False, False, False]
-    prompt = AblatedPrompt(model, IDS, special, TARGET, ablation, corpus=CORPUS)
+    prompt = AblatedPrompt(ScopedModel.of(model), IDS, special, TARGET, ablation, corpus=CORPUS)
     assert prompt.eligible == [1, 2, 4, 5, 6, 7]
     alone = prompt.outcomes(masks_of([[index] for index in prompt.eligible]))
     assert_close(stacked(prompt.leave_one_out()), stacked(alone), **CLOSE)
@@ -237,7 +237,7 @@ def test_leaving_out_skips_special_tokens(ablation: str) -> None:
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample", "remove"])
 def test_a_prompt_of_special_tokens_alone_has_nothing_to_leave_out(ablation: str) -> None:
-    prompt = AblatedPrompt(gpt2_like(), [1], [True], TARGET, ablation)
+    prompt = AblatedPrompt(ScopedModel.of(gpt2_like()), [1], [True], TARGET, ablation)
     assert stacked(prompt.leave_one_out()).shape == (4, 0)
 
 
@@ -262,7 +262,7 @@ def test_float32_agrees_with_float64() -> None:
 def test_embeddings_of_more_tokens_than_the_context_holds(tiny: Any) -> None:
     ids = [*range(23), *range(23)]
     expected = torch.stack([reference.site_activation(tiny, [token], "hook_embed")[0] for token in range(23)])
-    assert_close(token_embeddings(tiny, ids), expected.repeat(2, 1), **CLOSE)
+    assert_close(ScopedModel.of(tiny).token_embeddings(ids), expected.repeat(2, 1), **CLOSE)
 
 
 # Bad input

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.engine.forward import token_embeddings
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.prompts.prompt import Prompt
@@ -57,10 +57,10 @@ STARTS = [
 
 @pytest.mark.parametrize(("start", "held"), STARTS)
 def test_integrated_gradients_from_a_start_are_the_midpoint_sum(model: Any, start: str, held: bool) -> None:
-    x = token_embeddings(model, IDS)
+    x = ScopedModel.of(model).token_embeddings(IDS)
     token = {"bos": BOS, "eos": EOS, "pad": PAD}.get(start)
     if token is not None:
-        baseline = token_embeddings(model, [token])[0].expand_as(x)
+        baseline = ScopedModel.of(model).token_embeddings([token])[0].expand_as(x)
     else:
         baseline = torch.zeros_like(x) if start == "zero" else x[1:].mean(0).expand_as(x)
     if held:
@@ -94,7 +94,7 @@ def test_holding_bos_changes_nothing_where_the_path_starts_there(model: Any) -> 
 
 def test_the_papers_integrated_gradients_of_its_aopc_table(model: Any) -> None:
     """The gradient is that of a residual added before the scaling by α: α times the gradient at αx."""
-    x = token_embeddings(model, IDS)
+    x = ScopedModel.of(model).token_embeddings(IDS)
     total = torch.zeros_like(x)
     for alpha in (0.2, 0.4, 0.6, 0.8, 1.0):
         residual = torch.zeros_like(x).requires_grad_(True)
@@ -106,7 +106,7 @@ def test_the_papers_integrated_gradients_of_its_aopc_table(model: Any) -> None:
 
 
 def test_the_papers_integrated_gradients_of_its_leave_one_out_table(model: Any) -> None:
-    x = token_embeddings(model, IDS)
+    x = ScopedModel.of(model).token_embeddings(IDS)
     total = torch.zeros_like(x)
     for tenth in range(1, 11):
         total += gradient(model, tenth / 10 * x, "logit") / 10
@@ -126,7 +126,7 @@ def test_trivial_scores(model: Any) -> None:
         return as_method(name).score(model, prompt(), TARGET).scores
 
     assert scores("closeness").tolist() == [1, 2, 3, 4, 5, 6]
-    assert_close(scores("embedding-norm"), token_embeddings(model, IDS).norm(dim=-1))
+    assert_close(scores("embedding-norm"), ScopedModel.of(model).token_embeddings(IDS).norm(dim=-1))
     logs = model(torch.tensor([IDS]))[0].log_softmax(-1)
     expected = [math.log(model.cfg.d_vocab), *(-float(logs[t, IDS[t + 1]]) for t in range(len(IDS) - 1))]
     assert_close(scores("surprisal"), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)

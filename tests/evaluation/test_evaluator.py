@@ -10,6 +10,7 @@ from tiny_models import D_VOCAB, TINY_MODELS, gemma_like, gpt2_like, llama_like
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.evaluation.evaluator import Evaluator
@@ -102,7 +103,7 @@ def test_the_models_own_top_token_is_followed() -> None:
     top = ls.attribute(model, PASSAGES[0]).prediction.top[0].token_id
     evaluator = Evaluator(model, ["semantic"], ["deletion"], ["zero"])
     _, measurements = evaluator.measure(evaluator.passage(PASSAGES[0]), (top + 1) % D_VOCAB, index=0)
-    prompt = AblatedPrompt(model, PASSAGES[0], [False] * 7, top, "zero")
+    prompt = AblatedPrompt(ScopedModel.of(model), PASSAGES[0], [False] * 7, top, "zero")
     everything = prompt.outcomes(torch.ones(1, 7, dtype=torch.bool)).log_probability
     last = [item.value for item in measurements if item.metric == "deletion-logprob" and item.fraction == 1]
     assert last == pytest.approx([float(everything - prompt.clean[top])], abs=1e-12)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Outcomes
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods.method import Method, MethodScores
@@ -93,7 +94,7 @@ def case_of(model: Any, ids: list[int], method: Any, ablation: str | None = "zer
     read, prompt = as_method(method), prompt_of(ids)
     cache = None
     if ablation is not None:
-        cache = AblationCache(AblatedPrompt(model, ids, prompt.special, TARGET, ablation), seed)
+        cache = AblationCache(AblatedPrompt(ScopedModel.of(model), ids, prompt.special, TARGET, ablation), seed)
     scored = read.score(model, prompt, TARGET)
     return ScoredPrompt(model, prompt, TARGET, read, scored, cache, RandomizedBlocks(model, seed), seed)
 

@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
+from lens_scopes.engine import model as adapters
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError
 from lens_scopes.models.load import DTYPES, PROCESSING_FLAGS, available_models, load_model, model_record
 from lens_scopes.models.names import Source
@@ -270,22 +272,18 @@ def test_the_record_of_a_model_from_elsewhere_says_what_is_unknown(gpt2_folder: 
     assert (record.name, record.revision, record.backend) == ("custom", None, "hooked")
     assert record.processing == unknown | {"fold_ln": False} and record.dtype == "float64"
     folded: Any = load_model(gpt2_folder, processing={"fold_ln": True})
-    from lens_scopes.models import load as models
-
-    del models._provenance[folded]
+    ScopedModel.of(folded).cache.provenance = None
     assert model_record(folded).processing == unknown | {"fold_ln": True}
 
 
 def test_records_do_not_keep_models_alive(gpt2_folder: Path) -> None:
-    from lens_scopes.models import load as models
-
     gc.collect()
-    before = len(models._provenance)
+    before = len(adapters._caches)
     model = load_model(gpt2_folder)
-    assert len(models._provenance) == before + 1
+    assert len(adapters._caches) == before + 1
     del model
     gc.collect()
-    assert len(models._provenance) == before
+    assert len(adapters._caches) == before
 
 
 @pytest.mark.parametrize("backend", ["hooked", "bridge"])

@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import lens_scopes as ls
-from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
+from lens_scopes.engine.final_state import FinalState, Unembedding
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, ObjectiveError, PromptError
 from lens_scopes.scopes import objectives
 from lens_scopes.scopes.objectives import (
@@ -33,7 +34,7 @@ SMALL: dict[str, Any] = {
 
 
 def state_of(model: Any, target: int | None = None) -> FinalState:
-    return FinalState(reference.state_of(model, IDS), unembedding(model), target)
+    return FinalState(reference.state_of(model, IDS), ScopedModel.of(model).unembedding(), target)
 
 
 def vector_of(objective: Objective, state: FinalState) -> Tensor:
@@ -83,12 +84,16 @@ def test_logit_gradients_are_those_of_autograd(model: Any) -> None:
 
 
 def test_the_unembedding_is_read_as_the_model_has_it() -> None:
-    plain, biased, capped = (unembedding(builder()) for builder in (gpt2_like, learned_positions_with_bU, gemma_like))
+    plain, biased, capped = (
+        ScopedModel.of(builder()).unembedding() for builder in (gpt2_like, learned_positions_with_bU, gemma_like)
+    )
     assert plain.b_U is None and plain.soft_cap is None and (plain.d_model, plain.d_vocab) == (16, 23)
     assert biased.b_U is not None and torch.equal(biased.b_U, learned_positions_with_bU().b_U)
     assert capped.soft_cap == 3.0 and not capped.W_U.requires_grad
     for missing in (torch.nn.Linear(2, 2), SimpleNamespace(W_U=None)):
-        assert "no unembedding matrix W_U" in refusal(lambda missing=missing: unembedding(missing), ModelError)
+        assert "no unembedding matrix W_U" in refusal(
+            lambda missing=missing: ScopedModel.of(missing).unembedding(), ModelError
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -353,20 +358,20 @@ def test_exact_terms_are_counted(exact: Any) -> None:
 
 def test_a_rank_fits_the_model() -> None:
     model = llama_like()
-    assert ls.Fisher(rank=16).prepare(model) == ls.Fisher(rank=16)
-    message = refusal(lambda: ls.Fisher(rank=17).prepare(model))
+    assert ls.Fisher(rank=16).prepare(ScopedModel.of(model)) == ls.Fisher(rank=16)
+    message = refusal(lambda: ls.Fisher(rank=17).prepare(ScopedModel.of(model)))
     assert "17" in message and "d_model = 16" in message and "trace" in message
 
 
 def test_tokens_are_resolved_against_the_model() -> None:
     model = llama_like()
-    assert ls.Semantic(TOKEN).prepare(model) == ls.Semantic(TOKEN)
-    assert ls.Semantic().prepare(model) == ls.Semantic()
+    assert ls.Semantic(TOKEN).prepare(ScopedModel.of(model)) == ls.Semantic(TOKEN)
+    assert ls.Semantic().prepare(ScopedModel.of(model)) == ls.Semantic()
     for call in (
-        lambda: ls.Semantic(23).prepare(model),
-        lambda: ls.LogProb(-1).prepare(model),
-        lambda: ls.LogitDiff(0, 23).prepare(model),
-        lambda: ls.Semantic(" Paris").prepare(model),
+        lambda: ls.Semantic(23).prepare(ScopedModel.of(model)),
+        lambda: ls.LogProb(-1).prepare(ScopedModel.of(model)),
+        lambda: ls.LogitDiff(0, 23).prepare(ScopedModel.of(model)),
+        lambda: ls.Semantic(" Paris").prepare(ScopedModel.of(model)),
     ):
         refusal(call, PromptError)
     assert "prepare" in refusal(lambda: ls.LogitDiff(" a", " b").directions(state_of(model)))

@@ -6,6 +6,7 @@ from reference import site_activation
 
 import lens_scopes as ls
 from lens_scopes.engine.backward import trace
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import PathError
 from lens_scopes.scopes.paths import parse_path
 
@@ -88,7 +89,7 @@ CASES = {
 def test_restricted_scores_are_those_of_a_run_with_everything_else_constant(tiny, case):
     path, carries = CASES[case]
     carried = {item for item in everything(tiny) if carries(*item)}
-    assert path.carried(tiny) == carried
+    assert path.carried(ScopedModel.of(tiny)) == carried
     torch.testing.assert_close(
         scores(tiny, path), literal_scores(tiny, held_outputs(tiny, carried)), rtol=1e-9, atol=1e-12
     )
@@ -143,7 +144,7 @@ def test_with_everything_frozen_the_model_is_linear_in_its_embeddings(tiny):
             parameter.data = torch.zeros_like(parameter)
     sources = ["hook_pos_embed"] if "hook_pos_embed" in tiny.hook_dict else []
     path = ls.Frozen("patterns", "norms", "gates")
-    traced = trace(tiny, [IDS], sources, path.hooks(tiny))
+    traced = trace(ScopedModel.of(tiny), [IDS], sources, path.hooks(ScopedModel.of(tiny)))
     rebuilt = torch.zeros_like(traced.final_states[0])
     for axis in range(len(rebuilt)):
         unit = torch.zeros_like(traced.final_states)
@@ -157,7 +158,8 @@ def test_with_everything_frozen_the_model_is_linear_in_its_embeddings(tiny):
 
 def test_direct_paths_through_the_heads_of_one_layer_add_up(tiny):
     def gradient(path) -> torch.Tensor:
-        traced = trace(tiny, [IDS], [], (path & ls.Frozen("patterns", "norms", "gates")).hooks(tiny))
+        model, held = ScopedModel.of(tiny), path & ls.Frozen("patterns", "norms", "gates")
+        traced = trace(model, [IDS], [], held.hooks(model))
         vector = torch.linspace(-1, 1, tiny.cfg.d_model, dtype=torch.float64)[None]
         return traced.gradients(vector, keep_graph=False)["hook_embed"]
 

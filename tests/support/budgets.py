@@ -3,6 +3,7 @@
 from typing import Any
 
 from lens_scopes.engine.memory import Budget
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import PromptError
 
 
@@ -12,7 +13,7 @@ def smallest(model: Any, length: int) -> int:
     while low < high:
         middle = (low + high) // 2
         try:
-            Budget(model, middle).plan(length, 1)
+            Budget(ScopedModel.of(model), middle).plan(length, 1)
             high = middle
         except PromptError:
             low = middle + 1

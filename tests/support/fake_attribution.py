@@ -98,6 +98,7 @@ def fake_attribution(
             "held fixed": "the parameters; every path carries gradient",
             "score attributed": "s_t = ‖w_targetᵀ J_t‖₂, J_t = ∂y/∂x_t",
         },
+        "spec": {"scope": "semantic", "target": " sofa", "layers": True},
         "model": {
             "name": "gemma-3-270m",
             "revision": "embedded",

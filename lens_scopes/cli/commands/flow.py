@@ -113,6 +113,7 @@ def flow(
                 samples=samples,
                 seed=seed,
                 through=spec.through,
+                matmul_dtype=spec.matmul_dtype,
                 memory=spec.memory,
                 progress=progress,
             )

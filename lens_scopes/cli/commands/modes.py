@@ -51,6 +51,7 @@ def modes(
                 position=prompt.position,
                 baseline=baseline,
                 through=spec.through,
+                matmul_dtype=spec.matmul_dtype,
                 memory=spec.memory,
                 progress=progress,
             )

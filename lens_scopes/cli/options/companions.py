@@ -66,5 +66,11 @@ def _compute(kind: str, model: Any, prompt: Any, spec: Spec, position: int) -> A
 
     with progress_bar("Replacing tokens") as progress:
         return inspect_modes(
-            model, prompt, position=position, through=spec.through, memory=spec.memory, progress=progress
+            model,
+            prompt,
+            position=position,
+            through=spec.through,
+            memory=spec.memory,
+            matmul_dtype=spec.matmul_dtype,
+            progress=progress,
         )

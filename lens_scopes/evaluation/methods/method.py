@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.methods.path_gradients import PathGradients
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
@@ -64,7 +65,7 @@ class Method:
         try:
             ResolvedSpec.of(model, self.spec).path_hooks()
             if self.spec.points is not None:
-                self.spec.points.check(model)
+                self.spec.points.check(ScopedModel.of(model))
         except LensScopesError as error:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 

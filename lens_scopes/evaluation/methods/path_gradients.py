@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.forward import Hook, token_embeddings
+from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import LogProb, Semantic
@@ -59,9 +59,9 @@ class PathGradients(Baseline):
         return [state.top_token if state.target is None else state.target]
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
-        own = token_embeddings(model, token_ids)
+        own = model.token_embeddings(token_ids)
         path = [alpha * own for alpha in self.alphas]
         gradients = self._gradients(model, token_ids, torch.stack(path), state)
         weights = torch.tensor(self.weights, dtype=gradients.dtype, device=gradients.device)
@@ -69,7 +69,7 @@ class PathGradients(Baseline):
         return (mean * self.distance * own.to(mean)).norm(dim=-1).to(state.y.dtype).cpu()
 
     def _gradients(
-        self, model: Any, token_ids: Sequence[int], path: Float[Tensor, "n pos d_model"], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], path: Float[Tensor, "n pos d_model"], state: FinalState
     ) -> Float[Tensor, "n pos d_model"]:
         """∂s/∂x at every point of the path."""
         (target,) = self.targets(state)

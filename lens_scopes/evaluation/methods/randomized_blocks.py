@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
-from lens_scopes.engine.forward import is_bridge
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.evaluation.protocol import is_gemma
 
 Redraw: TypeAlias = Literal["spread", "initializer"]
@@ -40,7 +40,7 @@ class RandomizedBlocks:
         redraw: "spread" or "initializer"; see the module.
     """
 
-    def __init__(self, model: Any, seed: int = 0, redraw: Redraw = "spread") -> None:
+    def __init__(self, model: ModelLike, seed: int = 0, redraw: Redraw = "spread") -> None:
         self._model = model
         self._seed = seed
         self.redraw: Redraw = redraw
@@ -74,13 +74,13 @@ class RandomizedBlocks:
                     parameter.data = value
 
     def _parameters(self, layer: int) -> list[torch.nn.Parameter]:
-        return list(self._model.blocks[layer].parameters())
+        return list(ScopedModel.of(self._model).module.blocks[layer].parameters())
 
     def _redrawn(self, layer: int) -> list[Tensor]:
         if layer not in self._drawn:
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + layer)
             drawn = []
-            for name, parameter in self._model.blocks[layer].named_parameters():
+            for name, parameter in ScopedModel.of(self._model).module.blocks[layer].named_parameters():
                 if self.redraw == "spread":
                     drawn.append(_like(parameter.data, generator))
                 else:
@@ -96,7 +96,8 @@ class RandomizedBlocks:
             return torch.zeros_like(values)
         if in_norm:
             # Gemma's norms scale by 1 + weight, and a HookedTransformer holds that sum.
-            return torch.full_like(values, 2.0 if is_gemma(self._model) and not is_bridge(self._model) else 1.0)
+            holds_sum = is_gemma(self._model) and ScopedModel.of(self._model).backend == "hooked"
+            return torch.full_like(values, 2.0 if holds_sum else 1.0)
         spread = float(getattr(self._model.cfg, "initializer_range", 0.0) or 0.0)
         if spread <= 0:  # TransformerLens writes −1 where a configuration states none
             spread = _USUAL_RANGE

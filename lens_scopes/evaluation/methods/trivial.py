@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.forward import Batch, final_states, token_embeddings
+from lens_scopes.engine.model import Batch, ScopedModel
 from lens_scopes.scopes.comparisons import Baseline
 
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
@@ -29,7 +29,7 @@ class Closeness(Baseline):
     held: ClassVar[str] = "nothing"
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         return torch.arange(1, len(token_ids) + 1).to(state.y.dtype)
 
@@ -45,9 +45,9 @@ class EmbeddingNorm(Baseline):
     held: ClassVar[str] = "nothing"
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
-        return token_embeddings(model, token_ids).to(state.y.dtype).norm(dim=-1).cpu()
+        return model.token_embeddings(token_ids).to(state.y.dtype).norm(dim=-1).cpu()
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Surprisal(Baseline):
     held: ClassVar[str] = "nothing"
 
     def scores(
-        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         last = len(token_ids) - 1
         found = [torch.tensor([math.log(model.cfg.d_vocab)], dtype=state.y.dtype)]
         if last:
             with torch.no_grad():
-                ys = final_states(model, Batch.of(model, [token_ids], [(0, place) for place in range(last)]))
+                ys = model.final_states(Batch.of(model, [token_ids], [(0, place) for place in range(last)]))
                 for start in range(0, last, _ROWS_AT_ONCE):
                     logits = state.unembedding.logits(ys[start : start + _ROWS_AT_ONCE])
                     nexts = torch.tensor(token_ids[start + 1 : start + 1 + len(logits)], device=logits.device)

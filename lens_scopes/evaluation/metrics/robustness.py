@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lens_scopes.engine.forward import hooked
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.evaluation.methods.randomized_blocks import STAGES, RandomizedBlocks
 from lens_scopes.evaluation.metrics.agreement import correlation
@@ -36,7 +36,7 @@ def stability(scored: ScoredPrompt) -> list[MetricValue]:
             sigma = _NOISE_SCALE * embedding.detach().double().square().mean().sqrt()
             return embedding + (drawn.to(embedding.device) * sigma).to(embedding.dtype)
 
-        with hooked(scored.model, [(EMBEDDING, add_noise)]):
+        with ScopedModel.of(scored.model).hooked([(EMBEDDING, add_noise)]):
             noisy = scored.method.score(scored.model, scored.prompt, scored.target, scored.randomized).scores
         found.append(correlation(scored.magnitudes, noisy[scored.eligible].double().abs()))
     note = next((note for _, note in found if note is not None), None)

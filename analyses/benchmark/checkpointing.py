@@ -1,0 +1,76 @@
+"""Slices of layers (`engine/memory.py`, `engine/backward.py`) against `torch.utils.checkpoint` around every block.
+
+    python analyses/benchmark/checkpointing.py --tokens 1024 --ranks 1 8
+
+Fisher Scope at the embedding, of tokens drawn at random (seed 0), in one new process per way and rank: seconds, and the
+peak of resident memory above what the loaded model holds. The last block stays outside checkpoints in every way, since
+its MLP runs at the position that is read alone. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from memory_peaks import resident, settle
+
+import lens_scopes as ls
+
+WAYS = {
+    "the whole graph": "1TB",
+    "slices in 1.5 GB": "1.5GB",
+    "slices in 1 GB": "1GB",
+    "a checkpoint per block": "1TB",
+}
+
+
+def wrap_blocks(model: Any) -> None:
+    """Every block but the last keeps its input alone, and runs again on the way back."""
+    for block in model.blocks[:-1]:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def measure(way: str, rank: int, tokens: int) -> None:
+    """Times one scope once, after a short one that sets up what is set up once."""
+    model = ls.load_model("gemma-3-270m")
+    ls.attribute(model, [2, *range(100, 130)], ls.Fisher(rank))
+    if way == "a checkpoint per block":
+        wrap_blocks(model)
+    generator = torch.Generator().manual_seed(0)
+    prompt = [2, *torch.randint(100, 200_000, (tokens - 1,), generator=generator).tolist()]
+    before, start = settle(), time.perf_counter()
+    att = ls.attribute(model, prompt, ls.Fisher(rank), memory=WAYS[way])
+    seconds, peak = time.perf_counter() - start, resident("VmHWM") - before
+    layers = att.memory.layers_at_once if att.memory is not None else 0
+    print(
+        f"{tokens} tokens, Fisher rank {rank}, {torch.get_num_threads()} threads, {way}"
+        f"{f' ({layers} layers at a time)' if way.startswith('slices') else ''}: {seconds:.1f} s, "
+        f"peak {peak / 1e9:.2f} GB, scores sum to {float(att.scores.double().sum()):.10g}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 8])
+    options = parser.parse_args()
+    for rank in options.ranks:
+        for way in WAYS:
+            process = multiprocessing.get_context("spawn").Process(target=measure, args=(way, rank, options.tokens))
+            process.start()
+            process.join()
+
+
+if __name__ == "__main__":
+    main()

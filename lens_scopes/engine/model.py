@@ -1,0 +1,422 @@
+"""One interface to HookedTransformer and TransformerBridge: run it, hook it, read its unembedding, remember its checks.
+
+`ScopedModel.of` is called once, at the public boundary; everything below takes a `ScopedModel`. Hooks added here are
+gone when a call returns or raises, and parameters receive no gradients.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_scopes.engine.final_state import Unembedding, WeightCache, compute_dtype, in_compute_dtype
+from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.errors import ModelError, NumericsError
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+    from transformer_lens.model_bridge import TransformerBridge
+
+    ModelLike: TypeAlias = "HookedTransformer | TransformerBridge | ScopedModel"
+    MatmulDtype: TypeAlias = Literal["bfloat16"] | None
+else:  # what is neither is answered with a ModelError that says what to do, also under a run-time type checker
+    ModelLike = MatmulDtype = Any
+
+Hook = Callable[[Tensor], "Tensor | None"]
+"""A function of an activation that returns its replacement, or None to leave it."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from.
+
+    Attributes:
+        name: the name or folder that was loaded.
+        revision: names the exact weights, where they have a name.
+        processing: whether weights were folded or centred, by the flag's name.
+    """
+
+    name: str
+    revision: str | None
+    processing: Mapping[str, bool]
+
+
+@dataclass
+class ModelCache:
+    """What is known of one model, for as long as the model lives.
+
+    Attributes:
+        weights: what was computed from W_U, refused once W_U has changed.
+        gradients_flow: whether a backward pass was seen to reach the embedding through every linear layer.
+        live_hooks: for hooks that were tried, whether the forward pass goes on with what they return.
+        logits_agree: whether the logits were seen to be the unembedding of the final state.
+        provenance: where the weights come from, if `load_model` read them.
+    """
+
+    weights: WeightCache = field(default_factory=WeightCache)
+    gradients_flow: bool = False
+    live_hooks: dict[str, bool] = field(default_factory=dict)
+    logits_agree: bool = False
+    provenance: Provenance | None = None
+
+
+# The one place where something is kept for a model. It keeps caches, not adapters: those hold their model, and would
+# keep it alive for ever. Nor is it an attribute of the model: copies and saved files would carry it along, and a
+# compiled model, which answers with the attributes of the model inside, would find the other's.
+_caches: weakref.WeakKeyDictionary[Any, ModelCache] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts padded on the right, which is exact under a causal mask, and the final states wanted of them.
+
+    Attributes:
+        token_ids: the padded ids.
+        lengths: the number of tokens of each row.
+        read: (row, position) of each final state wanted.
+    """
+
+    token_ids: Int[Tensor, "batch pos"]
+    lengths: Int[Tensor, " batch"]
+    read: Int[Tensor, "2 read"]
+
+    @classmethod
+    def of(
+        cls, model: ScopedModel, prompts: Sequence[Sequence[int]], reads: Sequence[tuple[int, int]] | None = None
+    ) -> Batch:
+        """Pads prompts for a model; by default each row's last token is read."""
+        device = model.device
+        if reads is None:
+            reads = [(row, len(ids) - 1) for row, ids in enumerate(prompts)]
+        longest = max(map(len, prompts))
+        padded = [[*ids, *[0] * (longest - len(ids))] for ids in prompts]
+        with torch.inference_mode(False):  # autograd keeps none of the tensors made in inference mode
+            return cls(
+                token_ids=torch.tensor(padded, device=device),
+                lengths=torch.tensor([len(ids) for ids in prompts], device=device),
+                read=torch.tensor(reads, device=device).T,
+            )
+
+    @property
+    def token_mask(self) -> Bool[Tensor, "batch pos"]:
+        """Marks positions that are not padding."""
+        return torch.arange(self.token_ids.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScopedModel(ABC):
+    """A causal language model with hooks, whichever library it comes from.
+
+    Adapters are made anew whenever they are asked for; those of one model share one cache.
+
+    Attributes:
+        module: the HookedTransformer or TransformerBridge.
+        cache: what is known of it.
+        matmul_dtype: None for matrix products in the model's own dtype. "bfloat16": those of the body, forward and
+            backward, read their factors rounded to bfloat16 and add up in float32, about twice as fast where a
+            processor or GPU has instructions for it. The residual stream, norms, softmax, final states, logits, F and
+            scores keep the model's dtype.
+    """
+
+    module: Any
+    cache: ModelCache
+    matmul_dtype: MatmulDtype = None
+
+    backend: ClassVar[Literal["hooked", "bridge"]]
+    """Which of `load_model`'s backends the model is of."""
+
+    can_slice: ClassVar[bool]
+    """Whether some of the blocks can run alone, from the residual stream between two of them."""
+
+    @staticmethod
+    def of(model: ModelLike) -> ScopedModel:
+        """The adapter of a model; an adapter is its own.
+
+        Raises:
+            ModelError: for what cannot be a model.
+        """
+        if isinstance(model, ScopedModel):
+            return model
+        # By name: naming the class would import transformer_lens.
+        is_bridge = any(kind.__name__ == "TransformerBridge" for kind in type(model).__mro__)
+        try:
+            cache = _caches.setdefault(model, ModelCache())
+        except TypeError as error:  # a number, text, a namespace, …
+            raise _no_unembedding(model) from error
+        return BridgeModel(model, cache) if is_bridge else HookedModel(model, cache)
+
+    def with_matmul_dtype(self, matmul_dtype: MatmulDtype) -> ScopedModel:
+        """The same model with its body's matrix products in another precision.
+
+        Raises:
+            ModelError: for anything but None and "bfloat16".
+        """
+        return replace(self, matmul_dtype=check_matmul_dtype(matmul_dtype))
+
+    @property
+    def cfg(self) -> Any:
+        """The model's configuration, in TransformerLens' words."""
+        return self.module.cfg
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; None where it has none."""
+        return self.module.tokenizer
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        """The hook points by name."""
+        return self.module.hook_dict
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter is, and so where prompts go."""
+        return next(self.module.parameters()).device
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks."""
+        return self.cfg.n_layers
+
+    @contextmanager
+    def hooked(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+        """Adds forward hooks by name for a with-block; they are gone afterwards, also after an exception."""
+        points = self.hook_dict
+        added = []
+        try:
+            for name, function in hooks:
+                point = points[name]
+                point.add_hook(lambda activation, hook, function=function: function(activation))
+                added.append((point, point.fwd_hooks[-1]))
+            yield
+        finally:
+            for point, handle in reversed(added):
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
+
+    @abstractmethod
+    def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
+        """The residual stream [batch, pos, d_model] before block `stop`; after the last block, the final states
+        [read, d_model] that the batch reads.
+
+        Args:
+            start: the token ids where `first` is 0, else the residual stream before block `first`.
+
+        Raises:
+            ModelError: for a part of the blocks where the model cannot slice.
+        """
+
+    def final_states(self, batch: Batch) -> Float[Tensor, "read d_model"]:
+        """The inputs of the unembedding at the (row, position) pairs that the batch reads."""
+        return self.run_slice(batch, batch.token_ids, 0, self.n_layers)
+
+    def run_to_final_states(
+        self, prompts: Sequence[Sequence[int]], hooks: Sequence[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "batch d_model"]:
+        """y at the last token of each prompt, without a graph, while hooks change the forward pass."""
+        with torch.no_grad(), self.hooked(hooks):
+            return self.final_states(Batch.of(self, prompts))
+
+    def token_embeddings(self, token_ids: Sequence[int]) -> Float[Tensor, "n d_model"]:
+        """The activations at hook_embed of the given tokens, as the model makes them (scaled, where it scales)."""
+        embeddings: list[Tensor] = []
+        step = int(self.cfg.n_ctx)
+        stop = 0 if self.can_slice else self.n_layers
+        with torch.no_grad(), self.hooked([(EMBEDDING, lambda values: embeddings.append(values[0].detach()))]):
+            for start in range(0, len(token_ids), step):
+                batch = Batch.of(self, [list(token_ids[start : start + step])])
+                self.run_slice(batch, batch.token_ids, 0, stop)
+        return torch.cat(embeddings)
+
+    def unembedding(self) -> Unembedding:
+        """W_U, b_U and the output soft-cap, as they are now.
+
+        Raises:
+            ModelError: when the model has no unembedding matrix, or a quantized one.
+        """
+        weight = getattr(self.module, "W_U", None)
+        if not isinstance(weight, Tensor):
+            raise _no_unembedding(self.module)
+        if not weight.is_floating_point():
+            raise ModelError(
+                f"the unembedding matrix W_U holds {weight.dtype} numbers, and directions need its columns as they "
+                "are; leave the unembedding unquantized."
+            )
+        bias = getattr(self.module, "b_U", None)
+        cap = getattr(self.cfg, "output_logits_soft_cap", None)
+        # Fisher's eigenvectors are computed in float64, which MPS does not have.
+        place = torch.device("cpu") if weight.device.type == "mps" else weight.device
+        return Unembedding(
+            W_U=in_compute_dtype(weight.detach().to(place), self.cache.weights),
+            b_U=bias.detach().to(place) if isinstance(bias, Tensor) and bool(bias.any()) else None,
+            soft_cap=float(cap) if cap is not None and cap > 0 else None,
+            cache=self.cache.weights,
+        )
+
+    def check_finite(self, states: Tensor, batch: Batch) -> None:
+        """Looks for the layer where a forward pass went wrong.
+
+        Raises:
+            NumericsError: when a final state is not finite, naming the first layer where that happens.
+        """
+        if bool(states.isfinite().all()):
+            return
+        names = [EMBEDDING, *(f"blocks.{layer}.hook_resid_post" for layer in range(self.n_layers))]
+        bad: list[str] = []
+
+        def check(name: str) -> Hook:
+            def hook(activation: Tensor) -> None:
+                if not bool(activation.isfinite().all()):
+                    bad.append(name)
+
+            return hook
+
+        with torch.no_grad(), self.hooked([(name, check(name)) for name in names]):
+            self.final_states(batch)
+        where = f"first at {bad[0]}" if bad else "after the last block"
+        raise NumericsError(
+            f"the forward pass gives non-finite activations, {where} ({self.cfg.dtype}); "
+            'load the model with dtype="float32" or "bfloat16", and check its weights.'
+        )
+
+    @contextmanager
+    def _body_precision(self) -> Iterator[None]:
+        """The precision of matrix products for a forward pass; the backward pass follows from it."""
+        if self.matmul_dtype is None:
+            yield
+            return
+        # Without a cache of rounded weights: frozen ones are not kept in it anyway.
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            yield
+
+
+class HookedModel(ScopedModel):
+    """A HookedTransformer, which can start and stop between any two blocks."""
+
+    backend = "hooked"
+    can_slice = True
+
+    def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
+        if stop == self.n_layers:
+            return self._run_to_positions(batch, start, first)
+        return self._run_blocks(start, first, stop)
+
+    def apply_final_norm(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the unembedding reads of the last residual stream."""
+        module = self.module
+        return module.unembed.hook_in(module.ln_final(residual) if self._has_final_norm else residual)
+
+    @property
+    def _has_final_norm(self) -> bool:
+        return self.cfg.normalization_type is not None
+
+    def _run_blocks(self, start: Tensor, first: int, stop: int) -> Float[Tensor, "batch pos d_model"]:
+        with self._body_precision():
+            if first == 0:
+                return self.module(start, stop_at_layer=stop, padding_side="right")
+            return self.module(start, start_at_layer=first, stop_at_layer=stop, padding_side="right")
+
+    def _run_to_positions(self, batch: Batch, start: Tensor, first: int) -> Float[Tensor, "read d_model"]:
+        """The final states that the batch reads, from block `first` on.
+
+        After the last attention tokens no longer meet, so the last MLP and the final norm run at the positions that
+        are read alone, unless a hook there would see it.
+        """
+        early = self._reads_early(batch)
+
+        def only_read(residual: Tensor) -> Tensor:
+            rows, positions = batch.read.to(residual.device)
+            return residual[rows, positions][:, None]
+
+        with self.hooked([(self._last_middle, only_read)] if early else []):
+            residual = self._run_blocks(start, first, self.n_layers)
+        states = self.apply_final_norm(residual)
+        rows, positions = batch.read.to(states.device)
+        return states[:, 0] if early else states[rows, positions]
+
+    @property
+    def _last_middle(self) -> str:
+        return f"blocks.{self.n_layers - 1}.hook_resid_mid"
+
+    def _reads_early(self, batch: Batch) -> bool:
+        """Whether the last block's MLP runs after its attention, on fewer positions than all, and nobody listens."""
+        if batch.read.shape[1] >= batch.token_ids.numel() or self._last_middle not in self.hook_dict:
+            return False
+        block = self.module.blocks[-1]
+        parts = [getattr(block, name) for name in _AFTER_ATTENTION if hasattr(block, name)]
+        parts += [self.module.unembed.hook_in, *([self.module.ln_final] if self._has_final_norm else [])]
+        listening = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return not any(getattr(module, hooks) for part in parts for module in part.modules() for hooks in listening)
+
+
+_AFTER_ATTENTION = ("hook_mlp_in", "ln2", "mlp", "ln2_post", "hook_mlp_out", "hook_resid_post")
+
+
+class BridgeModel(ScopedModel):
+    """A TransformerBridge, whose forward pass runs as a whole."""
+
+    backend = "bridge"
+    can_slice = False
+
+    def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
+        if first != 0 or stop != self.n_layers:
+            raise ModelError(
+                "a TransformerBridge cannot run a slice of its layers, which long prompts need to save memory; "
+                'load the model with backend="hooked", or give a shorter prompt.'
+            )
+        states: list[Tensor] = []
+
+        def only_read(inputs: Tensor) -> Tensor:
+            rows, positions = batch.read.to(inputs.device)
+            states.append(inputs[rows, positions])
+            return states[0][:, None]
+
+        with warnings.catch_warnings(), self.hooked([("unembed.hook_in", only_read)]), self._body_precision():
+            # Freezing norms makes the bridge rebuild them from their scale, as is meant.
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+            logits = self.module(start, return_type="logits")
+        if not self.cache.logits_agree:
+            self._check_logits(states[0].detach(), logits[:, 0].detach())
+            self.cache.logits_agree = True
+        return states[0]
+
+    def _check_logits(self, states: Float[Tensor, "batch d_model"], logits: Float[Tensor, "batch d_vocab"]) -> None:
+        """An architecture may scale or cap its logits in ways of its own: objectives would explain another model."""
+        expected = self.unembedding().logits(states)
+        gap = float((expected - logits.to(expected)).abs().max())
+        scale = float(expected.abs().max())
+        tolerance = 1e-3 if compute_dtype(logits.dtype) == logits.dtype else 0.05
+        if gap > tolerance * max(1.0, scale):
+            raise ModelError(
+                f"the model's logits differ from its unembedding of the final state by {gap:.3g} (of {scale:.3g}): it "
+                "transforms logits in a way that lens_scopes does not know, so its scopes would not be this model's."
+            )
+
+
+def check_matmul_dtype(matmul_dtype: Any) -> MatmulDtype:
+    """The choice, if it is one.
+
+    Raises:
+        ModelError: for anything but None and "bfloat16".
+    """
+    if matmul_dtype not in (None, "bfloat16"):
+        raise ModelError(
+            f'matmul_dtype is None (matrix products in the model\'s own dtype) or "bfloat16"; got {matmul_dtype!r}.'
+        )
+    return matmul_dtype
+
+
+def _no_unembedding(model: Any) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} has no unembedding matrix W_U; scopes need a causal language model that "
+        "predicts tokens (a HookedTransformer or TransformerBridge)."
+    )
