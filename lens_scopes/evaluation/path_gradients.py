@@ -23,6 +23,7 @@ from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.forward import Hook, token_embeddings
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import EvaluationError
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import LogProb, Semantic
@@ -93,8 +94,7 @@ class PathGradients(Baseline):
         if self.start == "zero":
             return torch.zeros_like(own)
         if self.start == "mean":
-            chosen = [place for place, is_special in enumerate(special) if not is_special] or list(range(len(own)))
-            return own[chosen].mean(0).expand_as(own)
+            return text_mean(own[None], averaged_mask([special]).to(own.device))[0].to(own).expand_as(own)
         token = _token(model, self.start)
         assert token is not None
         return token_embeddings(model, [token])[0].expand_as(own)
