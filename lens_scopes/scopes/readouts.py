@@ -36,6 +36,8 @@ class Readout(ABC):
     name: ClassVar[str]
     signed: ClassVar[bool]
     amplitude_symbol: ClassVar[str]
+    summary: ClassVar[str] = ""
+    """The effect that the score is, in a few words, for lists of choices."""
     from_baseline: ClassVar[bool] = False
     """Whether the score is about the activation's distance from a baseline, rather than any change of it."""
 
@@ -74,6 +76,7 @@ class Norm(Readout):
     name: ClassVar[str] = "norm"
     signed: ClassVar[bool] = False
     amplitude_symbol: ClassVar[str] = "‖vᵀJ_t‖₂"
+    summary: ClassVar[str] = "largest effect of a unit change"
 
     def amplitude(self, gradient, activation, baseline):
         return torch.linalg.vector_norm(gradient, dim=-1, dtype=compute_dtype(gradient.dtype))
@@ -89,6 +92,7 @@ class Relative(Readout):
     name: ClassVar[str] = "relative"
     signed: ClassVar[bool] = False
     amplitude_symbol: ClassVar[str] = "‖vᵀJ_t‖₂ ‖x_t‖₂"
+    summary: ClassVar[str] = "largest effect of a change as large as the activation"
 
     def amplitude(self, gradient, activation, baseline):
         dtype = compute_dtype(gradient.dtype)
@@ -154,6 +158,7 @@ class Dot(_FromBaseline):
     name: ClassVar[str] = "dot"
     signed: ClassVar[bool] = True
     amplitude_symbol: ClassVar[str] = "vᵀJ_t (x_t − b)"
+    summary: ClassVar[str] = "signed effect against zero"
 
     def amplitude(self, gradient, activation, baseline):
         return reduce(self._products(gradient, activation, baseline), "... d -> ...", "sum")
@@ -175,6 +180,7 @@ class Product(_FromBaseline):
     name: ClassVar[str] = "product"
     signed: ClassVar[bool] = False
     amplitude_symbol: ClassVar[str] = "‖(vᵀJ_t) ∘ (x_t − b)‖₂"
+    summary: ClassVar[str] = "effect against zero, as a norm over entries"
 
     def amplitude(self, gradient, activation, baseline):
         return torch.linalg.vector_norm(self._products(gradient, activation, baseline), dim=-1)

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.models.source import ModelSource
 from lens_scopes.results.plain_json import as_json
+from lens_scopes.scopes.readouts import READOUTS
 from lens_scopes.scopes.registry import scope_names
 from lens_scopes.server.answers import answer
 from lens_scopes.server.commands import command_of
@@ -35,6 +36,7 @@ from lens_scopes.server.schemas import (
     About,
     AttributeRequest,
     AttributionAnswer,
+    Choice,
     HeadsAnswer,
     HeadsRequest,
     MatrixAnswer,
@@ -258,6 +260,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
             version=__version__,
             models=service.models.describe(),
             scopes=scope_names(takes_gradient=True),
+            readouts=[Choice(name=name, summary=kind.summary) for name, kind in READOUTS.items()],
             limits={
                 "prompt_characters": limits.prompt_characters,
                 "prompt_tokens": limits.prompt_tokens,

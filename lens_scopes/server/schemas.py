@@ -301,12 +301,20 @@ class Example(BaseModel):
     compare: dict[str, Any] | None = Field(default=None, description="Another one, to be put beside it.")
 
 
+class Choice(BaseModel):
+    """One name to choose, and what it means in a few words."""
+
+    name: str
+    summary: str
+
+
 class About(BaseModel):
     """What the page needs to know of the server."""
 
     version: str
     models: list[ServedModel]
     scopes: list[str]
+    readouts: list[Choice]
     limits: dict[str, float]
     examples: list[Example]
 

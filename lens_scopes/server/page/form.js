@@ -20,6 +20,11 @@ export class Side {
     const models = about.models.map((model) => h("option", { value: model.name }, model.name));
     this.get("model").append(...models);
     this.element.querySelector(".model").hidden = models.length < 2;
+    const readouts = about.readouts.map((one) => h("option", { value: one.name }, `${one.name} — ${one.summary}`));
+    this.get("readout").append(...readouts);
+    const offered = new Set([...this.get("scope").options].map((option) => option.value));
+    const others = about.scopes.filter((name) => !offered.has(name)); // those of other packages
+    this.get("scope").append(...others.map((name) => h("option", { value: name }, name)));
     this.kinds = [...this.element.querySelectorAll(".prompt-kind input")];
     this.kinds.forEach((kind) => (kind.name = `kind-${legend}`));
     this.element.addEventListener("change", () => this.adapt());
