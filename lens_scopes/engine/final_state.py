@@ -284,11 +284,29 @@ class FinalState:
         coefficients[token_id] = others.sum()
         return self.combine_logit_gradients(coefficients[None])[0]
 
-    def probability_changes(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """∂p_j/∂y · v = p_j (∂logit_j/∂y − w̄)ᵀv for each row v, with logits counted from that of the top token."""
+    def centred_logit_changes(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """(∂logit_j/∂y − w̄)ᵀv for each row v. Counted from the top token's, whose own difference from the mean would
+        cancel where its probability is near one."""
         along = self.logit_changes(vectors)
         along = along - along[:, self.top_token, None]
-        return self.probabilities * (along - (along @ self.probabilities)[:, None])
+        return along - (along @ self.probabilities)[:, None]
+
+    def probability_changes(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """∂p_j/∂y · v = p_j (∂logit_j/∂y − w̄)ᵀv for each row v."""
+        return self.probabilities * self.centred_logit_changes(vectors)
+
+    def combine_centred_gradients(self, coefficients: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_model"]:
+        """Σ_j c_j (∂logit_j/∂y − w̄) for each row c.
+
+        Summed as Σ_{j ≠ top} c_j (∂logit_j/∂y − ∂logit_top/∂y) + (Σ_j c_j)(∂logit_top/∂y − w̄), whose terms are as
+        small as the sum where the top token's probability is near one.
+        """
+        top = self.top_token
+        others = coefficients.clone()
+        others[:, top] = 0
+        others[:, top] = -others.sum(-1)
+        whole = coefficients.sum(-1, keepdim=True)
+        return self.combine_logit_gradients(others) + whole * self.log_probability_gradient(top)
 
     def log_probability_change(self, after: FinalState) -> Float[Tensor, " d_vocab"]:
         """log q − log p, in float64, with q the prediction from `after`."""

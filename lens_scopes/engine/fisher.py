@@ -229,17 +229,16 @@ class PredictiveGeometry:
         whatever B is; a good B only lowers the variance (Hutch++, arXiv:2010.09649, on the factor A).
         """
         state = self.state
-        mean, root = state.mean_logit_gradient, state.probabilities.sqrt()
+        root = state.probabilities.sqrt()
         basis = root.new_zeros(0, len(root))
         if exact:
             terms = self.leading(min(exact, state.unembedding.d_model))
-            left = root * (state.logit_changes(terms.vectors) - (terms.vectors @ mean)[:, None])
+            left = root * state.centred_logit_changes(terms.vectors)
             kept = terms.eigenvalues > terms.eigenvalues[0] * 1e-10
             basis = torch.linalg.qr(left[kept].T).Q.T
         signs = torch.randint(0, 2, (samples, len(root)), generator=generator).to(root) * 2 - 1
         remainder = signs - (signs @ basis.T) @ basis
-        weights = torch.cat([basis, remainder]) * root
-        rows = state.combine_logit_gradients(weights) - weights.sum(-1, keepdim=True) * mean
+        rows = state.combine_centred_gradients(torch.cat([basis, remainder]) * root)
         return rows[: len(basis)], rows[len(basis) :]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from reference import final_state, fisher_matrix, kl, logits_from_final_state, site_activation, state_of
+from tiny_models import learned_positions_with_bU
 
 import lens_scopes as ls
 from lens_scopes.engine.fisher import PredictiveGeometry
@@ -114,3 +115,19 @@ def test_a_mode_below_the_solvers_error_is_not_decoded(tiny, monkeypatch):
     assert last.rising == last.falling == [] and last.contrast == "too small to be resolved"
     assert any(warning.startswith("mode 3 of 3") for warning in found.warnings)
     assert "Too small to be resolved, so not decoded." in found.to_html()
+
+
+def test_changes_of_a_confident_prediction_keep_their_digits_in_float32():
+    """One token has all but 1e-9 of the probability: its change is lost in a difference of float32 numbers."""
+    exact, rounded = learned_positions_with_bU(), learned_positions_with_bU()
+    logits = logits_from_final_state(exact, state_of(exact, IDS))
+    top = int(logits.argmax())
+    for model in (exact, rounded):
+        model.unembed.b_U.data[top] += 22 + float(logits.logsumexp(-1) - logits[top])
+    expected = ls.inspect_modes(exact, IDS, rank=2, shown=D_VOCAB).replacements
+    found = ls.inspect_modes(rounded.to(torch.float32), IDS, rank=2, shown=D_VOCAB).replacements
+    for one, other in zip(found, expected, strict=True):
+        for shifts, literal in ((one.actual, other.actual), (one.predicted, other.predicted)):
+            own, true = ({shift.token_id: shift.change for shift in part} for part in (shifts, literal))
+            assert 0 < abs(true[top]) < 1e-7
+            assert own == pytest.approx(true, rel=1e-2, abs=1e-3 * abs(true[top]))

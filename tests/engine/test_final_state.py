@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.engine.final_state import FinalState, Unembedding, kl_divergence, log_softmax
+from lens_scopes.engine.fisher import PredictiveGeometry
 
 D_MODEL, D_VOCAB, TOP = 24, 400, 7
 
@@ -72,6 +73,31 @@ def test_changes_of_probabilities_keep_their_digits(rest: float) -> None:
     assert 0 < abs(change) < rest
 
 
+@pytest.mark.parametrize("rest", [0.5, 1e-6, 1e-8, 1e-10])
+def test_directions_of_the_sampled_trace_keep_their_digits(rest: float) -> None:
+    def gram(state: FinalState, part: int) -> Tensor:
+        directions = PredictiveGeometry(state).split_trace(3, 8, torch.Generator().manual_seed(0))[part].double()
+        return directions.T @ directions  # the exact directions are those of one basis up to a rotation
+
+    rounded, exact = confident_state(rest)
+    for part in (0, 1):
+        true = gram(exact, part)
+        assert float((gram(rounded, part) - true).norm() / true.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 1.0])
+@pytest.mark.parametrize("rest", [0.5, 1e-6])
+def test_what_fisher_scope_reports_is_the_one_divergence(rest: float, size: float) -> None:
+    """To 1e-10 nats in float32, where a difference of logarithms has errors of 1e-7."""
+    before, _ = confident_state(rest)
+    step = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(5))
+    after = FinalState(before.y + size * step / step.norm(), before.unembedding)
+    expected = literal_divergence(before.logits, after.logits)
+    for objective in (ls.Fisher(), ls.Fisher("trace"), ls.FisherAtValues()):
+        value = objective.change(before, after)
+        assert value >= 0 and value == pytest.approx(expected, abs=1e-10, rel=1e-9)
+
+
 def literal_divergence(before: Tensor, after: Tensor) -> float:
     """Σ p (log p − log q) summed without rounding over float64 terms."""
     p, q = before.double().log_softmax(-1), after.double().log_softmax(-1)
@@ -94,6 +120,8 @@ def test_divergences_are_never_negative_and_know_excluded_tokens() -> None:
     before = 10 * torch.randn(200, 300, generator=generator)
     nudged = torch.nextafter(before, torch.full_like(before, torch.inf))
     assert bool((kl_divergence(before, nudged) >= 0).all()) and bool((kl_divergence(before, nudged) < 1e-10).all())
+    same = before.double() + torch.linspace(0, 7, 200, dtype=torch.float64)[:, None]  # the same but for rounding
+    assert bool((kl_divergence(before, same) >= 0).all()) and bool((kl_divergence(before, same) < 1e-20).all())
     p = torch.tensor([0.5, 0.5, 0.0]).log()
     q = torch.tensor([0.25, 0.25, 0.5]).log()
     assert float(kl_divergence(p, q)) == pytest.approx(math.log(2), rel=1e-6)

@@ -1,5 +1,6 @@
 """Tokens taken away: against prompts whose embeddings are replaced by hand, and against shorter prompts."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -286,3 +287,18 @@ def test_bad_input_is_refused_in_one_line(make: Callable[[Any], Any], words: str
 def test_every_ablation_is_described() -> None:
     assert set(ABLATIONS) == {"zero", "pad", "eos", "bos", "mean", "corpus-mean", "resample", "remove"}
     assert all(ABLATIONS.values())
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 1e-1])
+def test_divergences_of_a_float32_model_are_right_to_a_tenth_of_a_billionth(size: float) -> None:
+    """As sums of float32 logarithms they would have errors of 1e-8 and more, of either sign."""
+    model = gpt2_like(dtype=torch.float32)
+    adapter = ScopedModel.of(model)
+    head, y = adapter.unembedding(), adapter.run_to_final_states([IDS])[0]
+    ys = y + size * torch.randn(9, len(y), generator=torch.Generator().manual_seed(0))
+    prompt = AblatedPrompt(model, IDS, SPECIAL, TARGET, "zero")
+    found = prompt._measures(ys)[3]
+    p, q = (logits.double().log_softmax(-1) for logits in (prompt._clean_logits, head.logits(ys)))
+    literal = torch.tensor([math.fsum((p.exp() * (p - row)).tolist()) for row in q], dtype=torch.float64)
+    assert bool((found >= 0).all())
+    assert_close(found, literal, rtol=1e-9, atol=1e-10)

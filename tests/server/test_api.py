@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from served import chat_model, client, events, served_model
 
 import lens_scopes as ls
+from lens_scopes.scopes.registry import READOUTS
 from lens_scopes.server import create_app
 from lens_scopes.server.examples import EXAMPLES
 from lens_scopes.server.explanations import refuse_early
@@ -286,6 +287,8 @@ def test_the_server_says_what_it_has(api: TestClient) -> None:
     assert about["models"] == [{"name": "tiny", "loaded": True, "chat": False, "n_layers": 2, "n_heads": 4}]
     assert {example["study"] for example in about["examples"]} == {"Translation", "Instructions", "Time series"}
     assert about["limits"]["prompt_tokens"] == Limits().prompt_tokens
+    assert [readout["name"] for readout in about["readouts"]] == list(READOUTS)
+    assert all(readout["explains"] for readout in about["readouts"])
     assert api.get("/docs").status_code == api.get("/redoc").status_code == 404
 
 

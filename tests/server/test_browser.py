@@ -14,6 +14,7 @@ from command_line import PROMPT
 from served import chat_model, served_model, serving
 
 import lens_scopes as ls
+from lens_scopes.scopes.registry import READOUTS
 from lens_scopes.server import create_app
 from lens_scopes.views.words.colour import scale_of
 
@@ -103,6 +104,8 @@ def test_a_view_shows_what_the_library_computes(visit: Callable[..., Any], model
 def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     tab = visit()
     tab.fill("textarea[name=text]", "The dog sleeps on")
+    offered = tab.eval_on_selector_all("[name=readout] option", "e => e.map(one => one.value)")
+    assert offered == ["", *READOUTS], "the page offers what the library has"
     tab.select_option("[name=scope]", "fisher")
     tab.fill("[name=rank]", "2")
     asked(tab, lambda: tab.click("#explain"))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.final_state import FinalState, log_softmax
 from lens_scopes.engine.model import Batch, ScopedModel
 from lens_scopes.scopes.comparisons import Baseline
 
@@ -74,7 +74,7 @@ class Surprisal(Baseline):
                 for start in range(0, last, _ROWS_AT_ONCE):
                     logits = state.unembedding.logits(ys[start : start + _ROWS_AT_ONCE])
                     nexts = torch.tensor(token_ids[start + 1 : start + 1 + len(logits)], device=logits.device)
-                    own = logits.log_softmax(-1).gather(1, nexts[:, None])[:, 0]
+                    own = log_softmax(logits).gather(1, nexts[:, None])[:, 0]
                     found.append(-own.to(state.y.dtype).cpu())
         return torch.cat(found)
 
