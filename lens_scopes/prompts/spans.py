@@ -17,6 +17,10 @@ class Chars:
     """A part of a prompt in characters of its text, `[start, stop)`: `spans={"name": Chars(4, 9)}`.
 
     A pair of integers is a range of tokens everywhere; characters are named.
+
+    Example:
+        >>> ls.read_prompt(model, "The capital of France is", spans={"country": ls.Chars(15, 21)}).spans
+        {'country': (4, 5)}
     """
 
     start: int

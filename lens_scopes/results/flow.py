@@ -89,6 +89,11 @@ class InformationFlow(Result):
         d_model: width of the embeddings.
 
     The other attributes are those of Result; `position` is the last destination.
+
+    Example:
+        >>> flow = ls.information_flow(model, "The capital of France is", {"country": " France"})
+        >>> [item.name for item in flow.totals()], flow.curve([0.1, 1.0]).columns.tolist()
+        (['country'], ['sigma', 'span', 'bound', 'channel', 'joint'])
     """
 
     kind = "flow"

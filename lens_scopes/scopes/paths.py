@@ -44,6 +44,13 @@ class Path:
     Attributes:
         terms: alternatives, each a conjunction of simple terms; None carries everything.
         frozen: which of "patterns", "norms" and "gates" are constants.
+
+    Example:
+        >>> path = ls.Attention() & ls.Layers(1) | ls.MLP()
+        >>> str(path)
+        'attention and layers 1 or MLPs'
+        >>> ls.attribute(model, "The capital of France is", through=path).scores.shape
+        torch.Size([6])
     """
 
     terms: tuple[frozenset[_Term], ...] | None = None
@@ -173,6 +180,10 @@ def Layers(first: LayerSet, last: int | None = None) -> Path:  # noqa: N802
 
     Raises:
         PathError: for a reversed range or an empty set.
+
+    Example:
+        >>> str(ls.Layers(5, 9)), str(ls.Layers([0, 3, 7]))
+        ('layers 5–9', 'layers 0, 3, 7')
     """
     if isinstance(first, Iterable):
         layers = frozenset(first)
@@ -195,6 +206,10 @@ def Heads(*heads: str | tuple[int, int]) -> Path:  # noqa: N802
 
     Raises:
         PathError: for none at all or a name that is not a head's.
+
+    Example:
+        >>> str(ls.Heads("L0H1", (1, 2)))
+        'head L0H1, L1H2'
     """
     return Path((frozenset({_Term(heads=frozenset(map(parse_head, heads)))}),)) if heads else _no_heads()
 
@@ -217,17 +232,32 @@ def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
 
 
 def Attention() -> Path:  # noqa: N802
-    """All attention heads and no MLP."""
+    """All attention heads and no MLP.
+
+    Example:
+        >>> str(ls.Attention() & ls.Layers(5, 9))
+        'attention and layers 5–9'
+    """
     return Path((frozenset({_Term(kind="attention")}),))
 
 
 def MLP() -> Path:  # noqa: N802
-    """All MLPs and no attention: a token reaches only its own position, so only the last one has influence."""
+    """All MLPs and no attention: a token reaches only its own position, so only the last one has influence.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", through=ls.MLP()).scores.count_nonzero()
+        tensor(1)
+    """
     return Path((frozenset({_Term(kind="MLP")}),))
 
 
 def Skip() -> Path:  # noqa: N802
-    """The residual skip alone: nothing flows through any component."""
+    """The residual skip alone: nothing flows through any component.
+
+    Example:
+        >>> str(ls.Skip())
+        'the residual skip alone'
+    """
     return Path(())
 
 
@@ -237,6 +267,10 @@ def Frozen(*parts: str) -> Path:  # noqa: N802
 
     Raises:
         PathError: for none at all or an unknown one.
+
+    Example:
+        >>> str(ls.Frozen("patterns", "norms"))
+        'patterns, norms frozen'
     """
     unknown = [part for part in parts if part not in FREEZABLE]
     if unknown or not parts:
