@@ -32,13 +32,13 @@ def attribute(
         bool | None,
         typer.Option(
             "--layers/--no-layers",
-            help="Influence at every layer's residual stream too. Off unless --layer-site is given.",
+            help="Also compute the influence at every layer's residual stream. Off unless --layer-site is given.",
             rich_help_panel=PANEL,
             show_default=False,
         ),
     ] = None,
     layer_site: LayerSite = None,
 ) -> None:
-    """Which tokens made the model predict that: influence of every token on one prediction."""
+    """Compute the influence of every token on one prediction."""
     chosen = layer_site or True if layers or (layers is None and layer_site) else False
     explain(prompt, objective, sites, paths, model, memory, output, companions, chosen)

@@ -1,4 +1,4 @@
-"""Names and folders → HookedTransformer or TransformerBridge with frozen parameters, and what exactly was loaded."""
+"""Loads models by name or folder, and records their provenance."""
 
 from __future__ import annotations
 
@@ -247,9 +247,9 @@ def _load_compared(
             model.enable_compatibility_mode(disable_warnings=True, **processing)
         require_gradients(model)
     with torch.inference_mode():
-        found = model(token_ids)[0].float().to(expected.device)
+        logits = model(token_ids)[0].float().to(expected.device)
     backends.compare_logits(
-        found, expected, dtype=dtype, name=name, backend=backend, centered=processing["center_unembed"]
+        logits, expected, dtype=dtype, name=name, backend=backend, centered=processing["center_unembed"]
     )
     return model, _Provenance(name, reader.source.revision or reader.revision, processing)
 
@@ -272,10 +272,10 @@ def _load_pickled(
 
 
 def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None or found not in DTYPES.values():
+    known = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if known is None or known not in DTYPES.values():
         raise ModelError(f"dtype {_plain(dtype)!r} is unknown: use one of {', '.join(DTYPES)}")
-    return found
+    return known
 
 
 def _read_place(

@@ -1,4 +1,4 @@
-"""Prompt: what the model reads, token by token, and positions in it."""
+"""The Prompt class, and positions in a prompt."""
 
 from __future__ import annotations
 

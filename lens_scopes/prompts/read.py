@@ -1,4 +1,4 @@
-"""Text, chat messages or token ids → Prompt: ids, the string of each token, character offsets, named spans.
+"""Reads text, chat messages or token ids as a Prompt with token strings, character offsets and named spans.
 
 The beginning-of-sequence token (BOS) is there exactly once: it is prepended when the tokenizer has one, the
 model wants it (`cfg.default_prepend_bos`), and the text does not already begin with it. Token ids are taken

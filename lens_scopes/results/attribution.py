@@ -1,4 +1,4 @@
-"""The result of a scope: the influence of every token on one prediction."""
+"""Attribution: the influence of every token on one prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all results share: prompt, prediction, provenance, contract and warnings; saving, tables, ranks, differences."""
+"""Base class of results: prompt, prediction, provenance, contract, warnings; files, tables, ranks, differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Influence of every attention head and MLP on one prediction."""
+"""HeadInspection: the influence of every attention head and MLP on one prediction."""
 
 from __future__ import annotations
 

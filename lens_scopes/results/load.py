@@ -1,4 +1,4 @@
-"""Any saved result, whatever its kind."""
+"""Loads a saved result of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Influence of every token on every later prediction."""
+"""AttributionMatrix: the influence of every token on every later prediction."""
 
 from __future__ import annotations
 

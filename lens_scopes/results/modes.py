@@ -1,4 +1,4 @@
-"""The leading Fisher modes of one prediction, decoded into tokens."""
+"""ModeInspection: the leading Fisher modes of one prediction, decoded into tokens."""
 
 from __future__ import annotations
 

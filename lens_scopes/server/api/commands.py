@@ -1,4 +1,4 @@
-"""The Python and the command line that give the result of a request."""
+"""A request written as Python and as a command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lens_scopes.models.source import ModelSource
 from lens_scopes.scopes.objectives import Custom, Objective
 from lens_scopes.scopes.registry import as_objective, read_scope
-from lens_scopes.server.schemas import (
+from lens_scopes.server.api.schemas import (
     AttributeRequest,
     Command,
     HeadsRequest,
