@@ -101,7 +101,7 @@ def error_rate(rows: Sequence[Sequence[float]], seed: int = 0) -> dict[str, Any]
 
     found = {"mean": float(rate(table.sum(0))), "low": None, "high": None, "n": len(table)}
     if len(table) >= 3:
-        drawn = np.random.default_rng(seed).integers(0, len(table), (RESAMPLES, len(table)))
-        low, high = np.quantile(rate(table[drawn].sum(1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        draws = np.random.default_rng(seed).integers(0, len(table), (RESAMPLES, len(table)))
+        low, high = np.quantile(rate(table[draws].sum(1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         found |= {"low": float(low), "high": float(high)}
     return found

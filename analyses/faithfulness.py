@@ -272,7 +272,7 @@ def draw(record: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
 def _drawn(record: Mapping[str, Any]) -> Figure:
     import matplotlib
 
-    from lens_scopes.views.figures.style import STYLE, paper
+    from lens_scopes.views.figures.style import STYLE, new_figure
 
     wanted = (
         ("LAMBADA", "aopc-lambada", "aopc"),
@@ -281,11 +281,11 @@ def _drawn(record: Mapping[str, Any]) -> Figure:
     )
     shown = [item for item in wanted if item[1] in record["tables"]]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(2.75 * len(shown), 2.6)
-        for axes, (title, table, metric) in zip(drawn.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        figure = new_figure(2.75 * len(shown), 2.6)
+        for axes, (title, table, metric) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             _panel(axes, record["tables"][table], metric)
             axes.set_title(f"{title} ({max(row['count'] for row in record['tables'][table]['means'])} passages)")
-    return drawn
+    return figure
 
 
 def _panel(axes: Any, table: Mapping[str, Any], metric: str) -> None:

@@ -22,7 +22,7 @@ from lens_scopes.engine.final_state import kl_divergence
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.generation import continuation
-from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, STYLE, paper
+from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, STYLE, new_figure
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 
 SAMPLES = 4  # random directions beside the leading one
@@ -294,12 +294,12 @@ def _figure(findings: Mapping[str, Any]) -> Any:
 
     with matplotlib.rc_context(STYLE):
         kinds = [kind for kind, found in findings["areas"].items() if found["all"]]
-        drawn = paper(5.5, 3.0)
-        axes = drawn.subplots(1, 1 + len(kinds), width_ratios=(1.15, *[1.0] * len(kinds)), squeeze=False)[0]
+        figure = new_figure(5.5, 3.0)
+        axes = figure.subplots(1, 1 + len(kinds), width_ratios=(1.15, *[1.0] * len(kinds)), squeeze=False)[0]
         _ratios(axes[0], findings["noise"])
         for place, kind in zip(axes[1:], kinds, strict=True):
             _area_bars(place, kind, findings["areas"][kind], named=place is axes[1])
-    return drawn
+    return figure
 
 
 def _ratios(axes: Any, noise: Sequence[Mapping[str, Any]]) -> None:

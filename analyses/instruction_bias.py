@@ -33,12 +33,12 @@ from lens_scopes.views.figures.style import (
     drawable,
     families,
     heat_map,
-    paper,
+    new_figure,
     scale_bar,
     shortened,
 )
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 SCOPES = {"Semantic": ls.Semantic(), "Fisher": ls.Fisher()}
 JUDGEMENT = "judgement"
@@ -281,8 +281,8 @@ def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.3 * len(examples) + 0.3)
-        panels = drawn.subplots(len(examples), 1, squeeze=False)[:, 0]
+        figure = new_figure(5.5, 2.3 * len(examples) + 0.3)
+        panels = figure.subplots(len(examples), 1, squeeze=False)[:, 0]
         image = None
         for axes, item in zip(panels, examples, strict=True):
             rows, labels = [], []
@@ -298,17 +298,17 @@ def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
             image = heat_map(axes, marked, signed=True)
             axes.axhline(2.5, color="white", linewidth=3)
             axes.set_yticks(range(len(labels)), labels)
-            tokens = [visible(token) for token in item["tokens"][0]]
-            tokens[item["named"]] = "/".join(visible(side[item["named"]]) for side in item["tokens"])
+            tokens = [printable_token(token) for token in item["tokens"][0]]
+            tokens[item["named"]] = "/".join(printable_token(side[item["named"]]) for side in item["tokens"])
             names = [drawable(shortened(token, 26)) for token in tokens]
             axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False, fontfamily=families(), fontsize=6)
             axes.tick_params(length=0)
-            said = " or ".join(f"{visible(side[0][0])} {side[0][1]:.0%}" for side in item["predictions"])
+            said = " or ".join(f"{printable_token(side[0][0])} {side[0][1]:.0%}" for side in item["predictions"])
             axes.set_title(f"{item['attribute']} → {drawable(said)}", loc="left", fontsize=7, parse_math=False)
         scale_bar(
-            drawn, panels[-1], image, "share of influence, relative to the pair's largest; difference, to its own"
+            figure, panels[-1], image, "share of influence, relative to the pair's largest; difference, to its own"
         )
-    return drawn
+    return figure
 
 
 def _effects_figure(findings: dict[str, Any]) -> Any:
@@ -316,8 +316,8 @@ def _effects_figure(findings: dict[str, Any]) -> Any:
 
     rows = findings["attributes"]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.8)
-        left, right = drawn.subplots(1, 2, sharey=True)
+        figure = new_figure(5.5, 2.8)
+        left, right = figure.subplots(1, 2, sharey=True)
         for y, found in enumerate(rows.values()):
             _bar(left, found["judgement"], y, DEEP_POSITIVE, "o")
             for strip, offset, colour in zip(STRIPS, (-0.2, 0, 0.2), (POSITIVE, DEEP_POSITIVE, NEGATIVE), strict=True):
@@ -331,10 +331,12 @@ def _effects_figure(findings: dict[str, Any]) -> Any:
         left.set_xlabel("judgement S, first − second (nats)")
         right.set_xlabel("the named word's share of influence")
         right.set_xlim(0)
-        drawn.legend(*right.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=6, ncols=5)
+        figure.legend(
+            *right.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=6, ncols=5
+        )
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
-    return drawn
+    return figure
 
 
 def _bar(axes: Any, value: dict[str, Any], y: float, colour: str, marker: str, label: str | None = None) -> None:
@@ -348,8 +350,8 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
 
     found = findings["all"]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.2)
-        left, right = drawn.subplots(1, 2, sharey=True)
+        figure = new_figure(5.5, 2.2)
+        left, right = figure.subplots(1, 2, sharey=True)
         for place, colour, line in zip(PLACES, (DEEP_POSITIVE, NEGATIVE), ("-", "--"), strict=True):
             _curve(left, findings["layers"], found["patched"][place], colour, line, place)
             _curve(right, range(len(found["fisher_layers"][place])), found["fisher_layers"][place], colour, line, place)
@@ -360,7 +362,7 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
         for axes in (left, right):
             axes.set_xlabel("layer (before it)")
             axes.spines[["top", "right"]].set_visible(False)
-    return drawn
+    return figure
 
 
 def _curve(axes: Any, x: Any, values: Sequence[dict[str, Any]], colour: str, line: str, label: str) -> None:

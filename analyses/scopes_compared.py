@@ -20,7 +20,7 @@ from lens_scopes.views.figures.style import (
     drawable,
     families,
     heat_map,
-    paper,
+    new_figure,
     scale_bar,
     shortened,
 )
@@ -29,7 +29,7 @@ from lens_scopes.views.page.heat_table import heat_table
 from lens_scopes.views.page.parts import definitions, text
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import POSITIVE, scale_of
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 PROMPTS = {
     "translation": "German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the",
@@ -158,27 +158,27 @@ def _strips_figure(prompts: Mapping[str, Any]) -> Any:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 1.28 * len(prompts) + 0.3)
-        panels = drawn.subplots(len(prompts), 1, squeeze=False)[:, 0]
+        figure = new_figure(5.5, 1.28 * len(prompts) + 0.3)
+        panels = figure.subplots(len(prompts), 1, squeeze=False)[:, 0]
         image = None
         for axes, (name, prompt) in zip(panels, prompts.items(), strict=True):
             image = heat_map(axes, _relative(prompt), signed=True)
             axes.set_yticks(range(len(prompt["strips"])), list(prompt["strips"]))
-            tokens = [drawable(shortened(visible(token), 12)) for token in prompt["tokens"]]
+            tokens = [drawable(shortened(printable_token(token), 12)) for token in prompt["tokens"]]
             axes.set_xticks(
                 range(len(tokens)), tokens, rotation=90, fontsize=6, parse_math=False, fontfamily=families()
             )
             axes.tick_params(length=0)
             token, probability = prompt["predicted"][0]
             axes.set_title(
-                f"{name} → {drawable(visible(token))} ({probability:.0%})",
+                f"{name} → {drawable(printable_token(token))} ({probability:.0%})",
                 loc="left",
                 fontsize=7,
                 parse_math=False,
                 fontfamily=families(),
             )
-        scale_bar(drawn, panels[-1], image, "score relative to the largest magnitude of its strip")
-    return drawn
+        scale_bar(figure, panels[-1], image, "score relative to the largest magnitude of its strip")
+    return figure
 
 
 def _agreement_figure(findings: Mapping[str, Any]) -> Any:
@@ -186,8 +186,8 @@ def _agreement_figure(findings: Mapping[str, Any]) -> Any:
 
     rows = {**findings["agreement"], **{k: v for k, v in findings["causes"].items() if k not in findings["agreement"]}}
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 0.2 * len(rows) + 0.6)
-        axes = drawn.add_subplot()
+        figure = new_figure(5.5, 0.2 * len(rows) + 0.6)
+        axes = figure.add_subplot()
         for y, value in enumerate(rows.values()):
             axes.plot(value["each"], [y] * len(value["each"]), "o", color=POSITIVE, markersize=3, alpha=0.7)
             if value["low"] is not None:
@@ -199,11 +199,11 @@ def _agreement_figure(findings: Mapping[str, Any]) -> Any:
         axes.set_xlim(-1.05, 1.05)
         axes.set_xlabel("Spearman over tokens: each prompt (dots), mean and its 95 % interval (bars)")
         axes.spines[["top", "right"]].set_visible(False)
-    return drawn
+    return figure
 
 
 def _prompt_section(name: str, prompt: Mapping[str, Any]) -> Section:
-    predicted = ", ".join(f"{visible(token)} {probability:.0%}" for token, probability in prompt["predicted"])
+    predicted = ", ".join(f"{printable_token(token)} {probability:.0%}" for token, probability in prompt["predicted"])
     leaders = "; ".join(f"{label}: {_leader(prompt, label)}" for label in prompt["strips"])
     table = heat_table(
         name,
@@ -223,4 +223,4 @@ def _leader(prompt: Mapping[str, Any], label: str) -> str:
         for score, special in zip(prompt["strips"][label], prompt["special"], strict=True)
     ]
     best = int(np.argmax(scores))
-    return f"{visible(prompt['tokens'][best])} ({number(prompt['strips'][label][best])})"
+    return f"{printable_token(prompt['tokens'][best])} ({number(prompt['strips'][label][best])})"

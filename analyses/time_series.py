@@ -28,7 +28,7 @@ from lens_scopes.views.figures.style import (
     STYLE,
     colour_map,
     heat_map,
-    paper,
+    new_figure,
     scale_bar,
 )
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, scale_of
@@ -275,14 +275,14 @@ def _examples_figure(examples: dict[str, Any]) -> Any:
 
     shown_kinds = [kind for kind in ("logistic map", "Lorenz", "periodic", "Brownian") if kind in examples]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 1.45 * len(shown_kinds) + 0.4)
-        grid = drawn.add_gridspec(len(shown_kinds), 2, width_ratios=(6, 1))
+        figure = new_figure(5.5, 1.45 * len(shown_kinds) + 0.4)
+        grid = figure.add_gridspec(len(shown_kinds), 2, width_ratios=(6, 1))
         points = None
         for row, kind in enumerate(shown_kinds):
             item = examples[kind]
             values, influence = item["values"], item["influence"]
             scale = scale_of(influence, [False] * len(influence))
-            axes = drawn.add_subplot(grid[row, 0])
+            axes = figure.add_subplot(grid[row, 0])
             axes.plot(range(len(values)), values, color=HATCH, linewidth=0.8, zorder=1)
             relative = [scale.relative(value) for value in influence]
             points = axes.scatter(
@@ -305,7 +305,7 @@ def _examples_figure(examples: dict[str, Any]) -> Any:
                 fontsize=7,
             )
             axes.spines[["top", "right"]].set_visible(False)
-            beside = drawn.add_subplot(grid[row, 1], sharey=axes)
+            beside = figure.add_subplot(grid[row, 1], sharey=axes)
             distribution = item["distribution"]
             beside.barh(distribution["values"], distribution["probabilities"], height=1.0, color=POSITIVE)
             beside.axhline(item["next"], color=DEEP_NEGATIVE, linewidth=0.8)
@@ -317,10 +317,10 @@ def _examples_figure(examples: dict[str, Any]) -> Any:
             if row + 1 == len(shown_kinds):
                 axes.set_xlabel("number in the series (cross and line: the true next one)")
                 beside.set_xlabel("probability")
-        bar = drawn.colorbar(points, ax=drawn.axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+        bar = figure.colorbar(points, ax=figure.axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
         bar.outline.set_linewidth(0.4)
         bar.set_label("influence (Temperature Scope) relative to the largest of the series")
-    return drawn
+    return figure
 
 
 def _neighbours_figure(findings: dict[str, Any]) -> Any:
@@ -333,8 +333,8 @@ def _neighbours_figure(findings: dict[str, Any]) -> Any:
         "recency": ("how recent", NEGATIVE, "D"),
     }
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 0.28 * len(rows) + 0.9)
-        axes = drawn.add_subplot()
+        figure = new_figure(5.5, 0.28 * len(rows) + 0.9)
+        axes = figure.add_subplot()
         for offset, (name, (label, colour, marker)) in zip((-0.22, 0.0, 0.22), measured.items(), strict=True):
             for y, found in enumerate(rows.values()):
                 value = found[name]
@@ -350,7 +350,7 @@ def _neighbours_figure(findings: dict[str, Any]) -> Any:
         axes.set_xlabel("Spearman with a number's influence (nearness: recency held fixed), mean and 95 % interval")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3, frameon=False, fontsize=6.5)
         axes.spines[["top", "right"]].set_visible(False)
-    return drawn
+    return figure
 
 
 def _layers_figure(findings: dict[str, Any]) -> Any:
@@ -358,9 +358,9 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
 
     heads, found = findings["heads"]["map"], findings["all"]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.6)
-        grid = drawn.add_gridspec(1, 2, width_ratios=(2.2, 1))
-        axes = drawn.add_subplot(grid[0])
+        figure = new_figure(5.5, 2.6)
+        grid = figure.add_gridspec(1, 2, width_ratios=(2.2, 1))
+        axes = figure.add_subplot(grid[0])
         for name, colour, line, label in (
             ("layers", DEEP_POSITIVE, "-", "nearness of the state before a number / its influence"),
             ("layers_last", NEGATIVE, "--", "share of influence on the last number"),
@@ -375,12 +375,12 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
         axes.set_ylabel("partial Spearman, or share")
         axes.legend(frameon=False, fontsize=6.5, loc="upper left")
         axes.spines[["top", "right"]].set_visible(False)
-        right = drawn.add_subplot(grid[1])
+        right = figure.add_subplot(grid[1])
         bound = max(abs(value) for row in heads for value in row)
         image = heat_map(right, [[value / bound for value in row] for row in heads], signed=True)
         right.set_xticks(range(len(heads[0])))
         right.set_xlabel("head")
         right.set_ylabel("layer")
         right.set_title("nearness / attention", fontsize=7)
-        scale_bar(drawn, right, image, f"relative to {bound:.2f}", shrink=0.9)
-    return drawn
+        scale_bar(figure, right, image, f"relative to {bound:.2f}", shrink=0.9)
+    return figure

@@ -31,7 +31,7 @@ from lens_scopes.views.figures.style import (
     drawable,
     families,
     heat_map,
-    paper,
+    new_figure,
 )
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 
@@ -273,8 +273,8 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
 
     styles = {"Fisher": (DEEP_POSITIVE, "-"), "Semantic": (POSITIVE, "--"), "attention": (NEGATIVE, "-.")}
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.6)
-        panels = drawn.subplots(1, 2, sharey=True)
+        figure = new_figure(5.5, 2.6)
+        panels = figure.subplots(1, 2, sharey=True)
         for axes, suffix, heading in zip(
             panels, ("", ", contrast"), ("largest score", "largest score relative to its column"), strict=True
         ):
@@ -300,16 +300,16 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
         panels[0].set_ylim(0, 1)
         panels[0].text(0.2, findings["baselines"]["diagonal"]["mean"] + 0.01, "diagonal", fontsize=6, color=QUIET)
         panels[0].text(0.2, findings["baselines"]["chance"]["mean"] + 0.01, "chance", fontsize=6, color=QUIET)
-        drawn.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", frameon=False, ncols=3)
-    return drawn
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", frameon=False, ncols=3)
+    return figure
 
 
 def _matrices_figure(matrices: Sequence[dict[str, Any]]) -> Any:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        drawn = paper(5.5, 2.7)
-        panels = drawn.subplots(1, len(matrices), squeeze=False)[0]
+        figure = new_figure(5.5, 2.7)
+        panels = figure.subplots(1, len(matrices), squeeze=False)[0]
         for axes, item in zip(panels, matrices, strict=True):
             scores = np.array(item["scores"])
             image = heat_map(axes, (scores / scores.max(1, keepdims=True)).tolist(), signed=False)
@@ -320,7 +320,7 @@ def _matrices_figure(matrices: Sequence[dict[str, Any]]) -> Any:
             axes.tick_params(axis="x", rotation=90, length=0)
             axes.tick_params(axis="y", length=0)
             axes.set_title(item["pair"], fontsize=7)
-        bar = drawn.colorbar(image, ax=list(panels), location="bottom", shrink=0.5, aspect=40, pad=0.02)
+        bar = figure.colorbar(image, ax=list(panels), location="bottom", shrink=0.5, aspect=40, pad=0.02)
         bar.outline.set_linewidth(0.4)
         bar.set_label("Fisher Scope relative to the row's largest (squares: sure links)")
-    return drawn
+    return figure

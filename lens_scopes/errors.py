@@ -18,7 +18,15 @@ def suggest(name: object, known: Iterable[str], *, end: str = ".") -> str:
 
 
 class LensScopesError(Exception):
-    """Base of every error that lens_scopes raises for its callers; the command line prints it and exits 2."""
+    """Base of every error that lens_scopes raises for its callers; the command line prints it and exits 2.
+
+    Example:
+        >>> try:
+        ...     ls.attribute(model, "The capital of France is", "fischer")
+        ... except ls.LensScopesError as error:
+        ...     print(str(error)[:48])
+        unknown scope 'fischer'; did you mean 'fisher'?
+    """
 
 
 class ModelError(LensScopesError):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_models import TINY_MODELS
 
-pytest_plugins = ["chromium", "command_line"]
+pytest_plugins = ["chromium", "command_line", "docstring_examples"]
 
 GEMMA_FIXTURES = {"gemma", "gemma_folder"}
 

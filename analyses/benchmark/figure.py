@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.results import place
 from benchmark.table import seconds_text
 from lens_scopes.errors import FileError
-from lens_scopes.views.figures.style import INK, QUIET, STYLE, head_line, paper
+from lens_scopes.views.figures.style import INK, QUIET, STYLE, add_header, new_figure
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def benchmark_figure(sections: Mapping[str, Any], *, width: float = _WIDTH) -> F
         raise FileError("the benchmark holds no ratio to draw; run --only prompt, batch or matrix.")
     heights = [len(_rows(section)) for section in drawable]
     with matplotlib.rc_context(STYLE):
-        figure = paper(width, 0.45 + _ROW * sum(heights) + 0.55 * len(heights))
+        figure = new_figure(width, 0.45 + _ROW * sum(heights) + 0.55 * len(heights))
         panels = figure.subplots(len(drawable), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
         for axes, section in zip(panels, drawable, strict=True):
             _draw_panel(axes, section)
@@ -52,7 +52,7 @@ def benchmark_figure(sections: Mapping[str, Any], *, width: float = _WIDTH) -> F
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=6.5)
         clock = drawable[0]["settings"]["clock"]
-        head_line(
+        add_header(
             figure,
             (
                 f"Median {clock} time of each case, as a multiple of the first row of its panel",

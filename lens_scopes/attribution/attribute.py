@@ -82,6 +82,11 @@ def attribute(
             before.
 
     Source: Jacobian Scopes, arXiv:2601.16407.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.Semantic(" Paris"), layers=True)
+        >>> att.tokens, att.scores.shape, att.layers.shape
+        (['<bos>', 'The', ' capital', ' of', ' France', ' is'], torch.Size([6]), torch.Size([2, 6]))
     """
     spec = Spec.read(
         objective,
@@ -143,10 +148,21 @@ def attribute_batch(
     """`attribute` for many prompts, run in batches of similar length; scores are those of single calls.
 
     Args:
-        prompts: as for `attribute`, one result each, in their order.
+        prompts: as for `attribute`.
+        model, objective, position, target, layers, sites, at, through, readout, memory, products: as for `attribute`.
+            Comparison methods and `points` take one prompt at a time.
         progress: called with (prompts done, prompts in all).
 
-    The other arguments, results and errors are those of `attribute`.
+    Returns:
+        One Attribution per prompt, in the order of the prompts.
+
+    Raises:
+        LensScopesError: as `attribute`; PromptError for one text instead of a list.
+
+    Example:
+        >>> short, long = ls.attribute_batch(model, ["The capital", "The capital of France is"], ls.Fisher())
+        >>> torch.allclose(short.scores, ls.attribute(model, "The capital", ls.Fisher()).scores)
+        True
     """
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")

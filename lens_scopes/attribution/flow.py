@@ -104,6 +104,11 @@ def information_flow(
             `attribute`.
 
     Source: the bound after GIF, arXiv:2606.23277; the directions are those of Fisher Scope, arXiv:2601.16407.
+
+    Example:
+        >>> flow = ls.information_flow(model, "The capital of France is", {"country": " France"}, answer=" Paris.")
+        >>> flow.bound().shape, bool((flow.channel() <= flow.bound()).all())
+        (torch.Size([1, 2]), True)
     """
     model = ScopedModel.of(model)
     relative = checked_sigma(sigma)

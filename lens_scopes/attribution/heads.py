@@ -81,8 +81,17 @@ def inspect_heads(
         seed: seed of the random order for "shuffle" and of the sequence on which head types are measured.
         progress: called with (components ablated, components to ablate).
 
+    Returns:
+        A HeadInspection. Effects are changes of the output explained, in its units (logits, nats or β), when a
+        component is set to its baseline.
+
     Raises:
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
+
+    Example:
+        >>> heads = ls.inspect_heads(model, "The capital of France is", ls.Semantic(" Paris"), verify=3)
+        >>> heads.effect.shape, len(heads.ablations), heads.top(1)[0].label
+        (torch.Size([2, 4]), 3, 'L0H0')
     """
     model = ScopedModel.of(model)
     check_baseline(baseline)

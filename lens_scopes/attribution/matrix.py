@@ -59,8 +59,16 @@ def attribute_all(
             in tokens; chat messages are named by themselves.
         progress: called with (destinations done, destinations in all).
 
+    Returns:
+        An AttributionMatrix [dest, src] in the units of the objective's score.
+
     Raises:
         LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
+
+    Example:
+        >>> matrix = ls.attribute_all(model, "The capital of France is", ls.Fisher())
+        >>> matrix.matrix.shape, float(matrix.matrix[1, 2])  # a later token has no influence
+        (torch.Size([6, 6]), 0.0)
     """
     spec = Spec.read(objective, through=through, readout=readout, memory=memory, matmul_dtype=matmul_dtype)
     spec = spec.require_gradient().require_usual(

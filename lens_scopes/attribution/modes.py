@@ -59,8 +59,16 @@ def inspect_modes(
         shown: how many tokens of the vocabulary to name on each side.
         progress: called with (tokens replaced, tokens in all).
 
+    Returns:
+        A ModeInspection: `rank` modes, largest eigenvalue first, and one TokenReplacement per token up to the position.
+
     Raises:
         LensScopesError: as `attribute`; ReadoutError for another baseline.
+
+    Example:
+        >>> modes = ls.inspect_modes(model, "The capital of France is", rank=2)
+        >>> [mode.resolved for mode in modes.modes], len(modes.replacements)
+        ([True, True], 6)
     """
     if baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')

@@ -50,6 +50,12 @@ class Series:
         written: how each is written, such as "07".
         spans: for each number its tokens [start, stop), the separator after it included.
         digits: for each number its tokens without the separator.
+
+    Example:
+        >>> series = ls.read_series(model, "12,17,25,")
+        >>> att = ls.attribute(model, series.prompt, ls.Fisher())
+        >>> len(series.per_number(att.scores))
+        3
     """
 
     prompt: Prompt
@@ -88,6 +94,11 @@ class ValueDistribution:
         unresolved: probability of numbers that were begun but not walked to their end.
         no_number: probability that what follows is no number.
         evaluations: how many continuations the model was run on.
+
+    Example:
+        >>> next_value = ls.value_distribution(model, "12,17,25,")
+        >>> bool(next_value.quantile(0.1) <= next_value.quantile(0.9))
+        True
     """
 
     values: list[float]
@@ -132,10 +143,18 @@ def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> 
             written with digits, and perhaps a minus sign and a decimal point.
         separator: what stands between numbers, besides spaces.
 
+    Returns:
+        A Series: the numbers, and the tokens of each.
+
     Raises:
         PromptError: for an item that is no number, saying which; a text that does not end with a separator; a number
             that shares a token with its neighbour, or whose digits are split into tokens unlike those of the other
             numbers of its length; and as `read_prompt`, for a series beyond the context window.
+
+    Example:
+        >>> series = ls.read_series(model, "12,17,25,")
+        >>> series.values, series.spans
+        ([12.0, 17.0, 25.0], [(1, 4), (4, 7), (7, 10)])
     """
     if isinstance(text, Series):
         return text
@@ -183,9 +202,17 @@ def value_distribution(
         least: the smallest probability of a beginning that is walked on.
         longest: characters after which a number is not walked on where there is no width.
 
+    Returns:
+        A ValueDistribution: the values and their probabilities, in increasing order of value.
+
     Raises:
         PromptError: as `read_series`; for width, least or longest out of range; and where the longest number would
             not fit the context window.
+
+    Example:
+        >>> next_value = ls.value_distribution(model, "12,17,25,", least=0)
+        >>> round(sum(next_value.probabilities) + next_value.no_number + next_value.unresolved, 6)
+        1.0
     """
     model = ScopedModel.of(model)
     read = read_series(model, series, separator=separator)

@@ -1,4 +1,4 @@
-"""A Transformers model → a HookedTransformer or TransformerBridge that shares its weights and gives its logits."""
+"""Builds a HookedTransformer or TransformerBridge from a Transformers model, and compares their logits."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def probe_tokens(pretrained: Any) -> Int[Tensor, "1 pos"]:
 
 
 def compare_logits(
-    found: Float[Tensor, "pos d_vocab"],
+    logits: Float[Tensor, "pos d_vocab"],
     expected: Float[Tensor, "pos d_vocab"],
     *,
     dtype: torch.dtype,
@@ -134,12 +134,12 @@ def compare_logits(
     backend: str,
     centered: bool,
 ) -> None:
-    """Raises ModelError where `found` differs from `expected` by more than rounding in `dtype` explains.
+    """Raises ModelError where `logits` differs from `expected` by more than rounding in `dtype` explains.
 
     `centered` leaves out the mean over the vocabulary, which centring the unembedding removes.
     """
     spread = expected - expected.mean(-1, keepdim=True)
-    difference = (found - found.mean(-1, keepdim=True) - spread) if centered else found - expected
+    difference = (logits - logits.mean(-1, keepdim=True) - spread) if centered else logits - expected
     share, allowed, largest = float(difference.norm() / spread.norm()), TOLERANCES[dtype], float(difference.abs().max())
     if not share <= allowed:
         computer, cure = {

@@ -1,4 +1,4 @@
-"""The embedded Gemma 3 270M: weights from a Python package → GGUF → a verified safetensors folder in the user's cache.
+"""The embedded Gemma 3 270M: converts the GGUF weights of a Python package to a verified safetensors folder.
 
 The package carries 4-bit weights in a GGUF file, which Transformers needs most of a minute to unpack. That is done
 once; afterwards the folder is read like any Hugging Face model. The folder appears under its name only when it is
@@ -120,8 +120,8 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def _wrong_size(path: Path, size: int, _: str) -> str | None:
-    found = path.stat().st_size
-    return None if found == size else f"{path.name} has {found:,} bytes instead of {size:,}"
+    actual = path.stat().st_size
+    return None if actual == size else f"{path.name} has {actual:,} bytes instead of {size:,}"
 
 
 def _wrong_checksum(path: Path, _: int, checksum: str) -> str | None:

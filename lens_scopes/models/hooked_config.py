@@ -1,4 +1,4 @@
-"""A Hugging Face config → the configuration of a HookedTransformer, whatever the model's name or folder is called.
+"""Converts a Hugging Face config to a HookedTransformerConfig, independent of the model's name.
 
 TransformerLens decides how to read a config by looking for words such as "llama" and "gemma" in the model's name or
 path, and knows the dimensions of the Gemma models by name only. Here everything follows from the config itself.

@@ -1,4 +1,4 @@
-"""Names and folders → HookedTransformer or TransformerBridge with frozen parameters, and what exactly was loaded."""
+"""Loads models by name or folder, and records their provenance."""
 
 from __future__ import annotations
 
@@ -85,29 +85,38 @@ def load_model(
     architecture: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
-    """A language model with hooks, frozen parameters and in eval mode, that computes what Transformers computes.
-
-    `name` is, in this order: the embedded `"gemma-3-270m"` (no network needed); a TransformerLens model name or
-    alias; a folder with `config.json` and weights (a `Path`, or a string that is no model's name); any other
-    `"owner/name"` on the hub. What is in the local Hugging Face cache is used without asking the hub.
-
-    `backend="hooked"` gives a `HookedTransformer`; `"bridge"` a `TransformerBridge`, which knows more architectures.
-    `device` is "cpu", "cuda", "cuda:1", "mps", …; it defaults to "cuda" where there is one, else "cpu". `dtype` is one
-    of `DTYPES`. A model too large for one GPU goes on several: `n_devices` of them, a share of the layers each, for a
-    HookedTransformer; Transformers' `device_map`, such as "auto", for a bridge.
-    `processing` is False (weights as Transformers has them), True (all that HookedTransformer does by default and the
-    architecture allows), or a mapping of `PROCESSING_FLAGS` to bool.
-    `architecture` names the Transformers class (`"GPT2LMHeadModel"`) or model type (`"gpt2"`) of a folder whose
-    `config.json` leaves it out or states another.
-    `trust_remote_code` allows code from the model's repository, and weights stored as pickles, to run.
+    """Loads a language model with hooks and frozen parameters that computes what Transformers computes.
 
     Every load compares the logits of eight random tokens with those of the Transformers model that the weights come
-    from. Raises ModelError where they differ by more than rounding, where the name is unknown (near ones are
-    suggested), where nothing is found locally and the hub cannot be reached, or where an option does not fit.
+    from. What the local Hugging Face cache holds is used without asking the hub.
 
-    >>> model = load_model()                                        # Gemma 3 270M
-    >>> model = load_model("gpt2", dtype="bfloat16")                # from the hub or its local cache
-    >>> model = load_model("./my-model", backend="bridge", processing={"fold_ln": True})
+    Args:
+        name: in this order: the embedded "gemma-3-270m" (no network needed); a TransformerLens model name or alias; a
+            folder with `config.json` and weights (a `Path`, or a string that is no model's name); any other
+            "owner/name" on the hub.
+        backend: "hooked" for a `HookedTransformer`; "bridge" for a `TransformerBridge`, which knows more architectures.
+        device: "cpu", "cuda", "cuda:1", "mps", …; by default "cuda" where there is one, else "cpu".
+        n_devices: number of GPUs that share the layers of a HookedTransformer too large for one.
+        device_map: Transformers' device map, such as "auto", for a bridge too large for one GPU.
+        dtype: "float32", "bfloat16", "float16" or "float64".
+        processing: False for the weights as Transformers has them; True for all processing that HookedTransformer does
+            by default and the architecture allows; or a mapping from `PROCESSING_FLAGS` to bool.
+        architecture: the Transformers class ("GPT2LMHeadModel") or model type ("gpt2") of a folder whose `config.json`
+            leaves it out or states another.
+        trust_remote_code: whether code from the model's repository, and weights stored as pickles, may run.
+
+    Returns:
+        A HookedTransformer or a TransformerBridge.
+
+    Raises:
+        ModelError: for logits that differ by more than rounding; an unknown name, with similar ones; a model that is
+            not on this computer while the hub cannot be reached; and options that do not fit each other.
+
+    Example:
+        >>> gpt2 = ls.load_model("gpt2", dtype="bfloat16")  # doctest: +SKIP
+        >>> ls.load_model("gemma-3-270n")
+        Traceback (most recent call last):
+        lens_scopes.errors.ModelError: ... did you mean 'gemma-3-270m'...
     """
     if backend not in ("hooked", "bridge"):
         raise ModelError(f'backend {backend!r} is unknown: use "hooked" or "bridge"')
@@ -132,7 +141,19 @@ def load_model(
 
 
 def model_record(model: ModelLike) -> ModelRecord:
-    """The record of `model`; for one that `load_model` did not make it is derived from `model.cfg`."""
+    """What a model is: name, revision, backend, dtype, device, processing and sizes.
+
+    Args:
+        model: from `load_model` or elsewhere; for one from elsewhere the record is derived from `model.cfg`.
+
+    Returns:
+        A ModelRecord. Its revision is None, and its processing flags may be, where they are not known.
+
+    Example:
+        >>> record = ls.model_record(model)
+        >>> record.name, record.dtype, record.n_layers, record.d_model
+        ('custom', 'float64', 2, 16)
+    """
     scoped = ScopedModel.of(model)
     cfg, known = scoped.cfg, scoped.cache.provenance
     parameter = next(iter(scoped.module.parameters()))
@@ -152,7 +173,15 @@ def model_record(model: ModelLike) -> ModelRecord:
 
 
 def available_models() -> list[AvailableModel]:
-    """Every name that `load_model` knows, the embedded one first, then TransformerLens's in alphabetical order."""
+    """The names that `load_model` knows: the embedded model first, then those of TransformerLens in alphabetical order.
+
+    Returns:
+        One AvailableModel per name, with its aliases and whether its weights are on this computer.
+
+    Example:
+        >>> ls.available_models()[0].name
+        'gemma-3-270m'
+    """
     from huggingface_hub import try_to_load_from_cache
 
     embedded_is_cached = (embedded.embedded_path() / "manifest.json").is_file()
@@ -208,9 +237,9 @@ def _load_compared(
             model.enable_compatibility_mode(disable_warnings=True, **processing)
         require_gradients(ScopedModel.of(model))
     with torch.inference_mode():
-        found = model(token_ids)[0].float().to(expected.device)
+        logits = model(token_ids)[0].float().to(expected.device)
     backends.compare_logits(
-        found, expected, dtype=dtype, name=name, backend=backend, centered=processing["center_unembed"]
+        logits, expected, dtype=dtype, name=name, backend=backend, centered=processing["center_unembed"]
     )
     return model, Provenance(name, reader.source.revision or reader.revision, processing)
 
@@ -233,10 +262,10 @@ def _load_pickled(
 
 
 def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None or found not in DTYPES.values():
+    known = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if known is None or known not in DTYPES.values():
         raise ModelError(f"dtype {_plain(dtype)!r} is unknown: use one of {', '.join(DTYPES)}")
-    return found
+    return known
 
 
 def _read_place(

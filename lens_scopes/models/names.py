@@ -1,4 +1,4 @@
-"""What a user calls a model → where its weights are: the embedded one, a local folder, or a repository on the hub."""
+"""Finds the weights of a named model: embedded, in a local folder, or in a hub repository."""
 
 from __future__ import annotations
 

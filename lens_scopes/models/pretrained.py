@@ -1,4 +1,4 @@
-"""Config, weights and tokenizer of a model in Transformers' format, read from a folder, the local cache or the hub."""
+"""Reads config, weights and tokenizer in Transformers' format from a folder, the local cache or the hub."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ class Reader:
 
         if isinstance(self.source.location, Path):
             return None
-        found = try_to_load_from_cache(self.source.location, "config.json")
-        return Path(found).parent.name if isinstance(found, str) else None
+        config_file = try_to_load_from_cache(self.source.location, "config.json")
+        return Path(config_file).parent.name if isinstance(config_file, str) else None
 
     def _local_first(self, read: Callable[..., Loaded]) -> Loaded:
         options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}

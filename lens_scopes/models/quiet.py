@@ -1,4 +1,4 @@
-"""Silence for the libraries that print, warn and draw progress bars while a model is loaded."""
+"""Silences prints, warnings and progress bars of libraries while a model loads."""
 
 from __future__ import annotations
 

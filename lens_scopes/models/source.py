@@ -1,4 +1,4 @@
-"""Where a model comes from and how it is loaded, as plain values: what a command line or a server is started with."""
+"""ModelSource: the arguments of `load_model` as plain values, for the command line and the server."""
 
 from __future__ import annotations
 

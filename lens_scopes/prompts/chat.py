@@ -1,4 +1,4 @@
-"""Chat messages: the tokenizer's template applied, and where each message stands in the text."""
+"""Chat messages: applies the tokenizer's template and locates each message in the text."""
 
 from __future__ import annotations
 

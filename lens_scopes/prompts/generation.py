@@ -1,4 +1,4 @@
-"""Greedy continuation with the scopes' own forward pass, so that every backend gives the tokens it would predict."""
+"""Greedy generation with the same forward pass as the scopes, on every backend."""
 
 from __future__ import annotations
 

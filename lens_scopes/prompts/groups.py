@@ -1,4 +1,4 @@
-"""Consecutive tokens as groups whose scores are summed: words, lines or named spans."""
+"""Groups of consecutive tokens (words, lines or named spans), for summed scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt: what the model reads, token by token, and positions in it."""
+"""The Prompt class, and positions in a prompt."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ class Prompt:
             for text.
         source: what the prompt was given as: `"text"`, `"chat"` or `"ids"`.
         spans: name → `[start, stop)` in tokens. Chat messages are named by role (`"system"`, `"user 1"`, …).
+
+    Example:
+        >>> prompt = ls.read_prompt(model, "The capital of France is")
+        >>> prompt.tokens, prompt.special
+        (('<bos>', 'The', ' capital', ' of', ' France', ' is'), (True, False, False, False, False, False))
+        >>> prompt.text[slice(*prompt.offsets[4])]
+        ' France'
     """
 
     text: str | None

@@ -1,4 +1,4 @@
-"""Text, chat messages or token ids → Prompt: ids, the string of each token, character offsets, named spans.
+"""Reads text, chat messages or token ids as a Prompt with token strings, character offsets and named spans.
 
 The beginning-of-sequence token (BOS) is there exactly once: it is prepended when the tokenizer has one, the
 model wants it (`cfg.default_prepend_bos`), and the text does not already begin with it. Token ids are taken
@@ -36,24 +36,34 @@ PromptLike: TypeAlias = str | Sequence[Mapping[str, str]] | Sequence[int] | Tens
 
 
 def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, SpanLike] | None = None) -> Prompt:
-    """Tokenise a prompt for `model`.
+    """Tokenizes a prompt for a model.
 
-    `prompt` is one of
+    Args:
+        model: whose tokenizer reads it.
+        prompt: one of
 
-    - a text. BOS is prepended once; what else a tokenizer adds by itself (a final EOS) is not.
-    - a chat: a list of `{"role": …, "content": …}`, rendered by the tokenizer's own template up to where the
-      model is to answer. A last message by the assistant is left open, to be continued.
-    - token ids: integers, or an integer tensor `[pos]` or `[1, pos]`. Nothing is added.
-    - a Prompt, which is checked against the model and returned.
+            - a text. BOS is prepended once; other tokens that a tokenizer adds (a final EOS) are not.
+            - a chat: a list of `{"role": …, "content": …}`, rendered by the tokenizer's template up to the model's
+              answer. A last message by the assistant stays open, for the model to continue.
+            - token ids: integers, or an integer tensor [pos] or [1, pos]. Nothing is added.
+            - a Prompt, which is checked against the model and returned.
+        spans: parts of the prompt by name: the part's text, which must occur exactly once; `Chars(start, stop)` in
+            characters; or `(start, stop)` or `range(start, stop)` in tokens. White space at a token's edge does not
+            matter: the span "dog" takes the token " dog". Spans may overlap.
 
-    `spans` names parts of the prompt: name → the part's text, which must occur exactly once, `Chars(start, stop)` in
-    characters, or `(start, stop)` (or `range(start, stop)`) in tokens. White space at a token's edge does not count
-    as cut: the span `"dog"` takes the token `" dog"`. Spans may overlap.
+    Returns:
+        A Prompt with the string, the id and the character offsets of each token.
 
     Raises:
         PromptError: for an empty prompt, one beyond the context window, text that is not valid Unicode, ids
             outside the vocabulary, malformed messages, a chat without a template, and a span that is missing,
             ambiguous or cuts a token.
+
+    Example:
+        >>> ls.read_prompt(model, "The capital of France is", spans={"country": "France", "verb": (5, 6)}).spans
+        {'country': (4, 5), 'verb': (5, 6)}
+        >>> ls.read_prompt(model, [{"role": "user", "content": "The capital of France is"}]).spans
+        {'user 1': (3, 8)}
     """
     if isinstance(prompt, Prompt):
         result = prompt

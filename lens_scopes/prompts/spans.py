@@ -1,4 +1,4 @@
-"""Named parts of a prompt: text, characters or tokens → a range of tokens."""
+"""Named spans of a prompt, from text, characters or tokens to token ranges."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class Chars:
     """A part of a prompt in characters of its text, `[start, stop)`: `spans={"name": Chars(4, 9)}`.
 
     A pair of integers is a range of tokens everywhere; characters are named.
+
+    Example:
+        >>> ls.read_prompt(model, "The capital of France is", spans={"country": ls.Chars(15, 21)}).spans
+        {'country': (4, 5)}
     """
 
     start: int
@@ -82,16 +86,16 @@ def _span(prompt: Prompt, name: str, span: str | Chars) -> tuple[int, int]:
 
 def _character_range(text: str, name: str, span: Any) -> tuple[int, int]:
     if isinstance(span, str):
-        found = [match.start() for match in re.finditer(f"(?={re.escape(span)})", text)] if span else []
-        if not found:
+        starts = [match.start() for match in re.finditer(f"(?={re.escape(span)})", text)] if span else []
+        if not starts:
             raise PromptError(f"the span {name!r}, {quote(span)}, is not in the prompt; give a part of its text")
-        if len(found) > 1:
-            shown = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+        if len(starts) > 1:
+            places = ", ".join(map(str, starts[:5])) + (", …" if len(starts) > 5 else "")
             raise PromptError(
-                f"the span {name!r}, {quote(span)}, occurs {len(found)} times, at characters {shown}; "
+                f"the span {name!r}, {quote(span)}, occurs {len(starts)} times, at characters {places}; "
                 "give more of the text, or Chars(start, stop)"
             )
-        return found[0], found[0] + len(span)
+        return starts[0], starts[0] + len(span)
     start, stop = integer_pair(name, (span.start, span.stop))
     if not 0 <= start < stop <= len(text):
         raise PromptError(

@@ -1,4 +1,4 @@
-"""Single tokens: ids and strings, the tokenizer's special ones, and text as ids with character offsets."""
+"""Tokens: ids, strings, special tokens, and tokenization with character offsets."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ def _string_to_id(model: TokenModel, token: str) -> int:
         raise PromptError("a token is given as its string or its id, got an empty string")
     tokenizer = model.tokenizer
     ids, _ = tokenize(tokenizer, token)
-    found = _single_token(tokenizer, token, ids)
-    if found is not None:
-        return found
+    token_id = _single_token(tokenizer, token, ids)
+    if token_id is not None:
+        return token_id
     if not ids or ids == [getattr(tokenizer, "unk_token_id", None)]:
         raise PromptError(f"{quote(token)} is not in the tokenizer's vocabulary; give one of its tokens, or an id")
     pieces = ", ".join(f"{token_string(model, i)!r} #{i}" for i in ids[:8]) + (", …" if len(ids) > 8 else "")

@@ -1,1 +1,1 @@
-"""What comes back: result types, their files and tables."""
+"""Result types, their files and tables."""

@@ -1,4 +1,4 @@
-"""The result of a scope: the influence of every token on one prediction."""
+"""Attribution: the influence of every token on one prediction."""
 
 from __future__ import annotations
 
@@ -68,6 +68,13 @@ class Attribution(Result):
         details: of the directions; None for a comparison method, which has none.
 
     The other attributes are those of Result.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.ExternalScores([0, 0.1, 0.7, 0.1, 0.4, 0.2]))
+        >>> [item.label for item in att.top(2)]
+        [' capital', ' France']
+        >>> att.to_pandas().columns.tolist()
+        ['index', 'token', 'token_id', 'special', 'score']
     """
 
     kind = "attribution"
@@ -143,6 +150,15 @@ class Attribution(Result):
 
         Raises:
             PromptError: for another grouping or ranges outside the prompt.
+
+        Example:
+            >>> att = ls.attribute(model, "The capital of France is", ls.ExternalScores([0, 0.25, 0.5, 0.25, 0.5, 0]))
+            >>> att.group({"phrase": (2, 5)})
+                 label  start  stop  score
+            0    <bos>      0     1   0.00
+            1  (other)      1     2   0.25
+            2   phrase      2     5   1.25
+            3  (other)      5     6   0.00
         """
         import pandas
 

@@ -1,4 +1,4 @@
-"""What all results share: prompt, prediction, provenance, contract and warnings; saving, tables, ranks, differences."""
+"""Base class of results: prompt, prediction, provenance, contract, warnings; files, tables, ranks, differences."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class Ranked(NamedTuple):
         index: where the entry stands in the result: a token's index, (layer, head), (dest, src), or a span's row.
         label: its token or name.
         score: its value.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.ExternalScores([0, 0.25, 0.5, 0, 0, 0]))
+        >>> att.top(1)
+        [Ranked(index=2, label=' capital', score=0.5)]
     """
 
     index: int | tuple[int, int]
@@ -133,6 +138,14 @@ class Result(Viewable, ABC):
         versions: versions of the packages that computed it.
         memory: how the work was laid out in memory; None where no graph was built.
         warnings: what a reader must know before trusting the numbers.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.Fisher())
+        >>> att.save("france.safetensors")
+        >>> torch.equal(ls.load("france.safetensors").scores, att.scores)
+        True
+        >>> ls.Attribution.from_dict(att.to_dict()).tokens == att.tokens
+        True
     """
 
     kind: ClassVar[str]
@@ -182,6 +195,11 @@ class Result(Viewable, ABC):
         Args:
             k: how many at most.
             special: whether entries about special tokens such as BOS may be among them.
+
+        Example:
+            >>> att = ls.attribute(model, "The capital of France is", ls.ExternalScores([9, 0.1, 0.7, 0.1, 0.4, 0.2]))
+            >>> [item.label for item in att.top(2)], [item.label for item in att.top(2, special=True)]
+            ([' capital', ' France'], ['<bos>', ' capital'])
         """
         return rank(self.entries(), self.values(), k, special)
 
@@ -194,7 +212,11 @@ class Result(Viewable, ABC):
         Raises:
             ResultError: for another kind, other tokens, another scope or readout (and so another unit), or other rows.
 
-        >>> (ls.attribute(model, text, ls.Semantic(" Paris")) - ls.attribute(model, text, ls.Semantic(" Rome"))).top(3)
+        Example:
+            >>> prompt = "The capital of France is"
+            >>> paris, rome = (ls.attribute(model, prompt, ls.Semantic(token)) for token in (" Paris", " Rome"))
+            >>> torch.equal(paris.difference(rome).scores, paris.scores - rome.scores)
+            True
         """
         if type(other) is not type(self):
             raise ResultError(f"a result of kind {self.kind} minus a {type(other).__name__}; give two of one kind.")
@@ -301,6 +323,12 @@ class Difference:
         entries: index, label and whether special, of each row.
         scores: the difference of the values that `top` ranks, aligned with entries.
         parts: the differences of all tensors, by their names in the results.
+
+    Example:
+        >>> prompt = "The capital of France is"
+        >>> paris, rome = (ls.attribute(model, prompt, ls.Semantic(token)) for token in (" Paris", " Rome"))
+        >>> (paris - rome).objectives, (paris - rome).scores.shape
+        (("Semantic(' Paris')", "Semantic(' Rome')"), torch.Size([6]))
     """
 
     kind: str

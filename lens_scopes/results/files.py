@@ -1,4 +1,4 @@
-"""Results as safetensors files: tensors, and the rest as JSON metadata with a format, a version and a checksum."""
+"""Result files: safetensors with JSON metadata, a format version and a checksum."""
 
 from __future__ import annotations
 

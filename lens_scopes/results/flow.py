@@ -1,4 +1,4 @@
-"""The result of span information flow: what noise on a span's embeddings could tell through the predictions after it.
+"""InformationFlow: bounds on the information that a span of the prompt passes to later predictions.
 
 What is kept are eigenvalues of M Mᵀ, so that both values are known at every σ without another pass.
 """
@@ -89,6 +89,11 @@ class InformationFlow(Result):
         d_model: width of the embeddings.
 
     The other attributes are those of Result; `position` is the last destination.
+
+    Example:
+        >>> flow = ls.information_flow(model, "The capital of France is", {"country": " France"})
+        >>> [item.name for item in flow.totals()], flow.curve([0.1, 1.0]).columns.tolist()
+        (['country'], ['sigma', 'span', 'bound', 'channel', 'joint'])
     """
 
     kind = "flow"
@@ -111,11 +116,11 @@ class InformationFlow(Result):
     generated: bool
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{item.name!r} {item.bound:.3g}/{item.channel:.3g}" for item in self.totals())
+        values = ", ".join(f"{item.name!r} {item.bound:.3g}/{item.channel:.3g}" for item in self.totals())
         count = len(self.destinations)
         return (
             f"InformationFlow({self.model['name']}, {count} prediction{'' if count == 1 else 's'}, "
-            f"σ={self.sigma:g}, rank {self.rank}; bound/channel in nats: {found})"
+            f"σ={self.sigma:g}, rank {self.rank}; bound/channel in nats: {values})"
         )
 
     def bound(self, sigma: Sigma | None = None) -> Float[Tensor, "span dest"]:

@@ -1,4 +1,4 @@
-"""Influence of every attention head and MLP on one prediction."""
+"""HeadInspection: the influence of every attention head and MLP on one prediction."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ class HeadInspection(Result):
         target: the token explained, for objectives that have one.
 
     The other attributes are those of Result.
+
+    Example:
+        >>> prompt = "The capital of France is"
+        >>> heads = ls.inspect_heads(model, prompt, ls.Semantic(" Paris"), baseline="zero", verify=0)
+        >>> torch.allclose(heads.by_source.sum(-1), heads.effect)  # the source tokens' parts add up
+        True
     """
 
     kind = "heads"

@@ -1,4 +1,4 @@
-"""Any saved result, whatever its kind."""
+"""Loads a saved result of any kind."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ KINDS: dict[str, type[Result]] = {
 def load(path: str | os.PathLike[str]) -> Result:
     """Reads a result of any kind, written by its `save`.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        An Attribution, HeadInspection, AttributionMatrix, ModeInspection or InformationFlow.
+
     Raises:
         FileError: when the file is missing, damaged, no result, or of another version.
 
-    >>> ls.load("paris.safetensors").show()
+    Example:
+        >>> ls.attribute(model, "The capital of France is").save("france.safetensors")
+        >>> ls.load("france.safetensors").kind
+        'attribution'
     """
     return files.read(path, {kind: cls.from_record for kind, cls in KINDS.items()})

@@ -1,4 +1,4 @@
-"""Influence of every token on every later prediction."""
+"""AttributionMatrix: the influence of every token on every later prediction."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ class AttributionMatrix(Result):
         spans: named token ranges [start, stop), from chat messages or given.
 
     The other attributes are those of Result; `position` is the last destination.
+
+    Example:
+        >>> matrix = ls.attribute_all(model, "The capital of France is", ls.Semantic())
+        >>> [item.token for item in matrix.targets[:-1] if item]
+        ['The', ' capital', ' of', ' France', ' is']
     """
 
     kind = "matrix"
@@ -65,6 +70,11 @@ class AttributionMatrix(Result):
 
         Raises:
             PromptError: for no spans at all, or ranges outside the text.
+
+        Example:
+            >>> matrix = ls.attribute_all(model, "The capital of France is", ls.Fisher())
+            >>> matrix.span_totals({"subject": (1, 4), "verb": (5, 6)}).shape
+            (2, 2)
         """
         import pandas
 

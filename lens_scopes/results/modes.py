@@ -1,4 +1,4 @@
-"""The leading Fisher modes of one prediction, decoded into tokens."""
+"""ModeInspection: the leading Fisher modes of one prediction, decoded into tokens."""
 
 from __future__ import annotations
 
@@ -94,6 +94,11 @@ class ModeInspection(Result):
         baseline: what embeddings were moved to.
 
     The other attributes are those of Result.
+
+    Example:
+        >>> modes = ls.inspect_modes(model, "The capital of France is", rank=2)
+        >>> modes.modes[0].eigenvalue >= modes.modes[1].eigenvalue, modes.replacements[2].token
+        (True, ' capital')
     """
 
     kind = "modes"

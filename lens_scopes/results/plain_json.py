@@ -1,4 +1,4 @@
-"""Plain values as JSON. It imports nothing heavy, so that `--help` is quick."""
+"""Plain values as JSON, without heavy imports, so that `--help` is quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as plain values and back: one encoder, and one decoder that checks every field against its declared type."""
+"""Converts results to plain values and back; the decoder checks every field against its declared type."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def _check_lengths(hints: Mapping[str, Any], decoded: Mapping[str, Any], aligned
                 if decoded.get(name) is not None and len(decoded[name]) != length:
                     raise ValueError(f"{name} has {len(decoded[name])} entries for {length} {names[0]}")
         for name, value in decoded.items():
-            for kind, found in _tensors(hints[name], value):
-                if not isinstance(found, kind):
-                    shape = tuple(found.shape)
+            for kind, item in _tensors(hints[name], value):
+                if not isinstance(item, kind):
+                    shape = tuple(item.shape)
                     raise ValueError(f"{name} has shape {shape}, expected {kind.__name__} as in the other fields")
 
 
@@ -137,12 +137,12 @@ def _hints(hint: type) -> dict[str, Any]:
 
 def _tensor(hint: Any, value: Any, tensor: Decode, place: str) -> Tensor:
     try:
-        found = tensor(value)
+        item = tensor(value)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{place} is no tensor") from error
-    if isinstance(found, hint):
-        return found
-    return _refuse(f"{found.dtype} of shape {tuple(found.shape)}", place, f"{hint.__name__}, as other fields have it")
+    if isinstance(item, hint):
+        return item
+    return _refuse(f"{item.dtype} of shape {tuple(item.shape)}", place, f"{hint.__name__}, as other fields have it")
 
 
 def _primitive(hint: Any, value: Any, place: str) -> Any:
@@ -154,5 +154,5 @@ def _primitive(hint: Any, value: Any, place: str) -> Any:
 
 
 def _refuse(value: object, place: str, expected: str) -> Any:
-    shown = repr(value) if not isinstance(value, str) else value
-    raise ValueError(f"{place} is {shown[:60]}, expected {expected}")
+    text = repr(value) if not isinstance(value, str) else value
+    raise ValueError(f"{place} is {text[:60]}, expected {expected}")

@@ -77,6 +77,11 @@ class LeaveOneOut(Baseline):
     Raises:
         ObjectiveError: for an unknown measure.
         EvaluationError: for an unknown ablation, for "corpus-mean", and draws that are not a positive integer.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.LeaveOneOut("kl", ablation="mean"))
+        >>> att.scores.shape, bool((att.scores >= 0).all())
+        (torch.Size([6]), True)
     """
 
     measure: Measure = "kl"
@@ -146,6 +151,10 @@ class AttentionRollout(Baseline):
     The row sums to 1. It knows neither values nor MLPs, and not what is predicted.
 
     Source: Abnar and Zuidema, arXiv:2005.00928.
+
+    Example:
+        >>> round(float(ls.attribute(model, "The capital of France is", ls.AttentionRollout()).scores.sum()), 6)
+        1.0
     """
 
     scope: ClassVar[str] = "attention-rollout"
@@ -168,6 +177,10 @@ class ValueWeightedAttention(Baseline):
     N_l[s, t] = ‖Σ_h A_lh[s, t] v_lh,t W_O,lh‖₂, rows made to sum to 1, take the place of mean_h A_lh in the rollout.
 
     Source: norms of Kobayashi et al., arXiv:2004.10102, in the rollout of arXiv:2005.00928.
+
+    Example:
+        >>> round(float(ls.attribute(model, "The capital of France is", ls.ValueWeightedAttention()).scores.sum()), 6)
+        1.0
     """
 
     scope: ClassVar[str] = "value-attention"
@@ -194,6 +207,12 @@ class RandomScores(Baseline):
 
     Args:
         seed: of the draws; the global generator is not touched.
+
+    Example:
+        >>> prompt = "The capital of France is"
+        >>> first, again = (ls.attribute(model, prompt, ls.RandomScores(seed=7)).scores for _ in range(2))
+        >>> torch.equal(first, again)
+        True
     """
 
     seed: int = 0
@@ -217,6 +236,11 @@ class ExternalScores(Baseline):
     Args:
         source: one score a token, or a function of (model, token ids) that returns them.
         name: how results name it.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.ExternalScores([0, 0.1, 0.7, 0.1, 0.4, 0.2]))
+        >>> [item.label for item in att.top(2)]
+        [' capital', ' France']
     """
 
     source: OutsideFunction | OutsideArray

@@ -45,6 +45,10 @@ class Directions:
             remainder; each carries the weight 1/sampled, and the spread of the draws gives a standard error.
         details: what a reader of the score should know: eigenvalues, draws.
         warnings: sentences for the result on why the directions may not be what was asked for.
+
+    Example:
+        >>> ls.Directions(torch.eye(2), torch.tensor([1.0, 0.5]), squared=True).weights
+        tensor([1.0000, 0.5000])
     """
 
     vectors: Float[Tensor, "k d_model"]
@@ -141,7 +145,12 @@ class Explanation(ABC):
 
 
 class Objective(Explanation):
-    """Base of every objective: an output explained by its gradients at one final state."""
+    """Base of every objective: an output explained by its gradients at one final state.
+
+    Example:
+        >>> isinstance(ls.Fisher(), ls.Objective), isinstance(ls.LeaveOneOut(), ls.Objective)
+        (True, False)
+    """
 
     @abstractmethod
     def directions(self, state: FinalState) -> Directions:
@@ -196,6 +205,10 @@ class Semantic(_OneToken):
             text, else the model's own top token.
 
     Source: Jacobian Scopes, arXiv:2601.16407, Semantic Scope.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", ls.Semantic(" Paris")).objective
+        "Semantic(' Paris')"
     """
 
     scope: ClassVar[str] = "semantic"
@@ -219,6 +232,10 @@ class LogProb(_OneToken):
 
     Args:
         token: as for Semantic.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is Paris", ls.LogProb(), position=-2).target.token
+        ' Paris'
     """
 
     scope: ClassVar[str] = "logprob"
@@ -242,6 +259,11 @@ class LogitDiff(Objective):
     Args:
         token: the token explained, as a string that is one token or as an id.
         other: the token it is contrasted with.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.LogitDiff(" Paris", " Rome"))
+        >>> att.objective, bool((att.scores >= 0).all())
+        ("LogitDiff(' Paris', ' Rome')", True)
     """
 
     token: str | int
@@ -279,6 +301,10 @@ class Temperature(Objective):
             loaded with fold_ln=True): ‖y‖ is constant there, and its gradient is rounding error.
 
     Source: Jacobian Scopes, arXiv:2601.16407, Temperature Scope.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", ls.Temperature()).scores.shape
+        torch.Size([6])
     """
 
     scope: ClassVar[str] = "temperature"
@@ -313,6 +339,10 @@ class Entropy(Objective):
     Where tokens move z along its own direction alone, z = β ẑ, dH/dβ = −β Var_p(ẑ) (arXiv:2601.16407): the scores of
     Entropy are then β Var_p(ẑ) times those of Temperature, and both rank tokens alike. Elsewhere they need not: ∂H/∂y
     is not parallel to y.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", ls.Entropy()).contract["output explained"]
+        'entropy of the next-token prediction, after position 5'
     """
 
     scope: ClassVar[str] = "entropy"
@@ -354,6 +384,12 @@ class Fisher(Objective):
     tr F that the k directions hold; `converged`. It warns where `gap` is near one or the solver stopped early.
 
     Source: Jacobian Scopes, arXiv:2601.16407, Fisher Scope.
+
+    Example:
+        >>> one = ls.attribute(model, "The capital of France is", ls.Fisher())
+        >>> whole = ls.attribute(model, "The capital of France is", ls.Fisher("trace"))
+        >>> bool((one.scores <= whole.scores).all()), one.details.share < 1
+        (True, True)
     """
 
     rank: int | Literal["trace"] = 1
@@ -434,6 +470,12 @@ class Custom(Objective):
         function: takes y [d_model] and logits [d_vocab] and returns one direction [d_model], several [k, d_model]
             (weight one each), a pair (vectors [k, d_model], weights [k]), or Directions.
         name: how results name it.
+
+    Example:
+        >>> top = ls.Custom(lambda y, logits: y / y.norm(), name="confidence")
+        >>> scores = ls.attribute(model, "The capital of France is", top).scores
+        >>> torch.allclose(scores, ls.attribute(model, "The capital of France is", ls.Temperature()).scores)
+        True
     """
 
     function: DirectionFunction

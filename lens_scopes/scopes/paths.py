@@ -44,6 +44,13 @@ class Path:
     Attributes:
         terms: alternatives, each a conjunction of simple terms; None carries everything.
         frozen: which of "patterns", "norms" and "gates" are constants.
+
+    Example:
+        >>> path = ls.Attention() & ls.Layers(1) | ls.MLP()
+        >>> str(path)
+        'attention and layers 1 or MLPs'
+        >>> ls.attribute(model, "The capital of France is", through=path).scores.shape
+        torch.Size([6])
     """
 
     terms: tuple[frozenset[_Term], ...] | None = None
@@ -226,8 +233,8 @@ class Layers(Path):
         PathError: for a reversed range or an empty set.
 
     Example:
-        >>> print(Layers(5, 9) & Attention())
-        attention and layers 5–9
+        >>> str(ls.Layers(5, 9)), str(ls.Layers([0, 3, 7]))
+        ('layers 5–9', 'layers 0, 3, 7')
     """
 
     def __init__(self, first: LayerSet, last: int | None = None) -> None:
@@ -239,6 +246,10 @@ class Heads(Path):
 
     Raises:
         PathError: for none at all or a name that is not a head's.
+
+    Example:
+        >>> str(ls.Heads("L0H1", (1, 2)))
+        'head L0H1, L1H2'
     """
 
     def __init__(self, *heads: str | tuple[int, int]) -> None:
@@ -248,21 +259,36 @@ class Heads(Path):
 
 
 class Attention(Path):
-    """All attention heads and no MLP."""
+    """All attention heads and no MLP.
+
+    Example:
+        >>> str(ls.Attention() & ls.Layers(5, 9))
+        'attention and layers 5–9'
+    """
 
     def __init__(self) -> None:
         super().__init__((frozenset({_Term(kind="attention")}),))
 
 
 class MLP(Path):
-    """All MLPs and no attention: a token reaches only its own position, so only the last one has influence."""
+    """All MLPs and no attention: a token reaches only its own position, so only the last one has influence.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", through=ls.MLP()).scores.count_nonzero()
+        tensor(1)
+    """
 
     def __init__(self) -> None:
         super().__init__((frozenset({_Term(kind="MLP")}),))
 
 
 class Skip(Path):
-    """The residual skip alone: nothing flows through any component."""
+    """The residual skip alone: nothing flows through any component.
+
+    Example:
+        >>> str(ls.Skip())
+        'the residual skip alone'
+    """
 
     def __init__(self) -> None:
         super().__init__(())
@@ -274,6 +300,10 @@ class Frozen(Path):
 
     Raises:
         PathError: for none at all or an unknown one.
+
+    Example:
+        >>> str(ls.Frozen("patterns", "norms"))
+        'patterns, norms frozen'
     """
 
     def __init__(self, *parts: str) -> None:

@@ -197,6 +197,10 @@ class Noise(Points):
         ReadoutError: for samples that are not a positive integer, and a scale that is not positive.
 
     Source: SmoothGrad, Smilkov et al., arXiv:1706.03825.
+
+    Example:
+        >>> ls.Noise(samples=4).describe()
+        '4 points with noise of 0.1 times a typical entry on every embedding (seed 0)'
     """
 
     samples: Count = _POINTS

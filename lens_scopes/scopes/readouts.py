@@ -80,7 +80,12 @@ class Readout(ABC):
 
 @dataclass(frozen=True)
 class Norm(Readout):
-    """a_t = ‖vᵀJ_t‖₂ (Jacobian Scopes, arXiv:2601.16407)."""
+    """a_t = ‖vᵀJ_t‖₂ (Jacobian Scopes, arXiv:2601.16407).
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", readout=ls.Norm()).scores.min() >= 0
+        tensor(True)
+    """
 
     name: ClassVar[str] = "norm"
     signed: ClassVar[bool] = False
@@ -95,7 +100,12 @@ class Norm(Readout):
 
 @dataclass(frozen=True)
 class Relative(Readout):
-    """a_t = ‖vᵀJ_t‖₂ ‖x_t‖₂, ≥ 0: comparable between sites whose activations differ in size, such as layers."""
+    """a_t = ‖vᵀJ_t‖₂ ‖x_t‖₂, ≥ 0: comparable between sites whose activations differ in size, such as layers.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", layers=True, readout=ls.Relative()).layers.shape
+        torch.Size([2, 6])
+    """
 
     name: ClassVar[str] = "relative"
     signed: ClassVar[bool] = False
@@ -164,6 +174,12 @@ class Dot(_FromBaseline):
         baseline: b: "zero", or "mean" for the mean of the site's activations over the prompt's non-special tokens. By
             default the start of the path that gradients are averaged over, "zero" where there is none. Along a path
             another baseline than its start is refused.
+
+    Example:
+        >>> prompt = "The capital of France is"
+        >>> dot, relative = (ls.attribute(model, prompt, readout=name).scores for name in ("dot", "relative"))
+        >>> bool((dot.abs() <= relative + 1e-12).all())  # |⟨g, x⟩| ≤ ‖g‖ ‖x‖
+        True
     """
 
     name: ClassVar[str] = "dot"
@@ -185,6 +201,12 @@ class Product(_FromBaseline):
 
     Args:
         baseline: as for Dot.
+
+    Example:
+        >>> prompt = "The capital of France is"
+        >>> product, relative = (ls.attribute(model, prompt, readout=name).scores for name in ("product", "relative"))
+        >>> bool((product <= relative + 1e-12).all())  # ‖g ∘ x‖ ≤ ‖g‖ ‖x‖
+        True
     """
 
     name: ClassVar[str] = "product"

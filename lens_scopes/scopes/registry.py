@@ -262,6 +262,11 @@ def register_objective(name: str, function: DirectionFunction, explains: str = "
 
     Raises:
         ObjectiveError: when the name is already taken.
+
+    Example:
+        >>> ls.register_objective("example-confidence", lambda y, logits: y / y.norm())
+        >>> ls.attribute(model, "The capital of France is", "example-confidence").scope
+        'custom'
     """
     if name in scope_entries():
         raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")

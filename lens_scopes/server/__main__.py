@@ -1,4 +1,4 @@
-"""`python -m lens_scopes.server`: the public page of a hosting platform, as its `app.py` would serve it."""
+"""`python -m lens_scopes.server`: serves the public page of a hosting platform."""
 
 from lens_scopes.server.launch import run_space
 

@@ -1,4 +1,4 @@
-"""The application: its addresses, and what each does with a request."""
+"""The FastAPI application and its routes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.models.source import ModelSource
 from lens_scopes.results.plain_json import as_json
-from lens_scopes.server.answers import answer
-from lens_scopes.server.commands import command_of
-from lens_scopes.server.examples import EXAMPLES
-from lens_scopes.server.explanations import Explanation, explain, refuse_early
-from lens_scopes.server.guard import Guard
-from lens_scopes.server.problems import (
+from lens_scopes.server.api.answers import answer
+from lens_scopes.server.api.commands import command_of
+from lens_scopes.server.api.examples import EXAMPLES
+from lens_scopes.server.api.problems import (
     DOCUMENTED,
     Problem,
     Refusal,
@@ -29,8 +27,7 @@ from lens_scopes.server.problems import (
     on_refusal,
     refusal_of,
 )
-from lens_scopes.server.results import Kept, Results
-from lens_scopes.server.schemas import (
+from lens_scopes.server.api.schemas import (
     About,
     AttributeRequest,
     AttributionAnswer,
@@ -44,9 +41,12 @@ from lens_scopes.server.schemas import (
     VocabularyEntry,
     choices,
 )
-from lens_scopes.server.served_models import ServedModel, ServedModels
+from lens_scopes.server.guard import Guard
 from lens_scopes.server.settings import Access, Limits
-from lens_scopes.server.work import Job, WorkQueue
+from lens_scopes.server.work.explain import Explanation, explain, refuse_early
+from lens_scopes.server.work.queue import Job, WorkQueue
+from lens_scopes.server.work.result_store import Results, StoredResult
+from lens_scopes.server.work.served_models import ServedModel, ServedModels
 from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
 from lens_scopes.views.page.stylesheet import stylesheet
 
@@ -83,7 +83,7 @@ class Service:
         result_id = Results.new_id()
         command = command_of(request, self.models.named(request.model).options)
         content = as_json(answer(result_id, prompt, result, command)).encode()
-        self.results.keep(Kept(result_id, question, result, content))
+        self.results.keep(StoredResult(result_id, question, result, content))
         return content
 
 
@@ -288,9 +288,9 @@ def _add_results(app: FastAPI, service: Service) -> None:
         download: bool = False,
     ) -> Response:
         """The self-contained report (with other results on the same page), the safetensors, the CSV, or the JSON."""
-        kept = service.results.find(result_id)
-        content = _writer(kept, kind, [service.results.find(other) for other in include])()
-        headers = {"Content-Disposition": f'attachment; filename="{kept.result.kind}.{kind}"'} if download else {}
+        stored = service.results.find(result_id)
+        content = _writer(stored, kind, [service.results.find(other) for other in include])()
+        headers = {"Content-Disposition": f'attachment; filename="{stored.result.kind}.{kind}"'} if download else {}
         if kind == "html":
             # The report brings its own scripts, so it lives in a sandbox: without an origin, it can reach nothing here.
             headers["Content-Security-Policy"] = (
@@ -313,10 +313,10 @@ _FILES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _writer(kept: Kept, kind: str, others: list[Kept]) -> Callable[[], bytes]:
-    result = kept.result
+def _writer(stored: StoredResult, kind: str, others: list[StoredResult]) -> Callable[[], bytes]:
+    result = stored.result
     if kind == "json":
-        return lambda: kept.answer
+        return lambda: stored.answer
     if kind == "csv":
         return lambda: result.to_pandas().to_csv(index=False).encode()
     if kind == "safetensors":

@@ -1,4 +1,4 @@
-"""What stands before every request: whose server it is for, who asks, how much is sent; and headers on every answer.
+"""ASGI middleware that checks host, origin, token and size of every request and sets security headers.
 
 A page of another site can make a browser send requests here. It cannot read the answers, but it could have the model
 work, or, by letting its own name resolve to this machine (DNS rebinding), pass for the same site. So the Host header
@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lens_scopes.server.problems import Refusal, defect
+from lens_scopes.server.api.problems import Refusal, defect
 from lens_scopes.server.settings import Access, Limits
 
 logger = logging.getLogger("lens_scopes.server")

@@ -1,4 +1,4 @@
-"""Serving the application until it is told to stop."""
+"""Starts the server: `run` on this machine, `run_space` on a hosting platform."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fastapi import FastAPI
 from lens_scopes.errors import LensScopesError
 from lens_scopes.models.source import ModelSource
 from lens_scopes.server.app import create_app
-from lens_scopes.server.served_models import ServedModel, ServedModels
 from lens_scopes.server.settings import Access, Limits
+from lens_scopes.server.work.served_models import ServedModel, ServedModels
 
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 SPACE_PORT = 7860
@@ -57,8 +57,8 @@ def run(
     listening = _listen(host, port)
     bound = listening.getsockname()[1]
     everywhere = host in ("0.0.0.0", "::")
-    shown = "127.0.0.1" if everywhere else host
-    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/" + (f"?token={token}" if token else "")
+    display = "127.0.0.1" if everywhere else host
+    address = f"http://{f'[{display}]' if ':' in display else display}:{bound}/" + (f"?token={token}" if token else "")
     hosts = _LOCAL | {host.lower(), *(name.lower() for name in names)}
     access = Access(hosts=hosts, any_address=everywhere, token=token)
     models_at_hand = ServedModels(served)

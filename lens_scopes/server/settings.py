@@ -1,4 +1,4 @@
-"""What one server allows: how much a request may ask for, and who may ask."""
+"""Limits of requests, and access to the server."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lens_scopes.views.terminal.evaluation import print_evaluation
 from lens_scopes.views.words.axis import round_ticks
 from lens_scopes.views.words.evaluation import better, meaning, p_text, ranges, value_text
 from lens_scopes.views.words.evaluation_tables import latex, markdown, means_table
-from lens_scopes.views.words.line_styles import look
+from lens_scopes.views.words.line_styles import line_style
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_ticks_are_round_and_span_the_values(low: float, high: float) -> None:
 
 
 def test_lines_stay_apart_beyond_the_colours() -> None:
-    assert len({(look(i).colour, look(i).dashes) for i in range(24)}) == 24
+    assert len({(line_style(i).colour, line_style(i).dashes) for i in range(24)}) == 24
 
 
 def luminance(colour: str) -> float:
@@ -197,5 +197,5 @@ def luminance(colour: str) -> float:
 
 def test_every_line_can_be_seen_on_light_and_dark() -> None:
     for index in range(8):
-        seen = luminance(look(index).colour)
-        assert 1.05 / (seen + 0.05) >= 3 and (seen + 0.05) / (luminance("#0d0d0d") + 0.05) >= 3, look(index)
+        seen = luminance(line_style(index).colour)
+        assert 1.05 / (seen + 0.05) >= 3 and (seen + 0.05) / (luminance("#0d0d0d") + 0.05) >= 3, line_style(index)

@@ -189,7 +189,7 @@ def test_every_readout_and_kind_of_points_is_known_everywhere(text: str, run: Ca
 @pytest.mark.parametrize("name", [name for name in options() if name != "memory"])
 def test_every_option_is_on_the_command_line_and_in_the_api(name: str, run: Callable[..., Run]) -> None:
     assert f"--{name.replace('_', '-')}" in run("attribute", "--help").out
-    from lens_scopes.server.schemas import AttributeRequest
+    from lens_scopes.server.api.schemas import AttributeRequest
 
     only_compared = {
         option for entry in scope_entries().values() if not entry.takes_gradient for option in entry.settings

@@ -18,10 +18,10 @@ from served import chat_model, client, events, served_model
 import lens_scopes as ls
 from lens_scopes.scopes.registry import READOUTS
 from lens_scopes.server import create_app
-from lens_scopes.server.examples import EXAMPLES
-from lens_scopes.server.explanations import refuse_early
-from lens_scopes.server.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
+from lens_scopes.server.api.examples import EXAMPLES
+from lens_scopes.server.api.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
 from lens_scopes.server.settings import Limits
+from lens_scopes.server.work.explain import refuse_early
 from lens_scopes.views import attribution_page
 
 
@@ -225,7 +225,7 @@ def test_the_same_question_is_answered_from_memory(api: TestClient, model: Any) 
 def test_scores_that_are_not_finite_are_null(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     attribution = ls.attribute(model, PROMPT, layers=True)
     attribution.scores[2] = torch.nan
-    monkeypatch.setattr("lens_scopes.server.explanations.attribute", lambda *_, **__: attribution)
+    monkeypatch.setattr("lens_scopes.server.work.explain.attribute", lambda *_, **__: attribution)
     with client(create_app({"tiny": model})) as api:
         answer = ask(api, "attribute")
     assert answer["scores"][2] is None
@@ -306,7 +306,7 @@ def test_results_are_forgotten_and_memory_stays_bounded(model: Any) -> None:
         found = [api.get(f"/api/results/{one}/json").status_code for one in ids]
     assert found == [404, 404, 200, 200, 200]
     kept = app.state.service.results
-    assert len(kept._kept) == len(kept._ids) == 3
+    assert len(kept._stored) == len(kept._ids) == 3
     with client(create_app({"tiny": model}, Limits(kept_bytes=1))) as api:
         ids = [ask(api, "attribute", position=position)["id"] for position in (1, 2)]
         assert [api.get(f"/api/results/{one}/json").status_code for one in ids] == [404, 200]

@@ -23,11 +23,11 @@ from fastapi.testclient import TestClient
 from served import ADDRESS, client, events, served_model, serving
 
 from lens_scopes.server import create_app
-from lens_scopes.server.explanations import explain
-from lens_scopes.server.problems import Refusal
-from lens_scopes.server.schemas import AttributeRequest
+from lens_scopes.server.api.problems import Refusal
+from lens_scopes.server.api.schemas import AttributeRequest
 from lens_scopes.server.settings import Access, Limits
-from lens_scopes.server.work import Job, WorkQueue
+from lens_scopes.server.work.explain import explain
+from lens_scopes.server.work.queue import Job, WorkQueue
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,7 @@ def test_only_the_files_of_the_page_are_there(api: TestClient) -> None:
 # What is written down
 
 
-@pytest.mark.parametrize("place", ["lens_scopes.server.explanations.attribute", "lens_scopes.server.app.refuse_early"])
+@pytest.mark.parametrize("place", ["lens_scopes.server.work.explain.attribute", "lens_scopes.server.app.refuse_early"])
 def test_a_defect_is_logged_without_what_was_typed(
     model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lens_scopes.views.words.token_text import running
+from lens_scopes.views.words.token_text import inline_token
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = [
@@ -70,7 +70,7 @@ def texts(tab: Any, selector: str) -> list[str]:
 
 
 def as_painted(token: str) -> str:
-    return "".join("\u00a0" if character.isspace() else character for character in running(token))
+    return "".join("\u00a0" if character.isspace() else character for character in inline_token(token))
 
 
 def background(tab: Any, selector: str) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,11 +45,11 @@ class Loader:
         return self.model
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(words: Sequence[str] = WORDS, pieces: str = r" ?[^\s.]+|\s|\.") -> PreTrainedTokenizerFast:
     """Words with the space before them, as Gemma and GPT-2 have them."""
-    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    vocabulary = {word: index for index, word in enumerate(words)}
     core = Tokenizer(tokenizer_models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = Split(Regex(r" ?[^\s.]+|\s|\."), "isolated")
+    core.pre_tokenizer = Split(Regex(pieces), "isolated")
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", unk_token="<unk>")
 
 

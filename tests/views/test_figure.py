@@ -19,7 +19,7 @@ from lens_scopes.errors import FileError
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.views import figure, figure_bytes
 from lens_scopes.views.words.attribution import number
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 
 def panel(attribution: Attribution, label: str) -> Any:
@@ -62,7 +62,7 @@ def test_the_map_is_relative_to_each_layer() -> None:
     expected = attribution.layers / attribution.layers[:, 1:].abs().amax(1, keepdim=True)
     assert data.mask[:, 0].all()
     assert torch.tensor(data.data[:, 1:]) == pytest.approx(expected[:, 1:].numpy())
-    assert [label.get_text() for label in heat.get_xticklabels()] == [visible(token) for token in GERMAN_TOKENS]
+    assert [label.get_text() for label in heat.get_xticklabels()] == [printable_token(token) for token in GERMAN_TOKENS]
     hatched = [part for part in heat.collections if isinstance(part, PolyCollection) and part.get_hatch()]
     assert len(hatched) == 18
 

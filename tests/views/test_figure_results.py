@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from lens_scopes.results.heads import AblationEffect
 from lens_scopes.views import figure_bytes, figure_of, heads_figure, matrix_figure, modes_figure
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 MAKERS = [fake_heads, fake_matrix, fake_modes]
 
@@ -57,7 +57,7 @@ def test_the_matrix_is_relative_to_each_row_with_bos_hatched() -> None:
     assert data.mask[:, 0].all()
     scores = matrix.matrix[:, 1:]
     torch.testing.assert_close(torch.tensor(data.data[:, 1:]), scores / scores.abs().amax(1, keepdim=True))
-    assert [label.get_text() for label in axes.get_xticklabels()] == [visible(token) for token in GERMAN_TOKENS]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [printable_token(token) for token in GERMAN_TOKENS]
     assert axes.get_yticklabels()[-1].get_text() == "␣on → ␣the"
     hatched = [part for part in axes.collections if isinstance(part, PolyCollection) and part.get_hatch()]
     assert len(hatched) == 4

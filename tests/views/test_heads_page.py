@@ -25,7 +25,7 @@ from lens_scopes.views.words.axis import Axis, axis_of, named_points
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.heads import head_lines
 from lens_scopes.views.words.numbers import short_number
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 
 def section(result: Any, key: str) -> Any:
@@ -106,7 +106,7 @@ def test_a_real_circuit_is_told_on_the_page() -> None:
     part = section(found, "head-strips")
     fold = part.html[part.html.index('id="head-l1h1"') :][:700]
     assert "<em>induction head</em>" in fold
-    assert re.search(rf"Carries most from <bdi>{re.escape(visible(found.tokens[SOURCE]))}</bdi>", fold)
+    assert re.search(rf"Carries most from <bdi>{re.escape(printable_token(found.tokens[SOURCE]))}</bdi>", fold)
     looks = section(found, "attention").html
     edge = found.pattern_gradients["L1H1"]
     dest, src = divmod(int(edge.abs().argmax()), len(PROMPT))
@@ -133,7 +133,7 @@ def test_charts_hold_the_last_tokens_of_the_patterns() -> None:
     patterns, edges = (drawn(view.script) for view in part.views)
     assert f"The last {MOST_TOKENS_OF_HEADS} of 100 tokens are drawn" in part.html
     assert patterns["attentionHeadNames"] == list(heads.patterns)
-    assert patterns["tokens"] == [visible(token) for token in tokens[-64:]]
+    assert patterns["tokens"] == [printable_token(token) for token in tokens[-64:]]
     for shown, pattern in zip(patterns["attention"], heads.patterns.values(), strict=True):
         last = pattern[-64:, -64:].tolist()
         for dest in (0, 20, 63):

@@ -18,7 +18,7 @@ from lens_scopes.views import attribution_page, notebook_html, to_html
 from lens_scopes.views.page.circuitsvis import WORD_JOINER
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
 from lens_scopes.views.words.heads import head_lines
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 pytestmark = browser_marks
 
@@ -161,8 +161,8 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
         for section, view in (("#attention", "#patterns"), ("#matrix", "#matrix-chart")):
             tab.locator(section).scroll_into_view_if_needed()
             tab.wait_for_selector(f"{view} canvas")
-    assert texts(tab, "#predictions td:nth-child(2) bdi") == [visible(token) for token in HOSTILE_TOKENS]
-    assert texts(tab, "#replacements td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, "#predictions td:nth-child(2) bdi") == [printable_token(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, "#replacements td.token bdi") == [printable_token(token) for token in HOSTILE_TOKENS]
     assert evil in texts(tab, "#heads .kind")[0]
     assert tab.locator("img, b b, iframe").count() == 0
 

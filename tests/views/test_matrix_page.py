@@ -16,7 +16,7 @@ from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.views import page_of, to_html
 from lens_scopes.views.page.attention import MOST_TOKENS_OF_ONE
 from lens_scopes.views.words.attribution import number
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 
 def section(matrix: AttributionMatrix, key: str) -> Any:
@@ -36,7 +36,7 @@ def long(n: int) -> list[str]:
 def test_the_chart_shows_each_row_relative_to_its_largest_outside_bos() -> None:
     matrix = fake_matrix()
     props = chart(matrix)
-    assert props["tokens"] == [visible(token) for token in GERMAN_TOKENS]
+    assert props["tokens"] == [printable_token(token) for token in GERMAN_TOKENS]
     assert props["maxValue"] == 1
     for dest, row in enumerate(props["attention"]):
         assert len(row) == dest + 1 and row[0] == 0
@@ -55,7 +55,9 @@ def test_every_score_is_in_the_table_beside_the_chart() -> None:
     for dest in range(18):
         for src in range(18):
             value = number(float(matrix.matrix[dest, src]))
-            assert f"· {visible(GERMAN_TOKENS[src])} · {value}".replace("<", "&lt;").replace(">", "&gt;") in html
+            assert (
+                f"· {printable_token(GERMAN_TOKENS[src])} · {value}".replace("<", "&lt;").replace(">", "&gt;") in html
+            )
     assert "17 ␣the → ␣sofa" in html
 
 
@@ -94,10 +96,13 @@ def test_the_list_names_what_each_prediction_came_from() -> None:
         scores = matrix.matrix[matrix.destinations.index(dest), : dest + 1].clone()
         scores[0] = 0
         texts = re.sub("<[^>]*>", "", line)
-        names = [visible(GERMAN_TOKENS[i]) for i in scores.topk(3).indices.tolist()]
+        names = [printable_token(GERMAN_TOKENS[i]) for i in scores.topk(3).indices.tolist()]
         values = [number(v) for v in scores.topk(3).values.tolist()]
         assert texts.endswith(", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)))
-        assert f"{dest}{visible(GERMAN_TOKENS[dest])}{visible(GERMAN_TOKENS[dest + 1])} generated25.0%" in texts
+        assert (
+            f"{dest}{printable_token(GERMAN_TOKENS[dest])}{printable_token(GERMAN_TOKENS[dest + 1])} generated25.0%"
+            in texts
+        )
     same = fake_matrix(targets=fake_matrix().predicted)
     assert section(same, "predictions").html.count(">the same<") == 18
 

@@ -20,7 +20,7 @@ from lens_scopes.views.page.circuitsvis import WORD_JOINER, bundle, encode, safe
 from lens_scopes.views.page.heat_table import heat_table
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.numbers import short_number
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,9 @@ def test_tokens_read_back_from_the_tables(hostile: str) -> None:
     body = hostile[hostile.index('class="scores') :]
     cells = re.findall(r'<td class="token" data-value="[^"]*"><bdi>(.*?)</bdi>', body)
     read = [Document(cell).texts for cell in cells]
-    assert ["".join(text for _, text in pieces) for pieces in read] == [visible(token) for token in HOSTILE_TOKENS]
+    assert ["".join(text for _, text in pieces) for pieces in read] == [
+        printable_token(token) for token in HOSTILE_TOKENS
+    ]
 
 
 def test_nothing_is_loaded_and_nothing_may_be(hostile: str) -> None:

@@ -16,7 +16,7 @@ from lens_scopes.views import Page, Section, View, attribution_page, notebook_ht
 from lens_scopes.views.page.circuitsvis import WORD_JOINER, safe_token
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 pytestmark = browser_marks
 
@@ -27,12 +27,12 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
     tab = visit(to_html(attribution), java_script_enabled=script)
     strip = "#token-strip .colored-tokens>span>span" if script else "#token-strip .still>span"
     shown = [text.replace(WORD_JOINER, "") for text in texts(tab, strip)]
-    assert shown == [(as_painted if script else running)(token) for token in HOSTILE_TOKENS]
+    assert shown == [(as_painted if script else inline_token)(token) for token in HOSTILE_TOKENS]
     if script:
         switched = texts(tab, "#layer-switcher .colored-tokens>span>span")
         assert [text.replace(WORD_JOINER, "") for text in switched] == [as_painted(token) for token in HOSTILE_TOKENS]
-    assert texts(tab, ".heat thead bdi") == [visible(token) for token in HOSTILE_TOKENS]
-    assert texts(tab, ".scores td.token bdi") == [visible(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, ".heat thead bdi") == [printable_token(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, ".scores td.token bdi") == [printable_token(token) for token in HOSTILE_TOKENS]
     assert tab.locator(".heat tbody td:not(.top)").count() == 18 * len(HOSTILE_TOKENS)
     assert tab.locator("img, b b, svg, iframe").count() == 0
     assert HOSTILE_TOKENS[3] in tab.locator(".alert").inner_text()
@@ -147,7 +147,7 @@ def test_scores_sort_by_their_headings(visit: Callable[..., Any]) -> None:
     assert texts(tab, ".scores td.token bdi")[-1] == "<bos>"
     tab.locator(".scores th:nth-child(1) button").press("Enter")
     tab.locator(".scores th:nth-child(1) button").press("Enter")
-    assert texts(tab, ".scores td.token bdi") == [visible(token) for token in GERMAN_TOKENS]
+    assert texts(tab, ".scores td.token bdi") == [printable_token(token) for token in GERMAN_TOKENS]
     assert tab.locator(".scores th[aria-sort]").count() == 1
 
 

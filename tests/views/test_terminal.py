@@ -15,7 +15,7 @@ from lens_scopes.results.attribution import Attribution
 from lens_scopes.views.terminal.attribution import TerminalReport, print_terminal
 from lens_scopes.views.words.attribution import number, percent
 from lens_scopes.views.words.colour import ink, level_colour
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 
 def plain(attribution: Attribution, width: int = 100, layers: bool = False) -> str:
@@ -50,7 +50,7 @@ def test_the_words_and_numbers_are_there() -> None:
     assert "! Mind the gap." in text
     assert "14.20 = largest magnitude of the other tokens" in text
     for index, token, score in attribution.top(10):
-        assert re.search(rf"{index} +{re.escape(visible(token))} +{re.escape(number(score))} ", text)
+        assert re.search(rf"{index} +{re.escape(printable_token(token))} +{re.escape(number(score))} ", text)
     assert re.search(rf"0 +<bos> +{re.escape(number(attribution.scores[0].item()))} +\S+ +— +outside the scale", text)
     for item in attribution.prediction.top[:5]:
         assert percent(item.probability) in text
@@ -113,7 +113,7 @@ def test_tokens_cannot_act_on_the_terminal() -> None:
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", stripped)
         assert "⟨U+001B⟩[2J[red]" in stripped
         for token in HOSTILE_TOKENS:
-            for piece in running(token).split():
+            for piece in inline_token(token).split():
                 assert piece in stripped.replace("\n", "") or cell_len(piece) > 20
     assert "[bold red]" in plain(attribution)
     assert ":smile:" in plain(attribution)

@@ -20,7 +20,7 @@ from lens_scopes.views.terminal.modes import ModesReport
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import ink, level_colour, scale_of
 from lens_scopes.views.words.numbers import short_number
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 REPORTS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (fake_heads, HeadsReport),
@@ -112,8 +112,11 @@ def test_each_prediction_names_its_sources_and_spans_their_totals() -> None:
     for dest, row in zip(matrix.destinations, matrix.matrix, strict=True):
         scores = row[: dest + 1].clone()
         scores[0] = 0
-        best = ", ".join(f"{visible(GERMAN_TOKENS[i])} {number(float(scores[i]))}" for i in scores.topk(3).indices)
-        start = rf"{dest} +{re.escape(visible(GERMAN_TOKENS[dest]))} +{re.escape(visible(GERMAN_TOKENS[dest + 1]))}"
+        best = ", ".join(
+            f"{printable_token(GERMAN_TOKENS[i])} {number(float(scores[i]))}" for i in scores.topk(3).indices
+        )
+        after, following = (re.escape(printable_token(token)) for token in GERMAN_TOKENS[dest : dest + 2])
+        start = rf"{dest} +{after} +{following}"
         assert re.search(rf"{start} +25.0% +{re.escape(best)}", text)
     totals = matrix.span_totals()
     for name in ("English", "generated"):

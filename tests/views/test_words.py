@@ -21,7 +21,7 @@ from lens_scopes.views.words.attribution import (
     title,
 )
 from lens_scopes.views.words.heads import heads_reading, unit_of_change
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ from lens_scopes.views.words.token_text import running, visible
     ],
 )
 def test_visible_tokens(token: str, expected: str) -> None:
-    assert visible(token) == expected
+    assert printable_token(token) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_visible_tokens(token: str, expected: str) -> None:
     [(" Sofa", " Sofa"), ("  ", "  "), ("", "∅"), ("a\nb", "a↵\nb"), ("\x1b", "⟨U+001B⟩"), ("\u2067x", "⟨U+2067⟩x")],
 )
 def test_running_tokens(token: str, expected: str) -> None:
-    assert running(token) == expected
+    assert inline_token(token) == expected
 
 
-@pytest.mark.parametrize("write", [visible, running])
+@pytest.mark.parametrize("write", [printable_token, inline_token])
 def test_no_written_token_is_empty_or_acts(write: object) -> None:
     assert callable(write)
     for code in [*range(0x3000), 0xFEFF, 0xFE0F, 0xD800, 0xE0020, 0x1F600]:

@@ -26,7 +26,7 @@ def attribute(
     output: OutputOptions,
     companions: CompanionOptions,
 ) -> None:
-    """Which tokens made the model predict that: influence of every token on one prediction."""
+    """Compute the influence of every token on one prediction."""
     # What can be refused without the model is refused before it is loaded.
     output.check()
     companions.check()

@@ -36,13 +36,13 @@ def flow(
     answer: Annotated[
         str | None,
         typer.Option(
-            help="The text that follows: the predictions of its tokens are explained, and values summed.",
+            help="The text after the prompt: explain the predictions of its tokens, and sum the values.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None,
     generate: Annotated[
-        int, typer.Option(help="Let the model add this many tokens as the answer.", min=0, rich_help_panel=_PANEL)
+        int, typer.Option(help="Let the model generate N tokens as the answer.", min=0, rich_help_panel=_PANEL)
     ] = 0,
     sigma: Annotated[
         float,
@@ -62,7 +62,7 @@ def flow(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="Random directions that stand for what the rank leaves out; by default 16.",
+            help="Random directions for the part beyond the rank; by default 16.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -72,7 +72,7 @@ def flow(
         float | None,
         typer.Option(
             metavar="NATS",
-            help="Exit with status 1 when more than this flows from any span, summed over the answer. It detects that "
+            help="Exit with status 1 if any span's value, summed over the answer, exceeds N nats. It detects that "
             "small changes of the span would move the predictions, not whether the answer repeats the span; a low "
             "value proves no secret safe.",
             rich_help_panel=_PANEL,
@@ -86,7 +86,7 @@ def flow(
         ),
     ] = "bound",
 ) -> None:
-    """How many nats noise on a span (a secret, a retrieved document) could tell through what is predicted next.
+    """Bound the information, in nats, that a span (a secret, a retrieved document) passes to the next predictions.
 
     Exit status: 0, 1 when --fail-above is exceeded (the result is still written), 2 for wrong input.
     """

@@ -28,7 +28,7 @@ def heads(
         str,
         typer.Option(
             metavar="zero|mean|shuffle",
-            help="What a component's output is set to: zero, its mean over the prompt's non-special tokens, "
+            help="Replacement for a component's output: zero, its mean over the prompt's non-special tokens, "
             "or its value in a prompt of the same tokens in a random order (special tokens in place).",
             rich_help_panel=_PANEL,
         ),
@@ -40,19 +40,19 @@ def heads(
         ),
     ] = None,
     top: Annotated[
-        int, typer.Option(help="How many of the strongest heads to show patterns of.", min=1, rich_help_panel=_PANEL)
+        int, typer.Option(help="Show the patterns of the N strongest heads.", min=1, rich_help_panel=_PANEL)
     ] = 6,
     verify: Annotated[
         int | None,
         typer.Option(
-            help="How many of the strongest components to ablate; 0 for none. By default as many as is cheap.",
+            help="Ablate the N strongest components; 0 for none. By default as many as is cheap.",
             min=0,
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Which heads made the model predict that: predicted effects of all heads and MLPs, verified by ablating them."""
+    """Predict the effect of every head and MLP on one prediction, and verify the strongest by ablation."""
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone

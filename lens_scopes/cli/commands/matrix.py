@@ -28,19 +28,19 @@ def matrix(
     generate: Annotated[
         int,
         typer.Option(
-            help="Let the model add this many tokens first, and explain those alone.", min=0, rich_help_panel=_PANEL
+            help="Let the model generate N tokens first, and explain only those.", min=0, rich_help_panel=_PANEL
         ),
     ] = 0,
     span: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=TEXT",
-            help="Name a part of the prompt, for totals over spans; may be repeated. Chat messages are named already.",
+            help="Name a part of the prompt, for totals over spans; may be repeated. Chat messages have names already.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
 ) -> None:
-    """Influence of every token on every later prediction of a text, given or generated."""
+    """Attribute every prediction of a text, given or generated, to every earlier token."""
     output.check()
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])

@@ -14,11 +14,11 @@ import typer
 def models(
     filter_text: Annotated[
         str | None,
-        typer.Argument(metavar="FILTER", help="Only names and aliases that contain this.", show_default=False),
+        typer.Argument(metavar="FILTER", help="Only names and aliases that contain this text.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Models that can be loaded by name: the embedded one, those in the local cache, and those on the hub."""
+    """List the models that can be loaded by name: embedded, in the local cache, and on the hub."""
     from lens_scopes.models.gemma import EMBEDDED_NAME
     from lens_scopes.models.load import available_models
 

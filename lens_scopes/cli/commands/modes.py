@@ -24,18 +24,17 @@ def modes(
     asked: PathOptions,
     model: ModelOptions,
     output: ResultOptions,
-    rank: Annotated[int, typer.Option(help="How many Fisher modes to decode.", rich_help_panel=_PANEL)] = 4,
+    rank: Annotated[int, typer.Option(help="Number of Fisher modes to decode.", rich_help_panel=_PANEL)] = 4,
     baseline: Annotated[
         str,
         typer.Option(
             metavar="zero|mean",
-            help="What a source token's embedding is replaced by: zero, or the mean over the prompt's non-special "
-            "tokens.",
+            help="Replacement for a source token's embedding: zero, or the mean over the prompt's non-special tokens.",
             rich_help_panel=_PANEL,
         ),
     ] = "mean",
 ) -> None:
-    """What moves where: each Fisher mode as a contrast of next tokens, and what every source token does along it."""
+    """Decode the leading Fisher modes as contrasts of next tokens, with the effect of every source token on each."""
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone

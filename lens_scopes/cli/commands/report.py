@@ -16,6 +16,6 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A result folder of `lens-scopes evaluate`.")],
     output: ReportOptions,
 ) -> None:
-    """Show an evaluation again, or turn it into reports, without measuring anything."""
+    """Show a saved evaluation, or write it as reports."""
     output.check()
     output.deliver(folder)

@@ -23,45 +23,43 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME_OR_PATH",
-            help="A further model to choose on the page, loaded when first used; may be repeated.",
+            help="Another model to offer on the page, loaded on first use; may be repeated.",
             rich_help_panel="Model",
         ),
     ] = None,
     host: Annotated[
         str,
         typer.Option(
-            help="The address to listen at. Any other than 127.0.0.1 is served to those with the token alone.",
+            help="The address to listen on. Any address other than 127.0.0.1 requires a token.",
             rich_help_panel=_PANEL,
         ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535, rich_help_panel=_PANEL)
+        int, typer.Option(help="The port; 0 picks a free one.", min=0, max=65535, rich_help_panel=_PANEL)
     ] = 8765,
     token: Annotated[
         str | None,
         typer.Option(
-            help="What requests must show. By default none on 127.0.0.1, else one that is made up and printed.",
+            help="Access token. By default none on 127.0.0.1, otherwise a random one, which is printed.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A further host name that browsers reach the server by; may be repeated.", rich_help_panel=_PANEL
-        ),
+        typer.Option(help="Another host name of this server; may be repeated.", rich_help_panel=_PANEL),
     ] = None,
     prompt_tokens: Annotated[
-        int, typer.Option(help="The longest prompt to take.", min=1, rich_help_panel=_PANEL)
+        int, typer.Option(help="Maximum prompt length, in tokens.", min=1, rich_help_panel=_PANEL)
     ] = 512,
     seconds: Annotated[
-        float, typer.Option(help="The longest that one request may work.", min=0.001, rich_help_panel=_PANEL)
+        float, typer.Option(help="Maximum time per request, in seconds.", min=0.001, rich_help_panel=_PANEL)
     ] = 120.0,
     log_requests: Annotated[
         bool,
         typer.Option(
             "--log-requests",
-            help="Log the address of every request. What is typed into prompts is never logged.",
+            help="Log the URL of every request. Prompts are never logged.",
             rich_help_panel=_PANEL,
         ),
     ] = False,
@@ -69,7 +67,7 @@ def serve(
         bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=_PANEL)
     ] = False,
 ) -> None:
-    """A web page on this machine to explore a model with; offline."""
+    """Serve a local web page for exploring a model; works offline."""
     with redirect_stdout(sys.stderr):
         try:
             from lens_scopes.server.launch import run

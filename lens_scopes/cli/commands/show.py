@@ -18,7 +18,7 @@ def show(
     file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A result of any kind, written by --out.")],
     output: OutputOptions,
 ) -> None:
-    """Show a saved result again, or turn it into other files."""
+    """Show a saved result, or convert it to other files."""
     output.check()
     from lens_scopes.results.attribution import Attribution
     from lens_scopes.results.load import load

@@ -46,7 +46,7 @@ class ModelOptions(ModelSource):
         str | None,
         typer.Option(
             metavar="auto|balanced|…",
-            help="Spread a bridge over the GPUs as Transformers does.",
+            help="Transformers' device map for a bridge, such as auto.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),

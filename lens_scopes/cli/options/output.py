@@ -32,7 +32,7 @@ class OutputOptions:
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write a file, its kind told by the suffix: .html page, .safetensors result, .png .svg .pdf figure, "
+            help="Write a file in the format of the suffix: .html page, .safetensors result, .png .svg .pdf figure, "
             ".csv table, .json; may be repeated.",
             rich_help_panel=PANEL,
         ),

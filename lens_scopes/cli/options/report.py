@@ -24,7 +24,7 @@ class ReportOptions:
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Write a report, its kind told by the suffix: .html page, .png .svg .pdf figure, .md .tex tables, "
+            help="Write a report in the format of the suffix: .html page, .png .svg .pdf figure, .md .tex tables, "
             ".csv rows, .json means and comparisons; may be repeated.",
             rich_help_panel=PANEL,
         ),

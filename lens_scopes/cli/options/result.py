@@ -23,7 +23,7 @@ class ResultOptions:
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write a file, its kind told by the suffix: .html page, .safetensors result, .json, .csv table, .png "
+            help="Write a file in the format of the suffix: .html page, .safetensors result, .json, .csv table, .png "
             ".svg .pdf figure; may be repeated.",
             rich_help_panel=PANEL,
         ),

@@ -15,17 +15,17 @@ from lens_scopes.views.figures.style import (
     INK,
     QUIET,
     STYLE,
+    add_header,
     drawable,
     families,
-    head_line,
     heat_map,
-    paper,
+    new_figure,
     scale_bar,
     shortened,
 )
 from lens_scopes.views.words.attribution import likely, number, oddities, percent, ranking, short_names, title
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, Scale, scale_of
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,44 +59,44 @@ def figure(attribution: Attribution, *, width: float = COLUMN_INCHES) -> Figure:
     n_layers = 0 if attribution.layers is None else len(attribution.layer_names)
     map_height = min(4.5, max(1.0, 0.095 * n_layers)) if n_layers else 0.0
     with matplotlib.rc_context(STYLE):
-        drawn = paper(width, 2.25 + (map_height + 0.35 if n_layers else 0))
-        grid = drawn.add_gridspec(
+        figure = new_figure(width, 2.25 + (map_height + 0.35 if n_layers else 0))
+        grid = figure.add_gridspec(
             2 if n_layers else 1,
             2,
             width_ratios=(3.2, 1),
             height_ratios=(1.15, map_height) if n_layers else None,
         )
-        bars = drawn.add_subplot(grid[0, 0], label="tokens")
+        bars = figure.add_subplot(grid[0, 0], label="tokens")
         _token_bars(bars, attribution)
-        _prediction_bars(drawn.add_subplot(grid[0, 1], label="prediction"), attribution)
+        _prediction_bars(figure.add_subplot(grid[0, 1], label="prediction"), attribution)
         labelled = bars
         if n_layers:
-            heat = drawn.add_subplot(grid[1, 0], sharex=bars, label="layers")
-            _layer_map(drawn, heat, attribution)
-            _layer_magnitudes(drawn.add_subplot(grid[1, 1], sharey=heat, label="magnitudes"), attribution)
+            heat = figure.add_subplot(grid[1, 0], sharex=bars, label="layers")
+            _layer_map(figure, heat, attribution)
+            _layer_magnitudes(figure.add_subplot(grid[1, 1], sharey=heat, label="magnitudes"), attribution)
             bars.tick_params(labelbottom=False, bottom=False)
             labelled = heat
         _token_labels(labelled, attribution)
-        head_line(drawn, (title(attribution), *oddities(attribution)))
-    return drawn
+        add_header(figure, (title(attribution), *oddities(attribution)))
+    return figure
 
 
 def _token_bars(axes: Axes, attribution: Attribution) -> None:
     scores = attribution.scores.tolist()
     scale = scale_of(scores, attribution.special)
     errors = None if attribution.standard_error is None else attribution.standard_error.tolist()
-    shown = [i for i in range(len(scores)) if not attribution.special[i] and math.isfinite(scores[i])]
+    bars = [i for i in range(len(scores)) if not attribution.special[i] and math.isfinite(scores[i])]
     axes.bar(
-        shown,
-        [scores[i] for i in shown],
+        bars,
+        [scores[i] for i in bars],
         width=0.82,
-        color=[POSITIVE if scores[i] >= 0 else NEGATIVE for i in shown],
-        yerr=None if errors is None else [errors[i] for i in shown],
+        color=[POSITIVE if scores[i] >= 0 else NEGATIVE for i in bars],
+        yerr=None if errors is None else [errors[i] for i in bars],
         error_kw={"elinewidth": 0.6, "ecolor": INK, "capsize": 1.2, "capthick": 0.6},
     )
-    top = 1.08 * _reach(scale, scores, errors, shown)
+    top = 1.08 * _reach(scale, scores, errors, bars)
     axes.set_ylim(-top if scale.signed else 0, top)
-    outside = sorted(set(range(len(scores))) - set(shown))
+    outside = sorted(set(range(len(scores))) - set(bars))
     for i in outside:
         axes.axvspan(i - 0.41, i + 0.41, facecolor="none", edgecolor=HATCH, hatch="//////", linewidth=0)
         if len(scores) <= _MOST_LABELS or len(outside) <= 4:
@@ -117,25 +117,25 @@ def _token_bars(axes: Axes, attribution: Attribution) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _reach(scale: Scale, scores: list[float], errors: list[float] | None, shown: list[int]) -> float:
+def _reach(scale: Scale, scores: list[float], errors: list[float] | None, bars: list[int]) -> float:
     if not scale.bound:
         return 1.0
     if errors is None:
         return scale.bound
-    return max(abs(scores[i]) + (errors[i] if math.isfinite(errors[i]) else 0.0) for i in shown)
+    return max(abs(scores[i]) + (errors[i] if math.isfinite(errors[i]) else 0.0) for i in bars)
 
 
 def _prediction_bars(axes: Axes, attribution: Attribution, most: int = 6) -> None:
     target = attribution.target
-    shown = likely(attribution, most)
-    is_target = [target is not None and token.token_id == target.token_id for token in shown]
+    predictions = likely(attribution, most)
+    is_target = [target is not None and token.token_id == target.token_id for token in predictions]
     axes.barh(
-        range(len(shown)),
-        [token.probability for token in shown],
+        range(len(predictions)),
+        [token.probability for token in predictions],
         height=0.7,
         color=[DEEP_POSITIVE if chosen else POSITIVE for chosen in is_target],
     )
-    for i, token in enumerate(shown):
+    for i, token in enumerate(predictions):
         axes.text(
             min(token.probability, 1) + 0.03,
             i,
@@ -145,8 +145,8 @@ def _prediction_bars(axes: Axes, attribution: Attribution, most: int = 6) -> Non
             color=QUIET,
         )
     axes.set_yticks(
-        range(len(shown)),
-        [drawable(shortened(visible(token.token), 12)) for token in shown],
+        range(len(predictions)),
+        [drawable(shortened(printable_token(token.token), 12)) for token in predictions],
         parse_math=False,
         fontfamily=families(),
     )
@@ -158,7 +158,7 @@ def _prediction_bars(axes: Axes, attribution: Attribution, most: int = 6) -> Non
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _layer_map(drawn: Figure, axes: Axes, attribution: Attribution) -> None:
+def _layer_map(figure: Figure, axes: Axes, attribution: Attribution) -> None:
     assert attribution.layers is not None
     rows = attribution.layers.tolist()
     scales = [scale_of(row, attribution.special) for row in rows]
@@ -175,7 +175,7 @@ def _layer_map(drawn: Figure, axes: Axes, attribution: Attribution) -> None:
     step = max(1, math.ceil(len(names) / 12))
     axes.set_yticks(range(0, len(names), step), names[::step], parse_math=False)
     axes.set_ylabel("layer")
-    scale_bar(drawn, axes, image, "score relative to the largest magnitude in its layer")
+    scale_bar(figure, axes, image, "score relative to the largest magnitude in its layer")
 
 
 def _layer_magnitudes(axes: Axes, attribution: Attribution) -> None:
@@ -206,7 +206,7 @@ def _token_labels(axes: Axes, attribution: Attribution) -> None:
                 break
     axes.set_xticks(
         named,
-        [drawable(shortened(visible(tokens[i]), 16)) for i in named],
+        [drawable(shortened(printable_token(tokens[i]), 16)) for i in named],
         rotation=90,
         fontsize=6.5,
         parse_math=False,

@@ -12,14 +12,14 @@ from lens_scopes.views.figures.style import (
     INK,
     QUIET,
     STYLE,
+    add_header,
     drawable,
     families,
-    head_line,
-    paper,
+    new_figure,
     shortened,
 )
 from lens_scopes.views.words.evaluation import across, better, named, passages, title
-from lens_scopes.views.words.line_styles import look
+from lens_scopes.views.words.line_styles import line_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,30 +46,30 @@ def evaluation_figure(report: EvaluationReport, *, width: float = COLUMN_INCHES)
         most = max((len(report.ablations(metric)) for metric in metrics), default=1)
         panel = 0.6 + _ROW * len(report.methods) * max(1.0, 0.7 * most)
         heights = [panel] * above + [_CURVE] * below
-        drawn = paper(width, sum(heights) + 0.7)
-        grid = drawn.add_gridspec(len(heights), across, height_ratios=heights)
+        figure = new_figure(width, sum(heights) + 0.7)
+        grid = figure.add_gridspec(len(heights), across, height_ratios=heights)
         looks = _ablation_looks(report)
         for index, metric in enumerate(metrics):
-            axes = drawn.add_subplot(grid[divmod(index, across)], label=f"mean {metric}")
+            axes = figure.add_subplot(grid[divmod(index, across)], label=f"mean {metric}")
             _means(axes, report, metric, looks)
             if index % across:
                 axes.set_yticklabels([])
         for index, (metric, ablation) in enumerate(curves):
             row, column = divmod(index, across)
-            _curve(drawn.add_subplot(grid[above + row, column], label=f"curve {index}"), report, metric, ablation)
-        _legends(drawn, report, looks)
-        head_line(drawn, (title(report), f"Passages: {passages(report)}"))
-    return drawn
+            _curve(figure.add_subplot(grid[above + row, column], label=f"curve {index}"), report, metric, ablation)
+        _legends(figure, report, looks)
+        add_header(figure, (title(report), f"Passages: {passages(report)}"))
+    return figure
 
 
 def _mark(place: int | None) -> tuple[str, str]:
     """Colour and marker of an ablation: greys, since colours tell methods apart."""
-    return (INK, "o") if place is None else (_GREYS[place % len(_GREYS)], look(place).marker)
+    return (INK, "o") if place is None else (_GREYS[place % len(_GREYS)], line_style(place).marker)
 
 
 def _ablation_looks(report: EvaluationReport) -> dict[str | None, int]:
-    found = [ablation for metric in report.metrics for ablation in report.ablations(metric)]
-    return {ablation: place for place, ablation in enumerate(a for a in dict.fromkeys(found) if a is not None)}
+    ablations = [ablation for metric in report.metrics for ablation in report.ablations(metric)]
+    return {ablation: place for place, ablation in enumerate(a for a in dict.fromkeys(ablations) if a is not None)}
 
 
 def _means(axes: Axes, report: EvaluationReport, metric: str, looks: dict[str | None, int]) -> None:
@@ -101,7 +101,7 @@ def _curve(axes: Axes, report: EvaluationReport, metric: str, ablation: str | No
     chosen = chosen[chosen["ablation"].isna() if ablation is None else chosen["ablation"] == ablation]
     for place, method in enumerate(report.methods):
         own = chosen[chosen["method"] == method].sort_values("fraction")
-        style = look(place)
+        style = line_style(place)
         x = own["fraction"].to_numpy()
         axes.fill_between(x, own["low"].to_numpy(), own["high"].to_numpy(), color=style.colour, alpha=0.12, linewidth=0)
         axes.plot(
@@ -119,7 +119,7 @@ def _curve(axes: Axes, report: EvaluationReport, metric: str, ablation: str | No
 
 
 def _dashes(place: int) -> Any:
-    dashes = look(place).dashes
+    dashes = line_style(place).dashes
     return (0, tuple(map(float, dashes.split()))) if dashes else "-"
 
 
@@ -128,7 +128,7 @@ def _titled(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legends(drawn: Figure, report: EvaluationReport, looks: dict[str | None, int]) -> None:
+def _legends(figure: Figure, report: EvaluationReport, looks: dict[str | None, int]) -> None:
     from matplotlib.lines import Line2D
 
     marks: list[Any] = []
@@ -137,7 +137,7 @@ def _legends(drawn: Figure, report: EvaluationReport, looks: dict[str | None, in
         marks.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=f"ablation: {name}"))
     if report.curves:
         for place, method in enumerate(report.methods):
-            style = look(place)
+            style = line_style(place)
             marks.append(
                 Line2D(
                     [],
@@ -150,7 +150,7 @@ def _legends(drawn: Figure, report: EvaluationReport, looks: dict[str | None, in
                 )
             )
     if marks:
-        drawn.legend(
+        figure.legend(
             handles=_by_column(marks, 4), loc="outside lower left", ncols=min(4, len(marks)), frameon=False, fontsize=6
         )
 

@@ -11,10 +11,10 @@ from lens_scopes.views.figures.style import (
     DEEP_POSITIVE,
     QUIET,
     STYLE,
+    add_header,
     drawable,
     families,
-    head_line,
-    paper,
+    new_figure,
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
@@ -52,39 +52,39 @@ def flow_figure(flow: InformationFlow, *, width: float = COLUMN_INCHES) -> Figur
 
     with matplotlib.rc_context(STYLE):
         spans = min(_MOST_SPANS, len(flow.spans))
-        drawn = paper(width, max(2.3, 0.28 * spans + 1.2))
-        left, right = drawn.subplots(1, 2, width_ratios=(1, 1.15))
+        figure = new_figure(width, max(2.3, 0.28 * spans + 1.2))
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
         left.set_label("spans")
         right.set_label("sigma")
         _bars(left, flow)
         _curves(right, span_curves(flow)[:_MOST_SPANS], flow.sigma)
         prompt = prompt_text(flow)
-        shown = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
-        head_line(drawn, (shown, f"Span information flow, {flow_kind(flow)}", *flow_oddities(flow)))
-    return drawn
+        text = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
+        add_header(figure, (text, f"Span information flow, {flow_kind(flow)}", *flow_oddities(flow)))
+    return figure
 
 
 def _bars(axes: Axes, flow: InformationFlow) -> None:
     totals = flow.totals()
-    shown = [totals[row] for row, _ in strongest_spans(flow)][:_MOST_SPANS]
+    spans = [totals[row] for row, _ in strongest_spans(flow)][:_MOST_SPANS]
     for offset, values, colour, label in (
-        (-0.2, [item.bound for item in shown], POSITIVE, "bound"),
-        (0.2, [item.channel for item in shown], NEGATIVE, "channel"),
+        (-0.2, [item.bound for item in spans], POSITIVE, "bound"),
+        (0.2, [item.channel for item in spans], NEGATIVE, "channel"),
     ):
         finite = [value if math.isfinite(value) else 0.0 for value in values]
-        axes.barh([row + offset for row in range(len(shown))], finite, height=0.38, color=colour, label=label)
+        axes.barh([row + offset for row in range(len(spans))], finite, height=0.38, color=colour, label=label)
     if flow.samples:
         axes.errorbar(
-            [item.bound for item in shown],
-            [row - 0.2 for row in range(len(shown))],
-            xerr=[item.bound_error for item in shown],
+            [item.bound for item in spans],
+            [row - 0.2 for row in range(len(spans))],
+            xerr=[item.bound_error for item in spans],
             fmt="none",
             ecolor=DEEP_POSITIVE,
             elinewidth=0.8,
         )
-    names = [drawable(shortened(item.name, 18)) for item in shown]
-    axes.set_yticks(range(len(shown)), names, parse_math=False, fontfamily=families())
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+    names = [drawable(shortened(item.name, 18)) for item in spans]
+    axes.set_yticks(range(len(spans)), names, parse_math=False, fontfamily=families())
+    axes.set_ylim(len(spans) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.tick_params(left=False)
     axes.set_xlabel("nats")

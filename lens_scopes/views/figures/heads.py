@@ -12,9 +12,9 @@ from lens_scopes.views.figures.style import (
     INK,
     QUIET,
     STYLE,
-    head_line,
+    add_header,
     heat_map,
-    paper,
+    new_figure,
     scale_bar,
 )
 from lens_scopes.views.words.attribution import is_divergence, number, title
@@ -50,19 +50,19 @@ def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figu
     with matplotlib.rc_context(STYLE):
         height = min(6.0, max(2.6, 0.145 * heads.effect.shape[0] + 0.9))
         if width < _BESIDE:
-            drawn = paper(width, height + width)
-            grid = drawn.add_gridspec(2, 1, height_ratios=(height, width))
+            figure = new_figure(width, height + width)
+            grid = figure.add_gridspec(2, 1, height_ratios=(height, width))
         else:
-            drawn = paper(width, height)
-            grid = drawn.add_gridspec(1, 2, width_ratios=(1, 1.25))
-        _map(drawn, drawn.add_subplot(grid[0], label="heads"), heads)
-        _scatter(drawn.add_subplot(grid[1], label="ablation"), heads)
+            figure = new_figure(width, height)
+            grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.25))
+        _map(figure, figure.add_subplot(grid[0], label="heads"), heads)
+        _scatter(figure.add_subplot(grid[1], label="ablation"), heads)
         kind = f"Heads, {heads.objective}, baseline {heads.baseline}"
-        head_line(drawn, (title(heads), kind, *heads_oddities(heads)))
-    return drawn
+        add_header(figure, (title(heads), kind, *heads_oddities(heads)))
+    return figure
 
 
-def _map(drawn: Figure, axes: Axes, heads: HeadInspection) -> None:
+def _map(figure: Figure, axes: Axes, heads: HeadInspection) -> None:
     changes = heads.effect.tolist()
     mlps = heads.mlp_effect.tolist()
     flat = [value for row in changes for value in row]
@@ -89,12 +89,12 @@ def _map(drawn: Figure, axes: Axes, heads: HeadInspection) -> None:
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     bounds = f"heads {number(scale.bound)}" + (f", MLPs {number(mlp_scale.bound)}" if mlps else "")
     label = f"predicted change, relative to the largest\n({bounds} {unit_of_change(heads)})"
-    scale_bar(drawn, axes, image, label, shrink=0.9)
+    scale_bar(figure, axes, image, label, shrink=0.9)
 
 
 def _scatter(axes: Axes, heads: HeadInspection) -> None:
-    shown = [item for item in heads.ablations if math.isfinite(item.predicted) and math.isfinite(item.actual)]
-    axis = axis_of([value for item in shown for value in (item.predicted, item.actual)])
+    ablations = [item for item in heads.ablations if math.isfinite(item.predicted) and math.isfinite(item.actual)]
+    axis = axis_of([value for item in ablations for value in (item.predicted, item.actual)])
     if axis.square_root:
         functions = (_root, _square)
         axes.set_xscale("function", functions=functions)
@@ -108,14 +108,14 @@ def _scatter(axes: Axes, heads: HeadInspection) -> None:
         ("MLP", False, NEGATIVE, DEEP_NEGATIVE, "s"),
         ("head", True, POSITIVE, DEEP_POSITIVE, "o"),
     ):
-        points = [(item.predicted, item.actual) for item in shown if (item.head is not None) == is_head]
+        points = [(item.predicted, item.actual) for item in ablations if (item.head is not None) == is_head]
         if points:
             x, y = zip(*points, strict=True)
             axes.scatter(x, y, s=13, c=colour, edgecolors=edge, linewidths=0.5, marker=marker, label=label)
-    for index, side in named_points(axis, [(item.predicted, item.actual) for item in shown]):
+    for index, side in named_points(axis, [(item.predicted, item.actual) for item in ablations]):
         axes.annotate(
-            shown[index].name,
-            (shown[index].predicted, shown[index].actual),
+            ablations[index].name,
+            (ablations[index].predicted, ablations[index].actual),
             xytext=(4 * side, 0),
             textcoords="offset points",
             ha="left" if side > 0 else "right",
@@ -134,7 +134,7 @@ def _scatter(axes: Axes, heads: HeadInspection) -> None:
     agreed = "" if heads.spearman is None else f"Spearman’s ρ = {heads.spearman:.2f}, "
     axes.set_title(f"{agreed}{len(heads.ablations)} components ablated", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    if shown:
+    if ablations:
         place = "lower right" if not is_divergence(heads) else "upper left"
         axes.legend(loc=place, fontsize=6, frameon=False, handletextpad=0.2)
 

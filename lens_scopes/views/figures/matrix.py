@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     STYLE,
+    add_header,
     drawable,
     families,
-    head_line,
     heat_map,
-    paper,
+    new_figure,
     scale_bar,
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.matrix import matrix_oddities, prediction_lines, relative_rows
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,23 +44,23 @@ def matrix_figure(matrix: AttributionMatrix, *, width: float = COLUMN_INCHES) ->
     rows = relative_rows(matrix.matrix.tolist(), matrix.special)
     signed = any(value < 0 for row in rows for value in row)
     with matplotlib.rc_context(STYLE):
-        drawn = paper(width, min(7.0, max(1.8, 0.13 * len(lines) + 1.5)))
-        axes = drawn.add_subplot(label="matrix")
+        figure = new_figure(width, min(7.0, max(1.8, 0.13 * len(lines) + 1.5)))
+        axes = figure.add_subplot(label="matrix")
         image = heat_map(axes, rows, signed=signed)
         _label(axes, [f"{_word(line.after)} → {_word(line.explained.token)}" for line in lines], down=True)
         _label(axes, [_word(token) for token in matrix.tokens], down=False)
         axes.set_xlabel("source token")
         axes.set_ylabel("after → explained")
-        scale_bar(drawn, axes, image, "score relative to the largest magnitude of its prediction")
-        head_line(
-            drawn,
+        scale_bar(figure, axes, image, "score relative to the largest magnitude of its prediction")
+        add_header(
+            figure,
             (shortened(prompt_text(matrix), 76), f"Source × target, {matrix.objective}", *matrix_oddities(matrix)),
         )
-    return drawn
+    return figure
 
 
 def _word(token: str) -> str:
-    return drawable(shortened(visible(token), 14))
+    return drawable(shortened(printable_token(token), 14))
 
 
 def _label(axes: Axes, names: list[str], *, down: bool) -> None:

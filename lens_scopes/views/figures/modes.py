@@ -9,10 +9,10 @@ from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     QUIET,
     STYLE,
+    add_header,
     drawable,
     families,
-    head_line,
-    paper,
+    new_figure,
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
@@ -20,7 +20,7 @@ from lens_scopes.views.words.axis import axis_of
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.modes import Contrast, contrasts, modes_oddities
 from lens_scopes.views.words.numbers import short_number
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,36 +42,36 @@ def modes_figure(modes: ModeInspection, *, width: float = COLUMN_INCHES) -> Figu
     """
     import matplotlib
 
-    found = contrasts(modes)
-    across = min(_ACROSS, max(1, len(found)))
-    down = math.ceil(len(found) / across)
+    panels = contrasts(modes)
+    across = min(_ACROSS, max(1, len(panels)))
+    down = math.ceil(len(panels) / across)
     with matplotlib.rc_context(STYLE):
-        drawn = paper(width, 1.55 * max(1, down) + 0.4)
-        for place, contrast in enumerate(found):
-            _bars(drawn.add_subplot(max(1, down), across, place + 1, label=f"mode {contrast.index}"), contrast)
+        figure = new_figure(width, 1.55 * max(1, down) + 0.4)
+        for place, contrast in enumerate(panels):
+            _bars(figure.add_subplot(max(1, down), across, place + 1, label=f"mode {contrast.index}"), contrast)
         prompt = prompt_text(modes)
-        shown = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
-        head_line(drawn, (shown, "Fisher modes: change of probability along each", *modes_oddities(modes)))
-    return drawn
+        text = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
+        add_header(figure, (text, "Fisher modes: change of probability along each", *modes_oddities(modes)))
+    return figure
 
 
 def _bars(axes: Axes, contrast: Contrast) -> None:
     strongest = sorted(contrast.shifts, key=lambda shift: -abs(shift.change))[:_MOST_TOKENS]
-    shown = [shift for shift in contrast.shifts if shift in strongest]
+    shifts = [shift for shift in contrast.shifts if shift in strongest]
     axes.barh(
-        range(len(shown)),
-        [shift.change for shift in shown],
+        range(len(shifts)),
+        [shift.change for shift in shifts],
         height=0.7,
-        color=[POSITIVE if shift.change > 0 else NEGATIVE for shift in shown],
+        color=[POSITIVE if shift.change > 0 else NEGATIVE for shift in shifts],
     )
     axes.axvline(0, color=QUIET, linewidth=0.6)
     axes.set_yticks(
-        range(len(shown)),
-        [drawable(shortened(visible(shift.token), 12)) for shift in shown],
+        range(len(shifts)),
+        [drawable(shortened(printable_token(shift.token), 12)) for shift in shifts],
         parse_math=False,
         fontfamily=families(),
     )
-    axes.set_ylim(max(len(shown), 5) - 0.5, -0.5)
+    axes.set_ylim(max(len(shifts), 5) - 0.5, -0.5)
     reach = 1.1 * contrast.largest or 1.0
     axes.set_xlim(-reach, reach)
     axes.tick_params(left=False, labelsize=6)

@@ -10,17 +10,17 @@ from lens_scopes.errors import PromptError
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     STYLE,
+    add_header,
     drawable,
     families,
-    head_line,
     heat_map,
-    paper,
+    new_figure,
     scale_bar,
     shortened,
 )
 from lens_scopes.views.words.attribution import number, title
 from lens_scopes.views.words.colour import scale_of
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,11 +55,11 @@ def strips_figure(attributions: Mapping[str, Attribution], *, width: float = COL
         for result, scale in zip(results, scales, strict=True)
     ]
     with matplotlib.rc_context(STYLE):
-        drawn = paper(width, 1.35 + 0.26 * len(results))
-        axes = drawn.add_subplot(label="strips")
+        figure = new_figure(width, 1.35 + 0.26 * len(results))
+        axes = figure.add_subplot(label="strips")
         image = heat_map(axes, relative, signed=any(scale.signed for scale in scales))
         axes.set_yticks(range(len(labels)), [drawable(label) for label in labels])
-        tokens = [drawable(shortened(visible(token), 14)) for token in results[0].tokens]
+        tokens = [drawable(shortened(printable_token(token), 14)) for token in results[0].tokens]
         axes.set_xticks(range(len(tokens)), tokens, rotation=90, parse_math=False, fontfamily=families())
         axes.tick_params(length=0)
         beside = axes.secondary_yaxis("right")
@@ -67,6 +67,6 @@ def strips_figure(attributions: Mapping[str, Attribution], *, width: float = COL
         beside.tick_params(length=0)
         beside.set_ylabel("largest magnitude")
         beside.spines[:].set_visible(False)
-        scale_bar(drawn, axes, image, "score relative to the largest magnitude of its strip")
-        head_line(drawn, (title(results[0]),))
-    return drawn
+        scale_bar(figure, axes, image, "score relative to the largest magnitude of its strip")
+        add_header(figure, (title(results[0]),))
+    return figure

@@ -1,4 +1,4 @@
-"""The look of every figure: colours, sizes and fonts for print, and text that any installed font can draw."""
+"""Style of all figures: colours, sizes, fonts, and text limited to the characters of the installed fonts."""
 
 from __future__ import annotations
 
@@ -111,20 +111,20 @@ def saved(draw: Callable[[], Figure], format: str, dpi: int) -> bytes:
     return buffer.getvalue()
 
 
-def paper(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure in inches. Draw in `matplotlib.rc_context(STYLE)`."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(width, height), layout="constrained")
-    drawn.set_facecolor("white")
-    return drawn
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.set_facecolor("white")
+    return figure
 
 
-def head_line(drawn: Figure, lines: Sequence[str]) -> None:
+def add_header(figure: Figure, lines: Sequence[str]) -> None:
     """The lines above the panels, each wrapped to the width of the figure."""
     # Wrapped here: matplotlib's own wrapping reads $ as mathematics, whatever parse_math says.
-    wrapped = [textwrap.fill(line, int(14.5 * drawn.get_figwidth())) for line in lines]
-    drawn.suptitle(
+    wrapped = [textwrap.fill(line, int(14.5 * figure.get_figwidth())) for line in lines]
+    figure.suptitle(
         drawable("\n".join(wrapped)), x=0.01, ha="left", fontsize=7.5, parse_math=False, fontfamily=families()
     )
 
@@ -154,9 +154,9 @@ def heat_map(axes: Axes, relative: Sequence[Sequence[float]], *, signed: bool) -
     return image
 
 
-def scale_bar(drawn: Figure, axes: Axes, image: AxesImage, label: str, shrink: float = 0.55) -> None:
+def scale_bar(figure: Figure, axes: Axes, image: AxesImage, label: str, shrink: float = 0.55) -> None:
     """The scale of a heat map, below it, over a share of its width."""
-    bar = drawn.colorbar(
+    bar = figure.colorbar(
         image, ax=axes, location="bottom", aspect=72 * shrink, shrink=shrink, pad=0.02, anchor=(0.0, 1.0)
     )
     bar.outline.set_linewidth(0.4)

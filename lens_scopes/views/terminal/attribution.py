@@ -19,7 +19,7 @@ from rich.text import Text
 
 from lens_scopes.views.terminal.parts import (
     HEIGHTS,
-    Brush,
+    ScoreStyle,
     TerminalView,
     append_cell,
     append_ramp,
@@ -39,7 +39,7 @@ from lens_scopes.views.words.attribution import (
     short_names,
 )
 from lens_scopes.views.words.colour import Scale, scale_of
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
@@ -69,8 +69,8 @@ class TerminalReport(TerminalView):
         self.layers = layers
         self.most = most
 
-    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
-        yield from _parts(self.attribution, brush, width, self.layers, self.most)
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
+        yield from _parts(self.attribution, styles, width, self.layers, self.most)
 
 
 def print_terminal(attribution: Attribution, console: Console | None = None, layers: bool = False) -> None:
@@ -78,37 +78,39 @@ def print_terminal(attribution: Attribution, console: Console | None = None, lay
     (console or Console()).print(TerminalReport(attribution, layers=layers))
 
 
-def _parts(attribution: Attribution, brush: Brush, width: int, layers: bool, most: int) -> Iterator[RenderableType]:
+def _parts(
+    attribution: Attribution, styles: ScoreStyle, width: int, layers: bool, most: int
+) -> Iterator[RenderableType]:
     yield _heading(attribution)
     yield from cautions((*attribution.warnings, *oddities(attribution)))
-    yield spaced(_strip(attribution, brush, width))
-    yield _legend(attribution, brush)
+    yield spaced(_strip(attribution, styles, width))
+    yield _legend(attribution, styles)
     if layers:
-        yield from _layers(attribution, brush, width)
-    yield spaced(_strongest(attribution, brush, width, most))
-    yield spaced(_prediction(attribution, brush, width))
+        yield from _layers(attribution, styles, width)
+    yield spaced(_strongest(attribution, styles, width, most))
+    yield spaced(_prediction(attribution, styles, width))
     yield spaced(definitions(attribution.contract))
 
 
 def _heading(attribution: Attribution) -> Text:
     name = attribution.model.get("name", "")
-    line = Text.assemble((running(attribution.objective), "bold"), (f"  {running(str(name))}", "dim"))
+    line = Text.assemble((inline_token(attribution.objective), "bold"), (f"  {inline_token(str(name))}", "dim"))
     line.append(f"  position {attribution.position} of {len(attribution.tokens)} tokens", "dim")
     return line
 
 
-def _strip(attribution: Attribution, brush: Brush, width: int) -> RenderableType:
+def _strip(attribution: Attribution, styles: ScoreStyle, width: int) -> RenderableType:
     scores = attribution.scores.tolist()
     scale = scale_of(scores, attribution.special)
-    if not brush.coloured:
+    if not styles.coloured:
         return _plain_strip(attribution, scores, scale, width)
     text = Text(no_wrap=False, overflow="fold")
     for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
         outside = special or not math.isfinite(score)
-        text.append(running(token), Style(dim=True, italic=True) if outside else brush.style(score, scale))
+        text.append(inline_token(token), Style(dim=True, italic=True) if outside else styles.style(score, scale))
     following = next_token(attribution)
     if following is not None:
-        text.append(f"  → {visible(following.token)}", Style(bold=True))
+        text.append(f"  → {printable_token(following.token)}", Style(bold=True))
     return text
 
 
@@ -116,35 +118,35 @@ def _plain_strip(attribution: Attribution, scores: list[float], scale: Scale, wi
     """The text and, under every line of it, one column of height for each character of a token."""
     lines: list[tuple[str, str]] = [("", "")]
     for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
-        shown = running(token).rstrip("\n") or " "
+        piece = inline_token(token).rstrip("\n") or " "
         outside = special or not math.isfinite(score)
         block = "·" if outside else HEIGHTS[math.ceil(abs(scale.relative(score)) * 8 - 0.5) if score else 0]
-        if cell_len(lines[-1][0]) + cell_len(shown) > width:
+        if cell_len(lines[-1][0]) + cell_len(piece) > width:
             lines.append(("", ""))
         above, below = lines[-1]
-        lines[-1] = (above + shown, below + block * cell_len(shown))
-        if running(token).endswith("\n"):
+        lines[-1] = (above + piece, below + block * cell_len(piece))
+        if inline_token(token).endswith("\n"):
             lines.append(("", ""))
     return Text("\n".join(f"{above}\n{below}" for above, below in lines if above), no_wrap=True, overflow="crop")
 
 
-def _legend(attribution: Attribution, brush: Brush) -> Text:
+def _legend(attribution: Attribution, styles: ScoreStyle) -> Text:
     scale = scale_of(attribution.scores.tolist(), attribution.special)
     line = Text(style="dim")
     if scale.bound:
-        if scale.signed and brush.coloured:
+        if scale.signed and styles.coloured:
             line.append(f"{number(-scale.bound)} ")
-        append_ramp(line, scale, brush)
+        append_ramp(line, scale, styles)
         rest = "the other tokens" if any(attribution.special) else "these tokens"
         line.append(f" {number(scale.bound)} = largest magnitude of {rest}")
     notes = ["special tokens are outside the scale"] if any(attribution.special) else []
-    if scale.signed and not brush.coloured:
+    if scale.signed and not styles.coloured:
         notes.append("heights and shades are magnitudes, signs stand in the table")
     line.append("".join(f"; {note}" for note in notes) if scale.bound else "; ".join(notes))
     return line
 
 
-def _strongest(attribution: Attribution, brush: Brush, width: int, most: int) -> RenderableType:
+def _strongest(attribution: Attribution, styles: ScoreStyle, width: int, most: int) -> RenderableType:
     lines = rows(attribution)
     best = ranking([line.score for line in lines], attribution.special)[:most]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
@@ -155,47 +157,47 @@ def _strongest(attribution: Attribution, brush: Brush, width: int, most: int) ->
         table.add_column("± s.e.", justify="right")
     table.add_column("share", justify="right")
     table.add_column("")
-    shown = [*(line for line in lines if line.special and line.index == 0), *(lines[i] for i in best)]
+    table_rows = [*(line for line in lines if line.special and line.index == 0), *(lines[i] for i in best)]
     largest = max((abs(lines[i].score) for i in best), default=0.0)
     room = max(8, min(32, width - 52))
-    for line in shown:
-        cells = [Text(str(line.index)), Text(visible(line.token)), Text(number(line.score))]
+    for line in table_rows:
+        cells = [Text(str(line.index)), Text(printable_token(line.token)), Text(number(line.score))]
         if attribution.standard_error is not None:
             cells.append(Text("" if line.standard_error is None else number(line.standard_error)))
         cells.append(Text("—" if line.share is None else percent(line.share)))
         bar = Text("outside the scale")
         if not line.special:
-            bar = Text(blocks(abs(line.score) / largest, room), brush.negative_bar if line.score < 0 else brush.bar)
+            bar = Text(blocks(abs(line.score) / largest, room), styles.negative_bar if line.score < 0 else styles.bar)
         cells.append(bar)
         table.add_row(*cells, style="dim" if line.special else "")
     return table
 
 
-def _prediction(attribution: Attribution, brush: Brush, width: int, most: int = 5) -> RenderableType:
+def _prediction(attribution: Attribution, styles: ScoreStyle, width: int, most: int = 5) -> RenderableType:
     target = attribution.target
-    shown = likely(attribution, most)
+    predictions = likely(attribution, most)
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(overflow="fold", max_width=max(12, width // 3))
     table.add_column(justify="right")
     table.add_column()
-    for token in shown:
+    for token in predictions:
         is_target = target is not None and token.token_id == target.token_id
         table.add_row(
-            Text(visible(token.token), "bold" if is_target else ""),
+            Text(printable_token(token.token), "bold" if is_target else ""),
             Text(percent(token.probability), "bold" if is_target else ""),
-            Text(blocks(token.probability, max(8, min(32, width - 36))), brush.bar),
+            Text(blocks(token.probability, max(8, min(32, width - 36))), styles.bar),
         )
     facts = f"entropy {number(attribution.prediction.entropy)} nats   β = ‖y‖ = {number(attribution.prediction.beta)}"
     return Group(Text("prediction", "dim"), table, Text(facts, "dim"))
 
 
-def _layers(attribution: Attribution, brush: Brush, width: int) -> Iterator[RenderableType]:
+def _layers(attribution: Attribution, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
     if attribution.layers is None:
         yield spaced(Text("No layers were read for this attribution.", "bold yellow"))
         return
     values = attribution.layers.tolist()
     names = short_names(attribution.layer_names)
-    yield spaced(_layer_map(attribution, values, names, brush, width))
+    yield spaced(_layer_map(attribution, values, names, styles, width))
     yield spaced(_leaders(attribution, values, names))
 
 
@@ -203,7 +205,7 @@ def _layer_map(
     attribution: Attribution,
     values: list[list[float]],
     names: list[str],
-    brush: Brush,
+    styles: ScoreStyle,
     width: int,
     most: int = 40,
 ) -> RenderableType:
@@ -211,16 +213,16 @@ def _layer_map(
     scales = [scale_of(row, attribution.special) for row in values]
     n = len(attribution.tokens)
     strength = [max(_strength(row[i], scale) for row, scale in zip(values, scales, strict=True)) for i in range(n)]
-    kept = sorted(sorted(range(n), key=lambda i: -strength[i])[:most])
-    label = min(max(cell_len(visible(attribution.tokens[i])) for i in kept), max(10, width // 4))
+    columns = sorted(sorted(range(n), key=lambda i: -strength[i])[:most])
+    label = min(max(cell_len(printable_token(attribution.tokens[i])) for i in columns), max(10, width // 4))
     room = max(8, width - label - 2)
     bins = _bins(len(names), room)
     cell = max(1, min(3, room // len(bins)))
     ruler = " " * (label + 1) + _ruler(names, bins, cell)
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"{ruler}\n", "dim")
-    for i in kept:
-        name = Text(visible(attribution.tokens[i]), "dim" if attribution.special[i] else "")
+    for i in columns:
+        name = Text(printable_token(attribution.tokens[i]), "dim" if attribution.special[i] else "")
         name.truncate(label, overflow="ellipsis", pad=True)
         text.append_text(name).append(" ")
         for start, stop in bins:
@@ -229,15 +231,15 @@ def _layer_map(
                 [(values[j][i], scales[j]) for j in range(start, stop)],
                 attribution.special[i],
                 cell,
-                brush,
+                styles,
             )
         text.append("\n")
     note = "each layer on its own scale"
     if len(bins) < len(names):
         note += f"; each column is the strongest of {bins[0][1] - bins[0][0]} layers"
-    if len(kept) < n:
-        rest = max(strength[i] for i in range(n) if i not in kept)
-        note += f"; {n - len(kept)} tokens left out, none above {percent(max(rest, 0.0))} of its layer's largest"
+    if len(columns) < n:
+        rest = max(strength[i] for i in range(n) if i not in columns)
+        note += f"; {n - len(columns)} tokens left out, none above {percent(max(rest, 0.0))} of its layer's largest"
     text.rstrip()
     return Group(text, Text(note, "dim"))
 
@@ -259,13 +261,13 @@ def _ruler(names: Sequence[str], bins: list[tuple[int, int]], cell: int) -> str:
     return line
 
 
-def _append_cell(text: Text, scored: list[tuple[float, Scale]], special: bool, cell: int, brush: Brush) -> None:
+def _append_cell(text: Text, scored: list[tuple[float, Scale]], special: bool, cell: int, styles: ScoreStyle) -> None:
     if special:
         text.append("·" * cell, "dim")
     else:
         broken = [pair for pair in scored if not math.isfinite(pair[0])]
         score, scale = max(broken or scored, key=lambda pair: abs(pair[1].relative(pair[0])))
-        append_cell(text, score, scale, cell, brush)
+        append_cell(text, score, scale, cell, styles)
 
 
 def _leaders(attribution: Attribution, values: list[list[float]], names: list[str]) -> RenderableType:
@@ -283,5 +285,5 @@ def _leaders(attribution: Attribution, values: list[list[float]], names: list[st
             table.add_row(Text(span), Text("none: every score is zero or not finite", "dim"), Text("—"))
             continue
         ends = [number(values[j][leader]) for j in dict.fromkeys((first, last))]
-        table.add_row(Text(span), Text(visible(attribution.tokens[leader])), Text(" → ".join(ends)))
+        table.add_row(Text(span), Text(printable_token(attribution.tokens[leader])), Text(" → ".join(ends)))
     return table

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.evaluation.statistics.comparison import ALL
-from lens_scopes.views.terminal.parts import Brush, TerminalView, cautions, definitions, spaced
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, cautions, definitions, spaced
 from lens_scopes.views.words.evaluation import (
     better,
     facts,
@@ -23,7 +23,7 @@ from lens_scopes.views.words.evaluation import (
     verdict_text,
 )
 from lens_scopes.views.words.evaluation_tables import Cell, means_table
-from lens_scopes.views.words.token_text import running
+from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport
@@ -41,9 +41,9 @@ class EvaluationView(TerminalView):
         super().__init__(on_dark=on_dark)
         self.report = report
 
-    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         report = self.report
-        yield Text(running(f"Evaluation: {title(report)}"), "bold")
+        yield Text(inline_token(f"Evaluation: {title(report)}"), "bold")
         yield from cautions(oddities(report))
         yield spaced(definitions(facts(report)))
         for metric in report.metrics:
@@ -62,9 +62,9 @@ def print_evaluation(report: EvaluationReport, console: Console | None = None) -
 def _means(report: EvaluationReport, metric: str) -> Table:
     table = _table(f"{metric} ({way})" if (way := better(metric)) else metric)
     for ablation in report.ablations(metric):
-        table.add_column(Text(running(ablation or "value")), justify="right")
+        table.add_column(Text(inline_token(ablation or "value")), justify="right")
     for method, cells in means_table(report, metric).items():
-        table.add_row(Text(running(method)), *map(_cell, cells))
+        table.add_row(Text(inline_token(method)), *map(_cell, cells))
     return table
 
 
@@ -83,9 +83,9 @@ def _compared(report: EvaluationReport) -> Table:
         if line["passages"] != ALL:
             continue
         if above != (above := named(line["metric"], line["ablation"])):
-            table.add_row(Text(running(above), "dim"))
+            table.add_row(Text(inline_token(above), "dim"))
         table.add_row(
-            Text(f"  {running(line['method'])}"),
+            Text(f"  {inline_token(line['method'])}"),
             value_text(line["difference"]),
             Text(interval_text(line["low"], line["high"]) or line["note"] or "", "dim"),
             value_text(line["effect"]),
@@ -100,15 +100,15 @@ def _verdicts(report: EvaluationReport) -> Table:
         table.add_column(heading, overflow="fold")
     for verdict in report.verdicts:
         table.add_row(
-            Text(running(verdict.method)),
-            Text(running(named(verdict.check, verdict.ablation)), "dim"),
+            Text(inline_token(verdict.method)),
+            Text(inline_token(named(verdict.check, verdict.ablation)), "dim"),
             Text(verdict_text(verdict.passed), "" if verdict.passed else "bold"),
-            Text(running(verdict.sentence)),
+            Text(inline_token(verdict.sentence)),
         )
     return table
 
 
 def _table(heading: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(Text(running(heading)), overflow="fold")
+    table.add_column(Text(inline_token(heading)), overflow="fold")
     return table

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, definitions, spaced
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, cautions, definitions, spaced
 from lens_scopes.views.words.attribution import percent, prompt_text
 from lens_scopes.views.words.flow import (
     beyond,
@@ -22,7 +22,7 @@ from lens_scopes.views.words.flow import (
     strongest_spans,
 )
 from lens_scopes.views.words.numbers import short_number
-from lens_scopes.views.words.token_text import running
+from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.flow import InformationFlow
@@ -43,14 +43,14 @@ class FlowReport(TerminalView):
         super().__init__(on_dark=on_dark)
         self.flow = flow
 
-    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         flow = self.flow
-        name = running(str(flow.model.get("name", "")))
+        name = inline_token(str(flow.model.get("name", "")))
         yield Text.assemble(("Span information flow", "bold"), (f"  {name} · {flow_kind(flow)}", "dim"))
         yield Text(prompt_text(flow))
         yield from cautions((*flow.warnings, *flow_oddities(flow)))
         yield spaced(Text(flow_reading(flow), "dim"))
-        yield spaced(_spans(flow, brush, width))
+        yield spaced(_spans(flow, styles, width))
         yield spaced(_over_sigma(flow))
         if flow.answer:
             yield spaced(_predictions(flow))
@@ -63,7 +63,7 @@ def print_flow(flow: InformationFlow, console: Console | None = None) -> None:
     (console or Console()).print(FlowReport(flow))
 
 
-def _spans(flow: InformationFlow, brush: Brush, width: int) -> RenderableType:
+def _spans(flow: InformationFlow, styles: ScoreStyle, width: int) -> RenderableType:
     totals = flow.totals()
     largest = max((item.bound for item in totals if math.isfinite(item.bound)), default=0.0) or 1.0
     several = len(flow.destinations) > 1
@@ -79,13 +79,13 @@ def _spans(flow: InformationFlow, brush: Brush, width: int) -> RenderableType:
         error = f" ± {short_number(item.bound_error)}" if flow.samples else ""
         share = beyond(item)
         table.add_row(
-            Text(running(item.name), "bold"),
+            Text(inline_token(item.name), "bold"),
             Text(f"{item.start}–{item.stop - 1}", "dim"),
             Text(f"{short_number(item.bound)}{error}"),
             Text(short_number(item.channel)),
             *([Text(short_number(item.joint))] if several else []),
             Text(percent(share) if math.isfinite(share) else "—", "dim"),
-            Text(blocks(item.bound / largest if math.isfinite(item.bound) else 0.0, room), brush.bar),
+            Text(blocks(item.bound / largest if math.isfinite(item.bound) else 0.0, room), styles.bar),
         )
     return Group(Text("nats, summed over the predictions" if several else "nats", "dim"), table)
 
@@ -98,7 +98,7 @@ def _over_sigma(flow: InformationFlow) -> RenderableType:
     totals = [flow.totals(sigma) for sigma in _SIGMAS]
     for row, name in strongest_spans(flow):
         values = [f"{short_number(total[row].bound)}/{short_number(total[row].channel)}" for total in totals]
-        table.add_row(Text(running(name)), *map(Text, values))
+        table.add_row(Text(inline_token(name)), *map(Text, values))
     return Group(Text("bound/channel over σ, in nats", "dim"), table)
 
 
@@ -106,10 +106,10 @@ def _predictions(flow: InformationFlow) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("bound of each prediction", overflow="fold")
     for name in flow.spans:
-        table.add_column(Text(running(name)), justify="right", overflow="fold")
+        table.add_column(Text(inline_token(name)), justify="right", overflow="fold")
     names, columns = prediction_names(flow), flow.bound().T.tolist()
-    kept = range(len(names))[-_MOST_PREDICTIONS:]
-    for index in kept:
+    chosen = range(len(names))[-_MOST_PREDICTIONS:]
+    for index in chosen:
         table.add_row(Text(names[index]), *(Text(short_number(value)) for value in columns[index]))
-    left = f"the last {len(kept)} of {len(names)}" if len(kept) < len(names) else ""
+    left = f"the last {len(chosen)} of {len(names)}" if len(chosen) < len(names) else ""
     return Group(table, Text(left, "dim")) if left else table

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.views.terminal.parts import (
-    Brush,
+    ScoreStyle,
     TerminalView,
     append_cell,
     blocks,
@@ -30,7 +30,7 @@ from lens_scopes.views.words.heads import (
     unit_of_change,
 )
 from lens_scopes.views.words.numbers import short_number
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.heads import HeadInspection
@@ -52,15 +52,15 @@ class HeadsReport(TerminalView):
         self.heads = heads
         self.most = most
 
-    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         heads = self.heads
         yield _heading(heads)
         yield Text(title(heads))
         yield from cautions((*heads.warnings, *heads_oddities(heads)))
         yield spaced(Text(heads_reading(heads), "dim"))
-        yield spaced(_map(heads, brush, width))
-        yield spaced(_strongest(heads, head_lines(heads)[: self.most], brush, width))
-        yield spaced(_checked(heads, brush, width))
+        yield spaced(_map(heads, styles, width))
+        yield spaced(_strongest(heads, head_lines(heads)[: self.most], styles, width))
+        yield spaced(_checked(heads, styles, width))
         yield spaced(definitions(heads.contract))
 
 
@@ -70,12 +70,12 @@ def print_heads(heads: HeadInspection, console: Console | None = None) -> None:
 
 
 def _heading(heads: HeadInspection) -> Text:
-    line = Text.assemble((f"Heads: {running(heads.objective)}", "bold"))
-    line.append(f"  {running(str(heads.model.get('name', '')))}", "dim")
+    line = Text.assemble((f"Heads: {inline_token(heads.objective)}", "bold"))
+    line.append(f"  {inline_token(str(heads.model.get('name', '')))}", "dim")
     return line.append(f"  position {heads.position} of {len(heads.tokens)} tokens", "dim")
 
 
-def _map(heads: HeadInspection, brush: Brush, width: int) -> RenderableType:
+def _map(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
     """Layers down, heads across, as many beside one another as there is room for; MLPs at the end of each row."""
     rows = heads.effect.tolist()
     mlps = heads.mlp_effect.tolist()
@@ -95,27 +95,27 @@ def _map(heads: HeadInspection, brush: Brush, width: int) -> RenderableType:
         for layer, row in enumerate(rows):
             text.append(f"L{layer}".ljust(label), "dim")
             for value in row[start:stop]:
-                _append(text, value, scale, cell, brush, numbers)
+                _append(text, value, scale, cell, styles, numbers)
             if mlps and last:
                 text.append(" ")
-                _append(text, mlps[layer], mlp_scale, 7 if numbers else 3, brush, numbers)
+                _append(text, mlps[layer], mlp_scale, 7 if numbers else 3, styles, numbers)
             text.append("\n")
     text.rstrip()
     notes = [text]
-    if brush.coloured or not numbers:
-        notes.append(scale_line(scale, brush, "all heads"))
-    if mlps and (brush.coloured or not numbers):
-        notes.append(scale_line(mlp_scale, brush, "all MLPs, on their own scale"))
-    if not (brush.coloured or numbers or is_divergence(heads)):
+    if styles.coloured or not numbers:
+        notes.append(scale_line(scale, styles, "all heads"))
+    if mlps and (styles.coloured or not numbers):
+        notes.append(scale_line(mlp_scale, styles, "all MLPs, on their own scale"))
+    if not (styles.coloured or numbers or is_divergence(heads)):
         notes.append(Text("shades are magnitudes, signs stand in the table", "dim"))
     return Group(*notes)
 
 
-def _append(text: Text, value: float, scale: Scale, cell: int, brush: Brush, numbers: bool) -> None:
+def _append(text: Text, value: float, scale: Scale, cell: int, styles: ScoreStyle, numbers: bool) -> None:
     if numbers:
-        text.append(short_number(value).rjust(cell - 1) + " ", brush.style(value, scale))
+        text.append(short_number(value).rjust(cell - 1) + " ", styles.style(value, scale))
     else:
-        append_cell(text, value, scale, cell, brush)
+        append_cell(text, value, scale, cell, styles)
 
 
 def _ruler(start: int, stop: int, cell: int, numbers: bool) -> str:
@@ -132,7 +132,7 @@ def _scale(values: list[float]) -> Scale:
     return scale_of(values, [False] * len(values))
 
 
-def _strongest(heads: HeadInspection, lines: list[HeadLine], brush: Brush, width: int) -> RenderableType:
+def _strongest(heads: HeadInspection, lines: list[HeadLine], styles: ScoreStyle, width: int) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("head", no_wrap=True)
     if any(line.kind for line in lines):
@@ -145,19 +145,19 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], brush: Brush, width
         if any(line.kind for line in lines):
             cells.append(Text(line.kind or "—", "" if line.kind else "dim"))
         cells.append(Text(short_number(line.direct), "dim"))
-        cells.append(Text(short_number(line.effect), brush.bar_style(line.effect)))
+        cells.append(Text(short_number(line.effect), styles.bar_style(line.effect)))
         cells.append(
-            Text("—", "dim") if line.actual is None else Text(short_number(line.actual), brush.bar_style(line.actual))
+            Text("—", "dim") if line.actual is None else Text(short_number(line.actual), styles.bar_style(line.actual))
         )
         best = line.carriers(heads.special, 2 if width >= 80 else 1)
         cells.append(
-            Text(", ".join(f"{visible(heads.tokens[i])} {short_number(line.sources[i])}" for i in best) or "—")
+            Text(", ".join(f"{printable_token(heads.tokens[i])} {short_number(line.sources[i])}" for i in best) or "—")
         )
         table.add_row(*cells)
     return Group(Text(f"the strongest heads, in {unit_of_change(heads)}", "dim"), table)
 
 
-def _checked(heads: HeadInspection, brush: Brush, width: int) -> RenderableType:
+def _checked(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
     """The agreement of predictions with ablations, and the MLPs that did most."""
     parts: list[RenderableType] = [Text(agreement(heads))]
     mlps = [item for item in heads.ablations if item.head is None][:_MOST_MLPS]
@@ -169,7 +169,7 @@ def _checked(heads: HeadInspection, brush: Brush, width: int) -> RenderableType:
                 Text(item.name, "bold"),
                 Text(f"predicted {number(item.predicted)}"),
                 Text(f"actual {number(item.actual)}"),
-                Text(blocks(abs(item.actual) / largest, max(4, min(24, width - 50))), brush.bar_style(item.actual)),
+                Text(blocks(abs(item.actual) / largest, max(4, min(24, width - 50))), styles.bar_style(item.actual)),
             )
         parts += [Text("the strongest MLPs", "dim"), table]
     return Group(*parts)

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.errors import PromptError
-from lens_scopes.views.terminal.parts import Brush, TerminalView, append_cell, cautions, definitions, spaced
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, append_cell, cautions, definitions, spaced
 from lens_scopes.views.words.attribution import number, percent, prompt_text, reading
 from lens_scopes.views.words.colour import Scale, scale_of
 from lens_scopes.views.words.matrix import PredictionLine, explained_spans, matrix_oddities, prediction_lines
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.matrix import AttributionMatrix
@@ -37,15 +37,15 @@ class MatrixReport(TerminalView):
         super().__init__(on_dark=on_dark)
         self.matrix = matrix
 
-    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         matrix = self.matrix
         lines = prediction_lines(matrix)
-        name = running(str(matrix.model.get("name", "")))
-        yield Text.assemble((f"Source × target: {running(matrix.objective)}", "bold"), (f"  {name}", "dim"))
+        name = inline_token(str(matrix.model.get("name", "")))
+        yield Text.assemble((f"Source × target: {inline_token(matrix.objective)}", "bold"), (f"  {name}", "dim"))
         yield Text(prompt_text(matrix))
         yield from cautions((*matrix.warnings, *matrix_oddities(matrix)))
         yield spaced(Text(reading(matrix), "dim"))
-        yield spaced(_map(matrix, lines, brush, width))
+        yield spaced(_map(matrix, lines, styles, width))
         yield spaced(_predictions(matrix, lines, width))
         if matrix.spans or matrix.generated:
             yield spaced(_spans(matrix))
@@ -57,10 +57,10 @@ def print_matrix(matrix: AttributionMatrix, console: Console | None = None) -> N
     (console or Console()).print(MatrixReport(matrix))
 
 
-def _map(matrix: AttributionMatrix, lines: list[PredictionLine], brush: Brush, width: int) -> RenderableType:
+def _map(matrix: AttributionMatrix, lines: list[PredictionLine], styles: ScoreStyle, width: int) -> RenderableType:
     """Predictions down, source tokens across, each row on its own scale; many sources share a column."""
-    kept = lines[-_MOST_ROWS:]
-    label = max(8, min(max(cell_len(_label(line)) for line in kept), width // 3))
+    chosen = lines[-_MOST_ROWS:]
+    label = max(8, min(max(cell_len(_label(line)) for line in chosen), width // 3))
     room = max(8, width - label - 1)
     n = len(matrix.tokens)
     size = math.ceil(n / room)
@@ -68,29 +68,35 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine], brush: Brush, w
     cell = max(1, min(3, room // len(starts)))
     text = Text(no_wrap=True, overflow="crop")
     text.append(" " * (label + 1) + _ruler(list(starts), cell) + "\n", "dim")
-    for line in kept:
+    for line in chosen:
         name = Text(_label(line))
         name.truncate(label, overflow="ellipsis", pad=True)
         text.append_text(name).append(" ")
         scale = scale_of(line.scores, matrix.special[: line.dest + 1])
         for start in starts:
-            _append(text, line, matrix.special, range(start, min(start + size, line.dest + 1)), scale, cell, brush)
+            _append(text, line, matrix.special, range(start, min(start + size, line.dest + 1)), scale, cell, styles)
         text.append("\n")
     text.rstrip()
     notes = ["each prediction on its own scale; columns are positions"]
     if size > 1:
         notes.append(f"each column is the strongest of {size} tokens")
-    if len(kept) < len(lines):
-        notes.append(f"the last {len(kept)} of {len(lines)} predictions")
+    if len(chosen) < len(lines):
+        notes.append(f"the last {len(chosen)} of {len(lines)} predictions")
     return Group(text, Text("; ".join(notes), "dim"))
 
 
 def _label(line: PredictionLine) -> str:
-    return f"{visible(line.after)} → {visible(line.explained.token)}"
+    return f"{printable_token(line.after)} → {printable_token(line.explained.token)}"
 
 
 def _append(
-    text: Text, line: PredictionLine, special: list[bool], sources: range, scale: Scale, cell: int, brush: Brush
+    text: Text,
+    line: PredictionLine,
+    special: list[bool],
+    sources: range,
+    scale: Scale,
+    cell: int,
+    styles: ScoreStyle,
 ) -> None:
     counted = [line.scores[i] for i in sources if not special[i]]
     if not sources:
@@ -99,7 +105,7 @@ def _append(
         text.append("·" * cell, "dim")
     else:
         broken = [score for score in counted if not math.isfinite(score)]
-        append_cell(text, max(broken or counted, key=abs), scale, cell, brush)
+        append_cell(text, max(broken or counted, key=abs), scale, cell, styles)
 
 
 def _ruler(starts: list[int], cell: int) -> str:
@@ -111,25 +117,25 @@ def _ruler(starts: list[int], cell: int) -> str:
 
 
 def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine], width: int) -> RenderableType:
-    kept = lines[-_MOST_LINES:]
+    chosen = lines[-_MOST_LINES:]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("after", overflow="fold", max_width=max(6, width // 5))
     table.add_column("explained", overflow="fold", max_width=max(6, width // 5))
     table.add_column("p", justify="right", no_wrap=True)
     table.add_column("from", overflow="fold")
-    for line in kept:
+    for line in chosen:
         sources = line.sources[: 3 if width >= 80 else 1]
-        shown = ", ".join(f"{visible(matrix.tokens[i])} {number(line.scores[i])}" for i in sources)
+        strongest = ", ".join(f"{printable_token(matrix.tokens[i])} {number(line.scores[i])}" for i in sources)
         probability = percent(line.explained.probability)
         table.add_row(
             Text(str(line.dest), "dim"),
-            Text(visible(line.after)),
-            Text(visible(line.explained.token), "bold"),
+            Text(printable_token(line.after)),
+            Text(printable_token(line.explained.token), "bold"),
             Text(probability, "dim"),
-            Text(shown or "no token", "" if shown else "dim"),
+            Text(strongest or "no token", "" if strongest else "dim"),
         )
-    left = "" if len(kept) == len(lines) else f", the last {len(kept)} of {len(lines)}"
+    left = "" if len(chosen) == len(lines) else f", the last {len(chosen)} of {len(lines)}"
     return Group(Text(f"which token predicted what{left}", "dim"), table)
 
 
@@ -137,12 +143,12 @@ def _spans(matrix: AttributionMatrix) -> RenderableType:
     try:
         totals = matrix.span_totals()
     except PromptError as error:
-        return Text(f"! {running(str(error))}", "bold yellow")
+        return Text(f"! {inline_token(str(error))}", "bold yellow")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("target \\ source", overflow="fold")
     for name in totals.columns:
-        table.add_column(Text(running(str(name))), justify="right", overflow="fold")
+        table.add_column(Text(inline_token(str(name))), justify="right", overflow="fold")
     for name, row in explained_spans(totals):
-        table.add_row(Text(running(name)), *(Text("—" if math.isnan(value) else number(value)) for value in row))
+        table.add_row(Text(inline_token(name)), *(Text("—" if math.isnan(value) else number(value)) for value in row))
     note = "totals over spans: summed over the sources, averaged over the predictions"
     return Group(Text(note, "dim"), table)

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, definitions, spaced
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, cautions, definitions, spaced
 from lens_scopes.views.words.attribution import number, prompt_text
 from lens_scopes.views.words.modes import (
     Contrast,
@@ -21,7 +21,7 @@ from lens_scopes.views.words.modes import (
     weighted_amounts,
 )
 from lens_scopes.views.words.numbers import short_number
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection, TokenReplacement
@@ -41,17 +41,17 @@ class ModesReport(TerminalView):
         self.modes = modes
         self.most = most
 
-    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         modes = self.modes
-        name = running(str(modes.model.get("name", "")))
+        name = inline_token(str(modes.model.get("name", "")))
         yield Text.assemble((f"Fisher modes, rank {len(modes.modes)}", "bold"), (f"  {name}", "dim"))
         yield Text(prompt_text(modes))
         yield from cautions((*modes.warnings, *modes_oddities(modes)))
         yield spaced(Text(modes_reading(), "dim"))
         for contrast in contrasts(modes):
-            yield spaced(_contrast(contrast, brush, width))
+            yield spaced(_contrast(contrast, styles, width))
         yield spaced(Text(modes_caution(modes), "dim"))
-        yield spaced(_words(modes, strongest_removals(modes)[: self.most], brush, width))
+        yield spaced(_words(modes, strongest_removals(modes)[: self.most], styles, width))
         yield spaced(definitions(modes.contract))
 
 
@@ -60,7 +60,7 @@ def print_modes(modes: ModeInspection, console: Console | None = None) -> None:
     (console or Console()).print(ModesReport(modes))
 
 
-def _contrast(contrast: Contrast, brush: Brush, width: int, most: int = 6) -> RenderableType:
+def _contrast(contrast: Contrast, styles: ScoreStyle, width: int, most: int = 6) -> RenderableType:
     """The tokens that rise above those that fall, each with its change."""
     rising = [shift for shift in contrast.shifts if shift.change > 0][: most // 2]
     falling = [shift for shift in contrast.shifts if shift.change < 0][-(most // 2) :]
@@ -70,10 +70,11 @@ def _contrast(contrast: Contrast, brush: Brush, width: int, most: int = 6) -> Re
     table.add_column()
     for shift in (*rising, *falling):
         table.add_row(
-            Text(visible(shift.token)),
+            Text(printable_token(shift.token)),
             Text(f"{'+' if shift.change > 0 else ''}{short_number(shift.change)}"),
             Text(
-                blocks(abs(shift.change) / contrast.largest, max(4, min(24, width - 40))), brush.bar_style(shift.change)
+                blocks(abs(shift.change) / contrast.largest, max(4, min(24, width - 40))),
+                styles.bar_style(shift.change),
             ),
         )
     head = Text.assemble((f"mode {contrast.index}", "bold"), (f"  λ = {number(contrast.eigenvalue)}", "dim"))
@@ -83,15 +84,17 @@ def _contrast(contrast: Contrast, brush: Brush, width: int, most: int = 6) -> Re
     return Group(head, table)
 
 
-def _words(modes: ModeInspection, replacements: list[TokenReplacement], brush: Brush, width: int) -> RenderableType:
+def _words(
+    modes: ModeInspection, replacements: list[TokenReplacement], styles: ScoreStyle, width: int
+) -> RenderableType:
     amounts = dict(zip((removal.index for removal in modes.replacements), weighted_amounts(modes), strict=True))
     parts: list[RenderableType] = [Text("what each word does, the strongest first", "dim")]
     for removal in replacements:
-        parts.append(Text(running(removal.sentence()), "bold"))
+        parts.append(Text(inline_token(removal.sentence()), "bold"))
         line = Text("  along the modes ", "dim")
         for index, amount in enumerate(amounts[removal.index], start=1):
             sign = "+" if amount > 0 else ""
-            line.append(f" {index}: ", "dim").append(f"{sign}{short_number(amount)}", brush.bar_style(amount))
+            line.append(f" {index}: ", "dim").append(f"{sign}{short_number(amount)}", styles.bar_style(amount))
         line.append(
             f"   KL predicted {short_number(removal.predicted_nats)}, actual {short_number(removal.actual_nats)} nats;"
             f" agreement {short_number(removal.agreement)}",

@@ -1,4 +1,4 @@
-"""What every terminal view is made of: colours or shades for scores, bars, and characters the terminal can write."""
+"""Parts shared by the terminal views: score styles, bars, tables and ASCII fallbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import Scale, ink, level_colour, to_hex
-from lens_scopes.views.words.token_text import running
+from lens_scopes.views.words.token_text import inline_token
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 SHADES = " ░▒▓█"
@@ -30,7 +30,7 @@ _ASCII = str.maketrans(
 )
 
 
-class Brush:
+class ScoreStyle:
     """Turns scores into styles (with colour) or characters (without)."""
 
     def __init__(self, *, coloured: bool, on_dark: bool) -> None:
@@ -70,12 +70,12 @@ class TerminalView(ABC):
         self.on_dark = _terminal_is_dark() if on_dark is None else on_dark
 
     @abstractmethod
-    def parts(self, brush: Brush, width: int) -> Iterator[RenderableType]:
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         """What to print, from top to bottom."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-        brush = Brush(coloured=console.color_system is not None and not console.no_color, on_dark=self.on_dark)
-        parts = Group(*self.parts(brush, options.max_width))
+        styles = ScoreStyle(coloured=console.color_system is not None and not console.no_color, on_dark=self.on_dark)
+        parts = Group(*self.parts(styles, options.max_width))
         if options.ascii_only:
             for segment in console.render(parts, options):
                 text = segment.text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
@@ -92,7 +92,7 @@ def spaced(part: RenderableType) -> RenderableType:
 def cautions(sentences: Iterable[str]) -> Iterator[RenderableType]:
     """Sentences that a reader must not miss."""
     for sentence in sentences:
-        yield spaced(Text(f"! {running(sentence)}", style="bold yellow"))
+        yield spaced(Text(f"! {inline_token(sentence)}", style="bold yellow"))
 
 
 def definitions(mapping: Mapping[str, str]) -> RenderableType:
@@ -101,38 +101,38 @@ def definitions(mapping: Mapping[str, str]) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in mapping.items():
-        table.add_row(Text(running(name)), Text(running(str(value))))
+        table.add_row(Text(inline_token(name)), Text(inline_token(str(value))))
     return table
 
 
-def append_ramp(line: Text, scale: Scale, brush: Brush) -> None:
+def append_ramp(line: Text, scale: Scale, styles: ScoreStyle) -> None:
     """The colours of the scale, or the heights that stand for them."""
-    if not brush.coloured:
+    if not styles.coloured:
         line.append(f"0 {HEIGHTS[1:]}")
         return
     if not scale.signed:
         line.append("0 ")
     for level in range(-20 if scale.signed else 0, 21, 4):
-        line.append("  ", brush.level_style(level))
+        line.append("  ", styles.level_style(level))
 
 
-def scale_line(scale: Scale, brush: Brush, of: str) -> Text:
+def scale_line(scale: Scale, styles: ScoreStyle, of: str) -> Text:
     """The ramp between its end values, and what they are the largest magnitude of."""
     line = Text(style="dim")
     if not scale.bound:
         return line.append(f"no colour: no value of {of} differs from zero")
-    if scale.signed and brush.coloured:
+    if scale.signed and styles.coloured:
         line.append(f"{number(-scale.bound)} ")
-    append_ramp(line, scale, brush)
+    append_ramp(line, scale, styles)
     return line.append(f" {number(scale.bound)} = largest magnitude of {of}")
 
 
-def append_cell(text: Text, score: float, scale: Scale, cell: int, brush: Brush) -> None:
+def append_cell(text: Text, score: float, scale: Scale, cell: int, styles: ScoreStyle) -> None:
     """A cell of a map: its colour or shade, `?` where the score is not finite."""
     if not math.isfinite(score):
         text.append("?" * cell, "dim")
-    elif brush.coloured:
-        text.append(" " * cell, brush.style(score, scale))
+    elif styles.coloured:
+        text.append(" " * cell, styles.style(score, scale))
     else:
         text.append(SHADES[round(abs(scale.relative(score)) * 4)] * cell)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     from lens_scopes.engine.final_state import PredictedToken, Prediction
@@ -225,7 +225,7 @@ def title(result: Explained) -> str:
     prompt = prompt_text(result)
     shown = prompt if len(prompt) <= 80 else "…" + prompt[-79:]
     following = next_token(result)
-    return shown if following is None else f"{shown} → {visible(following.token)}"
+    return shown if following is None else f"{shown} → {printable_token(following.token)}"
 
 
 def next_token(result: Explained) -> PredictedToken | None:
@@ -236,7 +236,7 @@ def next_token(result: Explained) -> PredictedToken | None:
 def prompt_text(result: Prompted) -> str:
     """The text up to the position explained, without special tokens, on one line."""
     pairs = zip(result.tokens, result.special, strict=True)
-    return " ".join("".join(running(token) for token, special in pairs if not special).split())
+    return " ".join("".join(inline_token(token) for token, special in pairs if not special).split())
 
 
 def short_names(hook_names: Sequence[str]) -> list[str]:

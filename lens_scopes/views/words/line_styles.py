@@ -1,4 +1,4 @@
-"""The looks that tell lines apart, in pages and figures: colour first, then dashes."""
+"""Line styles for pages and figures: colour first, then dashes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How a line is drawn: colour, SVG dash pattern (empty for a solid line), matplotlib marker."""
 
     colour: str
@@ -20,9 +20,12 @@ class Look:
     marker: str
 
 
-def look(index: int) -> Look:
-    """The look of the line with this index; colours begin again with other dashes after the eighth."""
+def line_style(index: int) -> LineStyle:
+    """The style of the line with this index; after the eighth, colours repeat with other dashes."""
     again = index // len(_COLOURS)
-    return Look(
+    return LineStyle(
         _COLOURS[index % len(_COLOURS)], _DASHES[again % len(_DASHES)], _MARKERS[(index + again) % len(_MARKERS)]
     )
+
+
+look = line_style  # the pages' sections import this name

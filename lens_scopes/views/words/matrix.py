@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lens_scopes.views.words.attribution import ranking
 from lens_scopes.views.words.colour import scale_of
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
     import pandas
@@ -109,5 +109,5 @@ def _places(positions: Sequence[int], most: int = 8) -> str:
 
 
 def _short(token: str, most: int) -> str:
-    text = visible(token)
+    text = printable_token(token)
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -8,7 +8,7 @@ import math
 def number(value: float) -> str:
     """Four significant digits, or words where there is no number.
 
-    >>> number(14.2), number(0.01234), number(12345), number(1.234e-7), number(0)
+    >>> number(14.2), number(0.01234), number(12345.0), number(1.234e-7), number(0.0)
     ('14.20', '0.01234', '1.234e+04', '1.234e-07', '0')
     """
     if math.isnan(value):
@@ -21,7 +21,7 @@ def number(value: float) -> str:
 def short_number(value: float) -> str:
     """Two significant digits for a narrow cell; whole numbers from 100 to 9999.
 
-    >>> short_number(0.0123), short_number(3.4e-7), short_number(123.4), short_number(12345)
+    >>> short_number(0.0123), short_number(3.4e-7), short_number(123.4), short_number(12345.0)
     ('0.012', '3.4e-7', '123', '1.2e4')
     """
     if not math.isfinite(value):

@@ -7,13 +7,13 @@ import unicodedata
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def visible(token: str) -> str:
+def printable_token(token: str) -> str:
     """The token for a table or an axis: leading and trailing spaces as ␣, line breaks as ↵, tabs as ⇥.
 
     Control characters, characters that reorder text, and tokens with nothing to see are written as code
     points such as ⟨U+200B⟩. A combining mark gets a dotted circle to sit on. The empty token is ∅.
 
-    >>> visible(" Sofa"), visible("a b"), visible(chr(10) * 2), visible(chr(0x202E))
+    >>> printable_token(" Sofa"), printable_token("a b"), printable_token(chr(10) * 2), printable_token(chr(0x202E))
     ('␣Sofa', 'a b', '↵↵', '⟨U+202E⟩')
     """
     body = token.strip(" ")
@@ -24,15 +24,19 @@ def visible(token: str) -> str:
     return "␣" * start + base + _spelled(body) + "␣" * (len(token) - start - len(body))
 
 
-def running(token: str) -> str:
+def inline_token(token: str) -> str:
     """The token for running text: spaces as they are, a line break as ↵ followed by the break.
 
-    >>> running(" Sofa"), running(chr(10))
+    >>> inline_token(" Sofa"), inline_token(chr(10))
     (' Sofa', '↵\\n')
     """
     if not token:
         return "∅"
     return token if token.isspace() and set(token) == {" "} else _spelled(token, line_break="↵\n")
+
+
+# The pages' sections import these names.
+visible, running = printable_token, inline_token
 
 
 def _spelled(text: str, line_break: str = "↵") -> str:

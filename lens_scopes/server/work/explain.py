@@ -1,4 +1,4 @@
-"""A request and its model → the result, computed as the command line computes it and stoppable anywhere."""
+"""Computes the result of a request, as the command line does; the computation can be cancelled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.registry import options
 from lens_scopes.scopes.spec import Spec
-from lens_scopes.server.interruption import interruptible
-from lens_scopes.server.problems import Refusal
-from lens_scopes.server.schemas import AttributeRequest, HeadsRequest, MatrixRequest, ModesRequest, PromptRequest
+from lens_scopes.server.api.problems import Refusal
+from lens_scopes.server.api.schemas import AttributeRequest, HeadsRequest, MatrixRequest, ModesRequest, PromptRequest
 from lens_scopes.server.settings import Limits
-from lens_scopes.server.work import Job
+from lens_scopes.server.work.interruption import interruptible
+from lens_scopes.server.work.queue import Job
 
 Explanation = AttributeRequest | HeadsRequest | MatrixRequest | ModesRequest
 

@@ -1,4 +1,4 @@
-"""What requests may say and what answers hold, under the names of `lens_scopes.attribute` and of `Attribution`.
+"""Schemas of requests and answers, with the names of `lens_scopes.attribute` and `Attribution`.
 
 Answers are written from results as they are; their models here describe them for OpenAPI. What is not finite is null.
 """

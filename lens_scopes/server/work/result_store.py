@@ -1,4 +1,4 @@
-"""The last results, kept in memory for downloads and for requests that are made again; the oldest are forgotten."""
+"""In-memory store of the latest results, for downloads and repeated requests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from lens_scopes.server.problems import Refusal
+from lens_scopes.server.api.problems import Refusal
 from lens_scopes.server.settings import Limits
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResult:
     """A result and its answer.
 
     Attributes:
@@ -34,7 +34,7 @@ class Results:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._stored: OrderedDict[str, StoredResult] = OrderedDict()
         self._ids: dict[str, str] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -44,41 +44,41 @@ class Results:
         """An id for a result to come."""
         return secrets.token_urlsafe(16)
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, stored: StoredResult) -> None:
         """Keeps a result and forgets the oldest beyond the limits."""
         with self._lock:
-            self._kept[kept.id] = kept
-            self._ids[kept.question] = kept.id
-            self._bytes += _size(kept)
-            while len(self._kept) > 1 and (
-                len(self._kept) > self._limits.kept or self._bytes > self._limits.kept_bytes
+            self._stored[stored.id] = stored
+            self._ids[stored.question] = stored.id
+            self._bytes += _size(stored)
+            while len(self._stored) > 1 and (
+                len(self._stored) > self._limits.kept or self._bytes > self._limits.kept_bytes
             ):
-                _, oldest = self._kept.popitem(last=False)
+                _, oldest = self._stored.popitem(last=False)
                 self._bytes -= _size(oldest)
                 if self._ids.get(oldest.question) == oldest.id:
                     del self._ids[oldest.question]
 
-    def answering(self, question: str) -> Kept | None:
+    def answering(self, question: str) -> StoredResult | None:
         """The result of the same question, where it is still kept."""
         with self._lock:
-            found = self._kept.get(self._ids.get(question, ""))
-            if found is not None:
-                self._kept.move_to_end(found.id)
-            return found
+            stored = self._stored.get(self._ids.get(question, ""))
+            if stored is not None:
+                self._stored.move_to_end(stored.id)
+            return stored
 
-    def find(self, result_id: str) -> Kept:
+    def find(self, result_id: str) -> StoredResult:
         """The result of that id.
 
         Raises:
             Refusal: 404 where there is none.
         """
         with self._lock:
-            if result_id not in self._kept:
+            if result_id not in self._stored:
                 raise Refusal(404, "there is no such result, or it has been forgotten; make the request again.")
-            self._kept.move_to_end(result_id)
-            return self._kept[result_id]
+            self._stored.move_to_end(result_id)
+            return self._stored[result_id]
 
 
-def _size(kept: Kept) -> int:
+def _size(stored: StoredResult) -> int:
     """An estimate: JSON takes more room than the tensors it was written from."""
-    return 2 * len(kept.answer) + 4 * len(kept.question)
+    return 2 * len(stored.answer) + 4 * len(stored.question)

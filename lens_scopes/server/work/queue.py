@@ -1,4 +1,4 @@
-"""The one queue for model work: bounded, first come first served, one job at a time, each can be cancelled.
+"""Queue for model work: bounded, first in first out, one job at a time, with cancellation.
 
 A job runs in a thread of its own, so that the server goes on answering. It is asked to stop by `Job.check`, which the
 work calls between layers and between passes.
@@ -17,8 +17,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lens_scopes.server.problems import Refusal, TimeUpError, WorkCancelledError, defect, refusal_of
-from lens_scopes.server.schemas import Progress
+from lens_scopes.server.api.problems import Refusal, TimeUpError, WorkCancelledError, defect, refusal_of
+from lens_scopes.server.api.schemas import Progress
 from lens_scopes.server.settings import Limits
 
 logger = logging.getLogger("lens_scopes.server")

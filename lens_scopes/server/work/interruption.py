@@ -1,4 +1,4 @@
-"""Work on a model that can be stopped between any two layers, on the way forward and on the way back."""
+"""Hooks that let a job stop between any two layers, forward or backward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
-from lens_scopes.server.work import Job
+from lens_scopes.server.work.queue import Job
 
 
 @contextmanager

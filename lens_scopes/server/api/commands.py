@@ -1,4 +1,4 @@
-"""The Python and the command line that give the result of a request."""
+"""A request written as Python and as a command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 from lens_scopes.models.source import ModelSource
 from lens_scopes.scopes.registry import DEFAULT_SCOPE
 from lens_scopes.scopes.spec import cli_words
-from lens_scopes.server.schemas import (
+from lens_scopes.server.api.schemas import (
     AttributeRequest,
     Command,
     HeadsRequest,

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): `detail` is the sentence that the command line prints."""
+"""Errors as problem details (RFC 9457); `detail` is the message that the command line prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A result as the page needs it: its own fields, its id, and the words and labels that all views share."""
+"""Answers for the page: a result with its id, labels and sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.heads import HeadInspection
 from lens_scopes.results.matrix import AttributionMatrix
-from lens_scopes.server.schemas import (
+from lens_scopes.server.api.schemas import (
     AttributionView,
     Command,
     HeadsView,
@@ -29,7 +29,7 @@ from lens_scopes.views.words.heads import (
 )
 from lens_scopes.views.words.matrix import matrix_oddities, prediction_lines, row_name
 from lens_scopes.views.words.modes import modes_caution, modes_oddities, modes_reading
-from lens_scopes.views.words.token_text import running, visible
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 
 def answer(result_id: str, prompt: Prompt, result: Any, command: Command) -> dict[str, Any]:
@@ -40,8 +40,8 @@ def answer(result_id: str, prompt: Prompt, result: Any, command: Command) -> dic
 def _view(prompt: Prompt, result: Any, command: Command) -> dict[str, Any]:
     shared = {
         "title": title(result) if hasattr(result, "target") else prompt_text(result),
-        "labels": [visible(token) for token in result.tokens],
-        "running": [running(token) for token in result.tokens],
+        "labels": [printable_token(token) for token in result.tokens],
+        "running": [inline_token(token) for token in result.tokens],
         "command": command,
     }
     if isinstance(result, Attribution):
@@ -79,9 +79,9 @@ def _attribution_view(prompt: Prompt, result: Attribution, shared: dict[str, Any
         caution=NOT_TO_READ,
         oddities=oddities(result),
         layer_labels=short_names(result.layer_names),
-        later=[LaterToken(index=index, label=running(prompt.tokens[index])) for index in later],
+        later=[LaterToken(index=index, label=inline_token(prompt.tokens[index])) for index in later],
         likely=[
-            LikelyToken(**asdict(token), label=visible(token.token), target=token.token_id == target)
+            LikelyToken(**asdict(token), label=printable_token(token.token), target=token.token_id == target)
             for token in likely(result)
         ],
     )

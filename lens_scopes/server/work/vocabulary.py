@@ -1,4 +1,4 @@
-"""Completion over a vocabulary: tokens that begin with what was typed, then those that hold it."""
+"""Token completion: tokens that begin with the typed text, then tokens that contain it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.server.schemas import VocabularyEntry
-from lens_scopes.views.words.token_text import visible
+from lens_scopes.server.api.schemas import VocabularyEntry
+from lens_scopes.views.words.token_text import printable_token
 
 
 class Vocabulary:
@@ -33,13 +33,13 @@ class Vocabulary:
             return []
         start = bisect_left(self._order, (wanted, -1))
         stop = bisect_left(self._order, (wanted + "\U0010ffff", -1))
-        found = [index for _, index in self._order[start:stop]]
-        if len(found) < most:
-            begins = set(found)
+        matches = [index for _, index in self._order[start:stop]]
+        if len(matches) < most:
+            begins = set(matches)
             holds = (index for text, index in self._order if wanted in text and index not in begins)
-            found += [index for _, index in zip(range(most - len(found)), holds, strict=False)]
-        found.sort(key=lambda index: self._rank(index, typed, wanted))
-        return [self._entry(index) for index in found[:most]]
+            matches += [index for _, index in zip(range(most - len(matches)), holds, strict=False)]
+        matches.sort(key=lambda index: self._rank(index, typed, wanted))
+        return [self._entry(index) for index in matches[:most]]
 
     def _rank(self, index: int, typed: str, wanted: str) -> tuple[bool, bool, bool, int, bool, int]:
         token = self._tokens[index]
@@ -49,4 +49,4 @@ class Vocabulary:
 
     def _entry(self, index: int) -> VocabularyEntry:
         token = self._tokens[index]
-        return VocabularyEntry(token_id=index, token=token, label=visible(token))
+        return VocabularyEntry(token_id=index, token=token, label=printable_token(token))

@@ -1,8 +1,8 @@
-"""Requests worth looking at, from the paper's three case studies: instructions, translation, time series."""
+"""Example requests, from the paper's three case studies: instructions, translation, time series."""
 
 from __future__ import annotations
 
-from lens_scopes.server.schemas import Example
+from lens_scopes.server.api.schemas import Example
 
 _PERIOD = "50, 62, 74, 81, 84, 81, 74, 62, 50, 38, 26, 19, 16, 19, 26, 38"
 

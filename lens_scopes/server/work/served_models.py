@@ -1,17 +1,17 @@
-"""The models that this server was started with; requests can name no other."""
+"""The models that the server offers; requests can name no other."""
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lens_scopes.errors import suggest
 from lens_scopes.models.source import ModelSource
-from lens_scopes.server.problems import Refusal
-from lens_scopes.server.schemas import ServedModel as Described
-from lens_scopes.server.vocabulary import Vocabulary
+from lens_scopes.server.api.problems import Refusal
+from lens_scopes.server.api.schemas import ServedModel as Described
+from lens_scopes.server.work.vocabulary import Vocabulary
 
 
 @dataclass
@@ -49,9 +49,8 @@ class ServedModels:
         if name is None:
             return self._served[names[0]]
         if name not in self._served:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, names))}."
-            raise Refusal(422, f"this server was not started with a model {name!r}; {hint}", "ModelError")
+            hint = suggest(name, names, end=f"; it has {', '.join(map(repr, names))}.")
+            raise Refusal(422, f"this server was not started with a model {name!r}{hint}", "ModelError")
         return self._served[name]
 
     def loaded(self, name: str | None) -> Any:
