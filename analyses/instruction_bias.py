@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from intervals import mean_interval, shown
 from judgements import BAD, GOOD, JudgementPair, pairs
-from replacement import divergence, leave_one_out
+from replacement import leave_one_out
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState, unembedding
 from lens_scopes.engine.sites import EMBEDDING, layer_sites
-from lens_scopes.prompts.prompt import token_string
+from lens_scopes.prompts.tokens import token_string
 from lens_scopes.views.figures.style import (
     DEEP_NEGATIVE,
     DEEP_POSITIVE,
@@ -172,7 +172,7 @@ def _one_pair(model: Any, pair: JudgementPair, scale: JudgementScale, layers: Se
     moved = traced[0].activations[EMBEDDING][0, named] - traced[1].activations[EMBEDDING][0, named]
     predicted = float(0.5 * (gradients[0] + gradients[1]) @ moved.detach())
     actual = scale.value(states[0]) - scale.value(states[1])
-    total = divergence(states[1], states[0])
+    total = states[1].divergence(states[0])
     replaced = np.where(ordinary, leave_one_out(model, ids[0]), 0.0)
     differences = {name: np.abs(strips[0][name] - strips[1][name]) for name in STRIPS}
     return {
@@ -245,7 +245,7 @@ def _patched(
         return [(name, hook_for(row, name)) for row, name in enumerate(names)]
 
     reached = changed_final_states(model, ids[0], layers, hooks)
-    return [1 - divergence(states[1], FinalState(y, states[1].unembedding)) / total for y in reached]
+    return [1 - states[1].divergence(FinalState(y, states[1].unembedding)) / total for y in reached]
 
 
 def _summed(items: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.engine.memory import Budget, in_units, parse_memory
+from lens_scopes.views.words.memory import memory_words
 
 
 def resident(field: str) -> int:
@@ -52,7 +53,7 @@ def main() -> None:
         attribution = ls.attribute(model, prompt, ls.Semantic(), memory=options.memory)
         seconds, peak = time.perf_counter() - start, resident("VmHWM") - before
         print(
-            f"{length} tokens, {options.dtype}, {torch.get_num_threads()} threads: {attribution.settings['memory']}; "
+            f"{length} tokens, {options.dtype}, {torch.get_num_threads()} threads: {memory_words(attribution.memory)}; "
             f"estimate {in_units(budget.plan(length).estimate)} (whole graph {in_units(budget.whole(length))}), "
             f"measured peak {in_units(peak)}, {seconds:.1f} s",
             flush=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from records import saved_attribution, saved_heads
 from through_layers import PROMPT
 
 import lens_scopes as ls
@@ -20,13 +19,13 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
 
 def draw(record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """Both as their own figures."""
-    demo = saved_attribution(record["findings"]["demo"])
-    heads = saved_heads(record["findings"]["heads"])
+    demo = ls.Attribution.from_dict(record["findings"]["demo"])
+    heads = ls.HeadInspection.from_dict(record["findings"]["heads"])
     return {"demo": demo.figure, "heads": heads.figure}
 
 
 def summary(record: dict[str, Any]) -> list[str]:
     """The agreement of predicted and actual effects of heads."""
-    heads = saved_heads(record["findings"]["heads"])
-    named = ", ".join(f"{name} {value:.2f}" for name, value in heads.top(3))
+    heads = ls.HeadInspection.from_dict(record["findings"]["heads"])
+    named = ", ".join(f"{name} {value:.2f}" for _, name, value in heads.top(3))
     return [f"heads {named}; {len(heads.ablations)} ablated, Spearman {heads.spearman}"]

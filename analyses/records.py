@@ -13,11 +13,8 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.attribution.attribute import package_versions
-from lens_scopes.engine.final_state import PredictedToken, Prediction
 from lens_scopes.errors import FileError
-from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.files import write_whole
-from lens_scopes.results.heads import AblationEffect, HeadInspection
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "analyses" / "results"
@@ -54,35 +51,6 @@ def load_record(folder: Path, study: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileError(f"{path} does not exist; make it with: python analyses/run.py --only {study}")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def saved_attribution(plain: Mapping[str, Any]) -> Attribution:
-    """The Attribution whose `to_dict` a record holds."""
-    fields = dict(plain)
-    for name in ("scores", "layers", "standard_error", "layers_standard_error"):
-        fields[name] = None if fields[name] is None else torch.tensor(fields[name])
-    fields["sites"] = {name: torch.tensor(values) for name, values in fields["sites"].items()}
-    fields["offsets"] = None if fields["offsets"] is None else [tuple(pair) for pair in fields["offsets"]]
-    return Attribution(**_predicted(fields))
-
-
-def saved_heads(plain: Mapping[str, Any]) -> HeadInspection:
-    """The HeadInspection whose `to_dict` a record holds."""
-    fields = dict(plain)
-    for name in ("effect", "mlp_effect", "by_source", "norms", "direct_effect"):
-        fields[name] = torch.tensor(fields[name])
-    for name in ("patterns", "pattern_gradients", "head_types"):
-        fields[name] = {key: torch.tensor(values) for key, values in fields[name].items()}
-    fields["ablations"] = [AblationEffect(**item) for item in fields["ablations"]]
-    return HeadInspection(**_predicted(fields))
-
-
-def _predicted(fields: dict[str, Any]) -> dict[str, Any]:
-    prediction, target = fields["prediction"], fields["target"]
-    top = [PredictedToken(**item) for item in prediction["top"]]
-    fields["prediction"] = Prediction(top, prediction["entropy"], prediction["beta"])
-    fields["target"] = None if target is None else PredictedToken(**target)
-    return fields
 
 
 def _short(value: Any) -> Any:

@@ -12,11 +12,14 @@ from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.engine.final_state import FinalState, unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
+from lens_scopes.prompts.read import read_prompt
 
 CONTRACT = {
     "output explained": "the whole next-token distribution, after the last position",
     "eligible features": "the embeddings (hook_embed) of the prompt's tokens",
-    "generative process": "the embedding of one token at a time is replaced by the mean embedding of the prompt",
+    "generative process": "the embedding of one token at a time is replaced by the mean embedding of the prompt's "
+    "non-special tokens",
     "held fixed": "the weights, the other tokens' embeddings, the positions",
     "score attributed": "score_t = KL(p ‖ p with token t replaced), in nats; one forward pass a token",
 }
@@ -24,17 +27,10 @@ CONTRACT = {
 
 def leave_one_out(model: Any, token_ids: Sequence[int], share: float = 1.0) -> list[float]:
     """KL(p ‖ p_t) in nats for each token t: p_t is the prediction with t's embedding moved by `share` of the way to the
-    mean embedding of the prompt."""
+    mean embedding of the prompt's non-special tokens."""
     before = final_state(model, token_ids)
     states = replaced_final_states(model, token_ids, range(len(token_ids)), share)
-    return [divergence(before, FinalState(y, before.unembedding)) for y in states.to(before.y)]
-
-
-def divergence(before: FinalState, after: FinalState) -> float:
-    """KL(p ‖ q) = Σ_j p_j (e^{d_j} − 1 − d_j) with d = log q − log p, in nats: exact also where it is tiny, since the
-    terms are of second order, unlike those of Σ_j p_j (log p_j − log q_j)."""
-    d = (after.log_probabilities - before.log_probabilities).double()
-    return float((before.probabilities.double() * (torch.expm1(d) - d)).sum())
+    return [before.divergence(FinalState(y, before.unembedding)) for y in states.to(before.y)]
 
 
 def final_state(model: Any, token_ids: Sequence[int]) -> FinalState:
@@ -43,12 +39,13 @@ def final_state(model: Any, token_ids: Sequence[int]) -> FinalState:
 
 
 def replaced_final_states(model: Any, token_ids: Sequence[int], indices: Sequence[int], share: float = 1.0) -> Tensor:
-    """y after each token alone is moved towards the prompt's mean embedding, [index, d_model]."""
+    """y [index, d_model] after each token alone is moved towards the mean embedding of the non-special tokens."""
+    averaged = averaged_mask([read_prompt(model, token_ids).special])
 
     def hooks(rows: Sequence[int]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
         def hook(embeddings: Tensor) -> Tensor:
             changed = embeddings.clone()
-            mean = embeddings[0].mean(0)
+            mean = text_mean(embeddings[:1], averaged.to(embeddings.device))[0, 0].to(embeddings)
             for row, index in enumerate(rows):
                 changed[row, index] = torch.lerp(embeddings[row, index], mean, share)
             return changed

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from records import saved_attribution
-
 import lens_scopes as ls
 from lens_scopes.views.figures.strips import strips_figure
 
@@ -33,7 +31,7 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
 
 def draw(record: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """The strips under each other."""
-    strips = {label: saved_attribution(plain) for label, plain in record["findings"]["strips"].items()}
+    strips = {label: ls.Attribution.from_dict(plain) for label, plain in record["findings"]["strips"].items()}
     return {"through_layers": lambda: strips_figure(strips)}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from intervals import mean_interval, shown
-from replacement import divergence, final_state
+from replacement import final_state
 from scipy.stats import rankdata, spearmanr
 from series import KINDS, written
 from torch import Tensor
@@ -241,8 +241,8 @@ def _heads(model: Any, items: Sequence[dict[str, Any]], ablated: int, seed: int)
         digit = model.tokenizer.convert_tokens_to_ids(f"{item['next']:02d}"[0])
         for name, heads in (("ablated", chosen), ("others", others)):
             after = _without(model, item["token_ids"], heads)
-            effects[name].append(divergence(before, after))
-            change = after.log_probabilities[digit] - before.log_probabilities[digit]
+            effects[name].append(before.divergence(after))
+            change = before.log_probability_change(after)[digit]
             effects[f"{name}_truth"].append(float(change))
     return {
         "map": np.nanmean([item["heads"] for item in with_neighbours], axis=0).tolist(),

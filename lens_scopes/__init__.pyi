@@ -9,10 +9,14 @@ from .evaluation.report import EvaluationReport, report
 from .evaluation.results import load_results
 from .evaluation.run import evaluate
 from .models.load import available_models, load_model, model_record
-from .prompts.prompt import Prompt, read_prompt
+from .prompts.prompt import Prompt
+from .prompts.read import read_prompt
+from .prompts.spans import Chars
 from .results.attribution import Attribution
+from .results.base import Difference, Ranked, Result
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
+from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
 from .scopes.comparisons import (
@@ -33,18 +37,20 @@ from .scopes.objectives import (
     Objective,
     Semantic,
     Temperature,
-    register_objective,
 )
 from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
 from .scopes.points import Noise, StraightPath
 from .scopes.readouts import Dot, Norm, Product, Relative
+from .scopes.registry import register_objective
 
 __all__ = [
     "Attention",
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "Chars",
     "Custom",
+    "Difference",
     "Directions",
     "Dot",
     "Entropy",
@@ -70,7 +76,9 @@ __all__ = [
     "Product",
     "Prompt",
     "RandomScores",
+    "Ranked",
     "Relative",
+    "Result",
     "Semantic",
     "Series",
     "Skip",
@@ -86,6 +94,7 @@ __all__ = [
     "information_flow",
     "inspect_heads",
     "inspect_modes",
+    "load",
     "load_model",
     "load_results",
     "model_record",

@@ -1,5 +1,21 @@
 """The one exception family: every message says what came, what was expected and what to do."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def suggest(name: object, known: Iterable[str], *, end: str = ".") -> str:
+    """The end of a message about an unknown name: the nearest known one, where one is near.
+
+    Example:
+        >>> "unknown scope 'fischer'" + suggest("fischer", ["fisher", "entropy"])
+        "unknown scope 'fischer'; did you mean 'fisher'?"
+    """
+    near = difflib.get_close_matches(str(name).lower(), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else end
+
 
 class LensScopesError(Exception):
     """Base of every error that lens_scopes raises for its callers; the command line prints it and exits 2."""
@@ -43,3 +59,7 @@ class FileError(LensScopesError):
 
 class EvaluationError(LensScopesError):
     """A method, ablation, metric, data set or results folder is unknown, unreadable, or does not fit the evaluation."""
+
+
+class ResultError(LensScopesError):
+    """Two results do not compare, or a record does not describe a result; the message names the field."""

@@ -1,10 +1,12 @@
-"""How fast the scopes are, against the least they could cost and against what one would use instead.
+"""Time and memory of the scopes, against a lower bound and against competing implementations.
 
-measurements   runs cases in turns and takes medians; peak memory of each
-workloads      the cases: body passes, scopes, batches, matrices
-rivals         the same scores from Transformers and autograd alone, and from captum
-startup        imports, --help and loading, each in a process of its own
-targets        which ratios are met
-passages       neutral text to run on
-results        what was measured, as one JSON file
+run            the command
+cases          what is timed: body passes, scopes, batches, matrices
+competitors    the same scores in Transformers alone, by the steps of the paper's code, and by captum
+startup        time until ready: imports, --help, loading
+passages       generated prompts
+measurements   interleaved rounds, medians, peak memory
+goals          ratios the project aims at
+results        sections of measurements and their JSON file
+table, figure  results in the terminal and as a picture
 """

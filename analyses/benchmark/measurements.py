@@ -1,7 +1,7 @@
-"""Times and peak memory of a set of cases.
+"""Time and peak memory of several cases in interleaved rounds.
 
-Cases take turns, so that a machine that slows down for a while slows all of them down; a median over the turns then
-compares like with like. Peak memory is taken in a turn of its own, without a clock.
+Every round runs each case once, so a machine that slows down slows all cases down. The median over the rounds is the
+time of a case, and only times of one set of rounds are compared.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+
+from lens_scopes.engine.backward import Progress
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
-Progress = Callable[[int, int], None]
+Kind = Literal["body", "own", "competitor"]
 
 
 @dataclass(frozen=True)
@@ -28,119 +30,96 @@ class Case:
     """Something to measure.
 
     Attributes:
-        name: how the results name it.
-        run: does it once; None where it cannot be run here.
-        note: what a reader should know, such as why it cannot be run.
-        items: how many prompts or predictions one run handles.
+        name: its name in the results.
+        run: runs it once; None if it cannot run here.
+        kind: "body" for passes without scores, "own" for lens_scopes, "competitor" for everything else.
+        note: what a reader has to know to compare it, or why it cannot run.
+        items: number of prompts or predictions that one run handles.
     """
 
     name: str
     run: Callable[[], Any] | None
+    kind: Kind = "own"
     note: str = ""
     items: int = 1
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of a case.
+    """The measured times and memory of one case.
 
     Attributes:
-        seconds: the median over `times`; None where the case could not be run.
-        times: seconds of each turn.
-        peak_bytes: the most memory held during a run beyond what was held before it; None where not measured.
+        times: seconds of every round; empty if the case could not run.
+        peak_bytes: largest memory during a run beyond the memory before it; None if not measured.
     """
 
     name: str
-    seconds: float | None
-    times: list[float] = field(default_factory=list)
+    times: list[float]
     peak_bytes: int | None = None
+    kind: Kind = "own"
     note: str = ""
     items: int = 1
 
+    @property
+    def seconds(self) -> float | None:
+        """The median over the rounds; None if the case could not run."""
+        return statistics.median(self.times) if self.times else None
+
+
+def clock_name(device: str = "cpu") -> str:
+    """The clock that `measure` reads: processor time where one thread does the work, else wall time.
+
+    Other programs on the machine add to wall time, and hardly to processor time.
+    """
+    return "processor" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
+
 
 def measure(
-    cases: Sequence[Case],
-    *,
-    turns: int,
-    patience: float = 20.0,
-    memory: bool = True,
-    device: str = "cpu",
-    progress: Progress | None = None,
+    cases: Sequence[Case], *, rounds: int, device: str = "cpu", progress: Progress | None = None
 ) -> list[Measurement]:
-    """Runs every case once to warm up and once for its memory, then all of them in turns.
+    """Runs all cases once for their memory, which also warms them up, then in `rounds` timed rounds.
 
     Args:
-        turns: how often each case is timed.
-        patience: seconds after which a case is slow: it gets as many turns as fit; where not even one does, the run
-            that measured its memory is the one that was timed.
-        memory: whether to measure peak memory.
+        rounds: number of times that each case is timed.
         device: where the cases run; on "cuda" the clock waits for the device, and memory is the device's.
-        progress: called with (runs done, runs in all).
+        progress: called with (runs done, all runs).
     """
-    gc.collect()
-    gc.freeze()  # collecting between runs then looks at what the runs left behind alone
-    try:
-        return _measure(cases, turns, patience, memory, device, progress)
-    finally:
-        gc.unfreeze()
-
-
-def _measure(
-    cases: Sequence[Case], turns: int, patience: float, memory: bool, device: str, progress: Progress | None
-) -> list[Measurement]:
     possible = [case for case in cases if case.run is not None]
-    steps = _Steps(progress, len(possible) * (turns + 2))
+    total, done = len(possible) * (rounds + 1), 0
     times: dict[str, list[float]] = {case.name: [] for case in possible}
     peaks: dict[str, int | None] = {}
-    allowed: dict[str, int] = {}
-    for case in possible:
-        allowed[case.name] = min(turns, int(patience / _timed(case, device)))
-        steps.done()
-        if memory or not allowed[case.name]:
-            peak, seconds = _peak_and_seconds(case, device)
-            peaks[case.name] = peak if memory else None
-            if not allowed[case.name]:
-                times[case.name].append(seconds)
-        steps.done()
-    for turn in range(turns):
-        for case in possible:
-            if turn < allowed[case.name]:
-                times[case.name].append(_timed(case, device))
-            steps.done()
+    gc.collect()
+    gc.freeze()  # collections between runs then skip the objects that existed before
+    try:
+        for round_index in range(rounds + 1):
+            for case in possible:
+                assert case.run is not None
+                if round_index == 0:
+                    peaks[case.name] = peak_memory(case.run, device)
+                else:
+                    times[case.name].append(_timed(case.run, device))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+    finally:
+        gc.unfreeze()
     return [
-        Measurement(
-            name=case.name,
-            seconds=statistics.median(times[case.name]) if case.name in times else None,
-            times=times.get(case.name, []),
-            peak_bytes=peaks.get(case.name),
-            note=case.note,
-            items=case.items,
-        )
+        Measurement(case.name, times.get(case.name, []), peaks.get(case.name), case.kind, case.note, case.items)
         for case in cases
     ]
 
 
-class _Steps:
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def done(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-def _timed(case: Case, device: str) -> float:
-    assert case.run is not None
+def _timed(run: Callable[[], Any], device: str) -> float:
+    clock = time.process_time if clock_name(device) == "processor" else time.perf_counter
     _settle(device)
-    start = time.perf_counter()
-    case.run()
+    start = clock()
+    run()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _settle(device: str) -> None:
-    """What the case before left behind is not cleaned up at this one's expense."""
+    """Frees what the case before left behind, so that this case does not pay for it."""
     gc.collect()
     _wait(device)
 
@@ -148,12 +127,6 @@ def _settle(device: str) -> None:
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def _peak_and_seconds(case: Case, device: str) -> tuple[int | None, float]:
-    found: list[float] = []
-    peak = peak_memory(lambda: found.append(_timed(case, device)), device)
-    return peak, found[0]
 
 
 def peak_memory(run: Callable[[], Any], device: str = "cpu") -> int | None:
@@ -174,7 +147,7 @@ def peak_memory(run: Callable[[], Any], device: str = "cpu") -> int | None:
 
 
 def _start_of_high_water() -> int | None:
-    """Resident bytes now, from which the high-water mark starts anew; None where the system does not count that way."""
+    """Resident bytes now, where the high-water mark restarts; None if the system does not count it."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         _CLEAR_REFS.write_text("5")

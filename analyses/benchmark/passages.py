@@ -1,12 +1,8 @@
-"""Neutral text to measure on, made up from a few parts; the same at every run."""
+"""Generated prompts: neutral stories from a few parts, the same in every run."""
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
-
-from lens_scopes.errors import FileError
 
 _WHO = (
     "the gardener",
@@ -23,7 +19,7 @@ _WHERE = ("near the harbour", "behind the station", "in the small kitchen", "acr
 _WHEN = ("in the morning", "before the rain", "after dinner", "on the last day of May", "while everyone was asleep")
 
 
-def made_passages(count: int, seed: int = 0) -> list[str]:
+def generated_passages(count: int, seed: int = 0) -> list[str]:
     """`count` short stories of five to nine sentences, 60 to 130 tokens in most vocabularies."""
     generator = random.Random(seed)
     return [_story(generator, generator.randint(5, 9)) for _ in range(count)]
@@ -33,25 +29,6 @@ def long_text(words: int, seed: int = 0) -> str:
     """A story of at least `words` words."""
     generator = random.Random(seed)
     return _story(generator, words // 10 + 1)
-
-
-def read_passages(path: Path) -> list[str]:
-    """Passages from a JSON list of strings, or one a line from any other file.
-
-    Raises:
-        FileError: when the file cannot be read or holds no passage.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FileError(f"cannot read passages from {path}: {' '.join(str(error).split())}.") from error
-    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        raise FileError(f"{path} is not a JSON list of strings; give one, or a text file with one passage a line.")
-    passages = [item for item in found if item.strip()]
-    if not passages:
-        raise FileError(f"{path} holds no passage; give a JSON list of strings or one passage a line.")
-    return passages
 
 
 def _story(generator: random.Random, sentences: int) -> str:

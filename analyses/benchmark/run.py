@@ -1,154 +1,166 @@
 """Times the scopes against a lower bound and against competing implementations.
 
-python analyses/benchmark/run.py --tokens 128
+    python analyses/benchmark/run.py                                    prompts of 128 and 512 tokens, batches, …
+    python analyses/benchmark/run.py --only prompt --tokens 512         one part alone
+    python analyses/benchmark/run.py --out b.json --out b.png           saves the results and a figure
+    python analyses/benchmark/run.py --from b.json --out b.png          draws saved results again, without a model
+
+Each case runs once for its memory and once per round; times are medians over the rounds. On a processor one thread
+does the work by default, and times are processor time, so that other programs on the machine matter little. With more
+threads, or on a GPU, times are wall time.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from lens_scopes.cli.options.groups import with_option_groups
-from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.output import PANEL as OUTPUT
-from lens_scopes.cli.options.output import as_json, check_files
-from lens_scopes.cli.progress import progress_bar
-from lens_scopes.errors import PromptError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that holds this package
 
-if TYPE_CHECKING:
-    from benchmark.results import Section
+from lens_scopes.errors import FileError, LensScopesError
 
-_PANEL = "Benchmark"
-_PARTS = ("scopes", "batch", "matrix", "precision", "startup")
-_MATRIX_TOKENS = 128
-_COMPARED = 50  # passages whose scores in two precisions are compared
-_SUFFIXES = (".json", ".png", ".svg", ".pdf")
+PARTS = ("startup", "prompt", "batch", "matrix", "precision")
+MATRIX_TOKENS = 128
+PRECISION_PASSAGES = 50
+SUFFIXES = (".json", ".png", ".svg", ".pdf")
 
 
-@with_option_groups
-def bench(
-    model: ModelOptions,
+def main(
+    model: Annotated[str, typer.Option(help="A model's name or folder, as for lens_scopes.load_model.")] = (
+        "gemma-3-270m"
+    ),
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda if there is one.")] = None,
     tokens: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Length of the prompt; may be repeated. By default 128 and 512.",
-            min=2,
-            rich_help_panel=_PANEL,
-            show_default=False,
-        ),
+        list[int] | None, typer.Option(help="Length of a prompt; may be repeated. By default 128 and 512.", min=2)
     ] = None,
-    long: Annotated[
-        bool, typer.Option("--long", help="Also 2,048 tokens, and 8,192 once.", rich_help_panel=_PANEL)
-    ] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="|".join(_PARTS),
-            help="Run this part alone; may be repeated.",
-            rich_help_panel=_PANEL,
-            show_default=False,
-        ),
-    ] = None,
-    turns: Annotated[
-        int, typer.Option(help="How often each case is timed; slow ones less often.", min=1, rich_help_panel=_PANEL)
-    ] = 5,
+    only: Annotated[list[str] | None, typer.Option(help=f"One part; may be repeated: {', '.join(PARTS)}.")] = None,
+    rounds: Annotated[int, typer.Option(help="Number of timed rounds.", min=1)] = 3,
+    threads: Annotated[int, typer.Option(help="Threads on a processor.", min=1)] = 1,
     passages: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A JSON list of texts, or one a line, for the batch; by default made-up ones.",
-            rich_help_panel=_PANEL,
-            show_default=False,
-        ),
+        str | None, typer.Option(help="File or data set of passages for batch and precision; by default generated.")
     ] = None,
-    count: Annotated[int, typer.Option(help="Passages in the batch.", min=1, rich_help_panel=_PANEL)] = 64,
-    rivals: Annotated[
-        bool,
-        typer.Option("--rivals/--no-rivals", help="Run plain Transformers and captum too.", rich_help_panel=_PANEL),
-    ] = True,
+    count: Annotated[int, typer.Option(help="Number of passages in the batch.", min=1)] = 64,
+    competitors: Annotated[bool, typer.Option(help="Time competing implementations too.")] = True,
+    saved: Annotated[
+        Path | None, typer.Option("--from", help="A saved .json file: show and draw it, and measure nothing.")
+    ] = None,
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write a file, its kind told by the suffix: .json, or .png .svg .pdf figure; may be repeated. A .json "
-            "file that exists keeps the parts that are not run now.",
-            rich_help_panel=OUTPUT,
+            help="Write a file: .json, or a figure as .png, .svg or .pdf; may be repeated. An existing .json file "
+            "keeps the parts that are not run now."
         ),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print everything as JSON and nothing else.", rich_help_panel=OUTPUT)
-    ] = False,
 ) -> None:
-    """What the scopes cost: against one forward and backward pass, and against what one would use instead."""
-    check_files(out or [], _SUFFIXES)
-    for part in only or []:
-        if part not in _PARTS:
-            raise PromptError(f"unknown part {part!r} of the benchmark; give --only {', '.join(_PARTS)}.")
-    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        from benchmark.passages import made_passages, read_passages
+    """Time the scopes against a lower bound and against competing implementations."""
+    outputs = out or []
+    _check(only or [], outputs)
+    if saved is not None:
+        from benchmark.results import read_sections
 
-        texts = (made_passages(count) if passages is None else read_passages(passages))[:count]
-        lengths = [*(tokens or (128, 512)), *([2048, 8192] if long else [])]
-        found = list(_sections(model, lengths, only or list(_PARTS), turns, texts, rivals))
-    _deliver(found, out or [], json)
+        sections = read_sections(saved)
+        if not sections:
+            raise FileError(f"{saved} does not exist or holds no measurements.")
+        _show(sections)
+        _write(sections, outputs)
+        return
+    import torch
+
+    torch.set_num_threads(threads)
+    with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the results alone
+        measured = {}
+        for section in _sections(
+            model, device, tokens or [128, 512], only or list(PARTS), rounds, passages, count, competitors
+        ):
+            measured[section.name] = section.to_dict()
+            _write(measured, outputs)  # after every section, so that an interruption loses one at most
+    _show(measured)
+
+
+def _check(parts: list[str], outputs: list[Path]) -> None:
+    """Refuses what could not be run or written before anything is measured."""
+    from benchmark.results import read_sections
+
+    for part in parts:
+        if part not in PARTS:
+            raise LensScopesError(f"unknown part {part!r}; give --only {', '.join(PARTS)}.")
+    for path in outputs:
+        if path.suffix.lower() not in SUFFIXES:
+            raise FileError(f"cannot write {path}: the suffix must be one of {', '.join(SUFFIXES)}.")
+        if not path.resolve().parent.is_dir():
+            raise FileError(f"cannot write {path}: there is no folder {path.parent}.")
+        if path.suffix.lower() == ".json":
+            read_sections(path)
 
 
 def _sections(
-    model: ModelOptions, lengths: list[int], parts: list[str], turns: int, texts: list[str], rivals: bool
-) -> Iterator[Section]:
-    from benchmark import workloads
-    from benchmark.rivals import transformers_model
+    model: str,
+    device: str | None,
+    lengths: list[int],
+    parts: list[str],
+    rounds: int,
+    passages: str | None,
+    count: int,
+    competitors: bool,
+) -> Iterator[Any]:
+    """Measures the parts one after the other."""
+    import lens_scopes as ls
+    from benchmark import cases
+    from benchmark.competitors import transformers_model
+    from benchmark.passages import generated_passages
     from benchmark.startup import startup_section
+    from lens_scopes.cli.progress import progress_bar
+    from lens_scopes.evaluation.passages import read_passages
     from lens_scopes.models.gemma import EMBEDDED_NAME
 
-    def shown(what: str, run: Callable[[Any], Section]) -> Section:
-        with progress_bar(what) as progress:
-            return run(progress)
-
+    texts = generated_passages(count) if passages is None else list(read_passages(passages).items[:count])
     if "startup" in parts:
-        load = model.model == EMBEDDED_NAME
-        yield shown("Starting", lambda progress: startup_section(turns, load=load, progress=progress))
+        with progress_bar("startup") as progress:
+            yield startup_section(rounds, load=model == EMBEDDED_NAME, progress=progress)
     if parts == ["startup"]:
         return
-    loaded = model.load()
-    bench = workloads.Bench(loaded, transformers_model(model.model, loaded) if rivals else None, turns)
-    if "scopes" in parts:
-        for length in lengths:
-            section = workloads.long_section if length > workloads.LONG else workloads.scope_section
-            yield shown(f"{length} tokens", lambda progress, n=length, run=section: run(bench, n, progress))
+    loaded = ls.load_model(model, device=device)
+    bench = cases.Bench(loaded, transformers_model(model, loaded) if competitors else None, rounds)
+    for length in lengths if "prompt" in parts else []:
+        section = cases.long_section if length > cases.LONG else cases.prompt_section
+        with progress_bar(f"{length} tokens") as progress:
+            yield section(bench, length, progress)
     if "batch" in parts:
-        yield shown("Passages", lambda progress: workloads.batch_section(bench, texts, progress))
+        with progress_bar("batch") as progress:
+            yield cases.batch_section(bench, texts, progress)
     if "matrix" in parts:
-        yield shown("Every prediction", lambda progress: workloads.matrix_section(bench, _MATRIX_TOKENS, progress))
+        with progress_bar("matrix") as progress:
+            yield cases.matrix_section(bench, MATRIX_TOKENS, progress)
     if "precision" in parts:
-        yield shown("Precision", lambda progress: workloads.precision_section(bench, texts[:_COMPARED], progress))
+        with progress_bar("precision") as progress:
+            yield cases.precision_section(bench, texts[:PRECISION_PASSAGES], progress)
 
 
-def _deliver(sections: list[Section], out: list[Path], json: bool) -> None:
+def _write(sections: dict[str, Any], outputs: list[Path]) -> None:
     from benchmark.figure import benchmark_figure
-    from benchmark.results import benchmark_of, merged
-    from benchmark.terminal import print_benchmark
+    from benchmark.results import file_content, read_sections
     from lens_scopes.results.files import write_whole
     from lens_scopes.views.figures.style import saved
 
-    found = benchmark_of(sections)
-    for path in out:
+    for path in outputs:
         if path.suffix.lower() == ".json":
-            write_whole(path, merged(path, found))
-        else:
-            write_whole(path, saved(lambda: benchmark_figure(found), path.suffix[1:].lower(), 200))
-        print(f"lens-scopes: wrote {path}", file=sys.stderr)
-    if json:
-        print(as_json(found.to_dict()))
-    else:
-        print_benchmark(found)
+            write_whole(path, file_content({**read_sections(path), **sections}))
+        elif any(section["yardsticks"] for section in sections.values()):
+            write_whole(path, saved(lambda: benchmark_figure(sections), path.suffix[1:].lower(), 200))
+
+
+def _show(sections: dict[str, Any]) -> None:
+    from benchmark.table import print_sections
+
+    print_sections(sections)
 
 
 if __name__ == "__main__":
     from lens_scopes.cli.app import run_command
 
-    run_command(bench)
+    run_command(main)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
-from lens_scopes.engine.backward import SlicedTrace, Trace, trace, trace_within
+from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, trace, trace_within
 from lens_scopes.engine.final_state import (
     FinalState,
     PredictedToken,
@@ -24,30 +24,25 @@ from lens_scopes.engine.final_state import (
     unembedding,
 )
 from lens_scopes.engine.forward import Batch, Hook, check_finite, final_states
-from lens_scopes.engine.memory import Budget, in_portions, parse_memory
+from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions, parse_memory
 from lens_scopes.engine.model_checks import require_gradients, require_used
 from lens_scopes.engine.precision import Products, check_products, products_in
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
+from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import NumericsError, ObjectiveError, PromptError, SiteError
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import (
-    Prompt,
-    PromptLike,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-    resolve_token,
-    token_string,
-)
-from lens_scopes.results.attribution import Attribution
-from lens_scopes.scopes.comparisons import Baseline, as_baseline
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.tokens import resolve_token, token_string
+from lens_scopes.results.attribution import Attribution, DirectionDetails
+from lens_scopes.results.record import plain
+from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective, as_objective
+from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective
 from lens_scopes.scopes.paths import Path, PathLike, as_path
 from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
-
-Progress = Callable[[int, int], None]
+from lens_scopes.scopes.registry import as_baseline, as_objective
 
 _TOP_TOKENS = 10
 _BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
@@ -58,7 +53,7 @@ _NOISY = 0.2  # a standard error above this share of the scores is worth a warni
 def attribute(
     model: Any,
     prompt: PromptLike,
-    objective: Objective | Baseline | str | DirectionFunction | None = None,
+    objective: Explanation | str | DirectionFunction | None = None,
     *,
     position: int = -1,
     target: str | int | None = None,
@@ -85,8 +80,9 @@ def attribute(
             with, which is no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`, `RandomScores`,
             `ExternalScores`): then sites, path, readout and points do not apply.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
-        target: the next token that target-dependent objectives explain, as a string that is one token or an id; by
-            default the token that follows in the text, else the model's own top token.
+        target: the next token explained by `Semantic()`, `LogProb()` and `LeaveOneOut("logit" or "logprob")`, as a
+            string that is one token or an id; by default the token that follows in the text, else the model's own top
+            token. Refused for an objective that names its own token, or explains none.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
         at: where the tokens' scores are read: at the embedding unless the objective has a place of its own
@@ -96,10 +92,10 @@ def attribute(
             `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
             default all.
         readout: "norm" (largest effect of a unit change; usual unless the objective has one of its own), "dot" (effect
-            of the activation's value against zero), "product" (the same, summed up by a norm), "relative" (largest
-            effect of a change as large as the activation), or a Readout.
-        points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(baseline, steps)`
-            or `Noise(samples, scale)`, or a line of text such as "path-mean@32" or "noise@8".
+            of the activation's value against zero, or against the start of a path), "product" (the same, summed up by
+            a norm), "relative" (largest effect of a change as large as the activation), or a Readout.
+        points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(start, steps)` or
+            `Noise(samples, scale)`, or a line of text such as "path-mean@32", "path-bos-held" or "noise@8".
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.
             Where the whole graph does not fit, slices of layers are run again on the way back, with the same scores.
         products: "own" for matrix products in the model's dtype; "bfloat16" for faster ones of rounded factors, with
@@ -119,9 +115,10 @@ def attribute(
     baseline = as_baseline(objective)
     if baseline is not None:
         _refuse_choices(baseline, layers=layers, sites=sites, at=at, through=through, readout=readout, points=points)
+        baseline.check_target(target)
         return _by_baseline(model, baseline, Request.read(model, prompt, position, target), progress)
-    assert not isinstance(objective, Baseline)
     job = Job.read(model, objective, layers, sites, through, readout, memory, points, products, at)
+    job.objective.check_target(target)
     request = Request.read(model, prompt, position, target)
     return job.run_all([request], progress)[0]
 
@@ -158,20 +155,11 @@ def _by_baseline(model: Any, baseline: Baseline, request: Request, progress: Pro
     if progress is not None:
         progress(1, 1)
     return Attribution(
-        **job.record(explained, request, state),
+        **job.record(request.prompt, request.position, state, explained),
+        target=job.predicted_target(state, explained),
         scores=scores,
         contract=explained.contract(explained.describe(job.label, state), request.position, length),
-        settings={
-            "objective": {"scope": explained.scope, **explained.settings()},
-            "readout": None,
-            "points": None,
-            "at": [],
-            "sites": [EMBEDDING],
-            "path": None,
-            "position": request.position,
-            "details": {},
-            "memory": "no graph",
-        },
+        settings=job.settings(request.position, explained, readout=None, points=None, at=[], sites=[EMBEDDING]),
         warnings=_warnings(scores, None, []),
     )
 
@@ -203,6 +191,7 @@ def attribute_batch(
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
     job = Job.read(model, objective, layers, sites, through, readout, memory, products=products, at=at)
+    job.objective.check_target(target)
     requests = [Request.read(model, prompt, position, target) for prompt in prompts]
     return job.run_all(requests, None, progress)
 
@@ -231,6 +220,11 @@ class Request:
         """The tokens up to the position: later ones cannot matter."""
         return self.prompt.token_ids[: self.position + 1]
 
+    @property
+    def special(self) -> tuple[bool, ...]:
+        """Which of `token_ids` are special."""
+        return self.prompt.special[: self.position + 1]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -252,7 +246,7 @@ class Job:
     def read(
         cls,
         model: Any,
-        objective: Objective | str | DirectionFunction | None,
+        objective: Explanation | str | DirectionFunction | None,
         layers: bool | str,
         sites: str | Sequence[str],
         through: PathLike,
@@ -266,7 +260,8 @@ class Job:
         readable = unembedding(model)
         require_gradients(model)
         explained = as_objective(objective)
-        read_by = explained.readout if readout is None else as_readout(readout)
+        taken_at = as_points(points)
+        read_by = (explained.readout if readout is None else as_readout(readout)).along(taken_at)
         read_at = explained.at if at is None else at
         layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
         at_names = named_sites(model, read_at)
@@ -285,7 +280,7 @@ class Job:
             path=as_path(through),
             readout=read_by,
             memory=parse_memory(memory),
-            points=as_points(points),
+            points=taken_at,
             products=check_products(products),
             at_names=at_names,
         )
@@ -352,7 +347,7 @@ class Job:
     def run(
         self, requests: Sequence[Request], progress: Progress | None, budget: Budget | None = None
     ) -> list[Attribution]:
-        """One forward pass for all requests, then one backward pass a direction.
+        """One forward pass for all requests, then one backward pass per direction.
 
         Raises:
             OutOfMemoryError: when they do not fit in memory together.
@@ -369,8 +364,9 @@ class Job:
         with torch.no_grad():
             states = self.final_states(traced, [request.target for request in requests])
             directions = [self.objective.directions(state) for state in states]
-        scores = score(traced, directions, self.readout, progress)
-        memory = traced.described(plan, max(len(item.vectors) for item in directions))
+        averaged = averaged_mask([request.special for request in requests])
+        scores = score(traced, directions, self.readout, averaged, progress)
+        memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
         return [
             self._result(row, request, state, directions[row], scores, memory)
             for row, (request, state) in enumerate(zip(requests, states, strict=True))
@@ -384,7 +380,7 @@ class Job:
         directions = self.objective.directions(state)
         averaged = average_over_points(
             self.model,
-            request.token_ids,
+            request.prompt,
             points,
             self.objective,
             state,
@@ -392,10 +388,12 @@ class Job:
             traced,
             path_hooks,
             budget,
-            progress,
+            with_starts=self.readout.from_baseline,
+            progress=progress,
         )
-        scores = score(averaged, [directions], self.readout)
-        return self._result(0, request, state, directions, scores, budget.plan(len(request.token_ids)).describe())
+        mask = averaged_mask([request.special])
+        scores = score(averaged, [averaged.directions], self.readout, mask, starts=averaged.starts)
+        return self._result(0, request, state, directions, scores, budget.plan(len(request.token_ids)))
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
@@ -423,7 +421,7 @@ class Job:
         state: FinalState,
         directions: Directions,
         scores: Mapping[str, SiteScores],
-        memory: str,
+        memory: MemoryPlan,
     ) -> Attribution:
         length = len(request.token_ids)
 
@@ -441,7 +439,8 @@ class Job:
             own, standard_error = total_over_sites(parts, squared=directions.squared)
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
-            **self.record(self.objective, request, state),
+            **self.record(request.prompt, request.position, state),
+            target=self.predicted_target(state),
             scores=own,
             contract=attribution_contract(
                 ContractTerms(
@@ -459,46 +458,72 @@ class Job:
                     points=None if self.points is None else self.points.describe(),
                 )
             ),
-            settings={
-                "objective": {"scope": self.objective.scope, **self.objective.settings()},
-                "readout": choice_record(self.readout),
-                "points": None if self.points is None else choice_record(self.points),
-                "at": [] if self.at_embedding else self.at_names,
-                "sites": [EMBEDDING, *self.layer_names, *self.site_names],
-                "path": None if self.path is None else str(self.path),
-                "position": request.position,
-                "squared": directions.squared and self.at_embedding,
-                "directions": len(directions.vectors),
-                "details": _plain(directions.details),
-                "memory": memory,
-                "products": self.products,
-            },
+            settings=self.settings(
+                request.position,
+                readout=choice_record(self.readout),
+                points=None if self.points is None else choice_record(self.points),
+                at=[] if self.at_embedding else self.at_names,
+                sites=[EMBEDDING, *self.layer_names, *self.site_names],
+                squared=directions.squared and self.at_embedding,
+                divergence=directions.squared,
+                directions=len(directions.vectors),
+                products=self.products,
+            ),
+            memory=memory,
+            details=DirectionDetails.of(directions.details),
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
             layer_names=list(self.layer_names),
             sites={name: values(name) for name in self.site_names},
             standard_error=standard_error,
             layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
-            warnings=_warnings(own, standard_error, self._cut_sites(values)),
+            warnings=[*directions.warnings, *_warnings(own, standard_error, self._cut_sites(values))],
         )
 
-    def record(self, explanation: Explanation, request: Request, state: FinalState) -> dict[str, Any]:
-        """What an Attribution says of its prompt, prediction and model, whatever made its scores."""
-        length = len(request.token_ids)
-        prompt = request.prompt
+    def record(
+        self,
+        prompt: Prompt,
+        position: int,
+        state: FinalState,
+        explanation: Explanation | None = None,
+        *,
+        whole: bool = False,
+    ) -> dict[str, Any]:
+        """The fields that every result has: prompt, prediction, objective and provenance.
+
+        Args:
+            prompt: whose tokens are named.
+            position: after which the (last) prediction is explained.
+            state: the final state there.
+            explanation: what is explained, where that is not the job's objective.
+            whole: whether tokens after the position are named too.
+        """
+        explanation = explanation or self.objective
+        length = len(prompt) if whole else position + 1
         return {
             "tokens": list(prompt.tokens[:length]),
-            "token_ids": list(request.token_ids),
+            "token_ids": list(prompt.token_ids[:length]),
             "special": list(prompt.special[:length]),
             "offsets": None if prompt.offsets is None else list(prompt.offsets[:length]),
             "text": prompt.text,
-            "position": request.position,
-            "target": self.predicted_target(state, explanation),
+            "position": position,
             "prediction": self.prediction(state),
             "scope": explanation.scope,
             "objective": explanation.signature(self.label, state),
             "model": asdict(model_record(self.model)),
             "versions": package_versions(),
         }
+
+    def settings(self, position: int, explanation: Explanation | None = None, **more: Any) -> dict[str, Any]:
+        """The settings of a result as plain values: objective, path and position, and what its kind has besides."""
+        explanation = explanation or self.objective
+        return plain(
+            {
+                "objective": {"scope": explanation.scope, **explanation.settings()},
+                "path": None if self.path is None else str(self.path),
+                "position": position,
+                **more,
+            }
+        )
 
     def _cut_sites(self, values: Callable[[str], Tensor]) -> list[str]:
         """Sites that no influence reaches though it reaches the embedding."""
@@ -532,11 +557,6 @@ def choice_record(choice: Readout | Points) -> dict[str, Any]:
     """The name and settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
     fields = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
     return {"name": choice.name, **fields}
-
-
-def _plain(details: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's details may hold tensors, which no record can."""
-    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in details.items()}
 
 
 def _warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:

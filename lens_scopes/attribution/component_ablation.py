@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -13,21 +13,20 @@ from torch import Tensor
 from lens_scopes.engine.backward import Progress, trace
 from lens_scopes.engine.forward import Hook, run_to_final_state
 from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import PathError
 from lens_scopes.scopes.paths import Component
 
-BASELINES = ("zero", "mean", "resample")
+BASELINES = ("zero", "mean", "shuffle")
 
-if TYPE_CHECKING:
-    Baseline: TypeAlias = Literal["zero", "mean", "resample"]
-else:  # a wrong value is answered with a PathError that says what to do, also under a run-time type checker
-    Baseline = Any
+# Another value is refused with a PathError that says what to do, also under a run-time type checker: Any.
+Baseline: TypeAlias = Literal["zero", "mean", "shuffle"] | Any
 
 _BATCH_TOKENS = 4096  # padded tokens in one forward pass of ablated copies
 
 
 def check_baseline(baseline: Baseline) -> None:
-    """Raises PathError for a baseline that is not "zero", "mean" or "resample"."""
+    """Raises PathError for a baseline that is not "zero", "mean" or "shuffle"."""
     if baseline not in BASELINES:
         near = difflib.get_close_matches(str(baseline), BASELINES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -48,13 +47,15 @@ def baseline_activations(
     baseline: Baseline,
     generator: torch.Generator,
 ) -> dict[str, Float[Tensor, "pos ..."]]:
-    """What each activation is set to: zero; its mean over the prompt's positions; or its value in a prompt of the same
-    tokens in another order (special tokens stay in place)."""
+    """What each activation is set to: zero; its mean over the prompt's non-special tokens; or its value in a prompt of
+    the same tokens in a random order, special tokens in place."""
     if baseline == "zero":
         return {name: torch.zeros_like(values[0]) for name, values in activations.items()}
     if baseline == "mean":
+        averaged = averaged_mask([special])
         return {
-            name: values[0].detach().mean(0, keepdim=True).expand_as(values[0]) for name, values in activations.items()
+            name: text_mean(values.detach(), averaged.to(values.device))[0].to(values).expand_as(values[0])
+            for name, values in activations.items()
         }
     movable = [index for index in range(len(token_ids)) if not special[index]]
     order = torch.randperm(len(movable), generator=generator).tolist()

@@ -2,42 +2,36 @@
 
     M = diag(√λ) Uᵀ J_S,   F = Σ_i λ_i u_i u_iᵀ,   bound = ½ σ² tr(M Mᵀ),   channel = ½ log det(I + σ² M Mᵀ)
 
-M Mᵀ is the Gram matrix of the span's gradients along √λ_i u_i, one backward pass each: k × k, whatever the length of
-the span and the width of the model. Where k directions leave some of F out, n random rows b_s/√n with E[b_s b_sᵀ] = the
-rest of F stand for it: the trace is then without bias, and log det is too low on average, since it is concave.
+MᵀM is the Fisher information of the prediction about the span's embeddings. M Mᵀ, the Gram matrix of the span's
+gradients along √λ_i u_i, has the same non-zero eigenvalues and is k × k, whatever the length of the span and the width
+of the model; each gradient takes one backward pass. Where k directions leave some of F out, n random rows
+b_s/√n with E[b_s b_sᵀ] = the rest of F stand for it: the trace is then without bias, and log det is too low on average,
+since it is concave.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Progress, package_versions
+from lens_scopes.attribution.attribute import Job
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import SlicedTrace, trace_within
-from lens_scopes.engine.final_state import FinalState, PredictedToken
+from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
+from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.precision import Products, products_in
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
-from lens_scopes.models.load import model_record
 from lens_scopes.prompts.generation import with_continuation
-from lens_scopes.prompts.prompt import (
-    Prompt,
-    PromptLike,
-    SpanLike,
-    extended,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-)
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, extended, read_prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
-from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.scopes.paths import PathLike
 
@@ -74,7 +68,8 @@ def information_flow(
     Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time moves the prediction. With
     F = W_U (diag p − p pᵀ) W_Uᵀ = Σ_i λ_i u_i u_iᵀ and M = diag(√λ) Uᵀ J_S, for each span and prediction:
 
-    - bound: ½ σ² tr(M Mᵀ), the second-order value of E_ε KL(p_ε ‖ p_0), which no mutual information I(ε; Y) exceeds;
+    - bound: ½ σ² tr(M Mᵀ), to second order in σ the value of E_ε KL(p_ε ‖ p_0). That divergence, and not its
+      second-order value, is at least the mutual information I(ε; Y);
     - channel: ½ log det(I + σ² M Mᵀ), the mutual information of the matching Gaussian channel: never above the bound,
       and no bound itself where σ is large.
 
@@ -84,13 +79,13 @@ def information_flow(
     Args:
         model, through, memory, products, progress: as for `attribute`.
         prompt: text, chat messages, token ids or a Prompt.
-        spans: names → a part of the text, (start, stop) in characters, or range(start, stop) in tokens; they must not
-            overlap. By default the messages of a chat.
+        spans: names → a part of the text, `Chars(start, stop)`, or (start, stop) in tokens; they must not overlap. By
+            default the messages of a chat.
         answer: text or token ids after the prompt; the predictions of its tokens are explained, and values summed.
         generate: tokens for the model to add instead, each its most probable one.
         position: without an answer, the token after which the one prediction is explained, negative from the end.
         sigma: σ in units of the typical root mean square coordinate of an embedding, r/√d_model with r the median of
-            ‖x‖₂ over the vocabulary: at 1 the noise on a token is as long as its embedding. Curves over σ come with
+            ‖x‖₂ over the vocabulary: at 1 the noise on a token is as long as that median. Curves over σ come with
             the result.
         rank: k, leading directions of F taken exactly, at most d_model; by default all of them up to d_model = 128,
             else 16.
@@ -144,25 +139,19 @@ def information_flow(
         predicted=[job.prediction(state).top[0] for state in states],
         answer=count,
         generated=bool(generate),
-        tokens=list(read.tokens),
-        token_ids=list(read.token_ids),
-        special=list(read.special),
-        text=read.text,
+        **job.record(read, destinations[-1], states[-1], whole=True),
         contract=_contract(job, destinations, flows, count, relative, rank, samples),
-        model=asdict(model_record(model)),
-        settings={
-            "sigma": relative,
-            "rank": rank,
-            "samples": samples,
-            "seed": seed,
-            "answer tokens": count,
-            "generated": bool(generate),
-            "position": destinations[-1],
-            "path": None if job.path is None else str(job.path),
-            "memory": traced.described(plan, len(destinations) * (rank + samples)),
-            "products": job.products,
-        },
-        versions=package_versions(),
+        settings=job.settings(
+            destinations[-1],
+            sigma=relative,
+            rank=rank,
+            samples=samples,
+            seed=seed,
+            answer_tokens=count,
+            generated=bool(generate),
+            products=job.products,
+        ),
+        memory=traced.outcome(plan, len(destinations) * (rank + samples)),
     )
     result.warnings.extend(_warnings(result))
     return result
@@ -306,12 +295,8 @@ def _embedding_norm(model: Any) -> float:
     """The median of ‖x‖₂ over the vocabulary, x as the model embeds a token (Gemma scales W_E)."""
     ids = torch.arange(model.cfg.d_vocab, device=next(model.parameters()).device)
     with torch.no_grad():
-        norms = torch.cat(
-            [
-                torch.linalg.vector_norm(model.embed(part[None]).flatten(0, 1), dim=-1, dtype=torch.float64)
-                for part in ids.split(_TOKENS_AT_ONCE)
-            ]
-        )
+        parts = (model.embed(part[None])[0] for part in ids.split(_TOKENS_AT_ONCE))
+        norms = torch.cat([part.to(compute_dtype(part.dtype)).norm(dim=-1) for part in parts])
     return float(norms.median())
 
 
@@ -338,16 +323,15 @@ def _contract(
     if job.path is not None:
         held += f"; gradient flows only {job.path}, all else keeps its value"
     estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
-    texts = (
-        f"the whole next-token distribution, {after}",
-        f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
-        f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square coordinate of "
-        "an embedding, to second order",
-        held,
-        "bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
+    return contract(
+        output=f"the whole next-token distribution, {after}",
+        features=f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
+        process=f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square "
+        "coordinate of an embedding, to second order",
+        held=held,
+        score="bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
         f"F = W_U (diag p − p pᵀ) W_Uᵀ = U diag(λ) Uᵀ; {rank} directions a prediction{estimated}",
     )
-    return dict(zip(ELEMENTS, texts, strict=True))
 
 
 def _warnings(flow: InformationFlow) -> list[str]:

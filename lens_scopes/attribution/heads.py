@@ -11,15 +11,16 @@ and the output explained by a_1,h, or by ½ Σ_i w_i a_i,h² where the objective
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Request, package_versions
+from lens_scopes.attribution.attribute import Job, Request
 from lens_scopes.attribution.component_ablation import (
     Baseline,
     ablated_final_states,
@@ -28,21 +29,17 @@ from lens_scopes.attribution.component_ablation import (
     component_site,
 )
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import Trace, trace
+from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import shortage_named
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
-from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import PromptLike
+from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
-from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
-
-if TYPE_CHECKING:
-    pass
 
 _ABLATED_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
 _ABLATED_FEW = 32
@@ -62,23 +59,23 @@ def inspect_heads(
     verify: int | None = None,
     seed: int = 0,
     memory: str | int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> HeadInspection:
     """Influence of every head and MLP on one prediction, predicted by gradients and verified by ablation.
 
-    One forward pass and one backward pass a direction give every head's predicted effect; a second forward pass with
+    One forward pass and one backward pass per direction give every head's predicted effect; a second forward pass with
     frozen scales gives the direct effects; then the strongest components (all of them where that is cheap) are
     ablated for real.
 
     Args:
         model, prompt, objective, position, target, through: as for `attribute`.
-        baseline: what a component's output is set to: "zero", "mean" (over the prompt's positions), or "resample" (its
-            output in a prompt of the same tokens in another order).
+        baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
+            "shuffle" (its output in a prompt of the same tokens in a random order, special tokens in place).
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
             head's pattern is read: a prompt whose graph does not fit is refused with the estimate.
-        seed: seed of the reordering for "resample" and of the sequence on which head types are measured.
+        seed: seed of the random order for "shuffle" and of the sequence on which head types are measured.
         progress: called with (components ablated, components to ablate).
 
     Raises:
@@ -86,6 +83,7 @@ def inspect_heads(
     """
     check_baseline(baseline)
     job = Job.read(model, objective, False, (), through, "norm", memory).require_embedding()
+    job.objective.check_target(target)
     request = Request.read(model, prompt, position, target)
     shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
@@ -98,7 +96,7 @@ def inspect_heads(
     weights = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
     require_used(model, outputs, SiteError)
     budget = job.budget()
-    budget.require_patterns(len(request.token_ids))
+    plan = budget.plan_patterns(len(request.token_ids))
     traced = trace(model, [request.token_ids], [*outputs, *values, *weights], job.path_hooks())
     state = job.final_states(traced, [request.target])[0]
     directions = job.objective.directions(state)
@@ -147,27 +145,14 @@ def inspect_heads(
         ablations=ablations,
         spearman=_spearman(ablations),
         baseline=baseline,
-        tokens=list(request.prompt.tokens[: len(request.token_ids)]),
-        token_ids=list(request.token_ids),
-        special=list(special),
-        position=request.position,
         target=job.predicted_target(state),
-        prediction=job.prediction(state),
-        scope=job.objective.scope,
-        objective=job.objective.signature(job.label, state),
+        **job.record(request.prompt, request.position, state),
         contract=_contract(job, request, state, baseline),
-        model=asdict(model_record(model)),
-        settings={
-            "objective": {"scope": job.objective.scope, **job.objective.settings()},
-            "baseline": baseline,
-            "path": None if job.path is None else str(job.path),
-            "position": request.position,
-            "verified": len(ablations),
-            "memory": "the whole graph at once",
-            "seed": seed,
-        },
-        versions=package_versions(),
-        warnings=_agreement_warnings(ablations),
+        settings=job.settings(
+            request.position, baseline=baseline, verified=len(ablations), seed=seed, divergence=directions.squared
+        ),
+        memory=plan,
+        warnings=[*directions.warnings, *_agreement_warnings(ablations)],
     )
 
 
@@ -197,7 +182,7 @@ def _backward(
     baselines: dict[str, Tensor],
     n_heads: int,
 ) -> _Found:
-    """One backward pass a direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
+    """One backward pass per direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
     dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
     patterns = [traced.activations[name][0].detach().to(dtype) for name in weights]
     sources = [_per_head(traced.activations[name][0].detach().to(dtype), n_heads) for name in values]
@@ -221,14 +206,18 @@ def _backward(
         heads.append(torch.stack(rows))
         mlps.append(torch.stack(mlp_rows) if mlp_rows else torch.zeros(0).to(rows[0]))
         by_source.append(torch.stack([-(a * g).sum(1).to(place) for a, g in zip(patterns, by_edge, strict=True)]))
-        norms.append(torch.stack([gradient.norm(dim=-1).T.to(place) for gradient in z_gradients]))
+        norms.append(
+            torch.stack(
+                [rearrange(gradient.norm(dim=-1), "pos head -> head pos").to(place) for gradient in z_gradients]
+            )
+        )
         edges.append(by_edge)
     return _Found(torch.stack(heads), torch.stack(mlps), torch.stack(by_source), torch.stack(norms), edges, patterns)
 
 
 def _per_head(values: Float[Tensor, "pos kv_head d_head"], n_heads: int) -> Float[Tensor, "pos head d_head"]:
     """Grouped-query models share each value head among several query heads."""
-    return values.repeat_interleave(n_heads // values.shape[1], dim=1)
+    return repeat(values, "pos kv_head d_head -> pos (kv_head group) d_head", group=n_heads // values.shape[1])
 
 
 def _direct_amounts(
@@ -262,10 +251,7 @@ def _direct_amounts(
 
 
 def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
-    weights = directions.weights.to(norms)
-    if not directions.squared:
-        return weights[0].sqrt() * norms[0]
-    return torch.einsum("k,k...->...", weights, norms**2)
+    return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
 
 
 def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:
@@ -319,11 +305,12 @@ def _contract(job: Job, request: Request, state: FinalState, baseline: Baseline)
     held = "the weights, all other components' outputs except as they respond, and the explained directions v"
     if job.path is not None:
         held += f"; gradient flows only {job.path}"
-    texts = (
-        f"{job.objective.describe(job.label, state)}, after position {request.position}",
-        "the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions together",
-        f"one component at a time is set to its {baseline} baseline; predicted to first order, checked by doing it",
-        held,
-        f"change of the output explained: Σ_dest g · (b − z) along {job.objective.equation}",
+    return contract(
+        output=f"{job.objective.describe(job.label, state)}, after position {request.position}",
+        features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "
+        "together",
+        process=f"one component at a time is set to its {baseline} baseline; predicted to first order, checked by "
+        "doing it",
+        held=held,
+        score=f"change of the output explained: Σ_dest g · (b − z) along {job.objective.equation}",
     )
-    return dict(zip(ELEMENTS, texts, strict=True))

@@ -7,30 +7,28 @@ not pay for late tokens, and its backward passes share that pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Progress, package_versions
+from lens_scopes.attribution.attribute import Job, choice_record
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import SlicedTrace, trace_within
-from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.engine.memory import in_portions
+from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
+from lens_scopes.engine.final_state import FinalState, PredictedToken
+from lens_scopes.engine.memory import MemoryPlan, in_portions
 from lens_scopes.engine.precision import Products, products_in
-from lens_scopes.models.load import model_record
+from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.prompts.generation import with_continuation
-from lens_scopes.prompts.prompt import PromptLike, next_token_id, read_prompt
+from lens_scopes.prompts.prompt import next_token_id
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import DirectionFunction, Directions, Objective
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.readouts import Readout
-
-if TYPE_CHECKING:
-    pass
 
 _BLOCK = 16  # destinations that share a forward pass
 
@@ -41,7 +39,7 @@ def attribute_all(
     objective: Objective | str | DirectionFunction | None = None,
     *,
     generate: int = 0,
-    spans: Mapping[str, str | tuple[int, int]] | None = None,
+    spans: Mapping[str, SpanLike] | None = None,
     through: PathLike = None,
     readout: Readout | str = "norm",
     memory: str | int | None = None,
@@ -57,8 +55,8 @@ def attribute_all(
         model, prompt, objective, through, readout, memory, products: as for `attribute`.
         generate: tokens for the model to add first, each its most probable one; only the predictions of those are
             explained then.
-        spans: named parts of the prompt, as text or character ranges, for `span_totals`; chat messages are named by
-            themselves.
+        spans: named parts of the prompt, for `span_totals`: a part of the text, `Chars(start, stop)`, or (start, stop)
+            in tokens; chat messages are named by themselves.
         progress: called with (destinations done, destinations in all).
 
     Raises:
@@ -76,7 +74,8 @@ def attribute_all(
     targets: list[PredictedToken | None] = []
     predicted: list[PredictedToken] = []
     directions: list[Directions] = []
-    memory_used: list[str] = []
+    memory_used: list[MemoryPlan] = []
+    last: list[FinalState] = []
 
     def run(items: range) -> None:
         block = destinations[items.start : items.stop]
@@ -87,30 +86,28 @@ def attribute_all(
             states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
             explained = [job.objective.directions(state) for state in states]
             named = [(job.predicted_target(state), job.prediction(state).top[0]) for state in states]
-        scores = _rows(traced, explained, job.readout)
+        scores = _rows(traced, explained, job.readout, averaged_mask([read.special[: len(ids)]]))
         rows.extend(torch.nn.functional.pad(row, (0, length - len(row))) for row in scores)
         targets.extend(target for target, _ in named)
         predicted.extend(top for _, top in named)
         directions.extend(explained)
-        memory_used.append(traced.described(plan, sum(len(item.vectors) for item in explained)))
+        last[:] = states[-1:]
+        memory_used.append(traced.outcome(plan, sum(len(item.vectors) for item in explained)))
         if progress is not None:
             progress(len(rows), len(destinations))
 
     with products_in(job.products):
         in_portions(len(destinations), lambda _: _BLOCK, run)
+    record = job.record(read, destinations[-1], last[-1], whole=True)
+    record["objective"] = type(job.objective).__name__  # each row has a target of its own
     return AttributionMatrix(
         matrix=torch.stack(rows),
         destinations=destinations,
         targets=targets,
         predicted=predicted,
-        tokens=list(read.tokens),
-        token_ids=list(read.token_ids),
-        special=list(read.special),
-        text=read.text,
         generated=generate,
         spans=dict(read.spans),
-        scope=job.objective.scope,
-        objective=type(job.objective).__name__,
+        **record,
         contract=attribution_contract(
             ContractTerms(
                 output=f"{job.objective.output}, at each of {len(destinations)} positions",
@@ -125,20 +122,29 @@ def attribute_all(
                 sampled=directions[-1].sampled,
             )
         ),
-        model=asdict(model_record(model)),
-        settings={
-            "objective": {"scope": job.objective.scope, **job.objective.settings()},
-            "readout": job.readout.name,
-            "path": None if job.path is None else str(job.path),
-            "generated": generate,
-            "memory": memory_used[-1],  # of the longest part of the text
-            "products": job.products,
-        },
-        versions=package_versions(),
+        settings=job.settings(
+            destinations[-1],
+            readout=choice_record(job.readout),
+            generated=generate,
+            products=job.products,
+            divergence=directions[-1].squared,
+        ),
+        memory=memory_used[-1],  # of the longest part of the text
+        warnings=_direction_warnings(directions, destinations),
     )
 
 
-def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readout) -> list[Float[Tensor, " src"]]:
+def _direction_warnings(directions: Sequence[Directions], destinations: Sequence[int]) -> list[str]:
+    """One sentence on the predictions whose directions carry a warning, with the first of them in full."""
+    flagged = [(dest, item.warnings[0]) for dest, item in zip(destinations, directions, strict=True) if item.warnings]
+    if not flagged:
+        return []
+    return [f"{len(flagged)} of {len(destinations)} predictions, first after position {flagged[0][0]}: {flagged[0][1]}"]
+
+
+def _rows(
+    traced: SlicedTrace, directions: Sequence[Directions], readout: Readout, averaged: Bool[Tensor, "1 pos"]
+) -> list[Float[Tensor, " src"]]:
     """The scores of each destination: its directions through the graph that the block shares."""
     owners = [row for row, item in enumerate(directions) for _ in item.vectors]
     weights = torch.cat([item.weights for item in directions])
@@ -148,7 +154,8 @@ def _rows(traced: SlicedTrace, directions: Sequence[Directions], readout: Readou
     totals: dict[int, Tensor] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        amplitude = readout.amplitude(gradient, activation, traced.real.to(gradient.device))[0]
+        baseline = readout.baseline_values(activation, averaged.to(activation.device))
+        amplitude = readout.amplitude(gradient, activation, baseline)[0]
         check_gradients(amplitude, name, gradient.dtype)
         row, weight = owners[index], weights[index].to(amplitude)
         term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude

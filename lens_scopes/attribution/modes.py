@@ -9,31 +9,28 @@ to London".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Request, package_versions
+from lens_scopes.attribution.attribute import Job, Request
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import trace_within
+from lens_scopes.engine.backward import Progress, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
-from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.forward import Hook
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
-from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import PromptLike
+from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
-from lens_scopes.scopes.objectives import Fisher
+from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.objectives import Fisher, solver_warnings
 from lens_scopes.scopes.paths import PathLike
-
-if TYPE_CHECKING:
-    pass
 
 
 def inspect_modes(
@@ -46,7 +43,7 @@ def inspect_modes(
     through: PathLike = None,
     shown: int = 6,
     memory: str | int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ModeInspection:
     """Decodes the leading Fisher modes of a prediction and checks what each source token does along them.
 
@@ -56,7 +53,8 @@ def inspect_modes(
     Args:
         model, prompt, position, through, memory: as for `attribute`.
         rank: how many modes.
-        baseline: what an embedding is moved to: "zero", or "mean" of the prompt's embeddings.
+        baseline: what an embedding is moved to: "zero", or "mean", the mean embedding of the prompt's non-special
+            tokens.
         shown: how many tokens of the vocabulary to name on each side.
         progress: called with (tokens replaced, tokens in all).
 
@@ -78,18 +76,22 @@ def inspect_modes(
     )
     embeddings = read[0][1]
     target = (
-        torch.zeros_like(embeddings) if baseline == "zero" else embeddings.mean(0, keepdim=True).expand_as(embeddings)
+        torch.zeros_like(embeddings)
+        if baseline == "zero"
+        else text_mean(embeddings[None], averaged_mask([request.special]).to(embeddings.device))[0]
+        .to(embeddings)
+        .expand_as(embeddings)
     )
     dtype = compute_dtype(embeddings.dtype)
     moved = (target - embeddings).to(dtype)
     amounts = torch.stack([(gradient.to(dtype) * moved).sum(-1) for gradient, _ in read]).to(terms.vectors.device)
     check_gradients(amounts, EMBEDDING, embeddings.dtype)
-    contrasts = _probability_changes(state, terms.vectors)
+    contrasts = state.probability_changes(terms.vectors)
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
-        FisherMode(eigenvalue, *_sides(job, contrast / max(eigenvalue, 1e-30) ** 0.5, shown))
-        for eigenvalue, contrast in zip(terms.eigenvalues.tolist(), contrasts, strict=True)
+        FisherMode(value, *(_sides(job, contrast / value**0.5, shown) if resolved else ([], [])), resolved)
+        for value, contrast, resolved in zip(terms.eigenvalues.tolist(), contrasts, terms.resolved, strict=True)
     ]
     after = changed_final_states(
         model,
@@ -117,26 +119,47 @@ def inspect_modes(
         modes=decoded,
         replacements=replacements,
         baseline=baseline,
-        tokens=list(request.prompt.tokens[: len(request.token_ids)]),
-        special=list(request.prompt.special[: len(request.token_ids)]),
-        position=request.position,
-        prediction=job.prediction(state),
-        model=asdict(model_record(model)),
-        settings={
-            "rank": rank,
-            "baseline": baseline,
-            "path": None if job.path is None else str(job.path),
-            "memory": traced.described(plan, rank),
-        },
-        versions=package_versions(),
+        **job.record(request.prompt, request.position, state),
+        contract=_contract(job, request, state, baseline, len(decoded)),
+        settings=job.settings(
+            request.position,
+            rank=rank,
+            baseline=baseline,
+            divergence=True,
+            residual=terms.residual,
+            gap=terms.gap,
+            share=terms.share,
+            converged=terms.converged,
+        ),
+        memory=traced.outcome(plan, rank),
+        warnings=[*solver_warnings(terms), *_unresolved(terms)],
     )
 
 
-def _probability_changes(state: FinalState, vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
-    """p_j (w_j − w̄)ᵀ v for each row v: the derivative of the distribution along v."""
-    along = state.logit_changes(vectors)
-    p = state.probabilities
-    return p * (along - (along @ p)[:, None])
+def _contract(job: Job, request: Request, state: FinalState, baseline: str, n_modes: int) -> dict[str, str]:
+    held = "the weights, the embeddings of all other tokens, the positions and the modes u_i"
+    if job.path is not None:
+        held += f"; gradient flows only {job.path}, all else keeps its value"
+    return contract(
+        output=f"{job.objective.describe(job.label, state)}, after position {request.position}",
+        features=f"the embeddings ({EMBEDDING}) of the {len(request.token_ids)} tokens up to that position",
+        process=f"one token's embedding at a time is replaced by the {baseline} one; predicted to first order, checked "
+        "by doing it",
+        held=held,
+        score=f"a_i,t = u_iᵀ J_t (b − x_t) along {n_modes} leading modes; predicted KL = ½ Σ_i λ_i a_i,t², "
+        "actual KL(before ‖ after), in nats",
+    )
+
+
+def _unresolved(terms: LeadingTerms) -> list[str]:
+    """Which modes are too small for the solver to tell from noise."""
+    small = [str(index) for index, resolved in enumerate(terms.resolved, start=1) if not resolved]
+    if not small:
+        return []
+    return [
+        f"mode{'s' if len(small) > 1 else ''} {', '.join(small)} of {len(terms.eigenvalues)}: λ is not above the "
+        "solver's error or rounding, so the direction may be any and is not decoded."
+    ]
 
 
 def _sides(
@@ -164,7 +187,8 @@ def _removal(
     shown: int,
 ) -> TokenReplacement:
     predicted = amounts.to(contrasts) @ contrasts
-    actual = after.probabilities - before.probabilities
+    # p_j (e^d − 1): the difference of two probabilities near one would cancel.
+    actual = (before.probabilities * torch.expm1(before.log_probability_change(after))).to(predicted)
     norms = float(predicted.norm()) * float(actual.norm())
     chosen = predicted.abs().topk(min(shown, len(predicted))).indices.tolist()
     largest = torch.maximum(predicted.abs(), actual.abs()).topk(min(shown, len(predicted))).indices.tolist()

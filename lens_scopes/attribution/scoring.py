@@ -5,7 +5,7 @@ score_t = Σ_i w_i a_i,t²,   or √w·a_t for an objective that is a number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +35,17 @@ def score(
     traced: Traced,
     directions: Sequence[Directions],
     readout: Readout,
+    averaged: Bool[Tensor, "batch pos"],
     progress: Progress | None = None,
+    *,
+    starts: Mapping[str, Tensor] | None = None,
 ) -> dict[str, SiteScores]:
     """Backpropagates every direction and reads the gradients at every site.
 
     Args:
         directions: one set for each row of the batch; rows with fewer directions are padded with weight zero.
+        averaged: marks the tokens whose mean is the baseline "mean", as `averaged_mask` gives it.
+        starts: the sites' activations at a path's start, which the readout then measures from.
         progress: called with (backward products done, in all).
 
     Raises:
@@ -55,7 +60,11 @@ def score(
     draws: dict[str, list[Tensor]] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        amplitude = readout.amplitude(gradient, activation, traced.real.to(gradient.device))
+        if starts is None:
+            baseline = readout.baseline_values(activation, averaged.to(activation.device))
+        else:
+            baseline = starts[name]
+        amplitude = readout.amplitude(gradient, activation, baseline)
         check_gradients(amplitude, name, gradient.dtype)
         weight, square, draw = (_rowwise(values, amplitude) for values in (weights[index], squared, sampled[index]))
         term = torch.where(square, weight * amplitude**2, weight.sqrt() * amplitude)
@@ -83,7 +92,7 @@ def total_over_sites(
 
     Returns:
         The total and, where directions were sampled, a bound of its standard error: the same draws make all the parts,
-        so their errors add up, Σ_l Σ_h ε_l,h,t / 2 a_l,t.
+        so their errors add up, Σ_l Σ_h ε_l,h,t / 2 a_l,t. A root of an unbiased estimate is too low on average.
     """
     flat = [scores.reshape(len(scores), -1) for scores, _ in parts]
     amplitudes = torch.stack([(scores if squared else scores.square()).sum(1).sqrt() for scores in flat])

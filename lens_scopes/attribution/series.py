@@ -23,7 +23,10 @@ from torch import Tensor
 from lens_scopes.engine.final_state import unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.prompt import Prompt, group_tokens, read_prompt, token_string
+from lens_scopes.prompts.groups import group_tokens
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
+from lens_scopes.prompts.tokens import token_string
 
 if TYPE_CHECKING:
     import pandas

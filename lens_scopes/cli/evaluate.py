@@ -17,6 +17,7 @@ from lens_scopes.cli.progress import progress_bar
 
 _DATA = "Passages"
 _TESTS = "What is measured"
+_METHODS = "fisher,temperature,semantic,random"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class PassageOptions:
         typer.Option(
             metavar="last|own",
             help="last: what stands before a passage's last token is read, and that token tells whether the prediction "
-            "is correct; own: the whole passage is read. The model's own top token is explained either way.",
+            "is correct; own: the whole passage is read. The model's own top token is explained, "
+            "unless the protocol says otherwise.",
             rich_help_panel=_DATA,
         ),
     ] = "last"
@@ -81,9 +83,14 @@ class MeasureOptions:
     """Methods × metrics × ablations."""
 
     methods: Annotated[
-        str,
-        typer.Option(metavar="NAME,…", help="Scopes and baselines, separated by commas.", rich_help_panel=_TESTS),
-    ] = "fisher,temperature,semantic,random"
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help=f"Scopes and baselines, separated by commas. By default {_METHODS}, or the protocol's own.",
+            rich_help_panel=_TESTS,
+            show_default=False,
+        ),
+    ] = None
     metrics: Annotated[
         str, typer.Option(metavar="NAME,…", help="Metrics, separated by commas.", rich_help_panel=_TESTS)
     ] = "aopc,loo-kl"
@@ -91,6 +98,15 @@ class MeasureOptions:
         str,
         typer.Option(metavar="NAME,…", help="What ablated tokens become, separated by commas.", rich_help_panel=_TESTS),
     ] = "zero,mean"
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='"arXiv:2601.16407" follows the conventions of that paper\'s public code.',
+            rich_help_panel=_TESTS,
+            show_default=False,
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_TESTS)] = 0
     draws: Annotated[
         int, typer.Option(help="Samples averaged where an ablation is random.", min=1, rich_help_panel=_TESTS)
@@ -112,6 +128,12 @@ def evaluate(
         ),
     ],
     retry: Annotated[bool, typer.Option("--retry", help="Measure passages again that failed before.")] = False,
+    mixed_commits: Annotated[
+        bool,
+        typer.Option(
+            "--mixed-commits", help="Go on in a folder that another commit of lens_scopes began; reports say so."
+        ),
+    ] = False,
 ) -> None:
     """Is it true? Ablates what attributions call important and measures what becomes of the prediction.
 
@@ -124,12 +146,16 @@ def evaluate(
         from lens_scopes.evaluation.folder import ResultFolder
         from lens_scopes.evaluation.passages import read_passages
         from lens_scopes.evaluation.processes import this_process
+        from lens_scopes.evaluation.protocol import as_protocol
         from lens_scopes.evaluation.run import Selection, check_choices
         from lens_scopes.evaluation.run import evaluate as measure
         from lens_scopes.evaluation.statistics import check_reference
 
         check_target(data.target)
-        methods, metrics, ablations = map(_names, (measures.methods, measures.metrics, measures.ablations))
+        protocol = as_protocol(measures.protocol)
+        metrics, ablations = map(_names, (measures.metrics, measures.ablations))
+        protocol.check_metrics(metrics)
+        methods = _names(measures.methods or ",".join(protocol.methods_of(metrics)) or _METHODS)
         check_choices(methods, metrics, ablations)
         check_reference(output.reference, methods)
         process = this_process()
@@ -142,6 +168,7 @@ def evaluate(
                 methods=methods,
                 metrics=metrics,
                 ablations=ablations,
+                protocol=protocol,
                 out=out,
                 limit=data.limit,
                 skip=data.skip,
@@ -150,6 +177,7 @@ def evaluate(
                 seed=measures.seed,
                 draws=measures.draws,
                 retry=retry,
+                mixed_commits=mixed_commits,
                 progress=progress if process.rank == 0 else None,
             )
         chosen = Selection(passages, data.skip, data.limit).indices()

@@ -13,7 +13,7 @@ from lens_scopes.cli.options.memory import MemoryOptions
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.path import PathOptions
 from lens_scopes.cli.options.prompt import PromptOptions
-from lens_scopes.cli.options.result import SavedResultOptions
+from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.options.spans import SpanOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError
@@ -34,7 +34,7 @@ def flow(
     paths: PathOptions,
     model: ModelOptions,
     memory: MemoryOptions,
-    output: SavedResultOptions,
+    output: ResultOptions,
     answer: Annotated[
         str | None,
         typer.Option(
@@ -49,7 +49,8 @@ def flow(
     sigma: Annotated[
         float,
         typer.Option(
-            help="Size of the noise; at 1 it is as long as a typical token embedding.", rich_help_panel=_PANEL
+            help="Size of the noise; at 1 it is as long as the median embedding of the vocabulary.",
+            rich_help_panel=_PANEL,
         ),
     ] = 0.1,
     rank: Annotated[
@@ -73,7 +74,9 @@ def flow(
         float | None,
         typer.Option(
             metavar="NATS",
-            help="Exit with status 1 when more than this flows from any span, summed over the answer.",
+            help="Exit with status 1 when more than this flows from any span, summed over the answer. It detects that "
+            "small changes of the span would move the predictions, not whether the answer repeats the span; a low "
+            "value proves no secret safe.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),

@@ -31,9 +31,9 @@ def heads(
     baseline: Annotated[
         str,
         typer.Option(
-            metavar="zero|mean|resample",
-            help="What a component's output is set to: zero, its mean over the prompt, or its value in a prompt of the "
-            "same tokens in another order.",
+            metavar="zero|mean|shuffle",
+            help="What a component's output is set to: zero, its mean over the prompt's non-special tokens, "
+            "or its value in a prompt of the same tokens in a random order (special tokens in place).",
             rich_help_panel=_PANEL,
         ),
     ] = "mean",

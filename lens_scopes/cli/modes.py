@@ -31,7 +31,8 @@ def modes(
         str,
         typer.Option(
             metavar="zero|mean",
-            help="What a source token's embedding is replaced by: zero, or the mean of the prompt's embeddings.",
+            help="What a source token's embedding is replaced by: zero, or the mean over the prompt's non-special "
+            "tokens.",
             rich_help_panel=_PANEL,
         ),
     ] = "mean",

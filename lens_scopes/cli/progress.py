@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lens_scopes.engine.backward import Progress
 
 
 @contextmanager
@@ -20,15 +24,13 @@ def spinner(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Progress]:
     """A bar; the block calls what it is given with (done, in all)."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
     # The time left is told from the last hour, since a step of an evaluation may take a minute.
-    with Progress(
-        console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600
-    ) as progress:
+    with Bar(console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=3600) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

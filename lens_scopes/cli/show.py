@@ -9,24 +9,24 @@ import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.output import OutputOptions
-from lens_scopes.cli.options.result import SavedResultOptions
+from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.errors import PromptError
 
 
 @with_option_groups
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A result written by --out.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A result of any kind, written by --out.")],
     output: OutputOptions,
 ) -> None:
     """Show a saved result again, or turn it into other files."""
     output.check()
-    from lens_scopes.results import files as result_file
-    from lens_scopes.results import flow as span_flow
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.load import load
 
-    if result_file.format_name(file) == span_flow.FORMAT.name:
-        if output.group != "token":
-            raise PromptError("an information flow is of spans: --group is for the scores of tokens.")
-        SavedResultOptions(output.out, output.json).deliver(span_flow.InformationFlow.load(file))
-    else:
-        output.deliver(Attribution.load(file))
+    result = load(file)
+    if isinstance(result, Attribution):
+        output.deliver(result)
+        return
+    if output.group != "token":
+        raise PromptError(f"--group sums the scores of tokens, and {file} holds a result of kind {result.kind}.")
+    ResultOptions(output.out, output.json).deliver(result)

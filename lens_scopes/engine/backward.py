@@ -137,9 +137,9 @@ class SlicedTrace:
     def real(self) -> Bool[Tensor, "batch pos"]:
         return self.batch.real
 
-    def described(self, plan: MemoryPlan, n_directions: int) -> str:
-        """What came of the plan, in words, for the record."""
-        return plan.as_it_came(self.layers_at_once, self.directions_at_once, n_directions, self.shortages)
+    def outcome(self, plan: MemoryPlan, n_directions: int) -> MemoryPlan:
+        """The plan as it was carried out, for the record."""
+        return plan.outcome(self.layers_at_once, self.directions_at_once, n_directions, self.shortages)
 
     def backward(
         self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None

@@ -23,12 +23,35 @@ _ROOM = 8  # times the size of what is kept must be free
 _CACHED_NUMBERS = 2**20  # 4 MB of float32
 _CHUNK_COLUMNS = 32_768  # columns of W_U upcast at a time: 80 MB for d_model = 640
 
+_NORM_INPUTS = 256  # entries of the final norm that are tried
+_CONSTANT = 1e-4  # relative spread of ‖y‖ below which it is constant
+
 _largest_norms: dict[tuple[Any, ...], float] = {}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which norms, softmax and Fisher products are accumulated: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def log_softmax(logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch d_vocab"]:
+    """log p, with the largest entry as −log1p(Σ of the others) so that a probability near one keeps its digits."""
+    top = logits.argmax(-1, keepdim=True)
+    shifted = logits - logits.gather(-1, top)
+    return shifted - torch.log1p(shifted.exp().scatter(-1, top, 0).sum(-1, keepdim=True))
+
+
+def kl_divergence(before: Float[Tensor, "... d_vocab"], after: Float[Tensor, "... d_vocab"]) -> Float[Tensor, ...]:
+    """KL(p ‖ q) = Σ_j p_j (e^{d_j} − 1 − d_j) with d = log q − log p, in nats, ≥ 0, from the logits of p and q.
+
+    The terms are of second order in d. Those of Σ_j p_j (log p_j − log q_j) are of first order: they cancel, and a
+    small divergence is lost in rounding. Computed in float64.
+    """
+    log_p, log_q = before.double().log_softmax(-1), after.double().log_softmax(-1)
+    p, d = log_p.exp(), log_q - log_p
+    # A token that p excludes adds q_j alone; far from d = 0 nothing cancels, and e^d could overflow.
+    near = torch.where(d.abs() < 1, p * (torch.expm1(d) - d), log_q.exp() - p - p * d)
+    return torch.where(p > 0, near, log_q.exp()).sum(-1).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -78,8 +101,7 @@ class Unembedding:
     @property
     def largest_norm(self) -> float:
         """max_j ‖w_j‖, remembered: it is the same for every prediction of a model."""
-        some = self.W_U[:, :: max(1, self.d_vocab // 64)]
-        key = (self.W_U.shape, self.W_U.dtype, self.W_U.device, float(some.double().sum()))
+        key = _fingerprint(self.W_U)
         if key not in _largest_norms:
             _largest_norms[key] = max(float(rows.norm(dim=-1).max()) for _, rows in self.blocks())
         return _largest_norms[key]
@@ -135,7 +157,15 @@ def unembedding(model: Any) -> Unembedding:
     )
 
 
-_upcast: weakref.WeakKeyDictionary[Any, tuple[tuple[int, int], Tensor]] = weakref.WeakKeyDictionary()
+_upcast: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], Tensor]] = weakref.WeakKeyDictionary()
+
+
+def _fingerprint(weight: Float[Tensor, "d_model d_vocab"]) -> tuple[Any, ...]:
+    """What differs once the weights do: the place and PyTorch's count of writes to it; and, for writes that are not
+    counted (`weight.data[...] = `), a sum over some numbers of every column, all of them where W_U is small."""
+    some = weight.T[:, : max(1, _CACHED_NUMBERS // weight.shape[1])]
+    writes = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), writes, weight.shape, weight.dtype, weight.device, float(some.sum(dtype=torch.float64))
 
 
 def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "d_model d_vocab"]:
@@ -145,7 +175,7 @@ def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> F
     size = weight.numel() * torch.finfo(dtype).bits // 8
     if weight.dtype == dtype or weight.device.type != "cpu":
         return weight
-    state = (weight.data_ptr(), weight._version)
+    state = _fingerprint(weight)
     if model in _upcast and _upcast[model][0] == state:
         return _upcast[model][1]
     import psutil
@@ -154,6 +184,25 @@ def _in_compute_dtype(model: Any, weight: Float[Tensor, "d_model d_vocab"]) -> F
         return weight
     _upcast[model] = (state, weight.to(dtype))
     return _upcast[model][1]
+
+
+def final_norm_is_constant(model: Any) -> bool:
+    """Whether the final norm gives every y the same length: it has no weights, or all of one size.
+
+    ‖y‖ is then constant and its gradient is rounding error. Tried on inputs of one entry each, whose y is as long as
+    that entry's weight.
+    """
+    if model.cfg.normalization_type is None:
+        return False
+    d_model, weight = model.cfg.d_model, model.W_U
+    entries = torch.linspace(0, d_model - 1, min(d_model, _NORM_INPUTS)).long()
+    inputs = torch.zeros(len(entries), d_model)
+    inputs[range(len(entries)), entries] = 100 * d_model**0.5  # the norm's ε is nothing beside it
+    place = next((item.device for item in model.ln_final.parameters()), weight.device)
+    with torch.no_grad():
+        lengths = model.ln_final(inputs.to(place, model.cfg.dtype)[None])[0].float().norm(dim=-1)
+    allowed = max(_CONSTANT, 4 * torch.finfo(model.cfg.dtype).eps)
+    return bool(lengths.max() - lengths.min() <= allowed * lengths.max())
 
 
 @dataclass(frozen=True)
@@ -218,7 +267,7 @@ class FinalState:
     @cached_property
     def log_probabilities(self) -> Float[Tensor, " d_vocab"]:
         """log p, in nats."""
-        return self.logits.log_softmax(-1)
+        return log_softmax(self.logits)
 
     @cached_property
     def probabilities(self) -> Float[Tensor, " d_vocab"]:
@@ -228,7 +277,13 @@ class FinalState:
     @cached_property
     def entropy(self) -> float:
         """H(p) = −Σ_j p_j log p_j, in nats."""
-        return float(torch.special.entr(self.probabilities).sum())
+        return float(self.surprisals.sum())
+
+    @cached_property
+    def surprisals(self) -> Float[Tensor, " d_vocab"]:
+        """−p_j log p_j, in nats: what each token adds to the entropy."""
+        p = self.probabilities
+        return torch.where(p > 0, -p * self.log_probabilities, 0)
 
     @property
     def top_token(self) -> int:
@@ -237,9 +292,9 @@ class FinalState:
 
     @cached_property
     def soft_cap_slope(self) -> Float[Tensor, " d_vocab"] | None:
-        """D_j = ∂logit_j/∂z_j = 1 − tanh²(z_j / c); None where the model has no soft-cap (D = 1)."""
+        """D_j = ∂logit_j/∂z_j = 1 − tanh²(z_j / c) = cosh⁻²(z_j / c); None without a soft-cap (D = 1)."""
         cap = self.unembedding.soft_cap
-        return None if cap is None else 1 - torch.tanh(self.pre_logits / cap) ** 2
+        return None if cap is None else torch.cosh(self.pre_logits / cap) ** -2
 
     def logit_gradients(self, token_ids: Sequence[int] | Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
         """∂logit_j/∂y = D_j w_j for the given tokens, as rows."""
@@ -256,6 +311,31 @@ class FinalState:
         """Σ_j c_j ∂logit_j/∂y for each row c: gradients of functions of the whole distribution."""
         slope = self.soft_cap_slope
         return self.unembedding.combine(coefficients if slope is None else coefficients * slope)
+
+    def log_probability_gradient(self, token_id: int) -> Float[Tensor, " d_model"]:
+        """∂log p_t/∂y = Σ_{j ≠ t} p_j (∂logit_t/∂y − ∂logit_j/∂y).
+
+        1 − p_t is the sum over the other tokens: where p_t is near one, ∂logit_t/∂y minus the mean would cancel.
+        """
+        others = self.probabilities.clone()
+        others[token_id] = 0
+        coefficients = -others
+        coefficients[token_id] = others.sum()
+        return self.combine_logit_gradients(coefficients[None])[0]
+
+    def probability_changes(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """∂p_j/∂y · v = p_j (∂logit_j/∂y − w̄)ᵀv for each row v, with logits counted from that of the top token."""
+        along = self.logit_changes(vectors)
+        along = along - along[:, self.top_token, None]
+        return self.probabilities * (along - (along @ self.probabilities)[:, None])
+
+    def log_probability_change(self, after: FinalState) -> Float[Tensor, " d_vocab"]:
+        """log q − log p, in float64, with q the prediction from `after`."""
+        return after.logits.double().log_softmax(-1) - self.logits.double().log_softmax(-1)
+
+    def divergence(self, after: FinalState) -> float:
+        """KL(p ‖ q) in nats, with q the prediction from `after`."""
+        return float(kl_divergence(self.logits, after.logits))
 
     @cached_property
     def mean_logit_gradient(self) -> Float[Tensor, " d_model"]:

@@ -25,6 +25,7 @@ KEEP_MOST = 8192  # tokens kept for a first approximation of a larger vocabulary
 OVERSAMPLE = 8  # directions found on the kept tokens beside those asked for
 CARRIED = 2  # of these, how many go on to the whole vocabulary: each speeds convergence up and costs time
 TOLERANCE = 5e-4  # ‖F u − λ u‖ / λ_1 at which directions are good enough
+FOLLOWING = 0.05  # the same of the pair after those asked for, whose value is then good to about its square
 OMITTED = 5e-4  # ‖F − F_S‖ / λ_1 at which a share S of the vocabulary stands for all of it
 MOST_PASSES = 20  # over the vocabulary, for predictions so flat that directions converge slowly
 _FOR_REFERENCE = 256  # tokens
@@ -37,19 +38,45 @@ class LeadingTerms:
     Attributes:
         eigenvalues: λ_i in nats per squared unit of y, largest first; zero beyond the rank of F.
         vectors: u_i as rows, orthonormal where λ_i > 0.
-        residual: a bound on the ‖F u_i − λ_i u_i‖ / λ_1 that are left; 0 where all of F was decomposed.
+        residual: a bound on the ‖F u_i − λ_i u_i‖ / λ_1 that are left; 0 where all of F was decomposed. It bounds the
+            distance of each λ_i to some eigenvalue of F. It bounds neither a score, whose error grows as
+            residual · λ_1 / (λ_k − λ_{k+1}), nor that the pairs are the leading ones.
+        following: λ_{k+1}, as a Ritz value: at most the true one, equal to it where F was decomposed.
+        total: tr F; of a large vocabulary an estimate from the tokens kept for the first approximation.
+        converged: whether the solver reached its tolerance.
     """
 
     eigenvalues: Float[Tensor, " k"]
     vectors: Float[Tensor, "k d_model"]
     residual: float = 0.0
+    following: float = 0.0
+    total: float = 0.0
+    converged: bool = True
+
+    @property
+    def gap(self) -> float:
+        """λ_{k+1} / λ_k in [0, 1]: near 1 the k-th direction is a choice between near-equals; NaN where λ_k is 0."""
+        last = float(self.eigenvalues[-1])
+        return min(self.following / last, 1.0) if last > 0 else float("nan")
+
+    @property
+    def share(self) -> float:
+        """The part of tr F that the k terms hold, in [0, 1]; NaN where F is 0."""
+        return min(float(self.eigenvalues.sum()) / self.total, 1.0) if self.total > 0 else float("nan")
+
+    @property
+    def resolved(self) -> list[bool]:
+        """Whether each λ_i is above its error, residual · λ_1, and above rounding; below, u_i may be any vector."""
+        floor = max(self.residual, torch.finfo(self.eigenvalues.dtype).eps) * float(self.eigenvalues[0])
+        return [value > floor for value in self.eigenvalues.tolist()]
 
 
 class PredictiveGeometry:
     """The Fisher information F of the next-token prediction at one final state.
 
     Leading terms are found on A of the few tokens that hold most of the uncertainty, then refined by products with F
-    over all tokens but those that together cannot matter, until ‖F u − λ u‖ ≤ 1e-3 λ_1 over the whole vocabulary.
+    over all tokens but those that together cannot matter, until ‖F u − λ u‖ ≤ 1e-3 λ_1 over the whole vocabulary, or
+    until MOST_PASSES products; `LeadingTerms.converged` says which.
 
     Args:
         state: the final state.
@@ -116,15 +143,23 @@ class PredictiveGeometry:
 
     def trace(self) -> float:
         """tr F = Σ_j p_j ‖w_j − w̄‖², in nats per squared unit of y."""
-        state = self.state
-        total = 0.0
-        for ids in torch.arange(state.unembedding.d_vocab, device=state.y.device).split(KEEP_MOST):
-            rows = state.logit_gradients(ids) - state.mean_logit_gradient
-            total += float(state.probabilities[ids].double() @ rows.square().sum(-1).double())
-        return total
+        return self._trace(self.state.unembedding.blocks())
+
+    def _trace(self, blocks: Iterable[tuple[slice | Tensor, Tensor]]) -> float:
+        """Σ_j p_j ‖w_j − r‖² − ‖s‖² / Σ_j p_j with s = Σ_j p_j (w_j − r), over the blocks of tokens given."""
+        state, r = self.state, self._reference
+        total, mass, s = 0.0, 0.0, torch.zeros_like(r, dtype=torch.float64)
+        for part, rows in blocks:
+            p = state.probabilities[part]
+            apart = rows - r if state.soft_cap_slope is None else rows * state.soft_cap_slope[part, None] - r
+            s += (p @ apart).double()
+            mass += float(p.sum(dtype=torch.float64))
+            total += float(p @ torch.linalg.vecdot(apart, apart))
+        return total - float(s @ s) / mass
 
     def leading(self, rank: int) -> LeadingTerms:
-        """The `rank` largest eigenvalues of F and their eigenvectors, to ‖F u − λ u‖ ≤ 1e-3 λ_1."""
+        """The `rank` largest eigenvalues of F and their eigenvectors, to ‖F u − λ u‖ ≤ 1e-3 λ_1 where the result says
+        `converged`; with λ_{k+1} and tr F beside them."""
         d_model, d_vocab = self.state.unembedding.d_model, self.state.unembedding.d_vocab
         if len(self.kept) == d_vocab:
             return self._of_kept(rank)
@@ -137,9 +172,12 @@ class PredictiveGeometry:
         def multiply(vectors: Tensor) -> Tensor:
             return self._product(vectors, head.blocks() if ids is None else head.blocks_of(ids))
 
-        found = _krylov(multiply, start.vectors[: rank + CARRIED], rank, TOLERANCE)
-        share = omitted / max(float(found.eigenvalues[0]), torch.finfo(torch.float64).tiny)
-        return replace(found, residual=found.residual + share)
+        terms = _krylov(multiply, start.vectors[: rank + CARRIED], rank, TOLERANCE)
+        share = omitted / max(float(terms.eigenvalues[0]), torch.finfo(torch.float64).tiny)
+        # A pass over W_U for tr F would cost a tenth of a scope: other tokens are taken to be as far out as those kept.
+        p, top = self.state.probabilities.double(), self.kept[:1]
+        total = start.total * float((p.sum() - p[top]) / (p[self.kept].sum() - p[top]))
+        return replace(terms, residual=terms.residual + share, total=total)
 
     def _support(self, allowed: float) -> tuple[Int[Tensor, " n"] | None, float]:
         """Tokens whose F differs from that of the whole vocabulary by at most `allowed` in the operator norm, with the
@@ -165,18 +203,21 @@ class PredictiveGeometry:
         factor = self._factor()
         if min(factor.shape) <= DENSE_LIMIT or 4 * rank >= min(factor.shape):
             return self._dense(rank, factor)
-        start = factor[factor.square().sum(-1).topk(rank).indices]
-        return _krylov(lambda vectors: (vectors @ factor.T) @ factor, start, rank, TOLERANCE)
+        start = factor[factor.square().sum(-1).topk(rank + CARRIED).indices]
+        terms = _krylov(lambda vectors: (vectors @ factor.T) @ factor, start, rank, TOLERANCE)
+        return replace(terms, total=float(factor.square().sum(dtype=torch.float64)))
 
     @staticmethod
     def _dense(rank: int, factor: Float[Tensor, "m d_model"]) -> LeadingTerms:
         wide = factor.double()
+        # The Gram matrix stays in float64: in float32 its terms below 1e-7 λ_1 would be rounding errors.
         if wide.shape[0] >= wide.shape[1]:
-            return _largest_terms(rank, (wide.T @ wide).to(factor))
-        small = _largest_terms(rank, (wide @ wide.T).to(factor))
-        raw = small.vectors.double() @ wide
+            terms = _largest_terms(rank, wide.T @ wide)
+            return replace(terms, eigenvalues=terms.eigenvalues.to(factor), vectors=terms.vectors.to(factor))
+        small = _largest_terms(rank, wide @ wide.T)
+        raw = small.vectors @ wide
         vectors = raw / raw.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(raw.dtype).tiny)
-        return LeadingTerms(small.eigenvalues, vectors.to(factor))
+        return replace(small, eigenvalues=small.eigenvalues.to(factor), vectors=vectors.to(factor))
 
     def split_trace(
         self, exact: int, samples: int, generator: torch.Generator
@@ -206,19 +247,28 @@ def _krylov(
     multiply: Callable[[Tensor], Tensor], start: Float[Tensor, "n d_model"], rank: int, tolerance: float
 ) -> LeadingTerms:
     """Rayleigh–Ritz on a growing space: each product is with the residuals of the wanted pairs that are not good enough
-    yet, as in a block Krylov space."""
+    yet, as in a block Krylov space. The pair after them is wanted to a rough tolerance, for its value alone."""
     basis = torch.linalg.qr(start.T).Q.T
     image = multiply(basis)
+    allowed = start.new_full((rank + 1,), tolerance)
+    allowed[rank] = FOLLOWING
     for _ in range(MOST_PASSES):
-        ritz = _largest_terms(rank, (basis @ image.T + image @ basis.T) / 2)
+        ritz = _largest_terms(rank + 1, (basis @ image.T + image @ basis.T) / 2)
         vectors = ritz.vectors @ basis
         residuals = ritz.vectors @ image - ritz.eigenvalues[:, None] * vectors
         errors = residuals.norm(dim=-1) / ritz.eigenvalues[0].clamp_min(torch.finfo(start.dtype).tiny)
-        fresh = _orthonormal_beside(basis, residuals[errors > tolerance])
+        fresh = _orthonormal_beside(basis, residuals[errors > allowed])
         if not len(fresh):
             break
         basis, image = torch.cat([basis, fresh]), torch.cat([image, multiply(fresh)])
-    return LeadingTerms(ritz.eigenvalues, vectors, float(errors.max()))
+    residual = float(errors[:rank].max())
+    return LeadingTerms(
+        ritz.eigenvalues[:rank],
+        vectors[:rank],
+        residual=residual,
+        following=float(ritz.eigenvalues[rank]),
+        converged=residual <= tolerance,
+    )
 
 
 def _orthonormal_beside(basis: Float[Tensor, "n d_model"], rows: Float[Tensor, "m d_model"]) -> Tensor:
@@ -233,10 +283,12 @@ def _orthonormal_beside(basis: Float[Tensor, "n d_model"], rows: Float[Tensor, "
 
 
 def _largest_terms(rank: int, matrix: Float[Tensor, "n n"]) -> LeadingTerms:
-    """Dense eigendecomposition, in float64; padded with zero terms beyond the matrix's size."""
+    """Dense eigendecomposition, in float64; padded with zero terms beyond the matrix's size. The trace is `total`."""
     values, columns = torch.linalg.eigh(matrix.double())
-    values, vectors = values.flip(0)[:rank].clamp_min(0), columns.T.flip(0)[:rank]
+    values, total = values.flip(0).clamp_min(0), float(matrix.diagonal().sum(dtype=torch.float64))
+    following = float(values[rank]) if rank < len(values) else 0.0
+    values, vectors = values[:rank], columns.T.flip(0)[:rank]
     missing = rank - len(values)
     values = torch.nn.functional.pad(values, (0, missing))
     vectors = torch.nn.functional.pad(vectors, (0, 0, 0, missing))
-    return LeadingTerms(values.to(matrix), vectors.to(matrix))
+    return LeadingTerms(values.to(matrix), vectors.to(matrix), following=following, total=total)

@@ -43,7 +43,8 @@ class MemoryPlan:
         n_layers: of the model.
         directions_at_once: directions that travel together between slices; None for all.
         estimate: bytes expected beyond the model's weights.
-        budget: bytes allowed.
+        budget: bytes allowed, where a limit was given; None for a share of what is free, which no record needs.
+        shortages: how often memory ran out all the same.
     """
 
     rows: int
@@ -51,27 +52,20 @@ class MemoryPlan:
     n_layers: int
     directions_at_once: int | None
     estimate: int
-    budget: int
+    budget: int | None
+    shortages: int = 0
 
     @property
     def sliced(self) -> bool:
         """Whether layers are run again on the way back."""
         return self.layers_at_once < self.n_layers
 
-    def describe(self) -> str:
-        """The plan in words, for the record."""
-        together = f", {self.rows} prompts together" if self.rows > 1 else ""
-        if not self.sliced:
-            return f"the whole graph at once{together}"
-        layers = f"the graph of {self.layers_at_once} of {self.n_layers} layers at a time, run again on the way back"
-        some = f", directions in groups of {self.directions_at_once}" if self.directions_at_once else ""
-        return f"{layers}{some}{together}"
-
-    def as_it_came(self, layers_at_once: int, directions_at_once: int | None, n_directions: int, shortages: int) -> str:
-        """What the plan came to, in words, after memory had run out `shortages` times."""
+    def outcome(
+        self, layers_at_once: int, directions_at_once: int | None, n_directions: int, shortages: int
+    ) -> MemoryPlan:
+        """The plan as it was carried out, after memory had run out `shortages` times."""
         limit = None if directions_at_once is None or directions_at_once >= n_directions else directions_at_once
-        found = replace(self, layers_at_once=layers_at_once, directions_at_once=limit).describe()
-        return f"{found}; memory ran out {'once' if shortages == 1 else f'{shortages} times'}" if shortages else found
+        return replace(self, layers_at_once=layers_at_once, directions_at_once=limit, shortages=shortages)
 
 
 class Budget:
@@ -86,6 +80,7 @@ class Budget:
         self.model = model
         self.given = allowed is not None
         self._free = free_bytes(model) if allowed is None else allowed
+        self.limit = allowed
         self.allowed = self._free if allowed is not None else int(_SHARE * self._free)
         cfg = model.cfg
         dtype = next(values.dtype for values in model.parameters() if values.is_floating_point())
@@ -132,26 +127,28 @@ class Budget:
         n_layers = self.model.cfg.n_layers
         whole = rows * self.whole(length)
         if whole <= self.allowed:
-            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.allowed)
+            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
         if is_bridge(self.model):
             self._refuse(whole, f"{rows} × {length} tokens", "", 'load the model with backend="hooked", ')
-            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.allowed)
+            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
         token = rows * length * self._token
         layer, passing = rows * self.layer(length), rows * self.passing(length)
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
         carried = (n_layers + 1 + directions) * token + passing
         self._refuse((n_layers + 2) * token + passing + layer, f"{rows} × {length} tokens", " one layer at a time", "")
         layers = max(1, min(n_layers - 1, (self.allowed - carried) // layer))
-        return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.allowed)
+        return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.limit)
 
-    def require_patterns(self, length: int) -> None:
-        """Checks that the whole graph of a prompt fits together with what is computed from every layer's pattern.
+    def plan_patterns(self, length: int) -> MemoryPlan:
+        """The plan of the whole graph of a prompt together with what is computed from every layer's pattern.
 
         Raises:
             OutOfMemoryError: when it does not, with the estimate.
         """
         patterns = self.model.cfg.n_layers * self._pair * length**2
-        self._refuse(self.whole(length) + 3 * patterns, f"the heads of {length} tokens", "", "")
+        estimate, n_layers = int(self.whole(length) + 3 * patterns), self.model.cfg.n_layers
+        self._refuse(estimate, f"the heads of {length} tokens", "", "")
+        return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit)
 
     def _refuse(self, estimate: int, what: str, how: str, cure: str) -> None:
         if estimate <= self._free:

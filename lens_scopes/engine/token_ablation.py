@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.final_state import Unembedding, unembedding
+from lens_scopes.engine.final_state import Unembedding, kl_divergence, log_softmax, unembedding
 from lens_scopes.engine.forward import Hook, run_to_final_state, token_embeddings
 from lens_scopes.engine.prefix_cache import Prefixed
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.engine.text_mean import text_mean
 from lens_scopes.errors import EvaluationError
 
 ABLATIONS = {
@@ -28,7 +29,7 @@ ABLATIONS = {
     "pad": "the embedding of the padding token",
     "eos": "the embedding of the end-of-text token",
     "bos": "the embedding of the begin-of-text token",
-    "mean": "the mean embedding of the prompt's own tokens",
+    "mean": "the mean embedding of the prompt's non-special tokens",
     "corpus-mean": "the mean embedding of the tokens of all passages",
     "resample": "the embeddings of tokens drawn from all passages (from the prompt itself where there are no others)",
     "remove": "nothing: the token is taken out and later ones move up",
@@ -37,6 +38,7 @@ ABLATIONS = {
 _TOKENS = ("pad", "eos", "bos")  # ablations by a token that the tokenizer may lack
 _TOKENS_AT_ONCE = 1024  # more fill the cores no better, and smaller batches share longer prefixes
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
+_DIVERGENCE_ROWS = 4  # rows of them compared at a time
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class AblatedPrompt:
             run_to_final_state(model, [self.token_ids]) if self._prefixed is None else self._prefixed.final_state
         )
         clean = self._unembedding.logits(unchanged)[0]
-        self.clean = clean.log_softmax(-1)
+        self._clean_logits = clean
+        self.clean = log_softmax(clean)
         self.clean_logit = float(clean[target])
 
     def outcomes(self, masks: Bool[Tensor, "row pos"]) -> Outcomes:
@@ -191,10 +194,11 @@ class AblatedPrompt:
 
     def _measures(self, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "4 row"]:
         logits = self._unembedding.logits(states)
-        changed = logits.log_softmax(-1)
-        divergence = (self.clean.exp() * (self.clean - changed)).sum(-1)
-        target = changed[:, self.target]
-        return torch.stack([target, target.exp(), logits[:, self.target], divergence]).double().cpu()
+        target = log_softmax(logits)[:, self.target].double()
+        # In float64, so a few rows at a time.
+        divergence = torch.cat([kl_divergence(self._clean_logits, part) for part in logits.split(_DIVERGENCE_ROWS)])
+        measures = torch.stack([target, target.exp(), logits[:, self.target].double()])
+        return torch.cat([measures, divergence[None]]).cpu()
 
     def _final_states(self, masks: Bool[Tensor, "row pos"]) -> Iterator[tuple[list[int], Float[Tensor, "n d_model"]]]:
         """Final states with the rows of `masks` they belong to, several of one row for several draws."""
@@ -242,7 +246,9 @@ class AblatedPrompt:
         if not self.eligible:  # nothing is ever replaced
             return own[None]
         if self.ablation == "mean":
-            return own[self.eligible].mean(0).expand_as(own)[None]
+            averaged = torch.zeros(1, len(own), dtype=torch.bool, device=own.device)
+            averaged[0, self.eligible] = True
+            return text_mean(own[None], averaged).to(own).expand_as(own[None])
         if self.ablation == "corpus-mean":
             return self._corpus_mean(corpus).to(own).expand_as(own)[None]
         if self.ablation == "resample":

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, PromptError
-from lens_scopes.prompts.prompt import read_prompt
+from lens_scopes.prompts.read import read_prompt
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.passages import Passage

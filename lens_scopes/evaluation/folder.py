@@ -31,6 +31,7 @@ _MANIFEST = "manifest.json"
 _SHARDS = "results-*.jsonl"
 _BLOCK = 1 << 16
 _UNCOMPARED = ("passages · name",)
+_PLAN, _COMMIT = "plan · ", "commit"
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,14 @@ class ResultFolder:
     manifest: dict[str, Any]
 
     @classmethod
-    def begin(cls, path: Path, manifest: Mapping[str, Any]) -> ResultFolder:
+    def begin(cls, path: Path, manifest: Mapping[str, Any], *, mixed_commits: bool = False) -> ResultFolder:
         """The folder for an evaluation: a new one, or one that holds the beginning of the same evaluation.
 
+        The manifest's plan is that of the first start, whatever is asked for later.
+
         Raises:
-            EvaluationError: for a folder of another evaluation, naming the first field that differs.
+            EvaluationError: for a folder of another evaluation, naming the first field that differs, and, unless
+                `mixed_commits` allows it, for one measured by another commit of the code.
             FileError: when it cannot be made, read or written.
         """
         from lens_scopes.results.files import write_whole
@@ -95,7 +99,7 @@ class ResultFolder:
                 raise EvaluationError(f"{path} holds results without a {_MANIFEST}; give another folder.")
             write_whole(path / _MANIFEST, json.dumps(wanted, indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
         folder = cls.open(path)
-        _check_same(path, folder.manifest, wanted)
+        _check_same(path, folder.manifest, wanted, mixed_commits)
         return folder
 
     @classmethod
@@ -246,10 +250,18 @@ def _whole_lines(path: Path) -> int:
     return 0
 
 
-def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any], mixed_commits: bool) -> None:
     old, new = _flat(there), _flat(wanted)
     for name in (*new, *(name for name in old if name not in new)):
-        if name not in _UNCOMPARED and old.get(name) != new.get(name):
+        if name in _UNCOMPARED or name.startswith(_PLAN) or old.get(name) == new.get(name):
+            continue
+        if name == _COMMIT and not mixed_commits:
+            raise EvaluationError(
+                f"{path} was begun by the code of commit {_shown(old.get(name))}, and this is {_shown(new.get(name))}; "
+                "go back to that commit, give another folder (--out), or allow the mix with mixed_commits=True "
+                "(--mixed-commits), which every report will say."
+            )
+        if name != _COMMIT:
             raise EvaluationError(
                 f"{path} holds another evaluation: its {name} is {_shown(old.get(name))}, this one's is "
                 f"{_shown(new.get(name))}; give another folder (--out), or the same settings to go on."

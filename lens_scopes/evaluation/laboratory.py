@@ -1,12 +1,12 @@
 """The bench: one passage in, every method × metric × ablation out.
 
-What is explained is the model's own top token, as in arXiv:2601.16407; whether that token is the passage's true next
-one is kept beside each number.
+What is explained, and every other convention, is the protocol's (`evaluation/protocol.py`): unless another is asked
+for, the model's own top token. Whether that token is the passage's true next one is kept beside each number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,15 +18,25 @@ from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.evaluation.measurement import Measurement
-from lens_scopes.evaluation.methods import Method, MethodLike, as_method
+from lens_scopes.evaluation.methods import Method, MethodLike, Scored, as_method
 from lens_scopes.evaluation.metrics import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS, Case, Metric, metric_named
+from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.randomized import RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import Prompt, PromptLike, read_prompt, token_string
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.tokens import token_string
+from lens_scopes.scopes.comparisons import LeaveOneOut
 from lens_scopes.scopes.objectives import Objective
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
+
+
+_EXPLAINED = {
+    "top": "the model's own top token",
+    "true": "the true next token by methods of one token; what is followed is the model's own top token",
+}
 
 
 class Laboratory:
@@ -40,6 +50,7 @@ class Laboratory:
         seed: of all random draws; the global generator is not touched.
         draws: random replacements averaged for the ablation "resample".
         corpus: token ids of all passages, for the ablations "corpus-mean" and "resample".
+        protocol: the conventions.
 
     Raises:
         EvaluationError: for unknown names, with near ones, for what the model or the corpus cannot give, and for a
@@ -56,9 +67,11 @@ class Laboratory:
         seed: int = 0,
         draws: int = 4,
         corpus: Sequence[Sequence[int]] = (),
+        protocol: Protocol = OWN,
     ) -> None:
         self.model = model
-        self.methods: list[Method] = [as_method(method) for method in methods]
+        self.protocol = protocol
+        self.methods: list[Method] = [as_method(method, protocol.meanings) for method in methods]
         self.metrics: list[Metric] = [metric_named(name) for name in metrics]
         self.ablations = list(ablations)
         special = set(getattr(model.tokenizer, "all_special_ids", ()))
@@ -67,10 +80,11 @@ class Laboratory:
         self.draws = draws
         self._check()
         self._unembedding = unembedding(model)
-        self._randomized = RandomizedBlocks(model, seed)
+        self._randomized = RandomizedBlocks(model, seed, protocol.redraw)
 
     def _check(self) -> None:
         check_draws(self.draws)
+        self.protocol.check_metrics([metric.name for metric in self.metrics])
         for method in self.methods:
             method.check(self.model)
         for name in self.ablations:
@@ -101,6 +115,9 @@ class Laboratory:
             PromptError: when it is empty, holds a single token, or exceeds the context window.
         """
         prompt = read_prompt(self.model, passage)
+        token_ids = self.protocol.prompt_tokens(self.model, prompt.token_ids)
+        if token_ids != prompt.token_ids:
+            prompt = read_prompt(self.model, token_ids)
         ranked = len(prompt) - sum(prompt.special)
         if ranked < 2:
             raise PromptError(f"a passage needs at least two tokens to rank, besides special ones; got {ranked}.")
@@ -122,6 +139,8 @@ class Laboratory:
             logits = self._unembedding.logits(run_to_final_state(self.model, [prompt.token_ids]))[0]
         log_probabilities = logits.log_softmax(-1)
         top = int(logits.argmax())
+        explained = self.protocol.explained_token(top, target)
+        correct = None if target is None else top == target
         trials = {
             name: Trial(
                 AblatedPrompt(
@@ -140,11 +159,14 @@ class Laboratory:
         }
         planned: list[tuple[Metric, str | None, Case]] = []
         for method in self.methods:
-            scored = method.score(self.model, prompt, top)
+            scored = _left_out(method, prompt, trials) or method.score(self.model, prompt, explained, self._randomized)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.ablates else (None,):
                     trial = None if ablation is None else trials[ablation]
-                    case = Case(self.model, prompt, top, method, scored, trial, self._randomized, seed)
+                    case = Case(
+                        *(self.model, prompt, explained, method, scored, trial, self._randomized, seed),
+                        *(self.protocol, correct),
+                    )
                     planned.append((metric, ablation, case))
         for trial in trials.values():
             masks = [metric.sets(case) for metric, _, case in planned if metric.sets and case.trial is trial]
@@ -159,7 +181,7 @@ class Laboratory:
             "target_token_id": target,
             "target_token": None if target is None else token_string(self.model, target),
             "target_probability": None if target is None else float(log_probabilities[target].exp()),
-            "correct": None if target is None else top == target,
+            "correct": correct,
         }
         return facts, measurements
 
@@ -188,13 +210,27 @@ class Laboratory:
             "seed": self.seed,
             "draws": self.draws,
             "corpus": self.corpus.digest() if {"resample", "corpus-mean"} & set(self.ablations) else None,
-            "explained": "the model's own top token",
+            "explained": _EXPLAINED[self.protocol.explained],
+            "protocol": self.protocol.record(),
             "fractions": {
                 "aopc": list(AOPC_FRACTIONS),
                 "comprehensiveness and sufficiency": list(ERASER_FRACTIONS),
                 "curves": list(CURVE_FRACTIONS),
             },
         }
+
+
+def _left_out(method: Method, prompt: Prompt, trials: Mapping[str, Trial]) -> Scored | None:
+    """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
+    kind = method.explanation
+    if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or kind.ablation == "resample":
+        return None
+    trial = trials.get(kind.ablation)
+    if trial is None:
+        return None
+    scores = torch.zeros(len(prompt), dtype=torch.float64)
+    scores[trial.eligible] = trial.leave_one_out.divergence
+    return Scored(scores, 1 + len(trial.eligible), 0)
 
 
 def _described(method: Method) -> dict[str, Any]:

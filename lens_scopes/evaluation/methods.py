@@ -7,7 +7,8 @@ as the signed effect of moving from the mean embedding, with attention patterns 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,6 +17,14 @@ from torch import Tensor
 
 from lens_scopes.attribution.attribute import Job, attribute
 from lens_scopes.errors import EvaluationError, LensScopesError
+from lens_scopes.evaluation.path_gradients import (
+    STARTS,
+    PathGradients,
+    path_integrated_semantic,
+    weighted_integrated_gradients,
+)
+from lens_scopes.evaluation.randomized import RandomizedBlocks
+from lens_scopes.evaluation.trivial import TRIVIAL, Closeness, EmbeddingNorm
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons import (
     AttentionRollout,
@@ -62,6 +71,7 @@ class Method:
         points: where gradients are taken, for scopes; None for the prompt itself.
         at: where influence is read: the embedding, or an activation whose layers are added up; None for the scope's own
             place.
+        redrawn: whether the scores are those of the model with all of its blocks redrawn, which has learnt nothing.
     """
 
     name: str
@@ -70,6 +80,7 @@ class Method:
     through: Path | None = None
     points: Points | None = None
     at: str | None = None
+    redrawn: bool = False
 
     def check(self, model: Any) -> None:
         """Checks the choices against the model, before any passage is scored.
@@ -87,20 +98,29 @@ class Method:
         except LensScopesError as error:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 
-    def score(self, model: Any, prompt: Prompt, target: int) -> Scored:
+    def score(self, model: Any, prompt: Prompt, target: int, blocks: RandomizedBlocks | None = None) -> Scored:
         """Scores the prompt's tokens for the prediction after its last one.
 
         Args:
-            target: the next token that target-dependent methods explain.
+            target: the next token that methods explain which take one.
+            blocks: the redrawn blocks for a method that is `redrawn`; drawn with seed 0 unless given.
         """
+        if self.redrawn:
+            blocks = blocks or RandomizedBlocks(model)
+        with blocks.final(model.cfg.n_layers) if blocks and self.redrawn else nullcontext():
+            return self._score(model, prompt, target)
+
+    def _score(self, model: Any, prompt: Prompt, target: int) -> Scored:
+        own_target = target if self.explanation.takes_target else None
         if isinstance(self.explanation, Baseline):
-            result = attribute(model, prompt, self.explanation, target=target)
-            return Scored(result.scores, _baseline_forwards(self.explanation, prompt), 0)
+            result = attribute(model, prompt, self.explanation, target=own_target)
+            backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
+            return Scored(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
         result = attribute(
             model,
             prompt,
             self.explanation,
-            target=target,
+            target=own_target,
             at=self.at,
             through=self.through,
             readout=self.readout,
@@ -113,8 +133,10 @@ class Method:
 
 
 def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
-    if isinstance(baseline, (RandomScores, ExternalScores)):
+    if isinstance(baseline, (RandomScores, ExternalScores, Closeness, EmbeddingNorm)):
         return 0
+    if isinstance(baseline, PathGradients):
+        return 1 + len(baseline.alphas)
     if not isinstance(baseline, LeaveOneOut):
         return 1
     draws = baseline.draws if baseline.ablation == "resample" else 1
@@ -135,6 +157,19 @@ def _fisher(kind: type[Fisher]) -> Callable[[str], Method]:
     return lambda rank: Method("", kind(rank="trace" if rank == "trace" else _integer(kind.scope, rank or "1")))
 
 
+def _path_from(start: str, held: bool) -> Callable[[str], Method]:
+    return lambda steps: Method(
+        "", PathGradients.midpoints(_integer(f"ig-{start}", steps or str(_STEPS)), start, hold_special=held)
+    )
+
+
+_PATHS = {
+    f"ig-{start}{'-held' * held}": _path_from(start, held)
+    for start in STARTS
+    for held in (False, True)
+    if (start, held) != ("zero", False)  # that one is "ig"
+}
+
 _BASES: dict[str, Callable[[str], Method]] = {
     "semantic": lambda _: Method("", Semantic()),
     "logprob": lambda _: Method("", LogProb()),
@@ -150,6 +185,9 @@ _BASES: dict[str, Callable[[str], Method]] = {
     "ig-dot": lambda steps: Method(
         "", Semantic(), readout=Dot(), points=StraightPath(steps=_integer("ig-dot", steps or str(_STEPS)))
     ),
+    **_PATHS,
+    "ig-weighted": lambda _: Method("", weighted_integrated_gradients()),
+    "ig-semantic": lambda _: Method("", path_integrated_semantic()),
     "smoothgrad": lambda samples: Method(
         "", Semantic(), points=Noise(samples=_integer("smoothgrad", samples or str(_STEPS)))
     ),
@@ -158,10 +196,14 @@ _BASES: dict[str, Callable[[str], Method]] = {
     "loo-logprob": _leave_one_out("logprob"),
     "attention-rollout": lambda _: Method("", AttentionRollout()),
     "value-attention": lambda _: Method("", ValueWeightedAttention()),
+    **{kind.scope: lambda _, kind=kind: Method("", kind()) for kind in TRIVIAL},
     "random": lambda seed: Method("", RandomScores(seed=_integer("random", seed or "0"))),
 }
 
-_SETTINGS = ("fisher", "fisher-at-values", "ig", "ig-dot", "smoothgrad", "loo-kl", "loo-logit", "loo-logprob", "random")
+_SETTINGS = (
+    *("fisher", "fisher-at-values", "ig", "ig-dot", *_PATHS, "smoothgrad"),
+    *("loo-kl", "loo-logit", "loo-logprob", "random"),
+)
 
 
 def _frozen(part: str) -> Callable[[Method], Method]:
@@ -182,6 +224,7 @@ _MODIFICATIONS: dict[str, Callable[[Method], Method]] = {
     "frozen-patterns": _frozen("patterns"),
     "frozen-norms": _frozen("norms"),
     "frozen-gates": _frozen("gates"),
+    "redrawn": lambda method: replace(method, redrawn=True),
     "values": lambda method: replace(method, at="hook_v", readout=Relative()),
     "keys": lambda method: replace(method, at="hook_k", readout=Relative()),
     "residuals": lambda method: replace(method, at="hook_resid_pre", readout=Relative()),
@@ -203,8 +246,11 @@ def modification_names() -> list[str]:
     return [*_MODIFICATIONS, *POINTS]
 
 
-def as_method(method: MethodLike) -> Method:
+def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> Method:
     """Reads a method given by name, as an objective or baseline, or as (name, outside scores or function).
+
+    Args:
+        meanings: of base names that a protocol defines otherwise; see `Protocol.meanings`.
 
     Raises:
         EvaluationError: for unknown names, with near ones, and settings that do not fit.
@@ -222,6 +268,10 @@ def as_method(method: MethodLike) -> Method:
         )
     head, *modifications = method.split("+")
     base, at, setting = head.partition("@")
+    if meanings and base in meanings:
+        if at:
+            raise EvaluationError(f"the protocol defines {base!r} without a setting after @; got {head!r}.")
+        return replace(as_method("+".join((meanings[base], *modifications))), name=method)
     if base not in _BASES:
         raise EvaluationError(_unknown("method", base, _BASES))
     if at and base not in _SETTINGS:

@@ -1,24 +1,27 @@
 """How an attribution is judged: by what ablating the tokens it ranks highest does to the prediction.
 
-Special tokens are neither ablated nor ranked. k(f) = max(1, round(f·n)) of n tokens stand for a fraction f. Scores
-that have a sign are ranked by value where the fall of log p(target) is measured, and by magnitude where the whole
-distribution is. Δ_f below is log p(target) without the top fraction minus log p(target), in nats.
+Special tokens are neither ablated nor ranked. k(f) = max(1, round(f·n)) of n tokens stand for a fraction f, unless the
+evaluation follows another protocol (`evaluation/protocol.py`). Scores that have a sign are ranked by value where the
+fall of log p(target) is measured, and by magnitude where the whole distribution is. Δ_f below is log p(target) without
+the top fraction minus log p(target), in nats.
 
-- aopc: ∫ Δ_f df by trapezoids over f = 0.05, 0.10, 0.20, not divided by their range (arXiv:2601.16407); nats, lower is
-  better. aopc-kl: the same of KL(p ‖ p without), target-free; higher is better.
+- aopc: ∫ Δ_f df by trapezoids over f = 0.05, 0.10, 0.20, not divided by their range: the integral of arXiv:2601.16407,
+  which counts and explains other tokens; nats, lower is better. aopc-kl: the same of KL(p ‖ p without), target-free;
+  higher is better.
 - aopc-normalised: aopc between the limits that a greedy search finds for the passage (after arXiv:2408.08137); about
   0 to 1, higher is better.
 - comprehensiveness: mean over f = 0.01, 0.05, 0.1, 0.2, 0.5 of p(target) − p(target without the top fraction); higher
   is better. sufficiency: the same with only the top fraction kept; lower is better (arXiv:1911.03429). Both also of KL.
 - deletion, insertion: curves over f of log p(target) − log p(target) of the whole prompt, and of KL.
-- loo-kl: agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %; higher is better.
+- loo-kl: agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %, and the partial
+  Spearman given the token's position, which closeness to the end cannot earn; higher is better.
   loo-kl-null: the same Spearman for shuffled scores, what chance gives.
 - first-token: percentile of the first token's score among all, 0 to 1.
 - infidelity: min_β Σ_I (β Σ_{t∈I} s_t + Δ_I)² / Σ_I Δ_I² over 64 random sets I (after arXiv:1901.09392); 0 to 1, lower
   is better.
 - stability: mean Spearman of the scores with those under noise of 0.05 on every embedding; higher is better.
 - randomization: Spearman of the scores with those of the model with its final blocks redrawn (arXiv:1810.03292); lower
-  is better. Also by layer.
+  is better. Also by layer. randomization-initializer: the same with blocks redrawn as arXiv:2601.16407 does it.
 """
 
 from __future__ import annotations
@@ -41,9 +44,12 @@ from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.token_ablation import Outcomes
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods import Method, Scored
+from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.randomized import STAGES, RandomizedBlocks
 from lens_scopes.evaluation.trial import Trial, count_of, ranking
 from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.comparisons import RandomScores
 
 AOPC_FRACTIONS = (0.05, 0.10, 0.20)
 ERASER_FRACTIONS = (0.01, 0.05, 0.10, 0.20, 0.50)
@@ -57,7 +63,10 @@ class Case:
     """One method's scores of one passage, with what a metric may need to judge them.
 
     Attributes:
+        target: the token that methods of one token explain.
         trial: the passage under the ablation in question; None for metrics that ablate nothing.
+        protocol: the conventions of the evaluation.
+        correct: whether the model predicts the true next token; None where that is not known.
     """
 
     model: Any
@@ -68,21 +77,41 @@ class Case:
     trial: Trial | None
     randomized: RandomizedBlocks
     seed: int
+    protocol: Protocol = OWN
+    correct: bool | None = None
 
     @property
     def eligible(self) -> list[int]:
-        """The tokens that are ranked: all but special ones."""
+        """The tokens that can be ablated: all but special ones."""
         return [index for index, special in enumerate(self.prompt.special) if not special]
 
     @property
     def values(self) -> Float[Tensor, " n"]:
-        """The eligible tokens' scores with their sign."""
-        return self.scored.scores[self.eligible].double()
+        """The ranked tokens' scores with their sign."""
+        return self.ranked(self.scored, self.prompt)
 
     @property
     def magnitudes(self) -> Float[Tensor, " n"]:
-        """The eligible tokens' scores without their sign."""
+        """The ranked tokens' scores without their sign."""
         return self.values.abs()
+
+    @property
+    def effects(self) -> Float[Tensor, " n"]:
+        """KL(p ‖ p without the token) of each ranked token."""
+        return self.with_target(self.ablated.leave_one_out.divergence)
+
+    def ranked(self, scored: Scored, prompt: Prompt) -> Float[Tensor, " n"]:
+        """The scores of a prompt's tokens but special ones, and of the token after it where the protocol ranks it."""
+        own = scored.scores[[index for index, special in enumerate(prompt.special) if not special]].double()
+        chance = isinstance(self.method.explanation, RandomScores)
+        return self.with_target(own, float(torch.rand((), generator=self._generator())) if chance else 0.0)
+
+    def with_target(self, values: Float[Tensor, " n"], target: float = 0.0) -> Float[Tensor, " m"]:
+        """The values, and that of the token after the prompt where the protocol ranks it."""
+        return torch.cat([values, values.new_tensor([target])]) if self.protocol.target_ranked else values
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
     @property
     def ablated(self) -> Trial:
@@ -130,8 +159,9 @@ def _top(
     order = ranking(scores)
     sets = []
     for fraction in fractions:
-        k = count_of(fraction, len(order))
-        sets.append(order[k:] if keep else order[:k])
+        k = case.protocol.count(fraction, len(order))
+        chosen = order[k:] if keep else order[:k]
+        sets.append([index for index in chosen if index < len(case.eligible)])  # beyond them is the target
     return case.ablated.masks(sets)
 
 
@@ -235,13 +265,34 @@ def correlation(
     return float(found.statistic), None
 
 
-def top_overlap(
-    first: Float[Tensor, " n"], second: Float[Tensor, " n"], fraction: float = 0.1
+def partial_correlation(
+    first: Float[Tensor, " n"], second: Float[Tensor, " n"], given: Float[Tensor, " n"]
 ) -> tuple[float, str | None]:
-    """Jaccard index of the two sides' highest tokens, 0 to 1; NaN with the reason where one side is constant."""
+    """Spearman's ρ of two sides with a third held fixed: (ρ₁₂ − ρ₁₃ρ₂₃)/√((1 − ρ₁₃²)(1 − ρ₂₃²)).
+
+    NaN with the reason where a side is constant, follows the third alone, or has under 4 tokens.
+    """
+    if len(first) < 4:
+        return float("nan"), "fewer than 4 tokens to rank"
+    (both, note), (one, _), (other, _) = (
+        correlation(*pair) for pair in ((first, second), (first, given), (second, given))
+    )
+    if note is not None:
+        return float("nan"), note
+    free = (1 - one**2) * (1 - other**2)
+    if free < 1e-12:
+        return float("nan"), "the ranking is that of the positions"
+    return (both - one * other) / math.sqrt(free), None
+
+
+def top_overlap(
+    first: Float[Tensor, " n"], second: Float[Tensor, " n"], k: int | None = None
+) -> tuple[float, str | None]:
+    """Jaccard index of the two sides' k highest tokens (a tenth of them unless given), 0 to 1; NaN with the reason
+    where one side is constant."""
     if _constant(first) or _constant(second):
         return float("nan"), _ALL_EQUAL
-    k = count_of(fraction, len(first))
+    k = OWN.overlap_count(len(first)) if k is None else k
     top, other = set(ranking(first)[:k]), set(ranking(second)[:k])
     return len(top & other) / len(top | other), None
 
@@ -251,22 +302,23 @@ def _constant(values: Float[Tensor, " n"]) -> bool:
 
 
 def _loo_kl(case: Case) -> list[Value]:
-    truth = case.ablated.leave_one_out.divergence
-    own = case.magnitudes
+    truth, own = case.effects, case.magnitudes
     spearman, note = correlation(own, truth)
     kendall, _ = correlation(own, truth, "kendall")
-    jaccard, unranked = top_overlap(own, truth)
+    jaccard, unranked = top_overlap(own, truth, case.protocol.overlap_count(len(own)))
+    partial, placed = partial_correlation(own, truth, torch.arange(len(own), dtype=own.dtype))
     return [
         Value("loo-kl-spearman", spearman, note=note),
         Value("loo-kl-kendall", kendall, note=note),
         Value("loo-kl-jaccard", jaccard, note=unranked),
+        Value("loo-kl-partial", partial, note=placed),
     ]
 
 
 def _loo_kl_null(case: Case) -> list[Value]:
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(len(case.magnitudes), generator=generator)
-    value, note = correlation(case.magnitudes[order], case.ablated.leave_one_out.divergence)
+    value, note = correlation(case.magnitudes[order], case.effects)
     return [Value("loo-kl-null", value, note=note)]
 
 
@@ -299,34 +351,45 @@ def _stability(case: Case) -> list[Value]:
             return embedding + (drawn.to(embedding.device) * sigma).to(embedding.dtype)
 
         with hooked(case.model, [(EMBEDDING, add_noise)]):
-            noisy = case.method.score(case.model, case.prompt, case.target).scores
+            noisy = case.method.score(case.model, case.prompt, case.target, case.randomized).scores
         found.append(correlation(case.magnitudes, noisy[case.eligible].double().abs()))
     note = next((note for _, note in found if note is not None), None)
     return [Value("stability", float(np.mean([value for value, _ in found])), note=note)]
 
 
-def _after_randomizing(case: Case, count: int) -> tuple[float, str | None]:
-    """Spearman's ρ with the scores of the model whose final `count` blocks are redrawn."""
-    with case.randomized.final(count):
-        other = case.method.score(case.model, case.prompt, case.target).scores
-    return correlation(case.magnitudes, other[case.eligible].double().abs())
-
-
-def _randomization(case: Case) -> list[Value]:
+def _after_randomizing(case: Case, counts: Sequence[int], blocks: RandomizedBlocks) -> list[tuple[float, str | None]]:
+    """Spearman's ρ with the scores of the model whose final blocks are redrawn, for each number of blocks."""
+    if case.protocol.redrawn_passages == "correct" and not case.correct:
+        return [(float("nan"), "predicted wrongly: the protocol redraws on correct predictions alone")] * len(counts)
+    prompt, own = case.prompt, case.magnitudes
+    token_ids = case.protocol.redrawn_prompt_tokens(case.model, prompt.token_ids)
+    if token_ids != prompt.token_ids:
+        prompt = read_prompt(case.model, token_ids)
+        own = case.ranked(case.method.score(case.model, prompt, case.target, blocks), prompt).abs()
     found = []
-    for stage in STAGES:
-        value, note = _after_randomizing(case, case.randomized.blocks_of(stage))
-        found.append(Value(f"randomization-{stage}", value, note=note))
+    for count in counts:
+        with blocks.final(count):
+            other = case.method.score(case.model, prompt, case.target, blocks)
+        found.append(correlation(own, case.ranked(other, prompt).abs()))
     return found
+
+
+def _randomization(name: str, blocks_of: Callable[[Case], RandomizedBlocks]) -> Callable[[Case], list[Value]]:
+    def measure(case: Case) -> list[Value]:
+        blocks = blocks_of(case)
+        values = _after_randomizing(case, [blocks.blocks_of(stage) for stage in STAGES], blocks)
+        return [Value(f"{name}-{stage}", value, note=note) for stage, (value, note) in zip(STAGES, values, strict=True)]
+
+    return measure
 
 
 def _randomization_by_layer(case: Case) -> list[Value]:
-    found = []
     n_layers = case.model.cfg.n_layers
-    for count in range(1, n_layers + 1):
-        value, note = _after_randomizing(case, count)
-        found.append(Value("randomization-by-layer", value, fraction=count / n_layers, note=note))
-    return found
+    counts = range(1, n_layers + 1)
+    return [
+        Value("randomization-by-layer", value, fraction=count / n_layers, note=note)
+        for count, (value, note) in zip(counts, _after_randomizing(case, counts, case.randomized), strict=True)
+    ]
 
 
 METRICS: dict[str, Metric] = {
@@ -346,7 +409,12 @@ METRICS: dict[str, Metric] = {
         Metric("first-token", False, _first_token),
         Metric("infidelity", True, _infidelity),
         Metric("stability", False, _stability),
-        Metric("randomization", False, _randomization),
+        Metric("randomization", False, _randomization("randomization", lambda case: case.randomized)),
+        Metric(
+            "randomization-initializer",
+            False,
+            _randomization("randomization-initializer", lambda case: case.randomized.by("initializer")),
+        ),
         Metric("randomization-by-layer", False, _randomization_by_layer),
     )
 }

@@ -1,7 +1,12 @@
 """The parameter-randomization check: does an explanation notice that the model it explains is gone?
 
-Blocks are redrawn from the last one down, each parameter from a normal distribution of its own mean and standard
-deviation. An explanation that stays the same explained the input, not the model.
+Blocks are redrawn from the last one down, in one of two ways. An explanation that stays the same explained the input,
+not the model.
+
+- "spread": each parameter from a normal distribution of its own mean and standard deviation. Activations keep about
+  their size.
+- "initializer": weights of linear maps from N(0, initializer_range²), biases 0, weights of norms 1, as
+  arXiv:2601.16407 does it. Blocks whose trained norms are large lose most of their say in the residual stream.
 
 Source: Adebayo et al., arXiv:1810.03292.
 """
@@ -11,12 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
+from lens_scopes.engine.forward import is_bridge
+from lens_scopes.evaluation.protocol import is_gemma
+
+Redraw: TypeAlias = Literal["spread", "initializer"]
 
 STAGES = {"final-quarter": 0.25, "final-half": 0.5, "all-blocks": 1.0}
 """Names of the usual stages, with the share of the blocks that is redrawn in each."""
@@ -28,12 +37,21 @@ class RandomizedBlocks:
     Args:
         model: a HookedTransformer or TransformerBridge; its parameters are back in place after each stage.
         seed: of the draws; the global generator is not touched.
+        redraw: "spread" or "initializer"; see the module.
     """
 
-    def __init__(self, model: Any, seed: int = 0) -> None:
+    def __init__(self, model: Any, seed: int = 0, redraw: Redraw = "spread") -> None:
         self._model = model
         self._seed = seed
+        self.redraw: Redraw = redraw
+        self._others: dict[str, RandomizedBlocks] = {redraw: self}
         self._drawn: dict[int, list[Tensor]] = {}
+
+    def by(self, redraw: Redraw) -> RandomizedBlocks:
+        """The same model's blocks redrawn in a way."""
+        if redraw not in self._others:
+            self._others[redraw] = RandomizedBlocks(self._model, self._seed, redraw)
+        return self._others[redraw]
 
     def blocks_of(self, stage: str) -> int:
         """How many blocks a stage of STAGES redraws: its share of them, rounded up."""
@@ -61,8 +79,32 @@ class RandomizedBlocks:
     def _redrawn(self, layer: int) -> list[Tensor]:
         if layer not in self._drawn:
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + layer)
-            self._drawn[layer] = [_like(parameter.data, generator) for parameter in self._parameters(layer)]
+            drawn = []
+            for name, parameter in self._model.blocks[layer].named_parameters():
+                if self.redraw == "spread":
+                    drawn.append(_like(parameter.data, generator))
+                else:
+                    drawn.append(self._initialised(name, parameter.data, generator))
+            self._drawn[layer] = drawn
         return self._drawn[layer]
+
+    def _initialised(self, name: str, values: Tensor, generator: torch.Generator) -> Tensor:
+        """A parameter as before training, told by its name: ln1.w, ln1.b, attn.W_Q, attn.b_Q, mlp.W_in, …"""
+        *owners, last = name.split(".")
+        in_norm = any("norm" in owner.lower() or owner.startswith("ln") for owner in owners)
+        if last.lstrip("_").startswith("b"):
+            return torch.zeros_like(values)
+        if in_norm:
+            # Gemma's norms scale by 1 + weight, and a HookedTransformer holds that sum.
+            return torch.full_like(values, 2.0 if is_gemma(self._model) and not is_bridge(self._model) else 1.0)
+        spread = float(getattr(self._model.cfg, "initializer_range", 0.0) or 0.0)
+        if spread <= 0:  # TransformerLens writes −1 where a configuration states none
+            spread = _USUAL_RANGE
+        drawn = torch.randn(values.shape, generator=generator, dtype=compute_dtype(values.dtype))
+        return (spread * drawn).to(values)
+
+
+_USUAL_RANGE = 0.02  # Transformers' initializer_range where a configuration states none
 
 
 def _like(values: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.results import Results, read_results
 from lens_scopes.evaluation.sanity import Verdict, sanity_verdicts
 from lens_scopes.evaluation.statistics import compare_methods, mean_values
-from lens_scopes.results.base import Result
+from lens_scopes.results.base import Viewable
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +20,7 @@ SUFFIXES = (".html", ".png", ".svg", ".pdf", ".md", ".tex", ".csv", ".json")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EvaluationReport(Result):
+class EvaluationReport(Viewable):
     """What an evaluation found, with its statistics; nothing is measured again.
 
     Attributes:
@@ -91,21 +91,13 @@ class EvaluationReport(Result):
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(SUFFIXES)}.")
-        if suffix == ".html":
-            return self.to_html().encode("utf-8")
-        if suffix in (".md", ".tex"):
-            from lens_scopes.views.words.evaluation_tables import latex, markdown
-
-            return (markdown if suffix == ".md" else latex)(self).encode("utf-8")
         if suffix == ".csv":
             return self.to_pandas().to_csv(index=False).encode("utf-8")
         if suffix == ".json":
             import json
 
             return json.dumps(self.to_dict(), ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
-        from lens_scopes.views import figure_bytes
-
-        return figure_bytes(self, suffix[1:])
+        return self.rendered(suffix)
 
 
 def report(source: Results | str | Path, *, reference: str | None = None) -> EvaluationReport:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lens_scopes.engine.backward import Progress
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
 from lens_scopes.evaluation.cases import Case, TooLong, check_target, read_case
 from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG, PassageRecord, ResultFolder
 from lens_scopes.evaluation.measurement import Measurement
 from lens_scopes.evaluation.passages import Passages, PassagesLike, read_passages
 from lens_scopes.evaluation.processes import Process, this_process
+from lens_scopes.evaluation.protocol import ProtocolLike, as_protocol
 from lens_scopes.evaluation.results import load_results
 
 if TYPE_CHECKING:
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
 
     from lens_scopes.models.load import Model
     from lens_scopes.prompts.prompt import Prompt
-
-Progress = Callable[[int, int], None]
 
 _CORPUS = 256  # first passages of a data set, from which a corpus mean and resampled tokens come
 
@@ -68,9 +69,10 @@ def evaluate(
     model: Model,
     passages: PassagesLike,
     *,
-    methods: Sequence[Any],
+    methods: Sequence[Any] | None = None,
     metrics: Sequence[str],
     ablations: Sequence[str] = ("zero",),
+    protocol: ProtocolLike = None,
     out: str | Path | None = None,
     limit: int | None = None,
     skip: int = 0,
@@ -82,6 +84,7 @@ def evaluate(
     split: str | None = None,
     subset: str | None = None,
     retry: bool = False,
+    mixed_commits: bool = False,
     progress: Progress | None = None,
 ) -> pandas.DataFrame:
     """Puts attributions to the test on a data set; returns what `load_results` reads back.
@@ -95,14 +98,17 @@ def evaluate(
     Args:
         model: to explain.
         passages: a file, a data set's name, or texts; see `read_passages`.
-        methods: names of scopes and baselines, or methods of your own.
+        methods: names of scopes and baselines, or methods of your own. A protocol brings its own where none are given.
         metrics: names of metrics.
         ablations: what ablated tokens are replaced by, by name; each metric that ablates is measured with each.
+        protocol: the conventions followed: "arXiv:2601.16407" for those of the paper's public code, or a `Protocol`; by
+            default this package's own.
         out: the result folder; None keeps nothing on the disk afterwards.
         limit: how many passages to measure; None for all.
         skip: how many to leave out at the beginning of the data set.
         target: "last": what stands before a passage's last token is read, and that token tells whether the model's
-            prediction is correct; "own": the whole passage is read. What is explained is the model's own top token.
+            prediction is correct; "own": the whole passage is read. What is explained is the model's own top token,
+            unless the protocol says otherwise.
         truncate: cut the beginning off passages beyond the context window; otherwise they are left out and counted.
         seed: of everything random.
         draws: samples averaged where an ablation is random.
@@ -110,11 +116,12 @@ def evaluate(
         split: the split of a data set that has several.
         subset: the configuration of a data set that has several.
         retry: measure passages again that failed before.
+        mixed_commits: go on in a folder that another commit of this package began; reports say so.
         progress: called with (done, in all) of this process's passages.
 
     Raises:
-        EvaluationError: for an unknown method, metric or ablation, a folder of another evaluation, and when no passage
-            could be measured.
+        EvaluationError: for an unknown method, metric, ablation or protocol, a folder of another evaluation or commit,
+            and when no passage could be measured.
         FileError: when passages cannot be read or results cannot be written.
     """
     check_target(target)
@@ -127,11 +134,21 @@ def evaluate(
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
     from lens_scopes.evaluation.laboratory import Laboratory
 
+    conventions = as_protocol(protocol)
     laboratory = Laboratory(
-        model, methods, metrics, ablations, seed=seed, draws=draws, corpus=_corpus(model, selection)
+        model,
+        conventions.methods_of(metrics) if methods is None else methods,
+        metrics,
+        ablations,
+        seed=seed,
+        draws=draws,
+        corpus=_corpus(model, selection),
+        protocol=conventions,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        folder = ResultFolder.begin(Path(out or scratch), _manifest(model, laboratory, selection))
+        folder = ResultFolder.begin(
+            Path(out or scratch), _manifest(model, laboratory, selection), mixed_commits=mixed_commits
+        )
         measure_passages(model, laboratory, selection, folder, this_process(), retry=retry, progress=progress)
         records = folder.records()
         if not any(record.status == MEASURED for record in records.values()):
@@ -217,7 +234,7 @@ def _corpus(model: Any, selection: Selection) -> list[tuple[int, ...]]:
 
 
 def _manifest(model: Any, laboratory: Measures, selection: Selection) -> dict[str, Any]:
-    """All that the numbers depend on, and nothing that changes between two calls."""
+    """All that the numbers depend on, the commit of the code, and what is planned at this start."""
     from lens_scopes.attribution.attribute import package_versions
     from lens_scopes.models.load import model_record
 
@@ -235,12 +252,21 @@ def _manifest(model: Any, laboratory: Measures, selection: Selection) -> dict[st
         "laboratory": signature,
         "model": record,
         "versions": package_versions(),
+        "commit": _commit(),
+        "plan": {
+            "began": _now(),
+            "skip": selection.skip,
+            "limit": selection.limit,
+            "methods": list(signature["methods"]),
+            "metrics": list(signature["metrics"]),
+            "ablations": list(signature["ablations"]),
+        },
     }
 
 
 def _session(model: Any, selection: Selection, process: Process) -> dict[str, Any]:
     return {
-        "began": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "began": _now(),
         "process": process.rank,
         "processes": process.count,
         "device": str(next(iter(model.parameters())).device),
@@ -250,17 +276,25 @@ def _session(model: Any, selection: Selection, process: Process) -> dict[str, An
     }
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
 def _commit() -> str | None:
-    """The git commit of lens_scopes' own code, with "-dirty" where it was changed since; None outside a checkout."""
-    here = Path(__file__).resolve()
+    """The git commit of lens_scopes' own code, with "-dirty-" and a digest of what was changed in the package since;
+    None outside a checkout."""
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", *command], cwd=package, capture_output=True, text=True, timeout=10, check=True, errors="replace"
+        )
+        return done.stdout
+
     try:
-        for command in (
-            ["ls-files", "--error-unmatch", here.name],
-            ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        ):
-            done = subprocess.run(["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=10)
-            if done.returncode:
-                return None
-    except (OSError, subprocess.TimeoutExpired):
+        git("ls-files", "--error-unmatch", "__init__.py")
+        head = git("rev-parse", "HEAD").strip()
+        changed = git("diff", "HEAD", "--", ".") + git("ls-files", "--others", "--exclude-standard", "--", ".")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return f"{head}-dirty-{hashlib.sha256(changed.encode()).hexdigest()[:12]}" if changed else head

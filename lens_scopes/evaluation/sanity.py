@@ -3,7 +3,7 @@
 Three checks, each over the passages of an evaluation, with 95 % bootstrap intervals:
 
 - model: the scores change when all blocks are redrawn, "passed" where the mean Spearman with the model's own scores has
-  its whole interval below 0.5 (half of the ranking, the bound is a choice: arXiv:1810.03292 names none);
+  its whole interval between −0.5 and 0.5 (half of the ranking, the bound is a choice: arXiv:1810.03292 names none);
 - cascade: the more blocks are redrawn, the less is left, "passed" where all blocks leave less than the final quarter
   does (paired Wilcoxon, one-sided, p < 0.01);
 - chance: the agreement with leaving tokens out is above that of shuffled scores (paired Wilcoxon, one-sided, p < 0.01).
@@ -92,7 +92,7 @@ def _paired(first: pandas.Series, second: pandas.Series) -> pandas.Series:
 
 def _model(method: str, remains: pandas.Series) -> Verdict:
     ((low, high),) = mean_intervals([remains.to_numpy()])
-    passed = None if len(remains) < LEAST_PAIRS else high < _REMAINS
+    passed = None if len(remains) < LEAST_PAIRS else low > -_REMAINS and high < _REMAINS
     sentence = f"of the ranking {float(remains.mean()):.2f} remains (Spearman) with all blocks redrawn"
     return Verdict("model", method, None, len(remains), float(remains.mean()), low, high, None, passed, sentence)
 

@@ -111,6 +111,42 @@ def mean_intervals(samples: Sequence[Any], *, seed: int = 0) -> list[tuple[float
     return found
 
 
+def attenuation_ceiling(
+    agreement: Sequence[float] | Any, *others: Sequence[float] | Any, seed: int = 0
+) -> tuple[float, float, float]:
+    """What a perfect predictor of the common part of noisy measures can reach with one of them: √reliability.
+
+    Two measures of one thing that agree at r have the reliability r where they are equally good, and a predictor that
+    knows the common part exactly correlates with either at √r, not r. With a third measure they need not be equally
+    good: the reliability of the first is r₁₂ r₁₃ / r₂₃ (one common factor).
+
+    Args:
+        agreement: r₁₂, one correlation per passage.
+        others: r₁₃ and r₂₃ of the same passages, or nothing.
+        seed: of the bootstrap.
+
+    Returns:
+        The ceiling from the mean correlations, with its 95 % percentile bootstrap interval over passages. It can exceed
+        1 where the one common factor does not fit.
+
+    Raises:
+        EvaluationError: for another number of lists than one or three, or lists of different lengths.
+
+    Source: Spearman, 1904 (correction for attenuation). For rank correlations it is an approximation.
+    """
+    if len(others) not in (0, 2) or len({len(item) for item in (agreement, *others)}) != 1:
+        raise EvaluationError("a ceiling takes one list of correlations, or three of the same passages.")
+    values = numpy.stack([numpy.asarray(item, dtype=float) for item in (agreement, *others)])
+    rows = numpy.random.default_rng(seed).integers(0, values.shape[1], (RESAMPLES, values.shape[1]))
+
+    def ceiling(means: Any) -> Any:
+        reliability = means[0] if len(means) == 1 else means[0] * means[1] / means[2]
+        return numpy.sqrt(numpy.clip(reliability, 0, None))
+
+    low, high = numpy.quantile(ceiling(values[:, rows].mean(-1)), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(ceiling(values.mean(1))), float(low), float(high)
+
+
 def rank_biserial(differences: Sequence[float] | Any) -> float:
     """Matched-pairs rank-biserial correlation: (W⁺ − W⁻)/(W⁺ + W⁻), zeros left out; 0 where all are zero."""
     changed = numpy.asarray(differences, dtype=float)

@@ -8,7 +8,8 @@ from typing import Any
 from lens_scopes.engine.final_state import unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.prompt import Prompt, extended
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import extended
 
 
 def continuation(model: Any, token_ids: Sequence[int], count: int) -> list[int]:

@@ -1,16 +1,68 @@
-"""What every result can do to be seen: a page, a figure, a notebook or terminal view."""
+"""What all results share: prompt, prediction, provenance, contract and warnings; saving, tables, ranks, differences."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.final_state import Prediction
+from lens_scopes.engine.memory import MemoryPlan
+from lens_scopes.errors import ResultError
+from lens_scopes.results import files
+from lens_scopes.results.record import decode_fields, plain
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
+    from typing_extensions import Self
+
+_Index = TypeVar("_Index", int, tuple[int, int])
 
 
-class Result:
-    """The views of a result, for its class to inherit."""
+class Ranked(NamedTuple):
+    """One entry of a ranking.
+
+    Attributes:
+        index: where the entry stands in the result: a token's index, (layer, head), (dest, src), or a span's row.
+        label: its token or name.
+        score: its value.
+    """
+
+    index: int | tuple[int, int]
+    label: str
+    score: float
+
+
+class Entry(NamedTuple):
+    """What can be ranked: its index, its label, and whether it is about a special token."""
+
+    index: int | tuple[int, int]
+    label: str
+    special: bool
+
+
+def rank(entries: Sequence[Entry], values: Float[Tensor, " entry"], k: int, special: bool) -> list[Ranked]:
+    """The k entries with the largest absolute values; what is not a number comes last."""
+    sizes = values.abs().nan_to_num(nan=-1.0, posinf=torch.inf).tolist()
+    eligible = [row for row, entry in enumerate(entries) if special or not entry.special]
+    numbers = values.tolist()
+    chosen = sorted(eligible, key=lambda row: -sizes[row])[: max(k, 0)]
+    return [Ranked(entries[row].index, entries[row].label, numbers[row]) for row in chosen]
+
+
+class Viewable:
+    """The views of a result, for its class to inherit.
+
+    Results know their views here alone. The imports are inside the methods, so that a result loads no view before it
+    is looked at.
+    """
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """The result as one self-contained page that opens offline.
@@ -25,9 +77,7 @@ class Result:
 
         page = to_html(self)
         if path is not None:
-            from lens_scopes.results.files import write_whole
-
-            write_whole(path, page.encode("utf-8"))
+            files.write_whole(path, page.encode("utf-8"))
         return page
 
     def figure(self) -> Figure:
@@ -35,6 +85,19 @@ class Result:
         from lens_scopes.views import figure_of
 
         return figure_of(self)
+
+    def rendered(self, suffix: str) -> bytes:
+        """The result as the contents of a file of that kind: a page, a figure or a table.
+
+        Args:
+            suffix: `.html`, `.png`, `.pdf`, `.svg` or `.eps`; for an evaluation report also `.md` and `.tex`.
+
+        Raises:
+            FileError: for another suffix.
+        """
+        from lens_scopes.views import rendered
+
+        return rendered(self, suffix)
 
     def show(self) -> None:
         """Shows the result: in a notebook as an offline page, elsewhere in the terminal."""
@@ -46,3 +109,230 @@ class Result:
         from lens_scopes.views import notebook_html
 
         return notebook_html(self)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Result(Viewable, ABC):
+    """What every result holds.
+
+    Attributes:
+        tokens: the tokens as strings.
+        token_ids: their ids.
+        special: which of them are special tokens. BOS is an attention sink: its values are there, but views leave it
+            out of their colour scale and `top` out of its list.
+        offsets: character offsets of each token in `text`, where known.
+        text: the prompt, where it was text or chat.
+        position: index of the token after which the (last) prediction is explained.
+        prediction: what the model predicts there.
+        scope: short name of the objective.
+        objective: the objective as written in Python, tokens resolved.
+        contract: the five elements of the attribution contract.
+        model: name, revision, backend, dtype, processing flags and sizes of the model.
+        settings: objective, path, readout, points, seed and limits, as plain values.
+        versions: versions of the packages that computed it.
+        memory: how the work was laid out in memory; None where no graph was built.
+        warnings: what a reader must know before trusting the numbers.
+    """
+
+    kind: ClassVar[str]
+    """The kind of the result: attribution, heads, matrix, modes or flow."""
+
+    aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
+    """The lists along each named dimension, which must have one length."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    special: list[bool]
+    offsets: list[tuple[int, int]] | None = None
+    text: str | None = None
+    position: int
+    prediction: Prediction
+    scope: str
+    objective: str
+    contract: dict[str, str]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    memory: MemoryPlan | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    # Ranks and differences
+
+    @abstractmethod
+    def entries(self) -> list[Entry]:
+        """What `top` ranks, aligned with `values`."""
+
+    @abstractmethod
+    def values(self) -> Float[Tensor, " entry"]:
+        """The values that `top` ranks by."""
+
+    @abstractmethod
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per entry."""
+
+    def subtracted(self) -> dict[str, Tensor]:
+        """The tensors of which `difference` takes differences, by name."""
+        return {}
+
+    def top(self, k: int = 5, special: bool = False) -> list[Ranked]:
+        """The k entries with the largest absolute values, as (index, label, score).
+
+        Args:
+            k: how many at most.
+            special: whether entries about special tokens such as BOS may be among them.
+        """
+        return rank(self.entries(), self.values(), k, special)
+
+    def difference(self, other: Result) -> Difference:
+        """This result minus another of its kind on the same tokens, entry by entry; also written `a - b`.
+
+        Subtracted are: scores, layers and sites of attributions; effects of heads and MLPs; the matrix; the actual
+        nats of token replacements; bound and channel of flows, both at this result's σ.
+
+        Raises:
+            ResultError: for another kind, other tokens, another scope (and so another unit), or other rows.
+
+        >>> (ls.attribute(model, text, ls.Semantic(" Paris")) - ls.attribute(model, text, ls.Semantic(" Rome"))).top(3)
+        """
+        if type(other) is not type(self):
+            raise ResultError(f"a result of kind {self.kind} minus a {type(other).__name__}; give two of one kind.")
+        if other.token_ids != self.token_ids or other.tokens != self.tokens:
+            raise ResultError(
+                f"a difference is of results on the same tokens; these have {len(self.tokens)} and {len(other.tokens)} "
+                f"tokens{_first_difference(self.tokens, other.tokens)}. Explain the same text at the same position."
+            )
+        if other.scope != self.scope:
+            raise ResultError(
+                f"scores of {self.scope} and of {other.scope} have different units; give two of one scope."
+            )
+        entries = self.entries()
+        if other.entries() != entries:
+            raise ResultError(f"the two results of kind {self.kind} have other rows; explain the same ones.")
+        mine, theirs = self.subtracted(), other.subtracted()
+        for name in mine.keys() & theirs.keys():
+            if mine[name].shape != theirs[name].shape:
+                raise ResultError(f"{name} have shapes {tuple(mine[name].shape)} and {tuple(theirs[name].shape)}.")
+        return Difference(
+            kind=self.kind,
+            tokens=self.tokens,
+            objectives=(self.objective, other.objective),
+            entries=entries,
+            scores=self.values() - other.values(),
+            parts={name: mine[name] - theirs[name] for name in mine if name in theirs},
+        )
+
+    def __sub__(self, other: Result) -> Difference:
+        return self.difference(other) if isinstance(other, Result) else NotImplemented
+
+    # Plain values and files
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for JSON."""
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """The result whose `to_dict` is given; tensors are float64, and null in them is not a number.
+
+        Raises:
+            ResultError: for a record that does not describe one, with the name of the field.
+        """
+        own = {item.name for item in fields(cls)}
+        given = {name: value for name, value in record.items() if name in own or name not in cls._derived()}
+        try:
+            return cls.from_record(given, _tensor_of)
+        except ValueError as error:
+            raise ResultError(f"the record does not describe a result of kind {cls.kind} ({error}).") from error
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], tensor: Any) -> Self:
+        """The result of a record, checked field by field.
+
+        Raises:
+            ValueError: for a record that does not describe one, with the name of the field.
+        """
+        return cls(**decode_fields(cls, dict(record), tensor, Result.aligned | cls.aligned))
+
+    @classmethod
+    def _derived(cls) -> tuple[str, ...]:
+        """Names in `to_dict` that follow from others."""
+        return ()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the whole result as one safetensors file, whole or not at all.
+
+        Raises:
+            FileError: when it cannot be written.
+        """
+        files.write_whole(path, self.to_safetensors())
+
+    def to_safetensors(self) -> bytes:
+        """The contents of the file that `save` writes."""
+        return files.content(self.kind, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a result of this kind, written by `save`.
+
+        Raises:
+            FileError: when the file is missing, damaged, of another kind or of another version.
+        """
+        return files.read(path, {cls.kind: cls.from_record})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Difference:
+    """One result minus another of its kind on the same tokens.
+
+    Attributes:
+        kind: of the two results.
+        tokens: of both.
+        objectives: of the first and of the second.
+        entries: index, label and whether special, of each row.
+        scores: the difference of the values that `top` ranks, aligned with entries.
+        parts: the differences of all tensors, by their names in the results.
+    """
+
+    kind: str
+    tokens: list[str]
+    objectives: tuple[str, str]
+    entries: list[Entry]
+    scores: Float[Tensor, " entry"]
+    parts: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        leading = ", ".join(f"{item.label!r} {item.score:+.3g}" for item in self.top(3))
+        return f"Difference({self.kind}: {self.objectives[0]} − {self.objectives[1]}; largest: {leading})"
+
+    def top(self, k: int = 5, special: bool = False) -> list[Ranked]:
+        """The k entries that differ most, as (index, label, difference); `special` as in `Result.top`."""
+        return rank(self.entries, self.scores, k, special)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per entry: index, label, special, difference."""
+        import pandas
+
+        return pandas.DataFrame(self.entries, columns=["index", "label", "special"]).assign(
+            difference=self.scores.tolist()
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for JSON."""
+        return plain(self)
+
+
+def _first_difference(mine: Sequence[str], theirs: Sequence[str]) -> str:
+    for index, (one, other) in enumerate(zip(mine, theirs, strict=False)):
+        if one != other:
+            return f", {one!r} and {other!r} at index {index}"
+    return ""
+
+
+def _tensor_of(value: Any) -> Tensor:
+    return torch.tensor(_numbers(value), dtype=torch.float64)
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float("nan") if value is None else value

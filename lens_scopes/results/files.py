@@ -1,101 +1,100 @@
-"""Results as safetensors files: tensors, and the rest as JSON metadata with a format name and version."""
+"""Results as safetensors files: tensors, and the rest as JSON metadata with a format, a version and a checksum."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lens_scopes.errors import FileError
+from lens_scopes.results.record import encode
 
-if TYPE_CHECKING:
-    pass
+FORMAT, VERSION = "lens_scopes.result", 2
+_CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')  # in the record, quotes are escaped: it cannot match there
+_BLANK = b'"checksum":"' + b"0" * 64 + b'"'
 
-import json
-from collections.abc import Callable, Mapping
-from typing import TypeVar
-
-Result = TypeVar("Result")
+Build = Callable[[dict[str, Any], Callable[[Any], Tensor]], Any]
 
 
-@dataclass(frozen=True)
-class ResultFormat:
-    """One kind of result on disk.
+def content(kind: str, result: Any) -> bytes:
+    """The contents of a file that holds a result.
 
-    Attributes:
-        name: what the file says it is.
-        version: the newest version that is read, and the one written.
-        writer: the method that writes it, for messages.
+    The checksum is the SHA-256 of the whole file with zeros in the checksum's place.
     """
+    from safetensors.torch import save
 
-    name: str
-    version: int
-    writer: str
+    tensors: dict[str, Tensor] = {}
 
-    def content(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-        """The contents of a file that holds a record of plain values and tensors."""
-        from safetensors.torch import save
+    def name(place: str, tensor: Tensor) -> str:
+        # A clone: the file format refuses tensors that share memory.
+        tensors[place] = tensor.detach().cpu().clone().contiguous()
+        return place
 
-        metadata = {
-            "format": self.name,
-            "version": str(self.version),
-            "record": json.dumps(record, ensure_ascii=False),
-        }
-        # Clones: the file format refuses tensors that share memory.
-        own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        return save(own, metadata)
-
-    def read(
-        self, path: str | os.PathLike[str], build: Callable[[dict[str, Any], dict[str, Tensor]], Result]
-    ) -> Result:
-        """The result that `build` makes of a file's record and tensors.
-
-        Raises:
-            FileError: when the file is missing, truncated, of another kind, from a newer version, or its record does
-                not describe a result.
-        """
-        metadata, tensors = _opened(path, self.writer)
-        if metadata.get("format") != self.name:
-            raise FileError(f"{path} is a safetensors file, but not a result written by {self.writer}.")
-        version = metadata.get("version", "")
-        if not (version.isascii() and version.isdigit() and int(version) <= self.version):
-            raise FileError(
-                f"{path} has format version {version or 'none'}; this lens_scopes reads up to {self.version}. "
-                "Upgrade lens_scopes to read it."
-            )
-        try:
-            return build(json.loads(metadata["record"]), tensors)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise FileError(f"{path} is damaged: its record does not describe a result ({reason}).") from error
+    record = json.dumps(encode(result, name), ensure_ascii=False)
+    metadata = {"format": FORMAT, "version": str(VERSION), "kind": kind, "record": record, "checksum": "0" * 64}
+    blank = save(tensors, metadata)
+    return blank.replace(_BLANK, b'"checksum":"' + sha256(blank).hexdigest().encode() + b'"', 1)
 
 
-def format_name(path: str | os.PathLike[str]) -> str | None:
-    """The format that a safetensors file says it is, if any.
+def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
+    """The result in a file.
+
+    Args:
+        path: of a file that a result's `save` wrote.
+        kinds: for each kind that may be there, what builds it from a record and its tensors.
 
     Raises:
-        FileError: when the file is missing, truncated or of another kind.
+        FileError: when the file is missing, damaged, of another kind or of another version.
     """
-    return _opened(path, "save", with_tensors=False)[0].get("format")
-
-
-def _opened(
-    path: str | os.PathLike[str], writer: str, *, with_tensors: bool = True
-) -> tuple[dict[str, str], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
         if not Path(path).is_file():
-            raise FileError(f"{path} does not exist or is not a file; expected a result written by {writer}.")
-        with safe_open(path, framework="pt") as file:
-            names = file.keys() if with_tensors else []
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise FileError(f"{path} is not a readable safetensors file (truncated or of another kind): {error}") from error
+            raise FileError(f"{path} does not exist or is not a file; expected a result that save wrote.")
+        held = Path(path).read_bytes()
+        tensors = load(held)
+        header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise FileError(
+            f"{path} is not a readable safetensors file (truncated or of another kind): {reason}"
+        ) from error
+    kind, record = _opened(path, header.get("__metadata__") or {}, held)
+    if kind not in kinds:
+        expected = " or ".join(kinds)
+        raise FileError(
+            f"{path} holds a result of kind {kind!r}; expected {expected}. lens_scopes.load reads any kind."
+        )
+    try:
+        return kinds[kind](json.loads(record), tensors.__getitem__)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise FileError(f"{path} is damaged: its record does not describe a result ({reason}).") from error
+
+
+def _opened(path: str | os.PathLike[str], metadata: Mapping[str, str], held: bytes) -> tuple[str, str]:
+    """The kind and the record of a file of this format and version with the right checksum."""
+    format, version = metadata.get("format", ""), metadata.get("version", "")
+    if format in ("lens_scopes.attribution", "lens_scopes.information_flow"):
+        raise FileError(f"{path} was written in a format of before the first release; compute and save it again.")
+    if format != FORMAT:
+        raise FileError(f"{path} is a safetensors file, but not a result that save wrote.")
+    if version != str(VERSION):
+        newer = version.isascii() and version.isdigit() and int(version) > VERSION
+        cure = "Upgrade lens_scopes to read it." if newer else "Compute and save it again."
+        raise FileError(f"{path} has format version {version or 'none'}; this lens_scopes reads {VERSION}. {cure}")
+    blank = _CHECKSUM.sub(_BLANK, held, count=1)
+    if metadata.get("checksum") != sha256(blank).hexdigest():
+        raise FileError(f"{path} is damaged: its contents are not those that were written (the checksum differs).")
+    return metadata.get("kind", ""), metadata.get("record", "null")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:

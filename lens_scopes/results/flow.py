@@ -6,9 +6,8 @@ What is kept are eigenvalues of M Mᵀ, so that both values are known at every �
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.results.base import Result
-from lens_scopes.results.files import ResultFormat, write_whole
+from lens_scopes.results.base import Difference, Entry, Result
+from lens_scopes.results.record import plain
 
 if TYPE_CHECKING:
     import pandas
@@ -27,11 +26,8 @@ if TYPE_CHECKING:
 else:  # a wrong type is answered with an ObjectiveError that says what to do, also under a run-time type checker
     Sigma = Any
 
-FORMAT = ResultFormat("lens_scopes.information_flow", 1, "InformationFlow.save")
 CURVE = tuple(10 ** (step / 4 - 3) for step in range(17))
 """The noise scales of a curve unless others are given: 0.001 to 10, four a decade."""
-
-_TENSORS = ("eigenvalues", "joint_eigenvalues", "omitted", "omitted_error")
 
 Measure = Literal["bound", "channel"]
 
@@ -61,19 +57,19 @@ class SpanFlow:
     omitted: float
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class InformationFlow(Result):
     """How much a span of a prompt could tell through the predictions made after it.
 
     Noise ε ~ N(0, σ²I) on the embeddings of one span S at a time, the answer's earlier tokens given. With
     F = Σ_i λ_i u_i u_iᵀ at one prediction and M = diag(√λ) Uᵀ J_S:
 
-    - `bound`: ½ σ² tr(M Mᵀ) ≈ E_ε KL(p_ε ‖ p_0) ≥ I(ε; Y), to second order in σ;
+    - `bound`: ½ σ² tr(M Mᵀ), to second order in σ the value of E_ε KL(p_ε ‖ p_0), which is at least I(ε; Y);
     - `channel`: ½ log det(I + σ² M Mᵀ), the mutual information of the Gaussian channel that matches to first order. It
       grows like log σ and not like σ², is at most `bound`, and is no bound itself at large σ.
 
     σ is given in units of the typical root mean square coordinate of an embedding, `embedding_norm`/√d_model: at 1 the
-    noise on a token is as long as its embedding.
+    noise on a token is as long as the median embedding of the vocabulary.
 
     Attributes:
         spans: token ranges [start, stop) by name.
@@ -92,8 +88,11 @@ class InformationFlow(Result):
         generated: whether the model generated the answer itself.
         d_model: width of the embeddings.
 
-    The other attributes are those of Attribution.
+    The other attributes are those of Result; `position` is the last destination.
     """
+
+    kind = "flow"
+    aligned = {"span": ("spans",), "dest": ("destinations", "targets", "predicted")}
 
     spans: dict[str, tuple[int, int]]
     sigma: float
@@ -110,15 +109,6 @@ class InformationFlow(Result):
     predicted: list[PredictedToken]
     answer: int
     generated: bool
-    tokens: list[str]
-    token_ids: list[int]
-    special: list[bool]
-    text: str | None
-    contract: dict[str, str]
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{item.name!r} {item.bound:.3g}/{item.channel:.3g}" for item in self.totals())
@@ -212,45 +202,27 @@ class InformationFlow(Result):
         """The spans whose value, summed over the predictions, is not at most `nats`."""
         return [item for item in self.totals() if not getattr(item, measure) <= nats]
 
+    def entries(self) -> list[Entry]:
+        return [Entry(row, name, False) for row, name in enumerate(self.spans)]
+
+    def values(self) -> Float[Tensor, " span"]:
+        """The bound of each span at `sigma`, summed over the predictions, in nats."""
+        return self.bound().sum(-1)
+
+    def subtracted(self) -> dict[str, Tensor]:
+        return {"bound": self.bound(), "channel": self.channel(), "joint": self.joint()}
+
+    def difference(self, other: Result) -> Difference:
+        same_sigma = replace(other, sigma=self.sigma) if isinstance(other, InformationFlow) else other
+        return super().difference(same_sigma)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, with totals and curves, ready for JSON."""
-        plain = asdict(self)
-        for name in _TENSORS:
-            plain[name] = getattr(self, name).tolist()
-        plain["totals"] = [asdict(item) for item in self.totals()]
-        plain["curve"] = self.curve().to_dict("list")
-        return plain
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the whole result as one safetensors file, whole or not at all.
-
-        Raises:
-            FileError: when it cannot be written.
-        """
-        record = {key: value for key, value in asdict(self).items() if key not in _TENSORS}
-        write_whole(path, FORMAT.content(record, {name: getattr(self, name) for name in _TENSORS}))
+        return {**plain(self), "totals": plain(self.totals()), "curve": self.curve().to_dict("list")}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> InformationFlow:
-        """Reads a result written by `save`.
-
-        Raises:
-            FileError: when the file is missing, truncated, of another kind, or from a newer version.
-        """
-        return FORMAT.read(path, cls._from_record)
-
-    @classmethod
-    def _from_record(cls, record: dict[str, Any], tensors: dict[str, Tensor]) -> InformationFlow:
-        record["spans"] = {name: (start, stop) for name, (start, stop) in record["spans"].items()}
-        record["targets"] = [None if item is None else PredictedToken(**item) for item in record["targets"]]
-        record["predicted"] = [PredictedToken(**item) for item in record["predicted"]]
-        found: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-        loaded = cls(**record, **found)
-        shape = (len(loaded.spans), len(loaded.destinations))
-        for name in ("eigenvalues", "omitted", "omitted_error"):
-            if getattr(loaded, name).shape[:2] != shape:
-                raise ValueError(f"{name} of shape {tuple(getattr(loaded, name).shape)} for {shape}")
-        return loaded
+    def _derived(cls) -> tuple[str, ...]:
+        return ("totals", "curve")
 
     def _variance(self, sigma: Sigma | None) -> float:
         """σ² in squared units of the embedding."""
@@ -268,5 +240,5 @@ def checked_sigma(sigma: object) -> float:
         return float(sigma)
     raise ObjectiveError(
         f"σ is the size of the noise and must be a positive number, in units of the embedding's typical root mean "
-        f"square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as an embedding."
+        f"square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as the median embedding."
     )

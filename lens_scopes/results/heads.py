@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.component_ablation import (
-    Baseline,
-)
-from lens_scopes.engine.final_state import PredictedToken, Prediction
-from lens_scopes.results.base import Result
+from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.results.base import Entry, Result
 from lens_scopes.scopes.paths import Component
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ class AblationEffect:
         return component_name((self.layer, self.head))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HeadInspection(Result):
     """Influence of every attention head and MLP on one prediction.
 
@@ -51,7 +49,8 @@ class HeadInspection(Result):
         mlp_effect: [layer], the same for MLPs; empty for attention-only models.
         by_source: [layer, head, pos], the part of the change (against zero) that comes through each source token;
             rows sum to `effect` where the baseline is zero and the objective is a number.
-        norms: [layer, head, pos], ‖vᵀ∂y/∂z‖₂ at each query position: the largest effect of a unit change of z.
+        norms: [layer, head, pos], √(Σ_i w_i ‖v_iᵀ∂y/∂z‖₂²) at each query position, in units of the output per unit of
+            z, √nats for a divergence; with one direction the largest effect of a unit change of z.
         direct_effect: [layer, head], the effect along the direct route alone: head → residual stream → final norm,
             scales frozen (direct logit attribution).
         patterns: attention patterns [dest, src] of the strongest heads, by name.
@@ -60,7 +59,13 @@ class HeadInspection(Result):
             measured on a repeated random sequence.
         ablations: predicted and actual change of the components that were ablated, strongest first.
         spearman: rank correlation of the two; None for fewer than three components.
+        baseline: what a component's output was set to.
+        target: the token explained, for objectives that have one.
+
+    The other attributes are those of Result.
     """
+
+    kind = "heads"
 
     effect: Float[Tensor, "layer head"]
     mlp_effect: Float[Tensor, " mlp_layer"]
@@ -72,29 +77,25 @@ class HeadInspection(Result):
     head_types: dict[str, Float[Tensor, "layer head"]]
     ablations: list[AblationEffect]
     spearman: float | None
-    baseline: Baseline
-    tokens: list[str]
-    token_ids: list[int]
-    special: list[bool]
-    position: int
-    target: PredictedToken | None
-    prediction: Prediction
-    scope: str
-    objective: str
-    contract: dict[str, str]
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
+    baseline: str
+    target: PredictedToken | None = None
 
     def __repr__(self) -> str:
-        named = ", ".join(f"{name} {value:.3g}" for name, value in self.top(3))
+        named = ", ".join(f"{item.label} {item.score:.3g}" for item in self.top(3))
         agreement = "" if self.spearman is None else f"; ablation agrees with Spearman {self.spearman:.2f}"
         return f"HeadInspection({self.objective} on {self.model['name']}; strongest: {named}{agreement})"
 
-    def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The k heads with the largest predicted changes, as (name, effect)."""
-        return [(component_name(item), float(self.effect[item])) for item in strongest_heads(self.effect, k)]
+    def entries(self) -> list[Entry]:
+        n_layers, n_heads = self.effect.shape
+        places = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+        return [Entry(place, component_name(place), False) for place in places]
+
+    def values(self) -> Float[Tensor, " layer_head"]:
+        return rearrange(self.effect, "layer head -> (layer head)")
+
+    def subtracted(self) -> dict[str, Tensor]:
+        names = ("effect", "mlp_effect", "direct_effect", "by_source", "norms")
+        return {name: getattr(self, name) for name in names}
 
     def type_of(self, layer: int, head: int, threshold: float = 0.4) -> str | None:
         """The head type with the largest share of the head's attention, where that is above the threshold."""
@@ -105,7 +106,8 @@ class HeadInspection(Result):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per head: layer, head, name, effect, direct_effect, norm, each head type's share, top source token,
-        and the actual effect where the head was ablated."""
+        and the actual effect where the head was ablated. `norm` is √Σ over positions of `norms`², in the unit of
+        `norms`."""
         import pandas
 
         actual = {(item.layer, item.head): item.actual for item in self.ablations}
@@ -128,10 +130,6 @@ class HeadInspection(Result):
                 )
         return pandas.DataFrame(rows)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
-        return _plain(asdict(self))
-
 
 def component_name(component: Component) -> str:
     """L3H2 for a head, "L3 MLP" for an MLP."""
@@ -143,13 +141,3 @@ def strongest_heads(effect: Float[Tensor, "layer head"], k: int) -> list[tuple[i
     """The k heads of largest absolute value, strongest first."""
     order = effect.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
     return [divmod(index, effect.shape[1]) for index in order]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value

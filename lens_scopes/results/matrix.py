@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import PromptError
-from lens_scopes.results.base import Result
+from lens_scopes.results.base import Entry, Result
 
 if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class AttributionMatrix(Result):
     """Influence of every token (columns) on the prediction made after every position (rows).
 
@@ -30,26 +30,18 @@ class AttributionMatrix(Result):
         generated: how many of the last tokens the model generated itself.
         spans: named token ranges [start, stop), from chat messages or given.
 
-    The other attributes are those of Attribution.
+    The other attributes are those of Result; `position` is the last destination.
     """
+
+    kind = "matrix"
+    aligned = {"src": ("tokens",), "dest": ("destinations", "targets", "predicted")}
 
     matrix: Float[Tensor, "dest src"]
     destinations: list[int]
     targets: list[PredictedToken | None]
     predicted: list[PredictedToken]
-    tokens: list[str]
-    token_ids: list[int]
-    special: list[bool]
-    text: str | None
     generated: int
     spans: dict[str, tuple[int, int]]
-    scope: str
-    objective: str
-    contract: dict[str, str]
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         made = f", {self.generated} generated" if self.generated else ""
@@ -97,14 +89,34 @@ class AttributionMatrix(Result):
             table[source] = column
         return pandas.DataFrame(table, index=pandas.Index(list(chosen), name="target \\ source"))
 
+    def _places(self) -> list[tuple[int, int, int]]:
+        """Row, destination and source of every entry on and below the diagonal."""
+        return [(row, dest, src) for row, dest in enumerate(self.destinations) for src in range(dest + 1)]
+
+    def entries(self) -> list[Entry]:
+        return [
+            Entry((dest, src), f"{self.tokens[src]} → after {self.tokens[dest]}", self.special[src])
+            for _, dest, src in self._places()
+        ]
+
+    def values(self) -> Float[Tensor, " dest_src"]:
+        return torch.cat([row[: dest + 1] for row, dest in zip(self.matrix, self.destinations, strict=True)])
+
+    def subtracted(self) -> dict[str, Tensor]:
+        return {"matrix": self.matrix}
+
     def to_pandas(self) -> pandas.DataFrame:
-        """The matrix with tokens as labels, one row per destination."""
+        """One row per destination and source up to it: destination, after, source, token, special, score."""
         import pandas
 
-        rows = [f"{dest}: {self.tokens[dest]}" for dest in self.destinations]
-        columns = [f"{index}: {token}" for index, token in enumerate(self.tokens)]
-        return pandas.DataFrame(self.matrix.numpy(), index=rows, columns=columns)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
-        return {**asdict(self), "matrix": self.matrix.tolist()}
+        places = self._places()
+        return pandas.DataFrame(
+            {
+                "destination": [dest for _, dest, _ in places],
+                "after": [self.tokens[dest] for _, dest, _ in places],
+                "source": [src for _, _, src in places],
+                "token": [self.tokens[src] for _, _, src in places],
+                "special": [self.special[src] for _, _, src in places],
+                "score": self.values().tolist(),
+            }
+        )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lens_scopes.engine.final_state import Prediction
-from lens_scopes.results.base import Result
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.results.base import Entry, Result
 
 if TYPE_CHECKING:
     import pandas
@@ -29,16 +32,20 @@ class FisherMode:
         eigenvalue: λ_i, in nats per squared unit of y.
         rising, falling: the tokens whose probability changes most along u_i, by p_j (w_j − w̄)ᵀu_i / √λ_i: the
             change for a step that costs ½ nat to second order. The sign of u_i is chosen so that the largest change
-            is a rise.
+            is a rise. Empty for a mode that is not resolved.
+        resolved: whether λ_i is above the solver's error, residual · λ_1, and above rounding.
     """
 
     eigenvalue: float
     rising: list[ProbabilityChange]
     falling: list[ProbabilityChange]
+    resolved: bool = True
 
     @property
     def contrast(self) -> str:
         """The mode in a few words: its two strongest rising tokens against its two strongest falling ones."""
+        if not self.resolved:
+            return "too small to be resolved"
         sides = [" ".join(repr(shift.token) for shift in side[:2]) for side in (self.rising, self.falling)]
         return f"{sides[0]} ↔ {sides[1]}"
 
@@ -77,7 +84,7 @@ class TokenReplacement:
         )
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ModeInspection(Result):
     """The leading Fisher modes of one prediction and what every source token does along them.
 
@@ -85,28 +92,31 @@ class ModeInspection(Result):
         modes: largest eigenvalue first.
         replacements: one for each token of the prompt up to the position, in order.
         baseline: what embeddings were moved to.
+
+    The other attributes are those of Result.
     """
+
+    kind = "modes"
+    aligned = {"pos": (*Result.aligned["pos"], "replacements")}
 
     modes: list[FisherMode]
     replacements: list[TokenReplacement]
     baseline: str
-    tokens: list[str]
-    special: list[bool]
-    position: int
-    prediction: Prediction
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         named = "; ".join(f"λ={mode.eigenvalue:.3g} {mode.contrast}" for mode in self.modes[:3])
         return f"ModeInspection({len(self.modes)} modes on {self.model['name']}: {named})"
 
-    def top(self, k: int = 5) -> list[TokenReplacement]:
-        """The replacements of ordinary tokens with the largest actual effect, in nats."""
-        ordinary = [item for item in self.replacements if not self.special[item.index]]
-        return sorted(ordinary, key=lambda item: -item.actual_nats)[:k]
+    def entries(self) -> list[Entry]:
+        return [Entry(item.index, item.token, self.special[item.index]) for item in self.replacements]
+
+    def values(self) -> Float[Tensor, " pos"]:
+        """KL(before ‖ after) of each replacement, in nats."""
+        return torch.tensor([item.actual_nats for item in self.replacements], dtype=torch.float64)
+
+    def subtracted(self) -> dict[str, Tensor]:
+        predicted = torch.tensor([item.predicted_nats for item in self.replacements], dtype=torch.float64)
+        return {"actual_nats": self.values(), "predicted_nats": predicted}
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per source token: index, token, special, actual and predicted nats, agreement, amount along modes."""
@@ -125,7 +135,3 @@ class ModeInspection(Result):
             for item in self.replacements
         ]
         return pandas.DataFrame(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
-        return asdict(self)

@@ -21,7 +21,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.forward import hooked, run_to_final_state
 from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, check_ablation, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
-from lens_scopes.scopes.contract import baseline_contract
+from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Explanation
 
 if TYPE_CHECKING:
@@ -51,13 +51,12 @@ class Baseline(Explanation):
 
     def contract(self, output: str, position: int, n_tokens: int) -> dict[str, str]:
         """The five elements of the attribution contract."""
-        return baseline_contract(
-            output=output,
-            position=position,
-            n_tokens=n_tokens,
+        return contract(
+            output=f"{output}, after position {position}",
+            features=f"the {n_tokens} tokens up to that position",
             process=self.process,
             held=self.held,
-            equation=self.equation,
+            score=self.equation,
         )
 
 
@@ -70,8 +69,8 @@ class LeaveOneOut(Baseline):
 
     Args:
         measure: "kl", "logit" or "logprob".
-        ablation: what a token is replaced by: "zero", "mean" (of the prompt's embeddings), "pad", "eos", "bos",
-            "resample" (tokens of the prompt itself) or "remove".
+        ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
+            tokens), "pad", "eos", "bos", "resample" (tokens of the prompt itself) or "remove".
         draws: random replacements averaged for "resample".
         seed: of the draws.
 
@@ -111,6 +110,10 @@ class LeaveOneOut(Baseline):
     @property
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"one token at a time is replaced by {ABLATIONS[self.ablation]}"
+
+    @property
+    def takes_target(self) -> bool:
+        return self.measure != "kl"
 
     def targets(self, state: FinalState) -> list[int]:
         if self.measure == "kl":
@@ -246,32 +249,6 @@ class ExternalScores(Baseline):
         if not bool(values.isfinite().all()):
             raise ObjectiveError(f"outside scores {self.name!r} are not all finite.")
         return values
-
-
-_BASELINES: dict[str, Callable[..., Baseline]] = {
-    kind.scope: kind for kind in (LeaveOneOut, AttentionRollout, ValueWeightedAttention, RandomScores)
-}
-
-
-def baseline_names() -> list[str]:
-    """The names of the baselines that can be asked for by name."""
-    return list(_BASELINES)
-
-
-def baseline_named(name: str, **settings: Any) -> Baseline:
-    """The baseline of that name with the given settings, for callers that hold names rather than classes."""
-    return _BASELINES[name](**settings)
-
-
-def as_baseline(explanation: Any) -> Baseline | None:
-    """The baseline that an argument of `attribute` stands for, by object, class or name; None where it is none."""
-    if isinstance(explanation, Baseline):
-        return explanation
-    if isinstance(explanation, str) and explanation in _BASELINES:
-        return _BASELINES[explanation]()
-    if isinstance(explanation, type) and issubclass(explanation, Baseline) and explanation is not ExternalScores:
-        return explanation()
-    return None
 
 
 def moved_by_heads(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.scopes.readouts import Readout
+from lens_scopes.scopes.readouts import Readout, Relative
 
 ELEMENTS = ("output explained", "eligible features", "generative process", "held fixed", "score attributed")
 
@@ -41,8 +41,18 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     if terms.readout.from_baseline:
         process = "the activation of one token at a time moves from the baseline to its value, to first order"
     else:
-        process = "one token's activation at a time is perturbed infinitesimally, equally in all directions of d_model"
-    held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
+        size = ", in proportion to its size" if isinstance(terms.readout, Relative) else ""
+        process = (
+            f"the activation of one {'token' if at_embedding else 'position'} at a time is perturbed infinitesimally"
+            f"{size}, equally in all directions of {_dimension(terms.at)}"
+        )
+    if at_embedding:
+        held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
+    else:
+        held = (
+            "the weights, all embeddings, the same site's activations at other positions and heads, the positions and "
+            "the explained directions v; later layers respond"
+        )
     if terms.path is not None:
         held += f"; gradient flows only {terms.path}, all else keeps its value"
     if terms.points is not None:
@@ -52,29 +62,31 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
-    return {
-        "output explained": f"{terms.output}, after position {terms.position}",
-        "eligible features": f"{read} of the {terms.n_tokens} tokens up to that position{others}",
-        "generative process": process,
-        "held fixed": held,
-        "score attributed": (
+    return contract(
+        output=f"{terms.output}, after position {terms.position}",
+        features=f"{read} of the {terms.n_tokens} tokens up to that position{others}",
+        process=process,
+        held=held,
+        score=(
             f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
             f"{terms.equation} ({count}{draws})"
         ),
-    }
+    )
 
 
-def baseline_contract(
-    *, output: str, position: int, n_tokens: int, process: str, held: str, equation: str
-) -> dict[str, str]:
-    """The five elements for an explanation that takes no gradient, in the order of ELEMENTS."""
-    return {
-        "output explained": f"{output}, after position {position}",
-        "eligible features": f"the {n_tokens} tokens up to that position",
-        "generative process": process,
-        "held fixed": held,
-        "score attributed": equation,
-    }
+def contract(*, output: str, features: str, process: str, held: str, score: str) -> dict[str, str]:
+    """The five elements of any result's contract, in the order of ELEMENTS."""
+    return dict(zip(ELEMENTS, (output, features, process, held, score), strict=True))
+
+
+def _dimension(sites: Sequence[str]) -> str:
+    """The name of the dimension of the activations at some sites."""
+    ends = {name.rsplit(".", 1)[-1] for name in sites}
+    if ends <= {"hook_q", "hook_k", "hook_v", "hook_z"}:
+        return "d_head"
+    if ends <= {"hook_pre", "hook_pre_linear", "hook_post"}:
+        return "d_mlp"
+    return "d_model"
 
 
 def _named(sites: Sequence[str]) -> str:

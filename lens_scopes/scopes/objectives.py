@@ -8,9 +8,8 @@ gives the plain √w·a_t instead, as in Jacobian Scopes (arXiv:2601.16407); the
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.fisher import PredictiveGeometry
+from lens_scopes.engine.final_state import FinalState, final_norm_is_constant
+from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.prompts.prompt import resolve_token
+from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.scopes.readouts import Norm, Readout, Relative
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 else:  # a run-time type checker that decorates methods one by one cannot read Self
     Self = Any
 
+NEAR_EQUAL = 0.98  # λ_{k+1}/λ_k above which a rank cuts between near-equals: analyses/README.md, “Eigenvalue gaps”
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
 
 
@@ -44,6 +44,7 @@ class Directions:
         sampled: how many of the last rows are independent draws whose mean squared readout estimates a
             remainder; each carries the weight 1/sampled, and the spread of the draws gives a standard error.
         details: what a reader of the score should know: eigenvalues, draws.
+        warnings: sentences for the result on why the directions may not be what was asked for.
     """
 
     vectors: Float[Tensor, "k d_model"]
@@ -51,11 +52,29 @@ class Directions:
     squared: bool = False
     sampled: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def single(vector: Float[Tensor, " d_model"], **details: Any) -> Directions:
     """One direction of weight one."""
     return Directions(vector[None], vector.new_ones(1), details=details)
+
+
+def solver_warnings(terms: LeadingTerms) -> list[str]:
+    """Warnings on leading terms of F: a cut between near-equal eigenvalues, a solver that stopped early."""
+    warnings, rank = [], len(terms.eigenvalues)
+    if terms.gap > NEAR_EQUAL:
+        warnings.append(
+            f"rank {rank} cuts between near-equal eigenvalues (λ_{rank + 1}/λ_{rank} = {terms.gap:.3f}): the last "
+            f"direction, and the scores with it, may turn with any small change of the prompt. Rank {rank + 1} or "
+            '"trace" does not cut there.'
+        )
+    if not terms.converged:
+        warnings.append(
+            f"Fisher's solver stopped before its tolerance: ‖F u − λ u‖ may be {terms.residual:.1e} of λ_1, and the "
+            'directions may not be the leading ones. Rank "trace" needs no solver for its mean.'
+        )
+    return warnings
 
 
 class Explanation(ABC):
@@ -83,6 +102,30 @@ class Explanation(ABC):
         """The tokens the explanation is about, as ids; none for those of the whole distribution."""
         return []
 
+    @property
+    def takes_target(self) -> bool:
+        """Whether the explanation is about the next token that `target=` names."""
+        return False
+
+    def check_target(self, target: str | int | None) -> None:
+        """Refuses a target that the explanation would drop.
+
+        Raises:
+            ObjectiveError: where a target is given and the explanation takes none.
+        """
+        if target is None or self.takes_target:
+            return
+        name = type(self).__name__
+        if getattr(self, "token", None) is not None:
+            raise ObjectiveError(
+                f"{name} names its own token, so target={target!r} would be dropped; give the token in one place: in "
+                f"{name}(…), or as target."
+            )
+        raise ObjectiveError(
+            f"{name} explains no single next token, so target={target!r} would be dropped; leave target out, or choose "
+            "Semantic() or LogProb()."
+        )
+
     def settings(self) -> dict[str, Any]:
         """The fields, as plain values for records."""
         return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
@@ -99,10 +142,6 @@ class Explanation(ABC):
 
 class Objective(Explanation):
     """Base of every objective: an output explained by its gradients at one final state."""
-
-    numeric: ClassVar[bool] = True
-    """Whether the output is one number, whose gradient by y is the one direction; else directions are the axes of a
-    divergence."""
 
     at: ClassVar[str] = EMBEDDING
     """Where `attribute` reads it unless told otherwise."""
@@ -132,6 +171,10 @@ class Objective(Explanation):
 @dataclass(frozen=True)
 class _OneToken(Objective):
     token: str | int | None = None
+
+    @property
+    def takes_target(self) -> bool:
+        return self.token is None
 
     def prepare(self, model: Any) -> Self:
         return self if self.token is None else replace(self, token=resolve_token(model, self.token))
@@ -178,7 +221,7 @@ class LogProb(_OneToken):
     """The log-probability of one next token.
 
     v = ∂log p_target/∂y = w_target − w̄ with w̄ = Σ_j p_j w_j; score_t = ‖vᵀ J_t‖₂ in nats per unit of activation norm,
-    ≥ 0.
+    ≥ 0. v is summed as Σ_{j ≠ target} p_j (w_target − w_j), which keeps its digits where p_target is near one.
 
     Args:
         token: as for Semantic.
@@ -189,11 +232,11 @@ class LogProb(_OneToken):
     output: ClassVar[str] = "log-probability of the next token"
 
     def directions(self, state: FinalState) -> Directions:
-        return single(state.logit_gradients(self.targets(state))[0] - state.mean_logit_gradient)
+        return single(state.log_probability_gradient(self.targets(state)[0]))
 
     def change(self, before: FinalState, after: FinalState) -> float:
         target = self.targets(before)[0]
-        return float(after.log_probabilities[target] - before.log_probabilities[target])
+        return float(before.log_probability_change(after)[target])
 
 
 @dataclass(frozen=True)
@@ -237,12 +280,25 @@ class Temperature(Objective):
     v = y / ‖y‖, held constant; β = ‖y‖ is the inverse effective temperature. score_t = ‖vᵀ J_t‖₂ in units of β per unit
     of activation norm, ≥ 0.
 
+    Raises:
+        ObjectiveError: from `prepare`, where the model's final norm has no weights or equal ones (OLMo-1; any model
+            loaded with fold_ln=True): ‖y‖ is constant there, and its gradient is rounding error.
+
     Source: Jacobian Scopes, arXiv:2601.16407, Temperature Scope.
     """
 
     scope: ClassVar[str] = "temperature"
     equation: ClassVar[str] = "v = y/‖y‖"
     output: ClassVar[str] = "inverse effective temperature β = ‖y‖ of the next-token prediction"
+
+    def prepare(self, model: Any) -> Self:
+        if final_norm_is_constant(model):
+            raise ObjectiveError(
+                "Temperature Scope explains β = ‖y‖, and this model's final norm gives every y the same length: its "
+                "weights are missing or equal, as after fold_ln=True. The gradient would be rounding error. Take "
+                "Entropy(), or load the model with unfolded weights (ls.load_model, or fold_ln=False) if it has any."
+            )
+        return self
 
     def directions(self, state: FinalState) -> Directions:
         norm = state.y.norm()
@@ -259,7 +315,10 @@ class Entropy(Objective):
     """The entropy of the next-token prediction.
 
     v = ∂H/∂y = −Σ_j p_j (log p_j + H) w_j; score_t = ‖vᵀ J_t‖₂ in nats per unit of activation norm, ≥ 0.
-    Along a fixed direction of z, dH/dβ = −β Var_p(ẑ), so Temperature Scope ranks tokens by the same quantity there.
+
+    Where tokens move z along its own direction alone, z = β ẑ, dH/dβ = −β Var_p(ẑ) (arXiv:2601.16407): the scores of
+    Entropy are then β Var_p(ẑ) times those of Temperature, and both rank tokens alike. Elsewhere they need not: ∂H/∂y
+    is not parallel to y.
     """
 
     scope: ClassVar[str] = "entropy"
@@ -267,8 +326,7 @@ class Entropy(Objective):
     output: ClassVar[str] = "entropy of the next-token prediction"
 
     def directions(self, state: FinalState) -> Directions:
-        entropy = torch.special.entr(state.probabilities)
-        coefficients = entropy - state.probabilities * entropy.sum()
+        coefficients = state.surprisals - state.probabilities * state.surprisals.sum()
         return single(state.combine_logit_gradients(coefficients[None])[0])
 
     def change(self, before: FinalState, after: FinalState) -> float:
@@ -283,7 +341,9 @@ class Fisher(Objective):
     ½ δᵀFδ the Kullback–Leibler divergence of a small change δ of y, in nats.
 
     - rank k: score_t = Σ_{i ≤ k} λ_i ‖u_iᵀ J_t‖₂², in nats per squared unit of activation norm, ≥ 0; the paper's
-      default is k = 1. Squared at every rank, so that scores grow with the rank up to the trace;
+      default is k = 1. Squared at every rank, so that scores grow with the rank up to the trace. Along the k directions
+      and to second order, half the score is the largest divergence of a unit change at k = 1; above, it is the mean
+      divergence over all directions of a unit change, times their number;
     - rank "trace": score_t = tr(J_tᵀ F J_t), all of it. Exactly, from d_model directions; or, for larger models, from
       `exact` leading directions and `samples` random ones for what they leave, without bias and with its standard
       error in the result.
@@ -294,6 +354,10 @@ class Fisher(Objective):
             d_model = 128, else 16.
         exact: leading directions taken exactly beside the random ones, for rank "trace".
         seed: seed of the random directions; the global generator is not touched.
+
+    The result's `settings["details"]` hold for rank k: `eigenvalues`; `residual`, a bound on ‖F u_i − λ_i u_i‖ / λ_1,
+    which bounds neither the score nor that the pairs are the leading ones; `gap`, λ_{k+1}/λ_k; `share`, the part of
+    tr F that the k directions hold; `converged`. It warns where `gap` is near one or the solver stopped early.
 
     Source: Jacobian Scopes, arXiv:2601.16407, Fisher Scope.
     """
@@ -307,7 +371,6 @@ class Fisher(Objective):
         "Σ_i w_i v_i v_iᵀ = F = W_U (diag p − p pᵀ) W_Uᵀ, its leading terms or an unbiased estimate"
     )
     output: ClassVar[str] = "the whole next-token distribution"
-    numeric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rank != "trace" and (not _is_integer(self.rank) or self.rank < 1):
@@ -333,8 +396,16 @@ class Fisher(Objective):
         if self.rank == "trace":
             return self._trace(geometry)
         terms = geometry.leading(self.rank)
-        details = {"eigenvalues": terms.eigenvalues.tolist(), "residual": terms.residual}
-        return Directions(terms.vectors, terms.eigenvalues, squared=True, details=details)
+        details = {
+            "eigenvalues": terms.eigenvalues.tolist(),
+            "residual": terms.residual,
+            "gap": terms.gap,
+            "share": terms.share,
+            "converged": terms.converged,
+        }
+        return Directions(
+            terms.vectors, terms.eigenvalues, squared=True, details=details, warnings=solver_warnings(terms)
+        )
 
     def _trace(self, geometry: PredictiveGeometry) -> Directions:
         d_model = geometry.state.unembedding.d_model
@@ -352,8 +423,7 @@ class Fisher(Objective):
 
     def change(self, before: FinalState, after: FinalState) -> float:
         """KL(p before ‖ p after), in nats."""
-        log_ratio = before.log_probabilities - after.log_probabilities
-        return float((before.probabilities * log_ratio).sum())
+        return before.divergence(after)
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"{type(self).__name__}(rank={self.rank!r})"
@@ -363,11 +433,13 @@ class Fisher(Objective):
 class FisherAtValues(Fisher):
     """Fisher Scope, read where a token's information leaves it: at the attention values of every layer.
 
-    score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of a token's values, in
-    proportion to their size, can move the prediction to first order, added up over layers. Whatever a token tells
-    later ones passes through its values; what its keys do to the patterns is left out. It costs what Fisher Scope
-    costs, and agrees better than Fisher Scope at the embedding with what leaving a token out does (measured:
-    analyses/README.md, “At the values”).
+    score_t = Σ_l √(Σ_h Σ_i λ_i ‖u_iᵀ ∂y/∂v_lht‖₂² ‖v_lht‖₂²), in √nats, ≥ 0: how far changes of the values at a
+    position, in proportion to their size, can move the prediction to first order, added up over layers l. h counts
+    the heads of `hook_v`: key–value heads where queries are grouped.
+
+    Scores are of positions, not of input tokens: above the first layer the values at a position also hold what earlier
+    tokens moved there. What keys do to the patterns, and the last position's own way past attention, are left out. It
+    costs what Fisher Scope costs. Half the square of one layer's and head's part is a divergence in nats.
 
     It is `attribute(..., Fisher(rank), at="hook_v", readout="relative")` by one name. Heads, matrices and modes have
     sites of their own and take Fisher.
@@ -399,7 +471,6 @@ class Custom(Objective):
     scope: ClassVar[str] = "custom"
     equation: ClassVar[str] = "v_i and w_i as the function gives them"
     output: ClassVar[str] = "a user-defined function of the final state"
-    numeric: ClassVar[bool] = False
 
     def directions(self, state: FinalState) -> Directions:
         with torch.no_grad():
@@ -441,67 +512,6 @@ class Custom(Objective):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
-
-
-_REGISTRY: dict[str, Callable[..., Objective]] = {
-    kind.scope: kind for kind in (Semantic, LogProb, LogitDiff, Temperature, Entropy, Fisher, FisherAtValues)
-}
-
-
-def register_objective(name: str, function: DirectionFunction) -> None:
-    """Makes a user's own objective known by name, for `attribute(..., objective=name)` and the command line's
-    `--scope`.
-
-    Raises:
-        ObjectiveError: when the name is already taken.
-    """
-    if name in _REGISTRY:
-        raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
-    _REGISTRY[name] = lambda: Custom(function, name)
-
-
-def objective_names() -> list[str]:
-    """The names of all objectives that can be asked for by name."""
-    return list(_REGISTRY)
-
-
-def objective_named(name: str, **settings: Any) -> Objective:
-    """The objective of that name with the given settings, for callers that hold names rather than classes.
-
-    Raises:
-        ObjectiveError: for an unknown name, with near ones, and for settings the objective does not have.
-    """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ObjectiveError(f"unknown scope {name!r}{hint} Known scopes: {', '.join(_REGISTRY)}.")
-    try:
-        return _REGISTRY[name](**settings)
-    except TypeError as error:
-        given = ", ".join(settings) or "nothing"
-        raise ObjectiveError(f"scope {name!r} does not fit the settings given ({given}): {error}.") from error
-
-
-def as_objective(objective: Objective | str | DirectionFunction | None) -> Objective:
-    """Reads what users may pass for an objective: an Objective, a name, or a function of y and logits.
-
-    Raises:
-        ObjectiveError: for anything else.
-    """
-    if objective is None:
-        return Semantic()
-    if isinstance(objective, Objective):
-        return objective
-    if isinstance(objective, str):
-        return objective_named(objective)
-    if isinstance(objective, type) and issubclass(objective, Objective):
-        return objective_named(objective.scope)
-    if callable(objective):
-        return Custom(objective, name=getattr(objective, "__name__", "custom"))
-    raise ObjectiveError(
-        f"expected an objective such as ls.Semantic(' Paris'), a name ({', '.join(_REGISTRY)}) or a function of "
-        f"(y, logits); got {type(objective).__name__}."
-    )
 
 
 def _is_integer(value: object) -> bool:

@@ -2,8 +2,8 @@
 
 The residual skip always carries. A component that is not named is held fixed: its output is a constant, so nothing
 flows back through it. Three nonlinearities can be frozen besides: attention patterns, normalisation scales and MLP
-gates; with all three frozen the model is locally linear in the embeddings and Σ_t J_t x_t, with the constants its
-biases add, is the final state (the detached Jacobian, arXiv:2505.24293).
+gates; with all three frozen the model is locally linear in the embeddings and Σ_t J_t x_t, with the constants that its
+biases and learned positions add, is the final state (the detached Jacobian, arXiv:2505.24293).
 
     Layers(5, 9)                   attention and MLP of layers 5 to 9
     Heads("L3H2", "L5H0")          these heads only
@@ -15,7 +15,7 @@ biases add, is the final state (the detached Jacobian, arXiv:2505.24293).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_, or_
@@ -312,6 +312,19 @@ def _ranges(layers: list[int]) -> str:
         else:
             runs.append([layer])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def read_path(through: str | None, freeze: Sequence[str] | None = None) -> Path | None:
+    """The path of a command line or an HTTP request: a line such as "5-9", and the parts that are held constant.
+
+    Raises:
+        PathError: for a path or a part that is none.
+    """
+    path = as_path(through)
+    if not freeze:
+        return path
+    frozen = Frozen(*freeze)
+    return frozen if path is None else path & frozen
 
 
 def as_path(through: PathLike) -> Path | None:

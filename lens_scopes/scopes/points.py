@@ -2,34 +2,40 @@
 
     ḡ_i,t = mean over α of v_iᵀ J_t(x(α))
 
-A scope is local unless asked otherwise. Averaged over a straight path from a baseline b, x(α) = b + α (x − b), and
-read by `dot` from the same baseline, its scores add up to what the path changes (completeness): Integrated Gradients
-for a logit or log-probability, and the path-integrated version of every other scope. Averaged over noise around the
-prompt it is SmoothGrad.
+A scope is local unless asked otherwise. Along a straight path from a start b, x(α) = b + α (x − b), and read by `dot`
+from that start, the scores of a scope that is a number add up to what the path changes, f(x) − f(b) (completeness):
+Integrated Gradients for a logit or log-probability, and the same for Temperature, Entropy, LogitDiff and a Custom of
+one direction. A divergence (Fisher, a Custom of several directions) keeps the prompt's own axes along the path; its
+scores add up to nothing. Averaged over noise around the prompt it is SmoothGrad.
 """
 
 from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.errors import ReadoutError
+from lens_scopes.engine.forward import token_embeddings
+from lens_scopes.engine.text_mean import averaged_mask, text_mean
+from lens_scopes.errors import PromptError, ReadoutError
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
+from lens_scopes.prompts.tokens import resolve_token
 
-if TYPE_CHECKING:
-    Start: TypeAlias = Literal["zero", "mean"]
-    Count: TypeAlias = int
-    PointsLike: TypeAlias = "Points | str | None"
-else:  # what is none of these is answered with a ReadoutError that says what to do, also under a run-time type checker
-    Start = Count = PointsLike = Any
+# What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
+Start: TypeAlias = str | int | Sequence[int] | Tensor | Prompt | Any
+Count: TypeAlias = int | Any
+PointsLike: TypeAlias = "Points | str | None | Any"
 
+SPECIAL_STARTS = ("bos", "eos", "pad")
 _POINTS = 16  # unless a number is given
 
 
@@ -43,9 +49,19 @@ class Points(ABC):
     def count(self) -> int:
         """How many there are."""
 
+    def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"] | None:
+        """The embeddings that points start from, which readouts then measure from; None where there is no start.
+
+        Args:
+            prompt: its first `length` tokens are explained.
+        """
+        return None
+
     @abstractmethod
-    def embeddings(self, own: Float[Tensor, "pos d_model"]) -> Float[Tensor, "point pos d_model"]:
-        """The prompts' embeddings at every point, from the prompt's own."""
+    def embeddings(
+        self, own: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
+    ) -> Float[Tensor, "point pos d_model"]:
+        """The prompt's embeddings at every point, from the prompt's own and those of the start."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -54,32 +70,48 @@ class Points(ABC):
 
 @dataclass(frozen=True)
 class StraightPath(Points):
-    """Points on the straight line from a baseline to the prompt, all tokens moving together.
+    """Points on the straight line from a start to the prompt, all tokens moving together.
 
     x(α_n) = b + α_n (x − b) with α_n = (n − ½)/steps, n = 1 … steps (midpoint rule).
 
+    The readouts `dot` and `product` measure from the same start, so that the scores of a scope that is a number add up
+    to f(x) − f(b) up to the error of the midpoint rule. At other sites than the embedding they measure from the site's
+    activation in a run of the start.
+
     Models that normalise the bare embeddings first (rotary positions: LLaMA, Gemma, Pythia) see hardly any difference
     between x and αx until α is next to zero, where the output jumps: no feasible number of steps catches that part of
-    the change from the zero baseline, so completeness fails there. From the mean it holds.
+    the change from "zero", so completeness fails there. From any other start it holds.
 
     Args:
-        baseline: where the path starts: "zero", or "mean" for the mean of the prompt's embeddings.
-        steps: number of points; completeness holds up to the error of the midpoint rule.
+        start: b, one of
+
+            - "zero", the zero vector;
+            - "mean", the mean embedding of the prompt's non-special tokens;
+            - "bos", "eos" or "pad", the embedding of that token, at every position;
+            - a token, as its exact string (`" the"`) or its id: its embedding at every position;
+            - another prompt of as many tokens, as text (of more than one token), ids or a Prompt.
+        steps: number of points.
+        hold_special: whether special tokens (BOS) keep their own embeddings along the path; their `dot` is then 0.
 
     Raises:
-        ReadoutError: for another baseline, and for steps that are not a positive integer.
+        ReadoutError: for a start that is none of these, and steps that are not a positive integer.
+        PromptError: when used, for a token or prompt that does not fit the model.
 
     Source: Integrated Gradients, Sundararajan et al., arXiv:1703.01365; the path-integrated scopes of
     arXiv:2601.16407.
+
+    Example:
+        >>> StraightPath("bos", steps=8, hold_special=True).describe()
+        '8 points of the straight path from the bos token to the prompt, special tokens held fixed'
     """
 
-    baseline: Start = "zero"
+    start: Start = "zero"
     steps: Count = _POINTS
+    hold_special: bool = False
     name: ClassVar[str] = "path"
 
     def __post_init__(self) -> None:
-        if self.baseline not in ("zero", "mean"):
-            raise ReadoutError(f'a path starts at the baseline "zero" or "mean"; got {self.baseline!r}.')
+        object.__setattr__(self, "start", _plain_start(self.start))
         if not _is_count(self.steps):
             raise ReadoutError(f"a path needs at least one step, a whole number of them; got {self.steps!r}.")
 
@@ -87,13 +119,45 @@ class StraightPath(Points):
     def count(self) -> int:
         return self.steps
 
-    def embeddings(self, own: Float[Tensor, "pos d_model"]) -> Float[Tensor, "point pos d_model"]:
-        start = torch.zeros_like(own) if self.baseline == "zero" else own.mean(0).expand_as(own)
+    def start_embeddings(self, model: Any, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
+        token_ids, special = prompt.token_ids[:length], prompt.special[:length]
+        own = token_embeddings(model, token_ids)
+        if self.start == "zero":
+            start = torch.zeros_like(own)
+        elif self.start == "mean":
+            start = text_mean(own[None], averaged_mask([special]).to(own.device))[0].to(own)
+        else:
+            ids = _start_ids(model, self.start, len(prompt), length)
+            start = token_embeddings(model, ids)
+        start = start.expand_as(own)
+        if self.hold_special:
+            held = torch.tensor(special, device=own.device)
+            start = torch.where(rearrange(held, "pos -> pos 1"), own, start)
+        return start
+
+    def embeddings(
+        self, own: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
+    ) -> Float[Tensor, "point pos d_model"]:
+        assert start is not None, "a path has a start"
         alphas = (torch.arange(self.steps, device=own.device, dtype=own.dtype) + 0.5) / self.steps
-        return start + alphas[:, None, None] * (own - start)
+        return start + rearrange(alphas, "point -> point 1 1") * (own - start)
 
     def describe(self) -> str:
-        return f"{self.steps} points of the straight path from the {self.baseline} baseline to the prompt"
+        held = ", special tokens held fixed" if self.hold_special else ""
+        return f"{self.steps} points of the straight path from {self._start_words()} to the prompt{held}"
+
+    def _start_words(self) -> str:
+        if self.start == "zero":
+            return "the zero vector"
+        if self.start == "mean":
+            return "the mean embedding of the prompt's non-special tokens"
+        if self.start in SPECIAL_STARTS:
+            return f"the {self.start} token"
+        if isinstance(self.start, int):
+            return f"the token #{self.start}"
+        if isinstance(self.start, str):
+            return f"{self.start!r}"
+        return "another prompt's tokens"
 
 
 @dataclass(frozen=True)
@@ -129,7 +193,9 @@ class Noise(Points):
     def count(self) -> int:
         return self.samples
 
-    def embeddings(self, own: Float[Tensor, "pos d_model"]) -> Float[Tensor, "point pos d_model"]:
+    def embeddings(
+        self, own: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
+    ) -> Float[Tensor, "point pos d_model"]:
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(self.samples, *own.shape, generator=generator, dtype=torch.float64)
         sigma = self.scale * own.double().square().mean().sqrt()
@@ -142,16 +208,24 @@ class Noise(Points):
         )
 
 
+def _path_named(start: str, hold_special: bool) -> Callable[[int], Points]:
+    return lambda steps: StraightPath(start, steps, hold_special)
+
+
 POINTS: dict[str, Callable[[int], Points]] = {
-    "path": lambda count: StraightPath("zero", count),
-    "path-mean": lambda count: StraightPath("mean", count),
-    "noise": lambda count: Noise(count),
-}
+    f"path{'' if start == 'zero' else f'-{start}'}{'-held' if held else ''}": _path_named(start, held)
+    for start in ("zero", "mean", *SPECIAL_STARTS)
+    for held in (False, True)
+} | {"noise": Noise}
+"""The names of points in text, each with what makes them of a number of points."""
 
 
 def as_points(points: PointsLike) -> Points | None:
-    """Reads points given by object, or as text such as "path", "path-mean@32" or "noise@8" (16 unless a number is
-    given); None stands for the prompt itself.
+    """Reads points given by object, or as text: "path", "path-mean@32", "path-bos-held@16" or "noise@8".
+
+    Text is `path[-mean|-bos|-eos|-pad][-held][@N]` or `noise[@N]`: the path's start ("zero" unless it is named),
+    whether special tokens are held fixed, and the number of points, 16 unless it is given. None stands for the prompt
+    itself. A start that is another token or prompt is given by `StraightPath(start)`.
 
     Raises:
         ReadoutError: for anything else.
@@ -174,6 +248,58 @@ def _named(text: str) -> Points:
         near = difflib.get_close_matches(name, POINTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
         raise ReadoutError(
-            f"unknown points {text!r}{hint} (expected {', '.join(POINTS)}, each with @N for the number of points)."
+            f"unknown points {text!r}{hint} (expected path, path-START with the START mean, bos, eos or pad, either "
+            "followed by -held where special tokens stay fixed, or noise; each with @N for the number of points)."
         )
     return POINTS[name](int(count or _POINTS))
+
+
+def _plain_start(start: Start) -> str | int | tuple[int, ...]:
+    """A start as a value that can be compared and written down: a name or text, a token id, or a prompt's ids."""
+    if isinstance(start, str) and start:
+        return start
+    if type(start) is int and start >= 0:
+        return start
+    if isinstance(start, Prompt):
+        return start.token_ids
+    if isinstance(start, Tensor):
+        start = start.squeeze(0).tolist() if start.ndim == 2 and len(start) == 1 else start.tolist()
+    if isinstance(start, Sequence) and not isinstance(start, (str, bytes)) and start:
+        ids = tuple(start)
+        if all(type(item) is int for item in ids):
+            return ids
+    raise ReadoutError(
+        'a path starts at "zero", "mean", "bos", "eos", "pad", a token (its string or id), or another prompt of as '
+        f"many tokens (text or ids); got {start!r}."
+    )
+
+
+def _start_ids(model: Any, start: Start, n_prompt: int, length: int) -> list[int]:
+    """The token that a path starts from, for all positions; or the tokens of another prompt, one for each.
+
+    Raises:
+        ReadoutError: for a special token that the model lacks, and a prompt of another length.
+    """
+    if isinstance(start, str) and start in SPECIAL_STARTS:
+        token_id = getattr(model.tokenizer, f"{start}_token_id", None)
+        if token_id is None:
+            raise ReadoutError(
+                f'a path from "{start}" needs a tokenizer with such a token, and this model\'s has none; start from '
+                '"mean", from a token\'s string, or from its id.'
+            )
+        return [int(token_id)]
+    if isinstance(start, int):
+        return [resolve_token(model, start)]
+    if isinstance(start, str):
+        try:
+            return [resolve_token(model, start)]
+        except PromptError:
+            if model.tokenizer is None:
+                raise
+    ids = list(read_prompt(model, start).token_ids)
+    if len(ids) not in (n_prompt, length):
+        raise ReadoutError(
+            f"the path's start {start!r} has {len(ids)} tokens (BOS included) but the prompt {n_prompt}; give one "
+            "token, or a prompt of as many."
+        )
+    return ids[:length]

@@ -1,24 +1,33 @@
 """How a gradient becomes a score: the amplitude a_t that one direction gives each token.
 
+The effects are those along one direction v. Over several, Σ_i w_i a_i,t² is a sum of squares, not a largest effect.
+
 - norm: a_t = ‖vᵀJ_t‖₂, the largest first-order effect of a unit change of the activation, whatever its direction;
 - dot: a_t = vᵀJ_t (x_t − b), the signed first-order effect of the activation having its value, not the baseline b;
 - product: a_t = ‖(vᵀJ_t) ∘ (x_t − b)‖₂, the same effects of the activation's single entries, put together as a norm;
 - relative: a_t = ‖vᵀJ_t‖₂ ‖x_t‖₂, the largest first-order effect of a change as large as the activation itself.
+
+Along a path b is the path's start; otherwise it is zero, or the mean over the prompt's non-special tokens.
 """
 
 from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
+from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
+from lens_scopes.engine.text_mean import text_mean
 from lens_scopes.errors import ReadoutError
+from lens_scopes.scopes.points import Points, StraightPath
+
+ReadoutBaseline: TypeAlias = Literal["zero", "mean", "path"]
 
 
 class Readout(ABC):
@@ -30,14 +39,28 @@ class Readout(ABC):
     from_baseline: ClassVar[bool] = False
     """Whether the score is about the activation's distance from a baseline, rather than any change of it."""
 
+    def along(self, points: Points | None) -> Readout:
+        """The readout with its baseline decided, for gradients taken at these points.
+
+        Raises:
+            ReadoutError: for a baseline that is not the start of the path.
+        """
+        return self
+
+    def baseline_values(
+        self, activation: Float[Tensor, "batch pos *inner d"], averaged: Bool[Tensor, "batch pos"]
+    ) -> Tensor:
+        """b at a site, in any shape that spreads over the activation; `averaged` marks the tokens of a mean."""
+        return activation.new_zeros(())
+
     @abstractmethod
     def amplitude(
         self,
         gradient: Float[Tensor, "batch pos *inner d"],
         activation: Float[Tensor, "batch pos *inner d"],
-        real: Bool[Tensor, "batch pos"],
+        baseline: Tensor,
     ) -> Float[Tensor, "batch pos *inner"]:
-        """a_t for one direction; `real` marks positions that are not padding."""
+        """a_t for one direction, given b."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -52,7 +75,7 @@ class Norm(Readout):
     signed: ClassVar[bool] = False
     amplitude_symbol: ClassVar[str] = "‖vᵀJ_t‖₂"
 
-    def amplitude(self, gradient, activation, real):
+    def amplitude(self, gradient, activation, baseline):
         return torch.linalg.vector_norm(gradient, dim=-1, dtype=compute_dtype(gradient.dtype))
 
     def describe(self) -> str:
@@ -67,7 +90,7 @@ class Relative(Readout):
     signed: ClassVar[bool] = False
     amplitude_symbol: ClassVar[str] = "‖vᵀJ_t‖₂ ‖x_t‖₂"
 
-    def amplitude(self, gradient, activation, real):
+    def amplitude(self, gradient, activation, baseline):
         dtype = compute_dtype(gradient.dtype)
         return torch.linalg.vector_norm(gradient, dim=-1, dtype=dtype) * torch.linalg.vector_norm(
             activation, dim=-1, dtype=dtype
@@ -81,21 +104,41 @@ class Relative(Readout):
 class _FromBaseline(Readout):
     """Base of the readouts that take a gradient together with the activation's distance x_t − b from a baseline."""
 
-    baseline: Literal["zero", "mean"] = "zero"
+    baseline: ReadoutBaseline | None = None
     from_baseline: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.baseline not in ("zero", "mean"):
-            raise ReadoutError(f'{self.name} baseline must be "zero" or "mean"; got {self.baseline!r}.')
+        if self.baseline not in ("zero", "mean", "path", None):
+            raise ReadoutError(
+                f'{self.name} baseline must be "zero" or "mean" (along a path it is the path\'s start); got '
+                f"{self.baseline!r}."
+            )
 
-    def _products(self, gradient: Tensor, activation: Tensor, real: Tensor) -> Tensor:
+    def along(self, points: Points | None) -> Readout:
+        if isinstance(points, StraightPath):
+            if self.baseline not in (None, "path", points.start):
+                raise ReadoutError(
+                    f"a path from {points.start!r} is read from its start, and the readout {self.name} asks for the "
+                    f'baseline {self.baseline!r}: write readout="{self.name}", or '
+                    f"StraightPath({self.baseline!r}, {points.steps})."
+                )
+            return replace(self, baseline="path")
+        if self.baseline == "path":
+            raise ReadoutError(
+                f'there is no path whose start the readout {self.name} could take; give points=StraightPath("mean"), '
+                'or the baseline "zero" or "mean".'
+            )
+        return replace(self, baseline=self.baseline or "zero")
+
+    def baseline_values(self, activation: Tensor, averaged: Tensor) -> Tensor:
+        return text_mean(activation, averaged) if self.baseline == "mean" else activation.new_zeros(())
+
+    def _products(self, gradient: Tensor, activation: Tensor, baseline: Tensor) -> Tensor:
         dtype = compute_dtype(gradient.dtype)
-        activation = activation.to(dtype)
-        if self.baseline == "mean":
-            weight = real.to(dtype) / real.sum(1, keepdim=True)
-            weight = weight.reshape(weight.shape + (1,) * (activation.ndim - 2))
-            activation = activation - (weight * activation).sum(1, keepdim=True)
-        return gradient.to(dtype) * activation
+        return gradient.to(dtype) * (activation.to(dtype) - baseline.to(activation.device, dtype))
+
+    def _baseline_words(self) -> str:
+        return "the path's start" if self.baseline == "path" else f"the {self.baseline or 'zero'} baseline"
 
 
 @dataclass(frozen=True)
@@ -103,18 +146,20 @@ class Dot(_FromBaseline):
     """a_t = vᵀJ_t (x_t − b), signed; with b = 0 this is Input × Gradient.
 
     Args:
-        baseline: "zero", or "mean" for the mean of the prompt's own activations at the site.
+        baseline: b: "zero", or "mean" for the mean of the site's activations over the prompt's non-special tokens. By
+            default the start of the path that gradients are averaged over, "zero" where there is none. Along a path
+            another baseline than its start is refused.
     """
 
     name: ClassVar[str] = "dot"
     signed: ClassVar[bool] = True
     amplitude_symbol: ClassVar[str] = "vᵀJ_t (x_t − b)"
 
-    def amplitude(self, gradient, activation, real):
-        return self._products(gradient, activation, real).sum(-1)
+    def amplitude(self, gradient, activation, baseline):
+        return reduce(self._products(gradient, activation, baseline), "... d -> ...", "sum")
 
     def describe(self) -> str:
-        return f"the signed first-order effect of the activation's value against the {self.baseline} baseline"
+        return f"the signed first-order effect of the activation's value against {self._baseline_words()}"
 
 
 @dataclass(frozen=True)
@@ -131,17 +176,17 @@ class Product(_FromBaseline):
     signed: ClassVar[bool] = False
     amplitude_symbol: ClassVar[str] = "‖(vᵀJ_t) ∘ (x_t − b)‖₂"
 
-    def amplitude(self, gradient, activation, real):
-        return torch.linalg.vector_norm(self._products(gradient, activation, real), dim=-1)
+    def amplitude(self, gradient, activation, baseline):
+        return torch.linalg.vector_norm(self._products(gradient, activation, baseline), dim=-1)
 
     def describe(self) -> str:
         return (
-            "the norm of the first-order effects of the activation's entries having their values against the "
-            f"{self.baseline} baseline"
+            "the norm of the first-order effects of the activation's entries having their values against "
+            f"{self._baseline_words()}"
         )
 
 
-_READOUTS = {"norm": Norm, "dot": Dot, "product": Product, "relative": Relative}
+READOUTS = {"norm": Norm, "dot": Dot, "product": Product, "relative": Relative}
 
 
 def as_readout(readout: Readout | str) -> Readout:
@@ -152,8 +197,8 @@ def as_readout(readout: Readout | str) -> Readout:
     """
     if isinstance(readout, Readout):
         return readout
-    if readout not in _READOUTS:
-        near = difflib.get_close_matches(str(readout), _READOUTS, n=1)
+    if readout not in READOUTS:
+        near = difflib.get_close_matches(str(readout), READOUTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ReadoutError(f"unknown readout {readout!r}{hint} (expected {' or '.join(map(repr, _READOUTS))}).")
-    return _READOUTS[readout]()
+        raise ReadoutError(f"unknown readout {readout!r}{hint} (expected {' or '.join(map(repr, READOUTS))}).")
+    return READOUTS[readout]()

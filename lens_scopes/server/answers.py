@@ -9,7 +9,6 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.heads import HeadInspection
 from lens_scopes.results.matrix import AttributionMatrix
-from lens_scopes.results.modes import ModeInspection
 from lens_scopes.server.schemas import (
     AttributionView,
     Command,
@@ -35,13 +34,7 @@ from lens_scopes.views.words.token_text import running, visible
 
 def answer(result_id: str, prompt: Prompt, result: Any, command: Command) -> dict[str, Any]:
     """Plain values of the result, ready for JSON, with `id`, `kind` and `view` beside its own fields."""
-    return {"id": result_id, "kind": kind_of(result), **result.to_dict(), "view": _view(prompt, result, command)}
-
-
-def kind_of(result: Any) -> str:
-    """The kind of a result: attribution, heads, matrix or modes."""
-    kinds = {Attribution: "attribution", HeadInspection: "heads", AttributionMatrix: "matrix", ModeInspection: "modes"}
-    return kinds[type(result)]
+    return {"id": result_id, "kind": result.kind, **result.to_dict(), "view": _view(prompt, result, command)}
 
 
 def _view(prompt: Prompt, result: Any, command: Command) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from lens_scopes import __version__
-from lens_scopes.cli.options.output import as_json
-from lens_scopes.scopes.objectives import objective_names
-from lens_scopes.server.answers import answer, kind_of
+from lens_scopes.models.source import ModelSource
+from lens_scopes.results.plain_json import as_json
+from lens_scopes.scopes.registry import scope_names
+from lens_scopes.server.answers import answer
 from lens_scopes.server.commands import command_of
 from lens_scopes.server.examples import EXAMPLES
 from lens_scopes.server.explanations import Explanation, explain, refuse_early
@@ -99,9 +100,7 @@ def create_app(
         access: who may ask.
     """
     if isinstance(models, dict):
-        from lens_scopes.cli.options.model import ModelOptions
-
-        models = ServedModels([ServedModel(ModelOptions(model=name), model) for name, model in models.items()])
+        models = ServedModels([ServedModel(ModelSource(model=name), model) for name, model in models.items()])
     limits = limits or Limits()
     service = Service(models, limits)
 
@@ -258,7 +257,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         return About(
             version=__version__,
             models=service.models.describe(),
-            scopes=objective_names(),
+            scopes=scope_names(takes_gradient=True),
             limits={
                 "prompt_characters": limits.prompt_characters,
                 "prompt_tokens": limits.prompt_tokens,
@@ -291,7 +290,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
         """The self-contained report (with other results on the same page), the safetensors, the CSV, or the JSON."""
         kept = service.results.find(result_id)
         content = _writer(kept, kind, [service.results.find(other) for other in include])()
-        headers = {"Content-Disposition": f'attachment; filename="{kind_of(kept.result)}.{kind}"'} if download else {}
+        headers = {"Content-Disposition": f'attachment; filename="{kept.result.kind}.{kind}"'} if download else {}
         if kind == "html":
             # The report brings its own scripts, so it lives in a sandbox: without an origin, it can reach nothing here.
             headers["Content-Security-Policy"] = (
@@ -321,13 +320,11 @@ def _writer(kept: Kept, kind: str, others: list[Kept]) -> Callable[[], bytes]:
     if kind == "csv":
         return lambda: result.to_pandas().to_csv(index=False).encode()
     if kind == "safetensors":
-        if kind_of(result) != "attribution":
-            raise Refusal(404, f"a result of the kind {kind_of(result)} has no safetensors file; take its JSON or CSV.")
         return result.to_safetensors
     if not others:
         return lambda: result.to_html().encode()
-    companions = {kind_of(other.result): other.result for other in others}
-    if kind_of(result) != "attribution" or "attribution" in companions:
+    companions = {other.result.kind: other.result for other in others}
+    if result.kind != "attribution" or "attribution" in companions:
         raise Refusal(422, "only an attribution's report takes others with it, which are heads, matrix or modes.")
     from lens_scopes.views import attribution_page
 

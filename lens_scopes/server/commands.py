@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.objective import ObjectiveOptions
+from lens_scopes.models.source import ModelSource
 from lens_scopes.scopes.objectives import Custom, Objective
+from lens_scopes.scopes.registry import as_objective, read_scope
 from lens_scopes.server.schemas import (
     AttributeRequest,
     Command,
@@ -30,7 +30,7 @@ _COMMANDS = {AttributeRequest: "attribute", HeadsRequest: "heads", MatrixRequest
 _LINE = 100
 
 
-def command_of(request: PromptRequest, options: ModelOptions) -> Command:
+def command_of(request: PromptRequest, options: ModelSource) -> Command:
     """What gives the result of a request without a server.
 
     Args:
@@ -46,18 +46,19 @@ def objective_of(request: Any) -> Objective:
     Raises:
         ObjectiveError: as the command line.
     """
-    options = ObjectiveOptions(
-        scope=request.scope,
-        target=request.target,
-        other=request.other,
-        rank=request.rank,
-        samples=request.samples,
-        seed=request.seed,
+    return as_objective(
+        read_scope(
+            request.scope,
+            target=request.target,
+            other=request.other,
+            rank=request.rank,
+            samples=request.samples,
+            seed=request.seed,
+        )
     )
-    return options.objective()
 
 
-def _python(request: PromptRequest, options: ModelOptions) -> str:
+def _python(request: PromptRequest, options: ModelSource) -> str:
     given = _differing(request)
     imports = ["import lens_scopes as ls"]
     arguments = ["model", repr(request.prompt())]
@@ -100,14 +101,14 @@ def _frozen(parts: Iterable[str]) -> str:
     return f"ls.Frozen({', '.join(map(repr, parts))})"
 
 
-def _loading(options: ModelOptions) -> list[str]:
+def _loading(options: ModelSource) -> list[str]:
     given = _options_given(options)
     if "processing" in given:
         given["processing"] = options.processing_flags()
     return [repr(options.model), *(f"{name}={value!r}" for name, value in given.items())]
 
 
-def _options_given(options: ModelOptions) -> dict[str, Any]:
+def _options_given(options: ModelSource) -> dict[str, Any]:
     return {
         item.name: getattr(options, item.name)
         for item in fields(options)
@@ -121,7 +122,7 @@ def _differing(request: PromptRequest) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in ("text", "chat", "model")}
 
 
-def _shell(request: PromptRequest, options: ModelOptions) -> str | None:
+def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     given = _differing(request)
     spans = given.pop("spans", {})
     words = ["lens-scopes", _COMMANDS[type(request)], *_prompt_words(request)]
@@ -132,7 +133,7 @@ def _shell(request: PromptRequest, options: ModelOptions) -> str | None:
             words += _option(name, str(item))
     for name, text in spans.items():
         words += _option("span", f"{name}={text}")
-    if options.model != ModelOptions.model:
+    if options.model != ModelSource.model:
         words += _option("model", options.model)
     for name, value in _options_given(options).items():
         words += ["--trust-remote-code"] if name == "trust_remote_code" else _option(name, str(value))

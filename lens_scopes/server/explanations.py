@@ -8,8 +8,9 @@ from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
-from lens_scopes.cli.options.path import PathOptions
-from lens_scopes.prompts.prompt import Prompt, read_prompt
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.paths import read_path
 from lens_scopes.scopes.readouts import as_readout
 from lens_scopes.server.commands import objective_of
 from lens_scopes.server.interruption import interruptible
@@ -40,7 +41,8 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
         objective_of(request)
     if isinstance(request, AttributeRequest) and request.readout is not None:
         as_readout(request.readout)
-    _path_options(request).path()
+    choices: Any = request
+    read_path(choices.through, choices.freeze)
 
 
 def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple[Prompt, Any]:
@@ -63,10 +65,6 @@ def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple
     return prompt, _modes(model, prompt, request, job)
 
 
-def _path_options(request: Any) -> PathOptions:
-    return PathOptions(through=request.through, freeze=request.freeze)
-
-
 def _attribution(model: Any, prompt: Prompt, request: AttributeRequest, job: Job) -> Any:
     with interruptible(model, job, "directions") as progress:
         return attribute(
@@ -75,7 +73,7 @@ def _attribution(model: Any, prompt: Prompt, request: AttributeRequest, job: Job
             objective_of(request),
             position=request.position,
             layers=request.layer_site or request.layers,
-            through=_path_options(request).path(),
+            through=read_path(request.through, request.freeze),
             readout=request.readout,
             progress=progress,
         )
@@ -90,7 +88,7 @@ def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
             objective_of(request),
             position=request.position,
             baseline=baseline,
-            through=_path_options(request).path(),
+            through=read_path(request.through, request.freeze),
             patterns=request.head or request.top,
             verify=request.verify,
             progress=progress,
@@ -107,7 +105,7 @@ def _matrix(model: Any, prompt: Prompt, request: MatrixRequest, job: Job) -> Any
             prompt,
             objective_of(request),
             generate=request.generate,
-            through=_path_options(request).path(),
+            through=read_path(request.through, request.freeze),
             progress=progress,
         )
 
@@ -120,6 +118,6 @@ def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
             request.rank,
             position=request.position,
             baseline=request.baseline,
-            through=_path_options(request).path(),
+            through=read_path(request.through, request.freeze),
             progress=progress,
         )

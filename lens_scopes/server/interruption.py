@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
+from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.forward import Hook, hooked
 from lens_scopes.server.work import Job
-
-Progress = Callable[[int, int], None]
 
 
 @contextmanager

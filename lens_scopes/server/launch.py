@@ -15,8 +15,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.errors import LensScopesError
+from lens_scopes.models.source import ModelSource
 from lens_scopes.server.app import create_app
 from lens_scopes.server.served_models import ServedModel, ServedModels
 from lens_scopes.server.settings import Access, Limits
@@ -26,7 +26,7 @@ SPACE_PORT = 7860
 
 
 def run(
-    models: Sequence[ModelOptions],
+    models: Sequence[ModelSource],
     *,
     host: str = "127.0.0.1",
     port: int = 8765,
@@ -83,7 +83,7 @@ def run_space(model: str = "gemma-3-270m", *, port: int = SPACE_PORT) -> None:
     frames = ("https://huggingface.co", "https://*.hf.space")
     access = Access(hosts=_LOCAL | names, any_address=True, frame_ancestors=frames)
     limits = Limits(prompt_characters=4_000, prompt_tokens=256, generated_tokens=32, waiting=24, seconds=60.0)
-    models = ServedModels([ServedModel(ModelOptions(model=model))])
+    models = ServedModels([ServedModel(ModelSource(model=model))])
     listening = _listen("0.0.0.0", port)
     models.loaded(None)
     _warm(models)

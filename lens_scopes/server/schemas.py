@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lens_scopes.scopes.readouts import READOUTS
+from lens_scopes.scopes.registry import scope_names
+
 Number = float | None
 Name = Annotated[str, Field(max_length=200)]
 
@@ -59,9 +62,7 @@ class _Path(_Request):
 
 
 class _Objective(_Request):
-    scope: Name = Field(
-        "semantic", description="semantic, logprob, logit-diff, temperature, entropy, fisher or fisher-at-values."
-    )
+    scope: Name = Field("semantic", description=f"What to explain: {', '.join(scope_names(takes_gradient=True))}.")
     target: Name | None = Field(None, description="The token explained: its exact string, or its id as '#9079'.")
     other: Name | None = Field(None, description="The token that logit-diff contrasts the target with.")
     rank: Name | None = Field(None, description="Leading terms of fisher, or trace.", examples=["1", "trace"])
@@ -80,14 +81,14 @@ class AttributeRequest(PromptRequest, _Objective, _Path):
     position: Position = -1
     layers: bool = Field(False, description="Influence at every layer's residual stream too.")
     layer_site: Name | None = Field(None, description="resid_pre, resid_mid or resid_post; asks for layers.")
-    readout: Name | None = Field(None, description="norm or dot; by default the scope's own.")
+    readout: Name | None = Field(None, description=f"{', '.join(READOUTS)}; by default the scope's own.")
 
 
 class HeadsRequest(PromptRequest, _Objective, _Path):
     """`lens_scopes.inspect_heads`."""
 
     position: Position = -1
-    baseline: Name = Field("mean", description="zero, mean or resample.")
+    baseline: Name = Field("mean", description="zero, mean or shuffle.")
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")
     verify: int | None = Field(None, ge=0, lt=2**31, description="How many components to ablate.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lens_scopes.cli.options.model import ModelOptions
+from lens_scopes.models.source import ModelSource
 from lens_scopes.server.problems import Refusal
 from lens_scopes.server.schemas import ServedModel as Described
 from lens_scopes.server.vocabulary import Vocabulary
@@ -23,7 +23,7 @@ class ServedModel:
         model: None until it is loaded.
     """
 
-    options: ModelOptions
+    options: ModelSource
     model: Any = None
     vocabulary: Vocabulary | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from lens_scopes.prompts.prompt import token_string
+from lens_scopes.prompts.tokens import token_string
 from lens_scopes.server.schemas import VocabularyEntry
 from lens_scopes.views.words.token_text import visible
 

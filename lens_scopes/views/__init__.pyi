@@ -7,7 +7,7 @@ from .notebook import framed, notebook_html, show
 from .page.attribution import attribution_page
 from .page.circuitsvis import View
 from .page.document import Page, Section
-from .render import figure_bytes, figure_of, page_of, print_result, to_html
+from .render import figure_bytes, figure_of, page_of, print_result, rendered, to_html
 from .terminal.attribution import TerminalReport, print_terminal
 from .terminal.flow import print_flow
 from .terminal.heads import print_heads
@@ -36,6 +36,7 @@ __all__ = [
     "print_modes",
     "print_result",
     "print_terminal",
+    "rendered",
     "show",
     "to_html",
 ]

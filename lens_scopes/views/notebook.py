@@ -10,10 +10,10 @@ from lens_scopes.views.page.document import Page
 from lens_scopes.views.render import page_of, print_result
 
 if TYPE_CHECKING:
-    from lens_scopes.results.base import Result
+    from lens_scopes.results.base import Viewable
 
 
-def notebook_html(result: Result, *, height: int = 720) -> str:
+def notebook_html(result: Viewable, *, height: int = 720) -> str:
     """HTML for `_repr_html_`: the page of the result in a sandboxed frame; see `framed`."""
     return framed(page_of(result), height=height)
 
@@ -31,7 +31,7 @@ def framed(page: Page, *, height: int = 720) -> str:
     )
 
 
-def show(result: Result) -> None:
+def show(result: Viewable) -> None:
     """Show a result where the reader is: as an offline page in a notebook, else in the terminal."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None and hasattr(shell, "kernel"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from lens_scopes.results.base import Result
+    from lens_scopes.results.base import Viewable
 
 _PAGES = {
     "Attribution": "page.attribution.attribution_page",
@@ -33,6 +33,7 @@ _FIGURES = {
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
 }
+_TABLES = {"EvaluationReport": "words.evaluation_tables.table"}
 _PRINTERS = {
     "Attribution": "terminal.attribution.print_terminal",
     "HeadInspection": "terminal.heads.print_heads",
@@ -43,22 +44,22 @@ _PRINTERS = {
 }
 
 
-def to_html(result: Result) -> str:
+def to_html(result: Viewable) -> str:
     """Any result as one self-contained HTML document, to be written as UTF-8."""
     return page_of(result).to_html()
 
 
-def page_of(result: Result) -> Page:
+def page_of(result: Viewable) -> Page:
     """The page of any result alone."""
     return _view(_PAGES, result)(result)
 
 
-def figure_of(result: Result, **settings: Any) -> Figure:
+def figure_of(result: Viewable, **settings: Any) -> Figure:
     """The matplotlib figure of any result; `width` is in inches."""
     return _view(_FIGURES, result)(result, **settings)
 
 
-def figure_bytes(result: Result, format: str = "png", *, dpi: int = 300, **settings: Any) -> bytes:
+def figure_bytes(result: Viewable, format: str = "png", *, dpi: int = 300, **settings: Any) -> bytes:
     """The figure as the contents of a file, with fonts embedded; the same result gives the same bytes.
 
     Args:
@@ -75,13 +76,26 @@ def figure_bytes(result: Result, format: str = "png", *, dpi: int = 300, **setti
     return saved(lambda: figure_of(result, **settings), format, dpi)
 
 
-def print_result(result: Result, console: Console | None = None) -> None:
+def rendered(result: Viewable, suffix: str) -> bytes:
+    """Any result as the contents of a file: a page, a figure, or, for an evaluation report, a table.
+
+    Raises:
+        FileError: for a suffix that stands for none of them.
+    """
+    if suffix == ".html":
+        return to_html(result).encode("utf-8")
+    if suffix in (".md", ".tex"):
+        return _view(_TABLES, result)(result, suffix).encode("utf-8")
+    return figure_bytes(result, suffix[1:])
+
+
+def print_result(result: Viewable, console: Console | None = None) -> None:
     """Print any result to a terminal."""
     settings = {"layers": True} if getattr(result, "layers", None) is not None else {}
     _view(_PRINTERS, result)(result, console, **settings)
 
 
-def _view(views: dict[str, str], result: Result) -> Callable[..., Any]:
+def _view(views: dict[str, str], result: Viewable) -> Callable[..., Any]:
     for kind in type(result).__mro__:
         if kind.__name__ in views:
             module, _, name = views[kind.__name__].rpartition(".")

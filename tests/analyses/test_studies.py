@@ -16,7 +16,7 @@ from intervals import mean_interval
 from judgements import BAD, GOOD
 from judgements import pairs as pairs_of_judgements
 from records import RESULTS, load_record
-from replacement import divergence, leave_one_out
+from replacement import leave_one_out
 from scipy.stats import rankdata
 from series import KINDS, written
 from time_series import nearness, partial_spearman
@@ -118,8 +118,8 @@ def test_a_tiny_divergence_is_not_lost_in_rounding() -> None:
     y = torch.linspace(-1, 1, model.cfg.d_model)
     step = 1e-4 * torch.linspace(1, -1, model.cfg.d_model).roll(3)
     exact = [FinalState(state.double(), unembedding(gpt2_like())) for state in (y, y + step)]
-    found = divergence(FinalState(y, head), FinalState(y + step, head))
-    assert found == pytest.approx(divergence(*exact), rel=1e-2)
+    found = FinalState(y, head).divergence(FinalState(y + step, head))
+    assert found == pytest.approx(exact[0].divergence(exact[1]), rel=1e-2)
 
 
 def test_gold_alignments_name_words_that_exist_and_leave_few_without_a_link() -> None:

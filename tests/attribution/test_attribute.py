@@ -249,7 +249,6 @@ def test_the_target_is_the_one_given_else_the_next_token_else_the_top_one(models
             ({"objective": objective(), "position": 2}, IDS[3]),
             ({"objective": objective(), "position": 2, "target": OTHER}, OTHER),
             ({"objective": objective(TOKEN), "position": 2}, TOKEN),
-            ({"objective": objective(TOKEN), "target": OTHER}, TOKEN),
             ({"objective": objective}, top),
         ):
             att = ls.attribute(model, IDS, **settings)
@@ -262,7 +261,31 @@ def test_the_target_is_the_one_given_else_the_next_token_else_the_top_one(models
     assert ls.attribute(model, IDS).scope == "semantic"
     assert ls.attribute(model, IDS, ls.LogitDiff(TOKEN, OTHER)).target.token_id == TOKEN  # type: ignore[union-attr]
     for without in (ls.Temperature(), ls.Entropy(), ls.Fisher()):
-        assert ls.attribute(model, IDS, without, target=TOKEN).target is None
+        assert ls.attribute(model, IDS, without).target is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (ls.Semantic(TOKEN), "Semantic names its own token, so target=9 would be dropped"),
+        (ls.LogProb(9), "LogProb names its own token"),
+        (ls.LogitDiff(TOKEN, OTHER), "LogitDiff names its own token"),
+        (ls.Temperature(), "Temperature explains no single next token"),
+        (ls.Entropy(), "explains no single next token"),
+        (ls.Fisher(), "explains no single next token"),
+        (lambda y, logits: y, "Custom explains no single next token"),
+    ],
+)
+def test_a_target_that_would_be_dropped_is_refused(models: dict[str, Any], objective: Any, words: str) -> None:
+    model = models["gpt2_like"]
+    for call in (
+        lambda: ls.attribute(model, IDS, objective, target=9),
+        lambda: ls.attribute_batch(model, [IDS], objective, target=9),
+        lambda: ls.inspect_heads(model, IDS, objective, target=9),
+    ):
+        with pytest.raises(ObjectiveError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
 
 
 # Laws
@@ -366,7 +389,7 @@ def test_the_sampled_trace_comes_with_its_seed_and_standard_error(models: dict[s
     squares = torch.einsum("ko,tod->ktd", drawn, reference.jacobian(model, IDS)).square().sum(-1)
     assert_close(att.standard_error, squares.std(0) / 6**0.5, rtol=1e-8, atol=0)
     assert att.settings["objective"] == {"scope": "fisher", "rank": "trace", "samples": 6, "exact": 2, "seed": 3}
-    assert att.settings["details"] == {"exact": 2, "samples": 6}
+    assert att.details is not None and (att.details.exact, att.details.samples) == (2, 6)
     exact = ls.attribute(model, IDS, ls.Fisher(rank="trace"))
     assert exact.standard_error is None and exact.layers_standard_error is None
     assert bool(((att.scores - exact.scores).abs() < 6 * att.standard_error).all())
@@ -498,7 +521,7 @@ def test_one_forward_and_one_backward_a_direction(
         for handle in handles:
             handle.remove()
     assert forward == [4], "one forward pass, over the tokens up to the position"
-    assert len(backward) == (1 if together else 3), "one backward pass a direction, whatever the number of sites"
+    assert len(backward) == (1 if together else 3), "one backward pass per direction, whatever the number of sites"
     assert all(shape[1] == 1 for shape in unembedded), "logits are computed at one position only"
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
@@ -615,9 +638,8 @@ def test_tensors_in_a_users_details_are_kept_as_numbers(tmp_path: Any) -> None:
 
     att = ls.attribute(gpt2_like(), IDS, objective)
     att.save(tmp_path / "a.safetensors")
-    assert ls.Attribution.load(tmp_path / "a.safetensors").settings["details"]["norm"] == pytest.approx(
-        att.prediction.beta
-    )
+    details = ls.Attribution.load(tmp_path / "a.safetensors").details
+    assert details is not None and details.other["norm"] == pytest.approx(att.prediction.beta)
 
 
 def test_readouts_need_not_be_dataclasses() -> None:

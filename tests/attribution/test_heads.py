@@ -119,7 +119,7 @@ def test_an_induction_circuit_is_named():
     model = induction_circuit()
     found = ls.inspect_heads(model, PROMPT, ls.Semantic(ANSWER), baseline="zero")
     assert found.prediction.top[0].token_id == ANSWER
-    assert {name for name, _ in found.top(2)} == {"L0H0", "L1H1"}
+    assert {name for _, name, _ in found.top(2)} == {"L0H0", "L1H1"}
     assert found.type_of(0, 0) == "previous_token_head"
     assert found.type_of(1, 1) == "induction_head"
     assert {item.name for item in found.ablations[:2]} == {"L0H0", "L1H1"}
@@ -138,10 +138,10 @@ def test_head_types_need_the_heads_and_not_the_noise():
     assert all(float(scores[item]) < 0.3 for scores in shares.values() for item in noise)
 
 
-def test_resampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(tiny):
+def test_a_shuffle_repeats_with_its_seed_and_leaves_the_global_generator_alone(tiny):
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    runs = [ls.inspect_heads(tiny, IDS, baseline="resample", seed=seed).effect for seed in (1, 1, 2)]
+    runs = [ls.inspect_heads(tiny, IDS, baseline="shuffle", seed=seed).effect for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
@@ -160,6 +160,19 @@ def test_chosen_patterns_and_tables(tiny):
     assert table["effect"].tolist() == pytest.approx(found.effect.flatten().tolist())
     assert set(found.contract) == set(ls.attribute(tiny, IDS).contract)
     assert "HeadInspection" in repr(found)
+
+
+@pytest.mark.parametrize("objective", [ls.Semantic(TARGET), ls.Fisher(2)], ids=lambda item: item.scope)
+def test_norms_have_one_unit_for_numbers_and_divergences(tiny, objective):
+    """‖vᵀ∂y/∂z‖ or √Σ_i w_i ‖v_iᵀ∂y/∂z‖², which are what `attribute` reads there; the table adds squares up."""
+    found = ls.inspect_heads(tiny, IDS, objective, verify=0)
+    sites = ls.attribute(tiny, IDS, objective, sites="hook_z").sites
+    for layer in range(tiny.cfg.n_layers):
+        read = sites[f"blocks.{layer}.attn.hook_z"].T
+        expected = read.sqrt() if found.settings["divergence"] else read
+        torch.testing.assert_close(found.norms[layer], expected, rtol=1e-6, atol=1e-12)
+    column = found.norms.square().sum(-1).sqrt().flatten().tolist()
+    assert found.to_pandas()["norm"].tolist() == pytest.approx(column)
 
 
 @pytest.mark.parametrize(

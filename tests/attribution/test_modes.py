@@ -1,10 +1,13 @@
 """Modes: decoded contrasts are derivatives of the distribution, and replacements are checked by doing them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from reference import final_state, fisher_matrix, kl, logits_from_final_state, site_activation, state_of
 
 import lens_scopes as ls
+from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.errors import ReadoutError
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
@@ -85,7 +88,7 @@ def test_amounts_are_signed_as_the_modes_are_decoded(tiny):
 
 def test_a_removal_is_told_in_words(tiny):
     found = ls.inspect_modes(tiny, IDS, rank=1)
-    removal = found.top(1)[0]
+    removal = found.replacements[found.top(1)[0][0]]
     falls = min(removal.actual, key=lambda shift: shift.change)
     rises = max(removal.actual, key=lambda shift: shift.change)
     assert f"from {rises.token!r} to {falls.token!r}" in removal.sentence()
@@ -96,3 +99,18 @@ def test_a_removal_is_told_in_words(tiny):
 def test_another_baseline_is_refused(tiny):
     with pytest.raises(ReadoutError, match="zero"):
         ls.inspect_modes(tiny, IDS, baseline="pad")
+
+
+def test_a_mode_below_the_solvers_error_is_not_decoded(tiny, monkeypatch):
+    plain = ls.inspect_modes(tiny, IDS, rank=3)
+    assert all(mode.resolved and mode.rising for mode in plain.modes) and not plain.warnings
+    values = [mode.eigenvalue for mode in plain.modes]
+    leading = PredictiveGeometry.leading
+    error = 0.5 * (values[1] + values[2]) / values[0]
+    monkeypatch.setattr(PredictiveGeometry, "leading", lambda self, rank: replace(leading(self, rank), residual=error))
+    found = ls.inspect_modes(tiny, IDS, rank=3)
+    assert [mode.resolved for mode in found.modes] == [True, True, False]
+    last = found.modes[2]
+    assert last.rising == last.falling == [] and last.contrast == "too small to be resolved"
+    assert any(warning.startswith("mode 3 of 3") for warning in found.warnings)
+    assert "Too small to be resolved, so not decoded." in found.to_html()

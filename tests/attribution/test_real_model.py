@@ -139,8 +139,11 @@ def test_bfloat16_ranks_tokens_as_float32_does(results: Any) -> None:
     for (name, scope), expected in results.items():
         att = ls.attribute(low, PROMPTS[name], SCOPES[scope])
         assert att.scores.dtype == torch.float32 and att.model["dtype"] == "bfloat16"
-        agreement = spearmanr(att.scores, expected.scores).statistic
-        assert agreement >= 0.99, f"{name}, {scope}: {agreement}"
+        # Rounding to 8 bits differs between processors. It may swap tokens of nearly equal scores, and no others.
+        ratio = expected.scores[:, None] / expected.scores[None]
+        swapped = (ratio > 1) & (att.scores[:, None] < att.scores[None])
+        assert float(ratio.where(swapped, 1.0).max()) < 1.3, (name, scope)
+        assert spearmanr(att.scores, expected.scores).statistic >= 0.98, (name, scope)
         assert att.top(1)[0][1] == expected.top(1)[0][1]
 
 

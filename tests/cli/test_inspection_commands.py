@@ -41,7 +41,7 @@ def test_every_kind_of_file_is_written_and_the_terminal_view_printed(
     folder: Path,
     command: str,
 ) -> None:
-    names = ["a.html", "a.json", "a.csv", "a.png", "a.svg", "a.pdf"]
+    names = ["a.html", "a.safetensors", "a.json", "a.csv", "a.png", "a.svg", "a.pdf"]
     done = run(command, PROMPT, *(argument for name in names for argument in ("--out", name)))
     assert done.status == 0, done.err
     assert len(done.out.splitlines()) > 5
@@ -50,6 +50,16 @@ def test_every_kind_of_file_is_written_and_the_terminal_view_printed(
     assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / "a.csv").read_text().splitlines()) > 1
     json.loads((folder / "a.json").read_text())
+
+
+@pytest.mark.parametrize("command", ["heads", "matrix", "modes"])
+def test_a_saved_result_is_shown_again(run: Callable[..., Run], folder: Path, command: str) -> None:
+    done = run(command, PROMPT, "--out", "a.safetensors")
+    assert run("show", "a.safetensors").out == done.out
+    again = run("show", "a.safetensors", "--json", "--out", "b.html", "--out", "b.safetensors")
+    assert as_json(again) == plain(ls.load(folder / "b.safetensors").to_dict())
+    refused = run("show", "a.safetensors", "--group", "word")
+    assert refused.status == 2 and f"kind {command}" in refused.err
 
 
 def test_companions_share_the_page_the_json_and_the_terminal(
@@ -73,10 +83,14 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
 
     needed = Budget(loader.model, 10**15).plan(len(whole["tokens"]), 1).estimate
     assert "in memory was" not in run("attribute", PROMPT, "--json").err
+    for scope in ("leave-one-out", "attention-rollout", "random"):  # which have no graph
+        for limit in ([], ["--memory", "1GB"]):
+            assert "in memory was" not in run("attribute", PROMPT, "--scope", scope, *limit, "--json").err
     ran = run("attribute", PROMPT, "--memory", str(needed - 1), "--json")
     assert "note: in memory was the graph of 1 of 2 layers at a time" in ran.err
     sliced = as_json(ran)
-    assert "1 of 2 layers" in sliced["settings"]["memory"]
+    assert (sliced["memory"]["layers_at_once"], sliced["memory"]["n_layers"]) == (1, 2)
+    assert sliced["memory"]["budget"] == needed - 1 and whole["memory"]["budget"] is None
     assert sliced["scores"] == pytest.approx(whole["scores"], rel=1e-12)
 
 
@@ -86,7 +100,7 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
         (["heads", PROMPT, "--baseline", "none"], "unknown ablation 'none'"),
         (["heads", PROMPT, "--head", "third"], "'third' is not a head"),
         (["heads", PROMPT, "--head", "L9H0"], "L9H0 does not exist"),
-        (["heads", PROMPT, "--out", "a.safetensors"], "suffixes .html"),
+        (["heads", PROMPT, "--out", "a.pickle"], "suffixes .html"),
         (["matrix", PROMPT, "--span", "start"], "NAME=TEXT"),
         (["matrix", PROMPT, "--span", "start=absent"], "absent"),
         (["matrix", PROMPT, "--generate", "99"], "context window"),

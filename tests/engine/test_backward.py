@@ -1,7 +1,7 @@
 """Forward to the final state and back to the sites; and the model is afterwards as it was before."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,12 +18,18 @@ import lens_scopes as ls
 from lens_scopes.attribution.scoring import score
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.forward import hooked
+from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.readouts import Norm, Readout
 
 IDS = [3, 17, 0, 8, 22, 3]
 BATCH = [IDS, [7, 1], [5], [22, 21, 20, 19]]
+
+
+def ordinary(batch: Sequence[Sequence[int]]) -> Tensor:
+    """The mask of the tokens of prompts without special ones."""
+    return averaged_mask([[False] * len(ids) for ids in batch])
 
 
 @pytest.fixture(params=TINY_MODELS)
@@ -124,7 +130,13 @@ def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
     one = directions(1, squared=False, seed=2)
     sets = [directions(5, sampled=3), directions(2, seed=1), one, directions(4, sampled=4, seed=3)]
     steps: list[tuple[int, int]] = []
-    found = score(trace(model, BATCH, []), sets, Norm(), lambda done, total: steps.append((done, total)))["hook_embed"]
+    found = score(
+        trace(model, BATCH, []),
+        sets,
+        Norm(),
+        ordinary(BATCH),
+        lambda done, total: steps.append((done, total)),
+    )["hook_embed"]
     assert found.standard_error is not None
     assert steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     for row, (ids, item) in enumerate(zip(BATCH, sets, strict=True)):
@@ -138,7 +150,7 @@ def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
 
 
 def test_without_samples_there_is_no_standard_error() -> None:
-    found = score(trace(gpt2_like(), [IDS], []), [directions(3)], Norm())["hook_embed"]
+    found = score(trace(gpt2_like(), [IDS], []), [directions(3)], Norm(), ordinary([IDS]))["hook_embed"]
     assert found.standard_error is None
 
 
@@ -251,7 +263,7 @@ class Failing(Readout):
     def __init__(self) -> None:
         self.calls = 0
 
-    def amplitude(self, gradient: Tensor, activation: Tensor, real: Tensor) -> Tensor:
+    def amplitude(self, gradient: Tensor, activation: Tensor, baseline: Tensor) -> Tensor:
         self.calls += 1
         if self.calls > 3:
             raise RuntimeError("out of memory")

@@ -20,6 +20,7 @@ from lens_scopes.engine import memory
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.models import backends
 from lens_scopes.models.quiet import quiet_libraries
+from lens_scopes.views.words.memory import memory_words
 
 IDS = [1, 5, 3, 7, 2, 9, 4]
 DEVICE = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
@@ -103,7 +104,7 @@ def test_running_out_of_a_devices_memory_goes_on_in_slices(monkeypatch: pytest.M
         cut = ls.attribute(model, prompt, ls.Fisher(2))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert "memory ran out" in cut.settings["memory"]
+    assert "memory ran out" in memory_words(cut.memory)
     assert_close(cut.scores, whole.scores, rtol=1e-3, atol=1e-6)
 
 

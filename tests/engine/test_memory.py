@@ -14,6 +14,7 @@ from lens_scopes.engine import memory
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.memory import Budget, attempt, in_portions, in_units, is_out_of_memory, parse_memory
 from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
+from lens_scopes.views.words.memory import memory_words
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 PROMPTS = [IDS, IDS[:4], IDS[::-1], [5, 6], IDS[1:]]
@@ -78,8 +79,8 @@ def test_slices_give_the_scores_of_the_whole_graph_at_every_site(tiny, through, 
     objective = ls.Fisher("trace", samples=3, exact=2)
     whole = ls.attribute(tiny, IDS, objective, **settings)
     sliced = ls.attribute(tiny, IDS, objective, memory=smallest(tiny, len(IDS)), **settings)
-    assert whole.settings["memory"] == "the whole graph at once"
-    assert sliced.settings["memory"] == (
+    assert memory_words(whole.memory) == "the whole graph at once"
+    assert memory_words(sliced.memory) == (
         f"the graph of 1 of {tiny.cfg.n_layers} layers at a time, run again on the way back, directions in groups of 1"
     )
     torch.testing.assert_close(sliced.scores, whole.scores, **EXACT)
@@ -118,7 +119,7 @@ def test_batches_are_as_large_as_memory_allows(tiny):
     whole = Budget(tiny, 10**15).whole(len(IDS))
     alone = ls.attribute_batch(tiny, PROMPTS)
     capped = ls.attribute_batch(tiny, PROMPTS, memory=2 * whole)
-    assert "5 prompts together" in alone[0].settings["memory"] and "2 prompts" in capped[0].settings["memory"]
+    assert "5 prompts together" in memory_words(alone[0].memory) and "2 prompts" in memory_words(capped[0].memory)
     for one, other in zip(alone, capped, strict=True):
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
 
@@ -131,7 +132,7 @@ def test_running_out_of_memory_halves_the_slices_and_visits_nothing_twice(tiny, 
     steps = []
     with room_for(tiny, 1, shortage, on_the_way_back=passed):
         cut = ls.attribute(tiny, IDS, objective, layers=True, sites="hook_z", progress=lambda *step: steps.append(step))
-    assert "the graph of 1 of" in cut.settings["memory"] and "memory ran out" in cut.settings["memory"]
+    assert "the graph of 1 of" in memory_words(cut.memory) and "memory ran out" in memory_words(cut.memory)
     torch.testing.assert_close(cut.scores, whole.scores, **EXACT)
     torch.testing.assert_close(cut.layers, whole.layers, **EXACT)
     torch.testing.assert_close(cut.standard_error, whole.standard_error, rtol=1e-9, atol=0)
@@ -197,10 +198,10 @@ def test_matrices_and_modes_and_heads_go_on_in_smaller_parts(tiny):
     with room_for(tiny, 1, MemoryError, on_the_way_back=1):
         cut = ls.attribute_all(tiny, IDS, ls.Fisher(2))
         cut_modes = ls.inspect_modes(tiny, IDS, rank=3)
-    assert "memory ran out" in cut.settings["memory"] and "memory ran out" in cut_modes.settings["memory"]
+    assert "memory ran out" in memory_words(cut.memory) and "memory ran out" in memory_words(cut_modes.memory)
     torch.testing.assert_close(cut.matrix, matrix.matrix, **EXACT)
     sliced = ls.attribute_all(tiny, IDS, ls.Fisher(2), memory=smallest(tiny, len(IDS)))
-    assert "1 of" in sliced.settings["memory"]
+    assert "1 of" in memory_words(sliced.memory)
     torch.testing.assert_close(sliced.matrix, matrix.matrix, **EXACT)
     assert [item.amounts for item in cut_modes.replacements] == [item.amounts for item in modes.replacements]
 

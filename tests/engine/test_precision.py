@@ -17,6 +17,7 @@ from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
 from lens_scopes.engine.precision import products_in
 from lens_scopes.errors import ModelError
+from lens_scopes.views.words.memory import memory_words
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 
@@ -44,7 +45,7 @@ def test_only_the_body_is_rounded() -> None:
     att = ls.attribute(model, IDS, ls.Fisher(), products="bfloat16")
     state = FinalState(traced.final_states[0].detach(), unembedding(model))
     assert att.prediction.entropy == pytest.approx(state.entropy, rel=1e-6)
-    assert att.settings["details"]["eigenvalues"] == pytest.approx(
+    assert att.details is not None and att.details.eigenvalues == pytest.approx(
         ls.Fisher().directions(state).weights.tolist(), rel=1e-5
     )
 
@@ -70,7 +71,7 @@ def test_slices_batches_and_matrices_round_alike() -> None:
     torch.testing.assert_close(batch[0].scores, rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
     torch.testing.assert_close(matrix.matrix[-1], rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
     sliced = ls.attribute(model, IDS, "temperature", products="bfloat16", memory="25KB")
-    assert "at a time" in sliced.settings["memory"]
+    assert "at a time" in memory_words(sliced.memory)
     torch.testing.assert_close(sliced.scores, rounded, rtol=1e-5, atol=0)
 
 

@@ -224,7 +224,7 @@ def test_the_signature_is_plain_and_says_what_decides_the_numbers() -> None:
     described = signature["methods"]["fisher@4+dot-mean+frozen-patterns+path-mean@4"]
     assert described["explanation"]["rank"] == 4
     assert described["readout"] == {"name": "dot", "baseline": "mean"}
-    assert described["points"] == {"name": "path", "baseline": "mean", "steps": 4}
+    assert described["points"] == {"name": "path", "start": "mean", "steps": 4, "hold_special": False}
     assert described["through"] == "patterns frozen" and described["site"] == "hook_embed"
     assert signature["methods"]["loo-kl@mean"] == {
         "explanation": {"scope": "leave-one-out", "measure": "kl", "ablation": "mean", "draws": 4, "seed": 0}

@@ -14,7 +14,11 @@ import lens_scopes as ls
 from lens_scopes.engine import backward as backprop
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.methods import Method, as_method, method_names, modification_names
-from lens_scopes.prompts.prompt import Prompt, read_prompt
+from lens_scopes.evaluation.path_gradients import PathGradients, path_integrated_semantic, weighted_integrated_gradients
+from lens_scopes.evaluation.randomized import RandomizedBlocks
+from lens_scopes.evaluation.trivial import Closeness, EmbeddingNorm, Surprisal
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
 
 IDS = [1, 17, 0, 8, 22, 3]
 TARGET = 5
@@ -47,8 +51,24 @@ BASELINES = {
     "loo-logprob@remove": ls.LeaveOneOut("logprob", ablation="remove"),
     "attention-rollout": ls.AttentionRollout(),
     "value-attention": ls.ValueWeightedAttention(),
+    "closeness": Closeness(),
+    "embedding-norm": EmbeddingNorm(),
+    "surprisal": Surprisal(),
     "random": ls.RandomScores(),
     "random@7": ls.RandomScores(7),
+}
+STARTS = {
+    "ig-zero-held@3": PathGradients.midpoints(3, "zero", hold_special=True),
+    "ig-mean@3": PathGradients.midpoints(3, "mean"),
+    "ig-mean-held@3": PathGradients.midpoints(3, "mean", hold_special=True),
+    "ig-bos": PathGradients.midpoints(16, "bos"),
+    "ig-bos-held@3": PathGradients.midpoints(3, "bos", hold_special=True),
+    "ig-eos@3": PathGradients.midpoints(3, "eos"),
+    "ig-eos-held@3": PathGradients.midpoints(3, "eos", hold_special=True),
+    "ig-pad@3": PathGradients.midpoints(3, "pad"),
+    "ig-pad-held@3": PathGradients.midpoints(3, "pad", hold_special=True),
+    "ig-weighted": weighted_integrated_gradients(),
+    "ig-semantic": path_integrated_semantic(),
 }
 MODIFICATIONS: dict[str, dict[str, Any]] = {
     "norm": {"readout": ls.Norm()},
@@ -60,6 +80,8 @@ MODIFICATIONS: dict[str, dict[str, Any]] = {
     "path": {"points": ls.StraightPath("zero", 16)},
     "path-mean": {"points": ls.StraightPath("mean", 16)},
     "path-mean@4": {"points": ls.StraightPath("mean", 4)},
+    "path-held@2": {"points": ls.StraightPath("zero", 2, hold_special=True)},
+    "path-mean-held@2": {"points": ls.StraightPath("mean", 2, hold_special=True)},
     "noise": {"points": ls.Noise(16)},
     "frozen-patterns": {"through": ls.Frozen("patterns")},
     "frozen-norms": {"through": ls.Frozen("norms")},
@@ -82,7 +104,8 @@ def model() -> Any:
 
 def direct(model: Any, choices: dict[str, Any]) -> Tensor:
     """The scores at the embedding, or the amplitudes over all layers: Σ_l √(Σ_h a_l,h,t²)."""
-    att = ls.attribute(model, prompt_of(), target=TARGET, **choices)
+    target = TARGET if choices["objective"].takes_target else None
+    att = ls.attribute(model, prompt_of(), target=target, **choices)
     if not choices.get("sites"):
         return att.scores
     total = torch.zeros(len(IDS), dtype=torch.float64)
@@ -93,8 +116,24 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 
 def test_the_names_are_those_tested_here() -> None:
-    assert {name.partition("@")[0] for name in (*BASES, *BASELINES)} == set(method_names())
-    assert {name.partition("@")[0] for name in MODIFICATIONS} == set(modification_names())
+    assert {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS)} == set(method_names())
+    starts = {f"path-{start}{held}" for start in ("bos", "eos", "pad") for held in ("", "-held")}
+    assert {*(name.partition("@")[0] for name in MODIFICATIONS), *starts, "redrawn"} == set(modification_names())
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_paths_from_other_starts_by_name(name: str) -> None:
+    assert as_method(name).explanation == STARTS[name]
+
+
+def test_redrawn_scores_are_those_of_a_model_that_has_learnt_nothing(model: Any) -> None:
+    blocks = RandomizedBlocks(model, seed=3)
+    found = as_method("fisher+redrawn").score(model, prompt_of(), TARGET, blocks).scores
+    plain = as_method("fisher").score(model, prompt_of(), TARGET).scores
+    with blocks.final(model.cfg.n_layers):
+        assert torch.equal(found, as_method("fisher").score(model, prompt_of(), TARGET).scores)
+    assert not torch.allclose(found, plain)
+    assert torch.equal(plain, as_method("fisher").score(model, prompt_of(), TARGET).scores), "the blocks are back"
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -102,10 +141,14 @@ def test_every_base_with_every_modification_is_the_attribute_call(model: Any, na
     base = BASES[name]
     assert_close(as_method(name).score(model, prompt_of(), TARGET).scores, direct(model, base), rtol=0, atol=0)
     for modification, choices in MODIFICATIONS.items():
-        if modification in ("path", "path-mean", "noise") and name not in ("semantic", "fisher@3"):
+        if modification.startswith(("path", "noise")) and name not in ("semantic", "fisher@3"):
             continue  # sixteen points each: two bases show it
         if modification.startswith("dot") and name.startswith("fisher-at-values"):
             with pytest.raises(EvaluationError, match="signed scores have no total over hook_v"):
+                as_method(f"{name}+{modification}").check(model)
+            continue
+        if modification in ("dot-mean", "product-mean") and name.startswith("ig"):
+            with pytest.raises(EvaluationError, match="a path from 'zero' is read from its start"):
                 as_method(f"{name}+{modification}").check(model)
             continue
         method = as_method(f"{name}+{modification}")
@@ -119,7 +162,8 @@ def test_every_base_with_every_modification_is_the_attribute_call(model: Any, na
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_by_name(model: Any, name: str) -> None:
     found = as_method(name).score(model, prompt_of(), TARGET)
-    expected = ls.attribute(model, prompt_of(), BASELINES[name], target=TARGET).scores
+    target = TARGET if BASELINES[name].takes_target else None
+    expected = ls.attribute(model, prompt_of(), BASELINES[name], target=target).scores
     assert torch.equal(found.scores, expected) and found.backwards == 0
 
 

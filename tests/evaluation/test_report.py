@@ -141,6 +141,11 @@ def test_the_reference_can_be_chosen(found: EvaluationReport, tmp_path: Path) ->
         report(found.results, reference="randm")
 
 
+def test_no_report_says_what_software_cannot_know(found: EvaluationReport, page: str) -> None:
+    for text in (page, markdown(found), latex(found)):
+        assert "hosen before" not in text and "looked at in between, no file can tell" in text
+
+
 def test_nothing_to_report(tmp_path: Path) -> None:
     folder = fake_evaluation(tmp_path / "results", passages=0)
     with pytest.raises(EvaluationError, match="no passage has been measured"):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from lens_scopes.evaluation.passages import Passages
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.results import read_results
 from lens_scopes.evaluation.run import Selection, measure_passages
+from lens_scopes.views.words.evaluation_tables import markdown
 
 PER_PASSAGE = 2 * (2 * 2 * (1 + len(FRACTIONS)) + 1)
 
@@ -286,6 +288,43 @@ def test_a_folder_of_another_evaluation_is_refused(
     with pytest.raises(EvaluationError, match=words):
         ls.evaluate(**arguments | change)
     assert sorted((path.name, path.read_bytes()) for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_commits_are_not_mixed_unless_allowed(
+    model: Any, tmp_path: Path, fake: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: Any = {"methods": ["fisher", "random"], "metrics": ["aopc"], "out": tmp_path / "run"}
+    commit = {"now": "a" * 40}
+    monkeypatch.setattr(run_module, "_commit", lambda: commit["now"])
+    ls.evaluate(model, list(TEXTS), limit=4, **arguments)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["commit"] == "a" * 40
+    assert (manifest["plan"]["skip"], manifest["plan"]["limit"]) == (0, 4)
+    assert manifest["plan"]["methods"] == ["fisher", "random"]
+    commit["now"] = "b" * 40
+    with pytest.raises(EvaluationError, match="begun by the code of commit .*mixed_commits=True"):
+        ls.evaluate(model, list(TEXTS), limit=4, **arguments)
+    ls.evaluate(model, list(TEXTS), limit=7, skip=1, mixed_commits=True, **arguments)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text()) == manifest, (
+        "the plan is that of the first start"
+    )
+    text = markdown(ls.report(tmp_path / "run"))
+    assert "2 versions of the code, which mixed_commits allows" in text
+    assert "passages 0–3, 2 methods" in text
+    assert "asked for passages 1–7; planned at the first start were 0–3" in text
+
+
+def test_a_cut_plan_is_reported(model: Any, tmp_path: Path, fake: None) -> None:
+    arguments: Any = {"methods": ["fisher"], "metrics": ["aopc"], "out": tmp_path / "run"}
+    ls.evaluate(model, list(TEXTS), limit=8, **arguments)
+    path = tmp_path / "run" / "results-000.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:6]))
+    assert "Of 8 passages planned at the first start, 3 were not measured" in markdown(ls.report(tmp_path / "run"))
+
+
+def test_the_commit_tells_changes_of_the_package_apart() -> None:
+    commit = run_module._commit()
+    assert commit is None or re.fullmatch(r"[0-9a-f]{40}(-dirty-[0-9a-f]{12})?", commit)
 
 
 def test_another_format_version_is_refused(begin: Callable[..., ResultFolder]) -> None:

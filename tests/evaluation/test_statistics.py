@@ -12,6 +12,7 @@ from scipy import stats
 
 from lens_scopes.errors import EvaluationError
 from lens_scopes.evaluation.statistics import (
+    attenuation_ceiling,
     compare_methods,
     holm,
     mean_intervals,
@@ -181,3 +182,34 @@ def test_means_count_what_is_undefined() -> None:
 def test_nothing_measured() -> None:
     empty = frame({"a": [1.0]}).iloc[:0]
     assert len(compare_methods(empty)) == 0 and len(mean_values(empty)) == 0
+
+
+def test_a_perfect_predictor_reaches_the_ceiling() -> None:
+    """Two noisy copies of one thing agree at r, and the thing itself correlates with each at √r."""
+    generator = numpy.random.default_rng(0)
+    agreement, reached = [], []
+    for _ in range(60):
+        thing = generator.normal(size=300)
+        one, other = (thing + 0.6 * generator.normal(size=300) for _ in range(2))
+        agreement.append(numpy.corrcoef(one, other)[0, 1])
+        reached.append(numpy.corrcoef(thing, one)[0, 1])
+    ceiling, low, high = attenuation_ceiling(agreement)
+    assert ceiling == pytest.approx(numpy.sqrt(numpy.mean(agreement)))
+    assert ceiling == pytest.approx(numpy.mean(reached), abs=0.01) and low < numpy.mean(reached) < high
+    assert ceiling > numpy.mean(agreement) + 0.08, "the agreement itself is no ceiling"
+
+
+def test_with_three_measures_they_need_not_be_equally_good() -> None:
+    generator = numpy.random.default_rng(1)
+    pairs = {(0, 1): [], (0, 2): [], (1, 2): []}
+    reached = []
+    for _ in range(80):
+        thing = generator.normal(size=300)
+        measures = [thing + spread * generator.normal(size=300) for spread in (0.3, 0.9, 0.6)]
+        for (i, j), values in pairs.items():
+            values.append(numpy.corrcoef(measures[i], measures[j])[0, 1])
+        reached.append(numpy.corrcoef(thing, measures[0])[0, 1])
+    ceiling, low, high = attenuation_ceiling(*pairs.values())
+    assert ceiling == pytest.approx(numpy.mean(reached), abs=0.01) and low < high
+    with pytest.raises(EvaluationError, match="one list of correlations, or three"):
+        attenuation_ceiling([0.5], [0.5])

@@ -14,15 +14,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.prompt import (
-    Group,
-    group_tokens,
-    next_token_id,
-    read_prompt,
-    resolve_position,
-    resolve_token,
-    token_string,
-)
+from lens_scopes.prompts.groups import Group, group_tokens
+from lens_scopes.prompts.prompt import next_token_id, resolve_position
+from lens_scopes.prompts.read import read_prompt
+from lens_scopes.prompts.spans import Chars
+from lens_scopes.prompts.tokens import resolve_token, token_string
 
 TEXT = "The capital of France is Paris.\nThe dog  sleeps on the sofa."
 CHAT_TEMPLATE = (
@@ -464,7 +460,9 @@ def test_spans_are_found_by_text_or_by_characters(gpt2: Any) -> None:
         spans={
             "country": "France",
             "both": "France is Paris",
-            "dog": (dog, dog + 3),
+            "dog": Chars(dog, dog + 3),
+            "tokens": (1, 3),
+            "range": range(1, 3),
             "spaced": "  sleeps ",
             "break": "\n",
         },
@@ -472,7 +470,9 @@ def test_spans_are_found_by_text_or_by_characters(gpt2: Any) -> None:
     found = {name: "".join(prompt.tokens[a:b]) for name, (a, b) in prompt.spans.items()}
     assert {name: text.strip() for name, text in found.items()} == {
         "country": "France", "both": "France is Paris", "dog": "dog", "spaced": "sleeps", "break": "",
+        "tokens": "".join(prompt.tokens[1:3]).strip(), "range": "".join(prompt.tokens[1:3]).strip(),
     }  # fmt: skip
+    assert prompt.spans["tokens"] == prompt.spans["range"] == (1, 3)
     assert found["break"] == "\n" and found["country"] == " France"
     more = read_prompt(gpt2, prompt, spans={"city": "Paris"})
     assert set(more.spans) == {*prompt.spans, "city"} and "city" not in prompt.spans
@@ -494,19 +494,25 @@ def test_spans_are_refused_when_missing_ambiguous_or_cutting(gpt2: Any, words: A
     assert "2 times" in message and f"0, {TEXT.rindex('The')}" in message
     assert "2 times" in refuse("aa", text="aaa")
     assert "' France', which is characters 14 to 21" in refuse("Fran")
-    assert "' Paris'" in refuse((TEXT.index("aris"), TEXT.index(".")))
+    assert "' Paris'" in refuse(Chars(TEXT.index("aris"), TEXT.index(".")))
     for bad in ((3, 3), (5, 2), (-2, 3), (0, len(TEXT) + 1)):
-        assert str(len(TEXT)) in refuse(bad)
+        assert f"≤ {len(TEXT)}" in refuse(Chars(*bad))
+    n_pos = len(read_prompt(gpt2, TEXT))
+    for bad in ((3, 3), (5, 2), (-2, 3), (0, n_pos + 1), range(0, n_pos + 1)):
+        message = refuse(bad)
+        assert f"≤ {n_pos}" in message and "Chars(start, stop)" in message
+    assert "without a step" in refuse(range(0, 4, 2))
     for bad in ((0, True), (0.0, 3), (1,), 7, None):
         assert "two integers" in refuse(bad)
     assert "name" in refuse("France", name="")
-    assert "ids" in refusal(lambda: read_prompt(gpt2, [1, 2], spans={"part": (0, 1)}))
-    assert "no token" in refusal(lambda: read_prompt(words, "the dog  ", spans={"end": (7, 9)}))
+    assert "ids" in refusal(lambda: read_prompt(gpt2, [1, 2], spans={"part": Chars(0, 1)}))
+    assert read_prompt(gpt2, [1, 2], spans={"part": (0, 1)}).spans == {"part": (0, 1)}
+    assert "no token" in refusal(lambda: read_prompt(words, "the dog  ", spans={"end": Chars(7, 9)}))
 
 
 def test_a_white_space_span_may_not_be_half_a_token(gpt2: Any) -> None:
     assert "' sleeps'" in refusal(
-        lambda: read_prompt(gpt2, TEXT, spans={"gap": (TEXT.index("  ") + 1, TEXT.index("  ") + 2)})
+        lambda: read_prompt(gpt2, TEXT, spans={"gap": Chars(TEXT.index("  ") + 1, TEXT.index("  ") + 2)})
     )
 
 

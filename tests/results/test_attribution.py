@@ -9,6 +9,7 @@ import pickle
 import random
 import tempfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from torch import Tensor
 import lens_scopes as ls
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import FileError, PromptError
-from lens_scopes.results.attribution import FORMAT, Attribution
-from lens_scopes.results.files import write_whole
+from lens_scopes.results.attribution import Attribution
+from lens_scopes.results.files import FORMAT, VERSION, write_whole
 
 IDS = [3, 17, 0, 8, 22, 3]
 TEXT = "two words\nand 😀"
@@ -115,7 +116,7 @@ def test_a_file_names_its_format_and_is_plain_safetensors(sampled: Attribution, 
     sampled.save(tmp_path / "a")
     content = (tmp_path / "a").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert header["__metadata__"]["format"] == FORMAT.name and header["__metadata__"]["version"] == str(FORMAT.version)
+    assert header["__metadata__"]["format"] == FORMAT and header["__metadata__"]["version"] == str(VERSION)
     record = json.loads(header["__metadata__"]["record"])
     assert record["tokens"] == TOKENS and record["contract"] == sampled.contract
     assert set(load_bytes(content)) == {
@@ -126,11 +127,17 @@ def test_a_file_names_its_format_and_is_plain_safetensors(sampled: Attribution, 
 # Refusing
 
 
+def signed(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A file with the right checksum, so that what else is wrong with it is found."""
+    blank = save_bytes(tensors, metadata | {"checksum": "0" * 64})
+    return blank.replace(b'"checksum":"' + b"0" * 64, b'"checksum":"' + sha256(blank).hexdigest().encode())
+
+
 def with_metadata(content: bytes, **changes: Any) -> bytes:
     """The same tensors, with other metadata; None removes an entry."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = header["__metadata__"] | changes
-    return save_bytes(load_bytes(content), {key: value for key, value in metadata.items() if value is not None})
+    return signed(load_bytes(content), {key: value for key, value in metadata.items() if value is not None})
 
 
 def with_record(content: bytes, **changes: Any) -> bytes:
@@ -144,7 +151,7 @@ def with_tensors(content: bytes, **changes: Tensor | None) -> bytes:
     """The same metadata, with other tensors; None removes one."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     tensors = {name: tensor for name, tensor in (load_bytes(content) | changes).items() if tensor is not None}
-    return save_bytes(tensors, header["__metadata__"])
+    return signed(tensors, header["__metadata__"])
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +191,7 @@ def test_other_kinds_of_files_are_refused(content: bytes, tmp_path: Path) -> Non
 
 def test_another_version_is_refused_with_what_to_do(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a"
-    for version in (str(FORMAT.version + 1), "99"):
+    for version in (str(VERSION + 1), "99"):
         path.write_bytes(with_metadata(content, version=version))
         message = refusal(lambda: Attribution.load(path))
         assert f"version {version}" in message and "Upgrade" in message
@@ -214,6 +221,7 @@ def test_another_version_is_refused_with_what_to_do(content: bytes, tmp_path: Pa
         lambda content: with_tensors(content, scores=torch.tensor(1.0)),
         lambda content: with_tensors(content, layers=torch.ones(3, 5)),
         lambda content: with_tensors(content, **{"sites/blocks.0.hook_mlp_out": torch.ones(5)}),
+        lambda content: with_record(content, position="5"),
     ],
 )
 def test_a_damaged_record_is_refused(content: bytes, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError
-from lens_scopes.scopes.comparisons import Baseline, baseline_names
+from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.registry import scope_names
 from lens_scopes.views.render import figure_bytes
 
 IDS = [3, 17, 0, 8, 22, 3]
@@ -67,7 +68,8 @@ def test_leave_one_out_against_a_literal_loop(tiny: Any, ablation: str) -> None:
             y = reference.final_state(tiny, changed, IDS)
         after.append(reference.logits_from_final_state(tiny, y))
     for measure in ("kl", "logit", "logprob"):
-        att = ls.attribute(tiny, with_bos(), ls.LeaveOneOut(measure, ablation=ablation), target=TOKEN)
+        target = None if measure == "kl" else TOKEN
+        att = ls.attribute(tiny, with_bos(), ls.LeaveOneOut(measure, ablation=ablation), target=target)
         assert_close(att.scores, torch.stack([effect(measure, clean, logits) for logits in after]), **CLOSE)
         assert att.scores[0] == 0 and att.scores[1:].all()
         assert measure != "kl" or bool((att.scores >= 0).all())
@@ -110,7 +112,10 @@ def test_the_target_is_the_next_token_or_the_one_given() -> None:
     given = ls.attribute(model, IDS, loo, target=TOKEN)
     assert given.target is not None and given.target.token_id == TOKEN
     assert not torch.allclose(given.scores, ls.attribute(model, IDS, loo).scores)
-    assert ls.attribute(model, IDS, ls.LeaveOneOut("kl"), target=TOKEN).target is None
+    assert ls.attribute(model, IDS, ls.LeaveOneOut("kl")).target is None
+    for without in (ls.LeaveOneOut("kl"), ls.AttentionRollout(), ls.RandomScores()):
+        with pytest.raises(ObjectiveError, match="explains no single next token, so target=5 would be dropped"):
+            ls.attribute(model, IDS, without, target=TOKEN)
 
 
 # Attention
@@ -250,7 +255,7 @@ def test_baselines_are_asked_for_by_name_class_or_object(name: str) -> None:
         "value-attention": ls.ValueWeightedAttention,
         "random": ls.RandomScores,
     }
-    assert baseline_names() == list(kinds)
+    assert scope_names(takes_gradient=False) == list(kinds)
     model = gpt2_like()
     by_name, by_class, by_object = (ls.attribute(model, IDS, what) for what in (name, kinds[name], kinds[name]()))
     assert torch.equal(by_name.scores, by_object.scores) and torch.equal(by_class.scores, by_object.scores)
@@ -297,7 +302,7 @@ def test_float32_models_give_float32_scores() -> None:
 def test_contracts_name_what_is_left_out_and_by_what() -> None:
     att = ls.attribute(gpt2_like(), IDS, ls.LeaveOneOut("logprob", ablation="mean"), target=TOKEN)
     assert att.contract["output explained"].startswith(f"log-probability of the next token '#{TOKEN}'")
-    assert "the mean embedding of the prompt's own tokens" in att.contract["generative process"]
+    assert "the mean embedding of the prompt's non-special tokens" in att.contract["generative process"]
     assert att.objective == "LeaveOneOut('logprob', ablation='mean')"
     assert att.settings["objective"] == {
         "scope": "leave-one-out", "measure": "logprob", "ablation": "mean", "draws": 4, "seed": 0,

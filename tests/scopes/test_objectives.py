@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from tiny_models import TINY_MODELS, gemma_like, gpt2_like, learned_positions_with_bU, llama_like
 from torch import Tensor
 from torch.testing import assert_close
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import lens_scopes as ls
 from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding
@@ -21,14 +21,15 @@ from lens_scopes.scopes import objectives
 from lens_scopes.scopes.objectives import (
     Directions,
     Objective,
-    as_objective,
-    objective_named,
-    objective_names,
 )
 
 IDS = [3, 17, 0, 8, 22, 3]
 TOKEN, OTHER = 5, 9
 D_MODEL = 16
+SMALL: dict[str, Any] = {
+    "n_layers": 1, "d_model": 16, "n_ctx": 8, "d_head": 8, "n_heads": 2, "d_vocab": 23, "d_mlp": 16,
+    "act_fn": "gelu", "seed": 0,
+}  # fmt: skip
 
 
 def state_of(model: Any, target: int | None = None) -> FinalState:
@@ -117,6 +118,62 @@ def test_directions_are_the_gradients_of_what_is_explained(model: Any) -> None:
     ):
         assert_close(vector_of(objective, state), gradient(scalar), rtol=1e-9, atol=1e-12)
     assert_close(vector_of(ls.Temperature(), state), state.y / state.y.norm(), rtol=1e-14, atol=0)
+
+
+def test_temperature_is_refused_where_the_final_norm_has_one_length() -> None:
+    """Weights missing, as after fold_ln=True, or equal: ‖y‖ is constant and its gradient is rounding error."""
+    folded = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="LNPre"))
+    equal = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="RMS"))
+    low = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="RMS", dtype=torch.bfloat16))
+    for model in (folded, equal, low):
+        assert "Take Entropy()" in refusal(lambda model=model: ls.attribute(model, [1, 2, 3], ls.Temperature()))
+        ls.attribute(model, [1, 2, 3], ls.Entropy())
+    with torch.no_grad():
+        for model in (equal, low):
+            model.ln_final.w[3] = 1.25
+            assert ls.attribute(model, [1, 2, 3], ls.Temperature()).scores.any()
+    without = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type=None))
+    assert ls.attribute(without, [1, 2, 3], ls.Temperature()).scores.any()
+
+
+def test_transformer_lens_defaults_fold_the_norm_and_temperature_is_refused() -> None:
+    model = llama_like(dtype=torch.float32)
+    assert ls.attribute(model, IDS, ls.Temperature()).scores.any()
+    folded = HookedTransformer(HookedTransformerConfig(**{**vars(model.cfg), "normalization_type": "RMSPre"}))
+    folded.load_and_process_state_dict(
+        model.state_dict(), fold_ln=True, center_writing_weights=False, center_unembed=False
+    )
+    assert_close(folded(torch.tensor([IDS])), model(torch.tensor([IDS])), rtol=1e-4, atol=1e-4)
+    assert "unfolded weights" in refusal(lambda: ls.attribute(folded, IDS, ls.Temperature()))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_along_a_fixed_direction_temperature_and_entropy_rank_alike(bias: bool) -> None:
+    """y = β(x) ŷ: dH/dβ = −β Var_p(ẑ) without b_U, so each token's score is that factor times Temperature's."""
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(D_MODEL, 23, generator=generator, dtype=torch.float64)
+    unit = torch.nn.functional.normalize(torch.randn(D_MODEL, generator=generator, dtype=torch.float64), dim=0)
+    moves = torch.randn(6, 9, generator=generator, dtype=torch.float64)  # dβ/dx_t of six tokens
+    jacobians = [torch.outer(unit, row) for row in moves]
+    state = FinalState(2.5 * unit, Unembedding(W, W[0] if bias else None, None))
+    scores = {
+        kind.scope: torch.stack([(vector_of(kind(), state) @ J).norm() for J in jacobians])
+        for kind in (ls.Temperature, ls.Entropy)
+    }
+    assert torch.equal(scores["temperature"].argsort(), scores["entropy"].argsort())
+    p, z = state.probabilities, W.T @ unit
+    if not bias:
+        variance = (p * z**2).sum() - (p * z).sum() ** 2
+        assert_close(scores["entropy"], 2.5 * variance * scores["temperature"], rtol=1e-10, atol=0)
+
+
+def test_half_the_fisher_score_is_the_divergence_of_a_unit_change() -> None:
+    """Rank 1, J = 1: the largest KL of a change of length h is ½ h² times the score, along u_1."""
+    state = state_of(llama_like())
+    directions = ls.Fisher(1).directions(state)
+    h = 1e-3
+    along = FinalState(state.y + h * directions.vectors[0], state.unembedding)
+    assert ls.Fisher().change(state, along) == pytest.approx(0.5 * h**2 * float(directions.weights[0]), rel=1e-2)
 
 
 def test_directions_of_logits_are_columns_of_the_unembedding() -> None:
@@ -400,68 +457,6 @@ def test_an_exception_in_a_function_is_the_callers_own() -> None:
 
     with pytest.raises(ZeroDivisionError, match="my own"):
         ls.attribute(llama_like(), IDS, fail)
-
-
-# Names
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(objectives, "_REGISTRY", dict(objectives._REGISTRY))
-    yield
-
-
-def test_every_objective_has_a_name() -> None:
-    names = ["semantic", "logprob", "logit-diff", "temperature", "entropy", "fisher", "fisher-at-values"]
-    assert objective_names() == names
-    for name in names:
-        settings = {"token": 1, "other": 2} if name == "logit-diff" else {}
-        assert objective_named(name, **settings).scope == name
-    assert objective_named("fisher", rank=3) == ls.Fisher(rank=3)
-
-
-def test_unknown_names_and_settings_are_refused_with_near_ones() -> None:
-    for wrong, near in (("semantics", "semantic"), ("Fischer", "fisher"), ("TEMPERATUR", "temperature")):
-        message = refusal(lambda wrong=wrong: objective_named(wrong))
-        assert repr(wrong) in message and f"did you mean {near!r}" in message
-    message = refusal(lambda: objective_named("zzz"))
-    assert "did you mean" not in message and "semantic, logprob" in message
-    assert "rank" in refusal(lambda: objective_named("semantic", rank=2))
-    assert "logit-diff" in refusal(lambda: objective_named("logit-diff"))
-    assert "rank" in refusal(lambda: objective_named("fisher", rank=0))
-
-
-def test_a_users_objective_is_known_by_name_once_registered(registry: None) -> None:
-    model = llama_like()
-    ls.register_objective("first-axis", lambda y, logits: torch.eye(len(y))[0])
-    assert "first-axis" in objective_names()
-    att = ls.attribute(model, IDS, "first-axis")
-    expected = reference.jacobian(model, IDS)[:, 0].norm(dim=-1)
-    assert_close(att.scores, expected, rtol=1e-9, atol=1e-12)
-    assert att.scope == "first-axis" or att.objective == "first-axis"
-    assert att.objective == "first-axis" and att.settings["objective"]["name"] == "first-axis"
-    for taken in ("first-axis", "semantic"):
-        assert repr(taken) in refusal(lambda taken=taken: ls.register_objective(taken, lambda y, logits: y))
-    assert "'first-axis'" in refusal(lambda: objective_named("first-axes"))
-
-
-def test_what_may_be_passed_for_an_objective() -> None:
-    def my_scope(y: Tensor, logits: Tensor) -> Tensor:
-        return y
-
-    assert as_objective(None) == as_objective("semantic") == as_objective(ls.Semantic) == ls.Semantic()
-    assert as_objective(ls.Fisher(rank=2)) == ls.Fisher(rank=2)
-    assert as_objective(my_scope) == ls.Custom(my_scope, "my_scope")
-    assert isinstance(as_objective(SimpleCallable()), ls.Custom)
-    for wrong in (3, 1.5, ["semantic"], object()):
-        message = refusal(lambda wrong=wrong: inspect.unwrap(as_objective)(wrong))
-        assert type(wrong).__name__ in message
-    assert "logit-diff" in refusal(lambda: as_objective(ls.LogitDiff))
-
-
-class SimpleCallable:
-    def __call__(self, y: Tensor, logits: Tensor) -> Tensor:
-        return y
 
 
 def test_a_user_may_subclass_objective() -> None:

@@ -18,6 +18,7 @@ from lens_scopes.scopes.readouts import Dot, Norm, as_readout
 
 IDS = [3, 17, 0, 8, 22, 3]
 EVERYTHING_REAL = torch.ones(2, 3, dtype=torch.bool)
+ZERO = torch.zeros((), dtype=torch.float64)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -37,8 +38,8 @@ def refusal(call: Any, error: type[Exception]) -> str:
 @pytest.mark.parametrize("inner", [(), (4,), (4, 2)])
 def test_amplitudes_are_norms_and_products_over_the_last_axis(inner: tuple[int, ...]) -> None:
     gradient, activation = normal(2, 3, *inner, 5), normal(2, 3, *inner, 5, seed=1)
-    norm = Norm().amplitude(gradient, activation, EVERYTHING_REAL)
-    dot = Dot().amplitude(gradient, activation, EVERYTHING_REAL)
+    norm = Norm().amplitude(gradient, activation, ZERO)
+    dot = Dot().amplitude(gradient, activation, ZERO)
     assert norm.shape == dot.shape == (2, 3, *inner)
     assert_close(norm, (gradient * gradient).sum(-1).sqrt())
     assert_close(dot, torch.einsum("...d,...d->...", gradient, activation))
@@ -50,7 +51,8 @@ def test_the_mean_baseline_is_that_of_the_tokens_without_padding(inner: tuple[in
     gradient, activation = normal(2, 3, *inner, 5), normal(2, 3, *inner, 5, seed=1)
     real = torch.tensor([[True, True, True], [True, True, False]])
     activation[1, 2] = 1e6
-    found = Dot("mean").amplitude(gradient, activation, real)
+    readout = Dot("mean")
+    found = readout.amplitude(gradient, activation, readout.baseline_values(activation, real))
     for row, length in ((0, 3), (1, 2)):
         x = activation[row, :length]
         expected = (gradient[row, :length] * (x - x.mean(0))).sum(-1)
@@ -90,14 +92,16 @@ def test_input_times_gradient_is_the_first_order_effect_of_removing_a_token() ->
 @pytest.mark.parametrize("readout", [Norm(), Dot(), Dot("mean")])
 def test_low_precision_is_added_up_in_float32(dtype: torch.dtype, readout: Any) -> None:
     gradient, activation = normal(2, 3, 2000, dtype=dtype), normal(2, 3, 2000, seed=1, dtype=dtype)
-    found = readout.amplitude(gradient, activation, EVERYTHING_REAL)
-    exact = readout.amplitude(gradient.double(), activation.double(), EVERYTHING_REAL)
+    found, exact = (
+        readout.amplitude(g, x, readout.baseline_values(x, EVERYTHING_REAL))
+        for g, x in ((gradient, activation), (gradient.double(), activation.double()))
+    )
     assert found.dtype == torch.float32
     assert_close(found.double(), exact, rtol=1e-5, atol=1e-3)
 
 
 def test_readouts_are_given_by_object_or_name() -> None:
-    assert as_readout("norm") == Norm() and as_readout("dot") == Dot("zero") == Dot()
+    assert as_readout("norm") == Norm() and as_readout("dot") == Dot() and Dot().along(None) == Dot("zero")
     assert as_readout(Dot("mean")) == Dot("mean") != Dot()
     assert Dot.signed and not Norm.signed
     assert "'norm'" in refusal(lambda: as_readout("norms"), ReadoutError)
@@ -105,7 +109,7 @@ def test_readouts_are_given_by_object_or_name() -> None:
     assert "'integral'" in message and "'norm' or 'dot'" in message and "did you mean" not in message
     for wrong in (None, 3, Norm):
         refusal(lambda wrong=wrong: inspect.unwrap(as_readout)(wrong), ReadoutError)
-    for wrong in ("max", "", None):
+    for wrong in ("max", "", 0):
         message = refusal(lambda wrong=wrong: inspect.unwrap(Dot.__init__)(object.__new__(Dot), wrong), ReadoutError)
         assert repr(wrong) in message
 
@@ -245,6 +249,18 @@ def test_each_choice_is_in_the_words_of_its_element() -> None:
         assert words in changed[element] and words not in plain[element]
         untouched = {"held fixed", "output explained"} - {element}
         assert all(changed[name] == plain[name] for name in untouched)
+
+
+def test_scopes_read_at_the_values_are_about_positions_and_d_head() -> None:
+    values = ["blocks.0.attn.hook_v", "blocks.1.attn.hook_v"]
+    contract = attribution_contract(terms(at=values, readout=ls.Relative()))
+    process, held = contract["generative process"], contract["held fixed"]
+    assert "one position at a time" in process and "d_head" in process and "in proportion to its size" in process
+    assert "all embeddings" in held and "other tokens" not in held and "other positions and heads" in held
+    plain = attribution_contract(terms())
+    assert "one token at a time" in plain["generative process"] and "d_model" in plain["generative process"]
+    assert "in proportion" not in plain["generative process"] and "other tokens' embeddings" in plain["held fixed"]
+    assert "d_mlp" in attribution_contract(terms(at=["blocks.0.mlp.hook_post"]))["generative process"]
 
 
 @pytest.mark.parametrize(

@@ -250,8 +250,9 @@ def test_files_are_those_of_the_library(api: TestClient, model: Any, tmp_path: P
     saved = tmp_path / "saved.safetensors"
     saved.write_bytes(api.get(f"{place}/safetensors").content)
     assert torch.equal(ls.Attribution.load(saved).scores, expected.scores)
+    saved.write_bytes(api.get(f"/api/results/{heads['id']}/safetensors").content)
+    assert torch.equal(ls.HeadInspection.load(saved).effect, inspected.effect)
     for path, status in [
-        (f"/api/results/{heads['id']}/safetensors", 404),
         ("/api/results/unknown/html", 404),
         (f"{place}/html?with={answer['id']}", 422),
         (f"{place}/pdf", 422),

@@ -23,7 +23,8 @@ from lens_scopes.evaluation.measurement import Measurement
 from lens_scopes.evaluation.passages import Passages
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.run import Selection, measure_passages
-from lens_scopes.prompts.prompt import Prompt, read_prompt
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import read_prompt
 
 FRACTIONS = (0.1, 0.5)
 TOKEN_IDS = tuple((0, 2, 3, *range(4, 6 + n % 5)) for n in range(12))
@@ -54,6 +55,7 @@ class FakeLaboratory:
         seed: int = 0,
         draws: int = 4,
         corpus: Sequence[Sequence[int]] = (),
+        protocol: Any = None,
         kill_at: int | None = None,
         fail_at: Sequence[int] = (),
         delay: float = 0.0,

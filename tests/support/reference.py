@@ -144,6 +144,28 @@ def fisher_scores(
     return weighted_squares(J, eigenvectors.flip(1)[:, :rank].T, leading)
 
 
+def fisher_at_values_scores(model: Any, ids: Ids, rank: int | None = 1, position: int = -1) -> Tensor:
+    """Σ_l √(Σ_h Σ_i≤k λ_i ‖u_iᵀ ∂y/∂v_lht‖² ‖v_lht‖²) [pos], h the key–value heads; all of F for rank None.
+
+    One layer, head, token and direction after the other, each norm over d_head alone.
+    """
+    eigenvalues, eigenvectors = torch.linalg.eigh(fisher_matrix(model, state_of(model, ids, position)))
+    k = len(eigenvalues) if rank is None else rank
+    length = position % len(ids) + 1
+    scores = torch.zeros(length, dtype=eigenvalues.dtype)
+    for layer in range(model.cfg.n_layers):
+        name = f"blocks.{layer}.attn.hook_v"
+        J, values = jacobian(model, ids, position, name), site_activation(model, ids, name)
+        for token in range(length):
+            square = 0.0
+            for head in range(values.shape[1]):
+                for i in range(1, k + 1):
+                    gradient = eigenvectors[:, -i] @ J[token, :, head]
+                    square += float(eigenvalues[-i] * gradient.square().sum() * values[token, head].square().sum())
+            scores[token] += max(square, 0.0) ** 0.5
+    return scores
+
+
 def gradient_scores(
     model: Any,
     ids: Ids,

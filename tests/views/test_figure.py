@@ -51,7 +51,7 @@ def test_signed_scores_have_a_symmetric_axis() -> None:
     bars = panel(fake_attribution(["<bos>", "a", "b", "c"], scores, n_layers=0), "tokens")
     low, high = bars.get_ylim()
     assert low == -high == pytest.approx(-3.24)
-    assert [text.get_text() for text in bars.texts] == ["1000.", "not a number"]
+    assert [text.get_text() for text in bars.texts] == ["1000", "not a number"]
 
 
 def test_the_map_is_relative_to_each_layer() -> None:

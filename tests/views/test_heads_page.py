@@ -271,7 +271,7 @@ def test_one_page_holds_every_result_and_one_bundle() -> None:
     assert [part.key for part in whole.sections] == [
         *("tokens", "prediction", "layers", "heads", "head-strips", "attention", "ablation"),
         *("matrix", "predictions", "spans", "modes", "replacements"),
-        *("scores", "contract", "heads-contract", "matrix-contract", "details"),
+        *("scores", "contract", "heads-contract", "matrix-contract", "modes-contract", "details"),
     ]
     html = whole.to_html()
     assert html.count("var CircuitsVis=") == 1

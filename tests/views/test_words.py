@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from fake_attribution import HOSTILE_TOKENS, fake_attribution
+from fake_results import fake_heads
 
 from lens_scopes.views.words.attribution import (
+    is_divergence,
     likely,
     listing,
     number,
@@ -18,6 +20,7 @@ from lens_scopes.views.words.attribution import (
     short_names,
     title,
 )
+from lens_scopes.views.words.heads import heads_reading, unit_of_change
 from lens_scopes.views.words.token_text import running, visible
 
 
@@ -145,6 +148,24 @@ def test_the_reading_names_its_unit_or_formula(scope: str, readout: str, at: lis
     assert ("per unit of" in text) == (readout == "norm")
     assert ("blue" in text) == (readout == "dot" and scope != "fisher")
     assert ("embedding" in text) != bool(at)
+
+
+def test_several_directions_of_a_users_own_are_no_signed_number() -> None:
+    several = {"readout": {"name": "dot"}, "at": [], "divergence": True}
+    text = reading(fake_attribution(scope="custom", settings=several))
+    assert "squared effects" in text and "squared" in text and "blue" not in text and "never negative" in text
+    one = reading(fake_attribution(scope="custom", settings={**several, "divergence": False}))
+    assert "first-order" in one and "blue" in one
+    heads = fake_heads(scope="custom", settings={"divergence": True})
+    words = heads_reading(heads)
+    assert "second order" in words and "no sign" in words and "orange" not in words
+    assert "squared" in unit_of_change(heads)
+    assert "first order" in heads_reading(fake_heads(scope="custom", settings={"divergence": False}))
+
+
+def test_results_of_earlier_versions_are_divergences_by_their_name() -> None:
+    assert is_divergence(fake_attribution(scope="fisher", settings={"readout": {"name": "norm"}}))
+    assert not is_divergence(fake_attribution(scope="semantic", settings={"readout": {"name": "norm"}}))
 
 
 def test_titles_are_one_line_and_shortened_from_the_left() -> None:

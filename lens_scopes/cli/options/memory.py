@@ -32,7 +32,9 @@ class MemoryOptions:
 
     def remark(self, *results: Any) -> None:
         """Says on standard error how the work was laid out, where a limit was given or parts were run again."""
+        from lens_scopes.views.words.memory import memory_words
+
         for result in results:
-            used = result.settings["memory"]
-            if self.memory is not None or not used.startswith("the whole graph at once"):
-                print(f"lens-scopes: note: in memory was {used}.", file=sys.stderr)
+            plan = result.memory
+            if plan is not None and (self.memory is not None or plan.sliced or plan.shortages):
+                print(f"lens-scopes: note: in memory was {memory_words(plan)}.", file=sys.stderr)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lens_scopes.cli.progress import spinner
-from lens_scopes.errors import ModelError
+from lens_scopes.models.source import ModelSource
 
 _PANEL = "Model"
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(ModelSource):
     """A model by name or folder; the options are those of `lens_scopes.load_model`."""
 
     model: Annotated[
@@ -85,37 +83,11 @@ class ModelOptions:
     ] = False
 
     def load(self) -> Any:
-        """The model.
+        """The model, with a spinner while it loads.
 
         Raises:
             ModelError: when it cannot be found or loaded.
         """
-        from lens_scopes.models.load import load_model
-
-        backend = self.backend
-        if backend != "hooked" and backend != "bridge":
-            raise ModelError(f"unknown backend {backend!r}; give --backend hooked or bridge.")
         # A conversion or a download draws a bar of its own.
-        with spinner(f"Loading {self.model}") if self._is_at_hand() else nullcontext():
-            return load_model(
-                self.model,
-                backend=backend,
-                device=self.device,
-                n_devices=self.n_devices,
-                device_map=self.device_map,
-                dtype=self.dtype,
-                processing=self.processing_flags(),
-                architecture=self.architecture,
-                trust_remote_code=self.trust_remote_code,
-            )
-
-    def _is_at_hand(self) -> bool:
-        from lens_scopes.models.gemma import EMBEDDED_NAME, embedded_path
-
-        return (embedded_path() if self.model.lower() == EMBEDDED_NAME else Path(self.model)).is_dir()
-
-    def processing_flags(self) -> bool | Mapping[str, bool]:
-        """`processing` as `load_model` takes it."""
-        if self.processing in ("none", "all"):
-            return self.processing == "all"
-        return {flag.strip(): True for flag in self.processing.split(",")}
+        with spinner(f"Loading {self.model}") if self.is_at_hand() else nullcontext():
+            return super().load()

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lens_scopes.errors import ObjectiveError
+from lens_scopes.scopes.registry import as_objective, read_scope, scope_names
 
 if TYPE_CHECKING:
-    from lens_scopes.scopes.comparisons import Baseline
-    from lens_scopes.scopes.objectives import Objective
+    from lens_scopes.scopes.objectives import Explanation, Objective
 
 _PANEL = "What is explained"
-_TOKEN_ID = re.compile(r"#(\d+)")
-
-# Settings that each scope has; a scope registered elsewhere has none.
-_SETTINGS = {
-    "semantic": ("target",),
-    "logprob": ("target",),
-    "logit-diff": ("target", "other"),
-    "fisher": ("rank", "samples", "seed"),
-    "fisher-at-values": ("rank", "samples", "seed"),
-    "leave-one-out": ("measure", "ablation", "seed"),
-    "random": ("seed",),
-}
 
 
 @dataclass(frozen=True)
@@ -37,8 +23,8 @@ class ObjectiveOptions:
         str,
         typer.Option(
             metavar="NAME",
-            help="semantic, logprob, logit-diff, temperature, entropy, fisher or fisher-at-values; to compare with, "
-            "without gradients: leave-one-out, attention-rollout, value-attention or random.",
+            help=f"What to explain: {', '.join(scope_names(takes_gradient=True))}. Comparison methods, which take no "
+            f"gradient: {', '.join(scope_names(takes_gradient=False))}.",
             rich_help_panel=_PANEL,
         ),
     ] = "semantic"
@@ -103,58 +89,16 @@ class ObjectiveOptions:
         """The objective with its settings, for commands that need gradients.
 
         Raises:
-            ObjectiveError: as `explanation`, and for a baseline, which has no gradients.
+            ObjectiveError: as `explanation`, and for a comparison method, which has no gradients.
         """
-        from lens_scopes.scopes.objectives import Objective
+        return as_objective(self.explanation())
 
-        found = self.explanation()
-        if not isinstance(found, Objective):
-            raise ObjectiveError(
-                f"{self.scope} takes no gradient, which is needed here; choose a scope such as fisher."
-            )
-        return found
-
-    def explanation(self) -> Objective | Baseline:
-        """The objective or baseline with its settings.
+    def explanation(self) -> Explanation:
+        """The objective or comparison method with its settings.
 
         Raises:
             ObjectiveError: for an unknown scope, a setting that is wrong or that the scope does not have, and one that
                 is missing.
         """
-        from lens_scopes.scopes.comparisons import baseline_named, baseline_names
-        from lens_scopes.scopes.objectives import objective_named, objective_names
-
-        names = ("target", "other", "rank", "samples", "seed", "measure", "ablation")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.scope not in (*objective_names(), *baseline_names()):
-            return objective_named(self.scope)  # raises, with near names
-        for name in given:
-            if name not in _SETTINGS.get(self.scope, ()):
-                having = [scope for scope, names in _SETTINGS.items() if name in names]
-                raise ObjectiveError(f"scope {self.scope!r} has no --{name}; it belongs to {', '.join(having)}.")
-        if self.scope == "logit-diff" and len(given) < 2:
-            raise ObjectiveError("scope 'logit-diff' contrasts two tokens; give both --target and --other.")
-        if self.scope in baseline_names():
-            return baseline_named(self.scope, **given)
-        if self.rank != "trace" and (self.samples is not None or self.seed is not None):
-            raise ObjectiveError("--samples and --seed belong to --rank trace, the only one with random directions.")
-        return objective_named(self.scope, **dict(_setting(name, value) for name, value in given.items()))
-
-
-def _setting(name: str, value: Any) -> tuple[str, Any]:
-    if name == "target":
-        return "token", token_option(value)
-    if name == "other":
-        return "other", token_option(value)
-    if name == "rank" and value != "trace":
-        try:
-            return "rank", int(value)
-        except ValueError:
-            raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {value!r}.') from None
-    return name, value
-
-
-def token_option(value: str) -> str | int:
-    """A token as given on the command line: '#123' is the id 123, anything else the token's exact string."""
-    found = _TOKEN_ID.fullmatch(value)
-    return int(found[1]) if found else value
+        settings = asdict(self)
+        return read_scope(settings.pop("scope"), **settings)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lens_scopes.errors import FileError, PromptError
+from lens_scopes.results.plain_json import as_json
 
 if TYPE_CHECKING:
     import pandas
@@ -135,27 +134,12 @@ def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
             raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
-def as_json(plain: dict[str, Any]) -> str:
-    """A result's plain values as JSON; what is not finite is null."""
-    return json.dumps(_finite(plain), allow_nan=False)
-
-
 def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> dict[str, Any]:
     """The whole result, with `groups` beside the tokens where asked for, and every companion under its kind."""
     plain = attribution.to_dict() | {kind: result.to_dict() for kind, result in companions.items()}
     if group != "token":
         plain["groups"] = _grouped(attribution, group).to_dict("records")
     return plain
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _write_page(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:

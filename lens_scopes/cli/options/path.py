@@ -42,10 +42,6 @@ class PathOptions:
         Raises:
             PathError: for a path or a part that is none.
         """
-        from lens_scopes.scopes.paths import Frozen, as_path
+        from lens_scopes.scopes.paths import read_path
 
-        through = as_path(self.through)
-        if not self.freeze:
-            return through
-        frozen = Frozen(*self.freeze)
-        return frozen if through is None else through & frozen
+        return read_path(self.through, self.freeze)

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.options.output import PANEL, as_json, check_files
+from lens_scopes.cli.options.output import PANEL, check_files
+from lens_scopes.results.plain_json import as_json
 
 _SUFFIXES = (".html", ".png", ".svg", ".pdf", ".md", ".tex", ".csv", ".json")
 

@@ -1,4 +1,4 @@
-"""What becomes of a head, matrix or mode inspection: files by suffix, JSON on standard output, or the terminal view."""
+"""Where heads, matrices, modes and flows go: files by suffix, JSON on standard output, or the terminal view."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import typer
 
-from lens_scopes.cli.options.output import PANEL, as_json, check_files
+from lens_scopes.cli.options.output import PANEL, check_files
+from lens_scopes.results.plain_json import as_json
 
-_SUFFIXES = (".html", ".json", ".csv", ".png", ".svg", ".pdf")
+_SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
 class ResultOptions:
     """Where the result goes."""
 
-    suffixes: ClassVar[tuple[str, ...]] = _SUFFIXES
-
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write a file, its kind told by the suffix: .html page, .json, .csv table, .png .svg .pdf figure; may "
-            "be repeated.",
+            help="Write a file, its kind told by the suffix: .html page, .safetensors result, .json, .csv table, .png "
+            ".svg .pdf figure; may be repeated.",
             rich_help_panel=PANEL,
         ),
     ] = None
@@ -40,7 +39,7 @@ class ResultOptions:
         Raises:
             FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
         """
-        check_files(self.out or [], self.suffixes)
+        check_files(self.out or [], _SUFFIXES)
 
     def deliver(self, result: Any) -> None:
         """Writes the files, each whole or not at all, then prints JSON or the terminal view.
@@ -53,10 +52,7 @@ class ResultOptions:
 
         for path in self.out or []:
             with redirect_stdout(sys.stderr):  # standard output carries the result alone
-                if path.suffix.lower() == ".safetensors":
-                    result.save(path)
-                else:
-                    write_whole(path, _content(result, path.suffix.lower()))
+                write_whole(path, _content(result, path.suffix.lower()))
             print(f"lens-scopes: wrote {path}", file=sys.stderr)
         if self.json:
             print(as_json(result.to_dict()))
@@ -64,25 +60,11 @@ class ResultOptions:
             print_result(result)
 
 
-@dataclass(frozen=True)
-class SavedResultOptions(ResultOptions):
-    """Where a result goes that can be saved too, for `lens-scopes show`."""
-
-    suffixes: ClassVar[tuple[str, ...]] = (*_SUFFIXES, ".safetensors")
-
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Write a file, its kind told by the suffix: .html page, .safetensors result, .json, .csv table, .png "
-            ".svg .pdf figure; may be repeated.",
-            rich_help_panel=PANEL,
-        ),
-    ] = None
-
-
 def _content(result: Any, suffix: str) -> bytes:
     if suffix == ".html":
         return result.to_html().encode("utf-8")
+    if suffix == ".safetensors":
+        return result.to_safetensors()
     if suffix == ".json":
         return as_json(result.to_dict()).encode("utf-8") + b"\n"
     if suffix == ".csv":

@@ -47,8 +47,8 @@ class SiteOptions:
         typer.Option(
             metavar="norm|dot|product|relative",
             help="norm (by default): largest first-order effect of a unit change; dot: signed effect of the value "
-            "against zero; product: the norm of gradient × value; relative: largest effect of a change as large as the "
-            "value.",
+            "against zero or the path's start; product: the norm of gradient × value; relative: largest effect of a "
+            "change as large as the value.",
             rich_help_panel=PANEL,
             show_default=False,
         ),
@@ -56,10 +56,10 @@ class SiteOptions:
     points: Annotated[
         str | None,
         typer.Option(
-            metavar="path[-mean]|noise[@N]",
-            help="Average gradients over N points: path and path-mean go straight from zero or from the mean embedding "
-            "to the prompt (with --readout dot: Integrated Gradients), noise scatters around it (SmoothGrad). By "
-            "default the gradient at the prompt alone.",
+            metavar="path[-START][-held]|noise[@N]",
+            help="Average gradients over N points: path goes straight from zero to the prompt, path-START from mean, "
+            "bos, eos or pad, with special tokens fixed where -held follows (with --readout dot: Integrated "
+            "Gradients); noise scatters around it (SmoothGrad). By default the gradient at the prompt alone.",
             rich_help_panel=PANEL,
             show_default=False,
         ),

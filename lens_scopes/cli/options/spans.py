@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from lens_scopes.errors import PromptError
+from lens_scopes.prompts.spans import Chars
 
 _PANEL = "Spans"
 
-Span = str | tuple[int, int] | range
+Span = str | Chars | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class SpanOptions:
         for item in self.span or []:
             _add(spans, "--span", item, str)
         for item in self.characters or []:
-            _add(spans, "--characters", item, _pair)
+            _add(spans, "--characters", item, lambda what: Chars(*_pair(what)))
         for item in self.tokens or []:
-            _add(spans, "--tokens", item, lambda what: range(*_pair(what)))
+            _add(spans, "--tokens", item, _pair)
         return spans
 
 

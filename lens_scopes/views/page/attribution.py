@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lens_scopes.views.page.circuitsvis import View, safe_token
 from lens_scopes.views.page.document import Page, Section
 from lens_scopes.views.page.heat_table import cell_class, heat_table, legend, marks, token_html
-from lens_scopes.views.page.parts import about, alert, bar, contract_section, details_section, heading, number_cell
+from lens_scopes.views.page.parts import about, alert, bar, contract_section, heading, number_cell, provenance_section
 from lens_scopes.views.words.attribution import (
     caution,
     likely,
@@ -73,12 +73,13 @@ def attribution_page(
         from lens_scopes.views.page.modes import modes_sections
 
         sections += _noted(modes_sections(modes), _difference(attribution, modes))
+        contracts.append(contract_section(modes.contract, "modes-contract", "Contract of the modes", modes.settings))
     if attribution.sites:
         sections.append(_sites(attribution))
     sections += [
         _scores(attribution),
         *contracts,
-        details_section(attribution.model, attribution.settings, attribution.versions),
+        provenance_section(attribution),
     ]
     return Page(title=f"{title(attribution)} · lens_scopes", header=_header(attribution), sections=tuple(sections))
 

@@ -13,9 +13,9 @@ from lens_scopes.views.page.parts import (
     alert,
     bar,
     contract_section,
-    details_section,
     heading,
     number_cell,
+    provenance_section,
     sortable_table,
     text,
     text_cell,
@@ -60,7 +60,7 @@ def flow_page(flow: InformationFlow) -> Page:
         sections=(
             *sections,
             contract_section(flow.contract),
-            details_section(flow.model, flow.settings, flow.versions),
+            provenance_section(flow),
         ),
     )
 

@@ -15,16 +15,16 @@ from lens_scopes.views.page.parts import (
     about,
     alert,
     contract_section,
-    details_section,
     heading,
     number_cell,
+    provenance_section,
     sortable_table,
     text,
     text_cell,
     two_sided_bar,
 )
 from lens_scopes.views.page.svg_scatter import scatter
-from lens_scopes.views.words.attribution import next_token, number, percent, title
+from lens_scopes.views.words.attribution import is_divergence, next_token, number, percent, title
 from lens_scopes.views.words.axis import axis_of
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, Scale, scale_of
 from lens_scopes.views.words.heads import (
@@ -34,7 +34,6 @@ from lens_scopes.views.words.heads import (
     heads_caution,
     heads_oddities,
     heads_reading,
-    is_divergence,
     unit_of_change,
 )
 from lens_scopes.views.words.numbers import short_number
@@ -57,7 +56,7 @@ def heads_page(heads: HeadInspection) -> Page:
     sections = [
         *heads_sections(heads),
         contract_section(heads.contract),
-        details_section(heads.model, heads.settings, heads.versions),
+        provenance_section(heads),
     ]
     return Page(
         title=f"Heads: {title(heads)} · lens_scopes",

@@ -14,9 +14,9 @@ from lens_scopes.views.page.heat_table import cell_class, heat_table, legend, ma
 from lens_scopes.views.page.parts import (
     alert,
     contract_section,
-    details_section,
     heading,
     number_cell,
+    provenance_section,
     sortable_table,
     text,
     text_cell,
@@ -50,7 +50,7 @@ def matrix_page(matrix: AttributionMatrix) -> Page:
         sections=(
             *matrix_sections(matrix),
             contract_section(matrix.contract),
-            details_section(matrix.model, matrix.settings, matrix.versions),
+            provenance_section(matrix),
         ),
     )
 

@@ -11,9 +11,10 @@ from lens_scopes.views.page.document import Page, Section
 from lens_scopes.views.page.heat_table import cell_class, legend, marks, token_html
 from lens_scopes.views.page.parts import (
     alert,
-    details_section,
+    contract_section,
     heading,
     number_cell,
+    provenance_section,
     sortable_table,
     text,
     text_cell,
@@ -47,7 +48,11 @@ def modes_page(modes: ModeInspection) -> Page:
     return Page(
         title=f"Modes: {prompt if len(prompt) <= 80 else '…' + prompt[-79:]} · lens_scopes",
         header=heading(modes, kind, next(iter(modes.prediction.top), None)),
-        sections=(*modes_sections(modes), details_section(modes.model, modes.settings, modes.versions)),
+        sections=(
+            *modes_sections(modes),
+            contract_section(modes.contract),
+            provenance_section(modes),
+        ),
     )
 
 
@@ -73,7 +78,8 @@ def _contrast(contrast: Contrast) -> str:
         f'<span class="value">{short_number(shift.change)}</span></li>'
         for shift in contrast.shifts
     )
-    body = f'<ol class="bars">{bars}</ol>' if bars else '<p class="note">No probability changes along it.</p>'
+    none = "No probability changes along it." if contrast.resolved else "Too small to be resolved, so not decoded."
+    body = f'<ol class="bars">{bars}</ol>' if bars else f'<p class="note">{none}</p>'
     return f"<h3>Mode {contrast.index} <small>λ = {number(contrast.eigenvalue)}</small></h3>{body}"
 
 

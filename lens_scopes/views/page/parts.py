@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from lens_scopes.views.page.document import Section
 from lens_scopes.views.page.heat_table import token_html
 from lens_scopes.views.words.attribution import Prompted, number, percent, prompt_text
+from lens_scopes.views.words.memory import memory_words
 from lens_scopes.views.words.token_text import running
 
 if TYPE_CHECKING:
     from lens_scopes.engine.final_state import PredictedToken
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.base import Result
     from lens_scopes.results.heads import HeadInspection
 
 
@@ -126,6 +128,12 @@ def contract_section(
     if settings:
         html += f"<details><summary>Settings</summary>{definitions(flat(settings))}</details>"
     return Section(key, title, html)
+
+
+def provenance_section(result: Result) -> Section:
+    """Model, settings, memory and versions of a result, folded."""
+    settings = {**result.settings, "memory": memory_words(result.memory)}
+    return details_section(result.model, settings, result.versions)
 
 
 def details_section(

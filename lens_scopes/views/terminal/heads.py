@@ -19,7 +19,7 @@ from lens_scopes.views.terminal.parts import (
     scale_line,
     spaced,
 )
-from lens_scopes.views.words.attribution import number, title
+from lens_scopes.views.words.attribution import is_divergence, number, title
 from lens_scopes.views.words.colour import Scale, scale_of
 from lens_scopes.views.words.heads import (
     HeadLine,
@@ -27,7 +27,6 @@ from lens_scopes.views.words.heads import (
     head_lines,
     heads_oddities,
     heads_reading,
-    is_divergence,
     unit_of_change,
 )
 from lens_scopes.views.words.numbers import short_number

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, spaced
+from lens_scopes.views.terminal.parts import Brush, TerminalView, blocks, cautions, definitions, spaced
 from lens_scopes.views.words.attribution import number, prompt_text
 from lens_scopes.views.words.modes import (
     Contrast,
@@ -52,6 +52,7 @@ class ModesReport(TerminalView):
             yield spaced(_contrast(contrast, brush, width))
         yield spaced(Text(modes_caution(modes), "dim"))
         yield spaced(_words(modes, strongest_removals(modes)[: self.most], brush, width))
+        yield spaced(definitions(modes.contract))
 
 
 def print_modes(modes: ModeInspection, console: Console | None = None) -> None:
@@ -77,7 +78,8 @@ def _contrast(contrast: Contrast, brush: Brush, width: int, most: int = 6) -> Re
         )
     head = Text.assemble((f"mode {contrast.index}", "bold"), (f"  λ = {number(contrast.eigenvalue)}", "dim"))
     if not (rising or falling):
-        return Group(head, Text("no probability changes along it", "dim"))
+        none = "no probability changes along it" if contrast.resolved else "too small to be resolved, so not decoded"
+        return Group(head, Text(none, "dim"))
     return Group(head, table)
 
 

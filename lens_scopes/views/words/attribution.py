@@ -123,17 +123,24 @@ def reading(result: Scored) -> str:
         )
     elsewhere = bool(result.settings.get("at"))
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
+    if is_divergence(result) and not scope.startswith("fisher"):
+        return (
+            f"Each score sums the squared effects of {whose.rstrip(',')} along several directions of the final state,"
+            " by their weights, and is never negative. The unit is that of the directions, squared; the exact formula"
+            " stands in the contract under “score attributed”."
+        )
     if scope.startswith("fisher"):
         change, unit = {
             "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
             "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
             "dot": (f"{whose} having its value and not the baseline's moves", "in nats"),
         }.get(str(readout), (f"a small change of {whose} can move", "per unit of its norm"))
+        half = "" if elsewhere else "; the divergence is half the score"
         root = "; it is the root of it, added up over the sites" if elsewhere else ""
         return (
             f"Each score says how strongly {change} the whole predicted distribution, measured by its Fisher"
-            f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}. The exact formula stands"
-            " in the contract under “score attributed”."
+            f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}{half}. The exact formula"
+            " stands in the contract under “score attributed”."
         )
     quantity = explained(scope)
     if readout == "product":
@@ -155,6 +162,12 @@ def reading(result: Scored) -> str:
         f"Each score is the largest first-order change of {quantity} that a change of {whose} by one unit of norm can"
         f" make. The unit is change of that quantity per unit of {'its' if elsewhere else 'embedding'} norm."
     )
+
+
+def is_divergence(result: Scored) -> bool:
+    """Whether the explained quantity is read by squares along several directions, as a divergence, so has no sign."""
+    by_name = result.scope.startswith("fisher")  # results of earlier versions do not say
+    return bool(result.settings.get("divergence", by_name))
 
 
 def caution(result: Scored) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.folder import FAILED, MEASURED, TOO_LONG
 from lens_scopes.evaluation.statistics import LEAST_PAIRS, RESAMPLES
@@ -27,6 +27,7 @@ _METRICS = {
     "loo-kl-spearman": ("rank agreement with leave-one-out KL, Spearman’s ρ", HIGHER),
     "loo-kl-kendall": ("rank agreement with leave-one-out KL, Kendall’s τ-b", HIGHER),
     "loo-kl-jaccard": ("overlap of the top 10 % with leave-one-out KL, Jaccard", HIGHER),
+    "loo-kl-partial": ("rank agreement with leave-one-out KL given the token’s position, partial Spearman’s ρ", HIGHER),
     "loo-kl-null": ("the same agreement of shuffled scores: what chance gives", None),
     "first-token": ("percentile of the first token’s score", None),
     "infidelity": ("unexplained share of the effects of random ablations", LOWER),
@@ -97,11 +98,51 @@ def facts(report: EvaluationReport) -> dict[str, str]:
         "passages": passages(report),
         "read": read,
         "explained": laboratory.get("explained", ""),
+        "protocol": laboratory.get("protocol", {}).get("name", ""),
+        "planned": planned(report),
         "random": ", ".join(f"{name} {laboratory[name]}" for name in ("seed", "draws") if name in laboratory),
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
         "commit": ", ".join(commits),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def planned(report: EvaluationReport) -> str:
+    """What the first start asked for, as the manifest has it; folders of older versions do not."""
+    plan = report.results.manifest.get("plan")
+    if plan is None:
+        return "not recorded at the first start"
+    indices = ranges(_asked(report, plan))
+    kinds = ", ".join(f"{len(plan[name])} {name}" for name in ("methods", "metrics", "ablations"))
+    return f"passages {indices}, {kinds} (at the first start, {plan['began']})"
+
+
+def plan_changes(report: EvaluationReport) -> list[str]:
+    """Where what was measured is not what the first start asked for."""
+    plan = report.results.manifest.get("plan")
+    if plan is None:
+        return []
+    asked = {ranges(_asked(report, session)): session for session in report.results.sessions if "limit" in session}
+    first = ranges(_asked(report, plan))
+    found = [
+        f"A session of {session['began']} asked for passages {indices}; planned at the first start were {first}."
+        for indices, session in asked.items()
+        if indices != first
+    ]
+    missing = set(_asked(report, plan)) - set(report.results.records)
+    if missing:
+        found.append(
+            f"Of {len(_asked(report, plan))} passages planned at the first start, {len(missing)} were not measured: "
+            "the plan was cut, or is still running."
+        )
+    return found
+
+
+def _asked(report: EvaluationReport, plan: Mapping[str, Any]) -> range:
+    """The indices of the passages that a plan or a session asks for."""
+    count = report.results.manifest.get("passages", {}).get("count", 0)
+    stop = count if plan["limit"] is None else min(count, plan["skip"] + plan["limit"])
+    return range(min(plan["skip"], stop), stop)
 
 
 def passages(report: EvaluationReport) -> str:
@@ -130,7 +171,7 @@ def ranges(indices: Iterable[int]) -> str:
 
 
 def how_to_read(report: EvaluationReport) -> list[str]:
-    """What means, intervals and tests are, and what was chosen before looking."""
+    """What means, intervals and tests are, and what is in the tables."""
     tests = report.compared.attrs.get("tests", 0)
     return [
         "Means are over passages; intervals are 95 % bootstrap intervals of the mean (BCa,"
@@ -140,9 +181,10 @@ def how_to_read(report: EvaluationReport) -> list[str]:
         f" two-sided, corrected after Holm over all {tests} tests of this report, those on correctly predicted"
         f" passages included; with fewer than {LEAST_PAIRS} pairs nothing is tested. The effect is the matched-pairs"
         " rank-biserial correlation (W⁺ − W⁻)/(W⁺ + W⁻), from −1 to 1.",
-        "Chosen before measuring: passages enter by their index alone, and none was left out for its result; every"
-        " method, metric and ablation of the folder is in the table. Whether a passage is predicted correctly depends"
-        " on the model alone, not on any method.",
+        "Passages enter by their index, and every method, metric and ablation of the folder is in the tables. What the"
+        " first start planned, and whether later ones kept to it, is said above; whether numbers were looked at in"
+        " between, no file can tell. Whether a passage is predicted correctly depends on the model alone, not on any"
+        " method.",
         "An ablated token is out of distribution to some degree, and the choice of what replaces it changes values and"
         " rankings: compare methods within one ablation only.",
     ]
@@ -157,22 +199,25 @@ def oddities(report: EvaluationReport) -> list[str]:
         found.append(f"{counts[FAILED]} passage{many} could not be measured.")
     if len(commits := {session.get("commit") for session in report.results.sessions}) > 1:
         found.append(
-            f"Measured by {len(commits)} versions of the code: {', '.join(map(str, sorted(map(str, commits))))}."
+            f"Measured by {len(commits)} versions of the code, which mixed_commits allows: "
+            f"{', '.join(map(str, sorted(map(str, commits))))}."
         )
-    if any((commit or "").endswith("-dirty") for commit in commits):
+    if any("-dirty" in (commit or "") for commit in commits):
         found.append("The code had changes that were not committed when some of this was measured.")
+    found += plan_changes(report)
     if not report.compared.attrs.get("tests") and len(report.methods) > 1:
         found.append(f"Nothing was tested: a paired test needs at least {LEAST_PAIRS} passages measured.")
     return found
 
 
 SANITY = (
-    "model: less than half of the ranking (Spearman, the whole interval) remains with all blocks redrawn; cascade: all"
-    " blocks redrawn leave less than the final quarter; chance: the agreement with leave-one-out is above that of"
-    " shuffled scores. Tests are one-sided Wilcoxon tests at 0.01, not part of the corrected table. For comparison,"
-    " arXiv:2601.16407 and its rebuttal report for Gemma 3 1B on LAMBADA that of the ranking remain 0.88, 0.81 and 0.34"
-    " (Semantic), 0.82, 0.81 and 0.36 (Temperature) and 0.84, 0.79 and 0.33 (Fisher) with the final quarter, the final"
-    " half and all blocks redrawn."
+    "model: with all blocks redrawn the agreement with the model’s own ranking (Spearman, the whole interval) is within"
+    " ±0.5; cascade: all blocks redrawn leave less than the final quarter; chance: the agreement with leave-one-out is"
+    " above that of shuffled scores. Tests are one-sided Wilcoxon tests at 0.01, not part of the corrected table. How"
+    " much remains depends on how blocks are redrawn: the rebuttal of arXiv:2601.16407 has 0.88, 0.81 and 0.34 for"
+    " Semantic Scope (Gemma 3 1B, final quarter, half and all blocks), but it draws weights from N(0,"
+    " initializer_range²) with norm weights 1, explains the true token of correctly predicted passages, and gives the"
+    ' model no BOS. Compare with it under protocol="arXiv:2601.16407" only.'
 )
 
 

@@ -115,6 +115,11 @@ def verdicts_table(report: EvaluationReport) -> list[tuple[str, ...]]:
     ]
 
 
+def table(report: EvaluationReport, suffix: str) -> str:
+    """The tables of a report as Markdown (`.md`) or LaTeX (`.tex`)."""
+    return markdown(report) if suffix == ".md" else latex(report)
+
+
 def markdown(report: EvaluationReport) -> str:
     """Every table of the report, with the settings above and the reading below them."""
     parts = [f"# {title(report)}", "\n".join(f"- {name}: {value}" for name, value in facts(report).items())]

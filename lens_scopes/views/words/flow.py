@@ -63,11 +63,11 @@ def flow_kind(flow: InformationFlow) -> str:
 
 def flow_reading(flow: InformationFlow) -> str:
     return (
-        f"Random noise on the embeddings of one span at a time, {flow.sigma:g} times as long as a typical token"
-        " embedding: how many nats could the predictions tell about it? Bound is ½ σ² tr(M Mᵀ), how far the noise"
-        " moves the predictions on average (Kullback–Leibler divergence, to second order): they can tell no more than"
-        " that. Channel is ½ log det(I + σ² M Mᵀ), the information of the Gaussian channel that fits; it is never"
-        " above the bound."
+        f"Random noise on the embeddings of one span at a time, {flow.sigma:g} times as long as the median"
+        " embedding of the vocabulary: how many nats could the predictions tell about it? Bound is ½ σ² tr(M Mᵀ), to"
+        " second order how far the noise moves the predictions on average (Kullback–Leibler divergence), and so, to"
+        " second order, the most that they can tell. Channel is ½ log det(I + σ² M Mᵀ), the information of the"
+        " Gaussian channel that fits; it is never above the bound."
     )
 
 

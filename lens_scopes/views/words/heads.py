@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.words.attribution import explained, ranking
+from lens_scopes.views.words.attribution import explained, is_divergence, ranking
 
 if TYPE_CHECKING:
     from lens_scopes.results.heads import HeadInspection
 
 _BASELINES = {
     "zero": "zero",
-    "mean": "its mean over the prompt’s positions",
-    "resample": "its output in a prompt of the same tokens in another order",
+    "mean": "its mean over the prompt’s non-special tokens",
+    "shuffle": "its output in a prompt of the same tokens in a random order, special tokens in place",
 }
 _UNITS = {
     "semantic": "logits",
@@ -85,20 +85,21 @@ def _kind(heads: HeadInspection, layer: int, head: int) -> tuple[str | None, flo
     return name.replace("_token", "-token").replace("_", " "), float(heads.head_types[name][layer, head])
 
 
-def is_divergence(heads: HeadInspection) -> bool:
-    """Whether the changes are divergences of the whole distribution, which have no sign."""
-    return heads.scope == "fisher"
-
-
 def unit_of_change(heads: HeadInspection) -> str:
     """The unit of the changes."""
-    return _UNITS.get(heads.scope, "units of the explained quantity")
+    fallback = "squared units of the directions" if is_divergence(heads) else "units of the explained quantity"
+    return _UNITS.get(heads.scope, fallback)
 
 
 def heads_reading(heads: HeadInspection) -> str:
     """What a change means, in a few sentences, with its unit."""
     moved = f"when the output of a head or an MLP is set to {_BASELINES.get(heads.baseline, heads.baseline)}"
     if is_divergence(heads):
+        if heads.scope != "fisher":
+            return (
+                f"Each number is ½ Σ w a², with a the amounts along the objective's directions by which the final state"
+                f" moves {moved}, at every position: predicted to second order. It has no sign."
+            )
         return (
             f"Each number says how far the predicted distribution moves {moved}, at every position: a Kullback–Leibler"
             " divergence in nats, predicted to second order. It has no sign."

@@ -20,6 +20,7 @@ class Contrast:
     eigenvalue: float
     shifts: list[ProbabilityChange]
     largest: float
+    resolved: bool = True
 
 
 def contrasts(modes: ModeInspection) -> list[Contrast]:
@@ -29,7 +30,9 @@ def contrasts(modes: ModeInspection) -> list[Contrast]:
         shifts = [shift for shift in (*mode.rising, *mode.falling) if math.isfinite(shift.change)]
         largest = max((abs(shift.change) for shift in shifts), default=0.0)
         kept = [shift for shift in shifts if abs(shift.change) >= _LEAST * largest and shift.change]
-        found.append(Contrast(index, mode.eigenvalue, sorted(kept, key=lambda shift: -shift.change), largest))
+        found.append(
+            Contrast(index, mode.eigenvalue, sorted(kept, key=lambda shift: -shift.change), largest, mode.resolved)
+        )
     return found
 
 

@@ -1,0 +1,82 @@
+"""Trivial scores, which know little or nothing of the model: what a scope must beat before its agreement means much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.forward import Batch, final_states, token_embeddings
+from lens_scopes.scopes.comparisons import Baseline
+
+_ROWS_AT_ONCE = 64  # rows of logits held at a time
+
+
+@dataclass(frozen=True)
+class Closeness(Baseline):
+    """Closeness to the end: score_t = t + 1, counted from the first token."""
+
+    scope: ClassVar[str] = "closeness"
+    output: ClassVar[str] = "nothing: the place of the token"
+    equation: ClassVar[str] = "score_t = t + 1"
+    process: ClassVar[str] = "none"
+    held: ClassVar[str] = "nothing"
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        return torch.arange(1, len(token_ids) + 1).to(state.y.dtype)
+
+
+@dataclass(frozen=True)
+class EmbeddingNorm(Baseline):
+    """The size of the token's embedding: score_t = ‖x_t‖₂."""
+
+    scope: ClassVar[str] = "embedding-norm"
+    output: ClassVar[str] = "nothing: the size of the embedding"
+    equation: ClassVar[str] = "score_t = ‖x_t‖₂"
+    process: ClassVar[str] = "none"
+    held: ClassVar[str] = "nothing"
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        return token_embeddings(model, token_ids).to(state.y.dtype).norm(dim=-1).cpu()
+
+
+@dataclass(frozen=True)
+class Surprisal(Baseline):
+    """How little the model expected the token: score_t = −log p(x_t | x_<t), nats.
+
+    The first token, which nothing predicts, gets log d_vocab.
+    """
+
+    scope: ClassVar[str] = "surprisal"
+    output: ClassVar[str] = "the token itself, given those before it"
+    equation: ClassVar[str] = "score_t = −log p(x_t | x_<t)"
+    process: ClassVar[str] = "none"
+    held: ClassVar[str] = "nothing"
+
+    def scores(
+        self, model: Any, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
+    ) -> Float[Tensor, " pos"]:
+        last = len(token_ids) - 1
+        found = [torch.tensor([math.log(model.cfg.d_vocab)], dtype=state.y.dtype)]
+        if last:
+            with torch.no_grad():
+                ys = final_states(model, Batch.of(model, [token_ids], [(0, place) for place in range(last)]))
+                for start in range(0, last, _ROWS_AT_ONCE):
+                    logits = state.unembedding.logits(ys[start : start + _ROWS_AT_ONCE])
+                    nexts = torch.tensor(token_ids[start + 1 : start + 1 + len(logits)], device=logits.device)
+                    own = logits.log_softmax(-1).gather(1, nexts[:, None])[:, 0]
+                    found.append(-own.to(state.y.dtype).cpu())
+        return torch.cat(found)
+
+
+TRIVIAL = (Closeness, EmbeddingNorm, Surprisal)

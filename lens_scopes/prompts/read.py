@@ -1,0 +1,236 @@
+"""Text, chat messages or token ids → Prompt: ids, the string of each token, character offsets, named spans.
+
+The beginning-of-sequence token (BOS) is there exactly once: it is prepended when the tokenizer has one, the
+model wants it (`cfg.default_prepend_bos`), and the text does not already begin with it. Token ids are taken
+as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from lens_scopes.errors import PromptError
+from lens_scopes.prompts.chat import check_messages, is_chat, message_spans, render
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import SpanLike, resolve_spans
+from lens_scopes.prompts.tokens import (
+    TokenModel,
+    as_integer,
+    id_range,
+    in_vocabulary,
+    quote,
+    size_of,
+    special_token_ids,
+    token_string,
+    tokenize,
+    vocabulary_string,
+)
+
+# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
+PromptLike: TypeAlias = str | Sequence[Mapping[str, str]] | Sequence[int] | Tensor | Prompt | Any
+
+
+def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, SpanLike] | None = None) -> Prompt:
+    """Tokenise a prompt for `model`.
+
+    `prompt` is one of
+
+    - a text. BOS is prepended once; what else a tokenizer adds by itself (a final EOS) is not.
+    - a chat: a list of `{"role": …, "content": …}`, rendered by the tokenizer's own template up to where the
+      model is to answer. A last message by the assistant is left open, to be continued.
+    - token ids: integers, or an integer tensor `[pos]` or `[1, pos]`. Nothing is added.
+    - a Prompt, which is checked against the model and returned.
+
+    `spans` names parts of the prompt: name → the part's text, which must occur exactly once, `Chars(start, stop)` in
+    characters, or `(start, stop)` (or `range(start, stop)`) in tokens. White space at a token's edge does not count
+    as cut: the span `"dog"` takes the token `" dog"`. Spans may overlap.
+
+    Raises:
+        PromptError: for an empty prompt, one beyond the context window, text that is not valid Unicode, ids
+            outside the vocabulary, malformed messages, a chat without a template, and a span that is missing,
+            ambiguous or cuts a token.
+    """
+    if isinstance(prompt, Prompt):
+        result = prompt
+    elif isinstance(prompt, str):
+        result = _read_text(model, prompt, source="text")
+    elif is_chat(prompt):
+        result = _read_chat(model, prompt)
+    else:
+        result = _read_ids(model, prompt)
+    _check_fits(model, result)
+    if spans:
+        result = replace(result, spans={**result.spans, **resolve_spans(result, spans)})
+    return result
+
+
+def extended(model: TokenModel, prompt: Prompt, token_ids: Sequence[int]) -> Prompt:
+    """The prompt with tokens added at its end, such as those a model generated.
+
+    Raises:
+        PromptError: when the result is beyond the context window.
+    """
+    added = [token_string(model, token_id) for token_id in token_ids]
+    special_ids = frozenset() if model.tokenizer is None else special_token_ids(model.tokenizer)
+    result = replace(
+        prompt,
+        text=None if prompt.text is None else prompt.text + "".join(added),
+        token_ids=(*prompt.token_ids, *token_ids),
+        tokens=(*prompt.tokens, *added),
+        offsets=None if prompt.offsets is None else (*prompt.offsets, *_consecutive(len(prompt.text or ""), added)),
+        special=(*prompt.special, *(token_id in special_ids for token_id in token_ids)),
+    )
+    _check_fits(model, result)
+    return result
+
+
+def _consecutive(start: int, strings: Sequence[str]) -> list[tuple[int, int]]:
+    stops = list(itertools.accumulate(map(len, strings), initial=start))
+    return list(itertools.pairwise(stops))
+
+
+def _read_text(model: TokenModel, text: str, *, source: Literal["text", "chat"]) -> Prompt:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise PromptError("the model has no tokenizer to read text with; give the prompt as token ids")
+    if not text:
+        raise PromptError("the prompt is empty; give at least one token of text")
+    ids, offsets = tokenize(tokenizer, text)
+    if not ids:
+        raise PromptError(f"the prompt {quote(text)} holds no token for this tokenizer; give some text")
+    special_ids = special_token_ids(tokenizer)
+    strings = {i: vocabulary_string(tokenizer, i) for i in set(ids)}
+    tokens = [strings[i] for i in ids]
+    if offsets is not None:
+        offsets = _with_leading_space(text, tokens, offsets)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        tokens = _text_strings(text, ids, tokens, offsets, special_ids, unknown)
+    bos = _bos_to_prepend(model, ids)
+    if bos is not None:
+        ids, tokens = [bos, *ids], [vocabulary_string(tokenizer, bos), *tokens]
+        offsets = None if offsets is None else [(0, 0), *offsets]
+    return Prompt(
+        text=text,
+        token_ids=tuple(ids),
+        tokens=tuple(tokens),
+        offsets=None if offsets is None else tuple(offsets),
+        special=tuple(i in special_ids for i in ids),
+        source=source,
+    )
+
+
+def _read_ids(model: TokenModel, prompt: Any) -> Prompt:
+    if hasattr(prompt, "shape"):
+        shape = tuple(prompt.shape)
+        if len(shape) == 2 and shape[0] == 1:
+            prompt = prompt[0]
+        elif len(shape) != 1:
+            raise PromptError(f"token ids have the shape [pos] or [1, pos], got {list(shape)}; give one prompt")
+        prompt = prompt.tolist()
+    if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
+        kind = type(prompt).__name__
+        raise PromptError(f"a prompt is a text, a list of messages or token ids, got {kind} {quote(prompt)}")
+    d_vocab = size_of(model, "d_vocab")
+    ids: list[int] = []
+    for index, value in enumerate(prompt):
+        if isinstance(value, str):
+            raise PromptError(f"item {index} of the prompt is the string {quote(value)}; give one text, or ids")
+        token_id = as_integer(value)
+        if token_id is None:
+            raise PromptError(
+                f"item {index} of the prompt is {quote(value)}, no token id; give integers from {id_range(d_vocab)}"
+            )
+        if not in_vocabulary(token_id, d_vocab):
+            raise PromptError(
+                f"item {index} of the prompt is the token id {token_id}, outside the model's vocabulary; "
+                f"give {id_range(d_vocab)}"
+            )
+        ids.append(token_id)
+    special_ids = frozenset() if model.tokenizer is None else special_token_ids(model.tokenizer)
+    strings = {i: token_string(model, i) for i in set(ids)}
+    return Prompt(
+        text=None,
+        token_ids=tuple(ids),
+        tokens=tuple(strings[i] for i in ids),
+        offsets=None,
+        special=tuple(i in special_ids for i in ids),
+        source="ids",
+    )
+
+
+def _read_chat(model: TokenModel, messages: Any) -> Prompt:
+    check_messages(model, messages)
+    prompt = _read_text(model, render(model.tokenizer, messages), source="chat")
+    return replace(prompt, spans=message_spans(model.tokenizer, messages, prompt))
+
+
+def _check_fits(model: TokenModel, prompt: Prompt) -> None:
+    if not prompt.token_ids:
+        raise PromptError("the prompt is empty; give at least one token")
+    d_vocab, n_ctx = size_of(model, "d_vocab"), size_of(model, "n_ctx")
+    for index, token_id in enumerate(prompt.token_ids):
+        if not in_vocabulary(token_id, d_vocab):
+            raise PromptError(
+                f"token {index} of the prompt, {quote(prompt.tokens[index])}, has the id {token_id}, "
+                f"outside the model's vocabulary ({id_range(d_vocab)}); use the model's own tokenizer"
+            )
+    if n_ctx is not None and len(prompt) > n_ctx:
+        raise PromptError(
+            f"the prompt has {len(prompt)} tokens, but the model's context window holds {n_ctx}; shorten it"
+        )
+
+
+def _with_leading_space(text: str, strings: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Offsets in which white space that no token covers belongs to the token after it.
+
+    Some tokenizers trim the space off a token's offsets, and others have it in no token; words would then run
+    together. A token whose string begins with space takes what the string holds, any other all that is left.
+    """
+    extended: list[tuple[int, int]] = []
+    covered = 0
+    for string, (start, stop) in zip(strings, offsets, strict=True):
+        if string[:1].isspace() and text.startswith(string, covered) and covered + len(string) >= stop:
+            start, stop = covered, covered + len(string)
+        elif text[covered:start].isspace():
+            start = covered
+        extended.append((start, stop))
+        covered = max(covered, stop)
+    return extended
+
+
+def _text_strings(
+    text: str,
+    ids: Sequence[int],
+    strings: Sequence[str],
+    offsets: Sequence[tuple[int, int]],
+    special_ids: frozenset[int],
+    unknown: int | None,
+) -> list[str]:
+    """What each token covers of the text, or its own string where it is special or shares a character."""
+    result: list[str] = []
+    for index, (start, stop) in enumerate(offsets):
+        piece = text[start:stop]
+        shared = (index > 0 and offsets[index - 1][1] > start) or (
+            index + 1 < len(offsets) and offsets[index + 1][0] < stop
+        )
+        if ids[index] in special_ids or not piece or shared:
+            result.append(strings[index])
+        elif ids[index] == unknown:  # the model reads no more than that a word stood here
+            result.append(piece[: len(piece) - len(piece.lstrip())] + strings[index])
+        else:
+            result.append(piece)
+    return result
+
+
+def _bos_to_prepend(model: TokenModel, ids: list[int]) -> int | None:
+    tokenizer = model.tokenizer
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or not getattr(model.cfg, "default_prepend_bos", True) or ids[0] == bos:
+        return None
+    # a BOS string that the vocabulary lacks is mapped to the unknown token
+    return bos if tokenizer.convert_ids_to_tokens(bos) == str(tokenizer.bos_token) else None

@@ -1,0 +1,28 @@
+"""Any saved result, whatever its kind."""
+
+from __future__ import annotations
+
+import os
+
+from lens_scopes.results import files
+from lens_scopes.results.attribution import Attribution
+from lens_scopes.results.base import Result
+from lens_scopes.results.flow import InformationFlow
+from lens_scopes.results.heads import HeadInspection
+from lens_scopes.results.matrix import AttributionMatrix
+from lens_scopes.results.modes import ModeInspection
+
+KINDS: dict[str, type[Result]] = {
+    cls.kind: cls for cls in (Attribution, HeadInspection, AttributionMatrix, ModeInspection, InformationFlow)
+}
+
+
+def load(path: str | os.PathLike[str]) -> Result:
+    """Reads a result of any kind, written by its `save`.
+
+    Raises:
+        FileError: when the file is missing, damaged, no result, or of another version.
+
+    >>> ls.load("paris.safetensors").show()
+    """
+    return files.read(path, {kind: cls.from_record for kind, cls in KINDS.items()})

@@ -1,0 +1,161 @@
+"""Every name in the registry builds its scope, and every face of the suite takes its names from there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import reference
+import torch
+from command_line import PROMPT, Run
+from served import client, served_model
+from tiny_models import llama_like
+from torch import Tensor
+from torch.testing import assert_close
+
+import lens_scopes as ls
+from lens_scopes.errors import ObjectiveError
+from lens_scopes.scopes import registry
+from lens_scopes.scopes.registry import ScopeEntry, as_objective, build_scope, scope_entries, scope_names
+
+IDS = [3, 1, 4, 1, 5, 9, 2, 6]
+SETTINGS = {
+    "target": " sofa",
+    "other": " the",
+    "rank": "2",
+    "samples": "2",
+    "seed": "1",
+    "measure": "kl",
+    "ablation": "mean",
+}
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(ObjectiveError) as error:
+        call()
+    return str(error.value)
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "_added", {})
+    yield
+
+
+def test_every_objective_has_a_name() -> None:
+    names = ["semantic", "logprob", "logit-diff", "temperature", "entropy", "fisher", "fisher-at-values"]
+    assert scope_names(takes_gradient=True) == names
+    for name in names:
+        settings = {"target": 1, "other": 2} if name == "logit-diff" else {}
+        assert build_scope(name, **settings).scope == name
+    assert build_scope("fisher", rank=3) == ls.Fisher(rank=3)
+
+
+def test_unknown_names_and_settings_are_refused_with_near_ones() -> None:
+    for wrong, near in (("semantics", "semantic"), ("Fischer", "fisher"), ("TEMPERATUR", "temperature")):
+        message = refusal(lambda wrong=wrong: build_scope(wrong))
+        assert repr(wrong) in message and f"did you mean {near!r}" in message
+    message = refusal(lambda: build_scope("zzz"))
+    assert "did you mean" not in message and "semantic, logprob" in message
+    assert "rank" in refusal(lambda: build_scope("semantic", rank=2))
+    assert "logit-diff" in refusal(lambda: build_scope("logit-diff"))
+    assert "rank" in refusal(lambda: build_scope("fisher", rank=0))
+
+
+def test_a_users_objective_is_known_by_name_once_registered(own_registry: None) -> None:
+    model = llama_like()
+    ls.register_objective("first-axis", lambda y, logits: torch.eye(len(y))[0])
+    assert "first-axis" in scope_names()
+    att = ls.attribute(model, IDS, "first-axis")
+    expected = reference.jacobian(model, IDS)[:, 0].norm(dim=-1)
+    assert_close(att.scores, expected, rtol=1e-9, atol=1e-12)
+    assert att.scope == "first-axis" or att.objective == "first-axis"
+    assert att.objective == "first-axis" and att.settings["objective"]["name"] == "first-axis"
+    for taken in ("first-axis", "semantic"):
+        assert repr(taken) in refusal(lambda taken=taken: ls.register_objective(taken, lambda y, logits: y))
+    assert "'first-axis'" in refusal(lambda: build_scope("first-axes"))
+
+
+def test_what_may_be_passed_for_an_objective() -> None:
+    def my_scope(y: Tensor, logits: Tensor) -> Tensor:
+        return y
+
+    assert as_objective(None) == as_objective("semantic") == as_objective(ls.Semantic) == ls.Semantic()
+    assert as_objective(ls.Fisher(rank=2)) == ls.Fisher(rank=2)
+    assert as_objective(my_scope) == ls.Custom(my_scope, "my_scope")
+    assert isinstance(as_objective(SimpleCallable()), ls.Custom)
+    for wrong in (3, 1.5, ["semantic"], object()):
+        message = refusal(lambda wrong=wrong: inspect.unwrap(as_objective)(wrong))
+        assert type(wrong).__name__ in message
+    assert "logit-diff" in refusal(lambda: as_objective(ls.LogitDiff))
+
+
+class SimpleCallable:
+    def __call__(self, y: Tensor, logits: Tensor) -> Tensor:
+        return y
+
+
+# Drift: each face knows each entry
+
+
+@pytest.fixture
+def preset(own_registry: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset that a user adds in one place."""
+    entry = ScopeEntry("two-fishers", lambda **settings: ls.Fisher(2, **settings), "two terms", {"seed": "seed"})
+    monkeypatch.setitem(registry._added, entry.name, entry)
+    return entry.name
+
+
+def test_one_entry_is_enough_for_a_preset(preset: str, run: Callable[..., Run]) -> None:
+    by_name = ls.attribute(llama_like(), IDS, preset)
+    assert torch.equal(by_name.scores, ls.attribute(llama_like(), IDS, ls.Fisher(2)).scores)
+    from lens_scopes.server import create_app
+
+    with client(create_app({"tiny": served_model()})) as http:
+        assert preset in http.get("/api/about").json()["scopes"]
+        answer = http.post("/api/attribute", json={"text": PROMPT, "scope": preset})
+        assert answer.status_code == 200, answer.text
+    assert run("attribute", PROMPT, "--scope", preset, "--json").status == 0
+
+
+@pytest.mark.parametrize("name", scope_names())
+def test_every_entry_runs_from_the_command_line(name: str, run: Callable[..., Run]) -> None:
+    required = [word for setting in scope_entries()[name].required for word in (f"--{setting}", SETTINGS[setting])]
+    result = run("attribute", PROMPT, "--scope", name, *required, "--json")
+    assert result.status == 0, result.err
+
+
+@pytest.mark.parametrize("name", scope_names())
+def test_every_setting_of_an_entry_is_an_option(name: str, run: Callable[..., Run]) -> None:
+    help_text = run("attribute", "--help").out
+    assert name in help_text.replace("\n", " ") or name in "".join(help_text.split())
+    for setting in scope_entries()[name].settings:
+        assert f"--{setting}" in help_text
+
+
+@pytest.mark.parametrize("name", scope_names(takes_gradient=True))
+def test_the_api_describes_every_scope(name: str) -> None:
+    from lens_scopes.server import create_app
+
+    with client(create_app({"tiny": served_model()})) as http:
+        assert name in http.get("/openapi.json").text
+
+
+def test_an_installed_package_adds_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = ScopeEntry("outside", lambda: ls.Temperature(), "from another package")
+
+    class Point:
+        def load(self) -> ScopeEntry:
+            return entry
+
+    monkeypatch.setattr(
+        registry.metadata, "entry_points", lambda group: [Point()] if group == registry.ENTRY_POINTS else []
+    )
+    registry._installed.cache_clear()
+    try:
+        assert build_scope("outside") == ls.Temperature()
+    finally:
+        monkeypatch.undo()
+        registry._installed.cache_clear()
