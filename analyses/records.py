@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import lens_scopes as ls
-from lens_scopes.attribution.attribute import package_versions
+from lens_scopes.attribution.resolved import package_versions
 from lens_scopes.errors import FileError
 from lens_scopes.results.files import write_whole
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
@@ -106,7 +106,7 @@ def information_flow(
     """
     relative = checked_sigma(sigma)
     rank, samples = _checked_directions(model.cfg.d_model, rank, samples)
-    job = Job.read(model, Fisher("trace"), False, (), through, "norm", memory, products=products)
+    resolved = ResolvedSpec.read(model, Fisher("trace"), False, (), through, "norm", memory, products=products)
     read, count = _with_answer(model, prompt, spans, answer, generate, position)
     flows = _checked_spans(read)
     last = resolve_position(read, position) if count == 0 else len(read) - 2
@@ -114,11 +114,11 @@ def information_flow(
     ids = read.token_ids[: last + 1]
 
     reads = [(0, destination) for destination in destinations]
-    plan = job.budget().plan(len(ids))
-    with products_in(job.products):
-        traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads)
+    plan = resolved.budget().plan(len(ids))
+    with products_in(resolved.products):
+        traced = trace_within(model, [ids], [], plan, resolved.path_hooks(), reads)
         with torch.no_grad():
-            states = job.final_states(traced, [next_token_id(read, destination) for destination in destinations])
+            states = resolved.final_states(traced, [next_token_id(read, destination) for destination in destinations])
             generator = torch.Generator().manual_seed(seed)
             directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
         gradients = _span_gradients(traced, directions, [range(*span) for span in flows.values()], progress)
@@ -135,13 +135,13 @@ def information_flow(
         omitted=torch.stack(omitted),
         omitted_error=torch.stack(errors),
         destinations=destinations,
-        targets=[_target(job, state) if count else None for state in states],
-        predicted=[job.prediction(state).top[0] for state in states],
+        targets=[_target(resolved, state) if count else None for state in states],
+        predicted=[resolved.prediction(state).top[0] for state in states],
         answer=count,
         generated=bool(generate),
-        **job.record(read, destinations[-1], states[-1], whole=True),
-        contract=_contract(job, destinations, flows, count, relative, rank, samples),
-        settings=job.settings(
+        **resolved.record(read, destinations[-1], states[-1], whole=True),
+        contract=_contract(resolved, destinations, flows, count, relative, rank, samples),
+        settings=resolved.settings(
             destinations[-1],
             sigma=relative,
             rank=rank,
@@ -149,7 +149,7 @@ def information_flow(
             seed=seed,
             answer_tokens=count,
             generated=bool(generate),
-            products=job.products,
+            products=resolved.products,
         ),
         memory=traced.outcome(plan, len(destinations) * (rank + samples)),
     )
@@ -300,14 +300,14 @@ def _embedding_norm(model: Any) -> float:
     return float(norms.median())
 
 
-def _target(job: Job, state: FinalState) -> PredictedToken | None:
+def _target(resolved: ResolvedSpec, state: FinalState) -> PredictedToken | None:
     if state.target is None:
         return None
-    return PredictedToken(state.target, job.token(state.target), float(state.probabilities[state.target]))
+    return PredictedToken(state.target, resolved.token(state.target), float(state.probabilities[state.target]))
 
 
 def _contract(
-    job: Job,
+    resolved: ResolvedSpec,
     destinations: Sequence[int],
     spans: Mapping[str, tuple[int, int]],
     answer: int,
@@ -320,8 +320,8 @@ def _contract(
         after = f"after positions {destinations[0]} to {destinations[-1]}, those of the answer, summed"
     named = ", ".join(f"{name!r} ({start} to {stop - 1})" for name, (start, stop) in spans.items())
     held = "the weights, all other embeddings, the answer's own tokens and the positions"
-    if job.path is not None:
-        held += f"; gradient flows only {job.path}, all else keeps its value"
+    if resolved.path is not None:
+        held += f"; gradient flows only {resolved.path}, all else keeps its value"
     estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
     return contract(
         output=f"the whole next-token distribution, {after}",

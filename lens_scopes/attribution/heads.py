@@ -20,7 +20,6 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Request
 from lens_scopes.attribution.component_ablation import (
     Baseline,
     ablated_final_states,
@@ -28,6 +27,7 @@ from lens_scopes.attribution.component_ablation import (
     check_baseline,
     component_site,
 )
+from lens_scopes.attribution.resolved import PromptPosition, ResolvedSpec
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
@@ -82,9 +82,9 @@ def inspect_heads(
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
     """
     check_baseline(baseline)
-    job = Job.read(model, objective, False, (), through, "norm", memory).require_embedding()
-    job.objective.check_target(target)
-    request = Request.read(model, prompt, position, target)
+    resolved = ResolvedSpec.read(model, objective, False, (), through, "norm", memory).require_embedding()
+    resolved.objective.check_target(target)
+    place = PromptPosition.read(model, prompt, position, target)
     shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     with_mlps = not bool(getattr(model.cfg, "attn_only", False))
@@ -95,21 +95,21 @@ def inspect_heads(
     values = [f"blocks.{layer}.attn.hook_v" for layer in range(n_layers)]
     weights = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
     require_used(model, outputs, SiteError)
-    budget = job.budget()
-    plan = budget.plan_patterns(len(request.token_ids))
-    traced = trace(model, [request.token_ids], [*outputs, *values, *weights], job.path_hooks())
-    state = job.final_states(traced, [request.target])[0]
-    directions = job.objective.directions(state)
+    budget = resolved.budget()
+    plan = budget.plan_patterns(len(place.token_ids))
+    traced = trace(model, [place.token_ids], [*outputs, *values, *weights], resolved.path_hooks())
+    state = resolved.final_states(traced, [place.target])[0]
+    directions = resolved.objective.directions(state)
 
     generator = torch.Generator().manual_seed(seed)
     activations = {name: traced.activations[name] for name in outputs}
-    special = request.prompt.special[: len(request.token_ids)]
-    baselines = baseline_activations(model, request.token_ids, special, activations, baseline, generator)
+    special = place.prompt.special[: len(place.token_ids)]
+    baselines = baseline_activations(model, place.token_ids, special, activations, baseline, generator)
     found = _backward(traced, directions, outputs, values, weights, baselines, n_heads)
-    amounts_direct = _direct_amounts(model, request, directions, job.path, baselines, n_layers)
+    amounts_direct = _direct_amounts(model, place, directions, resolved.path, baselines, n_layers)
 
     def combined(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
-        return job.objective.predicted_change(directions, amounts).cpu()
+        return resolved.objective.predicted_change(directions, amounts).cpu()
 
     effect = combined(found.heads)
     mlp_effect = combined(found.mlps) if with_mlps else effect.new_zeros(0)
@@ -118,18 +118,18 @@ def inspect_heads(
 
     strongest = _strongest(effect, mlp_effect)
     if verify is None:
-        verify = len(strongest) if len(strongest) * len(request.token_ids) <= _ABLATED_TOKENS else _ABLATED_FEW
+        verify = len(strongest) if len(strongest) * len(place.token_ids) <= _ABLATED_TOKENS else _ABLATED_FEW
     ablated = strongest[:verify]
     after = []
     if ablated:
-        states = ablated_final_states(model, request.token_ids, ablated, baselines, progress, budget)
-        after = [FinalState(y, job.unembedding, state.target) for y in states.to(state.y)]
+        states = ablated_final_states(model, place.token_ids, ablated, baselines, progress, budget)
+        after = [FinalState(y, resolved.unembedding, state.target) for y in states.to(state.y)]
     ablations = [
         AblationEffect(
             layer,
             head,
             float(mlp_effect[layer] if head is None else effect[layer, head]),
-            job.objective.change(state, reached),
+            resolved.objective.change(state, reached),
         )
         for (layer, head), reached in zip(ablated, after, strict=True)
     ]
@@ -145,11 +145,11 @@ def inspect_heads(
         ablations=ablations,
         spearman=_spearman(ablations),
         baseline=baseline,
-        target=job.predicted_target(state),
-        **job.record(request.prompt, request.position, state),
-        contract=_contract(job, request, state, baseline),
-        settings=job.settings(
-            request.position, baseline=baseline, verified=len(ablations), seed=seed, divergence=directions.squared
+        target=resolved.predicted_target(state),
+        **resolved.record(place.prompt, place.position, state),
+        contract=_contract(resolved, place, state, baseline),
+        settings=resolved.settings(
+            place.position, baseline=baseline, verified=len(ablations), seed=seed, divergence=directions.squared
         ),
         memory=plan,
         warnings=[*directions.warnings, *_agreement_warnings(ablations)],
@@ -221,7 +221,12 @@ def _per_head(values: Float[Tensor, "pos kv_head d_head"], n_heads: int) -> Floa
 
 
 def _direct_amounts(
-    model: Any, request: Request, directions: Directions, path: Path | None, baselines: dict[str, Tensor], n_layers: int
+    model: Any,
+    place: PromptPosition,
+    directions: Directions,
+    path: Path | None,
+    baselines: dict[str, Tensor],
+    n_layers: int,
 ) -> Float[Tensor, "k layer head"]:
     """Amounts along the route head → residual stream → final norm, with the norms' scales held at their values.
 
@@ -232,7 +237,7 @@ def _direct_amounts(
     last = f"blocks.{n_layers - 1}.hook_resid_post"
     z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(n_layers)]
     out_names = [f"blocks.{layer}.hook_attn_out" for layer in range(n_layers)]
-    traced = trace(model, [request.token_ids], [*z_names, *out_names, last], frozen.hooks(model))
+    traced = trace(model, [place.token_ids], [*z_names, *out_names, last], frozen.hooks(model))
     amounts = []
     for vector in directions.vectors:
         (at_end,) = torch.autograd.grad(
@@ -301,16 +306,16 @@ def _agreement_warnings(ablations: Sequence[AblationEffect]) -> list[str]:
     ]
 
 
-def _contract(job: Job, request: Request, state: FinalState, baseline: Baseline) -> dict[str, str]:
+def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: Baseline) -> dict[str, str]:
     held = "the weights, all other components' outputs except as they respond, and the explained directions v"
-    if job.path is not None:
-        held += f"; gradient flows only {job.path}"
+    if resolved.path is not None:
+        held += f"; gradient flows only {resolved.path}"
     return contract(
-        output=f"{job.objective.describe(job.label, state)}, after position {request.position}",
+        output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
         features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "
         "together",
         process=f"one component at a time is set to its {baseline} baseline; predicted to first order, checked by "
         "doing it",
         held=held,
-        score=f"change of the output explained: Σ_dest g · (b − z) along {job.objective.equation}",
+        score=f"change of the output explained: Σ_dest g · (b − z) along {resolved.objective.equation}",
     )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, choice_record
+from lens_scopes.attribution.resolved import ResolvedSpec, choice_record
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
@@ -62,7 +62,9 @@ def attribute_all(
     Raises:
         LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
     """
-    job = Job.read(model, objective, False, (), through, readout, memory, products=products).require_embedding()
+    resolved = ResolvedSpec.read(
+        model, objective, False, (), through, readout, memory, products=products
+    ).require_embedding()
     read = read_prompt(model, prompt, spans=spans)
     first = 0
     if generate:
@@ -80,13 +82,13 @@ def attribute_all(
     def run(items: range) -> None:
         block = destinations[items.start : items.stop]
         ids = read.token_ids[: block[-1] + 1]
-        plan = job.budget().plan(len(ids))
-        traced = trace_within(model, [ids], [], plan, job.path_hooks(), reads=[(0, dest) for dest in block])
+        plan = resolved.budget().plan(len(ids))
+        traced = trace_within(model, [ids], [], plan, resolved.path_hooks(), reads=[(0, dest) for dest in block])
         with torch.no_grad():
-            states = job.final_states(traced, [next_token_id(read, dest) for dest in block])
-            explained = [job.objective.directions(state) for state in states]
-            named = [(job.predicted_target(state), job.prediction(state).top[0]) for state in states]
-        scores = _rows(traced, explained, job.readout, averaged_mask([read.special[: len(ids)]]))
+            states = resolved.final_states(traced, [next_token_id(read, dest) for dest in block])
+            explained = [resolved.objective.directions(state) for state in states]
+            named = [(resolved.predicted_target(state), resolved.prediction(state).top[0]) for state in states]
+        scores = _rows(traced, explained, resolved.readout, averaged_mask([read.special[: len(ids)]]))
         rows.extend(torch.nn.functional.pad(row, (0, length - len(row))) for row in scores)
         targets.extend(target for target, _ in named)
         predicted.extend(top for _, top in named)
@@ -96,10 +98,10 @@ def attribute_all(
         if progress is not None:
             progress(len(rows), len(destinations))
 
-    with products_in(job.products):
+    with products_in(resolved.products):
         in_portions(len(destinations), lambda _: _BLOCK, run)
-    record = job.record(read, destinations[-1], last[-1], whole=True)
-    record["objective"] = type(job.objective).__name__  # each row has a target of its own
+    record = resolved.record(read, destinations[-1], last[-1], whole=True)
+    record["objective"] = type(resolved.objective).__name__  # each row has a target of its own
     return AttributionMatrix(
         matrix=torch.stack(rows),
         destinations=destinations,
@@ -110,23 +112,23 @@ def attribute_all(
         **record,
         contract=attribution_contract(
             ContractTerms(
-                output=f"{job.objective.output}, at each of {len(destinations)} positions",
+                output=f"{resolved.objective.output}, at each of {len(destinations)} positions",
                 position=destinations[-1],
                 n_tokens=length,
                 sites=[],
-                path=None if job.path is None else str(job.path),
-                equation=job.objective.equation,
-                readout=job.readout,
+                path=None if resolved.path is None else str(resolved.path),
+                equation=resolved.objective.equation,
+                readout=resolved.readout,
                 n_directions=max(len(item.vectors) for item in directions),
                 squared=directions[-1].squared,
                 sampled=directions[-1].sampled,
             )
         ),
-        settings=job.settings(
+        settings=resolved.settings(
             destinations[-1],
-            readout=choice_record(job.readout),
+            readout=choice_record(resolved.readout),
             generated=generate,
-            products=job.products,
+            products=resolved.products,
             divergence=directions[-1].squared,
         ),
         memory=memory_used[-1],  # of the longest part of the text

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, Request
 from lens_scopes.attribution.component_ablation import changed_final_states
+from lens_scopes.attribution.resolved import PromptPosition, ResolvedSpec
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
@@ -63,12 +63,12 @@ def inspect_modes(
     """
     if baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')
-    job = Job.read(model, Fisher(rank=rank), False, (), through, "norm", memory)
-    request = Request.read(model, prompt, position, None)
-    budget = job.budget()
-    plan = budget.plan(len(request.token_ids))
-    traced = trace_within(model, [request.token_ids], [], plan, job.path_hooks())
-    state = job.final_states(traced, [request.target])[0]
+    resolved = ResolvedSpec.read(model, Fisher(rank=rank), False, (), through, "norm", memory)
+    place = PromptPosition.read(model, prompt, position, None)
+    budget = resolved.budget()
+    plan = budget.plan(len(place.token_ids))
+    traced = trace_within(model, [place.token_ids], [], plan, resolved.path_hooks())
+    state = resolved.final_states(traced, [place.target])[0]
     terms = PredictiveGeometry(state).leading(rank)
     read: list[tuple[Tensor, Tensor]] = []
     traced.backward(
@@ -78,7 +78,7 @@ def inspect_modes(
     target = (
         torch.zeros_like(embeddings)
         if baseline == "zero"
-        else text_mean(embeddings[None], averaged_mask([request.special]).to(embeddings.device))[0]
+        else text_mean(embeddings[None], averaged_mask([place.special]).to(embeddings.device))[0]
         .to(embeddings)
         .expand_as(embeddings)
     )
@@ -90,24 +90,24 @@ def inspect_modes(
     signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
     decoded = [
-        FisherMode(value, *(_sides(job, contrast / value**0.5, shown) if resolved else ([], [])), resolved)
-        for value, contrast, resolved in zip(terms.eigenvalues.tolist(), contrasts, terms.resolved, strict=True)
+        FisherMode(value, *(_sides(resolved, contrast / value**0.5, shown) if is_clear else ([], [])), is_clear)
+        for value, contrast, is_clear in zip(terms.eigenvalues.tolist(), contrasts, terms.resolved, strict=True)
     ]
     after = changed_final_states(
         model,
-        request.token_ids,
-        range(len(request.token_ids)),
+        place.token_ids,
+        range(len(place.token_ids)),
         lambda indices: [(EMBEDDING, _replace(indices, target))],
         progress,
         budget,
     )
     replacements = [
         _removal(
-            job,
-            request,
+            resolved,
+            place,
             index,
             state,
-            FinalState(y, job.unembedding),
+            FinalState(y, resolved.unembedding),
             amounts[:, index],
             terms.eigenvalues,
             contrasts,
@@ -119,10 +119,10 @@ def inspect_modes(
         modes=decoded,
         replacements=replacements,
         baseline=baseline,
-        **job.record(request.prompt, request.position, state),
-        contract=_contract(job, request, state, baseline, len(decoded)),
-        settings=job.settings(
-            request.position,
+        **resolved.record(place.prompt, place.position, state),
+        contract=_contract(resolved, place, state, baseline, len(decoded)),
+        settings=resolved.settings(
+            place.position,
             rank=rank,
             baseline=baseline,
             divergence=True,
@@ -136,13 +136,15 @@ def inspect_modes(
     )
 
 
-def _contract(job: Job, request: Request, state: FinalState, baseline: str, n_modes: int) -> dict[str, str]:
+def _contract(
+    resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: str, n_modes: int
+) -> dict[str, str]:
     held = "the weights, the embeddings of all other tokens, the positions and the modes u_i"
-    if job.path is not None:
-        held += f"; gradient flows only {job.path}, all else keeps its value"
+    if resolved.path is not None:
+        held += f"; gradient flows only {resolved.path}, all else keeps its value"
     return contract(
-        output=f"{job.objective.describe(job.label, state)}, after position {request.position}",
-        features=f"the embeddings ({EMBEDDING}) of the {len(request.token_ids)} tokens up to that position",
+        output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
+        features=f"the embeddings ({EMBEDDING}) of the {len(place.token_ids)} tokens up to that position",
         process=f"one token's embedding at a time is replaced by the {baseline} one; predicted to first order, checked "
         "by doing it",
         held=held,
@@ -163,21 +165,21 @@ def _unresolved(terms: LeadingTerms) -> list[str]:
 
 
 def _sides(
-    job: Job, change: Float[Tensor, " d_vocab"], shown: int
+    resolved: ResolvedSpec, change: Float[Tensor, " d_vocab"], shown: int
 ) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
     shown = min(shown, len(change))
-    rising = [_shift(job, change, token) for token in change.topk(shown).indices.tolist()]
-    falling = [_shift(job, change, token) for token in (-change).topk(shown).indices.tolist()]
+    rising = [_shift(resolved, change, token) for token in change.topk(shown).indices.tolist()]
+    falling = [_shift(resolved, change, token) for token in (-change).topk(shown).indices.tolist()]
     return [item for item in rising if item.change > 0], [item for item in falling if item.change < 0]
 
 
-def _shift(job: Job, change: Float[Tensor, " d_vocab"], token_id: int) -> ProbabilityChange:
-    return ProbabilityChange(token_id, job.token(token_id), float(change[token_id]))
+def _shift(resolved: ResolvedSpec, change: Float[Tensor, " d_vocab"], token_id: int) -> ProbabilityChange:
+    return ProbabilityChange(token_id, resolved.token(token_id), float(change[token_id]))
 
 
 def _removal(
-    job: Job,
-    request: Request,
+    resolved: ResolvedSpec,
+    place: PromptPosition,
     index: int,
     before: FinalState,
     after: FinalState,
@@ -194,13 +196,13 @@ def _removal(
     largest = torch.maximum(predicted.abs(), actual.abs()).topk(min(shown, len(predicted))).indices.tolist()
     return TokenReplacement(
         index=index,
-        token=request.prompt.tokens[index],
+        token=place.prompt.tokens[index],
         amounts=amounts.tolist(),
-        predicted=[_shift(job, predicted, token) for token in chosen],
-        actual=[_shift(job, actual, token) for token in largest],
+        predicted=[_shift(resolved, predicted, token) for token in chosen],
+        actual=[_shift(resolved, actual, token) for token in largest],
         agreement=float(predicted @ actual) / norms if norms > 0 else 0.0,
         predicted_nats=float(0.5 * (eigenvalues.to(amounts) * amounts**2).sum()),
-        actual_nats=job.objective.change(before, after),
+        actual_nats=resolved.objective.change(before, after),
     )
 
 

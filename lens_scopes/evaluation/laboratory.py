@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lens_scopes.attribution.attribute import choice_record
+from lens_scopes.attribution.resolved import choice_record
 from lens_scopes.engine.final_state import unembedding
 from lens_scopes.engine.forward import run_to_final_state
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws

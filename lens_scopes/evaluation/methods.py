@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.attribute import Job, attribute
+from lens_scopes.attribution.attribute import attribute
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.path_gradients import (
     STARTS,
@@ -90,7 +91,7 @@ class Method:
         """
         try:
             if isinstance(self.explanation, Objective):
-                Job.read(
+                ResolvedSpec.read(
                     model, self.explanation, False, (), self.through, self.readout, points=self.points, at=self.at
                 ).path_hooks()
             else:

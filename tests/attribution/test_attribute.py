@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.attribution import attribute as scopes
+from lens_scopes.attribution import resolved as scopes
 from lens_scopes.engine import backward as backprop
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState, Unembedding, unembedding

@@ -1,0 +1,443 @@
+"""What is asked, resolved with a model: sites, path and objective checked once, then run on any number of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.attribution.averaging import average_over_points
+from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
+from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, trace, trace_within
+from lens_scopes.engine.final_state import (
+    FinalState,
+    PredictedToken,
+    Prediction,
+    Unembedding,
+    compute_dtype,
+    unembedding,
+)
+from lens_scopes.engine.forward import Hook
+from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions, parse_memory
+from lens_scopes.engine.model_checks import require_gradients, require_used
+from lens_scopes.engine.precision import Products, check_products, products_in
+from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
+from lens_scopes.engine.text_mean import averaged_mask
+from lens_scopes.errors import NumericsError, ObjectiveError, SiteError
+from lens_scopes.models.load import model_record
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.tokens import resolve_token, token_string
+from lens_scopes.results.attribution import Attribution, DirectionDetails
+from lens_scopes.results.record import plain
+from lens_scopes.scopes.contract import ContractTerms, attribution_contract
+from lens_scopes.scopes.objectives import DirectionFunction, Directions, Explanation, Objective
+from lens_scopes.scopes.paths import Path, PathLike, as_path
+from lens_scopes.scopes.points import Points, PointsLike, as_points
+from lens_scopes.scopes.readouts import Readout, as_readout
+from lens_scopes.scopes.registry import as_objective
+
+_TOP_TOKENS = 10
+_BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
+_BATCH_TOKENS_OF_GPU = 8192
+_NOISY = 0.2  # a standard error above this share of the scores is worth a warning
+
+
+def _batch_tokens(model: Any) -> int:
+    return _BATCH_TOKENS if next(model.parameters()).device.type == "cpu" else _BATCH_TOKENS_OF_GPU
+
+
+@dataclass(frozen=True)
+class PromptPosition:
+    """One prompt with the position and the target to explain."""
+
+    prompt: Prompt
+    position: int
+    target: int | None
+
+    @classmethod
+    def read(cls, model: Any, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
+        """Reads a prompt, its position and its target against the model, once, at the boundary."""
+        read = read_prompt(model, prompt)
+        at = resolve_position(read, position)
+        return cls(read, at, next_token_id(read, at) if target is None else resolve_token(model, target))
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens up to the position: later ones cannot matter."""
+        return self.prompt.token_ids[: self.position + 1]
+
+    @property
+    def special(self) -> tuple[bool, ...]:
+        """Which of `token_ids` are special."""
+        return self.prompt.special[: self.position + 1]
+
+
+@dataclass(frozen=True)
+class ResolvedSpec:
+    """The four choices, checked against the model."""
+
+    model: Any
+    unembedding: Unembedding
+    objective: Objective
+    layer_names: list[str]
+    site_names: list[str]
+    path: Path | None
+    readout: Readout
+    memory: int | None
+    points: Points | None
+    products: Products
+    at_names: list[str]
+
+    @classmethod
+    def read(
+        cls,
+        model: Any,
+        objective: Explanation | str | DirectionFunction | None,
+        layers: bool | str,
+        sites: str | Sequence[str],
+        through: PathLike,
+        readout: Readout | str | None,
+        memory: str | int | None = None,
+        points: PointsLike = None,
+        products: Products = "own",
+        at: str | None = None,
+    ) -> ResolvedSpec:
+        """Reads the four choices against the model, once, at the boundary."""
+        readable = unembedding(model)
+        require_gradients(model)
+        explained = as_objective(objective)
+        taken_at = as_points(points)
+        read_by = (explained.readout if readout is None else as_readout(readout)).along(taken_at)
+        read_at = explained.at if at is None else at
+        layer_names, site_names = layer_sites(model, layers), named_sites(model, sites)
+        at_names = named_sites(model, read_at)
+        require_used(model, [*layer_names, *site_names, *at_names], SiteError)
+        if at_names != [EMBEDDING] and read_by.signed:
+            raise SiteError(
+                f"signed scores have no total over {read_at}: read them by norm, product or relative, or ask for "
+                f"sites={read_at!r} to have each layer's."
+            )
+        return cls(
+            model=model,
+            unembedding=readable,
+            objective=explained.prepare(model),
+            layer_names=layer_names,
+            site_names=site_names,
+            path=as_path(through),
+            readout=read_by,
+            memory=parse_memory(memory),
+            points=taken_at,
+            products=check_products(products),
+            at_names=at_names,
+        )
+
+    @property
+    def at_embedding(self) -> bool:
+        """Whether the tokens' scores are read at the embedding."""
+        return self.at_names == [EMBEDDING]
+
+    def require_embedding(self) -> ResolvedSpec:
+        """The spec itself, for what has sites of its own.
+
+        Raises:
+            ObjectiveError: where the objective is read elsewhere by its name.
+        """
+        if not self.at_embedding:
+            raise ObjectiveError(
+                f"{self.objective.scope} is read at {self.objective.at}, and heads and matrices have sites of their "
+                "own; choose fisher."
+            )
+        return self
+
+    @property
+    def read_names(self) -> list[str]:
+        """All sites where gradients are read, besides the embedding."""
+        names = dict.fromkeys([*self.layer_names, *self.site_names, *self.at_names])
+        return [name for name in names if name != EMBEDDING]
+
+    def budget(self) -> Budget:
+        """What the work may use beyond the model's weights, by what is free now."""
+        return Budget(self.model, self.memory)
+
+    def path_hooks(self) -> list[tuple[str, Hook]]:
+        """The hooks that hold fixed what the path leaves out."""
+        return [] if self.path is None else self.path.hooks(self.model)
+
+    def run_all(
+        self, places: Sequence[PromptPosition], progress: Progress | None, on_results: Progress | None = None
+    ) -> list[Attribution]:
+        """One result a place, in their order; those of similar length run together, as many as memory holds.
+
+        Args:
+            progress: called with (directions done, directions in all) of each batch.
+            on_results: called with (prompts done, prompts in all).
+        """
+        lengths = [len(place.token_ids) for place in places]
+        order = sorted(range(len(places)), key=lambda row: -lengths[row])
+        results: dict[int, Attribution] = {}
+        budget, most = self.budget(), _batch_tokens(self.model)
+
+        def at_once(start: int) -> int:
+            longest = lengths[order[start]]
+            return budget.rows(longest, max(1, most // longest))
+
+        def run(items: range) -> None:
+            rows = [order[item] for item in items]
+            results.update(zip(rows, self.run([places[row] for row in rows], progress, budget), strict=True))
+            if on_results is not None:
+                on_results(len(results), len(places))
+
+        in_portions(len(places), at_once, run)
+        return [results[row] for row in range(len(places))]
+
+    def run(
+        self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget | None = None
+    ) -> list[Attribution]:
+        """One forward pass for all prompts, then one backward pass per direction.
+
+        Raises:
+            OutOfMemoryError: when they do not fit in memory together.
+        """
+        with products_in(self.products):
+            if self.points is not None:
+                return [self._run_at_points(place, self.points, progress) for place in places]
+            return self._run(places, progress, budget or self.budget())
+
+    def _run(self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget) -> list[Attribution]:
+        prompts = [place.token_ids for place in places]
+        plan = budget.plan(max(map(len, prompts)), len(prompts))
+        traced = trace_within(self.model, prompts, self.read_names, plan, self.path_hooks())
+        with torch.no_grad():
+            states = self.final_states(traced, [place.target for place in places])
+            directions = [self.objective.directions(state) for state in states]
+        averaged = averaged_mask([place.special for place in places])
+        scores = score(traced, directions, self.readout, averaged, progress)
+        memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
+        return [
+            self._result(row, place, state, directions[row], scores, memory)
+            for row, (place, state) in enumerate(zip(places, states, strict=True))
+        ]
+
+    def _run_at_points(self, place: PromptPosition, points: Points, progress: Progress | None) -> Attribution:
+        """The same with gradients averaged over points."""
+        path_hooks, budget = self.path_hooks(), self.budget()
+        traced = trace(self.model, [place.token_ids], self.read_names, path_hooks)
+        state = self.final_states(traced, [place.target])[0]
+        directions = self.objective.directions(state)
+        averaged = average_over_points(
+            self.model,
+            place.prompt,
+            points,
+            self.objective,
+            state,
+            directions,
+            traced,
+            path_hooks,
+            budget,
+            with_starts=self.readout.from_baseline,
+            progress=progress,
+        )
+        mask = averaged_mask([place.special])
+        scores = score(averaged, [averaged.directions], self.readout, mask, starts=averaged.starts)
+        return self._result(0, place, state, directions, scores, budget.plan(len(place.token_ids)))
+
+    def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
+        """The final states that were read, in the compute dtype, with a default target each.
+
+        Raises:
+            NumericsError: when logits are not finite.
+        """
+        return self.checked_states(traced.final_states.detach(), targets)
+
+    def checked_states(self, ys: Float[Tensor, "read d_model"], targets: Sequence[int | None]) -> list[FinalState]:
+        """As `final_states`, from the inputs of the unembedding."""
+        ys = ys.to(self.unembedding.W_U.device, compute_dtype(ys.dtype))
+        states = FinalState.several(ys, self.unembedding, targets)
+        if not all(bool(state.logits.isfinite().all()) for state in states):
+            raise NumericsError(
+                "the logits are not finite though the final state is: check the weights of unembed "
+                f"({self.unembedding.W_U.dtype})."
+            )
+        return states
+
+    def _result(
+        self,
+        row: int,
+        place: PromptPosition,
+        state: FinalState,
+        directions: Directions,
+        scores: Mapping[str, SiteScores],
+        memory: MemoryPlan,
+    ) -> Attribution:
+        length = len(place.token_ids)
+
+        def values(name: str) -> Tensor:
+            return scores[name].scores[row, :length].detach().cpu()
+
+        def errors(name: str) -> Tensor | None:
+            found = scores[name].standard_error
+            return None if found is None or directions.sampled == 0 else found[row, :length].detach().cpu()
+
+        if self.at_embedding:
+            own, standard_error = values(EMBEDDING), errors(EMBEDDING)
+        else:
+            parts = [(values(name), errors(name)) for name in self.at_names]
+            own, standard_error = total_over_sites(parts, squared=directions.squared)
+        layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
+        return Attribution(
+            **self.record(place.prompt, place.position, state),
+            target=self.predicted_target(state),
+            scores=own,
+            contract=attribution_contract(
+                ContractTerms(
+                    output=self.objective.describe(self.label, state),
+                    position=place.position,
+                    n_tokens=length,
+                    at=self.at_names,
+                    sites=[*self.layer_names, *self.site_names],
+                    path=None if self.path is None else str(self.path),
+                    equation=self.objective.equation,
+                    readout=self.readout,
+                    n_directions=len(directions.vectors),
+                    squared=directions.squared,
+                    sampled=directions.sampled,
+                    points=None if self.points is None else self.points.describe(),
+                )
+            ),
+            settings=self.settings(
+                place.position,
+                readout=choice_record(self.readout),
+                points=None if self.points is None else choice_record(self.points),
+                at=[] if self.at_embedding else self.at_names,
+                sites=[EMBEDDING, *self.layer_names, *self.site_names],
+                squared=directions.squared and self.at_embedding,
+                divergence=directions.squared,
+                directions=len(directions.vectors),
+                products=self.products,
+            ),
+            memory=memory,
+            details=DirectionDetails.of(directions.details),
+            layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
+            layer_names=list(self.layer_names),
+            sites={name: values(name) for name in self.site_names},
+            standard_error=standard_error,
+            layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
+            warnings=[*directions.warnings, *score_warnings(own, standard_error, self._cut_sites(values))],
+        )
+
+    def record(
+        self,
+        prompt: Prompt,
+        position: int,
+        state: FinalState,
+        explanation: Explanation | None = None,
+        *,
+        whole: bool = False,
+    ) -> dict[str, Any]:
+        """The fields that every result has: prompt, prediction, objective and provenance.
+
+        Args:
+            prompt: whose tokens are named.
+            position: after which the (last) prediction is explained.
+            state: the final state there.
+            explanation: what is explained, where that is not the resolved's objective.
+            whole: whether tokens after the position are named too.
+        """
+        explanation = explanation or self.objective
+        length = len(prompt) if whole else position + 1
+        return {
+            "tokens": list(prompt.tokens[:length]),
+            "token_ids": list(prompt.token_ids[:length]),
+            "special": list(prompt.special[:length]),
+            "offsets": None if prompt.offsets is None else list(prompt.offsets[:length]),
+            "text": prompt.text,
+            "position": position,
+            "prediction": self.prediction(state),
+            "scope": explanation.scope,
+            "objective": explanation.signature(self.label, state),
+            "model": asdict(model_record(self.model)),
+            "versions": package_versions(),
+        }
+
+    def settings(self, position: int, explanation: Explanation | None = None, **more: Any) -> dict[str, Any]:
+        """The settings of a result as plain values: objective, path and position, and what its kind has besides."""
+        explanation = explanation or self.objective
+        return plain(
+            {
+                "objective": {"scope": explanation.scope, **explanation.settings()},
+                "path": None if self.path is None else str(self.path),
+                "position": position,
+                **more,
+            }
+        )
+
+    def _cut_sites(self, values: Callable[[str], Tensor]) -> list[str]:
+        """Sites that no influence reaches though it reaches the embedding."""
+        if not bool(values(EMBEDDING).any()):
+            return []
+        return [name for name in self.read_names if not bool(values(name).any())]
+
+    def label(self, token_id: int) -> str:
+        """A token of the vocabulary as it is written in results: quoted."""
+        return repr(self.token(token_id))
+
+    def token(self, token_id: int) -> str:
+        """A token of the vocabulary as text."""
+        return token_string(self.model, token_id)
+
+    def predicted_target(self, state: FinalState, explanation: Explanation | None = None) -> PredictedToken | None:
+        """The first target of the objective, or of another explanation, with its probability, where it has one."""
+        targets = (explanation or self.objective).targets(state)
+        return self._predicted(state, targets[0]) if targets else None
+
+    def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:
+        return PredictedToken(token_id, self.token(token_id), float(state.probabilities[token_id]))
+
+    def prediction(self, state: FinalState) -> Prediction:
+        """What the model predicts: top tokens, entropy and β."""
+        top = state.probabilities.topk(min(_TOP_TOKENS, len(state.probabilities))).indices.tolist()
+        return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
+
+
+def choice_record(choice: Readout | Points) -> dict[str, Any]:
+    """The name and settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
+    fields = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
+    return {"name": choice.name, **fields}
+
+
+def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:
+    found = []
+    if cut_sites:
+        names = cut_sites[0] if len(cut_sites) == 1 else f"{cut_sites[0]} and {len(cut_sites) - 1} more"
+        found.append(f"nothing flows back to {names}, which the path or a hook holds fixed: its scores are zero.")
+    if not bool(scores.any()):
+        found.append("every score is zero: at this position nothing in the prompt moves the output explained.")
+    if standard_error is not None:
+        share = float(standard_error.square().sum().sqrt() / scores.square().sum().sqrt().clamp_min(1e-300))
+        if share > _NOISY:
+            found.append(f"the standard error is {share:.0%} of the scores; ask for more samples.")
+    return found
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    names = ("lens-scopes", "torch", "transformer-lens", "transformers")
+    found = []
+    for name in names:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    return dict(_versions())
