@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from fake_attribution import HOSTILE_TOKENS, fake_attribution
 from fake_evaluation import fake_evaluation
 from fake_results import fake_heads, fake_matrix, fake_modes
+from page_blocks import mappings, table
 from tiny_models import gpt2_like
 
 import lens_scopes as ls
@@ -21,7 +21,6 @@ from lens_scopes.views import page_of
 from lens_scopes.views.words.heads import head_lines
 from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.pages import attribution, evaluation, flow, heads, matrix, modes
-from lens_scopes.views.words.pages.blocks import Section
 from lens_scopes.views.words.token_text import visible
 
 SITES = {"a": torch.rand(18), "z": torch.rand(18, 3)}
@@ -41,25 +40,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Any]]:
     ]
 
 
-def blocks(sections: list[Section]) -> Iterator[dict[str, Any]]:
-    """Every mapping in the sections, however deep."""
-
-    def walk(value: Any) -> Iterator[dict[str, Any]]:
-        if isinstance(value, dict):
-            yield value
-            value = list(value.values())
-        if isinstance(value, (list, tuple)):
-            for item in value:
-                yield from walk(item)
-
-    return walk([section.blocks for section in sections])
-
-
-def table(sections: list[Section], caption: str) -> dict[str, Any]:
-    (found,) = [block for block in blocks(sections) if block.get("caption") == caption]
-    return found
-
-
 def test_every_kind_of_page_is_plain_data_with_the_sections_of_its_page(results: list[tuple[Any, Any]]) -> None:
     for module, result in results:
         sections = module.sections(result)
@@ -73,7 +53,7 @@ def test_references_lead_to_numbers_of_the_result(results: list[tuple[Any, Any]]
     count = 0
     for module, result in results[:5]:
         plain = result.to_dict()
-        for block in blocks(module.sections(result)):
+        for block in mappings(module.sections(result)):
             if "at" in block:
                 value: Any = plain
                 for key in block["at"]:
@@ -103,10 +83,10 @@ def test_broken_scores_have_words_and_no_place_in_the_order() -> None:
 def test_each_head_has_a_strip_of_its_own_numbers_and_a_point() -> None:
     result = fake_heads()
     sections = heads.sections(result)
-    (strips,) = [block for block in blocks(sections) if block.get("type") == "strips"]
+    (strips,) = [block for block in mappings(sections) if block.get("type") == "strips"]
     assert [item["key"] for item in strips["items"]] == [line.key for line in head_lines(result)]
     assert strips["items"][0]["values"] == {"at": ["by_source", 13, 1]}
-    (chart,) = [block for block in blocks(sections) if block.get("type") == "chart"]
+    (chart,) = [block for block in mappings(sections) if block.get("type") == "chart"]
     assert [(point["x"], point["y"]) for point in chart["points"]] == [
         (item.predicted, item.actual) for item in result.ablations
     ]
@@ -115,6 +95,6 @@ def test_each_head_has_a_strip_of_its_own_numbers_and_a_point() -> None:
 
 def test_later_tokens_have_no_cell_in_the_matrix() -> None:
     result = fake_matrix()
-    (scores,) = [block for block in blocks(matrix.sections(result)) if block.get("key") == "matrix-scores"]
+    (scores,) = [block for block in mappings(matrix.sections(result)) if block.get("key") == "matrix-scores"]
     for dest, row in enumerate(scores["values"]):
-        assert row[: dest + 1] == result.matrix[dest, : dest + 1].tolist() and row[dest + 1 :] == [None] * (17 - dest)
+        assert row == result.matrix[dest, : dest + 1].tolist()

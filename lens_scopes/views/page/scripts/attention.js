@@ -45,7 +45,7 @@ function draw(place, labels, rows, bound) {
     const characters = [...text];
     return characters.length <= LONGEST_LABEL ? text : `${characters.slice(0, LONGEST_LABEL - 1).join("")}…`;
   });
-  render(place, "AttentionPattern", { tokens, attention: sparse(rows), maxValue: bound, minValue: -bound, zoomed: true });
+  render(place, "AttentionPattern", { tokens, attention: sparse(rows), maxValue: bound, minValue: -bound });
 }
 
 /** A picture with one dot per cell, in the colours of the scale on white. */

@@ -30,7 +30,7 @@ function colouredMap(page, block) {
     const name = link ? h("a", { href: `#${page.id(link)}` }, rows[r]) : h("bdi", {}, rows[r]);
     const rowCells = columns.map((column, c) => {
       const value = row[c];
-      if (value === undefined || (value === null && block.triangle)) return h("td", { class: "none" });
+      if (value === undefined) return h("td", { class: "none" });
       let about = `${rows[r]} · ${column} · ${number(value)}`;
       if (Number.isFinite(errors?.[r][c])) about += ` ± ${number(errors[r][c])}`;
       if (own[r].bound && !special[c] && Number.isFinite(value)) {
@@ -43,11 +43,13 @@ function colouredMap(page, block) {
     return h("tr", {}, h("th", { scope: "row", class: "name" }, name), h("td", { class: "top" }, top), ...rowCells);
   });
   recolour((r) => own[r]);
-  const outside = { special: special.some(Boolean), broken: values.flat().some((value) => value === null) && !block.triangle };
-  const radio = (name, label, checked, scaleOfRow) => [
-    h("input", { type: "radio", name: page.id(`${key}-scale`), id: page.id(`${key}-${name}`), class: name, checked, onchange: () => recolour(scaleOfRow) }),
-    h("label", { for: page.id(`${key}-${name}`) }, label),
-  ];
+  const outside = { special: special.some(Boolean), broken: values.flat().some((value) => value === null) };
+  const control = (type, name, label, more) => {
+    const attributes = { type, id: page.id(`${key}-${name}`), class: name, ...more };
+    return h("label", {}, h("input", attributes), label);
+  };
+  const radio = (name, label, checked, scaleOfRow) =>
+    control("radio", name, label, { name: page.id(`${key}-scale`), checked, onchange: () => recolour(scaleOfRow) });
   const head = columns.map((name, c) =>
     h("th", { scope: "col", title: `#${c}`, class: special[c] && "special" }, h("span", {}, token(name))),
   );
@@ -69,10 +71,9 @@ function colouredMap(page, block) {
   return h(
     "div",
     { class: "heat" },
-    ...radio("by-row", say("by_row", { noun }), true, (r) => own[r]),
-    ...radio("by-all", say("by_all", { noun }), false, () => shared),
-    h("input", { type: "checkbox", id: page.id(`${key}-numbers`), class: "with-numbers" }),
-    h("label", { for: page.id(`${key}-numbers`) }, say("numbers")),
+    radio("by-row", say("by_row", { noun }), true, (r) => own[r]),
+    radio("by-all", say("by_all", { noun }), false, () => shared),
+    control("checkbox", "numbers", say("numbers"), {}),
     h("div", { class: "row-legend" }, rowLegend(noun, shared.signed, outside)),
     h("div", { class: "all-legend" }, legend(shared, say("all_rows", { noun }), outside)),
     scroll,

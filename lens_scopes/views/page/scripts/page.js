@@ -30,7 +30,7 @@ class Context {
 
   /** The numbers that a block gives or refers to. */
   values(numbers) {
-    return numbers.at ? numbers.at.reduce((value, key) => value[key], this.part.data) : numbers;
+    return Array.isArray(numbers) ? numbers : numbers.at.reduce((value, key) => value[key], this.part.data);
   }
 
   /** What was last chosen of a kind, −1 for nothing. */

@@ -17,7 +17,6 @@ from lens_scopes.views.words.pages.blocks import (
     bars,
     contract_section,
     definitions,
-    details_section,
     heading,
     heat_map,
     kind,
@@ -25,6 +24,7 @@ from lens_scopes.views.words.pages.blocks import (
     level,
     note,
     number_cell,
+    provenance_section,
     reference,
     table,
     text_cell,
@@ -49,13 +49,11 @@ def header(attribution: Attribution) -> list[Block]:
         prompt(attribution, words.next_token(attribution)),
         *alerts("Warnings", attribution.warnings),
         *alerts("About these scores", words.oddities(attribution)),
-        lead(words.reading(attribution)),
-        lead(words.caution(attribution), quiet=True),
     ]
 
 
 def sections(attribution: Attribution, *, with_heads: bool = False) -> list[Section]:
-    """Sections `tokens`, `prediction`, `layers`, `sites`, `scores`, `contract`, `details`.
+    """Sections `tokens`, `prediction`, `layers`, `sites`, `contract`, `scores`, `details`.
 
     Args:
         attribution: the result.
@@ -68,9 +66,9 @@ def sections(attribution: Attribution, *, with_heads: bool = False) -> list[Sect
         parts.append(_sites(attribution))
     return [
         *parts,
-        _scores(attribution),
         contract_section(attribution.contract),
-        details_section(attribution.model, attribution.settings, attribution.versions),
+        _scores(attribution),
+        provenance_section(attribution),
     ]
 
 
@@ -99,6 +97,7 @@ def _tokens(attribution: Attribution) -> Section:
         "values": reference("scores"),
         "of": "the other tokens" if any(attribution.special) else "these tokens",
         "label": "The prompt, coloured by influence",
+        "strongest": 6,
     }
     if attribution.layers is not None:
         strip |= {
@@ -106,22 +105,11 @@ def _tokens(attribution: Attribution) -> Section:
             "choice_values": reference("layers"),
             "first": "all sites" if attribution.settings.get("at") else "embedding",
             "choice_label": "Where influence is read",
+            "choose": "layer",
         }
     blocks = [note("The text up to the position explained. Point at a token for its score."), strip]
-    return Section("tokens", "Tokens", [*blocks, *_strongest(attribution)], layout="wide")
-
-
-def _strongest(attribution: Attribution, most: int = 6) -> list[Block]:
-    lines = words.rows(attribution)
-    best = words.ranking([line.score for line in lines], attribution.special)[:most]
-    if not best:
-        return []
-    largest = abs(lines[best[0]].score)
-    items = [
-        {"label": token(lines[i].token), "values": [number(lines[i].score)], "shares": [lines[i].score / largest]}
-        for i in best
-    ]
-    return [heading("Strongest"), bars(items)]
+    blocks += [lead(words.reading(attribution)), lead(words.caution(attribution), quiet=True)]
+    return Section("tokens", "Tokens", blocks, layout="wide")
 
 
 def _prediction(attribution: Attribution) -> Section:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lens_scopes.views.words.colour import Scale, scale_of
+from lens_scopes.views.words.memory import memory_words
 from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.token_text import running, visible
+
+if TYPE_CHECKING:
+    from lens_scopes.results.base import Result
 
 Block: TypeAlias = "dict[str, Any]"
 Text: TypeAlias = "str | list[str | dict[str, str]]"
@@ -24,6 +28,7 @@ LABELS = {
     "by_all": "one scale for all {noun}s",
     "numbers": "numbers",
     "largest": "largest",
+    "strongest": "Strongest",
     "no_colour": "No colour: no score of {of} differs from zero.",
     "bound": "{number} = largest magnitude of {of}",
     "row_low": "−largest of the {noun}",
@@ -45,7 +50,7 @@ LABELS = {
     "mlp": "MLP",
     "sections": "Sections",
     "made_with": "Made with lens_scopes. This page is complete in itself: it loads nothing and sends nothing.",
-    "no_scripts": "Scripts are off: here are the tables and texts without the charts.",
+    "no_scripts": "Scripts are off: these are the texts and tables without the charts.",
 }
 
 
@@ -95,7 +100,8 @@ def kind(*text: str | dict[str, str]) -> Block:
 
 def alerts(title: str, sentences: Sequence[str]) -> list[Block]:
     """A box with sentences that a reader must not miss; nothing where there are none."""
-    return [{"type": "alert", "title": title, "items": list(sentences)}] if sentences else []
+    items = [running(sentence) for sentence in sentences]
+    return [{"type": "alert", "title": title, "items": items}] if items else []
 
 
 def token(text: str, small: str = "") -> list[str | dict[str, str]]:
@@ -174,12 +180,14 @@ def heat_map(
         caption: what it shows.
         noun: what a row is, in the singular.
         rows: their names.
-        values: their numbers, or the reference to them; None where a cell stays empty.
+        values: their numbers, or the reference to them; cells beyond the end of a row stay empty.
         columns: their names; the tokens of the result if not given.
         special: which columns stay outside the colour scale; those of the result if not given.
         more: `errors` (as values), `row_links` and `cell_links` (ids), `row_ids`, `apart` (a further column with a
             scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers, without controls).
     """
+    if not isinstance(values, dict):
+        values = [[value if math.isfinite(value) else None for value in row] for row in values]  # type: ignore[misc]
     block = {"type": "map", "key": key, "caption": caption, "noun": noun, "rows": list(rows), "values": values}
     if columns is not None:
         block |= {"columns": [visible(name) for name in columns], "special": list(special or [False] * len(columns))}
@@ -242,6 +250,11 @@ def contract_section(
         definitions(contract),
     ]
     return Section(key, title, blocks + ([fold("Settings", definitions(settings))] if settings else []))
+
+
+def provenance_section(result: Result) -> Section:
+    """Model, settings, memory and versions of a result, folded."""
+    return details_section(result.model, {**result.settings, "memory": memory_words(result.memory)}, result.versions)
 
 
 def details_section(

@@ -28,13 +28,13 @@ from lens_scopes.views.words.pages.blocks import (
     axis,
     bars,
     contract_section,
-    details_section,
     fold,
     heat_map,
     kind,
     lead,
     note,
     number_cell,
+    provenance_section,
     table,
     text_cell,
     token,
@@ -71,7 +71,7 @@ def sections(flow: InformationFlow) -> list[Section]:
     parts = [_spans(flow), _curves(flow)]
     if flow.answer:
         parts.append(_predictions(flow))
-    return [*parts, contract_section(flow.contract), details_section(flow.model, flow.settings, flow.versions)]
+    return [*parts, contract_section(flow.contract), provenance_section(flow)]
 
 
 def _spans(flow: InformationFlow) -> Section:

@@ -28,7 +28,6 @@ from lens_scopes.views.words.pages.blocks import (
     bar_cell,
     columns,
     contract_section,
-    details_section,
     heading,
     heat_map,
     joined,
@@ -38,6 +37,7 @@ from lens_scopes.views.words.pages.blocks import (
     note,
     number_cell,
     plain_scale,
+    provenance_section,
     reference,
     table,
     text_cell,
@@ -85,7 +85,7 @@ def sections(heads: HeadInspection) -> list[Section]:
     return [
         *parts,
         contract_section(heads.contract),
-        details_section(heads.model, heads.settings, heads.versions),
+        provenance_section(heads),
     ]
 
 
@@ -206,8 +206,8 @@ def _attention(heads: HeadInspection) -> Section:
         ],
     }
     text = (
-        "Rows are the tokens that attend, columns the tokens attended to. Point at a head to see it, choose it to keep"
-        " it: both charts follow. Cells under 0.5% of the full colour are blank."
+        "Rows are the tokens that attend, columns the tokens attended to. Choose a head: both charts"
+        " follow. Cells under 0.5% of the full colour are blank."
     )
     notes = " ".join([text, *cropping(len(heads.patterns), len(heads.tokens))])
     return Section("attention", "Where the strongest heads look", [note(notes), charts, _edge_table(heads, gradients)])

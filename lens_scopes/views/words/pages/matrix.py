@@ -22,7 +22,6 @@ from lens_scopes.views.words.pages.blocks import (
     Section,
     alerts,
     contract_section,
-    details_section,
     fold,
     heat_map,
     joined,
@@ -33,6 +32,7 @@ from lens_scopes.views.words.pages.blocks import (
     note,
     number_cell,
     plain_scale,
+    provenance_section,
     table,
     text_cell,
     token,
@@ -73,7 +73,7 @@ def sections(matrix: AttributionMatrix) -> list[Section]:
     return [
         *parts,
         contract_section(matrix.contract),
-        details_section(matrix.model, matrix.settings, matrix.versions),
+        provenance_section(matrix),
     ]
 
 
@@ -145,10 +145,7 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
         "Influence of each token on each prediction",
         "prediction",
         [row_name(line) for line in kept],
-        [
-            [row[i] if i <= line.dest else None for i in columns]  # type: ignore[misc]
-            for line, row in zip(kept, values, strict=True)
-        ],
+        [[row[i] for i in columns if i <= line.dest] for line, row in zip(kept, values, strict=True)],
         [matrix.tokens[i] for i in columns],
         [matrix.special[i] for i in columns],
         choose="position",

@@ -25,7 +25,7 @@ from lens_scopes.views.words.pages.blocks import (
     alerts,
     bars,
     cards,
-    details_section,
+    contract_section,
     heading,
     kind,
     lead,
@@ -33,6 +33,7 @@ from lens_scopes.views.words.pages.blocks import (
     level,
     note,
     number_cell,
+    provenance_section,
     table,
     text_cell,
     token,
@@ -62,8 +63,8 @@ def header(modes: ModeInspection) -> list[Block]:
 
 
 def sections(modes: ModeInspection) -> list[Section]:
-    """Sections `modes`, `replacements`, `details`."""
-    return [_modes(modes), _replacements(modes), details_section(modes.model, modes.settings, modes.versions)]
+    """Sections `modes`, `replacements`, `contract`, `details`."""
+    return [_modes(modes), _replacements(modes), contract_section(modes.contract), provenance_section(modes)]
 
 
 def _modes(modes: ModeInspection) -> Section:
@@ -88,7 +89,8 @@ def _contrast(contrast: Contrast) -> list[Block]:
         for shift in contrast.shifts
     ]
     head = heading(f"Mode {contrast.index}", f"λ = {number(contrast.eigenvalue)}")
-    return [head, bars(items) if items else note("No probability changes along it.")]
+    none = "No probability changes along it." if contrast.resolved else "Too small to be resolved, so not decoded."
+    return [head, bars(items) if items else note(none)]
 
 
 def _replacements(modes: ModeInspection) -> Section:
