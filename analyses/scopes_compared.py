@@ -24,11 +24,11 @@ from lens_scopes.views.figures.style import (
     scale_bar,
     shortened,
 )
-from lens_scopes.views.page.document import Page, Section
-from lens_scopes.views.page.heat_table import heat_table
-from lens_scopes.views.page.parts import definitions, text
+from lens_scopes.views.page.document import Page
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import POSITIVE, scale_of
+from lens_scopes.views.words.pages.blocks import Section, definitions, heading, kind, note
+from lens_scopes.views.words.pages.blocks import heat_map as map_block
 from lens_scopes.views.words.token_text import printable_token
 
 PROMPTS = {
@@ -91,15 +91,15 @@ def pages(record: dict[str, Any]) -> dict[str, str]:
     findings = record["findings"]
     sections = [_prompt_section(name, prompt) for name, prompt in findings["prompts"].items()]
     first = next(iter(findings["prompts"].values()))
-    contracts = "".join(f"<h3>{text(label)}</h3>{definitions(c)}" for label, c in first["contracts"].items())
-    note = '<p class="note">As for the first prompt; those of the others differ in target and number of tokens.</p>'
+    contracts = [block for label, c in first["contracts"].items() for block in (heading(label), definitions(c))]
+    about = note("As for the first prompt; those of the others differ in target and number of tokens.")
     agreements = {pair: shown(value) for pair, value in (findings["causes"] | findings["agreement"]).items()}
     sections += [
-        Section("agreement", "Agreement of rankings", f"<p>{text(_AGREEMENT_NOTE)}</p>{definitions(agreements)}"),
-        Section("contracts", "Contracts", note + contracts),
+        Section("agreement", "Agreement of rankings", [note(_AGREEMENT_NOTE), definitions(agreements)]),
+        Section("contracts", "Contracts", [about, *contracts]),
     ]
     model = record["model"]["name"]
-    header = f'<p class="kind">{text(model)}, {text(record["model"]["dtype"])}</p><h1>Scopes side by side</h1>'
+    header = [kind(f"{model}, {record['model']['dtype']}"), {"type": "prompt", "text": "Scopes side by side"}]
     return {"scopes_compared": Page("Scopes side by side", header, tuple(sections)).to_html()}
 
 
@@ -205,16 +205,16 @@ def _agreement_figure(findings: Mapping[str, Any]) -> Any:
 def _prompt_section(name: str, prompt: Mapping[str, Any]) -> Section:
     predicted = ", ".join(f"{printable_token(token)} {probability:.0%}" for token, probability in prompt["predicted"])
     leaders = "; ".join(f"{label}: {_leader(prompt, label)}" for label in prompt["strips"])
-    table = heat_table(
+    scores = map_block(
         name,
         f"Scores of the tokens of the prompt “{name}”",
-        list(prompt["strips"]),
         "scope",
+        list(prompt["strips"]),
+        list(prompt["strips"].values()),
         prompt["tokens"],
         prompt["special"],
-        list(prompt["strips"].values()),
     )
-    return Section(name, name, f"<p>Predicted: {text(predicted)}. Leading: {text(leaders)}.</p>{table}")
+    return Section(name, name, [note(f"Predicted: {predicted}. Leading: {leaders}."), scores])
 
 
 def _leader(prompt: Mapping[str, Any], label: str) -> str:

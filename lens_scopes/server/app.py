@@ -47,8 +47,7 @@ from lens_scopes.server.work.explain import Explanation, explain, refuse_early
 from lens_scopes.server.work.queue import Job, WorkQueue
 from lens_scopes.server.work.result_store import Results, StoredResult
 from lens_scopes.server.work.served_models import ServedModel, ServedModels
-from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
-from lens_scopes.views.page.stylesheet import stylesheet
+from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY, STYLESHEET
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _EVENTS = "text/event-stream"
@@ -141,7 +140,7 @@ def _add_page(app: FastAPI) -> None:
         for entry in folder.iterdir()
         if entry.name.endswith((".js", ".css", ".html"))
     }
-    contents["page.css"] = stylesheet() + contents["page.css"]
+    contents["page.css"] = STYLESHEET.read_text(encoding="utf-8") + contents["page.css"]
     encoded = {name: text.encode() for name, text in contents.items()}
 
     @app.get("/", include_in_schema=False)

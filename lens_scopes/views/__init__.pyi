@@ -4,21 +4,20 @@ from .figures.heads import heads_figure
 from .figures.matrix import matrix_figure
 from .figures.modes import modes_figure
 from .notebook import framed, notebook_html, show
-from .page.attribution import attribution_page
-from .page.circuitsvis import View
-from .page.document import Page, Section
-from .render import figure_bytes, figure_of, page_of, print_result, rendered, to_html
+from .page.document import Page
+from .page.pages import attribution_page, page_of
+from .render import figure_bytes, figure_of, print_result, rendered, to_html
 from .terminal.attribution import TerminalReport, print_terminal
 from .terminal.flow import print_flow
 from .terminal.heads import print_heads
 from .terminal.matrix import print_matrix
 from .terminal.modes import print_modes
+from .words.pages.blocks import Section
 
 __all__ = [
     "Page",
     "Section",
     "TerminalReport",
-    "View",
     "figure",
     "figure_bytes",
     "figure_of",

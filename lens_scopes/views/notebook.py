@@ -7,7 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.page.document import Page
-from lens_scopes.views.render import page_of, print_result
+from lens_scopes.views.page.pages import page_of
+from lens_scopes.views.render import print_result
 
 if TYPE_CHECKING:
     from lens_scopes.results.base import Viewable

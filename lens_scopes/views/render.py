@@ -1,4 +1,4 @@
-"""Which page, figure and terminal view belong to which kind of result.
+"""Which figure and terminal view belong to which kind of result.
 
 Results are told apart by the name of their class, so that a view of one kind loads nothing of the others.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.views.page.document import Page
+from lens_scopes.views.page.pages import page_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 
     from lens_scopes.results.base import Viewable
 
-_PAGES = {
-    "Attribution": "page.attribution.attribution_page",
-    "HeadInspection": "page.heads.heads_page",
-    "AttributionMatrix": "page.matrix.matrix_page",
-    "ModeInspection": "page.modes.modes_page",
-    "EvaluationReport": "page.evaluation.evaluation_page",
-    "InformationFlow": "page.flow.flow_page",
-}
 _FIGURES = {
     "Attribution": "figures.attribution.figure",
     "HeadInspection": "figures.heads.heads_figure",
@@ -47,11 +39,6 @@ _PRINTERS = {
 def to_html(result: Viewable) -> str:
     """Any result as one self-contained HTML document, to be written as UTF-8."""
     return page_of(result).to_html()
-
-
-def page_of(result: Viewable) -> Page:
-    """The page of any result alone."""
-    return _view(_PAGES, result)(result)
 
 
 def figure_of(result: Viewable, **settings: Any) -> Figure:

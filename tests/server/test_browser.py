@@ -301,7 +301,7 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width
         "folds => folds.forEach(fold => { if (!fold.querySelector('summary')"
         ".textContent.includes('CircuitsVis')) fold.open = true })",
     )
-    tab.locator(".with-numbers").first.check()
+    tab.locator("input.numbers").first.check()
     tab.locator("[name=target]").first.press_sequentially("s")
     tab.wait_for_selector("[role=option]")
     found = Axe().run(tab).response["violations"]

@@ -20,7 +20,8 @@ FLAGS = [
     "--no-first-run",
     "--disable-quic",
 ]
-SWITCHER_READY = "#layer-switcher [role=button]"
+STRIP = "#token-strip .colored-tokens>span"
+WORD_JOINER = "\u2060"
 
 browser_marks = [
     pytest.mark.browser,
@@ -53,8 +54,8 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         tab.goto(file.as_uri())
         opened.append((tab, requests, errors, file.as_uri()))
-        if options.get("java_script_enabled", True) and 'id="layer-switcher"' in html and "<iframe" not in html:
-            tab.wait_for_selector(SWITCHER_READY, state="attached")
+        if options.get("java_script_enabled", True) and '"token-strip"' in html and "<iframe" not in html:
+            tab.wait_for_selector(STRIP, state="attached")
         return tab
 
     yield open_page

@@ -1,10 +1,13 @@
 """The colour scale: contrast, colour vision deficiencies, what sets the scale, dark mode."""
 
 import math
+import re
 
 import pytest
 
+from lens_scopes.views.page.document import STYLESHEET
 from lens_scopes.views.words.colour import (
+    DARK_FILTER,
     LEVELS,
     contrast,
     dark,
@@ -98,3 +101,15 @@ def test_zero_scores_have_a_scale_without_division() -> None:
 def test_a_joint_scale_spans_all_rows() -> None:
     scale = joint_scale([[9.0, 1.0], [9.0, -3.0]], [True, False])
     assert (scale.bound, scale.signed) == (3.0, True)
+
+
+def test_the_stylesheet_has_the_computed_colours() -> None:
+    css = STYLESHEET.read_text(encoding="utf-8")
+    light, dark_mode = re.findall(r":root\{(.*?)\}", css, re.DOTALL)
+    for on_dark, palette in ((False, light), (True, dark_mode)):
+        for level in range(-LEVELS, LEVELS + 1):
+            name = f"{'n' if level < 0 else 'p'}{abs(level)}"
+            assert f"--{name}:{to_hex(level_colour(level, on_dark=on_dark))};" in palette
+            assert f".{name}{{background:var(--{name})}}" in css
+        assert f"--ink:{to_hex(ink(on_dark=on_dark))};" in palette
+    assert f".circuitsvis{{filter:{DARK_FILTER}}}" in css

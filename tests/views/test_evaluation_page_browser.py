@@ -39,9 +39,8 @@ def test_comparisons_sort_by_their_numbers(visit: Callable[..., Any], page: str)
     tab = visit(page)
     column = "#compared tbody td:nth-child(5)"
     tab.click("#compared th:nth-child(5) button")
-    shown = [
-        float(value) for value in tab.eval_on_selector_all(column, "cells => cells.map(c => c.dataset.value)") if value
-    ]
+    values = tab.eval_on_selector_all(column, "cells => cells.map(c => c.value)")
+    shown = [float(value) for value in values if value is not None]
     assert shown == sorted(shown, reverse=True) and len(shown) > 8
 
 

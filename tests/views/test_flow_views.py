@@ -1,13 +1,12 @@
 """A span information flow in its views: the numbers are the result's, and every name is escaped."""
 
 import io
-import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from html_document import Document
+from page_blocks import blocks, section, written
 from rich.console import Console
 from tiny_models import gpt2_like
 
@@ -32,20 +31,17 @@ def answered() -> ls.InformationFlow:
     return ls.information_flow(gpt2_like(), IDS, SPANS, generate=3)
 
 
-def section(flow: ls.InformationFlow, key: str) -> Any:
-    (found,) = [part for part in page_of(flow).sections if part.key == key]
-    return found
-
-
 def test_the_page_tells_both_values_of_every_span(flow: ls.InformationFlow, answered: ls.InformationFlow) -> None:
     for found in (flow, answered):
-        html = section(found, "spans").html
+        said = written(section(found, "spans"))
         for item in found.totals():
-            assert html.count(number(item.bound)) >= 1 and html.count(number(item.channel)) >= 1
-            assert short_number(item.bound) in html
-        assert ("together" in html) == (found is answered)
-        assert html.count("<mark>") == html.count("</mark>") == (2 if found is flow else 3) + (found is flow)
-    assert "±" in section(flow, "spans").html and "exact" in section(answered, "spans").html
+            assert number(item.bound) in said and number(item.channel) in said and short_number(item.bound) in said
+        (marked,) = blocks(section(found, "spans"), "marked")
+        names = [piece["name"] for piece in marked["pieces"] if piece["name"]]
+        assert names == [name.replace("\n", "↵\n") for name in found.spans][: len(names)] and len(names) >= 2
+        columns = [name for name, _ in blocks(section(found, "spans"), "table")[0]["columns"]]
+        assert ("together" in columns) == (found is answered)
+    assert "±" in written(section(flow, "spans")) and "exact" in written(section(answered, "spans"))
     assert [part.key for part in page_of(flow).sections] == ["spans", "sigma", "contract", "details"]
     assert "predictions" in [part.key for part in page_of(answered).sections]
 
@@ -57,10 +53,10 @@ def test_the_page_is_a_document_in_which_every_name_is_escaped(answered: ls.Info
 
 
 def test_each_prediction_has_its_numbers(answered: ls.InformationFlow) -> None:
-    html = section(answered, "predictions").html
+    said = written(section(answered, "predictions"))
     for values in (answered.bound(), answered.channel()):
         for value in values.flatten().tolist():
-            assert number(value) in html
+            assert number(value) in said
 
 
 def test_curves_end_where_the_values_do(flow: ls.InformationFlow) -> None:
@@ -71,8 +67,9 @@ def test_curves_end_where_the_values_do(flow: ls.InformationFlow) -> None:
     expected = {item.name: item for item in flow.totals(CURVE_SIGMAS[-1])}
     for curve in curves:
         assert curve.bound[-1] == expected[curve.name].bound and curve.channel[-1] == expected[curve.name].channel
-    svg = section(flow, "sigma").html
-    assert len(re.findall(r'<path class="c\d', svg)) == 2 * len(curves)
+    (chart,) = blocks(section(flow, "sigma"), "chart")
+    assert len(chart["lines"]) == 2 * len(curves)
+    assert chart["lines"][0]["points"][-1] == [CURVE_SIGMAS[-1], curves[0].bound[-1]]
 
 
 def test_names_at_curves_keep_apart() -> None:

@@ -1,7 +1,6 @@
 """Modes as a page: contrasts as two-sided bars, what each word does, predicted beside actual."""
 
 import math
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,71 +8,54 @@ import pytest
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS
 from fake_results import fake_modes
 from html_document import Document
+from page_blocks import blocks, plain, section, table, written
 
 import lens_scopes as ls
-from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange
-from lens_scopes.views import page_of, to_html
-from lens_scopes.views.page.heat_table import token_html
+from lens_scopes.results.modes import FisherMode, ProbabilityChange
+from lens_scopes.views import to_html
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.modes import contrasts, removal_words, strongest_removals, weighted_amounts
 from lens_scopes.views.words.numbers import short_number
-
-
-def section(modes: ModeInspection, key: str) -> Any:
-    (found,) = [part for part in page_of(modes).sections if part.key == key]
-    return found
+from lens_scopes.views.words.token_text import printable_token
 
 
 def test_each_mode_is_a_two_sided_contrast() -> None:
     modes = fake_modes()
-    html = section(modes, "modes").html
-    cards = html.split('<div class="card">')[1:]
-    assert len(cards) == 2
-    for index, (card, mode) in enumerate(zip(cards, modes.modes, strict=True), start=1):
-        assert f"Mode {index} <small>λ = {number(mode.eigenvalue)}</small>" in card
+    (cards,) = blocks(section(modes, "modes"), "cards")
+    for index, ((head, drawn), mode) in enumerate(zip(cards["items"], modes.modes, strict=True), start=1):
+        assert (head["text"], head["small"]) == (f"Mode {index}", f"λ = {number(mode.eigenvalue)}")
         shifts = [*mode.rising, *reversed(mode.falling)]
         largest = max(abs(shift.change) for shift in shifts)
         kept = [shift for shift in shifts if abs(shift.change) >= 0.01 * largest]
-        lines = re.findall(r"<li>(.*?)</li>", card)
-        assert len(lines) == len(kept)
-        for line, shift in zip(lines, kept, strict=True):
-            assert f"<bdi>{token_html(shift.token)}</bdi>" in line
-            assert f">{short_number(shift.change)}</span>" in line
-            assert f"width:{50 * abs(shift.change) / largest:.2f}%" in line
-            left = 50 - 50 * abs(shift.change) / largest if shift.change < 0 else 50
-            assert f"margin-left:{left:.2f}%" in line
-            assert ("bar negative" in line) == (shift.change < 0)
+        for item, shift in zip(drawn["items"], kept, strict=True):
+            assert plain(item["label"]) == printable_token(shift.token)
+            assert item["values"] == [short_number(shift.change)]
+            assert item["shares"] == pytest.approx([shift.change / largest]) and item["middle"]
 
 
 def test_words_are_told_by_their_actual_effect_with_predicted_beside_actual() -> None:
     modes = fake_modes()
-    html = section(modes, "replacements").html
-    cards = html.split('<div class="card">')[1:]
-    assert len(cards) == 6
-    assert "&#x27;\u00a0Sofa&#x27; moves mass from &#x27;\u00a0couch&#x27; to &#x27;\u00a0sofa&#x27;" in cards[0]
-    removal = modes.replacements[9]
-    assert "KL predicted 0.2000, actual 0.5000 nats; agreement (cosine of the changes) 0.95" in cards[0]
-    lines = re.findall(r"<li>(.*?)</li>", cards[0])
-    assert len(lines) == len(removal.actual)
-    assert f"{short_number(-0.2)}<br>{short_number(-0.4)}" in lines[0]
-    widths = [float(width) for width in re.findall(r"width:([\d.]+)%", lines[0])]
-    assert widths == [25.0, 50.0]
-    assert "—<br>0.008" in lines[3]
+    (cards,) = blocks(section(modes, "replacements"), "cards")
+    assert len(cards["items"]) == 6
+    head, about, drawn = cards["items"][0]
+    assert "'\u00a0Sofa' moves mass from '\u00a0couch' to '\u00a0sofa'" in head["text"]
+    assert "KL predicted 0.2000, actual 0.5000 nats; agreement (cosine of the changes) 0.95" in written(about)
+    assert len(drawn["items"]) == len(modes.replacements[9].actual)
+    assert drawn["items"][0]["values"] == [short_number(-0.2), short_number(-0.4)]
+    assert drawn["items"][0]["shares"] == [-0.5, -1.0]
+    assert drawn["items"][3]["values"] == ["—", "0.008"]
     assert "special" not in "".join(removal_words(item) for item in strongest_removals(modes))
     assert all(not modes.special[item.index] for item in strongest_removals(modes))
 
 
 def test_the_table_has_every_word_with_its_amounts() -> None:
     modes = fake_modes()
-    html = section(modes, "replacements").html
-    rows = re.findall(r"<tr><td (.*?)</tr>", html)
-    assert len(rows) == 18
+    rows = table(section(modes, "replacements"), "What replacing each word does")["rows"]
     for row, removal, amounts in zip(rows, modes.replacements, weighted_amounts(modes), strict=True):
         assert amounts == [a * math.sqrt(m.eigenvalue) for a, m in zip(removal.amounts, modes.modes, strict=True)]
-        for value in (*amounts, removal.predicted_nats, removal.actual_nats, removal.agreement):
-            assert f'data-value="{value!r}"' in row
-    assert 'class="cell s"' in rows[0] and 'class="cell s"' not in rows[9]
-    assert 'class="cell n20"' in rows[9]
+        values = [*amounts, removal.predicted_nats, removal.actual_nats, removal.agreement]
+        assert [cell["value"] for cell in row[2:]] == values
+    assert rows[0][2]["level"] == "s" and "n20" in [cell.get("level") for cell in rows[9]]
 
 
 def test_half_the_squares_of_the_amounts_are_the_predicted_nats(tiny: Any) -> None:
@@ -116,7 +98,7 @@ def test_no_information_and_broken_numbers_are_said_in_words() -> None:
 
 def test_a_page_of_modes_needs_no_scripts_of_circuitsvis() -> None:
     html = to_html(fake_modes())
-    assert "CircuitsVis" not in html and len(html) < 120_000
+    assert "CircuitsVis=" not in html and len(html) < 160_000
     assert "German: Der Hund" in html and "position 17 of 18 tokens" in html
 
 

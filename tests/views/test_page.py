@@ -14,11 +14,10 @@ from fake_attribution import HOSTILE_TOKENS, fake_attribution
 from html_document import Document
 
 from lens_scopes.errors import FileError
-from lens_scopes.views import Page, Section, View, attribution_page, framed, notebook_html, to_html
-from lens_scopes.views.page import circuitsvis
-from lens_scopes.views.page.circuitsvis import WORD_JOINER, bundle, encode, safe_token
-from lens_scopes.views.page.heat_table import heat_table
-from lens_scopes.views.words.attribution import number
+from lens_scopes.views import Page, Section, attribution_page, framed, notebook_html, to_html
+from lens_scopes.views.page import inline
+from lens_scopes.views.page.inline import bundle, encode, joined
+from lens_scopes.views.words.attribution import number, percent
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import printable_token
 
@@ -52,13 +51,12 @@ def test_no_script_can_be_left_early(hostile: str) -> None:
     scripts = [text for tag, text in Document(hostile).texts if tag == "script"]
     assert len(scripts) == 3
     assert not any(re.search(r"</script|<!--", script, re.IGNORECASE) for script in scripts)
-    assert not re.search("[<>&]", re.search(r'draw\("token-strip",.*?\);draw', scripts[1]).group())  # type: ignore[union-attr]
+    assert not re.search("[<>&]", scripts[2])
 
 
 def test_tokens_read_back_from_the_tables(hostile: str) -> None:
-    body = hostile[hostile.index('class="scores') :]
-    cells = re.findall(r'<td class="token" data-value="[^"]*"><bdi>(.*?)</bdi>', body)
-    read = [Document(cell).texts for cell in cells]
+    body = hostile[hostile.index("Score of every token</caption>") : hostile.index("</main>")]
+    read = [Document(cell).texts for cell in re.findall(r'<td class="token"><bdi>(.*?)</bdi>', body)]
     assert ["".join(text for _, text in pieces) for pieces in read] == [
         printable_token(token) for token in HOSTILE_TOKENS
     ]
@@ -79,8 +77,7 @@ def test_nothing_is_loaded_and_nothing_may_be(hostile: str) -> None:
 def test_the_bundle_is_inlined_once_for_all_views() -> None:
     html = to_html(fake_attribution())
     assert html.count("var CircuitsVis=") == 1
-    assert html.count('draw("') == 2
-    assert "CircuitsVis" not in Page("bare").with_section(Section("a", "A", "<p>text</p>")).to_html()
+    assert "CircuitsVis=" not in Page("bare").with_section(Section("a", "A", [])).to_html()
 
 
 def test_the_same_attribution_gives_the_same_page() -> None:
@@ -96,35 +93,33 @@ def test_every_number_is_on_the_page() -> None:
         assert f">{number(value)}</span>" in html
     for value in attribution.standard_error.tolist():
         assert f"± {number(value)}" in html
-    for name, row in zip(range(18), attribution.layers.tolist(), strict=True):
-        for value in row:
-            assert f"{number(value)}" in html
-            assert f'title="L{name} · ' in html
+    for value in attribution.layers.flatten().tolist():
+        assert f">{number(value)}<" in html
     for item in attribution.prediction.top:
-        assert f"width:{100 * item.probability:.2f}%" in html
+        assert percent(item.probability) in html
     for key, text in attribution.contract.items():
         assert key in html
-        assert escape(text) in html
+        assert escape(text).replace("&#x27;", "&#39;") in html
 
 
 def test_sections_are_there_where_the_attribution_has_them() -> None:
     keys = [section.key for section in attribution_page(fake_attribution(n_layers=0)).sections]
-    assert keys == ["tokens", "prediction", "scores", "contract", "details"]
+    assert keys == ["tokens", "prediction", "contract", "scores", "details"]
     keys = [section.key for section in attribution_page(fake_attribution(sites={"z": torch.rand(18, 2)})).sections]
-    assert keys == ["tokens", "prediction", "layers", "sites", "scores", "contract", "details"]
+    assert keys == ["tokens", "prediction", "layers", "sites", "contract", "scores", "details"]
 
 
 def test_heads_of_a_site_are_rows_of_their_own_table() -> None:
     values = torch.arange(36.0).reshape(18, 2)
     html = to_html(fake_attribution(n_layers=0, sites={"blocks.3.attn.hook_z": values}))
-    assert "H0 · ␣the · 34.00" in html
-    assert "H1 · ␣the · 35.00" in html
+    rows = re.findall(r'<tr><th scope="row">(H\d)(.*?)(?=<tr>|</tbody>)', html, re.DOTALL)
+    assert [name for name, _ in rows] == ["H0", "H1"]
+    assert rows[0][1].strip().endswith(">34.00") and rows[1][1].strip().endswith(">35.00")
 
 
 def test_no_target_and_no_text() -> None:
     html = to_html(fake_attribution(target=None, text=None, scope="fisher", objective="Fisher(rank=4)"))
-    assert "class=target" not in html
-    assert 'title="most probable next token"><bdi><i>␣</i>sofa</bdi>' in html
+    assert '"target":true' not in html and '"title":"most probable next token"' in html
     assert "½ δᵀFδ" in html
 
 
@@ -137,62 +132,48 @@ def test_zero_and_broken_scores_are_said_in_words() -> None:
 
 
 def test_sections_go_where_they_are_put() -> None:
-    start = Page("t").with_section(Section("a", "A", "")).with_section(Section("c", "C", ""))
-    both = start.with_section(Section("b", "B", ""), before="c")
+    start = Page("t").with_section(Section("a", "A", [])).with_section(Section("c", "C", []))
+    both = start.with_section(Section("b", "B", []), before="c")
     assert [section.key for section in both.sections] == ["a", "b", "c"]
     assert len(start.sections) == 2
     with pytest.raises(ValueError, match="no section 'x' on this page, which has a, b, c"):
-        both.with_section(Section("d", "D", ""), before="x")
+        both.with_section(Section("d", "D", []), before="x")
 
 
-def test_ids_and_places_of_views_are_checked() -> None:
-    strip = View("strip", "ColoredTokens", {"tokens": [], "values": []})
-    with pytest.raises(ValueError, match="two sections of this page have the id 'a'"):
-        Page("t", sections=(Section("a", "A", ""), Section("a", "A", ""))).to_html()
-    with pytest.raises(ValueError, match="two views of this page have the id 'strip'"):
-        Page("t", sections=(Section("a", "A", strip.html, (strip,)), Section("b", "B", strip.html, (strip,)))).to_html()
-    with pytest.raises(ValueError, match="must contain the html of its view 'strip' once"):
-        Page("t", sections=(Section("a", "A", "<p></p>", (strip,)),)).to_html()
-    with pytest.raises(ValueError, match="view id"):
-        View('x"><script>', "ColoredTokens", {})
-    with pytest.raises(ValueError, match="not the name of a CircuitsVis component"):
-        View("x", "alert(1);Colored", {})
+def test_keys_of_sections_are_unique() -> None:
+    with pytest.raises(ValueError, match="two sections of this page have the key 'a'"):
+        Page("t", sections=(Section("a", "A", []), Section("a", "A", []))).to_html()
 
 
-def test_properties_survive_encoding() -> None:
-    props = {"tokens": ["</script>", "&amp;", "\u2028", "é😀", "\ud800"], "values": torch.tensor([0.5, 1.0]), "n": None}
-    text = encode(props)
+def test_data_survives_encoding() -> None:
+    data = {"tokens": ["</script>", "&amp;", "\u2028", "é😀", "\ud800"], "values": [0.5, None]}
+    text = encode(data)
     assert not re.search("[<>&]", text)
     assert text.isascii()
-    assert json.loads(text) == {"tokens": props["tokens"], "values": [0.5, 1.0]}
-    assert encode({"v": [math.nan, -math.inf]}) == '{"v":[NaN,-Infinity]}'
-    with pytest.raises(TypeError, match="object"):
-        encode({"v": object()})
+    assert json.loads(text) == data
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode([math.nan])
 
 
-@pytest.mark.parametrize("token", HOSTILE_TOKENS)
-def test_safe_tokens_only_gain_word_joiners(token: str) -> None:
-    safe = safe_token(token)
-    assert safe.replace(WORD_JOINER, "") == token
-    assert not re.search(r"<[!/?a-zA-Z]|&[#a-zA-Z]", safe)
+def test_modules_are_joined_in_the_order_of_their_imports(tmp_path: Path) -> None:
+    (tmp_path / "page.js").write_text('import { a, b } from "./one.js";\nexport function c() {}\n', encoding="utf-8")
+    (tmp_path / "one.js").write_text("export const a = '</script>';\nexport class b {}\n", encoding="utf-8")
+    script = joined("page", tmp_path)
+    assert script.index("const _one = ") < script.index("const { a, b } = _one;") < script.index("return { c };")
+    assert "</script" not in script
+    (tmp_path / "bad.js").write_text("export default 1;\n", encoding="utf-8")
+    with pytest.raises(FileError, match=r"bad\.js imports or exports in a way"):
+        joined("bad", tmp_path)
 
 
 def test_a_missing_bundle_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuitsvis.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(inline.importlib.util, "find_spec", lambda name: None)
     bundle.cache_clear()
     try:
         with pytest.raises(FileError, match="pip install circuitsvis"):
             bundle()
     finally:
         bundle.cache_clear()
-
-
-def test_the_table_is_light() -> None:
-    n_layers, n_tokens = 18, 500
-    values = torch.rand(n_layers, n_tokens).tolist()
-    tokens = [" token"] * n_tokens
-    html = heat_table("k", "c", [f"L{i}" for i in range(n_layers)], "layer", tokens, [False] * n_tokens, values)
-    assert len(html) < 100 * n_layers * n_tokens
 
 
 @pytest.mark.parametrize(

@@ -101,14 +101,16 @@ def _print_groups(attribution: Attribution, group: str) -> None:
     from rich.text import Text
 
     from lens_scopes.views.words.attribution import number
-    from lens_scopes.views.words.token_text import visible
+    from lens_scopes.views.words.token_text import printable_token
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(group, overflow="fold")
     table.add_column("tokens", justify="right")
     table.add_column("score", justify="right")
     for label, start, stop, score in _grouped(attribution, group).itertuples(index=False):
-        table.add_row(Text(visible(label)), f"{start}–{stop - 1}" if stop - start > 1 else str(start), number(score))
+        table.add_row(
+            Text(printable_token(label)), f"{start}–{stop - 1}" if stop - start > 1 else str(start), number(score)
+        )
     Console().print(Padding(table, (1, 0, 0, 0)))
 
 

@@ -78,6 +78,9 @@ export function grid({ rows, corner, columns, special, values, caption, choose, 
     signed: own.some((scale) => scale.signed),
   };
   const cells = [];
+  const recolour = (scaleOfRow) => {
+    for (const { cell, value, r, c } of cells) cell.className = cellClass(value, special[c], scaleOfRow(r));
+  };
   const body = values.map((row, r) =>
     h(
       "tr",
@@ -85,15 +88,10 @@ export function grid({ rows, corner, columns, special, values, caption, choose, 
       h("th", { scope: "row", class: "name" }, h("bdi", {}, rows[r])),
       row.map((value, c) => {
         if (value === undefined) return h("td", { class: "none" });
-        const outside = special[c];
-        const css =
-          outside || value === null
-            ? cellClass(value, outside, own[r])
-            : `r${cellClass(value, false, own[r])} a${cellClass(value, false, shared)}`;
         const about = `${rows[r]} · ${columns[c]} · ${number(value)}`;
-        const cell = h("td", { class: css, title: about, "aria-label": about, role: "gridcell" }, short(value));
+        const cell = h("td", { title: about, "aria-label": about, role: "gridcell" }, short(value));
         cell.addEventListener("click", () => choose(r, c));
-        cells.push(cell);
+        cells.push({ cell, value, r, c });
         return cell;
       }),
     ),
@@ -108,24 +106,22 @@ export function grid({ rows, corner, columns, special, values, caption, choose, 
     h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "name" }, corner), ...head)),
     h("tbody", {}, ...body),
   );
-  rove(table, cells, columns.length);
+  recolour((r) => (byRow ? own[r] : shared));
+  rove(table, cells.map(({ cell }) => cell), columns.length);
   table.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
     document.activeElement.click();
   });
-  const choice = (name, label, checked) => [
-    h("input", { type: "radio", name: key, id: `${key}-${name}`, class: name, checked }),
-    h("label", { for: `${key}-${name}` }, label),
-  ];
+  const choice = (name, label, checked, scaleOfRow) =>
+    h("label", {}, h("input", { type: "radio", name: key, class: name, checked, onchange: () => recolour(scaleOfRow) }), label);
   const area = h("div", { class: "scroll", style: { "--tokens": columns.length, "--name": longest(rows) } }, table);
   return h(
     "div",
     { class: "heat" },
-    ...choice("by-row", `colour by ${noun}`, byRow),
-    ...choice("by-all", "one scale for all", !byRow),
-    h("input", { type: "checkbox", id: `${key}-numbers`, class: "with-numbers" }),
-    h("label", { for: `${key}-numbers` }, "numbers"),
+    choice("by-row", `colour by ${noun}`, byRow, (r) => own[r]),
+    choice("by-all", "one scale for all", !byRow, () => shared),
+    h("label", {}, h("input", { type: "checkbox", class: "numbers" }), "numbers"),
     area,
     h("div", { class: "row-legend" }, rowLegend(noun, shared.signed)),
     h("div", { class: "all-legend" }, legend(shared, `all ${noun}s`, special)),

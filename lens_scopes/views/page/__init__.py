@@ -1,1 +1,1 @@
-"""HTML pages of results."""
+"""HTML pages of results: sections as plain data, drawn by the scripts in `scripts/`."""

@@ -35,10 +35,6 @@ def inline_token(token: str) -> str:
     return token if token.isspace() and set(token) == {" "} else _spelled(token, line_break="↵\n")
 
 
-# The pages' sections import these names.
-visible, running = printable_token, inline_token
-
-
 def _spelled(text: str, line_break: str = "↵") -> str:
     if all(_is_unseen(character) for character in text):
         return "".join(_code_point(c) if _is_unseen(c) else c for c in text)

@@ -1,0 +1,96 @@
+"""The page of a result, and of several results of one prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lens_scopes.views.page.document import Page
+from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.pages.blocks import alerts, contract_section
+
+if TYPE_CHECKING:
+    from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.heads import HeadInspection
+    from lens_scopes.results.matrix import AttributionMatrix
+    from lens_scopes.results.modes import ModeInspection
+
+_WORDS = {
+    "Attribution": "attribution",
+    "HeadInspection": "heads",
+    "AttributionMatrix": "matrix",
+    "ModeInspection": "modes",
+    "EvaluationReport": "evaluation",
+    "InformationFlow": "flow",
+}
+_OF = {"heads": "the heads", "matrix": "source × target", "modes": "the modes"}
+_SHARED = ("contract", "details")
+
+
+def page_of(result: Any) -> Page:
+    """The page of any result alone."""
+    words = _words(result)
+    return Page(
+        f"{words.page_title(result)} · lens_scopes", words.header(result), tuple(words.sections(result)), (result,)
+    )
+
+
+def attribution_page(
+    attribution: Attribution,
+    heads: HeadInspection | None = None,
+    matrix: AttributionMatrix | None = None,
+    modes: ModeInspection | None = None,
+) -> Page:
+    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, other sites,
+    contract, scores, details.
+
+    The sections for layers and other sites are there where the attribution has them. Add your own with
+    `Page.with_section`.
+
+    Args:
+        attribution: what the page is about.
+        heads, matrix, modes: other results on the same prompt, each with its contract, shown on the same page. Where
+            one is about another prompt, position or model, the page says so.
+    """
+    others = {"heads": heads, "matrix": matrix, "modes": modes}
+    companions = {kind: result for kind, result in others.items() if result is not None}
+    page = page_of(attribution)
+    before = [section for section in page.sections if section.key in ("tokens", "prediction", "layers")]
+    after = [section for section in page.sections if section not in before]
+    if heads is not None:
+        before = _words(attribution).sections(attribution, with_heads=True)[: len(before)]
+    contracts = []
+    for place, (kind, result) in enumerate(companions.items(), start=1):
+        own = [section for section in _words(result).sections(result) if section.key not in _SHARED]
+        differences = alerts("Mind the difference", _differences(attribution, result))
+        first = replace(own[0], blocks=[*differences, *own[0].blocks])
+        before += [replace(section, part=place) for section in (first, *own[1:])]
+        title = f"Contract of {_OF[kind]}"
+        contracts.append(contract_section(result.contract, f"{kind}-contract", title, result.settings))
+    at = [section.key for section in after].index("contract") + 1
+    return replace(
+        page,
+        sections=(*before, *after[:at], *contracts, *after[at:]),
+        results=(attribution, *companions.values()),
+    )
+
+
+def _words(result: Any) -> Any:
+    """The module with the sections of a result; results are told apart by the name of their class."""
+    for kind in type(result).__mro__:
+        if kind.__name__ in _WORDS:
+            return import_module(f"lens_scopes.views.words.pages.{_WORDS[kind.__name__]}")
+    raise TypeError(f"there is no page of a {type(result).__name__}; results of lens_scopes have one")
+
+
+def _differences(attribution: Attribution, other: Any) -> list[str]:
+    """What a reader must know where another result is not about the same tokens of the same model."""
+    notes = []
+    covers_more = hasattr(other, "destinations")
+    tokens = other.tokens[: len(attribution.tokens)] if covers_more else other.tokens
+    if tokens != attribution.tokens:
+        notes.append(f"This part is about another prompt or position: {prompt_text(other)}")
+    if other.model.get("name") != attribution.model.get("name"):
+        notes.append(f"This part is about another model: {other.model.get('name')}")
+    return notes

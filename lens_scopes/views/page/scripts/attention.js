@@ -1,0 +1,63 @@
+// Attention patterns and other matrices over tokens, drawn by CircuitsVis within the sizes that it draws without delay.
+import { later, render, sparse } from "./circuitsvis.js";
+import { h } from "./dom.js";
+import { levelOf } from "./scale.js";
+
+const LONGEST_LABEL = 14;
+
+/** The chart of one matrix; its rows may be empty. */
+export function pattern(page, { id, rows, bound }) {
+  const place = h("div", { class: "circuitsvis", id: page.id(id) });
+  page.ready(() => later(place, () => draw(place, page.part.labels, rows, bound)));
+  return h("div", { class: "charts single" }, place);
+}
+
+/** Several matrices of every head beside each other, and a small picture of each head to choose it by. */
+export function attention(page, { tokens, heads, views }) {
+  const labels = page.part.labels.slice(-tokens);
+  const places = views.map((view) => h("div", { class: "circuitsvis", id: page.id(view.id) }));
+  let chosen = 0;
+  const show = (head) => views.forEach((view, v) => draw(places[v], labels, view.matrices[head], view.bound));
+  const buttons = heads.map((name, head) =>
+    h(
+      "button",
+      { type: "button", "aria-pressed": String(head === 0), onclick: () => choose(head) },
+      thumbnail(views[0].matrices[head], views[0].bound),
+      name,
+    ),
+  );
+  const choose = (head) => {
+    buttons[chosen].setAttribute("aria-pressed", "false");
+    buttons[head].setAttribute("aria-pressed", "true");
+    chosen = head;
+    show(head);
+  };
+  const switcher = h("div", { class: "thumbnails", role: "group", "aria-label": views[0].title }, ...buttons);
+  page.ready(() => later(places[0], () => show(chosen)));
+  const columns = views.map((view, v) =>
+    h("div", { class: "charts" }, h("h3", {}, view.title), h("p", { class: "note" }, view.note), places[v]),
+  );
+  return h("div", {}, switcher, h("div", { class: "two even" }, ...columns));
+}
+
+function draw(place, labels, rows, bound) {
+  const tokens = labels.map((text) => {
+    const characters = [...text];
+    return characters.length <= LONGEST_LABEL ? text : `${characters.slice(0, LONGEST_LABEL - 1).join("")}…`;
+  });
+  render(place, "AttentionPattern", { tokens, attention: sparse(rows), maxValue: bound, minValue: -bound });
+}
+
+/** A picture with one dot per cell, in the colours of the scale on white. */
+function thumbnail(rows, bound) {
+  const canvas = h("canvas", { width: rows.length, height: rows.length, "aria-hidden": "true" });
+  const brush = canvas.getContext("2d");
+  const colours = getComputedStyle(document.documentElement);
+  rows.forEach((row, dest) =>
+    row.forEach((value, src) => {
+      brush.fillStyle = colours.getPropertyValue(`--${levelOf(value, false, { bound })}`);
+      if (value) brush.fillRect(src, dest, 1, 1);
+    }),
+  );
+  return canvas;
+}

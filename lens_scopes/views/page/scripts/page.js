@@ -1,0 +1,123 @@
+// The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
+import { attention, pattern } from "./attention.js";
+import { bars } from "./bars.js";
+import { chart, lineLegend } from "./chart.js";
+import { h, say, setLabels } from "./dom.js";
+import { map } from "./map.js";
+import { prose } from "./prose.js";
+import { strip, strips } from "./strip.js";
+import { table } from "./table.js";
+
+const BLOCKS = { ...prose, bars, table, map, chart, strip, strips, attention, pattern, "line-legend": lineLegend };
+
+/** What blocks are drawn with: the result they are of, ids, and what a reader can choose. */
+class Context {
+  /** `part` holds the tokens and numbers of a result, `shared` what all parts of a page have in common. */
+  constructor(part, shared) {
+    this.part = part;
+    this.shared = shared;
+  }
+
+  /** An id of this page. */
+  id(name) {
+    return this.shared.prefix + name;
+  }
+
+  /** What a reader can do here: `layer`, `position`, `target`, `head`, `through`. */
+  get act() {
+    return this.shared.act;
+  }
+
+  /** The numbers that a block gives or refers to. */
+  values(numbers) {
+    return Array.isArray(numbers) ? numbers : numbers.at.reduce((value, key) => value[key], this.part.data);
+  }
+
+  /** What was last chosen of a kind, −1 for nothing. */
+  chosen(kind) {
+    return this.shared.choices[kind] ?? -1;
+  }
+
+  /** Calls back when something of a kind is chosen. */
+  on(kind, tell) {
+    this.shared.listeners.push([kind, tell]);
+  }
+
+  /** Calls back when everything is on the page. */
+  ready(act) {
+    this.shared.waiting.push(act);
+  }
+
+  /** The elements of blocks. */
+  draw(blocks) {
+    return blocks.map((block) => BLOCKS[block.type](this, block));
+  }
+}
+
+/**
+ * The elements of a page's content: `header`, `sections`, `navigation`; `ready` is to be called when they are in place, and
+ * `choose(kind, index)` when something is chosen elsewhere.
+ */
+export function contents({ header, sections, parts }, { act = {}, prefix = "", choices = {}, level = 2 } = {}) {
+  const shared = { act: {}, prefix, choices, listeners: [], waiting: [] };
+  const choose = (kind, index) => {
+    choices[kind] = index;
+    for (const [listened, tell] of shared.listeners) if (listened === kind) tell(index);
+  };
+  const layered = sections.some(({ blocks }) => blocks.some((block) => block.choices));
+  if (layered) shared.act.layer = (index) => choose("layer", index);
+  for (const [kind, more] of Object.entries(act)) {
+    const own = shared.act[kind];
+    shared.act[kind] = (...chosen) => {
+      own?.(...chosen);
+      more(...chosen);
+    };
+  }
+  const of = (part) => new Context(parts[part] ?? { labels: [], running: [], special: [], data: {} }, shared);
+  const link = ({ key, title }) => h("a", { href: `#${prefix}${key}` }, title);
+  return {
+    header: of(0).draw(header),
+    sections: sections.map((section) => {
+      const id = prefix + section.key;
+      const title = h(`h${level}`, { id: `${id}-title` }, section.title);
+      const attributes = { id, class: section.layout, "aria-labelledby": `${id}-title` };
+      return h("section", attributes, title, ...of(section.part).draw(section.blocks));
+    }),
+    navigation: sections.length > 1 ? h("nav", { "aria-label": say("sections") }, ...sections.map(link)) : null,
+    ready: () => shared.waiting.splice(0).forEach((ready) => ready()),
+    choose,
+  };
+}
+
+/** Draws a whole document, whose header and main are there and empty. */
+export function draw(data) {
+  setLabels(data.labels);
+  const page = contents(data);
+  document.querySelector("body>header").append(...page.header, page.navigation ?? "");
+  document.querySelector("body>main").append(...page.sections);
+  page.ready();
+  followLinks();
+}
+
+/**
+ * Links within the page open the folds around what they lead to. A frame without an address of its own, as in a notebook,
+ * would resolve them against the page around it.
+ */
+export function followLinks() {
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    target?.scrollIntoView();
+  };
+  addEventListener("hashchange", reveal);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (!link) return;
+    const hash = link.getAttribute("href");
+    if (hash === location.hash) reveal();
+    else if (location.protocol === "about:") location.hash = hash;
+    else return;
+    event.preventDefault();
+  });
+  if (location.hash) reveal();
+}

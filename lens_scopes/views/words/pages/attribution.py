@@ -1,0 +1,205 @@
+"""Sections of an attribution: tokens, prediction, layers, other sites, scores."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from lens_scopes.views.words import attribution as words
+from lens_scopes.views.words.colour import scale_of
+from lens_scopes.views.words.numbers import number, percent
+from lens_scopes.views.words.pages.blocks import (
+    Block,
+    Section,
+    alerts,
+    bar_cell,
+    bars,
+    contract_section,
+    definitions,
+    heading,
+    heat_map,
+    kind,
+    lead,
+    level,
+    note,
+    number_cell,
+    provenance_section,
+    reference,
+    table,
+    text_cell,
+    token,
+)
+from lens_scopes.views.words.token_text import inline_token, printable_token
+
+if TYPE_CHECKING:
+    from lens_scopes.engine.final_state import PredictedToken
+    from lens_scopes.results.attribution import Attribution
+
+
+def page_title(attribution: Attribution) -> str:
+    """The title of the window."""
+    return words.title(attribution)
+
+
+def header(attribution: Attribution) -> list[Block]:
+    """What was explained, and how to read it."""
+    return [
+        kind(*about(attribution)),
+        prompt(attribution, words.next_token(attribution)),
+        *alerts("Warnings", attribution.warnings),
+        *alerts("About these scores", words.oddities(attribution)),
+    ]
+
+
+def sections(attribution: Attribution, *, with_heads: bool = False) -> list[Section]:
+    """Sections `tokens`, `prediction`, `layers`, `sites`, `contract`, `scores`, `details`.
+
+    Args:
+        attribution: the result.
+        with_heads: whether the page has the heads × layers map, which the names of layers then lead to.
+    """
+    parts = [_tokens(attribution), _prediction(attribution)]
+    if attribution.layers is not None:
+        parts.append(_layers(attribution, with_heads))
+    if attribution.sites:
+        parts.append(_sites(attribution))
+    return [
+        *parts,
+        contract_section(attribution.contract),
+        _scores(attribution),
+        provenance_section(attribution),
+    ]
+
+
+def about(result: Any) -> list[str | dict[str, str]]:
+    """Objective, model and position of a result about one prediction."""
+    name = inline_token(str(result.model.get("name", "a model")))
+    place = f"position {result.position} of {len(result.tokens)} tokens"
+    return [{"bold": inline_token(result.objective)}, f" · {name} · {place}"]
+
+
+def prompt(result: Any, following: PredictedToken | None) -> Block:
+    """The prompt as the heading of a page, and the token that follows it, set off."""
+    text = words.prompt_text(result)
+    block: Block = {"type": "prompt", "text": text if len(text) <= 240 else "…" + text[-239:]}
+    if following is not None:
+        block["token"] = printable_token(following.token)
+        block["small"] = percent(following.probability)
+        block["title"] = "target" if getattr(result, "target", None) is not None else "most probable next token"
+    return block
+
+
+def _tokens(attribution: Attribution) -> Section:
+    strip: Block = {
+        "type": "strip",
+        "id": "token-strip",
+        "values": reference("scores"),
+        "of": "the other tokens" if any(attribution.special) else "these tokens",
+        "label": "The prompt, coloured by influence",
+        "strongest": 6,
+    }
+    if attribution.layers is not None:
+        strip |= {
+            "choices": words.short_names(attribution.layer_names),
+            "choice_values": reference("layers"),
+            "first": "all sites" if attribution.settings.get("at") else "embedding",
+            "choice_label": "Where influence is read",
+            "choose": "layer",
+        }
+    blocks = [note("The text up to the position explained. Point at a token for its score."), strip]
+    blocks += [lead(words.reading(attribution)), lead(words.caution(attribution), quiet=True)]
+    return Section("tokens", "Tokens", blocks, layout="wide")
+
+
+def _prediction(attribution: Attribution) -> Section:
+    target = attribution.target
+    items = [
+        {
+            "label": token(item.token),
+            "values": [percent(item.probability)],
+            "shares": [item.probability],
+            "target": target is not None and item.token_id == target.token_id,
+            "choose": {"token": item.token, "token_id": item.token_id},
+        }
+        for item in words.likely(attribution)
+    ]
+    prediction = attribution.prediction
+    facts = {"entropy": f"{number(prediction.entropy)} nats", "β = ‖y‖": number(prediction.beta)}
+    ending = "; the target is set off" if target is not None else ""
+    return Section(
+        "prediction",
+        "Prediction",
+        [note(f"The next token after this text{ending}."), bars(items), definitions(facts, compact=True)],
+        layout="side",
+    )
+
+
+def _layers(attribution: Attribution, with_heads: bool) -> Section:
+    names = attribution.layer_names
+    errors = None if attribution.layers_standard_error is None else reference("layers_standard_error")
+    layer_map = heat_map(
+        "layers",
+        "Influence of each token, read at each layer",
+        "layer",
+        words.short_names(names),
+        reference("layers"),
+        errors=errors,
+        row_links=[_heads_of(name) for name in names] if with_heads else None,
+        choose="layer",
+    )
+    text = (
+        "Each row reads the same scores at another layer of the residual stream, from the first"
+        f" ({names[0]}) to the last ({names[-1]}). Where the colour moves from a token to a later one, its information"
+        " has moved along. A cell chooses its layer in the strip of tokens"
+        f"{', the name of a layer leads to its heads' if with_heads else ''}."
+    )
+    return Section("layers", "Through the layers", [note(text), layer_map])
+
+
+def _heads_of(layer_name: str) -> str:
+    """The row of the heads × layers map for a hook name; the map itself for other names."""
+    match = re.match(r"blocks\.(\d+)\.", layer_name)
+    return "heads" if match is None else f"heads-l{match[1]}"
+
+
+def _sites(attribution: Attribution) -> Section:
+    blocks = []
+    flat = {name: values.tolist() for name, values in attribution.sites.items() if values.ndim == 1}
+    if flat:
+        caption = "Influence of each token, read at other sites"
+        blocks.append(heat_map("sites", caption, "site", list(flat), list(flat.values())))
+    for i, (name, values) in enumerate(attribution.sites.items()):
+        if values.ndim == 2:
+            heads = [f"H{head}" for head in range(values.shape[1])]
+            caption = f"Influence of each token at each head of {name}"
+            blocks += [heading(name), heat_map(f"site-{i}", caption, "head", heads, values.T.tolist())]
+    return Section("sites", "Other sites", blocks)
+
+
+def _scores(attribution: Attribution) -> Section:
+    lines = words.rows(attribution)
+    scale = scale_of([line.score for line in lines], attribution.special)
+    with_errors = attribution.standard_error is not None
+    names = [("#", "number"), ("token", "text"), ("id", "number"), ("score", "number")]
+    names += [("standard error", "number")] if with_errors else []
+    largest = max((line.share for line in lines if line.share is not None), default=0.0)
+    rows = []
+    for line in lines:
+        cells = [
+            number_cell(str(line.index), line.index),
+            text_cell(token(line.token), line.token),
+            number_cell(str(line.token_id), line.token_id),
+            number_cell(number(line.score), line.score, level(line.score, line.special, scale)),
+        ]
+        if with_errors:
+            error = line.standard_error
+            cells.append(number_cell("—" if error is None else f"± {number(error)}", error))
+        cells.append(number_cell("—" if line.share is None else percent(line.share), line.share))
+        share = math.copysign(line.share / largest, line.score) if line.share else 0.0
+        rows.append([*cells, bar_cell(share, "graph", middle=False)])
+    text = (
+        "Share is |score| over the sum of |score| of all tokens but the special ones. The buttons in the headings sort."
+    )
+    scores = table("Score of every token", [*names, ("share", "number"), ("", "")], rows, attribution.special)
+    return Section("scores", "Scores", [note(text), scores])

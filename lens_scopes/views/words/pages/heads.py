@@ -1,0 +1,329 @@
+"""Sections of a head inspection: the heads × layers map, what each head carries, where it looks, the ablations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lens_scopes.views.words.attribution import next_token, title
+from lens_scopes.views.words.axis import axis_of, named_points
+from lens_scopes.views.words.heads import (
+    HeadLine,
+    agreement,
+    head_lines,
+    heads_caution,
+    heads_oddities,
+    heads_reading,
+    is_divergence,
+    unit_of_change,
+)
+from lens_scopes.views.words.numbers import number, percent, short_number
+from lens_scopes.views.words.pages.attribution import about, prompt
+from lens_scopes.views.words.pages.blocks import (
+    Block,
+    Section,
+    alerts,
+    axis,
+    bar_cell,
+    columns,
+    contract_section,
+    heading,
+    heat_map,
+    joined,
+    kind,
+    lead,
+    legend,
+    note,
+    number_cell,
+    plain_scale,
+    provenance_section,
+    reference,
+    table,
+    text_cell,
+    token,
+)
+from lens_scopes.views.words.token_text import inline_token
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from lens_scopes.results.heads import HeadInspection
+
+OPEN = 4
+MOST_TOKENS_OF_HEADS = 64  # CircuitsVis draws larger charts with delay
+MOST_HEADS = 12
+_MOST_CELLS = 6 * MOST_TOKENS_OF_HEADS**2
+_MOST_VALUES = 40_000  # numbers in all strips together: 72 heads × 500 tokens
+_LEAST = 0.005  # of the full colour
+
+
+def page_title(heads: HeadInspection) -> str:
+    """The title of the window."""
+    return f"Heads: {title(heads)}"
+
+
+def header(heads: HeadInspection) -> list[Block]:
+    """What was inspected."""
+    return [kind("Heads · ", *about(heads)), prompt(heads, next_token(heads))]
+
+
+def sections(heads: HeadInspection) -> list[Section]:
+    """Sections `heads`, `head-strips`, `attention`, `ablation`, `contract`, `details`.
+
+    Every head has a strip, as far as they stay light; the rows of the map have the ids `heads-l0`, `heads-l1`, …
+    """
+    lines = head_lines(heads)
+    strips = lines[: max(1, _MOST_VALUES // max(1, len(heads.tokens)))]
+    links = {line.name: line.key for line in strips}
+    parts = [_map(heads, lines, links), _strips(heads, strips, len(lines) - len(strips))]
+    if heads.patterns:
+        parts.append(_attention(heads))
+    if heads.ablations:
+        parts.append(_ablation(heads, links))
+    return [
+        *parts,
+        contract_section(heads.contract),
+        provenance_section(heads),
+    ]
+
+
+def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) -> Section:
+    changes = heads.effect.flatten().tolist()
+    mlps = heads.mlp_effect.tolist()
+    n_layers, n_heads = heads.effect.shape
+    head_map = heat_map(
+        "heads-map",
+        "Predicted change when a head or an MLP is set to its baseline",
+        "layer",
+        [f"L{layer}" for layer in range(n_layers)],
+        reference("effect"),
+        [f"H{head}" for head in range(n_heads)],
+        plain=True,
+        row_ids=[f"heads-l{layer}" for layer in range(n_layers)],
+        cell_links=[[links.get(f"L{layer}H{head}", "") for head in range(n_heads)] for layer in range(n_layers)],
+        apart={"name": "MLP", "values": reference("mlp_effect")} if mlps else None,
+        choose="head",
+    )
+    legends = [legend(plain_scale(changes), "all heads", broken=not all(map(math.isfinite, changes)))]
+    if mlps:
+        broken = not all(map(math.isfinite, mlps))
+        legends.append(legend(plain_scale(mlps), "all MLPs, which have a scale of their own", broken=broken))
+    left = [heading("Heads × layers"), note("A number leads to what that head carries."), head_map, *legends]
+    blocks = [
+        kind({"bold": inline_token(heads.objective)}, f" · baseline {inline_token(heads.baseline)}"),
+        *alerts("Warnings", heads.warnings),
+        *alerts("About these changes", heads_oddities(heads)),
+        lead(heads_reading(heads)),
+        lead(heads_caution(), quiet=True),
+        columns(left, _strongest(heads, lines, links)),
+    ]
+    return Section("heads", "Heads", blocks)
+
+
+def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str], most: int = 10) -> list[Block]:
+    rows = [
+        [
+            text_cell(line.name, line.name, "component", links.get(line.name, "")),
+            text_cell(line.kind or "—", line.kind or ""),
+            number_cell(number(line.direct), line.direct),
+            number_cell(number(line.effect), line.effect),
+            number_cell("—" if line.actual is None else number(line.actual), line.actual),
+            text_cell(
+                _carriers(heads, line, 1), "".join(heads.tokens[i] for i in line.carriers(heads.special, 1)), "sources"
+            ),
+        ]
+        for line in lines[:most]
+    ]
+    names = [("head", "text"), ("type", "text"), ("direct", "number"), ("predicted", "number")]
+    strongest = table("The strongest heads", [*names, ("actual", "number"), ("mostly from", "text")], rows)
+    return [heading("The strongest"), note(f"In {unit_of_change(heads)}."), strongest]
+
+
+def _carriers(heads: HeadInspection, line: HeadLine, most: int = 3) -> list[str | dict[str, str]]:
+    best = line.carriers(heads.special, most)
+    return joined([token(heads.tokens[i], number(line.sources[i])) for i in best], "nothing")
+
+
+def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Section:
+    parts = "The part of a head’s change that comes through each source token it attends to, against zero."
+    if is_divergence(heads):
+        parts += " Divergences do not add up: the parts are those of each token alone."
+    left = f" {without} weaker heads have no strip, which keeps the page light." if without else ""
+    strips: Block = {
+        "type": "strips",
+        "id": "strips",
+        "open": OPEN,
+        "more": f"All other heads ({len(lines) - OPEN})",
+        "of": "the other tokens" if any(heads.special) else "these tokens",
+        "items": [_fold(heads, line) for line in lines],
+    }
+    text = f"{parts} Each head has its own colour scale. Point at a token for its number.{left}"
+    return Section("head-strips", "What each head carries", [note(text), strips])
+
+
+def _fold(heads: HeadInspection, line: HeadLine) -> Block:
+    kind_of_head = [f" · {line.kind} ({percent(line.share)} of its attention)"] if line.kind else []
+    actual = "not ablated" if line.actual is None else f"actual {number(line.actual)}"
+    numbers = f" predicted {number(line.effect)} · {actual} · direct {number(line.direct)}"
+    broken = sum(not math.isfinite(value) for value in line.sources)
+    notes = [note("Carries most from ", *_carriers(heads, line), ".")]
+    if broken:
+        notes.append(note(f"Not finite, without colour: {broken} of these numbers."))
+    return {
+        "key": line.key,
+        "name": line.name,
+        "summary": [{"bold": line.name}, *kind_of_head, {"small": numbers}],
+        "blocks": notes,
+        "values": reference("by_source", line.layer, line.head),
+    }
+
+
+def _attention(heads: HeadInspection) -> Section:
+    special = [i for i, outside in enumerate(heads.special) if outside]
+    gradients = {}
+    for name, matrix in heads.pattern_gradients.items():
+        counted = matrix.clone()
+        counted[:, special] = 0
+        gradients[name] = counted.nan_to_num(0.0, 0.0, 0.0)
+    bound = max((float(matrix.abs().max()) for matrix in gradients.values()), default=0.0)
+    aside = " Its column of special tokens is left blank, outside the scale." if special else ""
+    blank = "" if bound else " Every edge is zero."
+    charts = {
+        "type": "attention",
+        "tokens": min(len(heads.tokens), MOST_TOKENS_OF_HEADS),
+        "heads": list(heads.patterns)[: _most_heads(len(heads.tokens))],
+        "views": [
+            _view("patterns", "Attention pattern", "From 0 to 1 (full colour).", heads.patterns, 1.0),
+            _view(
+                "pattern-gradients",
+                "Pattern × gradient",
+                f"Which edges carry the change (full colour: ±{number(bound)}, the same for all heads).{aside}{blank}",
+                gradients,
+                bound,
+            ),
+        ],
+    }
+    text = (
+        "Rows are the tokens that attend, columns the tokens attended to. Choose a head: both charts"
+        " follow. Cells under 0.5% of the full colour are blank."
+    )
+    notes = " ".join([text, *cropping(len(heads.patterns), len(heads.tokens))])
+    return Section("attention", "Where the strongest heads look", [note(notes), charts, _edge_table(heads, gradients)])
+
+
+def _view(key: str, name: str, text: str, matrices: Mapping[str, Float[Tensor, "dest src"]], bound: float) -> Block:
+    kept = list(matrices.values())
+    if kept:
+        kept = kept[: _most_heads(kept[0].shape[-1])]
+    last = MOST_TOKENS_OF_HEADS
+    drawn = [chart_cells(matrix[-last:, -last:].tolist(), bound) for matrix in kept]
+    return {"id": key, "title": name, "note": text, "matrices": drawn, "bound": bound or 1.0}
+
+
+def chart_cells(rows: list[list[float]], bound: float) -> list[list[int | float]]:
+    """The lower triangle in three significant digits. Zero leaves a cell blank: what is not finite, and what would be
+    white anyway, which makes a chart several times faster."""
+    least = _LEAST * (bound or 1.0)
+    return [
+        [float(f"{value:.3g}") if math.isfinite(value) and abs(value) >= least else 0 for value in row[: dest + 1]]
+        for dest, row in enumerate(rows)
+    ]
+
+
+def cropping(n_heads: int, n_tokens: int) -> list[str]:
+    """What the charts leave out of this many heads and tokens, in sentences; empty where they show all."""
+    notes = []
+    if n_heads > _most_heads(n_tokens):
+        notes.append(f"The {_most_heads(n_tokens)} strongest of {n_heads} heads are drawn.")
+    if n_tokens > MOST_TOKENS_OF_HEADS:
+        notes.append(
+            f"The last {MOST_TOKENS_OF_HEADS} of {n_tokens} tokens are drawn, because charts of more are slow; the"
+            " table below is of all tokens."
+        )
+    return notes
+
+
+def _most_heads(n_tokens: int) -> int:
+    return min(MOST_HEADS, _MOST_CELLS // min(n_tokens, MOST_TOKENS_OF_HEADS) ** 2)
+
+
+def _edge_table(heads: HeadInspection, gradients: Mapping[str, Float[Tensor, "dest src"]], most: int = 3) -> Block:
+    rows = []
+    for name, pattern in heads.patterns.items():
+        looks = pattern[-1].nan_to_num(0.0).topk(min(most, len(heads.tokens)))
+        seen = [
+            token(heads.tokens[i], percent(share))
+            for share, i in zip(looks.values.tolist(), looks.indices.tolist(), strict=True)
+            if share > 0
+        ]
+        matrix = gradients[name].flatten()
+        pairs = [
+            (*divmod(i, pattern.shape[1]), float(matrix[i]))
+            for i in matrix.abs().topk(min(most, len(matrix))).indices.tolist()
+        ]
+        edges = [
+            [*token(heads.tokens[dest]), " ← ", *token(heads.tokens[src], number(value))]
+            for dest, src, value in pairs
+            if value
+        ]
+        cells = [joined(seen, "nothing"), joined(edges, "none")]
+        rows.append([text_cell(name, name, "component"), *(text_cell(cell, "", "prose") for cell in cells)])
+    names = [("head", "text"), ("looks most at, from the last token", "plain"), ("edges that carry most", "plain")]
+    return table("What stands out in the charts", names, rows)
+
+
+def _ablation(heads: HeadInspection, links: dict[str, str]) -> Section:
+    finite = [v for item in heads.ablations for v in (item.predicted, item.actual) if math.isfinite(v)]
+    scale = axis_of(finite)
+    rows = [
+        [
+            text_cell(item.name, item.name, "component", links.get(item.name, "")),
+            number_cell(number(item.predicted), item.predicted),
+            bar_cell(scale.share(item.predicted)),
+            number_cell(number(item.actual), item.actual),
+            bar_cell(scale.share(item.actual)),
+        ]
+        for item in heads.ablations
+    ]
+    names = [("component", "text"), ("predicted", "number"), ("", ""), ("actual", "number"), ("", "")]
+    unit = unit_of_change(heads)
+    text = (
+        f"Change in {unit} when a component is set to its {inline_token(heads.baseline)} baseline: predicted from the"
+        " gradient, and found by doing it. The buttons in the headings sort."
+        f"{' Bars and axes are on a square-root scale.' if scale.square_root else ''}"
+    )
+    changes = table("Predicted and actual changes", names, rows)
+    both = columns([changes], [_scatter(heads, links)], even=True)
+    return Section("ablation", "Checked by ablation", [lead(agreement(heads)), note(text), both])
+
+
+def _scatter(heads: HeadInspection, links: dict[str, str]) -> Block:
+    points = [item for item in heads.ablations if math.isfinite(item.predicted) and math.isfinite(item.actual)]
+    scale = axis_of([value for item in points for value in (item.predicted, item.actual)])
+    named = dict(named_points(scale, [(item.predicted, item.actual) for item in points]))
+    ticks = [(value, short_number(value)) for value in scale.ticks()]
+    kind_of_scale = "root" if scale.square_root else "linear"
+    warped = " (square-root scale)" if scale.square_root else ""
+    across = axis(f"predicted change, {unit_of_change(heads)}{warped}", scale.low, scale.high, ticks, kind_of_scale)
+    return {
+        "type": "chart",
+        "label": f"Predicted against actual change of {len(points)} components; the numbers are in the table",
+        "x": across,
+        "y": across | {"label": "actual change"},
+        "diagonal": True,
+        "note": "dashed: predicted = actual",
+        "points": [
+            {
+                "x": item.predicted,
+                "y": item.actual,
+                "shape": "square" if item.head is None else "dot",
+                "title": f"{item.name}: predicted {number(item.predicted)}, actual {number(item.actual)}",
+                "link": links.get(item.name, ""),
+                "name": item.name if i in named else "",
+                "side": named.get(i, 1),
+            }
+            for i, item in enumerate(points)
+        ],
+    }

@@ -1,0 +1,214 @@
+"""Sections of a source × target matrix: the chart or map, what each prediction came from, span totals."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lens_scopes.errors import PromptError
+from lens_scopes.views.words.attribution import NOT_TO_READ, prompt_text, ranking, reading
+from lens_scopes.views.words.matrix import (
+    PredictionLine,
+    explained_spans,
+    matrix_oddities,
+    prediction_lines,
+    relative_rows,
+    row_name,
+)
+from lens_scopes.views.words.numbers import number, percent
+from lens_scopes.views.words.pages.attribution import prompt
+from lens_scopes.views.words.pages.blocks import (
+    Block,
+    Section,
+    alerts,
+    contract_section,
+    fold,
+    heat_map,
+    joined,
+    kind,
+    lead,
+    legend,
+    level,
+    note,
+    number_cell,
+    plain_scale,
+    provenance_section,
+    table,
+    text_cell,
+    token,
+)
+from lens_scopes.views.words.pages.heads import chart_cells
+from lens_scopes.views.words.token_text import inline_token
+
+if TYPE_CHECKING:
+    from lens_scopes.results.matrix import AttributionMatrix
+
+MOST_TOKENS_OF_ONE = 200
+_MOST_ROWS = 40
+_MOST_CELLS = 2500
+
+
+def page_title(matrix: AttributionMatrix) -> str:
+    """The title of the window."""
+    text = prompt_text(matrix)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def header(matrix: AttributionMatrix) -> list[Block]:
+    """What was attributed, and how not to read it."""
+    name = inline_token(str(matrix.model.get("name", "a model")))
+    return [
+        kind("Source × target · ", *_kind(matrix), f" · {name}"),
+        prompt(matrix, None),
+        lead(NOT_TO_READ, quiet=True),
+    ]
+
+
+def sections(matrix: AttributionMatrix) -> list[Section]:
+    """Sections `matrix`, `predictions`, `spans` where the text has named parts, `contract`, `details`."""
+    lines = prediction_lines(matrix)
+    parts = [_matrix(matrix, lines), _predictions(matrix, lines)]
+    if matrix.spans or matrix.generated:
+        parts.append(_spans(matrix))
+    return [
+        *parts,
+        contract_section(matrix.contract),
+        provenance_section(matrix),
+    ]
+
+
+def _kind(matrix: AttributionMatrix) -> list[str | dict[str, str]]:
+    """The objective, and how many predictions it was taken of."""
+    count = len(matrix.destinations)
+    made = f", {matrix.generated} tokens generated" if matrix.generated else ""
+    return [{"bold": inline_token(matrix.objective)}, f" · {count} prediction{'' if count == 1 else 's'}{made}"]
+
+
+def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
+    scores, notes = _map(matrix, lines)
+    chart = _chart(matrix)
+    blocks = [
+        kind(*_kind(matrix)),
+        *alerts("Warnings", matrix.warnings),
+        *alerts("About these scores", matrix_oddities(matrix)),
+        lead(reading(matrix)),
+    ]
+    if chart is None:
+        slow = f" Charts of more than {MOST_TOKENS_OF_ONE} tokens are slow, so this is a table."
+        text = (
+            "A row is a prediction: the token it was made after → the token explained. A column is a token of the text."
+            f"{slow if len(matrix.tokens) > MOST_TOKENS_OF_ONE else ''} {notes}"
+        )
+        return Section("matrix", "Source × target", [*blocks, note(text), scores])
+    left = (
+        "" if len(matrix.destinations) == len(matrix.tokens) else " Rows of tokens that were not explained are blank."
+    )
+    aside = " Columns of special tokens are blank: they are outside the scale." if any(matrix.special) else ""
+    text = (
+        "A row is the prediction made after its token, a column a token it was made from. Colours are relative to the"
+        " largest magnitude in the same row, outside the special tokens: compare along a row, not between rows."
+        f"{aside}{left} Point at a cell for its relative score."
+    )
+    inside = [note(notes)] if notes else []
+    blocks += [note(text), chart, fold("The scores as a table", *inside, scores)]
+    return Section("matrix", "Source × target", blocks)
+
+
+def _chart(matrix: AttributionMatrix) -> Block | None:
+    """A square chart, where the text is short enough and most of its rows are there."""
+    n = len(matrix.tokens)
+    if n > MOST_TOKENS_OF_ONE or 2 * len(matrix.destinations) < n:
+        return None
+    rows: list[list[float]] = [[] for _ in range(n)]
+    for dest, row in zip(matrix.destinations, relative_rows(matrix.matrix.tolist(), matrix.special), strict=True):
+        rows[dest] = row
+    return {"type": "pattern", "id": "matrix-chart", "rows": chart_cells(rows, 1.0), "bound": 1.0}
+
+
+def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block, str]:
+    """The scores as a map of bounded size, and what was left out of it."""
+    kept = lines[-_MOST_ROWS:]
+    values = matrix.matrix[-len(kept) :].tolist()
+    columns = list(range(len(matrix.tokens)))
+    notes = []
+    if len(kept) < len(lines):
+        notes.append(f"The last {len(kept)} of {len(lines)} predictions are in it; the list below has all of them.")
+    room = max(1, _MOST_CELLS // len(kept))
+    if len(columns) > room:
+        strength = [0.0] * len(columns)
+        for row in relative_rows(values, matrix.special):
+            strength = [max(old, 0.0 if math.isnan(new) else abs(new)) for old, new in zip(strength, row, strict=True)]
+        columns = sorted(ranking(strength, [False] * len(strength))[:room])
+        notes.append(f"Of {len(matrix.tokens)} tokens it has the {len(columns)} that matter most to these predictions.")
+    scores = heat_map(
+        "matrix-scores",
+        "Influence of each token on each prediction",
+        "prediction",
+        [row_name(line) for line in kept],
+        [[row[i] for i in columns if i <= line.dest] for line, row in zip(kept, values, strict=True)],
+        [matrix.tokens[i] for i in columns],
+        [matrix.special[i] for i in columns],
+        choose="position",
+        positions=[line.dest for line in kept],
+    )
+    return scores, " ".join(notes)
+
+
+def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
+    rows = []
+    first = len(matrix.tokens) - matrix.generated
+    for line in lines:
+        sources = [token(matrix.tokens[i], number(line.scores[i])) for i in line.sources]
+        same = line.predicted.token_id == line.explained.token_id
+        own = token(line.predicted.token, percent(line.predicted.probability))
+        made = [" ", {"small": "generated"}] if line.dest + 1 >= first and matrix.generated else []
+        rows.append(
+            [
+                number_cell(str(line.dest), line.dest),
+                text_cell(token(line.after), line.after),
+                text_cell([*token(line.explained.token), *made], line.explained.token),
+                number_cell(percent(line.explained.probability), line.explained.probability),
+                text_cell("the same" if same else own, line.predicted.token),
+                text_cell(joined(sources, "no token"), "".join(matrix.tokens[i] for i in line.sources[:1]), "sources"),
+            ]
+        )
+    names = [("#", "number"), ("after", "text"), ("explained", "text"), ("probability", "number")]
+    names += [("the model’s own", "text"), ("from", "text")]
+    text = (
+        "For every prediction: the token it was made after, the token explained with its probability, the most probable"
+        " token, and the strongest sources with their scores."
+    )
+    strongest = table("The strongest sources of each prediction", names, rows)
+    return Section("predictions", "Which token predicted what", [note(text), strongest])
+
+
+def _spans(matrix: AttributionMatrix) -> Section:
+    try:
+        totals = matrix.span_totals()
+    except PromptError as error:
+        return Section("spans", "Spans", alerts("No totals", [str(error)]))
+    lines = explained_spans(totals)
+    finite = [value for _, row in lines for value in row if math.isfinite(value)]
+    scale = plain_scale(finite)
+    rows = [
+        [
+            text_cell(inline_token(name), name, "component"),
+            *(
+                number_cell(
+                    "—" if math.isnan(value) else number(value),
+                    value,
+                    "" if math.isnan(value) else level(value, False, scale),
+                )
+                for value in row
+            ),
+        ]
+        for name, row in lines
+    ]
+    text = (
+        "How much each part of the text (column) mattered to the predictions of another (row): scores summed over the"
+        " tokens of the one and averaged over the predictions of the other. A prediction belongs to the part that holds"
+        " the token it predicts; special tokens do not count."
+    )
+    names = [("target \\ source", "text"), *((inline_token(str(name)), "number") for name in totals.columns)]
+    blocks = [note(text), table("Totals over spans", names, rows), legend(scale, "these totals")]
+    return Section("spans", "Totals over spans", blocks)

@@ -1,0 +1,61 @@
+// What the page's scripts compute before they draw: scales and levels, places on axes, orders of tables, safe tokens.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
+import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
+import { say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
+import { jointScale, levelOf, ranking, scaleOf, shares } from "../../lens_scopes/views/page/scripts/scale.js";
+import { compare } from "../../lens_scopes/views/page/scripts/table.js";
+
+const scores = [100, 2, -4, null, 0];
+const special = [true, false, false, false, false];
+
+test("the scale is that of the tokens that count", () => {
+  assert.deepEqual(scaleOf(scores, special), { bound: 4, signed: true });
+  assert.deepEqual(scaleOf([1, 3]), { bound: 3, signed: false });
+  assert.deepEqual(jointScale([scaleOf(scores, special), scaleOf([1, 9])]), { bound: 9, signed: true });
+  assert.deepEqual(scaleOf([]), { bound: 0, signed: false });
+});
+
+test("levels go from −20 to 20, halves to the even one", () => {
+  const scale = scaleOf(scores, special);
+  assert.deepEqual(scores.map((score, i) => levelOf(score, special[i], scale)), ["s", "p10", "n20", "x", "p0"]);
+  assert.equal(levelOf(0.5, false, { bound: 20 }), "p0");
+  assert.equal(levelOf(1.5, false, { bound: 20 }), "p2");
+  assert.equal(levelOf(-0.5, false, { bound: 20 }), "p0");
+  assert.equal(levelOf(-2.5, false, { bound: 20 }), "n2");
+  assert.equal(levelOf(7, false, { bound: 1 }), "p20");
+  assert.equal(levelOf(7, false, { bound: 0 }), "p0");
+});
+
+test("tokens rank by magnitude, and share what counts", () => {
+  assert.deepEqual(ranking(scores, special), [2, 1]);
+  assert.deepEqual(shares(scores, special), [null, 2 / 6, 4 / 6, null, 0]);
+  assert.deepEqual(shares([0, 0], [false, false]), [null, null]);
+});
+
+test("places on axes", () => {
+  assert.equal(place({ scale: "linear", low: -1, high: 1 }, 0), 0.5);
+  assert.equal(place({ scale: "root", low: -4, high: 4 }, 1), 0.75);
+  assert.equal(place({ scale: "log", low: 0.01, high: 100 }, 1), 0.5);
+  assert.deepEqual(apart([5, 5, 40, 4], 10), [14, 24, 40, 4]);
+});
+
+test("tables sort numbers and text, and put what has no value last", () => {
+  const sorted = (values, isText) => [...values].sort((a, b) => compare(a, b, isText));
+  assert.deepEqual(sorted([3, null, -1, 20], false), [null, -1, 3, 20]);
+  assert.deepEqual(sorted(["b", "a", "C"], true), ["a", "b", "C"]);
+});
+
+test("tokens hold no markup, and zeros no cells", () => {
+  assert.equal(safe("<b>&amp;"), "<\u2060b>&\u2060amp;");
+  const rows = sparse([[0], [0, 0.5]]);
+  assert.deepEqual(Object.keys(rows[0]).concat(Object.keys(rows[1])), ["1"]);
+  assert.equal(rows[1][1], 0.5);
+  assert.deepEqual(sparse([[0], [0, 0]])[0], [0]);
+});
+
+test("labels fill their gaps", () => {
+  setLabels({ bound: "{number} of {of}" });
+  assert.equal(say("bound", { number: "2", of: "these" }), "2 of these");
+});
