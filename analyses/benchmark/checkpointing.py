@@ -2,9 +2,9 @@
 
     python analyses/benchmark/checkpointing.py --tokens 1024 --ranks 1 8
 
-Fisher Scope at the embedding, of tokens drawn at random (seed 0), in one new process per way and rank: seconds, and the
-peak of resident memory above what the loaded model holds. The last block stays outside checkpoints in every way, since
-its MLP runs at the position that is read alone. Linux only.
+Fisher Scope at the embedding, of tokens drawn at random (seed 0), in one new process per way and rank: seconds, also of
+processor time, and the peak of resident memory above what the loaded model holds. The last block stays outside
+checkpoints, since its MLP runs at the position that is read alone. Linux only.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ def measure(way: str, rank: int, tokens: int) -> None:
         wrap_blocks(model)
     generator = torch.Generator().manual_seed(0)
     prompt = [2, *torch.randint(100, 200_000, (tokens - 1,), generator=generator).tolist()]
-    before, start = settle(), time.perf_counter()
+    before, start, start_used = settle(), time.perf_counter(), time.process_time()
     att = ls.attribute(model, prompt, ls.Fisher(rank), memory=WAYS[way])
-    seconds, peak = time.perf_counter() - start, resident("VmHWM") - before
+    seconds, used, peak = time.perf_counter() - start, time.process_time() - start_used, resident("VmHWM") - before
     layers = att.memory.layers_at_once if att.memory is not None else 0
     print(
         f"{tokens} tokens, Fisher rank {rank}, {torch.get_num_threads()} threads, {way}"
         f"{f' ({layers} layers at a time)' if way.startswith('slices') else ''}: {seconds:.1f} s, "
+        f"{used:.1f} s of processor time, "
         f"peak {peak / 1e9:.2f} GB, scores sum to {float(att.scores.double().sum()):.10g}",
         flush=True,
     )
@@ -64,9 +65,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
     options = parser.parse_args()
     for rank in options.ranks:
-        for way in WAYS:
+        for way in options.ways:
             process = multiprocessing.get_context("spawn").Process(target=measure, args=(way, rank, options.tokens))
             process.start()
             process.join()

@@ -297,6 +297,8 @@ def trace_in_slices(
         NumericsError: as `trace`.
     """
     n_layers = model.n_layers
+    if layers_at_once < n_layers:
+        model.require_slices()
     batch = Batch.of(model, prompts, reads)
     bounds = range(0, n_layers, layers_at_once)
     # Forward without a graph: what each slice starts from, and which sites are called at all.

@@ -3,6 +3,10 @@
 The estimate counts what autograd keeps of a TransformerLens block: some activations of each width for every token, and
 the attention scores and pattern for every pair of tokens; and beside the layers held, what one layer
 takes while it runs. It errs on the large side. Where memory runs out all the same, portions and slices are halved.
+
+Why not `torch.utils.checkpoint` around every block? It runs every block again for each direction; slices run again
+once for all of them. It would run them when the hooks of sites and paths are gone, and cannot go on without memory.
+`analyses/benchmark/checkpointing.py` compares the two.
 """
 
 from __future__ import annotations

@@ -215,6 +215,14 @@ class ScopedModel(ABC):
             ModelError: for a part of the blocks where the model cannot slice.
         """
 
+    def require_slices(self) -> None:
+        """Raises ModelError where the model cannot run some of its blocks alone."""
+        if not self.can_slice:
+            raise ModelError(
+                "a TransformerBridge cannot run a slice of its layers, which long prompts need to save memory; "
+                'load the model with backend="hooked", or give a shorter prompt.'
+            )
+
     def final_states(self, batch: Batch) -> Float[Tensor, "read d_model"]:
         """The inputs of the unembedding at the (row, position) pairs that the batch reads."""
         return self.run_slice(batch, batch.token_ids, 0, self.n_layers)
@@ -369,10 +377,7 @@ class BridgeModel(ScopedModel):
 
     def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
         if first != 0 or stop != self.n_layers:
-            raise ModelError(
-                "a TransformerBridge cannot run a slice of its layers, which long prompts need to save memory; "
-                'load the model with backend="hooked", or give a shorter prompt.'
-            )
+            self.require_slices()
         states: list[Tensor] = []
 
         def only_read(inputs: Tensor) -> Tensor:
