@@ -216,6 +216,7 @@ def _load_compared(
         processing = backends.possible_processing(wanted, cfg, class_name, strict=strict)
         cfg.model_name = name.split("/")[-1]
 
+    # The Transformers model and its logits on the probe tokens.
     quantized = getattr(reader.config, "quantization_config", None) is not None
     device_map = {"": place.device} if quantized and place.device_map is None else place.device_map
     pretrained = reader.read_weights(dtype, device_map)
@@ -228,6 +229,7 @@ def _load_compared(
     if not expected.isfinite().all():
         raise ModelError(f'{name!r} gives non-finite logits in {_plain(dtype)}: use dtype="float32" or "bfloat16"')
 
+    # The model with hooks, from the same weights.
     if cfg is not None:
         model = backends.build_hooked(pretrained, cfg, tokenizer, processing)
     else:
@@ -236,6 +238,7 @@ def _load_compared(
         if any(processing.values()):
             model.enable_compatibility_mode(disable_warnings=True, **processing)
         require_gradients(ScopedModel.of(model))
+    # Both must give the same logits.
     with torch.inference_mode():
         logits = model(token_ids)[0].float().to(expected.device)
     backends.compare_logits(

@@ -135,6 +135,7 @@ def _read_text(model: TokenModel, text: str, *, source: Literal["text", "chat"])
 
 
 def _read_ids(model: TokenModel, prompt: Any) -> Prompt:
+    # Tensors and arrays become a list.
     if hasattr(prompt, "shape"):
         shape = tuple(prompt.shape)
         if len(shape) == 2 and shape[0] == 1:
@@ -145,6 +146,7 @@ def _read_ids(model: TokenModel, prompt: Any) -> Prompt:
     if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
         kind = type(prompt).__name__
         raise PromptError(f"a prompt is a text, a list of messages or token ids, got {kind} {quote(prompt)}")
+    # Every item must be an id of the vocabulary.
     d_vocab = size_of(model, "d_vocab")
     ids: list[int] = []
     for index, value in enumerate(prompt):
@@ -161,6 +163,7 @@ def _read_ids(model: TokenModel, prompt: Any) -> Prompt:
                 f"give {id_range(d_vocab)}"
             )
         ids.append(token_id)
+    # Strings and special tokens; without a text there are no offsets.
     special_ids = frozenset() if model.tokenizer is None else special_token_ids(model.tokenizer)
     strings = {i: token_string(model, i) for i in set(ids)}
     return Prompt(
