@@ -94,7 +94,7 @@ def test_the_list_names_what_each_prediction_came_from() -> None:
 def test_span_totals_are_those_of_the_result() -> None:
     matrix = fake_matrix(generated=4)
     totals = matrix.span_totals()
-    rows = table(section(matrix, "spans"), "Totals over spans")["rows"]
+    rows = table(section(matrix, "spans"), "Influence of each span on each")["rows"]
     assert [row[0]["text"] for row in rows] == ["English", "generated"]
     for name, *row in rows:
         assert [cell["text"] for cell in row] == [number(value) for value in totals.loc[name["text"]]]

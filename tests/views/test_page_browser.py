@@ -250,7 +250,7 @@ def test_the_policy_stops_requests(browser: Any, tmp_path: Path) -> None:
 
 def test_patterns_are_added_as_sections(visit: Callable[..., Any]) -> None:
     rows = [[1 / (dest + 1)] * (dest + 1) for dest in range(8)]
-    chart = {"type": "pattern", "id": "matrix", "rows": rows, "bound": 1.0}
+    chart = {"type": "pattern", "id": "matrix", "label": "chart", "rows": rows, "bound": 1.0}
     full = attribution_page(fake_attribution(HOSTILE_TOKENS[:8])).with_section(
         Section("extra", "<Heads>", [{"type": "note", "text": "One <b> head."}, chart]), before="scores"
     )

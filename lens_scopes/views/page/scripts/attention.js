@@ -6,8 +6,8 @@ import { levelOf } from "./scale.js";
 const LONGEST_LABEL = 14;
 
 /** The chart of one matrix; its rows may be empty. */
-export function pattern(page, { id, rows, bound }) {
-  const place = h("div", { class: "circuitsvis", id: page.id(id) });
+export function pattern(page, { id, label, rows, bound }) {
+  const place = frame(page, id, label);
   page.ready(() => later(place, () => draw(place, page.part.labels, rows, bound)));
   return h("div", { class: "charts single" }, place);
 }
@@ -15,7 +15,7 @@ export function pattern(page, { id, rows, bound }) {
 /** Several matrices of every head beside each other, and a small picture of each head to choose it by. */
 export function attention(page, { tokens, heads, views }) {
   const labels = page.part.labels.slice(-tokens);
-  const places = views.map((view) => h("div", { class: "circuitsvis", id: page.id(view.id) }));
+  const places = views.map((view) => frame(page, view.id, view.title));
   let chosen = 0;
   const show = (head) => views.forEach((view, v) => draw(places[v], labels, view.matrices[head], view.bound));
   const buttons = heads.map((name, head) =>
@@ -40,12 +40,19 @@ export function attention(page, { tokens, heads, views }) {
   return h("div", {}, switcher, h("div", { class: "two even" }, ...columns));
 }
 
+/** The place of a chart: nothing of a canvas is read out, so the table beside it has what matters. */
+function frame(page, id, label) {
+  return h("div", { class: "circuitsvis", id: page.id(id), role: "img", "aria-label": label });
+}
+
 function draw(place, labels, rows, bound) {
   const tokens = labels.map((text) => {
     const characters = [...text];
     return characters.length <= LONGEST_LABEL ? text : `${characters.slice(0, LONGEST_LABEL - 1).join("")}…`;
   });
-  render(place, "AttentionPattern", { tokens, attention: sparse(rows), maxValue: bound, minValue: -bound });
+  const props = { tokens, attention: sparse(rows), maxValue: bound, minValue: -bound };
+  render(place, "AttentionPattern", props);
+  place.firstElementChild.setAttribute("aria-hidden", "true");
 }
 
 /** A picture with one dot per cell, in the colours of the scale on white. */

@@ -122,7 +122,8 @@ def _chart(matrix: AttributionMatrix) -> Block | None:
     rows: list[list[float]] = [[] for _ in range(n)]
     for dest, row in zip(matrix.destinations, relative_rows(matrix.matrix.tolist(), matrix.special), strict=True):
         rows[dest] = row
-    return {"type": "pattern", "id": "matrix-chart", "rows": chart_cells(rows, 1.0), "bound": 1.0}
+    label = "Influence of each token on each prediction, as a chart"
+    return {"type": "pattern", "id": "matrix-chart", "label": label, "rows": chart_cells(rows, 1.0), "bound": 1.0}
 
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block, str]:
@@ -210,5 +211,5 @@ def _spans(matrix: AttributionMatrix) -> Section:
         " the token it predicts; special tokens do not count."
     )
     names = [("target \\ source", "text"), *((inline_token(str(name)), "number") for name in totals.columns)]
-    blocks = [note(text), table("Totals over spans", names, rows), legend(scale, "these totals")]
+    blocks = [note(text), table("Influence of each span on each", names, rows), legend(scale, "these totals")]
     return Section("spans", "Totals over spans", blocks)
