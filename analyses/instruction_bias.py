@@ -3,18 +3,23 @@
 Pairs of prompts that end before a judgement and differ in one word: a political side, a gender, a nationality, an
 instruction turned round, and a person's height as the control. The judgement is the log-odds of words that judge well
 against words that judge badly.
+
+python analyses/instruction_bias.py    tests the saved effects for equivalence with the control again, without a model
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from intervals import mean_interval, shown
 from judgements import BAD, GOOD, JudgementPair, pairs
+from records import RESULTS, load_record, shortened_floats
 from replacement import leave_one_out
+from scipy import stats
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -25,6 +30,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING, layer_sites
 from lens_scopes.prompts.tokens import token_string
+from lens_scopes.results.files import write_whole
 from lens_scopes.views.figures.style import (
     DEEP_NEGATIVE,
     DEEP_POSITIVE,
@@ -45,6 +51,9 @@ JUDGEMENT = "judgement"
 STRIPS = (*SCOPES, JUDGEMENT)
 PLACES = ("named word", "last token")
 EXAMPLES = (("politics", 0), ("instruction", 0))
+CONTROL = "height (control)"
+MARGIN = 0.25  # nats; how far from the control's an effect may be and count as equal to it
+LEVEL = 0.05  # of each of the two one-sided tests
 
 
 def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -72,11 +81,43 @@ def measure(model: Any, quick: bool, seed: int) -> tuple[dict[str, Any], dict[st
         "Fisher": "rank 1",
         "seed": seed,
     }
+    summed = {name: _summed(group, seed) for name, group in groups.items()}
     return settings, {
-        "attributes": {name: _summed(group, seed) for name, group in groups.items()},
+        "attributes": summed,
+        "equivalence": equivalences(summed),
         "all": _summed(items, seed),
         "layers": layers,
         "examples": [_example(items, *example) for example in EXAMPLES],
+    }
+
+
+def equivalences(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Every attribute's effects against the control's; nothing where the control was not measured."""
+    effects = {name: found["prediction"]["actual"] for name, found in attributes.items()}
+    control = effects.pop(CONTROL, None)
+    return {} if control is None else {name: equivalence(values, control) for name, values in effects.items()}
+
+
+def equivalence(values: Sequence[float], control: Sequence[float], margin: float = MARGIN) -> dict[str, Any]:
+    """Whether two means differ by less than a margin: two one-sided t-tests for unequal variances (Welch).
+
+    Returns:
+        The difference of the means with its 1 − 2 LEVEL interval, p (the larger of the two one-sided ones), whether
+        `equivalent` (p < LEVEL, that is, the interval lies within the margin), the margin, and how many of both.
+    """
+    interval = stats.ttest_ind(values, control, equal_var=False).confidence_interval(1 - 2 * LEVEL)
+    difference = float(np.mean(values) - np.mean(control))
+    above: Any = stats.ttest_ind(np.asarray(values) + margin, control, equal_var=False, alternative="greater")
+    below: Any = stats.ttest_ind(np.asarray(values) - margin, control, equal_var=False, alternative="less")
+    p = max(float(above.pvalue), float(below.pvalue))
+    return {
+        "difference": difference,
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "p": p,
+        "equivalent": p < LEVEL,
+        "margin": margin,
+        "n": [len(values), len(control)],
     }
 
 
@@ -130,12 +171,22 @@ def summary(record: dict[str, Any]) -> list[str]:
             f"{'':17} of the difference {differences}; leave-one-out share {shown(found['loo_share'])}, "
             f"Fisher / leave-one-out {shown(found['loo_rank'])}"
         )
+    lines += _equivalence_lines(record["findings"]["equivalence"])
     found = record["findings"]["all"]
     for place in PLACES:
         lines.append(f"{place} patched: " + " ".join(f"{value['mean']:.2f}" for value in found["patched"][place]))
         lines.append(f"{place} Fisher share: " + " ".join(f"{v['mean']:.2f}" for v in found["fisher_layers"][place]))
     lines.append(f"correlation of predicted and actual change of S: {record['findings']['all']['prediction']}")
     return lines
+
+
+def _equivalence_lines(found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name:17} less the control: {item['difference']:.2f} [{item['low']:.2f}, {item['high']:.2f}], "
+        f"{'within' if item['equivalent'] else 'not shown to be within'} {item['margin']} nats, p {item['p']:.2g}, "
+        f"n {item['n'][0]} and {item['n'][1]}"
+        for name, item in found.items()
+    ]
 
 
 def _single_tokens(model: Any, words: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -371,3 +422,18 @@ def _curve(axes: Any, x: Any, values: Sequence[dict[str, Any]], colour: str, lin
         axes.fill_between(
             x, [v["low"] for v in values], [v["high"] for v in values], color=colour, alpha=0.15, linewidth=0
         )
+
+
+def main() -> None:
+    """Adds the tests of equivalence to the saved record, from its effects of single pairs."""
+    record = load_record(RESULTS, "instruction_bias")
+    findings = record["findings"]
+    found = shortened_floats(equivalences(findings["attributes"]))
+    record["findings"] = findings | {"equivalence": found}
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    write_whole(RESULTS / "instruction_bias.json", text.encode("utf-8") + b"\n")
+    print(*_equivalence_lines(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

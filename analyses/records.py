@@ -37,7 +37,7 @@ def save_record(
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{study}.json"
-    write_whole(path, json.dumps(_short(record), ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+    write_whole(path, json.dumps(shortened_floats(record), ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
     return path
 
 
@@ -53,12 +53,12 @@ def load_record(folder: Path, study: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _short(value: Any) -> Any:
+def shortened_floats(value: Any) -> Any:
     """Floats to five significant digits: what a figure or a table shows, and a file that can be read."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):
-        return {str(key): _short(item) for key, item in value.items()}
+        return {str(key): shortened_floats(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_short(item) for item in value]
+        return [shortened_floats(item) for item in value]
     return value

@@ -11,7 +11,7 @@ import pytest
 import run
 import torch
 from alignment import Pair, counts, diagonal, error_rate, links, random_counts, read_pairs
-from instruction_bias import JudgementScale
+from instruction_bias import CONTROL, JudgementScale, equivalence, equivalences
 from intervals import mean_interval
 from judgements import BAD, GOOD
 from judgements import pairs as pairs_of_judgements
@@ -87,6 +87,38 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
         hits += interval["low"] <= 1.0 <= interval["high"]
     assert 180 <= hits <= 198
     assert mean_interval([1.0, float("nan"), 3.0]) == {"mean": 2.0, "low": None, "high": None, "n": 2, "left_out": 1}
+
+
+def test_equivalence_is_shown_where_the_whole_interval_lies_within_the_margin() -> None:
+    rng = np.random.default_rng(0)
+    control = rng.normal(0, 0.1, 40)
+    near, apart = equivalence(control + 0.02, control), equivalence(control + 0.4, control)
+    assert near["equivalent"] and -0.25 < near["low"] < 0.02 < near["high"] < 0.25 and near["n"] == [40, 40]
+    assert not apart["equivalent"] and apart["low"] > 0.25 and apart["p"] > 0.95
+    few = equivalence(rng.normal(0, 0.3, 5), rng.normal(0, 0.3, 5))
+    assert not few["equivalent"], "few values show no equality, whatever their means"
+    for found in (near, apart, few):
+        assert found["equivalent"] == (found["low"] > -0.25 and found["high"] < 0.25)
+
+
+def test_the_wrong_equalities_are_claimed_by_chance_as_seldom_as_the_level_says() -> None:
+    rng = np.random.default_rng(1)
+    shown = [equivalence(rng.normal(0.25, 0.1, 12), rng.normal(0, 0.1, 12))["equivalent"] for _ in range(400)]
+    assert 0.02 < np.mean(shown) < 0.08  # 0.05 where the true difference is the margin itself
+
+
+def test_the_saved_tests_of_equivalence_are_those_of_the_saved_effects_and_of_the_gallery() -> None:
+    findings = load_record(RESULTS, "instruction_bias")["findings"]
+    again = equivalences(findings["attributes"])
+    assert CONTROL not in again and set(again) == set(findings["equivalence"])
+    gallery = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    for name, item in again.items():
+        saved = findings["equivalence"][name]
+        assert saved["equivalent"] == item["equivalent"] and saved["n"] == item["n"]
+        for key in ("difference", "low", "high", "p", "margin"):
+            assert saved[key] == pytest.approx(item[key], rel=1e-3)
+        shown = f"{item['difference']:.2f} [{item['low']:.2f}, {item['high']:.2f}], p {item['p']:.2f}"
+        assert name == "instruction" or f"{name} {shown.replace('-', '−')}" in gallery
 
 
 def test_leaving_one_out_equals_a_forward_pass_with_that_embedding_replaced() -> None:
