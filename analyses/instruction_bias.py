@@ -296,7 +296,7 @@ def _patched(
         names = [f"blocks.{layer}.hook_resid_pre" for layer in rows]
         return [(name, hook_for(row, name)) for row, name in enumerate(names)]
 
-    reached = changed_final_states(model, ids[0], layers, hooks)
+    reached = changed_final_states(ScopedModel.of(model), ids[0], layers, hooks)
     return [1 - states[1].divergence(FinalState(y, states[1].unembedding)) / total for y in reached]
 
 

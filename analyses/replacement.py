@@ -53,4 +53,4 @@ def replaced_final_states(model: Any, token_ids: Sequence[int], indices: Sequenc
 
         return [(EMBEDDING, hook)]
 
-    return changed_final_states(model, token_ids, indices, hooks)
+    return changed_final_states(ScopedModel.of(model), token_ids, indices, hooks)

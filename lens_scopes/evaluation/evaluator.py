@@ -29,6 +29,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import token_string
 from lens_scopes.scopes.comparisons import LeaveOneOut
+from lens_scopes.scopes.objectives import Semantic
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 
@@ -240,5 +241,6 @@ def _described(method: Method) -> dict[str, Any]:
     try:
         asked = method.spec.to_options()
     except LensScopesError:
-        asked = {"scope": method.explanation.scope, **method.explanation.settings()}
+        others = method.spec.replace(objective=Semantic(), target=None).to_options()
+        asked = {**others, "scope": method.explanation.scope, **method.explanation.settings()}
     return {"spec": asked, "redrawn": method.redrawn}

@@ -132,7 +132,7 @@ class Result(Viewable, ABC):
         scope: short name of the objective.
         objective: the objective as written in Python, tokens resolved.
         contract: the five elements of the attribution contract.
-        spec: what was asked, as options that `Spec.from_options` reads.
+        spec: what was asked, as options that `Spec.from_options` reads; empty in files from before it was kept.
         model: name, revision, backend, dtype, processing flags and sizes of the model.
         settings: objective, path, readout, points, seed and limits, as plain values.
         versions: versions of the packages that computed it.
@@ -164,7 +164,7 @@ class Result(Viewable, ABC):
     scope: str
     objective: str
     contract: dict[str, str]
-    spec: dict[str, Any]
+    spec: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any]
     settings: dict[str, Any]
     versions: dict[str, str]

@@ -76,7 +76,7 @@ class Spec:
     Example:
         >>> spec = Spec.parse("fisher@8+dot-mean")
         >>> spec.to_python()
-        ["ls.Fisher(rank=8)", "readout='dot-mean'"]
+        ['ls.Fisher(rank=8)', "readout='dot-mean'"]
         >>> Spec.from_options(**spec.to_options()) == spec
         True
     """

@@ -296,7 +296,7 @@ def test_divergences_of_a_float32_model_are_right_to_a_tenth_of_a_billionth(size
     adapter = ScopedModel.of(model)
     head, y = adapter.unembedding(), adapter.run_to_final_states([IDS])[0]
     ys = y + size * torch.randn(9, len(y), generator=torch.Generator().manual_seed(0))
-    prompt = AblatedPrompt(model, IDS, SPECIAL, TARGET, "zero")
+    prompt = AblatedPrompt(adapter, IDS, SPECIAL, TARGET, "zero")
     found = prompt._measures(ys)[3]
     p, q = (logits.double().log_softmax(-1) for logits in (prompt._clean_logits, head.logits(ys)))
     literal = torch.tensor([math.fsum((p.exp() * (p - row)).tolist()) for row in q], dtype=torch.float64)

@@ -323,7 +323,7 @@ def test_objectives_baselines_and_pairs_are_methods(model: Any) -> None:
         ("fisher@0", "positive integer"),
         ("fisher@", "nothing after @"),
         ("semantic@", "no setting after @"),
-        ("semantic@3", "'semantic' has no setting after @; got 'semantic@3'"),
+        ("semantic@3", "'semantic' has no setting after @, since passages differ in their tokens; got 'semantic@3'"),
         ("attention-rollout@2", "no setting after @"),
         ("ig@0", "at least one step"),
         ("smoothgrad@0", "at least one sample"),

@@ -234,4 +234,4 @@ def test_a_model_without_the_hook_is_told_which():
         hook_dict: dict = {}
 
     with pytest.raises(PathError, match="hook_attn_out"):
-        ls.Skip().hooks(Bare())
+        ls.Skip().hooks(ScopedModel.of(Bare()))  # pyright: ignore[reportArgumentType]

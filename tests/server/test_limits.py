@@ -272,7 +272,7 @@ def test_a_token_is_wanted_where_there_is_one(model: Any) -> None:
 
 
 def test_every_answer_carries_the_policy(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lens_scopes.server.app.scope_names", lambda **_: 1 / 0)
+    monkeypatch.setattr("lens_scopes.server.app.choices", lambda **_: 1 / 0)
     answers = {
         200: api.get("/"),
         404: api.get("/nothing"),

@@ -188,7 +188,10 @@ def test_zero_and_broken_changes_are_said_in_words() -> None:
 
 
 def test_divergences_are_told_without_signs() -> None:
-    html = to_html(fake_heads(scope="fisher", objective="Fisher(rank=1)", effect=torch.rand(18, 4)))
+    heads = fake_heads(
+        scope="fisher", objective="Fisher(rank=1)", effect=torch.rand(18, 4), settings={"divergence": True}
+    )
+    html = to_html(heads)
     assert "Kullback–Leibler divergence in nats" in html and "It has no sign" in html
     assert "Below zero" not in html
 

@@ -8,7 +8,6 @@ from fake_attribution import HOSTILE_TOKENS, fake_attribution
 from fake_results import fake_heads
 
 from lens_scopes.views.words.attribution import (
-    is_divergence,
     likely,
     listing,
     number,
@@ -143,7 +142,11 @@ def test_a_prompt_of_special_tokens_alone_is_said_in_words() -> None:
 @pytest.mark.parametrize("readout", ["norm", "dot", "product", "relative"])
 @pytest.mark.parametrize("at", [[], ["blocks.0.attn.hook_v"]])
 def test_the_reading_names_its_unit_or_formula(scope: str, readout: str, at: list[str]) -> None:
-    text = reading(fake_attribution(scope=scope, settings={"readout": {"name": readout}, "at": at}))
+    text = reading(
+        fake_attribution(
+            scope=scope, settings={"readout": {"name": readout}, "score_sites": at, "divergence": scope == "fisher"}
+        )
+    )
     assert "unit" in text or "in nats" in text
     assert ("per unit of" in text) == (readout == "norm")
     assert ("blue" in text) == (readout == "dot" and scope != "fisher")
@@ -151,7 +154,7 @@ def test_the_reading_names_its_unit_or_formula(scope: str, readout: str, at: lis
 
 
 def test_several_directions_of_a_users_own_are_no_signed_number() -> None:
-    several = {"readout": {"name": "dot"}, "at": [], "divergence": True}
+    several = {"readout": {"name": "dot"}, "score_sites": [], "divergence": True}
     text = reading(fake_attribution(scope="custom", settings=several))
     assert "squared effects" in text and "squared" in text and "blue" not in text and "never negative" in text
     one = reading(fake_attribution(scope="custom", settings={**several, "divergence": False}))
@@ -161,11 +164,6 @@ def test_several_directions_of_a_users_own_are_no_signed_number() -> None:
     assert "second order" in words and "no sign" in words and "orange" not in words
     assert "squared" in unit_of_change(heads)
     assert "first order" in heads_reading(fake_heads(scope="custom", settings={"divergence": False}))
-
-
-def test_results_of_earlier_versions_are_divergences_by_their_name() -> None:
-    assert is_divergence(fake_attribution(scope="fisher", settings={"readout": {"name": "norm"}}))
-    assert not is_divergence(fake_attribution(scope="semantic", settings={"readout": {"name": "norm"}}))
 
 
 def test_titles_are_one_line_and_shortened_from_the_left() -> None:
