@@ -149,8 +149,8 @@ def attribute_batch(
 
     Args:
         prompts: as for `attribute`.
-        model, objective, position, target, layers, sites, score_site, through, readout, points, memory,
-            matmul_dtype: as for `attribute`. Comparison methods take one prompt at a time.
+        model, objective, position, target, layers, sites, score_site, through, readout: as for `attribute`.
+        points, memory, matmul_dtype: as for `attribute`. Comparison methods take one prompt at a time.
         progress: called with (prompts done, prompts in all).
 
     Returns:

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError, SiteError
+from lens_scopes.evaluation.methods.names import as_method
 
 IDS = [1, 17, 0, 8, 22, 3]
 OBJECTIVES: dict[str, Any] = {"semantic": ls.Semantic(5), "fisher": ls.Fisher(), "fisher@3": ls.Fisher(3)}

@@ -132,8 +132,7 @@ def test_bad_input_is_one_line_with_nothing_written(
 
 
 def test_serve_says_how_to_get_what_it_needs(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("lens_scopes.server")]:
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "lens_scopes.server.launch", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("serve")
     assert result.status == 2 and "pip install 'lens-scopes[serve]'" in result.err and result.err.count("\n") == 1

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from lens_scopes.views import Page, Section, attribution_page, notebook_html, to_html
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
-from lens_scopes.views.words.token_text import printable_token
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 pytestmark = browser_marks
 
@@ -29,7 +29,7 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
         shown = texts(tab, f"{STRIP}>span" if script else ".still>span")
         return [text.replace(WORD_JOINER, "") for text in shown]
 
-    assert painted() == [(as_painted if script else running)(token) for token in HOSTILE_TOKENS]
+    assert painted() == [(as_painted if script else inline_token)(token) for token in HOSTILE_TOKENS]
     if script:
         tab.locator(".switch label", has_text="L7").click()
         tab.wait_for_selector(STRIP)
