@@ -161,7 +161,9 @@ class Spec:
             LensScopesError: for other choices that do not fit.
         """
         known = options()
-        given = {name: value for name, value in given.items() if value not in (None, False, (), [])}
+        # By identity: samples=0 asks for the exact trace, and 0 equals False.
+        given = {name: value for name, value in given.items() if value is not None and value is not False}
+        given = {name: value for name, value in given.items() if value not in ((), [])}
         if unknown := given.keys() - known.keys():
             raise ObjectiveError(f"there is no option {min(unknown)!r}; known are {', '.join(known)}.")
         line = given.pop("scope", DEFAULT_SCOPE)

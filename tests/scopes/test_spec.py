@@ -26,6 +26,7 @@ LINES = [
     "logit-diff@#1+other=#2",
     "fisher@8+dot-mean",
     "fisher@trace+samples=8+exact=2+seed=3",
+    "fisher@trace+samples=0+exact=0",
     "fisher@4+values+frozen-patterns",
     "temperature+product+path-bos-held@8",
     "semantic+dot+path-#5@4",
