@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -34,7 +34,6 @@ from lens_scopes.scopes.registry import (
     READOUTS,
     SITE_OPTIONS,
     TOKEN_OPTIONS,
-    Option,
     options,
     scope_entries,
     scope_entry,
@@ -194,10 +193,9 @@ class Spec:
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
         through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
         if frozen:
-            parts = Frozen(*([frozen] if isinstance(frozen, str) else frozen))
-            through = parts if through is None else through & parts
-        layers = given.pop("layer_site", None) or bool(given.pop("layers", False))
-        given.pop("layers", None)
+            through = Frozen(*frozen) if through is None else through & Frozen(*frozen)
+        every_layer = given.pop("layers", False)
+        layers = given.pop("layer_site", None) or every_layer
         return cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
 
     # Writing
@@ -213,16 +211,11 @@ class Spec:
             written |= {"layers": True} if self.layers == "resid_pre" else {"layer_site": self.layers}
         if self.sites:
             written["site"] = list(self.sites)
-        texts = {
-            "score_site": self.score_site if self.score_site != EMBEDDING else None,
-            "readout": self.readout.text if self._chosen_readout() else None,
-            "points": None if self.points is None else self.points.text,
-            "through": None if self.through is None else self.through.text or None,
-            "target": None if self.target is None else write_token(self.target),
-            "memory": None if self.memory is None else str(self.memory),
-            "matmul_dtype": self.matmul_dtype,
-        }
-        return written | {name: text for name, text in texts.items() if text is not None}
+        if self.target is not None:
+            written["target"] = write_token(self.target)
+        if self.memory is not None:
+            written["memory"] = str(self.memory)
+        return written | self._texts()
 
     def to_python(self) -> list[str]:
         """The arguments of a call such as `ls.attribute(model, prompt, …)` that ask for the same."""
@@ -232,12 +225,8 @@ class Spec:
             "target": self.target,
             "layers": True if self.layers == "resid_pre" else self.layers,
             "sites": list(self.sites) or None,
-            "score_site": None if self.score_site == EMBEDDING else self.score_site,
-            "through": None if self.through is None else self.through.text or None,
-            "readout": self.readout.text if self._chosen_readout() else None,
-            "points": None if self.points is None else self.points.text,
             "memory": self.memory,
-            "matmul_dtype": self.matmul_dtype,
+            **self._texts(),
         }
         return arguments + [f"{name}={value!r}" for name, value in values.items() if value is not None]
 
@@ -310,8 +299,16 @@ class Spec:
     def _values(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(Spec)}
 
-    def _chosen_readout(self) -> bool:
-        return self.readout != Norm()
+    def _texts(self) -> dict[str, str]:
+        """The choices that are written alike everywhere, where they are not as usual."""
+        texts = {
+            "score_site": None if self.score_site == EMBEDDING else self.score_site,
+            "readout": None if self.readout == Norm() else self.readout.text,
+            "points": None if self.points is None else self.points.text,
+            "through": None if self.through is None else self.through.text or None,
+            "matmul_dtype": self.matmul_dtype,
+        }
+        return {name: text for name, text in texts.items() if text is not None}
 
     def _refuse_choices(self, names: Sequence[str], why: str, instead: str) -> None:
         """To take a choice silently that has no place would be to claim what is not there."""
@@ -486,14 +483,13 @@ def _call_of(objective: Explanation) -> str:
     return f"ls.{type(objective).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
 
 
-def cli_words(given: Mapping[str, Any], known: Callable[[], Mapping[str, Option]] = options) -> list[str]:
-    """Options as the words of a command line."""
+def cli_words(given: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line; what is true is a switch."""
     words: list[str] = []
-    switches = {option.name for option in known().values() if option.kind is bool}
     for name, value in given.items():
         option = "--" + name.replace("_", "-")
         for item in value if isinstance(value, list) else [value]:
-            if name in switches:
+            if item is True:
                 words.append(option)
             elif str(item).startswith("-"):
                 words.append(f"{option}={item}")  # else it would be taken for an option

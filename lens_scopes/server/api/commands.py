@@ -89,10 +89,8 @@ def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     words = ["lens-scopes", _COMMANDS[type(request)], *_prompt_words(request)]
     given = {"span": [f"{name}={text}" for name, text in spans.items()], **given} if spans else given
     given |= {"model": options.model} if options.model != ModelSource.model else {}
-    loading = _options_given(options)
-    trusted = loading.pop("trust_remote_code", False)
-    written = cli_words(asked | given | {name: str(value) for name, value in loading.items()})
-    line = " ".join([*words, *map(shlex.quote, written), *(["--trust-remote-code"] if trusted else [])])
+    written = cli_words(asked | given | _options_given(options))
+    line = " ".join([*words, *map(shlex.quote, written)])
     return None if "\x00" in line else line
 
 

@@ -110,6 +110,7 @@ def _matrix(model: Any, prompt: Prompt, request: MatrixRequest, job: Job) -> Any
 
 
 def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
+    spec = request.spec()
     with interruptible(model, job, "replacements") as progress:
         return inspect_modes(
             model,
@@ -117,7 +118,7 @@ def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
             request.rank,
             position=request.position,
             baseline=request.baseline,
-            through=request.spec().through,
-            matmul_dtype=request.spec().matmul_dtype,
+            through=spec.through,
+            matmul_dtype=spec.matmul_dtype,
             progress=progress,
         )
