@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
-from lens_scopes.engine.model import MatmulDtype
+from lens_scopes.engine.model import MatmulDtype, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
-from lens_scopes.errors import LensScopesError, ModelError, ObjectiveError, ReadoutError, SiteError, suggest
+from lens_scopes.errors import LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
@@ -28,7 +28,6 @@ from lens_scopes.scopes.registry import (
     DEFAULT_SCOPE,
     FREEZABLE,
     LIMIT_OPTIONS,
-    MATMUL_DTYPES,
     PATH_OPTIONS,
     POINTS,
     READOUTS,
@@ -94,11 +93,7 @@ class Spec:
     NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
 
     def __post_init__(self) -> None:
-        if self.matmul_dtype not in (None, *MATMUL_DTYPES):
-            raise ModelError(
-                f"matmul_dtype is None (the model's own dtype) or {' or '.join(map(repr, MATMUL_DTYPES))}; got "
-                f"{self.matmul_dtype!r}."
-            )
+        check_matmul_dtype(self.matmul_dtype)
         if self.layers not in (None, *RESIDUALS):
             raise SiteError(
                 f"layers={self.layers!r} is not a residual site; expected True, {', '.join(map(repr, RESIDUALS))}."

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from command_line import PROMPT, Run
+from command_line import PROMPT, Run, as_json
 from served import client, served_model
 from tiny_models import llama_like
 
@@ -50,6 +50,21 @@ def test_every_form_of_a_spec_reads_back_as_itself(line: str) -> None:
     assert hash(Spec.parse(spec.line)) == hash(spec)
     arguments = f"Spec.read({', '.join(spec.to_python())})"
     assert eval(arguments, {"Spec": Spec, "ls": ls}) == spec, arguments  # noqa: S307
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fisher@trace+samples=0",
+        "fisher@2+values",
+        "temperature+through=0+frozen-norms+layers=true",
+        "entropy+dot+path-mean@2+site=hook_z+matmul_dtype=bfloat16",
+        "leave-one-out@logprob+ablation=mean",
+    ],
+)
+def test_the_command_line_that_a_spec_writes_asks_for_it(line: str, run: Callable[..., Run]) -> None:
+    spec = Spec.parse(line)
+    assert as_json(run("attribute", PROMPT, *spec.to_cli(), "--json"))["spec"] == spec.to_options()
 
 
 def test_a_line_is_the_arguments_of_attribute() -> None:
