@@ -11,6 +11,7 @@ from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import PromptError
+from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.scopes.comparisons import Baseline
@@ -27,6 +28,8 @@ def attribute(
     *,
     position: int = -1,
     target: str | int | None = None,
+    answer: AnswerLike | None = None,
+    eligible: str | None = None,
     layers: bool | str = False,
     sites: str | Sequence[str] = (),
     score_site: str | None = None,
@@ -54,6 +57,13 @@ def attribute(
         target: the next token explained by `Semantic()`, `LogProb()` and `LeaveOneOut("logit" or "logprob")`, as a
             string that is one token or an id; by default the token that follows in the text, else the model's own top
             token. Refused for an objective that names its own token, or explains none.
+        answer: the answer explained, in place of the next token: the objective is summed over the predictions of all
+            its tokens, each of which sees the answer's earlier ones (teacher forcing). A text with its leading space
+            (" Berlin, of course."), token ids, or a number of tokens for the model to generate. Numbers take one
+            backward pass at any length; Fisher takes rank × length, or `samples`. LogProb is then
+            log P(answer | prompt). `LogProbDiff` names two answers of its own.
+        eligible: which tokens get scores where an answer is explained: "prompt" (usual), or "all" for the answer's own
+            tokens but the last too.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
         score_site: where the tokens' scores are read: the embedding, or an activation by such a name. Over its layers
@@ -97,11 +107,13 @@ def attribute(
         readout=readout,
         points=points,
         target=target,
+        answer=answer,
+        eligible=eligible,
         memory=memory,
         matmul_dtype=matmul_dtype,
     )
-    resolved = ResolvedSpec.of(model, spec)
-    place = PromptPosition.read(resolved.model, prompt, position, spec.target)
+    resolved = ResolvedSpec.of(model, spec, takes_answers=True)
+    place = PromptPosition.answered(resolved.model, prompt, position, spec)
     if isinstance(resolved.explanation, Baseline):
         return _compare(resolved, resolved.explanation, place, progress)
     return resolved.run_all([place], progress)[0]
@@ -135,6 +147,8 @@ def attribute_batch(
     *,
     position: int = -1,
     target: str | int | None = None,
+    answer: AnswerLike | Sequence[AnswerLike] | None = None,
+    eligible: str | None = None,
     layers: bool | str = False,
     sites: str | Sequence[str] = (),
     score_site: str | None = None,
@@ -150,7 +164,8 @@ def attribute_batch(
     Args:
         prompts: as for `attribute`.
         model, objective, position, target, layers, sites, score_site, through, readout: as for `attribute`.
-        points, memory, matmul_dtype: as for `attribute`. Comparison methods take one prompt at a time.
+        answer: as for `attribute`, the same for all prompts; or a list of one for each prompt.
+        eligible, points, memory, matmul_dtype: as for `attribute`. Comparison methods take one prompt at a time.
         progress: called with (prompts done, prompts in all).
 
     Returns:
@@ -175,9 +190,27 @@ def attribute_batch(
         readout=readout,
         points=points,
         target=target,
+        eligible=eligible if answer is None else None,
         memory=memory,
         matmul_dtype=matmul_dtype,
     )
-    resolved = ResolvedSpec.of(model, spec.require_gradient())
-    places = [PromptPosition.read(resolved.model, prompt, position, spec.target) for prompt in prompts]
+    answers = _one_each(answer, len(prompts))
+    specs = [spec if item is None else Spec.read(spec, answer=item, eligible=eligible) for item in answers]
+    resolved = ResolvedSpec.of(model, (specs or [spec])[0].require_gradient(), takes_answers=True)
+    places = [
+        PromptPosition.answered(resolved.model, prompt, position, one)
+        for prompt, one in zip(prompts, specs, strict=True)
+    ]
     return resolved.run_all(places, None, progress)
+
+
+def _one_each(answer: AnswerLike | Sequence[AnswerLike] | None, n_prompts: int) -> list[AnswerLike | None]:
+    """The answer of each prompt; a text or a number is that of all of them."""
+    if answer is None or isinstance(answer, str | int):
+        return [answer] * n_prompts
+    if len(answer) != n_prompts:
+        raise PromptError(
+            f"attribute_batch takes one answer for all prompts, or a list of one each; got {len(answer)} answers for "
+            f"{n_prompts} prompts."
+        )
+    return list(answer)

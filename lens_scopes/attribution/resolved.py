@@ -27,15 +27,17 @@ from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_gradients, require_used
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.text_mean import averaged_mask
-from lens_scopes.errors import LensScopesError, NumericsError, SiteError
+from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, PromptError, SiteError
 from lens_scopes.models.load import model_record
+from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import resolve_token, token_string
+from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.results.attribution import Attribution, DirectionDetails
 from lens_scopes.results.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
-from lens_scopes.scopes.objectives import Directions, Explanation, Objective
+from lens_scopes.scopes.objectives import Directions, Explanation, Objective, contrast
 from lens_scopes.scopes.paths import Path
 from lens_scopes.scopes.points import Points
 from lens_scopes.scopes.readouts import Readout
@@ -53,11 +55,23 @@ def _batch_tokens(model: ScopedModel) -> int:
 
 @dataclass(frozen=True)
 class PromptPosition:
-    """One prompt with the position and the target to explain."""
+    """One prompt with what is explained after it: the next token at a position, or answers.
+
+    Attributes:
+        prompt: the prompt.
+        position: after which token the (first) prediction is explained.
+        target: the next token explained, for objectives that take one.
+        answers: the answers explained after the whole prompt: one, or two that are contrasted; none for a token.
+        with_answer: whether the answer's own tokens get scores too.
+        spec: what is asked of this prompt, where it differs from that of others run with it.
+    """
 
     prompt: Prompt
     position: int
     target: int | None
+    answers: tuple[Answer, ...] = ()
+    with_answer: bool = False
+    spec: Spec | None = None
 
     @classmethod
     def read(cls, model: ScopedModel, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
@@ -65,6 +79,21 @@ class PromptPosition:
         read = read_prompt(model, prompt)
         at = resolve_position(read, position)
         return cls(read, at, next_token_id(read, at) if target is None else resolve_token(model, target))
+
+    @classmethod
+    def answered(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
+        """Reads a prompt with the position and target, or the answers, that a spec asks for."""
+        if not spec.answers:
+            return cls.read(model, prompt, position, spec.target)
+        read = read_prompt(model, prompt)
+        at = resolve_position(read, position)
+        if at != len(read) - 1:
+            raise PromptError(
+                f"an answer follows the whole prompt, so position={position} does not apply; leave it out, or cut the "
+                "prompt."
+            )
+        answers = tuple(read_answer(model, read, answer) for answer in spec.answers)
+        return cls(read, at, None, answers, spec.eligible == "all", spec)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -75,6 +104,29 @@ class PromptPosition:
     def special(self) -> tuple[bool, ...]:
         """Which of `token_ids` are special."""
         return self.prompt.special[: self.position + 1]
+
+    @property
+    def sequences(self) -> list[tuple[int, ...]]:
+        """What the model reads: the tokens up to the position, or with all but the last token of each answer."""
+        return [answer.prompt.token_ids[:-1] for answer in self.answers] or [self.token_ids]
+
+    @property
+    def predictions(self) -> list[tuple[int, int, int | None]]:
+        """The predictions explained: row of `sequences`, position and target."""
+        if not self.answers:
+            return [(0, self.position, self.target)]
+        return [
+            (row, self.position + index, token_id)
+            for row, answer in enumerate(self.answers)
+            for index, token_id in enumerate(answer.token_ids)
+        ]
+
+    @property
+    def scored(self) -> tuple[Prompt, int]:
+        """The tokens that get scores: the first ones of a prompt, and how many."""
+        if self.with_answer:
+            return self.answers[0].prompt, len(self.answers[0].prompt) - 1
+        return self.prompt, self.position + 1
 
 
 @dataclass(frozen=True)
@@ -90,12 +142,20 @@ class ResolvedSpec:
     score_names: list[str]
 
     @classmethod
-    def of(cls, model: ModelLike, spec: Spec) -> ResolvedSpec:
+    def of(cls, model: ModelLike, spec: Spec, *, takes_answers: bool = False) -> ResolvedSpec:
         """Resolves names and tokens with the model, once, at the boundary.
+
+        Args:
+            takes_answers: whether the caller explains whole answers.
 
         Raises:
             LensScopesError: where the model lacks what the spec names.
         """
+        if spec.answers and not takes_answers:
+            raise ObjectiveError(
+                "a whole answer is explained by attribute and attribute_batch alone; leave the answer out here."
+            )
+        spec.objective.check_answer(spec.answer is not None)
         model = ScopedModel.of(model).with_matmul_dtype(spec.matmul_dtype)
         readable = model.unembedding()
         require_gradients(model)
@@ -161,7 +221,7 @@ class ResolvedSpec:
             progress: called with (directions done, directions in all) of each batch.
             on_results: called with (prompts done, prompts in all).
         """
-        lengths = [len(place.token_ids) for place in places]
+        lengths = [max(map(len, place.sequences)) for place in places]
         order = sorted(range(len(places)), key=lambda row: -lengths[row])
         results: dict[int, Attribution] = {}
         budget, most = self.budget(), _batch_tokens(self.model)
@@ -192,19 +252,38 @@ class ResolvedSpec:
         return self._run(places, progress, budget or self.budget())
 
     def _run(self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget) -> list[Attribution]:
-        prompts = [place.token_ids for place in places]
-        plan = budget.plan(max(map(len, prompts)), len(prompts))
-        traced = trace_within(self.model, prompts, self.read_names, plan, self.path_hooks())
+        # One row for each prompt, or for each answer to it, and one final state for each prediction.
+        rows_each = len(places[0].sequences)
+        sequences = [sequence for place in places for sequence in place.sequences]
+        reads = [
+            (index * rows_each + row, position)
+            for index, place in enumerate(places)
+            for row, position, _ in place.predictions
+        ]
+        plan = budget.plan(max(map(len, sequences)), len(sequences))
+        traced = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
         with torch.no_grad():
-            states = self.final_states(traced, [place.target for place in places])
-            directions = [self.objective.directions(state) for state in states]
+            states = self.final_states(traced, [target for place in places for _, _, target in place.predictions])
+            remaining = iter(states)
+            states_of = [[next(remaining) for _ in place.predictions] for place in places]
+            directions = [self._directions(*pair) for pair in zip(places, states_of, strict=True)]
         averaged = averaged_mask([place.special for place in places])
-        scores = score(traced, directions, self.readout, averaged, progress)
+        averaged = torch.nn.functional.pad(averaged, (0, traced.token_mask.shape[1] - averaged.shape[1]))
+        scores = score(traced, directions, self.readout, averaged, progress, rows_each=rows_each)
         memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
         return [
-            self._result(row, place, state, directions[row], scores, memory)
-            for row, (place, state) in enumerate(zip(places, states, strict=True))
+            self._result(row, place, states_of[row], directions[row], scores, memory)
+            for row, place in enumerate(places)
         ]
+
+    def _directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
+        """The objective's directions for one prompt: of its next token, or of its answers."""
+        if not place.answers:
+            return self.objective.directions(states[0])
+        first = len(place.answers[0])
+        answers = [states[:first], states[first:]][: len(place.answers)]
+        parts = [self.objective.answer_directions(answer) for answer in answers]
+        return parts[0] if len(parts) == 1 else contrast(*parts)
 
     def _run_at_points(self, place: PromptPosition, points: Points, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
@@ -227,7 +306,7 @@ class ResolvedSpec:
         )
         mask = averaged_mask([place.special])
         scores = score(averaged, [averaged.directions], self.readout, mask, starts=averaged.starts)
-        return self._result(0, place, state, directions, scores, budget.plan(len(place.token_ids)))
+        return self._result(0, place, [state], directions, scores, budget.plan(len(place.token_ids)))
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
@@ -252,12 +331,13 @@ class ResolvedSpec:
         self,
         row: int,
         place: PromptPosition,
-        state: FinalState,
+        states: Sequence[FinalState],
         directions: Directions,
         scores: Mapping[str, SiteScores],
         memory: MemoryPlan,
     ) -> Attribution:
-        length = len(place.token_ids)
+        state = states[0]
+        prompt, length = place.scored
 
         def values(name: str) -> Tensor:
             return scores[name].scores[row, :length].detach().cpu()
@@ -271,14 +351,19 @@ class ResolvedSpec:
         else:
             parts = [(values(name), errors(name)) for name in self.score_names]
             own, standard_error = total_over_sites(parts, squared=directions.squared)
+        answers = _answer_records(place, states)
+        record = self.record(prompt, length - 1, state)
+        record |= {"position": place.position, **self._asked_of(place, state)}
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
-            **self.record(place.prompt, place.position, state),
-            target=self.predicted_target(state),
+            **record,
+            target=None if answers else self.predicted_target(state),
+            answer=answers[0] if answers else None,
+            other_answer=answers[1] if len(answers) > 1 else None,
             scores=own,
             contract=attribution_contract(
                 ContractTerms(
-                    output=self.objective.describe(self.label, state),
+                    output=self._output(place, state),
                     position=place.position,
                     n_tokens=length,
                     at=self.score_names,
@@ -290,6 +375,8 @@ class ResolvedSpec:
                     squared=directions.squared,
                     sampled=directions.sampled,
                     points=None if self.points is None else self.points.describe(),
+                    answer_process=_answer_process(place),
+                    eligible_answer=length - len(place.token_ids),
                 )
             ),
             settings=self.settings(
@@ -345,10 +432,27 @@ class ResolvedSpec:
             "versions": package_versions(),
         }
 
-    def spec_record(self) -> dict[str, Any]:
+    def _output(self, place: PromptPosition, state: FinalState) -> str:
+        """The output explained, in words."""
+        if not place.answers:
+            return self.objective.describe(self.label, state)
+        first, *others = place.answers
+        text = " minus that of ".join(repr(answer.text) for answer in place.answers) if others else first.text
+        return self.objective.describe_answer(text, len(first))
+
+    def _asked_of(self, place: PromptPosition, state: FinalState) -> dict[str, Any]:
+        """The fields that say which answer is explained, where one is given or generated."""
+        objective, spec = self.objective, place.spec
+        if not place.answers or spec is None or objective.contrasted:
+            return {}
+        name = f"{type(objective).__name__}()" if objective.takes_target else objective.signature(self.label, state)
+        (answer,) = place.answers
+        return {"objective": f"{name}, answer={answer.text!r}", "spec": self.spec_record(spec)}
+
+    def spec_record(self, spec: Spec | None = None) -> dict[str, Any]:
         """The options that ask for the result again; for a value of Python that has no text, its name alone."""
         try:
-            return self.spec.to_options()
+            return (spec or self.spec).to_options()
         except LensScopesError:
             return {"scope": self.explanation.scope, **plain(self.explanation.settings())}
 
@@ -409,6 +513,31 @@ def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Seq
         if share > _NOISY:
             found.append(f"the standard error is {share:.0%} of the scores; ask for more samples.")
     return found
+
+
+def _answer_records(place: PromptPosition, states: Sequence[FinalState]) -> list[AnswerRecord]:
+    """The answers explained, with the probability of each of their tokens."""
+    remaining = iter(states)
+    return [
+        AnswerRecord(
+            tokens=list(answer.tokens),
+            token_ids=list(answer.token_ids),
+            log_probabilities=[float(next(remaining).log_probabilities[token_id]) for token_id in answer.token_ids],
+            generated=answer.generated,
+        )
+        for answer in place.answers
+    ]
+
+
+def _answer_process(place: PromptPosition) -> str:
+    """How the tokens of what is explained come about, for the contract; empty for the next token."""
+    if not place.answers:
+        return ""
+    first, *others = place.answers
+    if others:
+        return "both answers' tokens are given and teacher-forced: every prediction sees its answer's earlier ones"
+    origin = "generated by the model, each its most probable one," if first.generated else "given"
+    return f"the answer's tokens are {origin} and teacher-forced: every prediction sees the earlier ones"
 
 
 @cache

@@ -39,20 +39,23 @@ def score(
     progress: Progress | None = None,
     *,
     starts: Mapping[str, Tensor] | None = None,
+    rows_each: int = 1,
 ) -> dict[str, SiteScores]:
     """Backpropagates every direction and reads the gradients at every site.
 
     Args:
-        directions: one set for each row of the batch; rows with fewer directions are padded with weight zero.
+        directions: one set for each prompt; those with fewer directions are padded with weight zero.
         averaged: marks the tokens whose mean is the baseline "mean", as `averaged_mask` gives it.
         starts: the sites' activations at a path's start, which the readout then measures from.
         progress: called with (backward products done, in all).
+        rows_each: rows of the batch that begin with the same prompt, whose gradients add up.
 
     Raises:
         NumericsError: when a gradient is not finite, naming the site.
     """
     total = max(len(item.vectors) for item in directions)
-    vectors = torch.stack([_padded(item.vectors, total) for item in directions], dim=1)
+    by_prediction = [item.vectors.reshape(len(item.vectors), -1, item.vectors.shape[-1]) for item in directions]
+    vectors = torch.cat([_padded(item, total) for item in by_prediction], dim=1)
     weights = torch.stack([_padded(item.weights, total) for item in directions], dim=1)
     sampled = torch.stack([_padded(_is_sample(item), total) for item in directions], dim=1)
     squared = torch.tensor([item.squared for item in directions])
@@ -60,6 +63,8 @@ def score(
     draws: dict[str, list[Tensor]] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+        if rows_each > 1:
+            gradient, activation = gradient.unflatten(0, (-1, rows_each)).sum(1), activation[::rows_each]
         if starts is None:
             baseline = readout.baseline_values(activation, averaged.to(activation.device))
         else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.prompts.groups import Grouping, group_tokens
+from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.results.base import Entry, Result
 from lens_scopes.results.record import plain
 
@@ -60,6 +61,9 @@ class Attribution(Result):
         scores: influence of each token, from the first one to the position explained: at the embedding, unless `at`
             said elsewhere. Non-negative but for the dot readout; units are those of the contract's score.
         target: the token explained, for objectives that have one.
+        answer: the whole answer explained, where there is one; `scores` are those of the prompt, and of the answer's
+            own tokens but the last where `eligible="all"` was asked for. `prediction` is then of its first token.
+        other_answer: the answer it is contrasted with.
         layers: influence of each token at every layer's residual stream, where asked for.
         layer_names: the hook names of its rows.
         sites: influence at other sites asked for, by hook name.
@@ -82,6 +86,8 @@ class Attribution(Result):
 
     scores: Float[Tensor, " pos"]
     target: PredictedToken | None = None
+    answer: AnswerRecord | None = None
+    other_answer: AnswerRecord | None = None
     layers: Float[Tensor, "layer pos"] | None = None
     layer_names: list[str] = field(default_factory=list)
     sites: dict[str, Float[Tensor, "pos ..."]] = field(default_factory=dict)

@@ -13,7 +13,13 @@ ELEMENTS = ("output explained", "eligible features", "generative process", "held
 
 @dataclass(frozen=True)
 class ContractTerms:
-    """What the four choices say, in words, before they are put together."""
+    """What the four choices say, in words, before they are put together.
+
+    Attributes:
+        answer_process: where an answer is explained, how its tokens come about; it stands before the rest of the
+            process.
+        eligible_answer: how many of the tokens that have scores are the answer's own.
+    """
 
     output: str
     position: int
@@ -27,6 +33,8 @@ class ContractTerms:
     sampled: int
     points: str | None = None
     at: Sequence[str] = (EMBEDDING,)
+    answer_process: str = ""
+    eligible_answer: int = 0
 
 
 def attribution_contract(terms: ContractTerms) -> dict[str, str]:
@@ -48,6 +56,8 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         )
     if at_embedding:
         held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
+        if terms.answer_process and not terms.eligible_answer:
+            held = f"the answer's tokens, {held}"
     else:
         held = (
             "the weights, all embeddings, the same site's activations at other positions and heads, the positions and "
@@ -62,9 +72,15 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
+    features = f"{read} of the {terms.n_tokens} tokens up to that position{others}"
+    if terms.answer_process:
+        process = f"{terms.answer_process}; {process}"
+        features = f"{read} of the prompt's {terms.n_tokens - terms.eligible_answer} tokens"
+        features += f" and of the answer's {terms.eligible_answer} earlier ones" if terms.eligible_answer else ""
+        features += others
     return contract(
         output=f"{terms.output}, after position {terms.position}",
-        features=f"{read} of the {terms.n_tokens} tokens up to that position{others}",
+        features=features,
         process=process,
         held=held,
         score=(

@@ -4,6 +4,9 @@
 
 where a_i,t is what the readout makes of v_iᵀ J_t (its norm, say). An objective that is a number, of one direction,
 gives the plain √w·a_t instead, as in Jacobian Scopes (arXiv:2601.16407); the ranking is the same.
+
+Of a whole answer, the objective is summed over the predictions of its tokens, teacher-forced. Numbers take one backward
+pass for all of them, v_iᵀ J_t then being Σ_n v_nᵀ J_n,t over the answer's predictions n.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ else:  # a run-time type checker that decorates methods one by one cannot read S
     Self = Any
 
 NEAR_EQUAL = 0.98  # λ_{k+1}/λ_k above which a rank cuts between near-equals: analyses/README.md, “Eigenvalue gaps”
+_EXACT = 16  # leading directions that a sampled trace takes exactly
+_MOST_NUMBERS = 2**28  # in the directions of one answer: 1 GB
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
 
 
@@ -38,7 +43,7 @@ class Directions:
     """Weighted directions in the space of the final state.
 
     Attributes:
-        vectors: v_i as rows.
+        vectors: v_i as rows; of an answer, with one row of its own for each prediction that v_i is backpropagated from.
         weights: w_i ≥ 0.
         squared: whether scores are Σ w_i a_i² (any number of directions) or √w·a (exactly one).
         sampled: how many of the last rows are independent draws whose mean squared readout estimates a
@@ -51,7 +56,7 @@ class Directions:
         tensor([1.0000, 0.5000])
     """
 
-    vectors: Float[Tensor, "k d_model"]
+    vectors: Float[Tensor, "k *prediction d_model"]
     weights: Float[Tensor, " k"]
     squared: bool = False
     sampled: int = 0
@@ -79,6 +84,81 @@ def solver_warnings(terms: LeadingTerms) -> list[str]:
             'directions may not be the leading ones. Rank "trace" needs no solver for its mean.'
         )
     return warnings
+
+
+def over_answer(parts: Sequence[Directions], seed: int = 0) -> Directions:
+    """The directions of an answer from those of its predictions, whose objective they sum.
+
+    Numbers add up: √w_n v_n of all predictions n travel back together. Divergences add up by the chain rule, and each
+    exact direction has a backward pass of its own. One random direction of every prediction can share a pass:
+    independent random signs ε_n give E‖Σ_n ε_n v_nᵀ J_n‖² = Σ_n E‖v_nᵀ J_n‖².
+
+    Raises:
+        ObjectiveError: where some predictions have a number and others a divergence, and for more directions than can
+            be held.
+    """
+    warnings = _warnings_of_answer(parts)
+    if not any(part.squared for part in parts):
+        vectors = torch.cat([part.weights.sqrt()[:, None] * part.vectors for part in parts])[None]
+        return Directions(vectors, vectors.new_ones(1), details=_details_of_answer(parts), warnings=warnings)
+    if len({(part.squared, part.sampled) for part in parts}) > 1:
+        raise ObjectiveError("the objective is a number at some of the answer's tokens and a divergence at others.")
+    sampled, (d_model,) = parts[0].sampled, parts[0].vectors.shape[1:]
+    n_exact = sum(len(part.vectors) - sampled for part in parts)
+    if n_exact * len(parts) * d_model > _MOST_NUMBERS:
+        raise ObjectiveError(
+            f"an answer of {len(parts)} tokens has {n_exact} directions, each with a backward pass of its own; take a "
+            "smaller rank, a shorter answer, or random directions: Fisher(rank, samples=16)."
+        )
+    vectors = parts[0].vectors.new_zeros(n_exact + sampled, len(parts), d_model)
+    row = 0
+    for index, part in enumerate(parts):
+        exact = part.vectors[: len(part.vectors) - sampled]
+        vectors[row : row + len(exact), index] = exact
+        row += len(exact)
+    signs = random_signs((sampled, len(parts)), torch.Generator().manual_seed(seed)).to(vectors)
+    for index, part in enumerate(parts):
+        vectors[row:, index] = signs[:, index, None] * part.vectors[len(part.vectors) - sampled :]
+    weights = [part.weights[: len(part.weights) - sampled] for part in parts]
+    weights.append(parts[0].weights[len(parts[0].weights) - sampled :])
+    return Directions(
+        vectors,
+        torch.cat(weights),
+        squared=True,
+        sampled=sampled,
+        details=_details_of_answer(parts),
+        warnings=warnings,
+    )
+
+
+def contrast(first: Directions, second: Directions) -> Directions:
+    """The directions of one number minus another, both of answers."""
+    return replace(first, vectors=torch.cat([first.vectors, -second.vectors], dim=1))
+
+
+def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Rademacher draws: −1 or 1, evenly."""
+    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
+
+
+def _details_of_answer(parts: Sequence[Directions]) -> dict[str, Any]:
+    """The worst of what the predictions' directions say of themselves."""
+    worst = {"residual": max, "gap": max, "share": min, "converged": all, "exact": sum, "samples": max}
+    return {
+        name: of(part.details[name] for part in parts)
+        for name, of in worst.items()
+        if all(part.details.get(name) is not None for part in parts)
+    }
+
+
+def _warnings_of_answer(parts: Sequence[Directions]) -> list[str]:
+    """The first warning, and how many of the answer's predictions have one."""
+    warned = [(index, part.warnings[0]) for index, part in enumerate(parts) if part.warnings]
+    if not warned:
+        return []
+    index, text = warned[0]
+    more = f" ({len(warned)} of the answer's {len(parts)} tokens have such a warning.)" if len(warned) > 1 else ""
+    return [f"at token {index} of the answer: {text}{more}"]
 
 
 class Explanation(ABC):
@@ -130,6 +210,26 @@ class Explanation(ABC):
             "Semantic() or LogProb()."
         )
 
+    @property
+    def contrasted(self) -> tuple[Any, Any] | None:
+        """The two answers that the explanation contrasts, where it names any."""
+        return None
+
+    def check_answer(self, answered: bool) -> None:
+        """Refuses an answer that has no place, and settings that need one.
+
+        Raises:
+            ObjectiveError: where the explanation names tokens of its own, or answers of its own.
+        """
+        if answered and getattr(self, "token", None) is not None:
+            raise ObjectiveError(
+                f"{self!r} names its own token, so the answer's would be dropped; write {type(self).__name__}()."
+            )
+
+    def describe_answer(self, text: str, n_tokens: int) -> str:
+        """The output explained, summed over the tokens of an answer, in words."""
+        return f"{self.output}, summed over the predictions of the {n_tokens} tokens of the answer {text!r}"
+
     def settings(self) -> dict[str, Any]:
         """The fields, as plain values for records."""
         return {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
@@ -155,6 +255,10 @@ class Objective(Explanation):
     @abstractmethod
     def directions(self, state: FinalState) -> Directions:
         """The weighted directions that explain this objective at one final state."""
+
+    def answer_directions(self, states: Sequence[FinalState]) -> Directions:
+        """The weighted directions that explain this objective summed over an answer, one final state a token."""
+        return over_answer([self.directions(state) for state in states])
 
     @abstractmethod
     def change(self, before: FinalState, after: FinalState) -> float:
@@ -242,6 +346,9 @@ class LogProb(_OneToken):
     equation: ClassVar[str] = "v = w_target − w̄"
     output: ClassVar[str] = "log-probability of the next token"
 
+    def describe_answer(self, text: str, n_tokens: int) -> str:
+        return f"log P(answer | prompt) of the answer {text!r}, the sum over its {n_tokens} tokens"
+
     def directions(self, state: FinalState) -> Directions:
         return single(state.log_probability_gradient(self.targets(state)[0]))
 
@@ -280,6 +387,12 @@ class LogitDiff(Objective):
             return [self.token, self.other]
         raise ObjectiveError("LogitDiff still holds token strings; call prepare(model) before directions(state).")
 
+    def check_answer(self, answered: bool) -> None:
+        if answered:
+            raise ObjectiveError(
+                "LogitDiff names its own tokens; contrast two answers with LogProbDiff(answer, other)."
+            )
+
     def directions(self, state: FinalState) -> Directions:
         token, other = state.logit_gradients(self.targets(state))
         return single(token - other)
@@ -287,6 +400,59 @@ class LogitDiff(Objective):
     def change(self, before: FinalState, after: FinalState) -> float:
         token, other = self.targets(before)
         return float((after.logits[token] - after.logits[other]) - (before.logits[token] - before.logits[other]))
+
+
+@dataclass(frozen=True)
+class LogProbDiff(Objective):
+    """How much more probable one answer is than another, of any two lengths.
+
+    log P(answer | prompt) − log P(other | prompt), each the sum over its tokens' log-probabilities, teacher-forced.
+    score_t = ‖∂(that difference)/∂x_t‖₂ in nats per unit of activation norm, ≥ 0; signed with the readout "dot". Both
+    answers run in one batch, with one backward pass.
+
+    Args:
+        answer: a text, token ids, or the id of one token.
+        other: the answer it is contrasted with.
+
+    Example:
+        >>> contrast = ls.LogProbDiff(" Paris", " Rome, of course")
+        >>> att = ls.attribute(model, "The capital of France is", contrast, readout="dot")
+        >>> len(att.answer.tokens) < len(att.other_answer.tokens), att.scores.shape
+        (True, torch.Size([6]))
+    """
+
+    answer: str | int | Sequence[int]
+    other: str | int | Sequence[int]
+    scope: ClassVar[str] = "logprob-diff"
+    equation: ClassVar[str] = "v_n = ± (w_target − w̄) at token n of the first and of the second answer"
+    output: ClassVar[str] = "difference between the log-probabilities of two answers"
+
+    @property
+    def contrasted(self) -> tuple[Any, Any]:
+        answer, other = ((item,) if _is_integer(item) else item for item in (self.answer, self.other))
+        return answer, other
+
+    def check_answer(self, answered: bool) -> None:
+        if answered:
+            raise ObjectiveError("LogProbDiff names its own two answers; leave answer out.")
+
+    def describe_answer(self, text: str, n_tokens: int) -> str:
+        return f"log P(answer | prompt) of {text}"
+
+    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
+        return f"LogProbDiff({self.answer!r}, {self.other!r})"
+
+    def directions(self, state: FinalState) -> Directions:
+        raise ObjectiveError(
+            "LogProbDiff explains two answers, and no single prediction; take LogitDiff for two tokens."
+        )
+
+    def answer_directions(self, states: Sequence[FinalState]) -> Directions:
+        """Those of one answer's log-probability; `contrast` puts both together."""
+        return over_answer([LogProb().directions(state) for state in states])
+
+    def change(self, before: FinalState, after: FinalState) -> float:
+        raise ObjectiveError("LogProbDiff explains two answers, and no single prediction.")
 
 
 @dataclass(frozen=True)
@@ -372,11 +538,17 @@ class Fisher(Objective):
       `exact` leading directions and `samples` random ones for what they leave, without bias and with its standard
       error in the result.
 
+    Of an answer, score_t = Σ_n tr(J_n,tᵀ F_n J_n,t) or its leading terms, summed over the answer's predictions n: the
+    divergence of the whole continuation, by the chain rule, along this one answer. Exactly, that takes rank × length
+    backward passes. With `samples` it takes that many at any length and rank, without bias and with a standard error:
+    random signs mix the leading terms √λ_i u_i of all predictions.
+
     Args:
         rank: number of leading terms, between 1 and d_model, or "trace".
-        samples: random directions for rank "trace"; 0 asks for the exact trace. By default exact up to
-            d_model = 128, else 16.
-        exact: leading directions taken exactly beside the random ones, for rank "trace".
+        samples: random directions for rank "trace" or for an answer; 0 asks for none, an exact score. By default none
+            for a rank; for the trace none up to d_model = 128, else 16; for the trace of an answer 16.
+        exact: leading directions taken exactly beside the random ones, for rank "trace". By default 16, and 0 at each
+            token of an answer.
         seed: seed of the random directions; the global generator is not touched.
 
     The result's `settings["details"]` hold for rank k: `eigenvalues`; `residual`, a bound on ‖F u_i − λ_i u_i‖ / λ_1,
@@ -394,7 +566,7 @@ class Fisher(Objective):
 
     rank: int | Literal["trace"] = 1
     samples: int | None = None
-    exact: int = 16
+    exact: int | None = None
     seed: int = 0
     scope: ClassVar[str] = "fisher"
     equation: ClassVar[str] = (
@@ -409,7 +581,7 @@ class Fisher(Objective):
             raise ObjectiveError(
                 f"Fisher samples must be 0 (exact) or at least 2 (for a standard error); got {self.samples!r}."
             )
-        if not _is_integer(self.exact) or self.exact < 0:
+        if self.exact is not None and (not _is_integer(self.exact) or self.exact < 0):
             raise ObjectiveError(f"Fisher exact must be a non-negative integer; got {self.exact!r}.")
 
     def prepare(self, model: ScopedModel) -> Self:
@@ -421,10 +593,25 @@ class Fisher(Objective):
             )
         return self
 
+    def check_answer(self, answered: bool) -> None:
+        if self.rank != "trace" and self.samples and not answered:
+            raise ObjectiveError(
+                f"Fisher(rank={self.rank}) of one prediction needs no random directions, so samples={self.samples} "
+                'would be dropped; leave samples out, or take rank="trace".'
+            )
+
+    def describe_answer(self, text: str, n_tokens: int) -> str:
+        return (
+            f"the whole distributions of the {n_tokens} next tokens along the answer {text!r}, their divergences summed"
+        )
+
     def directions(self, state: FinalState) -> Directions:
         geometry = PredictiveGeometry(state)
         if self.rank == "trace":
-            return self._trace(geometry)
+            samples = self.samples
+            if samples is None:
+                samples = 0 if state.unembedding.d_model <= EXACT_TRACE_LIMIT else 16
+            return self._trace(geometry, samples, _EXACT if self.exact is None else self.exact)
         terms = geometry.leading(self.rank)
         details = {
             "eigenvalues": terms.eigenvalues.tolist(),
@@ -437,16 +624,37 @@ class Fisher(Objective):
             terms.vectors, terms.eigenvalues, squared=True, details=details, warnings=solver_warnings(terms)
         )
 
-    def _trace(self, geometry: PredictiveGeometry) -> Directions:
+    def answer_directions(self, states: Sequence[FinalState]) -> Directions:
+        if self.rank == "trace":
+            samples = 16 if self.samples is None else self.samples
+            parts = [self._trace(PredictiveGeometry(state), samples, self.exact or 0) for state in states]
+            return over_answer(parts, self.seed + 1)
+        parts = [self.directions(state) for state in states]
+        if self.samples:
+            # √λ_i u_i of one prediction mixed by random signs; `over_answer` gives the predictions theirs.
+            parts = [self._mixed(part, self.samples, self.seed) for part in parts]
+        return over_answer(parts, self.seed + 1)
+
+    @staticmethod
+    def _mixed(leading: Directions, samples: int, seed: int) -> Directions:
+        """Random directions Σ_i ε_i √λ_i u_i, with E‖vᵀJ‖² = Σ_i λ_i ‖u_iᵀJ‖²."""
+        signs = random_signs((samples, len(leading.vectors)), torch.Generator().manual_seed(seed)).to(leading.vectors)
+        vectors = signs @ (leading.weights.sqrt()[:, None] * leading.vectors)
+        return replace(
+            leading,
+            vectors=vectors,
+            weights=vectors.new_full((samples,), 1 / samples),
+            sampled=samples,
+            details={**leading.details, "exact": 0, "samples": samples},
+        )
+
+    def _trace(self, geometry: PredictiveGeometry, samples: int, n_exact: int) -> Directions:
         d_model = geometry.state.unembedding.d_model
-        samples = self.samples
-        if samples is None:
-            samples = 0 if d_model <= EXACT_TRACE_LIMIT else 16
         if samples == 0:
             terms = geometry.leading(d_model)
             return Directions(terms.vectors, terms.eigenvalues, squared=True, details={"directions": d_model})
         generator = torch.Generator().manual_seed(self.seed)
-        exact, sampled = geometry.split_trace(self.exact, samples, generator)
+        exact, sampled = geometry.split_trace(n_exact, samples, generator)
         weights = torch.cat([exact.new_ones(len(exact)), sampled.new_full((samples,), 1 / samples)])
         details = {"exact": len(exact), "samples": samples}
         return Directions(torch.cat([exact, sampled]), weights, squared=True, sampled=samples, details=details)

@@ -11,7 +11,7 @@ first used. A package of its own adds entries under the entry point group `lens_
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, metadata
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
 _TOKEN_ID = re.compile(r"#(\d+)")
+_TOKEN_IDS = re.compile(r"(#\d+)+")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,15 @@ _BUILT_IN = (
         required=("target", "other"),
         quantity="the difference between the two logits",
         unit="logits",
+    ),
+    ScopeEntry(
+        "logprob-diff",
+        f"{_OBJECTIVES}:LogProbDiff",
+        "the log-probability of one answer minus another's",
+        {"answer": "answer", "other": "other"},
+        required=("answer", "other"),
+        quantity="the difference between the two answers' log-probabilities (nats)",
+        unit="nats",
     ),
     ScopeEntry(
         "temperature",
@@ -244,7 +254,7 @@ def build_scope(name: str, **settings: Any) -> Explanation | Spec:
 
     Example:
         >>> build_scope("fisher", rank=4)
-        Fisher(rank=4, samples=None, exact=16, seed=0)
+        Fisher(rank=4, samples=None, exact=None, seed=0)
 
     Raises:
         ObjectiveError: for an unknown name, a setting that the scope does not have, and a wrong value.
@@ -299,6 +309,7 @@ class Option:
         kind: str or int, and bool for a switch.
         many: whether it may be repeated.
         minimum, maximum: bounds that a server sets on an integer.
+        longest: the most characters that a server takes of a text.
         read: what makes a value of text; None where the text is the value.
     """
 
@@ -310,6 +321,7 @@ class Option:
     many: bool = False
     minimum: int | None = None
     maximum: int | None = None
+    longest: int = 200
     read: Callable[[Any], Any] | None = None
 
     def value(self, text: Any) -> Any:
@@ -342,6 +354,14 @@ def write_token(token: str | int) -> str:
     return f"#{token}" if isinstance(token, int) else token
 
 
+def _read_other(text: Any) -> str | int | tuple[int, ...]:
+    """A token, or an answer of several tokens."""
+    if not isinstance(text, str):
+        return text if isinstance(text, int) else tuple(text)
+    read = read_answer_text(text)
+    return read[0] if isinstance(read, tuple) and len(read) == 1 else read
+
+
 def _read_rank(text: str | int) -> int | str:
     if text == "trace":
         return text
@@ -351,13 +371,30 @@ def _read_rank(text: str | int) -> int | str:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
 
 
+def read_answer_text(text: Any) -> str | tuple[int, ...]:
+    """An answer as text: "#12#34" is the ids 12 and 34, anything else the answer itself."""
+    if not isinstance(text, str):
+        return tuple(text)
+    return tuple(int(item) for item in text[1:].split("#")) if _TOKEN_IDS.fullmatch(text) else text
+
+
+def write_answer(answer: str | int | Sequence[int]) -> str:
+    """The text that `read_answer_text` reads; of one id, that of its token."""
+    if isinstance(answer, str | int):
+        return write_token(answer)
+    return "".join(f"#{item}" for item in answer)
+
+
 SCOPE_OPTIONS = ("scope", "target", "other", "rank", "samples", "exact", "seed", "measure", "ablation", "draws")
-TOKEN_OPTIONS = ("target", "other")
+TOKEN_OPTIONS = ("target", "other", "answer")
+ANSWER_OPTIONS = ("answer", "generate", "eligible")
+ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
 _LARGEST_SEED = 2**63 - 1
+_LONGEST_ANSWER = 4000
 
 
 def options() -> dict[str, Option]:
@@ -385,7 +422,39 @@ def _explained_options() -> tuple[Option, ...]:
             "TOKEN",
             read=read_token,
         ),
-        Option("other", EXPLAINED, "The token that logit-diff contrasts --target with.", "TOKEN", read=read_token),
+        Option(
+            "other",
+            EXPLAINED,
+            "What the target or the answer is contrasted with: a token for logit-diff, an answer for logprob-diff.",
+            "TOKEN|TEXT",
+            longest=_LONGEST_ANSWER,
+            read=_read_other,
+        ),
+        Option(
+            "answer",
+            EXPLAINED,
+            "Explain this whole answer after the prompt, the objective summed over its tokens: a text, leading space "
+            "included, or ids (#12#34).",
+            "TEXT",
+            longest=_LONGEST_ANSWER,
+            read=read_answer_text,
+        ),
+        Option(
+            "generate",
+            EXPLAINED,
+            "Explain an answer of N tokens that the model generates, each the most probable one.",
+            "N",
+            kind=int,
+            minimum=1,
+            maximum=128,
+        ),
+        Option(
+            "eligible",
+            EXPLAINED,
+            "Which tokens get scores where an answer is explained: those of the prompt (the default), or all, the "
+            "answer's own earlier tokens included.",
+            "|".join(ELIGIBLE),
+        ),
         Option(
             "rank",
             EXPLAINED,
@@ -396,14 +465,15 @@ def _explained_options() -> tuple[Option, ...]:
         Option(
             "samples",
             EXPLAINED,
-            "Random directions for --rank trace; 0 is exact. By default exact up to d_model 128, else 16.",
+            "Random directions for --rank trace, or for an answer, which takes as many passes at any length; 0 is "
+            "exact. By default exact, but 16 for the trace of an answer or of a model with d_model above 128.",
             kind=int,
             maximum=256,
         ),
         Option(
             "exact",
             EXPLAINED,
-            "Leading directions of --rank trace that are taken exactly. By default 16.",
+            "Leading directions of --rank trace that are taken exactly. By default 16, and 0 for an answer.",
             kind=int,
             maximum=256,
         ),

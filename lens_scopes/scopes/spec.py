@@ -19,13 +19,16 @@ from lens_scopes.engine.memory import parse_memory
 from lens_scopes.engine.model import MatmulDtype, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
+from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
 from lens_scopes.scopes.points import Points, PointsLike, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, Relative, as_readout
 from lens_scopes.scopes.registry import (
+    ANSWER_OPTIONS,
     DEFAULT_SCOPE,
+    ELIGIBLE,
     FREEZABLE,
     LIMIT_OPTIONS,
     PATH_OPTIONS,
@@ -37,16 +40,18 @@ from lens_scopes.scopes.registry import (
     scope_entries,
     scope_entry,
     scope_names,
+    write_answer,
     write_token,
 )
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction
 
+    Answered: TypeAlias = str | int | tuple[int, ...] | None
     ReadoutLike: TypeAlias = Readout | str | None
     ObjectiveLike: TypeAlias = "Spec | type[Spec] | Explanation | type[Explanation] | str | DirectionFunction | None"
 else:  # a wrong type is answered with an ObjectiveError that says what to do, also under a run-time type checker
-    ObjectiveLike = ReadoutLike = Any
+    Answered = ObjectiveLike = ReadoutLike = Any
 
 SITE_NAMES = {"values": "hook_v", "keys": "hook_k", "residuals": "hook_resid_pre"}
 """Short names in a line of text for scores read by `relative` at an activation of every layer."""
@@ -65,6 +70,9 @@ class Spec:
         readout: how a gradient becomes a score.
         points: where gradients are taken; None for the prompt itself.
         target: the next token explained, for objectives that take one and name none.
+        answer: the whole answer explained, as a text, as ids, or as a number of tokens to generate; None for the next
+            token alone.
+        eligible: which tokens get scores where an answer is explained: "prompt", or "all" for the answer's own too.
         memory: the most bytes to use beyond the model's weights; None for a share of what is free.
         matmul_dtype: what factors of the body's matrix products are rounded to; None for the model's own dtype.
 
@@ -87,10 +95,14 @@ class Spec:
     readout: Readout = Norm()
     points: Points | None = None
     target: str | int | None = None
+    answer: Answered = None
+    eligible: str = "prompt"
     memory: int | None = None
     matmul_dtype: MatmulDtype = None
 
-    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
+    NO_GRADIENT: ClassVar[tuple[str, ...]] = (
+        *("answer", "eligible", "layers", "sites", "score_site", "through", "readout", "points"),
+    )
 
     def __post_init__(self) -> None:
         check_matmul_dtype(self.matmul_dtype)
@@ -99,6 +111,7 @@ class Spec:
                 f"layers={self.layers!r} is not a residual site; expected True, {', '.join(map(repr, RESIDUALS))}."
             )
         self.objective.check_target(self.target)
+        self._check_answer()
         if isinstance(self.objective, Baseline):
             self._refuse_choices(self.NO_GRADIENT, f"{self.objective.scope} takes no gradient", "a scope like Fisher()")
             return
@@ -107,6 +120,27 @@ class Spec:
             raise SiteError(
                 f"signed scores have no total over {self.score_site}: read them by norm, product or relative, or ask "
                 f"for sites={self.score_site!r} to have each layer's."
+            )
+
+    @property
+    def answers(self) -> tuple[Any, ...]:
+        """The answers explained: one given or generated, or the two that the objective contrasts; none for a token."""
+        return self.objective.contrasted or (() if self.answer is None else (self.answer,))
+
+    def _check_answer(self) -> None:
+        if self.eligible not in ELIGIBLE:
+            raise ObjectiveError(f"eligible is {' or '.join(map(repr, ELIGIBLE))}; got {self.eligible!r}.")
+        if self.eligible != "prompt" and len(self.answers) != 1:
+            raise ObjectiveError(
+                "eligible='all' gives an answer's own tokens scores, and there is not one answer; give answer=, or "
+                "leave eligible out."
+            )
+        if self.answers and self.target is not None:
+            raise ObjectiveError(f"an answer is explained, so target={self.target!r} would be dropped; leave it out.")
+        if self.answers and self.points is not None:
+            raise ObjectiveError(
+                f"gradients of an answer are taken at the prompt itself, so points={_written(self.points)!r} does not "
+                "apply; leave points out."
             )
 
     # Reading
@@ -123,6 +157,8 @@ class Spec:
         readout: ReadoutLike = None,
         points: PointsLike = None,
         target: str | int | None = None,
+        answer: AnswerLike | None = None,
+        eligible: str | None = None,
         memory: str | int | None = None,
         matmul_dtype: MatmulDtype = None,
     ) -> Spec:
@@ -140,7 +176,9 @@ class Spec:
             given["readout"] = as_readout(readout)
         if memory is not None:
             given["memory"] = parse_memory(memory)
-        plain = {"score_site": score_site, "target": target, "matmul_dtype": matmul_dtype}
+        if answer is not None:
+            given["answer"] = _as_answer(answer)
+        plain = {"score_site": score_site, "target": target, "eligible": eligible, "matmul_dtype": matmul_dtype}
         plain |= {"through": as_path(through), "points": as_points(points)}
         given |= {name: value for name, value in plain.items() if value is not None}
         base = _as_spec(objective)
@@ -182,9 +220,19 @@ class Spec:
     def _of_values(cls, given: dict[str, Any]) -> Spec:
         """The spec of options whose text was read."""
         entry = scope_entry(given.pop("scope"))
-        if "rank" in entry.settings and given.get("rank") != "trace" and given.keys() & {"samples", "exact", "seed"}:
-            raise ObjectiveError('samples, exact and seed belong to rank "trace", the only one with random directions.')
-        own = {name for name in given if name not in _SHARED_OPTIONS}
+        answered = bool(given.keys() & {"answer", "generate"})
+        if "rank" in entry.settings and given.get("rank") != "trace":
+            unused = given.keys() & ({"exact"} if answered else {"samples", "exact", "seed"})
+            if unused:
+                raise ObjectiveError(
+                    'samples, exact and seed belong to rank "trace", and samples and seed to answers: without those '
+                    f"there are no random directions, so leave {min(unused)} out."
+                )
+        if given.keys() >= {"answer", "generate"}:
+            raise ObjectiveError("an answer was given and one is to be generated; ask for one of them.")
+        if "generate" in given:
+            given["answer"] = given.pop("generate")
+        own = {name for name in given if name in entry.settings or name not in _SHARED_OPTIONS}
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
         through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
         if frozen:
@@ -208,6 +256,12 @@ class Spec:
             written["site"] = list(self.sites)
         if self.target is not None:
             written["target"] = write_token(self.target)
+        if self.answer is not None:
+            written |= (
+                {"generate": self.answer} if isinstance(self.answer, int) else {"answer": write_answer(self.answer)}
+            )
+        if self.eligible != "prompt":
+            written["eligible"] = self.eligible
         if self.memory is not None:
             written["memory"] = str(self.memory)
         return written | self._texts()
@@ -218,6 +272,8 @@ class Spec:
         arguments = [] if written == "ls.Semantic()" else [written]
         values = {
             "target": self.target,
+            "answer": self.answer,
+            "eligible": None if self.eligible == "prompt" else self.eligible,
             "layers": True if self.layers == "resid_pre" else self.layers,
             "sites": list(self.sites) or None,
             "memory": self.memory,
@@ -329,7 +385,7 @@ class Spec:
         for option, argument in scope_entries()[name].settings.items():
             value = getattr(objective, argument)
             if value != usual[argument]:
-                written[option] = write_token(value) if option in TOKEN_OPTIONS else _as_text(value)
+                written[option] = write_answer(value) if option in TOKEN_OPTIONS else _as_text(value)
         return written
 
 
@@ -355,7 +411,7 @@ class FisherAtValues(Spec):
         'fisher@4+relative+score_site=hook_v'
     """
 
-    def __init__(self, rank: Any = 1, samples: int | None = None, exact: int = 16, seed: int = 0) -> None:
+    def __init__(self, rank: Any = 1, samples: int | None = None, exact: int | None = None, seed: int = 0) -> None:
         super().__init__(Fisher(rank, samples, exact, seed), score_site="hook_v", readout=Relative())
 
 
@@ -389,7 +445,7 @@ def _as_spec(objective: ObjectiveLike) -> Spec:
 
 # Lines of text
 
-_SHARED_OPTIONS = frozenset((*SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS))
+_SHARED_OPTIONS = frozenset((*ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS))
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _TERM = re.compile(rf'(?:[^+"]|{_QUOTED})+')
 _LOOKS_QUOTED = re.compile(_QUOTED)
@@ -461,6 +517,12 @@ def _written(choice: Any) -> Any:
         return getattr(choice, "text", choice)
     except ReadoutError:
         return choice
+
+
+def _as_answer(answer: Any) -> Any:
+    """An answer as a value that can be compared: text, a number, or a tuple of ids; `read_answer` checks the rest."""
+    values = answer.tolist() if hasattr(answer, "tolist") else answer
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
 
 
 def _as_text(value: Any) -> Any:

@@ -25,6 +25,7 @@ from lens_scopes.scopes.registry import ScopeEntry, build_scope, scope_entries, 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 SETTINGS = {
     "target": " sofa",
+    "answer": " sofa in the",
     "other": " the",
     "rank": "2",
     "samples": "2",
@@ -47,10 +48,19 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_every_objective_has_a_name() -> None:
-    names = ["semantic", "logprob", "logit-diff", "temperature", "entropy", "fisher", "fisher-at-values"]
+    names = [
+        "semantic",
+        "logprob",
+        "logit-diff",
+        "logprob-diff",
+        "temperature",
+        "entropy",
+        "fisher",
+        "fisher-at-values",
+    ]
     assert scope_names(takes_gradient=True) == names
     for name in names:
-        settings = {"target": 1, "other": 2} if name == "logit-diff" else {}
+        settings = {"logit-diff": {"target": 1, "other": 2}, "logprob-diff": {"answer": 1, "other": 2}}.get(name, {})
         built = build_scope(name, **settings)
         assert built == ls.FisherAtValues() if name == "fisher-at-values" else getattr(built, "scope", None) == name
     assert build_scope("fisher", rank=3) == ls.Fisher(rank=3)

@@ -18,7 +18,16 @@ from lens_scopes.scopes.registry import POINTS, READOUTS, options, scope_entries
 from lens_scopes.scopes.spec import Spec
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
-SETTINGS = {"target": "#5", "other": "#7", "rank": "2", "measure": "logit", "ablation": "mean", "draws": 2, "seed": 3}
+SETTINGS = {
+    "target": "#5",
+    "answer": "#5#6",
+    "other": "#7",
+    "rank": "2",
+    "measure": "logit",
+    "ablation": "mean",
+    "draws": 2,
+    "seed": 3,
+}
 LINES = [
     "semantic",
     "semantic@#12",
@@ -32,6 +41,10 @@ LINES = [
     "semantic+dot+path-#5@4",
     'semantic+dot+path-" the"@4',
     "semantic+path-#5,#6,#7@2",
+    "logprob+answer=#5#6#7+eligible=all",
+    "logprob+generate=4",
+    'fisher@2+answer=" a+b"+samples=4',
+    "logprob-diff@#5#6+other=#7#8#9+dot",
     "entropy+noise@4,scale=0.25,seed=2",
     "fisher+layers=true+site=hook_z+site=hook_mlp_out",
     "fisher+layer_site=resid_mid",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lens_scopes.scopes.registry import (
+    ANSWER_OPTIONS,
     DEFAULT_SCOPE,
     LIMIT_OPTIONS,
     PATH_OPTIONS,
@@ -76,7 +77,9 @@ if TYPE_CHECKING:
     SpecOptions = ScopeOptions = MatrixOptions = PathOptions = _Choices
 else:
     SpecOptions = _group(
-        "SpecOptions", (*SCOPE_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "Everything that may be asked."
+        "SpecOptions",
+        (*SCOPE_OPTIONS, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS),
+        "Everything that may be asked.",
     )
     ScopeOptions = _group(
         "ScopeOptions", (*SCOPE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For what has sites of its own."

@@ -44,7 +44,8 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments = ["model", repr(request.prompt())]
     arguments += [str(request.rank)] if isinstance(request, ModesRequest) else []
     arguments += cast(Any, request).spec().to_python()
-    arguments += [f"{name}={given[name]!r}" for name in ("position", "generate", "spans", "baseline") if name in given]
+    own = given.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
+    arguments += [f"{name}={given[name]!r}" for name in ("position", "generate", "spans", "baseline") if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
     arguments += [f"verify={given['verify']!r}"] if "verify" in given else []

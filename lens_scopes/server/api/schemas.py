@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from lens_scopes.scopes.registry import (
+    ANSWER_OPTIONS,
     FREEZABLE,
     PATH_OPTIONS,
     POINTS,
@@ -96,7 +97,7 @@ def _field(option: Option) -> Any:
         return bool, Field(False, description=option.help)
     if option.kind is int:
         return int | None, Field(None, ge=option.minimum, le=option.maximum, description=option.help)
-    text: Any = Name
+    text: Any = Annotated[str, Field(max_length=option.longest)]
     return text | None, Field(None, description=option.help)
 
 
@@ -110,7 +111,7 @@ _LIMITS = ("matmul_dtype",)
 if TYPE_CHECKING:
     _SpecRequest = _ScopeRequest = _MatrixRequest = _PathRequest = _Choices
 else:
-    _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _ScopeRequest = _with_options("_ScopeRequest", *_SCOPE, *PATH_OPTIONS, *_LIMITS)
     _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, "readout", *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)

@@ -8,8 +8,11 @@ from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
+from lens_scopes.engine.model import ScopedModel
+from lens_scopes.prompts.answer import read_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.registry import options
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
@@ -32,10 +35,9 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
         raise Refusal(
             413, f"the prompt has {request.characters} characters; this server takes {limits.prompt_characters}."
         )
-    if isinstance(request, MatrixRequest) and request.generate > limits.generated_tokens:
-        raise Refusal(
-            413, f"{request.generate} tokens were to be generated; this server takes {limits.generated_tokens}."
-        )
+    generated = getattr(request, "generate", None) or 0
+    if generated > limits.generated_tokens:
+        raise Refusal(413, f"{generated} tokens were to be generated; this server takes {limits.generated_tokens}.")
     choices: Any = request
     _refuse_costly(choices.spec(), limits)
 
@@ -67,7 +69,7 @@ def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple
     if len(prompt) > limits.prompt_tokens:
         raise Refusal(413, f"the prompt has {len(prompt)} tokens; this server takes {limits.prompt_tokens}.")
     if isinstance(request, AttributeRequest):
-        return prompt, _attribution(model, prompt, request, job)
+        return prompt, _attribution(model, prompt, request, limits, job)
     if isinstance(request, HeadsRequest):
         return prompt, _heads(model, prompt, request, job)
     if isinstance(request, MatrixRequest):
@@ -75,9 +77,35 @@ def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple
     return prompt, _modes(model, prompt, request, job)
 
 
-def _attribution(model: Any, prompt: Prompt, request: AttributeRequest, job: Job) -> Any:
+def _attribution(model: Any, prompt: Prompt, request: AttributeRequest, limits: Limits, job: Job) -> Any:
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "directions") as progress:
-        return attribute(model, prompt, request.spec(), position=request.position, progress=progress)
+        return attribute(model, prompt, spec, position=request.position, progress=progress)
+
+
+def _refuse_long_answers(model: Any, prompt: Prompt, spec: Spec, limits: Limits) -> None:
+    """Refuses answers that are too long with their prompt, and exact divergences of too many directions."""
+    for answer in spec.answers:
+        length = answer if isinstance(answer, int) else len(read_answer(ScopedModel.of(model), prompt, answer))
+        if len(prompt) + length > limits.prompt_tokens:
+            raise Refusal(
+                413,
+                f"the prompt and its answer have {len(prompt) + length} tokens; this server takes "
+                f"{limits.prompt_tokens}.",
+            )
+        if isinstance(spec.objective, Fisher):
+            _refuse_many_directions(spec.objective, length)
+
+
+def _refuse_many_directions(fisher: Fisher, length: int) -> None:
+    most = options()["rank"].maximum or 0
+    if fisher.rank != "trace" and not fisher.samples and fisher.rank * length > most:
+        raise Refusal(
+            413,
+            f"an answer of {length} tokens has {fisher.rank * length} directions at rank {fisher.rank}; this server "
+            f"takes {most}. Ask for samples=16.",
+        )
 
 
 def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
