@@ -72,6 +72,7 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
+    of_answer = ", at each of the answer's predictions, whose v_nᵀJ_n,t add up" if terms.answer_process else ""
     features = f"{read} of the {terms.n_tokens} tokens up to that position{others}"
     if terms.answer_process:
         process = f"{terms.answer_process}; {process}"
@@ -85,7 +86,7 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         held=held,
         score=(
             f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
-            f"{terms.equation} ({count}{draws})"
+            f"{terms.equation}{of_answer} ({count}{draws})"
         ),
     )
 

@@ -17,6 +17,7 @@ from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.evaluation.report import report
+from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.views import page_of
 from lens_scopes.views.words.heads import head_lines
 from lens_scopes.views.words.numbers import number
@@ -98,3 +99,14 @@ def test_later_tokens_have_no_cell_in_the_matrix() -> None:
     (scores,) = [block for block in mappings(matrix.sections(result)) if block.get("key") == "matrix-scores"]
     for dest, row in enumerate(scores["values"]):
         assert row == result.matrix[dest, : dest + 1].tolist()
+
+
+def test_an_answer_stands_on_the_page_token_by_token() -> None:
+    hostile = AnswerRecord(["</script>", "lin"], [5, 6], [math.log(0.25), -0.5])
+    result = fake_attribution(answer=hostile, other_answer=AnswerRecord([" Rome"], [7], [-3.0]))
+    blocks = [*attribution.header(result), *mappings(attribution.sections(result))]
+    (heading,) = [block for block in blocks if block.get("type") == "prompt"]
+    assert heading["token"] == "</script>lin" and "log P" in heading["small"]
+    text = json.dumps(blocks, ensure_ascii=False)
+    assert "log P(answer | prompt) = -1.886 nats" in text and "The answer contrasted" in text and "25.0%" in text
+    assert "</script>lin" not in result.to_html()

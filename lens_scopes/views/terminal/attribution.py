@@ -29,8 +29,9 @@ from lens_scopes.views.terminal.parts import (
     spaced,
 )
 from lens_scopes.views.words.attribution import (
+    answer_summary,
+    following,
     likely,
-    next_token,
     number,
     oddities,
     percent,
@@ -108,9 +109,9 @@ def _strip(attribution: Attribution, styles: ScoreStyle, width: int) -> Renderab
     for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
         outside = special or not math.isfinite(score)
         text.append(inline_token(token), Style(dim=True, italic=True) if outside else styles.style(score, scale))
-    following = next_token(attribution)
-    if following is not None:
-        text.append(f"  → {printable_token(following.token)}", Style(bold=True))
+    after = following(attribution)
+    if after is not None:
+        text.append(f"  → {after.text}", Style(bold=True))
     return text
 
 
@@ -187,8 +188,14 @@ def _prediction(attribution: Attribution, styles: ScoreStyle, width: int, most: 
             Text(percent(token.probability), "bold" if is_target else ""),
             Text(blocks(token.probability, max(8, min(32, width - 36))), styles.bar),
         )
+    answers = [answer for answer in (attribution.answer, attribution.other_answer) if answer is not None]
+    lines = [
+        Text.assemble((f"answer {''.join(map(inline_token, answer.tokens))!r}  ", "bold"), answer_summary(answer))
+        for answer in answers
+    ]
+    heading = Text("prediction after the prompt" if answers else "prediction", "dim")
     facts = f"entropy {number(attribution.prediction.entropy)} nats   β = ‖y‖ = {number(attribution.prediction.beta)}"
-    return Group(Text("prediction", "dim"), table, Text(facts, "dim"))
+    return Group(*lines, heading, table, Text(facts, "dim"))
 
 
 def _layers(attribution: Attribution, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:

@@ -30,10 +30,9 @@ from lens_scopes.views.words.pages.blocks import (
     text_cell,
     token,
 )
-from lens_scopes.views.words.token_text import inline_token, printable_token
+from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
-    from lens_scopes.engine.final_state import PredictedToken
     from lens_scopes.results.attribution import Attribution
 
 
@@ -46,7 +45,7 @@ def header(attribution: Attribution) -> list[Block]:
     """What was explained, and how to read it."""
     return [
         kind(*about(attribution)),
-        prompt(attribution, words.next_token(attribution)),
+        prompt(attribution, words.following(attribution)),
         *alerts("Warnings", attribution.warnings),
         *alerts("About these scores", words.oddities(attribution)),
     ]
@@ -79,15 +78,11 @@ def about(result: Any) -> list[str | dict[str, str]]:
     return [{"bold": inline_token(result.objective)}, f" · {name} · {place}"]
 
 
-def prompt(result: Any, following: PredictedToken | None) -> Block:
-    """The prompt as the heading of a page, and the token that follows it, set off."""
+def prompt(result: Any, after: words.Following | None) -> Block:
+    """The prompt as the heading of a page, and what follows it, set off."""
     text = words.prompt_text(result)
     block: Block = {"type": "prompt", "text": text if len(text) <= 240 else "…" + text[-239:]}
-    if following is not None:
-        block["token"] = printable_token(following.token)
-        block["small"] = percent(following.probability)
-        block["title"] = "target" if getattr(result, "target", None) is not None else "most probable next token"
-    return block
+    return block if after is None else block | {"token": after.text, "small": after.probability, "title": after.role}
 
 
 def _tokens(attribution: Attribution) -> Section:
@@ -107,7 +102,11 @@ def _tokens(attribution: Attribution) -> Section:
             "choice_label": "Where influence is read",
             "choose": "layer",
         }
-    blocks = [note("The text up to the position explained. Point at a token for its score."), strip]
+    shown = "The text up to the position explained."
+    if attribution.answer is not None:
+        own = len(attribution.tokens) > attribution.position + 1
+        shown = "The prompt, and the answer's tokens but the last." if own else "The prompt."
+    blocks = [note(f"{shown} Point at a token for its score."), strip]
     blocks += [lead(words.reading(attribution)), lead(words.caution(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
 
@@ -127,12 +126,26 @@ def _prediction(attribution: Attribution) -> Section:
     prediction = attribution.prediction
     facts = {"entropy": f"{number(prediction.entropy)} nats", "β = ‖y‖": number(prediction.beta)}
     ending = "; the target is set off" if target is not None else ""
-    return Section(
-        "prediction",
-        "Prediction",
-        [note(f"The next token after this text{ending}."), bars(items), definitions(facts, compact=True)],
-        layout="side",
-    )
+    blocks = [*_answers(attribution), note(f"The next token after {_after(attribution)}{ending}."), bars(items)]
+    return Section("prediction", "Prediction", [*blocks, definitions(facts, compact=True)], layout="side")
+
+
+def _after(attribution: Attribution) -> str:
+    return "this text" if attribution.answer is None else "the prompt"
+
+
+def _answers(attribution: Attribution) -> list[Block]:
+    """The answers explained, with the probability of each of their tokens."""
+    blocks: list[Block] = []
+    for answer, role in ((attribution.answer, "The answer"), (attribution.other_answer, "The answer contrasted")):
+        if answer is None:
+            continue
+        items = [
+            {"label": token(text), "values": [percent(math.exp(log_p))], "shares": [math.exp(log_p)]}
+            for text, log_p in zip(answer.tokens, answer.log_probabilities, strict=True)
+        ]
+        blocks += [note(f"{role}, token by token. {words.answer_summary(answer)}"), bars(items)]
+    return blocks
 
 
 def _layers(attribution: Attribution, with_heads: bool) -> Section:

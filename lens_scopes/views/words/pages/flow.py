@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.attribution import following_token, prompt_text
 from lens_scopes.views.words.axis import decades
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
@@ -58,7 +58,7 @@ def header(flow: InformationFlow) -> list[Block]:
     name = inline_token(str(flow.model.get("name", "a model")))
     return [
         kind(f"Span information flow · {name} · {inline_token(flow_kind(flow))}"),
-        prompt(flow, None if flow.answer else flow.predicted[0]),
+        prompt(flow, None if flow.answer else following_token(flow.predicted[0])),
         *alerts("Warnings", flow.warnings),
         *alerts("About these values", flow_oddities(flow)),
         lead(flow_reading(flow)),

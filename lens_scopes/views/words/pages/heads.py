@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.words.attribution import next_token, title
+from lens_scopes.views.words.attribution import following, title
 from lens_scopes.views.words.axis import axis_of, named_points
 from lens_scopes.views.words.heads import (
     HeadLine,
@@ -66,7 +66,7 @@ def page_title(heads: HeadInspection) -> str:
 
 def header(heads: HeadInspection) -> list[Block]:
     """What was inspected."""
-    return [kind("Heads · ", *about(heads)), prompt(heads, next_token(heads))]
+    return [kind("Heads · ", *about(heads)), prompt(heads, following(heads))]
 
 
 def sections(heads: HeadInspection) -> list[Section]:

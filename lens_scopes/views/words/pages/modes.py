@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.attribution import following, prompt_text
 from lens_scopes.views.words.colour import joint_scale
 from lens_scopes.views.words.modes import (
     Contrast,
@@ -58,7 +58,7 @@ def header(modes: ModeInspection) -> list[Block]:
     place = f"position {modes.position} of {len(modes.tokens)} tokens"
     return [
         kind("Fisher modes · ", {"bold": f"rank {len(modes.modes)}"}, f" · {name} · {place}"),
-        prompt(modes, next(iter(modes.prediction.top), None)),
+        prompt(modes, following(modes)),
     ]
 
 
