@@ -28,6 +28,11 @@ class ContractTerms:
     points: str | None = None
     at: Sequence[str] = (EMBEDDING,)
 
+    @property
+    def at_embedding(self) -> bool:
+        """Whether the tokens' scores are read at the embedding."""
+        return list(self.at) == [EMBEDDING]
+
 
 def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     """The five elements of the contract, generated from objective, site, path and readout.
@@ -35,42 +40,51 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     Returns:
         A plain mapping with the keys of ELEMENTS, in that order.
     """
-    others = f"; also read at {_named(terms.sites)}" if terms.sites else ""
-    at_embedding = list(terms.at) == [EMBEDDING]
-    read = f"the embeddings ({EMBEDDING})" if at_embedding else f"the activations at {_named(terms.at)}"
+    also = f"; also read at {_named(terms.sites)}" if terms.sites else ""
+    place = f"the embeddings ({EMBEDDING})" if terms.at_embedding else f"the activations at {_named(terms.at)}"
+    return contract(
+        output=f"{terms.output}, after position {terms.position}",
+        features=f"{place} of the {terms.n_tokens} tokens up to that position{also}",
+        process=_process(terms),
+        held=_held(terms),
+        score=_score(terms),
+    )
+
+
+def _process(terms: ContractTerms) -> str:
+    """What is imagined to vary: the activation itself, or its distance from a baseline."""
     if terms.readout.from_baseline:
         process = "the activation of one token at a time moves from the baseline to its value, to first order"
     else:
         size = ", in proportion to its size" if isinstance(terms.readout, Relative) else ""
         process = (
-            f"the activation of one {'token' if at_embedding else 'position'} at a time is perturbed infinitesimally"
-            f"{size}, equally in all directions of {_dimension(terms.at)}"
+            f"the activation of one {'token' if terms.at_embedding else 'position'} at a time is perturbed "
+            f"infinitesimally{size}, equally in all directions of {_dimension(terms.at)}"
         )
-    if at_embedding:
+    return process if terms.points is None else f"{process}; gradients are means over {terms.points}"
+
+
+def _held(terms: ContractTerms) -> str:
+    if terms.at_embedding:
         held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
-    else:
+    else:  # an activation inside: embeddings stay, and later layers are no longer held
         held = (
             "the weights, all embeddings, the same site's activations at other positions and heads, the positions and "
             "the explained directions v; later layers respond"
         )
-    if terms.path is not None:
-        held += f"; gradient flows only {terms.path}, all else keeps its value"
-    if terms.points is not None:
-        process += f"; gradients are means over {terms.points}"
+    return held if terms.path is None else f"{held}; gradient flows only {terms.path}, all else keeps its value"
+
+
+def _score(terms: ContractTerms) -> str:
+    """The formula that `scoring.score` and `scoring.total_over_sites` compute."""
     form = "Σ_i w_i a_i,t²" if terms.squared else "a_t"
-    if not at_embedding:
+    if not terms.at_embedding:
         form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
-    return contract(
-        output=f"{terms.output}, after position {terms.position}",
-        features=f"{read} of the {terms.n_tokens} tokens up to that position{others}",
-        process=process,
-        held=held,
-        score=(
-            f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
-            f"{terms.equation} ({count}{draws})"
-        ),
+    return (
+        f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
+        f"{terms.equation} ({count}{draws})"
     )
 
 
