@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lens_scopes.engine.backward import Progress, Trace, Visit, trace
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
@@ -101,7 +101,7 @@ def average_over_points(
             progress(items.stop, len(embeddings))
 
     most = max(1, _TOKENS_AT_ONCE // len(token_ids))
-    in_portions(len(embeddings), lambda _: budget.rows(len(token_ids), most), run)
+    run_in_chunks(len(embeddings), lambda _: budget.rows(len(token_ids), most), run)
     if not directions.squared:  # √w is in the gradients already
         directions = replace(directions, weights=torch.ones_like(directions.weights))
     return AveragedTrace(

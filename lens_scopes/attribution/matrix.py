@@ -17,7 +17,7 @@ from lens_scopes.attribution.resolved import ResolvedSpec, choice_record
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
-from lens_scopes.engine.memory import MemoryPlan, in_portions
+from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.prompts.generation import with_continuation
@@ -98,7 +98,7 @@ def attribute_all(
         if progress is not None:
             progress(items.stop, len(destinations))
 
-    in_portions(len(destinations), lambda _: _BLOCK, run)
+    run_in_chunks(len(destinations), lambda _: _BLOCK, run)
     assert rows.last_state is not None
     squared = rows.directions[-1].squared
     record = resolved.record(text, destinations[-1], rows.last_state, whole=True)
