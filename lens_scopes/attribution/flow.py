@@ -77,6 +77,9 @@ def information_flow(
     The ratio of each to I(ε; Y) tends to 1 as σ → 0. Where F has more than `rank` directions, `samples` random ones
     stand for the others.
 
+    The objective is the whole distribution, so there is no `target`; noise is isotropic and small around the prompt
+    itself, so there are no `readout` and `points`.
+
     Args:
         model, through, memory, matmul_dtype, progress: as for `attribute`.
         prompt: text, chat messages, token ids or a Prompt.

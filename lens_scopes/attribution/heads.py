@@ -70,6 +70,9 @@ def inspect_heads(
     frozen scales gives the direct effects; then the strongest components (all of them where that is cheap) are
     ablated for real.
 
+    `readout` and `points` have no place here: an effect is a move to `baseline`, and its check is one real move from
+    the prompt itself.
+
     Args:
         model, prompt, objective, position, target, through, matmul_dtype: as for `attribute`.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or

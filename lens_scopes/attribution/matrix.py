@@ -53,7 +53,7 @@ def attribute_all(
 
     Row d holds the scores that `attribute(..., position=d)` gives. Comparison methods, which take one run of the model
     per token, and points, which take one per row and point, are left to that call; `layers`, `sites` and `score_site`
-    would make each entry a vector.
+    would make each entry a vector. What an objective draws has a `seed` of its own.
 
     Args:
         model, prompt, objective, through, readout, memory, matmul_dtype: as for `attribute`.

@@ -52,6 +52,9 @@ def inspect_modes(
     One forward and `rank` backward passes give the predicted shifts; one more forward pass for each token, batched,
     replaces its embedding by the baseline and gives the actual ones.
 
+    Modes are those of the whole distribution, so there is no `target`; an amount is a move to `baseline`, so there are
+    no `readout` and `points`; nothing is drawn, so there is no `seed`.
+
     Args:
         model, prompt, position, through, memory, matmul_dtype: as for `attribute`.
         rank: how many modes.

@@ -82,8 +82,10 @@ def _score(terms: ContractTerms) -> str:
         form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
+    # Of several directions the sum is a trace: only along each of them is the amplitude an effect.
+    along = " along each direction v" if terms.n_directions > 1 else ""
     return (
-        f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
+        f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}{along}); "
         f"{terms.equation} ({count}{draws})"
     )
 
