@@ -4,8 +4,8 @@
     python analyses/benchmark/checkpointing.py --tokens 256 --ranks 8 --slices 250MB --rounds 3
 
 Fisher Scope at the embedding, of tokens drawn at random (seed 0), in one new process per way, rank and round, the ways
-by turns: seconds, also of processor time, and the peak of resident memory above what the loaded model holds. The last block stays outside
-checkpoints, since its MLP runs at the position that is read alone. Linux only.
+by turns: seconds, also of processor time, and the peak of resident memory above what the loaded model holds. The last
+block stays outside checkpoints, since its MLP runs at the position that is read alone. Linux only.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ class Attribution(Result):
     """Influence of each token on one prediction of one model.
 
     Attributes:
-        scores: influence of each token, from the first one to the position explained: at the embedding, unless `score_site`
-            said elsewhere. Non-negative but for the dot readout; units are those of the contract's score.
+        scores: influence of each token, from the first one to the position explained: at the embedding, unless
+            `score_site` said elsewhere. Non-negative but for the dot readout; units are those of the contract's score.
         target: the token explained, for objectives that have one.
         layers: influence of each token at every layer's residual stream, where asked for.
         layer_names: the hook names of its rows.
