@@ -1,10 +1,11 @@
 """Slices of layers (`engine/memory.py`, `engine/backward.py`) against `torch.utils.checkpoint` around every block.
 
     python analyses/benchmark/checkpointing.py --tokens 1024 --ranks 1 8
+    python analyses/benchmark/checkpointing.py --tokens 256 --ranks 8 --slices 250MB --rounds 3
 
-Fisher Scope at the embedding, of tokens drawn at random (seed 0), in one new process per way and rank: seconds, also of
-processor time, and the peak of resident memory above what the loaded model holds. The last block stays outside
-checkpoints, since its MLP runs at the position that is read alone. Linux only.
+Fisher Scope at the embedding, of tokens drawn at random (seed 0), in one new process per way, rank and round, the ways
+by turns: seconds, also of processor time, and the peak of resident memory above what the loaded model holds. The last
+block stays outside checkpoints, since its MLP runs at the position that is read alone. Linux only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import multiprocessing
 import sys
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,7 @@ from memory_peaks import resident, settle
 
 import lens_scopes as ls
 
-WAYS = {
-    "the whole graph": "1TB",
-    "slices in 1.5 GB": "1.5GB",
-    "slices in 1 GB": "1GB",
-    "a checkpoint per block": "1TB",
-}
+WHOLE, CHECKPOINTS = "the whole graph", "a checkpoint per block"
 
 
 def wrap_blocks(model: Any) -> None:
@@ -40,16 +37,16 @@ def wrap_blocks(model: Any) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def measure(way: str, rank: int, tokens: int) -> None:
+def measure(way: str, memory: str, rank: int, tokens: int) -> None:
     """Times one scope once, after a short one that sets up what is set up once."""
     model = ls.load_model("gemma-3-270m")
     ls.attribute(model, [2, *range(100, 130)], ls.Fisher(rank))
-    if way == "a checkpoint per block":
+    if way == CHECKPOINTS:
         wrap_blocks(model)
     generator = torch.Generator().manual_seed(0)
     prompt = [2, *torch.randint(100, 200_000, (tokens - 1,), generator=generator).tolist()]
     before, start, start_used = settle(), time.perf_counter(), time.process_time()
-    att = ls.attribute(model, prompt, ls.Fisher(rank), memory=WAYS[way])
+    att = ls.attribute(model, prompt, ls.Fisher(rank), memory=memory)
     seconds, used, peak = time.perf_counter() - start, time.process_time() - start_used, resident("VmHWM") - before
     layers = att.memory.layers_at_once if att.memory is not None else 0
     print(
@@ -65,13 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--slices", nargs="+", default=["1.5GB", "1GB"], help="memory allowed to slices")
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    for rank in options.ranks:
-        for way in options.ways:
-            process = multiprocessing.get_context("spawn").Process(target=measure, args=(way, rank, options.tokens))
-            process.start()
-            process.join()
+    ways = {WHOLE: "1TB", **{f"slices in {memory}": memory for memory in options.slices}, CHECKPOINTS: "1TB"}
+    for rank, _, (way, memory) in product(options.ranks, range(options.rounds), ways.items()):
+        arguments = (way, memory, rank, options.tokens)
+        process = multiprocessing.get_context("spawn").Process(target=measure, args=arguments)
+        process.start()
+        process.join()
 
 
 if __name__ == "__main__":

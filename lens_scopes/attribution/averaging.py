@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lens_scopes.engine.backward import Progress, Trace, Visit, trace
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
@@ -55,7 +55,7 @@ def average_over_points(
     objective: Objective,
     state: FinalState,
     directions: Directions,
-    own: Trace,
+    traced: Trace,
     path: Sequence[tuple[str, Hook]],
     budget: Budget,
     *,
@@ -64,12 +64,12 @@ def average_over_points(
 ) -> AveragedTrace:
     """Mean gradients over points.
 
-    An output that is a number has its own direction √w ∂output/∂y at each point. The directions of a divergence are
-    those of the prompt, held fixed, as its axes have no sign to average.
+    An output that is a number has a direction √w ∂output/∂y of its own at each point. The directions of a divergence
+    are those of the prompt, held fixed, as its axes have no sign to average.
 
     Args:
-        prompt: its first tokens, as many as `own` has, are explained.
-        state, directions, own: the prompt's own final state, directions and trace.
+        prompt: its first tokens, as many as `traced` has, are explained.
+        state, directions, traced: of the prompt itself.
         budget: decides how many points run together.
         with_starts: whether to run the points' start too, for readouts that measure from it.
         progress: called with (points done, points in all).
@@ -77,45 +77,53 @@ def average_over_points(
     Raises:
         ObjectiveError: when a number has several directions at some point.
     """
-    token_ids = prompt.token_ids[: own.token_mask.shape[1]]
-    target = state.top_token if state.target is None else state.target
-    is_number = not directions.squared
-    names = list(own.activations)
+    token_ids = prompt.token_ids[: traced.token_mask.shape[1]]
+    names = list(traced.activations)
     start = points.start_embeddings(model, prompt, len(token_ids))
-    everywhere = points.embeddings(model.token_embeddings(token_ids), start)
+    embeddings = points.embeddings(model.token_embeddings(token_ids), start)
     sums: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
     def run(items: range) -> None:
-        here = everywhere[items.start : items.stop]
-        traced = trace(model, [token_ids] * len(here), names, path, changes=[_embedded(here)])
-        vectors = repeat(directions.vectors, "k d_model -> k point d_model", point=len(here))
-        if is_number:
-            ys = traced.final_states.detach().to(state.y)
-            states = FinalState.several(ys, state.unembedding, [target] * len(ys))
-            vectors = torch.stack([_number_direction(objective.directions(item)) for item in states], dim=1)
-
+        here = embeddings[items.start : items.stop]
+        traced_here = trace(model, [token_ids] * len(here), names, path, changes=[_embedded(here)])
+        vectors = _directions_at(traced_here, objective, state, directions)
         parts: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
         def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-            parts[index][name] = gradient.sum(0, keepdim=True) / len(everywhere)
+            parts[index][name] = gradient.sum(0, keepdim=True) / len(embeddings)
 
-        traced.backward(vectors, add)
-        # At the end: a portion that memory ran out for counts nothing.
+        traced_here.backward(vectors, add)
+        # At the end: points that memory ran out for count nothing, and are run again.
         for total, part in zip(sums, parts, strict=True):
             for name, gradient in part.items():
                 total[name] = total.get(name, 0) + gradient
         if progress is not None:
-            progress(items.stop, len(everywhere))
+            progress(items.stop, len(embeddings))
 
     most = max(1, _TOKENS_AT_ONCE // len(token_ids))
-    in_portions(len(everywhere), lambda _: budget.rows(len(token_ids), most), run)
+    run_in_chunks(len(embeddings), lambda _: budget.rows(len(token_ids), most), run)
+    if not directions.squared:  # √w is in the gradients already
+        directions = replace(directions, weights=torch.ones_like(directions.weights))
     return AveragedTrace(
-        activations={name: values.detach() for name, values in own.activations.items()},
-        token_mask=own.token_mask,
+        activations={name: values.detach() for name, values in traced.activations.items()},
+        token_mask=traced.token_mask,
         gradients=sums,
-        directions=replace(directions, weights=torch.ones_like(directions.weights)) if is_number else directions,
+        directions=directions,
         starts=_activations(model, token_ids, start, names, path) if with_starts and start is not None else None,
     )
+
+
+def _directions_at(
+    traced: Trace, objective: Objective, state: FinalState, directions: Directions
+) -> Float[Tensor, "k point d_model"]:
+    """The directions at each point: of a number √w v there, for the prompt's own target; else the prompt's."""
+    ys = traced.final_states.detach().to(state.y)
+    if directions.squared:
+        return repeat(directions.vectors, "k d_model -> k point d_model", point=len(ys))
+    # A default target is decided at the prompt: along the path the model's top token changes.
+    target = state.top_token if state.target is None else state.target
+    states = FinalState.several(ys, state.unembedding, [target] * len(ys))
+    return torch.stack([_number_direction(objective.directions(item)) for item in states], dim=1)
 
 
 def _embedded(embeddings: Float[Tensor, "row pos d_model"]) -> tuple[str, Hook]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -11,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.backward import Progress, trace
-from lens_scopes.engine.memory import Budget, in_portions
+from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
-from lens_scopes.errors import PathError
+from lens_scopes.errors import PathError, suggest
 from lens_scopes.scopes.paths import Component
 
 BASELINES = ("zero", "mean", "shuffle")
@@ -28,9 +27,8 @@ _BATCH_TOKENS = 4096  # padded tokens in one forward pass of ablated copies
 def check_baseline(baseline: Baseline) -> None:
     """Raises PathError for a baseline that is not "zero", "mean" or "shuffle"."""
     if baseline not in BASELINES:
-        near = difflib.get_close_matches(str(baseline), BASELINES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PathError(f"unknown ablation {baseline!r}{hint} (expected {', '.join(map(repr, BASELINES))}).")
+        near = suggest(baseline, BASELINES, end="")
+        raise PathError(f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, BASELINES))}).")
 
 
 def component_site(component: Component) -> str:
@@ -108,7 +106,7 @@ def changed_final_states(
         if progress is not None:
             progress(items.stop, len(changes))
 
-    in_portions(len(changes), lambda _: most, run)
+    run_in_chunks(len(changes), lambda _: most, run)
     return torch.cat(states)
 
 

@@ -77,6 +77,9 @@ def information_flow(
     The ratio of each to I(ε; Y) tends to 1 as σ → 0. Where F has more than `rank` directions, `samples` random ones
     stand for the others.
 
+    The objective is the whole distribution, so there is no `target`; noise is isotropic and small around the prompt
+    itself, so there are no `readout` and `points`.
+
     Args:
         model, through, memory, matmul_dtype, progress: as for `attribute`.
         prompt: text, chat messages, token ids or a Prompt.
@@ -110,58 +113,70 @@ def information_flow(
         >>> flow.bound().shape, bool((flow.channel() <= flow.bound()).all())
         (torch.Size([1, 2]), True)
     """
-    model = ScopedModel.of(model)
     relative = checked_sigma(sigma)
-    rank, samples = _checked_directions(model.cfg.d_model, rank, samples)
-    spec = Spec.read(Fisher("trace"), through=through, memory=memory, matmul_dtype=matmul_dtype)
-    resolved = ResolvedSpec.of(model, spec)
-    read, count = _with_answer(model, prompt, spans, answer, generate, position)
-    flows = _checked_spans(read)
-    last = resolve_position(read, position) if count == 0 else len(read) - 2
-    destinations = list(range(last + 1 - max(count, 1), last + 1))
-    ids = read.token_ids[: last + 1]
+    resolved = ResolvedSpec.of(
+        model, Spec.read(Fisher("trace"), through=through, memory=memory, matmul_dtype=matmul_dtype)
+    )
+    scoped = resolved.model
+    rank, samples = _checked_directions(scoped.cfg.d_model, rank, samples)
+    text, n_answer = _with_answer(scoped, prompt, spans, answer, generate, position)
+    span_ranges = _checked_spans(text)
+    destinations = _destinations(text, n_answer, position)
+    ids = text.token_ids[: destinations[-1] + 1]
 
-    reads = [(0, destination) for destination in destinations]
+    # One forward pass for all predictions, and √λ_i u_i of each.
     plan = resolved.budget().plan(len(ids))
-    traced = trace_within(resolved.model, [ids], [], plan, resolved.path_hooks(), reads)
+    reads = [(0, destination) for destination in destinations]
+    traced = trace_within(scoped, [ids], [], plan, resolved.path_hooks(), reads)
     with torch.no_grad():
-        states = resolved.final_states(traced, [next_token_id(read, destination) for destination in destinations])
+        states = resolved.final_states(traced, [next_token_id(text, destination) for destination in destinations])
+        # One generator for all predictions: were it made anew, their errors would not be independent.
         generator = torch.Generator().manual_seed(seed)
         directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
-    gradients = _span_gradients(traced, directions, [range(*span) for span in flows.values()], progress)
+
+    # M of each span, one backward pass per row.
+    gradients = _span_gradients(traced, directions, [range(*span) for span in span_ranges.values()], progress)
     omitted, errors = zip(*(_omitted(rows[:, rank:]) for rows in gradients), strict=True)
     result = InformationFlow(
-        spans=flows,
+        spans=span_ranges,
         sigma=relative,
-        embedding_norm=_embedding_norm(model),
-        d_model=model.cfg.d_model,
+        embedding_norm=_embedding_norm(scoped),
+        d_model=scoped.cfg.d_model,
         rank=rank,
         samples=samples,
         eigenvalues=torch.stack([_gram_eigenvalues(rows) for rows in gradients]),
+        # Stacked: one M whose rows are those of all predictions.
         joint_eigenvalues=torch.stack([_gram_eigenvalues(rows.flatten(0, 1)) for rows in gradients]),
         omitted=torch.stack(omitted),
         omitted_error=torch.stack(errors),
         destinations=destinations,
-        targets=[_target(resolved, state) if count else None for state in states],
+        targets=[_target(resolved, state) if n_answer else None for state in states],
         predicted=[resolved.prediction(state).top[0] for state in states],
-        answer=count,
+        answer=n_answer,
         generated=bool(generate),
-        **resolved.record(read, destinations[-1], states[-1], whole=True),
-        contract=_contract(resolved, destinations, flows, count, relative, rank, samples),
+        **resolved.record(text, destinations[-1], states[-1], whole=True),
+        contract=_contract(resolved, destinations, span_ranges, n_answer, relative, rank, samples),
         settings=resolved.settings(
             destinations[-1],
             sigma=relative,
             rank=rank,
             samples=samples,
             seed=seed,
-            answer_tokens=count,
+            answer_tokens=n_answer,
             generated=bool(generate),
-            matmul_dtype=resolved.model.matmul_dtype,
+            matmul_dtype=scoped.matmul_dtype,
         ),
         memory=traced.outcome(plan, len(destinations) * (rank + samples)),
     )
     result.warnings.extend(_warnings(result))
     return result
+
+
+def _destinations(text: Prompt, n_answer: int, position: int) -> list[int]:
+    """The positions before each token of the answer; without an answer, the one asked for."""
+    if n_answer == 0:
+        return [resolve_position(text, position)]
+    return list(range(len(text) - 1 - n_answer, len(text) - 1))
 
 
 def _checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]:
@@ -233,20 +248,21 @@ def _checked_spans(prompt: Prompt) -> dict[str, tuple[int, int]]:
     ordered = sorted(prompt.spans.items(), key=lambda item: item[1])
     for (name, span), (other, next_span) in zip(ordered, ordered[1:], strict=False):
         if span[1] > next_span[0]:
+            first, second = _span_words(prompt, name, span), _span_words(prompt, other, next_span)
             raise PromptError(
-                f"the spans {_shown(prompt, name, span)} and {_shown(prompt, other, next_span)} overlap; the tokens "
-                "they share would count twice. Move one, or ask for them one at a time."
+                f"the spans {first} and {second} overlap; the tokens they share would count twice. Move one, or ask "
+                "for them one at a time."
             )
     return dict(prompt.spans)
 
 
-def _shown(prompt: Prompt, name: str, span: tuple[int, int]) -> str:
+def _span_words(prompt: Prompt, name: str, span: tuple[int, int]) -> str:
     start, stop = span
-    said = "".join(prompt.tokens[start:stop])
+    text = "".join(prompt.tokens[start:stop])
     place = f"tokens {start} to {stop}"
     if prompt.offsets is not None:
         place = f"characters {prompt.offsets[start][0]} to {prompt.offsets[stop - 1][1]}, {place}"
-    return f"{name!r} ({said if len(said) <= 40 else said[:39] + '…'!r}, {place})"
+    return f"{name!r} ({text if len(text) <= 40 else text[:39] + '…'!r}, {place})"
 
 
 def _directions(
@@ -282,15 +298,19 @@ def _span_gradients(
 
     traced.backward(vectors.flatten(0, 1), visit, progress)
     by_span = zip(*(rows[index] for index in range(n_dest * n_directions)), strict=True)
-    return [torch.stack(found).unflatten(0, (n_dest, n_directions)) for found in by_span]
+    return [torch.stack(gradients).unflatten(0, (n_dest, n_directions)) for gradients in by_span]
 
 
 def _gram_eigenvalues(rows: Float[Tensor, "*batch n width"]) -> Float[Tensor, "*batch n"]:
+    """Eigenvalues of M Mᵀ, largest first. Rounding may leave those of a Gram matrix just below zero."""
     return torch.linalg.eigvalsh((rows @ rows.mT).double()).flip(-1).clamp_min(0).cpu()
 
 
 def _omitted(rows: Float[Tensor, "dest samples width"]) -> tuple[Float[Tensor, " dest"], Float[Tensor, " dest"]]:
-    """The trace that the random rows stand for, and its standard error; zeros where there are none."""
+    """The trace that the random rows stand for, and its standard error; zeros where there are none.
+
+    The rows are b_s/√n, so the trace is the sum of their squares x_s, and its error √n times the deviation of x_s.
+    """
     squares = rows.double().square().sum(-1).cpu()
     samples = squares.shape[1]
     if not samples:
@@ -342,20 +362,20 @@ def _contract(
 
 
 def _warnings(flow: InformationFlow) -> list[str]:
-    found: list[str] = []
+    warnings: list[str] = []
     totals = flow.totals()
     for item in totals:
         if item.start > flow.destinations[-1]:
-            found.append(f"the span {item.name!r} comes after every prediction explained: nothing flows from it.")
+            warnings.append(f"the span {item.name!r} comes after every prediction explained: nothing flows from it.")
     left = [item for item in totals if item.omitted > _MOST_OMITTED * item.bound]
     if left:
         share = max(item.omitted / item.bound for item in left)
-        found.append(
+        warnings.append(
             f"{flow.rank} directions leave out up to {share:.0%} of the trace, which {flow.samples} random ones stand "
             "for: the bound is right on average, the channel too low at large σ. Ask for a higher rank."
         )
     noisy = [item for item in totals if item.bound_error > _NOISY * item.bound]
     if noisy:
         share = max(item.bound_error / item.bound for item in noisy)
-        found.append(f"the standard error is up to {share:.0%} of the bound; ask for more samples.")
-    return found
+        warnings.append(f"the standard error is up to {share:.0%} of the bound; ask for more samples.")
+    return warnings

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
+from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,6 +70,9 @@ def inspect_heads(
     frozen scales gives the direct effects; then the strongest components (all of them where that is cheap) are
     ablated for real.
 
+    `readout` and `points` have no place here: an effect is a move to `baseline`, and its check is one real move from
+    the prompt itself.
+
     Args:
         model, prompt, objective, position, target, through, matmul_dtype: as for `attribute`.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
@@ -93,7 +96,6 @@ def inspect_heads(
         >>> heads.effect.shape, len(heads.ablations), heads.top(1)[0].label
         (torch.Size([2, 4]), 3, 'L0H0')
     """
-    model = ScopedModel.of(model)
     check_baseline(baseline)
     spec = (
         Spec.read(objective, through=through, target=target, memory=memory, matmul_dtype=matmul_dtype)
@@ -103,64 +105,53 @@ def inspect_heads(
         )
     )
     resolved = ResolvedSpec.of(model, spec)
-    place = PromptPosition.read(model, prompt, position, spec.target)
-    shown = None if isinstance(patterns, int) else [_existing_head(model, head) for head in patterns]
-    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    with_mlps = not bool(getattr(model.cfg, "attn_only", False))
+    scoped = resolved.model
+    place = PromptPosition.read(scoped, prompt, position, spec.target)
+    named_heads = None if isinstance(patterns, int) else [_existing_head(scoped, head) for head in patterns]
+    sites = _Sites.of(scoped)
+    require_used(scoped, sites.outputs, SiteError)
 
-    heads: list[Component] = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    mlps: list[Component] = [(layer, None) for layer in range(n_layers)] if with_mlps else []
-    outputs = list(dict.fromkeys(component_site(item) for item in (*heads, *mlps)))
-    values = [f"blocks.{layer}.attn.hook_v" for layer in range(n_layers)]
-    weights = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
-    require_used(model, outputs, SiteError)
+    # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
     plan = budget.plan_patterns(len(place.token_ids))
-    traced = trace(model, [place.token_ids], [*outputs, *values, *weights], resolved.path_hooks())
+    traced = trace(scoped, [place.token_ids], sites.names, resolved.path_hooks())
     state = resolved.final_states(traced, [place.target])[0]
     directions = resolved.objective.directions(state)
-
+    activations = {name: traced.activations[name] for name in sites.outputs}
     generator = torch.Generator().manual_seed(seed)
-    activations = {name: traced.activations[name] for name in outputs}
-    special = place.prompt.special[: len(place.token_ids)]
-    baselines = baseline_activations(model, place.token_ids, special, activations, baseline, generator)
-    found = _backward(traced, directions, outputs, values, weights, baselines, n_heads)
-    amounts_direct = _direct_amounts(model, place, directions, resolved.path, baselines, n_layers)
+    baselines = baseline_activations(scoped, place.token_ids, place.special, activations, baseline, generator)
 
-    def combined(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
+    # a_i,h along each direction, and from them the predicted effects.
+    amounts = _amounts_of_each(traced, directions, sites, baselines)
+    direct_amounts = _direct_amounts(scoped, place, directions, resolved.path, baselines)
+
+    def predicted(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
         return resolved.objective.predicted_change(directions, amounts).cpu()
 
-    effect = combined(found.heads)
-    mlp_effect = combined(found.mlps) if with_mlps else effect.new_zeros(0)
-    shown = strongest_heads(effect, patterns) if isinstance(patterns, int) else shown
-    assert shown is not None
+    effect = predicted(amounts.heads)
+    mlp_effect = predicted(amounts.mlps) if sites.mlps else effect.new_zeros(0)
+    pattern_heads = strongest_heads(effect, patterns) if isinstance(patterns, int) else named_heads or []
 
-    strongest = _strongest(effect, mlp_effect)
-    if verify is None:
-        verify = len(strongest) if len(strongest) * len(place.token_ids) <= _ABLATED_TOKENS else _ABLATED_FEW
-    ablated = strongest[:verify]
-    after = []
-    if ablated:
-        states = ablated_final_states(model, place.token_ids, ablated, baselines, progress, budget)
-        after = [FinalState(y, resolved.unembedding, state.target) for y in states.to(state.y)]
-    ablations = [
-        AblationEffect(
-            layer,
-            head,
-            float(mlp_effect[layer] if head is None else effect[layer, head]),
-            resolved.objective.change(state, reached),
-        )
-        for (layer, head), reached in zip(ablated, after, strict=True)
-    ]
+    # The check: the strongest components are really ablated, each alone.
+    effects = _by_component(effect, mlp_effect)
+    components = _to_verify(effects, verify, len(place.token_ids))
+    ablations: list[AblationEffect] = []
+    if components:
+        ys = ablated_final_states(scoped, place.token_ids, components, baselines, progress, budget)
+        after = [FinalState(y, resolved.unembedding, state.target) for y in ys.to(state.y)]
+        ablations = [
+            AblationEffect(*component, predicted=effects[component], actual=resolved.objective.change(state, reached))
+            for component, reached in zip(components, after, strict=True)
+        ]
     return HeadInspection(
         effect=effect,
         mlp_effect=mlp_effect,
-        by_source=combined(found.by_source),
-        norms=_combined_norms(directions, found.norms).cpu(),
-        direct_effect=combined(amounts_direct),
-        patterns={component_name(item): _pattern(traced, item) for item in shown},
-        pattern_gradients={component_name(item): combined(found.edges(item)) for item in shown},
-        head_types=head_type_scores(model, seed),
+        by_source=predicted(amounts.by_source),
+        norms=_combined_norms(directions, amounts.norms).cpu(),
+        direct_effect=predicted(direct_amounts),
+        patterns={component_name(item): _pattern(traced, item) for item in pattern_heads},
+        pattern_gradients={component_name(item): predicted(amounts.edges(item)) for item in pattern_heads},
+        head_types=head_type_scores(scoped, seed),
         ablations=ablations,
         spearman=_spearman(ablations),
         baseline=baseline,
@@ -168,7 +159,12 @@ def inspect_heads(
         **resolved.record(place.prompt, place.position, state),
         contract=_contract(resolved, place, state, baseline),
         settings=resolved.settings(
-            place.position, baseline=baseline, verified=len(ablations), seed=seed, divergence=directions.squared
+            place.position,
+            baseline=baseline,
+            verified=len(ablations),
+            seed=seed,
+            divergence=directions.squared,
+            matmul_dtype=scoped.matmul_dtype,
         ),
         memory=plan,
         warnings=[*directions.warnings, *_agreement_warnings(ablations)],
@@ -176,62 +172,110 @@ def inspect_heads(
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Amounts along each direction: moving heads and MLPs to their baselines, and their parts by source."""
+class _Sites:
+    """Hook names, by layer: what heads and MLPs put out, the values that heads move, and their patterns."""
+
+    heads: list[str]
+    mlps: list[str]
+    values: list[str]
+    patterns: list[str]
+
+    @classmethod
+    def of(cls, model: ScopedModel) -> _Sites:
+        layers = range(model.n_layers)
+        with_mlps = not bool(getattr(model.cfg, "attn_only", False))
+        return cls(
+            heads=[component_site((layer, 0)) for layer in layers],
+            mlps=[component_site((layer, None)) for layer in layers if with_mlps],
+            values=[f"blocks.{layer}.attn.hook_v" for layer in layers],
+            patterns=[f"blocks.{layer}.attn.hook_pattern" for layer in layers],
+        )
+
+    @property
+    def outputs(self) -> list[str]:
+        return [*self.heads, *self.mlps]
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.outputs, *self.values, *self.patterns]
+
+
+@dataclass(frozen=True)
+class _Amounts:
+    """a_i,h along each direction i, for heads and MLPs moved to their baselines, and their parts by source.
+
+    Attributes:
+        heads, mlps: Σ_dest g_i,dest · (b − z_dest).
+        by_source: −Σ_dest A[dest, src] ∂/∂A[dest, src]: the part that comes through one source, against zero.
+        norms: ‖g_i,dest‖₂.
+        pattern_gradients: ∂/∂A[dest, src] of each direction and layer.
+        patterns: A of each layer.
+    """
 
     heads: Float[Tensor, "k layer head"]
     mlps: Float[Tensor, "k mlp_layer"]
     by_source: Float[Tensor, "k layer head pos"]
     norms: Float[Tensor, "k layer head pos"]
-    edge_gradients: list[list[Float[Tensor, "head pos pos"]]]
-    edge_weights: list[Float[Tensor, "head pos pos"]]
+    pattern_gradients: list[list[Float[Tensor, "head pos pos"]]]
+    patterns: list[Float[Tensor, "head pos pos"]]
 
     def edges(self, head: tuple[int, int]) -> Float[Tensor, "k pos pos"]:
+        """−A ∘ ∂/∂A of one head: the effect of leaving out each attention edge."""
         layer, index = head
-        gradients = torch.stack([by_layer[layer][index] for by_layer in self.edge_gradients])
-        return (-self.edge_weights[layer][index] * gradients).to(self.heads.device)
+        gradients = torch.stack([by_layer[layer][index] for by_layer in self.pattern_gradients])
+        return (-self.patterns[layer][index] * gradients).to(self.heads.device)
 
 
-def _backward(
-    traced: Trace,
-    directions: Directions,
-    outputs: Sequence[str],
-    values: Sequence[str],
-    weights: Sequence[str],
-    baselines: dict[str, Tensor],
-    n_heads: int,
-) -> _Found:
-    """One backward pass per direction. ∂/∂A[dest, src] = g_dest · v_src, and A ∘ ∂/∂A is a head's effect by edge."""
+def _amounts_of_each(traced: Trace, directions: Directions, sites: _Sites, baselines: dict[str, Tensor]) -> _Amounts:
+    """One backward pass per direction, to the components' outputs alone.
+
+    ∂/∂A is not asked of autograd: z_dest = Σ_src A[dest, src] v_src, so ∂/∂A[dest, src] = g_dest · v_src.
+    """
     dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
-    patterns = [traced.activations[name][0].detach().to(dtype) for name in weights]
-    sources = [_per_head(traced.activations[name][0].detach().to(dtype), n_heads) for name in values]
+
+    def value(name: str) -> Tensor:
+        return traced.activations[name][0].detach().to(dtype)
+
+    patterns = [value(name) for name in sites.patterns]
+    sources = [_per_head(value(name), len(pattern)) for name, pattern in zip(sites.values, patterns, strict=True)]
+    moves = {name: baselines[name].to(dtype) - value(name) for name in sites.outputs}  # b − z
     heads, mlps, by_source, norms, edges = [], [], [], [], []
     for index, vector in enumerate(directions.vectors):
         gradients = traced.gradients(vector[None], keep_graph=index + 1 < len(directions.vectors))
-        z_gradients, rows, mlp_rows = [], [], []
-        for name in outputs:
-            gradient = gradients[name][0].to(dtype)
+        g = {name: gradients[name][0].to(dtype) for name in sites.outputs}
+        for name, gradient in g.items():
             check_gradients(gradient, name, gradients[name].dtype)
-            moved = baselines[name].to(dtype) - traced.activations[name][0].detach().to(dtype)
-            if name.endswith("hook_z"):
-                z_gradients.append(gradient)
-                rows.append(torch.einsum("phd,phd->h", gradient, moved).to(place))
-            else:
-                mlp_rows.append((gradient * moved).sum().to(place))
-        by_edge = [
-            torch.einsum("qhd,khd->hqk", gradient, source)
-            for gradient, source in zip(z_gradients, sources, strict=True)
-        ]
-        heads.append(torch.stack(rows))
-        mlps.append(torch.stack(mlp_rows) if mlp_rows else torch.zeros(0).to(rows[0]))
-        by_source.append(torch.stack([-(a * g).sum(1).to(place) for a, g in zip(patterns, by_edge, strict=True)]))
-        norms.append(
-            torch.stack(
-                [rearrange(gradient.norm(dim=-1), "pos head -> head pos").to(place) for gradient in z_gradients]
-            )
+        heads.append(
+            torch.stack([einsum(g[z], moves[z], "pos head d, pos head d -> head").to(place) for z in sites.heads])
         )
+        rows = [(g[out] * moves[out]).sum().to(place) for out in sites.mlps]
+        mlps.append(torch.stack(rows) if rows else heads[0].new_zeros(0))
+        norms.append(torch.stack([rearrange(g[z].norm(dim=-1), "pos head -> head pos").to(place) for z in sites.heads]))
+        by_edge = [
+            einsum(g[z], source, "dest head d, src head d -> head dest src")
+            for z, source in zip(sites.heads, sources, strict=True)
+        ]
         edges.append(by_edge)
-    return _Found(torch.stack(heads), torch.stack(mlps), torch.stack(by_source), torch.stack(norms), edges, patterns)
+        by_source.append(torch.stack([-(A * dA).sum(1).to(place) for A, dA in zip(patterns, by_edge, strict=True)]))
+    return _Amounts(torch.stack(heads), torch.stack(mlps), torch.stack(by_source), torch.stack(norms), edges, patterns)
+
+
+def _by_component(
+    effect: Float[Tensor, "layer head"], mlp_effect: Float[Tensor, " mlp_layer"]
+) -> dict[Component, float]:
+    """The predicted effect of each head and MLP."""
+    effects: dict[Component, float] = {
+        (layer, head): value for layer, row in enumerate(effect.tolist()) for head, value in enumerate(row)
+    }
+    return effects | {(layer, None): value for layer, value in enumerate(mlp_effect.tolist())}
+
+
+def _to_verify(effects: dict[Component, float], verify: int | None, length: int) -> list[Component]:
+    """The strongest components, as many as asked for; by default all of them, where that is cheap."""
+    strongest = sorted(effects, key=lambda item: -abs(effects[item]))
+    if verify is None:
+        verify = len(strongest) if len(strongest) * length <= _ABLATED_TOKENS else _ABLATED_FEW
+    return strongest[:verify]
 
 
 def _per_head(values: Float[Tensor, "pos kv_head d_head"], n_heads: int) -> Float[Tensor, "pos head d_head"]:
@@ -245,7 +289,6 @@ def _direct_amounts(
     directions: Directions,
     path: Path | None,
     baselines: dict[str, Tensor],
-    n_layers: int,
 ) -> Float[Tensor, "k layer head"]:
     """Amounts along the route head → residual stream → final norm, with the norms' scales held at their values.
 
@@ -253,9 +296,9 @@ def _direct_amounts(
     one short product leads to that layer's z.
     """
     frozen = Frozen("norms") if path is None else path & Frozen("norms")
-    last = f"blocks.{n_layers - 1}.hook_resid_post"
-    z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(n_layers)]
-    out_names = [f"blocks.{layer}.hook_attn_out" for layer in range(n_layers)]
+    last = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
+    out_names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.n_layers)]
     traced = trace(model, [place.token_ids], [*z_names, *out_names, last], frozen.hooks(model))
     amounts = []
     for vector in directions.vectors:
@@ -265,11 +308,13 @@ def _direct_amounts(
         rows = []
         for z_name, out_name in zip(z_names, out_names, strict=True):
             z, out = traced.activations[z_name], traced.activations[out_name]
+            # A capture at hook_attn_out is a node of the graph, so this product goes through W_O (and a norm after
+            # attention, where the block has one) and nothing else.
             (gradient,) = torch.autograd.grad(out, z, at_end.to(out), retain_graph=True)
-            moved = baselines[z_name].to(z) - z[0].detach()
-            rows.append(
-                torch.einsum("phd,phd->h", gradient[0], moved).to(directions.vectors.device, compute_dtype(z.dtype))
-            )
+            dtype = compute_dtype(z.dtype)
+            move = baselines[z_name].to(dtype) - z[0].detach().to(dtype)
+            row = einsum(gradient[0].to(dtype), move, "pos head d, pos head d -> head")
+            rows.append(row.to(directions.vectors.device))
         amounts.append(torch.stack(rows))
     return torch.stack(amounts)
 
@@ -291,16 +336,6 @@ def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int
             f"with heads 0 to {model.cfg.n_heads - 1}."
         )
     return layer, index
-
-
-def _strongest(effect: Float[Tensor, "layer head"], mlp_effect: Float[Tensor, " mlp_layer"]) -> list[Component]:
-    sizes: dict[Component, float] = {
-        (layer, head): abs(float(effect[layer, head]))
-        for layer in range(effect.shape[0])
-        for head in range(effect.shape[1])
-    }
-    sizes |= {(layer, None): abs(float(value)) for layer, value in enumerate(mlp_effect)}
-    return sorted(sizes, key=lambda item: -sizes[item])
 
 
 def _spearman(ablations: Iterable[AblationEffect]) -> float | None:

@@ -7,6 +7,7 @@ not pay for late tokens, and its backward passes share that pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,13 +17,14 @@ from lens_scopes.attribution.resolved import ResolvedSpec, choice_record
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
-from lens_scopes.engine.memory import MemoryPlan, in_portions
+from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.prompts.generation import with_continuation
-from lens_scopes.prompts.prompt import next_token_id
+from lens_scopes.prompts.prompt import Prompt, next_token_id
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
+from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.objectives import Directions
@@ -38,6 +40,7 @@ def attribute_all(
     prompt: PromptLike,
     objective: ObjectiveLike = None,
     *,
+    target: str | int | None = None,
     generate: int = 0,
     spans: Mapping[str, SpanLike] | None = None,
     through: PathLike = None,
@@ -48,11 +51,14 @@ def attribute_all(
 ) -> AttributionMatrix:
     """The influence of every token on every later prediction of a text.
 
-    Row d holds the scores that `attribute(..., position=d)` gives; the target of a row is the token that follows it
-    in the text.
+    Row d holds the scores that `attribute(..., position=d)` gives. Comparison methods, which take one run of the model
+    per token, and points, which take one per row and point, are left to that call; `layers`, `sites` and `score_site`
+    would make each entry a vector. What an objective draws has a `seed` of its own.
 
     Args:
         model, prompt, objective, through, readout, memory, matmul_dtype: as for `attribute`.
+        target: the next token that every row explains, for objectives that take one and name none; by default the token
+            that follows each row in the text, and at its end the model's own top token.
         generate: tokens for the model to add first, each its most probable one; only the predictions of those are
             explained then.
         spans: named parts of the prompt, for `span_totals`: a part of the text, `Chars(start, stop)`, or (start, stop)
@@ -70,81 +76,115 @@ def attribute_all(
         >>> matrix.matrix.shape, float(matrix.matrix[1, 2])  # a later token has no influence
         (torch.Size([6, 6]), 0.0)
     """
-    spec = Spec.read(objective, through=through, readout=readout, memory=memory, matmul_dtype=matmul_dtype)
+    spec = Spec.read(
+        objective, target=target, through=through, readout=readout, memory=memory, matmul_dtype=matmul_dtype
+    )
     spec = spec.require_gradient().require_usual(
         ("layers", "sites", "score_site", "points"), "a matrix is read at the embedding"
     )
     resolved = ResolvedSpec.of(model, spec)
-    model = resolved.model
-    read = read_prompt(model, prompt, spans=spans)
-    first = 0
+    scoped = resolved.model
+    text = read_prompt(scoped, prompt, spans=spans)
+    n_given = len(text)
     if generate:
-        first = len(read.token_ids) - 1
-        read = with_continuation(model, read, generate)
-    length = len(read.token_ids)
-    destinations = list(range(first, length - 1)) if generate else list(range(length))
-    rows: list[Tensor] = []
-    targets: list[PredictedToken | None] = []
-    predicted: list[PredictedToken] = []
-    directions: list[Directions] = []
-    memory_used: list[MemoryPlan] = []
-    last: list[FinalState] = []
+        text = with_continuation(scoped, text, generate)
+    destinations = list(range(n_given - 1, len(text) - 1)) if generate else list(range(len(text)))
+
+    # Blocks of destinations, each with one forward pass.
+    rows = _Rows(resolved, text, None if spec.target is None else resolve_token(scoped, spec.target))
 
     def run(items: range) -> None:
-        block = destinations[items.start : items.stop]
-        ids = read.token_ids[: block[-1] + 1]
-        plan = resolved.budget().plan(len(ids))
-        traced = trace_within(
-            resolved.model, [ids], [], plan, resolved.path_hooks(), reads=[(0, dest) for dest in block]
-        )
-        with torch.no_grad():
-            states = resolved.final_states(traced, [next_token_id(read, dest) for dest in block])
-            explained = [resolved.objective.directions(state) for state in states]
-            named = [(resolved.predicted_target(state), resolved.prediction(state).top[0]) for state in states]
-        scores = _rows(traced, explained, resolved.readout, averaged_mask([read.special[: len(ids)]]))
-        rows.extend(torch.nn.functional.pad(row, (0, length - len(row))) for row in scores)
-        targets.extend(target for target, _ in named)
-        predicted.extend(top for _, top in named)
-        directions.extend(explained)
-        last[:] = states[-1:]
-        memory_used.append(traced.outcome(plan, sum(len(item.vectors) for item in explained)))
+        rows.run(destinations[items.start : items.stop])
         if progress is not None:
-            progress(len(rows), len(destinations))
+            progress(items.stop, len(destinations))
 
-    in_portions(len(destinations), lambda _: _BLOCK, run)
-    record = resolved.record(read, destinations[-1], last[-1], whole=True)
+    run_in_chunks(len(destinations), lambda _: _BLOCK, run)
+    assert rows.last_state is not None
+    squared = rows.directions[-1].squared
+    record = resolved.record(text, destinations[-1], rows.last_state, whole=True)
     record["objective"] = type(resolved.objective).__name__  # each row has a target of its own
     return AttributionMatrix(
-        matrix=torch.stack(rows),
+        matrix=torch.stack(rows.scores),
         destinations=destinations,
-        targets=targets,
-        predicted=predicted,
+        targets=rows.targets,
+        predicted=rows.predicted,
         generated=generate,
-        spans=dict(read.spans),
+        spans=dict(text.spans),
         **record,
-        contract=attribution_contract(
-            ContractTerms(
-                output=f"{resolved.objective.output}, at each of {len(destinations)} positions",
-                position=destinations[-1],
-                n_tokens=length,
-                sites=[],
-                path=None if resolved.path is None else str(resolved.path),
-                equation=resolved.objective.equation,
-                readout=resolved.readout,
-                n_directions=max(len(item.vectors) for item in directions),
-                squared=directions[-1].squared,
-                sampled=directions[-1].sampled,
-            )
-        ),
+        contract=_contract(resolved, destinations, len(text), rows.directions),
         settings=resolved.settings(
             destinations[-1],
             readout=choice_record(resolved.readout),
             generated=generate,
-            matmul_dtype=resolved.model.matmul_dtype,
-            divergence=directions[-1].squared,
+            matmul_dtype=scoped.matmul_dtype,
+            divergence=squared,
         ),
-        memory=memory_used[-1],  # of the longest part of the text
-        warnings=_direction_warnings(directions, destinations),
+        memory=rows.memory,
+        warnings=_direction_warnings(rows.directions, destinations),
+    )
+
+
+@dataclass
+class _Rows:
+    """The rows of the matrix, computed a block at a time.
+
+    Of the final states the last alone is kept: each holds logits of the whole vocabulary.
+
+    Attributes:
+        target: the token that every row explains; by default the one that follows in the text.
+        scores: of all tokens of the text, zero after the row's destination.
+        memory: the plan of the last block, which is that of the longest part of the text.
+    """
+
+    resolved: ResolvedSpec
+    text: Prompt
+    target: int | None
+    scores: list[Float[Tensor, " src"]] = field(default_factory=list)
+    targets: list[PredictedToken | None] = field(default_factory=list)
+    predicted: list[PredictedToken] = field(default_factory=list)
+    directions: list[Directions] = field(default_factory=list)
+    last_state: FinalState | None = None
+    memory: MemoryPlan | None = None
+
+    def run(self, destinations: Sequence[int]) -> None:
+        """Runs the text up to the last of some destinations, and back from each of them."""
+        resolved, length = self.resolved, destinations[-1] + 1
+        ids = self.text.token_ids[:length]
+        plan = resolved.budget().plan(length)
+        reads = [(0, dest) for dest in destinations]
+        traced = trace_within(resolved.model, [ids], [], plan, resolved.path_hooks(), reads)
+        with torch.no_grad():
+            tokens = [next_token_id(self.text, dest) if self.target is None else self.target for dest in destinations]
+            states = resolved.final_states(traced, tokens)
+            directions = [resolved.objective.directions(state) for state in states]
+            targets = [resolved.predicted_target(state) for state in states]
+            predicted = [resolved.prediction(state).top[0] for state in states]
+        scores = _scores(traced, directions, resolved.readout, averaged_mask([self.text.special[:length]]))
+        # Nothing is kept before everything is computed: where memory runs out the block is run again.
+        self.scores += [torch.nn.functional.pad(row, (0, len(self.text) - length)) for row in scores]
+        self.targets += targets
+        self.predicted += predicted
+        self.directions += directions
+        self.last_state = states[-1]
+        self.memory = traced.outcome(plan, sum(len(item.vectors) for item in directions))
+
+
+def _contract(
+    resolved: ResolvedSpec, destinations: Sequence[int], n_tokens: int, directions: Sequence[Directions]
+) -> dict[str, str]:
+    return attribution_contract(
+        ContractTerms(
+            output=f"{resolved.objective.output}, at each of {len(destinations)} positions",
+            position=destinations[-1],
+            n_tokens=n_tokens,
+            sites=[],
+            path=None if resolved.path is None else str(resolved.path),
+            equation=resolved.objective.equation,
+            readout=resolved.readout,
+            n_directions=max(len(item.vectors) for item in directions),
+            squared=directions[-1].squared,
+            sampled=directions[-1].sampled,
+        )
     )
 
 
@@ -156,10 +196,11 @@ def _direction_warnings(directions: Sequence[Directions], destinations: Sequence
     return [f"{len(flagged)} of {len(destinations)} predictions, first after position {flagged[0][0]}: {flagged[0][1]}"]
 
 
-def _rows(
+def _scores(
     traced: SlicedTrace, directions: Sequence[Directions], readout: Readout, averaged: Bool[Tensor, "1 pos"]
 ) -> list[Float[Tensor, " src"]]:
     """The scores of each destination: its directions through the graph that the block shares."""
+    # A direction is zero at every final state but its own destination's, so no row gets gradient from another one.
     owners = [row for row, item in enumerate(directions) for _ in item.vectors]
     weights = torch.cat([item.weights for item in directions])
     vectors = torch.zeros(len(owners), *traced.final_states.shape).to(traced.final_states)

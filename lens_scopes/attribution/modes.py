@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from einops import einsum
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.resolved import PromptPosition, ResolvedSpec
 from lens_scopes.attribution.scoring import check_gradients
-from lens_scopes.engine.backward import Progress, trace_within
+from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike
@@ -41,7 +42,7 @@ def inspect_modes(
     position: int = -1,
     baseline: str = "mean",
     through: PathLike = None,
-    shown: int = 6,
+    top_tokens: int = 6,
     memory: str | int | None = None,
     matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
@@ -51,12 +52,15 @@ def inspect_modes(
     One forward and `rank` backward passes give the predicted shifts; one more forward pass for each token, batched,
     replaces its embedding by the baseline and gives the actual ones.
 
+    Modes are those of the whole distribution, so there is no `target`; an amount is a move to `baseline`, so there are
+    no `readout` and `points`; nothing is drawn, so there is no `seed`.
+
     Args:
         model, prompt, position, through, memory, matmul_dtype: as for `attribute`.
         rank: how many modes.
         baseline: what an embedding is moved to: "zero", or "mean", the mean embedding of the prompt's non-special
             tokens.
-        shown: how many tokens of the vocabulary to name on each side.
+        top_tokens: how many tokens of the vocabulary to name on each side.
         progress: called with (tokens replaced, tokens in all).
 
     Returns:
@@ -75,69 +79,52 @@ def inspect_modes(
     resolved = ResolvedSpec.of(
         model, Spec.read(Fisher(rank), through=through, memory=memory, matmul_dtype=matmul_dtype)
     )
-    model = resolved.model
-    place = PromptPosition.read(model, prompt, position, None)
+    scoped = resolved.model
+    place = PromptPosition.read(scoped, prompt, position, None)
     budget = resolved.budget()
     plan = budget.plan(len(place.token_ids))
-    traced = trace_within(model, [place.token_ids], [], plan, resolved.path_hooks())
+    traced = trace_within(scoped, [place.token_ids], [], plan, resolved.path_hooks())
     state = resolved.final_states(traced, [place.target])[0]
     terms = PredictiveGeometry(state).leading(rank)
-    read: list[tuple[Tensor, Tensor]] = []
-    traced.backward(
-        terms.vectors[:, None], lambda index, name, gradient, activation: read.append((gradient[0], activation[0]))
-    )
-    embeddings = read[0][1]
-    target = (
-        torch.zeros_like(embeddings)
-        if baseline == "zero"
-        else text_mean(embeddings[None], averaged_mask([place.special]).to(embeddings.device))[0]
-        .to(embeddings)
-        .expand_as(embeddings)
-    )
-    dtype = compute_dtype(embeddings.dtype)
-    moved = (target - embeddings).to(dtype)
-    amounts = torch.stack([(gradient.to(dtype) * moved).sum(-1) for gradient, _ in read]).to(terms.vectors.device)
-    check_gradients(amounts, EMBEDDING, embeddings.dtype)
+
+    # First order: a_i,t of every mode and token, and Δp along every mode.
+    amounts, replacement = _amounts_along(traced, terms.vectors, baseline, place)
     contrasts = state.probability_changes(terms.vectors)
-    signs = torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
+    signs = _signs(contrasts)
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
-    decoded = [
-        FisherMode(value, *(_sides(resolved, contrast / value**0.5, shown) if is_clear else ([], [])), is_clear)
-        for value, contrast, is_clear in zip(terms.eigenvalues.tolist(), contrasts, terms.resolved, strict=True)
-    ]
-    after = changed_final_states(
-        model,
+
+    # The check: every token's embedding is really replaced, each alone.
+    ys = changed_final_states(
+        scoped,
         place.token_ids,
         range(len(place.token_ids)),
-        lambda indices: [(EMBEDDING, _replace(indices, target))],
+        lambda indices: [(EMBEDDING, _replace(indices, replacement))],
         progress,
         budget,
     )
-    replacements = [
-        _removal(
-            resolved,
-            place,
-            index,
-            state,
-            FinalState(y, resolved.unembedding),
-            amounts[:, index],
-            terms.eigenvalues,
-            contrasts,
-            shown,
-        )
-        for index, y in enumerate(after.to(state.y))
-    ]
+    after = [FinalState(y, resolved.unembedding) for y in ys.to(state.y)]
     return ModeInspection(
-        modes=decoded,
-        replacements=replacements,
+        modes=[
+            FisherMode(
+                value, *(_sides(resolved, contrast / value**0.5, top_tokens) if is_clear else ([], [])), is_clear
+            )
+            for value, contrast, is_clear in zip(terms.eigenvalues.tolist(), contrasts, terms.resolved, strict=True)
+        ],
+        replacements=[
+            _token_replacement(
+                resolved, place, index, state, replaced, amounts[:, index], terms.eigenvalues, contrasts, top_tokens
+            )
+            for index, replaced in enumerate(after)
+        ],
         baseline=baseline,
         **resolved.record(place.prompt, place.position, state),
-        contract=_contract(resolved, place, state, baseline, len(decoded)),
+        contract=_contract(resolved, place, state, baseline, rank),
         settings=resolved.settings(
             place.position,
             rank=rank,
             baseline=baseline,
             divergence=True,
+            matmul_dtype=scoped.matmul_dtype,
             residual=terms.residual,
             gap=terms.gap,
             share=terms.share,
@@ -146,6 +133,33 @@ def inspect_modes(
         memory=traced.outcome(plan, rank),
         warnings=[*solver_warnings(terms), *_unresolved(terms)],
     )
+
+
+def _amounts_along(
+    traced: SlicedTrace, vectors: Float[Tensor, "k d_model"], baseline: str, place: PromptPosition
+) -> tuple[Float[Tensor, "k pos"], Float[Tensor, "pos d_model"]]:
+    """a_i,t = u_iᵀ J_t (b − x_t) of every mode and token, and the embeddings b."""
+    gradients: list[Tensor] = []
+    embeddings: list[Tensor] = []
+
+    def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+        gradients.append(gradient[0])
+        embeddings[:] = [activation[0]]
+
+    traced.backward(vectors[:, None], visit)
+    x, dtype = embeddings[0], compute_dtype(embeddings[0].dtype)
+    b = torch.zeros_like(x)
+    if baseline == "mean":
+        b = text_mean(x[None], averaged_mask([place.special]).to(x.device))[0].to(x).expand_as(x)
+    move = (b - x).to(dtype)
+    amounts = torch.stack([einsum(g.to(dtype), move, "pos d, pos d -> pos") for g in gradients]).to(vectors.device)
+    check_gradients(amounts, EMBEDDING, x.dtype)
+    return amounts, b
+
+
+def _signs(contrasts: Float[Tensor, "k d_vocab"]) -> Float[Tensor, "k 1"]:
+    """±1 for each mode. An eigenvector has no sign of its own: the largest change of a probability is made a rise."""
+    return torch.where(contrasts.amax(1) >= -contrasts.amin(1), 1.0, -1.0).to(contrasts)[:, None]
 
 
 def _contract(
@@ -177,19 +191,22 @@ def _unresolved(terms: LeadingTerms) -> list[str]:
 
 
 def _sides(
-    resolved: ResolvedSpec, change: Float[Tensor, " d_vocab"], shown: int
+    resolved: ResolvedSpec, change: Float[Tensor, " d_vocab"], n_tokens: int
 ) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
-    shown = min(shown, len(change))
-    rising = [_shift(resolved, change, token) for token in change.topk(shown).indices.tolist()]
-    falling = [_shift(resolved, change, token) for token in (-change).topk(shown).indices.tolist()]
+    """The tokens that rise most and those that fall most."""
+    n_tokens = min(n_tokens, len(change))
+    rising = _changes_of(resolved, change, change.topk(n_tokens).indices)
+    falling = _changes_of(resolved, change, (-change).topk(n_tokens).indices)
     return [item for item in rising if item.change > 0], [item for item in falling if item.change < 0]
 
 
-def _shift(resolved: ResolvedSpec, change: Float[Tensor, " d_vocab"], token_id: int) -> ProbabilityChange:
-    return ProbabilityChange(token_id, resolved.token(token_id), float(change[token_id]))
+def _changes_of(
+    resolved: ResolvedSpec, change: Float[Tensor, " d_vocab"], token_ids: Int[Tensor, " n"]
+) -> list[ProbabilityChange]:
+    return [ProbabilityChange(token, resolved.token(token), float(change[token])) for token in token_ids.tolist()]
 
 
-def _removal(
+def _token_replacement(
     resolved: ResolvedSpec,
     place: PromptPosition,
     index: int,
@@ -198,20 +215,21 @@ def _removal(
     amounts: Float[Tensor, " k"],
     eigenvalues: Float[Tensor, " k"],
     contrasts: Float[Tensor, "k d_vocab"],
-    shown: int,
+    n_tokens: int,
 ) -> TokenReplacement:
+    """What one token's replacement does: Δp_j = Σ_i a_i,t p_j (w_j − w̄)ᵀu_i beside the actual change."""
     predicted = amounts.to(contrasts) @ contrasts
     # p_j (e^d − 1): the difference of two probabilities near one would cancel.
     actual = (before.probabilities * torch.expm1(before.log_probability_change(after))).to(predicted)
     norms = float(predicted.norm()) * float(actual.norm())
-    chosen = predicted.abs().topk(min(shown, len(predicted))).indices.tolist()
-    largest = torch.maximum(predicted.abs(), actual.abs()).topk(min(shown, len(predicted))).indices.tolist()
+    n_tokens = min(n_tokens, len(predicted))
     return TokenReplacement(
         index=index,
         token=place.prompt.tokens[index],
         amounts=amounts.tolist(),
-        predicted=[_shift(resolved, predicted, token) for token in chosen],
-        actual=[_shift(resolved, actual, token) for token in largest],
+        predicted=_changes_of(resolved, predicted, predicted.abs().topk(n_tokens).indices),
+        # Those that really change most are among them, whether they were predicted or not.
+        actual=_changes_of(resolved, actual, torch.maximum(predicted.abs(), actual.abs()).topk(n_tokens).indices),
         agreement=float(predicted @ actual) / norms if norms > 0 else 0.0,
         predicted_nats=float(0.5 * (eigenvalues.to(amounts) * amounts**2).sum()),
         actual_nats=resolved.objective.change(before, after),

@@ -22,7 +22,7 @@ from lens_scopes.engine.final_state import (
     Unembedding,
     compute_dtype,
 )
-from lens_scopes.engine.memory import Budget, MemoryPlan, in_portions
+from lens_scopes.engine.memory import Budget, MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_gradients, require_used
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
@@ -236,7 +236,7 @@ class ResolvedSpec:
             if on_results is not None:
                 on_results(len(results), len(places))
 
-        in_portions(len(places), at_once, run)
+        run_in_chunks(len(places), at_once, run)
         return [results[row] for row in range(len(places))]
 
     def run(

@@ -73,11 +73,11 @@ def score(
         check_gradients(amplitude, name, gradient.dtype)
         weight, square, draw = (_rowwise(values, amplitude) for values in (weights[index], squared, sampled[index]))
         term = torch.where(square, weight * amplitude**2, weight.sqrt() * amplitude)
-        total = sums[name] + term if name in sums else term
-        drawn = [torch.where(draw, amplitude**2, torch.nan)] if bool(sampled.any()) else []
+        new_sum = sums[name] + term if name in sums else term
+        samples = [torch.where(draw, amplitude**2, torch.nan)] if bool(sampled.any()) else []
         # Nothing is kept before everything is computed: where memory runs out the visit is made again.
-        sums[name] = total
-        draws.setdefault(name, []).extend(drawn)
+        sums[name] = new_sum
+        draws.setdefault(name, []).extend(samples)
 
     traced.backward(vectors, visit, progress)
     return {name: SiteScores(scores, _standard_error(draws.get(name))) for name, scores in sums.items()}

@@ -88,7 +88,7 @@ class ValueDistribution:
     """What the model predicts as the next number.
 
     Attributes:
-        values: the values found, in increasing order.
+        values: in increasing order.
         written: how each is written.
         probabilities: of each value; together at most 1.
         unresolved: probability of numbers that were begun but not walked to their end.
@@ -124,7 +124,7 @@ class ValueDistribution:
         return self.values[min(int(np.searchsorted(cumulated, share - 1e-12)), len(self.values) - 1)]
 
     def probability(self, value: float | int) -> float:
-        """The probability of one value, 0 where it was not found."""
+        """The probability of one value, 0 where the walk did not reach it."""
         return float(sum(p for other, p in zip(self.values, self.probabilities, strict=True) if other == value))
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -243,43 +243,68 @@ class _Beginning:
 
 
 def _walk(model: ScopedModel, token_ids: Sequence[int], width: int, least: float, most: int) -> ValueDistribution:
-    pieces = _number_pieces(model)
-    found: dict[str, float] = {}
-    unresolved = 0.0
+    """Walks the tree of tokens that continue a number, breadth first: one level is one batch of continuations."""
+    tree = _Tree(_number_pieces(model), width, least, most)
     evaluations = 0
     level = [_Beginning((), "", 1.0)]
     while level:
         following: list[_Beginning] = []
         for beginning, probabilities in zip(level, _next_tokens(model, token_ids, level), strict=True):
             evaluations += 1
-            remaining = 1.0
-            for token, piece in pieces:
-                text, ended = _continued(beginning.text, piece)
-                if text == beginning.text:
-                    continue
-                share = float(probabilities[token])
-                remaining -= share
-                probability = beginning.probability * share
-                number = text.strip()
-                if ended or (width and len(number) >= width):
-                    found[number] = found.get(number, 0.0) + probability
-                elif probability <= least or len(number) >= most:
-                    unresolved += probability
-                else:
-                    following.append(_Beginning((*beginning.token_ids, token), text, probability))
-            number = beginning.text.strip()
-            found[number] = found.get(number, 0.0) + beginning.probability * max(0.0, remaining)
+            following += tree.expand(beginning, probabilities)
         level = following
-    no_number = sum(probability for number, probability in found.items() if not _NUMBER.fullmatch(number))
-    kept = sorted((float(number), number) for number in found if _NUMBER.fullmatch(number))
-    return ValueDistribution(
-        values=[value for value, _ in kept],
-        written=[number for _, number in kept],
-        probabilities=[found[number] for _, number in kept],
-        unresolved=unresolved,
-        no_number=no_number,
-        evaluations=evaluations,
-    )
+    return tree.distribution(evaluations)
+
+
+class _Tree:
+    """The probability of every number whose end the walk has reached, and of what it has left.
+
+    Args:
+        pieces: the tokens that can begin or continue a number.
+        width, least, most: as `value_distribution` has them; `most` is the longest number.
+    """
+
+    def __init__(self, pieces: Sequence[tuple[int, str]], width: int, least: float, most: int) -> None:
+        self.pieces, self.width, self.least, self.most = pieces, width, least, most
+        self.ends: dict[str, float] = {}
+        self.unresolved = 0.0
+
+    def expand(self, beginning: _Beginning, probabilities: Float[Tensor, " d_vocab"]) -> list[_Beginning]:
+        """The continuations of a beginning that are worth another run of the model."""
+        following: list[_Beginning] = []
+        remaining = 1.0
+        for token, piece in self.pieces:
+            text, ended = _continued(beginning.text, piece)
+            if text == beginning.text:  # this token ends the number: it counts with all others that do, below
+                continue
+            share = float(probabilities[token])
+            remaining -= share
+            probability = beginning.probability * share
+            number = text.strip()
+            if ended or (self.width and len(number) >= self.width):
+                self._end(number, probability)
+            elif probability <= self.least or len(number) >= self.most:
+                self.unresolved += probability
+            else:
+                following.append(_Beginning((*beginning.token_ids, token), text, probability))
+        # Whatever does not continue the number ends it. Rounding may leave the rest just below zero.
+        self._end(beginning.text.strip(), beginning.probability * max(0.0, remaining))
+        return following
+
+    def _end(self, number: str, probability: float) -> None:
+        self.ends[number] = self.ends.get(number, 0.0) + probability
+
+    def distribution(self, evaluations: int) -> ValueDistribution:
+        """The ends that are numbers, by value; the others ("", "-", "3.") together are `no_number`."""
+        numbers = sorted((float(text), text) for text in self.ends if _NUMBER.fullmatch(text))
+        return ValueDistribution(
+            values=[value for value, _ in numbers],
+            written=[text for _, text in numbers],
+            probabilities=[self.ends[text] for _, text in numbers],
+            unresolved=self.unresolved,
+            no_number=sum(probability for text, probability in self.ends.items() if not _NUMBER.fullmatch(text)),
+            evaluations=evaluations,
+        )
 
 
 def _continued(text: str, piece: str) -> tuple[str, bool]:
@@ -297,11 +322,11 @@ def _next_tokens(
     """The distribution of the next token after each beginning, a batch of continuations at a time."""
     head = model.unembedding()
     at_once = max(1, _BATCH_TOKENS // (len(token_ids) + 1))
-    found: list[Tensor] = []
+    distributions: list[Tensor] = []
     for start in range(0, len(level), at_once):
         rows = [[*token_ids, *beginning.token_ids] for beginning in level[start : start + at_once]]
-        found += head.logits(model.run_to_final_states(rows)).softmax(-1).unbind()
-    return found
+        distributions += head.logits(model.run_to_final_states(rows)).softmax(-1).unbind()
+    return distributions
 
 
 def _number_pieces(model: ScopedModel) -> list[tuple[int, str]]:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.memory import MemoryPlan, attempt
+from lens_scopes.engine.memory import MemoryPlan, try_or_oom
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError, OutOfMemoryError, SiteError
@@ -175,7 +175,7 @@ class SlicedTrace:
             self._visit_slice(graph, first, stop, upstream, pending, progressed)
 
         # Whole, unless a slice as long as this has been too much before.
-        shortage = attempt(run) if stop - first <= self.layers_at_once else ""
+        shortage = try_or_oom(run) if stop - first <= self.layers_at_once else ""
         if shortage is None:
             return
         if shortage:
@@ -337,7 +337,7 @@ def trace_within(
     def run() -> None:
         made.append(trace_in_slices(model, prompts, sites, layers, path, reads, plan.directions_at_once))
 
-    while (shortage := attempt(run)) is not None:
+    while (shortage := try_or_oom(run)) is not None:
         shortages += 1
         if len(prompts) > 1 or layers == 1 or not model.can_slice:
             raise OutOfMemoryError(

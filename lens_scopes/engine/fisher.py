@@ -21,8 +21,8 @@ from lens_scopes.engine.final_state import FinalState
 
 DENSE_LIMIT = 256  # up to this size an eigendecomposition of the smaller Gram matrix is cheapest
 KEEP_ALL = 4096  # vocabularies up to this size are kept whole
-KEEP_MOST = 8192  # tokens kept for a first approximation of a larger vocabulary
-OVERSAMPLE = 8  # directions found on the kept tokens beside those asked for
+KEEP_MOST = 8192  # tokens in the first approximation of a larger vocabulary
+OVERSAMPLE = 8  # directions of the first approximation beside those asked for
 CARRIED = 2  # of these, how many go on to the whole vocabulary: each speeds convergence up and costs time
 TOLERANCE = 5e-4  # ‖F u − λ u‖ / λ_1 at which directions are good enough
 FOLLOWING = 0.05  # the same of the pair after those asked for, whose value is then good to about its square
@@ -42,7 +42,7 @@ class LeadingTerms:
             distance of each λ_i to some eigenvalue of F. It bounds neither a score, whose error grows as
             residual · λ_1 / (λ_k − λ_{k+1}), nor that the pairs are the leading ones.
         following: λ_{k+1}, as a Ritz value: at most the true one, equal to it where F was decomposed.
-        total: tr F; of a large vocabulary an estimate from the tokens kept for the first approximation.
+        total: tr F; of a large vocabulary an estimate from the tokens of the first approximation.
         converged: whether the solver reached its tolerance.
     """
 
@@ -86,7 +86,7 @@ class PredictiveGeometry:
 
     def __init__(self, state: FinalState, omitted: float = 1e-3) -> None:
         self.state = state
-        self.kept: Int[Tensor, " m"] = self._choose_tokens(omitted)
+        self.token_ids: Int[Tensor, " m"] = self._choose_tokens(omitted)
 
     def _choose_tokens(self, omitted: float) -> Int[Tensor, " m"]:
         p = self.state.probabilities
@@ -105,9 +105,9 @@ class PredictiveGeometry:
         return rows[0] + (p / p.sum()) @ (rows - rows[0])
 
     def _factor(self) -> Float[Tensor, "m d_model"]:
-        """A for the kept tokens, about their own mean."""
-        rows = self.state.logit_gradients(self.kept) - self._reference
-        p = self.state.probabilities[self.kept]
+        """A for the probable tokens, about their mean."""
+        rows = self.state.logit_gradients(self.token_ids) - self._reference
+        p = self.state.probabilities[self.token_ids]
         rows -= (p / p.sum()) @ rows
         return rows.mul_(p.sqrt()[:, None])
 
@@ -161,11 +161,11 @@ class PredictiveGeometry:
         """The `rank` largest eigenvalues of F and their eigenvectors, to ‖F u − λ u‖ ≤ 1e-3 λ_1 where the result says
         `converged`; with λ_{k+1} and tr F beside them."""
         d_model, d_vocab = self.state.unembedding.d_model, self.state.unembedding.d_vocab
-        if len(self.kept) == d_vocab:
-            return self._of_kept(rank)
+        if len(self.token_ids) == d_vocab:
+            return self._of_probable(rank)
         if 4 * rank >= d_model:
             return _largest_terms(rank, self.product(torch.eye(d_model).to(self._reference)))
-        start = self._of_kept(rank + OVERSAMPLE)
+        start = self._of_probable(rank + OVERSAMPLE)
         ids, omitted = self._support(OMITTED * float(start.eigenvalues[0]))
         head = self.state.unembedding
 
@@ -174,9 +174,9 @@ class PredictiveGeometry:
 
         terms = _krylov(multiply, start.vectors[: rank + CARRIED], rank, TOLERANCE)
         share = omitted / max(float(terms.eigenvalues[0]), torch.finfo(torch.float64).tiny)
-        # A pass over W_U for tr F would cost a tenth of a scope: other tokens are taken to be as far out as those kept.
-        p, top = self.state.probabilities.double(), self.kept[:1]
-        total = start.total * float((p.sum() - p[top]) / (p[self.kept].sum() - p[top]))
+        # A pass over W_U for tr F would cost a tenth of a scope: other tokens are taken to be as far out as these.
+        p, top = self.state.probabilities.double(), self.token_ids[:1]
+        total = start.total * float((p.sum() - p[top]) / (p[self.token_ids].sum() - p[top]))
         return replace(terms, residual=terms.residual + share, total=total)
 
     def _support(self, allowed: float) -> tuple[Int[Tensor, " n"] | None, float]:
@@ -198,7 +198,7 @@ class PredictiveGeometry:
         ids = (steps < enough).nonzero()[:, 0]
         return (None, 0.0) if 2 * len(ids) > len(p) else (ids, float(beyond[enough]))
 
-    def _of_kept(self, rank: int) -> LeadingTerms:
+    def _of_probable(self, rank: int) -> LeadingTerms:
         """The largest terms of AᵀA: dense where the smaller Gram matrix is small, else from a Krylov space."""
         factor = self._factor()
         if min(factor.shape) <= DENSE_LIMIT or 4 * rank >= min(factor.shape):
@@ -234,8 +234,8 @@ class PredictiveGeometry:
         if exact:
             terms = self.leading(min(exact, state.unembedding.d_model))
             left = root * state.centred_logit_changes(terms.vectors)
-            kept = terms.eigenvalues > terms.eigenvalues[0] * 1e-10
-            basis = torch.linalg.qr(left[kept].T).Q.T
+            nonzero = terms.eigenvalues > terms.eigenvalues[0] * 1e-10
+            basis = torch.linalg.qr(left[nonzero].T).Q.T
         signs = torch.randint(0, 2, (samples, len(root)), generator=generator).to(root) * 2 - 1
         remainder = signs - (signs @ basis.T) @ basis
         rows = state.combine_centred_gradients(torch.cat([basis, remainder]) * root)

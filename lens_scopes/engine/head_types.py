@@ -45,14 +45,14 @@ def head_type_scores(model: ScopedModel, seed: int = 0) -> dict[str, Float[Tenso
 
 
 def _patterns(model: ScopedModel, token_ids: list[int]) -> list[Float[Tensor, "head pos pos"]]:
-    found: dict[int, Tensor] = {}
+    patterns: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Hook:
         def hook(pattern: Tensor) -> None:
-            found[layer] = pattern[0].float().cpu()
+            patterns[layer] = pattern[0].float().cpu()
 
         return hook
 
     layers = range(model.cfg.n_layers)
     model.run_to_final_states([token_ids], [(f"blocks.{layer}.attn.hook_pattern", keep(layer)) for layer in layers])
-    return [found[layer] for layer in layers]
+    return [patterns[layer] for layer in layers]

@@ -2,7 +2,7 @@
 
 The estimate counts what autograd keeps of a TransformerLens block: some activations of each width for every token, and
 the attention scores and pattern for every pair of tokens; and beside the layers held, what one layer
-takes while it runs. It errs on the large side. Where memory runs out all the same, portions and slices are halved.
+takes while it runs. It errs on the large side. Where memory runs out all the same, chunks and slices are halved.
 
 Why not `torch.utils.checkpoint` around every block? It runs every block again for each direction; slices run again
 once for all of them. It would run them when the hooks of sites and paths are gone, and cannot go on without memory.
@@ -31,7 +31,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 # for a moment beside them.
 _OF_D_MODEL, _OF_HEADS, _OF_D_MLP, _OF_PAIRS = 14, 6, 5, 2.5
 _CAPPED_PAIRS = 2  # more where attention scores are soft-capped, and in what Transformers computes
-_PASSING_PAIRS = 2.5
+_TRANSIENT_PAIRS = 2.5
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
@@ -90,24 +90,24 @@ class Budget:
         size = torch.finfo(dtype).bits // 8
         wide = max(size, 4)  # scores, softmax and norms are computed in float32 at least
         self._token = size * cfg.d_model
-        self._kept = (size + wide) // 2 * _OF_D_MODEL * cfg.d_model + size * (
+        self._token_graph = (size + wide) // 2 * _OF_D_MODEL * cfg.d_model + size * (
             _OF_HEADS * cfg.n_heads * cfg.d_head + _OF_D_MLP * (cfg.d_mlp or 0)
         )
         self._pair = wide * cfg.n_heads
         capped = (getattr(cfg, "attn_scores_soft_cap", None) or -1) > 0 or not model.can_slice
-        self._kept_pairs = _OF_PAIRS + (_CAPPED_PAIRS if capped else 0)
+        self._pair_graph = _OF_PAIRS + (_CAPPED_PAIRS if capped else 0)
 
     def layer(self, length: int) -> int:
         """Bytes of one layer's graph for one prompt."""
-        return int(length * (self._kept + self._kept_pairs * self._pair * length))
+        return int(length * (self._token_graph + self._pair_graph * self._pair * length))
 
-    def passing(self, length: int) -> int:
+    def transient(self, length: int) -> int:
         """Bytes that one layer takes for a moment while it runs, forward or back, for one prompt."""
-        return int(length * (self._kept / 2 + _PASSING_PAIRS * self._pair * length))
+        return int(length * (self._token_graph / 2 + _TRANSIENT_PAIRS * self._pair * length))
 
     def whole(self, length: int) -> int:
         """Bytes of the whole graph of one prompt, at its peak."""
-        return self.model.n_layers * self.layer(length) + self.passing(length)
+        return self.model.n_layers * self.layer(length) + self.transient(length)
 
     def rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can hold their whole graphs together; one at least."""
@@ -115,7 +115,7 @@ class Budget:
 
     def forward_rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can run forward together without a graph; one at least."""
-        return max(1, min(most, self.allowed // (self.layer(length) + self.passing(length))))
+        return max(1, min(most, self.allowed // (self.layer(length) + self.transient(length))))
 
     def plan(self, length: int, rows: int = 1) -> MemoryPlan:
         """The fastest plan that fits: no layer is run twice unless it has to be.
@@ -135,10 +135,12 @@ class Budget:
             self._refuse(whole, f"{rows} × {length} tokens", "", 'load the model with backend="hooked", ')
             return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
         token = rows * length * self._token
-        layer, passing = rows * self.layer(length), rows * self.passing(length)
+        layer, transient = rows * self.layer(length), rows * self.transient(length)
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
-        carried = (n_layers + 1 + directions) * token + passing
-        self._refuse((n_layers + 2) * token + passing + layer, f"{rows} × {length} tokens", " one layer at a time", "")
+        carried = (n_layers + 1 + directions) * token + transient
+        self._refuse(
+            (n_layers + 2) * token + transient + layer, f"{rows} × {length} tokens", " one layer at a time", ""
+        )
         layers = max(1, min(n_layers - 1, (self.allowed - carried) // layer))
         return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.limit)
 
@@ -171,10 +173,10 @@ def parse_memory(amount: str | int | None) -> int | None:
     """
     if amount is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]B)?)\s*", str(amount), flags=re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]B)?)\s*", str(amount), flags=re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
         raise PromptError(f'memory is a positive amount such as "4GB" or a number of bytes; got {amount!r}.')
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def in_units(amount: int) -> str:
@@ -192,7 +194,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-def attempt(work: Callable[[], None]) -> str | None:
+def try_or_oom(work: Callable[[], None]) -> str | None:
     """Runs work that memory may be too small for; None, or the first line of what said so, once memory is free again.
 
     The error itself would keep alive what filled the memory: it is not kept.
@@ -203,11 +205,11 @@ def attempt(work: Callable[[], None]) -> str | None:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        said = _first_line(error)
+        message = _first_line(error)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return said
+    return message
 
 
 @contextmanager
@@ -225,8 +227,8 @@ def shortage_named(what: str) -> Iterator[None]:
         raise OutOfMemoryError(f"memory ran out for {what} ({_first_line(error)}); give a shorter prompt.") from error
 
 
-def in_portions(count: int, at_once: Callable[[int], int], run: Callable[[range], None]) -> None:
-    """Runs items 0 … count − 1 in order; where memory runs out the portion is halved, and what is done stays done.
+def run_in_chunks(count: int, at_once: Callable[[int], int], run: Callable[[range], None]) -> None:
+    """Runs items 0 … count − 1 in order; where memory runs out the chunk is halved, and what is done stays done.
 
     Args:
         at_once: how many to run together from a given item on.
@@ -237,14 +239,14 @@ def in_portions(count: int, at_once: Callable[[int], int], run: Callable[[range]
     """
     done, most = 0, count
     while done < count:
-        portion = min(at_once(done), most, count - done)
-        shortage = attempt(lambda items=range(done, done + portion): run(items))
+        size = min(at_once(done), most, count - done)
+        shortage = try_or_oom(lambda items=range(done, done + size): run(items))
         if shortage is None:
-            done += portion
-        elif portion > 1:
-            most = portion // 2
+            done += size
+        elif size > 1:
+            most = size // 2
         else:
-            raise OutOfMemoryError(f"memory ran out with the smallest portion of the work ({shortage}).")
+            raise OutOfMemoryError(f"memory ran out with the smallest chunk of the work ({shortage}).")
 
 
 def _first_line(error: BaseException) -> str:
@@ -259,8 +261,9 @@ def free_bytes(model: ScopedModel) -> int:
 
 def _free_on(device: torch.device) -> int:
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        # PyTorch holds on to what it has freed: to this process it is free too.
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     import psutil
@@ -273,7 +276,7 @@ def _left_to_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int | float
     try:
         limit = int((folder / "memory.max").read_text())
         used = int((folder / "memory.current").read_text())
-        found = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), flags=re.MULTILINE)
+        inactive = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), flags=re.MULTILINE)
     except (OSError, ValueError):  # no container, or one without a limit
         return float("inf")
-    return limit - used + (int(found[1]) if found else 0)
+    return limit - used + (int(inactive[1]) if inactive else 0)

@@ -127,7 +127,7 @@ class ScopedModel(ABC):
             scores keep the model's dtype.
     """
 
-    module: Any
+    module: Any  # a union of both classes would give every attribute two types, most of them wrong
     cache: ModelCache
     matmul_dtype: MatmulDtype = None
 
@@ -420,7 +420,7 @@ def check_matmul_dtype(matmul_dtype: Any) -> MatmulDtype:
     return matmul_dtype
 
 
-def _no_unembedding(model: Any) -> ModelError:
+def _no_unembedding(model: object) -> ModelError:
     return ModelError(
         f"{type(model).__name__} has no unembedding matrix W_U; scopes need a causal language model that "
         "predicts tokens (a HookedTransformer or TransformerBridge)."

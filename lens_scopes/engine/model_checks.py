@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
@@ -36,7 +37,7 @@ def require_gradients(model: ScopedModel) -> None:
         if "linear" in type(part).__name__.lower() and type(part) is not torch.nn.Linear and not list(part.children())
     }
     if layers:
-        _try(model, layers)
+        _try_backward(model, layers)
     model.cache.gradients_flow = True
 
 
@@ -61,7 +62,38 @@ def require_used(model: ScopedModel, names: Sequence[str], error: type[LensScope
 
 
 def _used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]) -> dict[str, bool]:
-    shown: dict[str, Tensor] = {}
+    """For each hook, whether the forward pass goes on with all of what it returns.
+
+    Each hook returns a copy of its activation. Without gradient at the copy, the bridge goes on without it. And where
+    an activation is a summand of another one, as hook_attn_out is of hook_resid_mid, both have the same gradient if all
+    of the sum goes on.
+    """
+    summands = [summand for name in names if (summand := _summand(name)) in model.hook_dict]
+    activations, copies, states = _run_on_copies(model, [*names, *summands], error)
+    reached = [name for name, copy in copies.items() if copy.requires_grad]
+    if not reached:
+        return {}
+    # In no special direction: the sum of a centred state's entries depends on nothing.
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states.device)
+    tensors = [tensors[name] for tensors in (copies, activations) for name in reached]
+    gradients = torch.autograd.grad((states.float() * weights).sum(), tensors, allow_unused=True)
+    at_copy = dict(zip(reached, gradients[: len(reached)], strict=True))
+    at_activation = dict(zip(reached, gradients[len(reached) :], strict=True))
+
+    def whole(name: str) -> bool:
+        gradient, of_summand = at_activation[name], at_activation.get(_summand(name))
+        if gradient is None or of_summand is None:
+            return True
+        return bool((gradient - of_summand).norm() <= _PART * of_summand.norm())
+
+    return {name: at_copy[name] is not None and whole(name) for name in reached if name in names}
+
+
+def _run_on_copies(
+    model: ScopedModel, names: Sequence[str], error: type[LensScopesError]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Float[Tensor, "1 d_model"]]:
+    """Activations by name, the copies that hooks returned of them, and the final state of four tokens."""
+    activations: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
 
     def root(embeddings: Tensor) -> Tensor:
@@ -69,39 +101,20 @@ def _used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]
 
     def copy(name: str) -> Hook:
         def hook(activation: Tensor) -> Tensor:
-            shown[name] = activation
+            activations[name] = activation
             copies[name] = activation.clone()
             return copies[name]
 
         return hook
 
-    summands = [summand for name in names if (summand := _summand(name)) in model.hook_dict]
-    hooks = [(EMBEDDING, root), *((name, copy(name)) for name in dict.fromkeys([*names, *summands]))]
+    hooks = [(EMBEDDING, root), *((name, copy(name)) for name in dict.fromkeys(names))]
     try:
         with torch.inference_mode(False), torch.enable_grad(), model.hooked(hooks):
-            states = model.final_states(Batch.of(model, [[0, 1, 2, 3]]))
+            return activations, copies, model.final_states(Batch.of(model, [[0, 1, 2, 3]]))
     except AttributeError as problem:  # as of a norm without weights, whose hooks nobody ever listened to
         raise error(
             f"the bridge of {model.cfg.architecture} fails with a hook at {names[0]!r} ({problem})."
         ) from problem
-    reached = [name for name, values in copies.items() if values.requires_grad]
-    if not reached:
-        return {}
-    # In no special direction: the sum of a centred state's entries depends on nothing.
-    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states.device)
-    tensors = [part[name] for part in (copies, shown) for name in reached]
-    found = torch.autograd.grad((states.float() * weights).sum(), tensors, allow_unused=True)
-    of_copy, of_shown = (
-        dict(zip(reached, part, strict=True)) for part in (found[: len(reached)], found[len(reached) :])
-    )
-
-    def whole(name: str) -> bool:
-        gradient, of_summand = of_shown[name], of_shown.get(_summand(name))
-        if gradient is None or of_summand is None:
-            return True
-        return bool((gradient - of_summand).norm() <= _PART * of_summand.norm())
-
-    return {name: of_copy[name] is not None and whole(name) for name in reached if name in names}
 
 
 def _summand(name: str) -> str:
@@ -110,7 +123,11 @@ def _summand(name: str) -> str:
     return f"{head}{dot}hook_attn_out" if site == "hook_resid_mid" else ""
 
 
-def _try(model: ScopedModel, layers: dict[str, Any]) -> None:
+def _try_backward(model: ScopedModel, layers: dict[str, Any]) -> None:
+    """Runs two tokens forward and back: a layer without a graph shows in its output, one without a backward raises.
+
+    The embeddings alone require gradients, since parameters are frozen: what depends on a layer's input has a graph.
+    """
     broken: list[str] = []
     roots: list[Tensor] = []
 

@@ -7,13 +7,16 @@ half of what as many whole forward passes would.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import Hook, HookedModel, ScopedModel
+
+if TYPE_CHECKING:
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 
 class Prefixed:
@@ -73,7 +76,7 @@ class Prefixed:
         with torch.no_grad():
             return self.model.apply_final_norm(residual[:, -1:])[:, 0]
 
-    def _run(self, tokens: Tensor, cache: Any) -> Tensor:
+    def _run(self, tokens: Tensor, cache: TransformerLensKeyValueCache) -> Tensor:
         with torch.no_grad():
             return self.model.module(
                 tokens,

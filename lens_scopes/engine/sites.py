@@ -6,11 +6,10 @@ name for one activation. Sites have the position on their second axis: [batch, p
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from lens_scopes.errors import SiteError
+from lens_scopes.errors import SiteError, near_names
 
 EMBEDDING = "hook_embed"
 RESIDUALS = ("resid_pre", "resid_mid", "resid_post")
@@ -88,7 +87,7 @@ def _existing(model: HookPoints, names: list[str]) -> list[str]:
     points = model.hook_dict
     for name in names:
         if name not in points:
-            near = difflib.get_close_matches(name, points, n=3)
+            near = near_names(name, points, n=3)
             hint = f" Near names: {', '.join(near)}." if near else ""
             raise SiteError(f"the model has no hook named {name!r}, so influence cannot be read there.{hint}")
     return names

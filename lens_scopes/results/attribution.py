@@ -58,8 +58,8 @@ class Attribution(Result):
     """Influence of each token on one prediction of one model.
 
     Attributes:
-        scores: influence of each token, from the first one to the position explained: at the embedding, unless `at`
-            said elsewhere. Non-negative but for the dot readout; units are those of the contract's score.
+        scores: influence of each token, from the first one to the position explained: at the embedding, unless
+            `score_site` said elsewhere. Non-negative but for the dot readout; units are those of the contract's score.
         target: the token explained, for objectives that have one.
         answer: the whole answer explained, where there is one; `scores` are those of the prompt, and of the answer's
             own tokens but the last where `eligible="all"` was asked for. `prediction` is then of its first token.

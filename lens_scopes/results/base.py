@@ -218,6 +218,23 @@ class Result(Viewable, ABC):
             >>> torch.equal(paris.difference(rome).scores, paris.scores - rome.scores)
             True
         """
+        self._require_comparable(other)
+        mine, theirs = self.subtracted(), other.subtracted()
+        names = [name for name in mine if name in theirs]
+        for name in names:
+            if mine[name].shape != theirs[name].shape:
+                raise ResultError(f"{name} have shapes {tuple(mine[name].shape)} and {tuple(theirs[name].shape)}.")
+        return Difference(
+            kind=self.kind,
+            tokens=self.tokens,
+            objectives=(self.objective, other.objective),
+            entries=self.entries(),
+            scores=self.values() - other.values(),
+            parts={name: mine[name] - theirs[name] for name in names},
+        )
+
+    def _require_comparable(self, other: Result) -> None:
+        """Raises ResultError where a difference of the two would mean nothing."""
         if type(other) is not type(self):
             raise ResultError(f"a result of kind {self.kind} minus a {type(other).__name__}; give two of one kind.")
         if other.token_ids != self.token_ids or other.tokens != self.tokens:
@@ -225,33 +242,20 @@ class Result(Viewable, ABC):
                 f"a difference is of results on the same tokens; these have {len(self.tokens)} and {len(other.tokens)} "
                 f"tokens{_first_difference(self.tokens, other.tokens)}. Explain the same text at the same position."
             )
+        # Scope, readout, place of the score and squaring decide the unit.
         if other.scope != self.scope:
             raise ResultError(
                 f"scores of {self.scope} and of {other.scope} have different units; give two of one scope."
             )
-        unit = ("readout", "score_sites", "divergence")
-        mine_read, theirs_read = ({name: item.settings.get(name) for name in unit} for item in (self, other))
-        if mine_read != theirs_read:
-            name = next(name for name in unit if mine_read[name] != theirs_read[name])
-            raise ResultError(
-                f"the two results differ in {name} ({mine_read[name]!r} and {theirs_read[name]!r}), and so in unit; "
-                "give two that are read alike."
-            )
-        entries = self.entries()
-        if other.entries() != entries:
+        for name in ("readout", "score_sites", "divergence"):
+            mine, theirs = self.settings.get(name), other.settings.get(name)
+            if mine != theirs:
+                raise ResultError(
+                    f"the two results differ in {name} ({mine!r} and {theirs!r}), and so in unit; give two that are "
+                    "read alike."
+                )
+        if other.entries() != self.entries():
             raise ResultError(f"the two results of kind {self.kind} have other rows; explain the same ones.")
-        mine, theirs = self.subtracted(), other.subtracted()
-        for name in mine.keys() & theirs.keys():
-            if mine[name].shape != theirs[name].shape:
-                raise ResultError(f"{name} have shapes {tuple(mine[name].shape)} and {tuple(theirs[name].shape)}.")
-        return Difference(
-            kind=self.kind,
-            tokens=self.tokens,
-            objectives=(self.objective, other.objective),
-            entries=entries,
-            scores=self.values() - other.values(),
-            parts={name: mine[name] - theirs[name] for name in mine if name in theirs},
-        )
 
     def __sub__(self, other: Result) -> Difference:
         return self.difference(other) if isinstance(other, Result) else NotImplemented
@@ -269,10 +273,11 @@ class Result(Viewable, ABC):
         Raises:
             ResultError: for a record that does not describe one, with the name of the field.
         """
-        own = {item.name for item in fields(cls)}
-        given = {name: value for name, value in record.items() if name in own or name not in cls._derived()}
+        names = {item.name for item in fields(cls)}
+        # `_derived` alone is left out; any other unknown name is refused.
+        known = {name: value for name, value in record.items() if name in names or name not in cls._derived()}
         try:
-            return cls.from_record(given, _tensor_of)
+            return cls.from_record(known, _tensor_of)
         except ValueError as error:
             raise ResultError(f"the record does not describe a result of kind {cls.kind} ({error}).") from error
 

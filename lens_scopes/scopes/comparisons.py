@@ -290,8 +290,8 @@ def attention(model: ScopedModel, token_ids: Sequence[int]) -> tuple[list[Tensor
     values: list[Tensor] = []
     hooks = []
     for layer in range(model.cfg.n_layers):
-        hooks.append((f"blocks.{layer}.attn.hook_pattern", lambda kept: patterns.append(_exact(kept[0]))))
-        hooks.append((f"blocks.{layer}.attn.hook_v", lambda kept: values.append(_exact(kept[0]))))
+        hooks.append((f"blocks.{layer}.attn.hook_pattern", lambda pattern: patterns.append(_exact(pattern[0]))))
+        hooks.append((f"blocks.{layer}.attn.hook_v", lambda value: values.append(_exact(value[0]))))
     with model.hooked(hooks):
         model.run_to_final_states([token_ids])
     return patterns, values

@@ -36,6 +36,11 @@ class ContractTerms:
     answer_process: str = ""
     eligible_answer: int = 0
 
+    @property
+    def at_embedding(self) -> bool:
+        """Whether the tokens' scores are read at the embedding."""
+        return list(self.at) == [EMBEDDING]
+
 
 def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     """The five elements of the contract, generated from objective, site, path and readout.
@@ -43,51 +48,62 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     Returns:
         A plain mapping with the keys of ELEMENTS, in that order.
     """
-    others = f"; also read at {_named(terms.sites)}" if terms.sites else ""
-    at_embedding = list(terms.at) == [EMBEDDING]
-    read = f"the embeddings ({EMBEDDING})" if at_embedding else f"the activations at {_named(terms.at)}"
+    also = f"; also read at {_named(terms.sites)}" if terms.sites else ""
+    place = f"the embeddings ({EMBEDDING})" if terms.at_embedding else f"the activations at {_named(terms.at)}"
+    which = f"the {terms.n_tokens} tokens up to that position"
+    if terms.answer_process:
+        which = f"the prompt's {terms.n_tokens - terms.eligible_answer} tokens"
+        which += f" and of the answer's {terms.eligible_answer} earlier ones" if terms.eligible_answer else ""
+    return contract(
+        output=f"{terms.output}, after position {terms.position}",
+        features=f"{place} of {which}{also}",
+        process=_process(terms),
+        held=_held(terms),
+        score=_score(terms),
+    )
+
+
+def _process(terms: ContractTerms) -> str:
+    """What is imagined to vary: the activation itself, or its distance from a baseline."""
     if terms.readout.from_baseline:
         process = "the activation of one token at a time moves from the baseline to its value, to first order"
     else:
         size = ", in proportion to its size" if isinstance(terms.readout, Relative) else ""
         process = (
-            f"the activation of one {'token' if at_embedding else 'position'} at a time is perturbed infinitesimally"
-            f"{size}, equally in all directions of {_dimension(terms.at)}"
+            f"the activation of one {'token' if terms.at_embedding else 'position'} at a time is perturbed "
+            f"infinitesimally{size}, equally in all directions of {_dimension(terms.at)}"
         )
-    if at_embedding:
+    if terms.answer_process:
+        process = f"{terms.answer_process}; {process}"
+    return process if terms.points is None else f"{process}; gradients are means over {terms.points}"
+
+
+def _held(terms: ContractTerms) -> str:
+    if terms.at_embedding:
         held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
         if terms.answer_process and not terms.eligible_answer:
             held = f"the answer's tokens, {held}"
-    else:
+    else:  # an activation inside: embeddings stay, and later layers are no longer held
         held = (
             "the weights, all embeddings, the same site's activations at other positions and heads, the positions and "
             "the explained directions v; later layers respond"
         )
-    if terms.path is not None:
-        held += f"; gradient flows only {terms.path}, all else keeps its value"
-    if terms.points is not None:
-        process += f"; gradients are means over {terms.points}"
+    return held if terms.path is None else f"{held}; gradient flows only {terms.path}, all else keeps its value"
+
+
+def _score(terms: ContractTerms) -> str:
+    """The formula that `scoring.score` and `scoring.total_over_sites` compute."""
     form = "Σ_i w_i a_i,t²" if terms.squared else "a_t"
-    if not at_embedding:
+    if not terms.at_embedding:
         form = f"Σ_l √({'Σ_i w_i a_i,l,t²' if terms.squared else 'a_l,t²'} over the heads of layer l)"
     count = f"{terms.n_directions} direction{'s' if terms.n_directions > 1 else ''}"
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
-    of_answer = ", at each of the answer's predictions, whose v_nᵀJ_n,t add up" if terms.answer_process else ""
-    features = f"{read} of the {terms.n_tokens} tokens up to that position{others}"
-    if terms.answer_process:
-        process = f"{terms.answer_process}; {process}"
-        features = f"{read} of the prompt's {terms.n_tokens - terms.eligible_answer} tokens"
-        features += f" and of the answer's {terms.eligible_answer} earlier ones" if terms.eligible_answer else ""
-        features += others
-    return contract(
-        output=f"{terms.output}, after position {terms.position}",
-        features=features,
-        process=process,
-        held=held,
-        score=(
-            f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}); "
-            f"{terms.equation}{of_answer} ({count}{draws})"
-        ),
+    # Of several directions the sum is a trace: only along each of them is the amplitude an effect.
+    along = " along each direction v" if terms.n_directions > 1 else ""
+    of_answer = ", summed over the answer's predictions" if terms.answer_process else ""
+    return (
+        f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}{along}); "
+        f"{terms.equation}{of_answer} ({count}{draws})"
     )
 
 

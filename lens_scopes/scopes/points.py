@@ -64,9 +64,9 @@ class Points(ABC):
 
     @abstractmethod
     def embeddings(
-        self, own: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
+        self, embeddings: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
     ) -> Float[Tensor, "point pos d_model"]:
-        """The prompt's embeddings at every point, from the prompt's own and those of the start."""
+        """The prompt's embeddings at every point, from those of the prompt and of the start."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -139,26 +139,26 @@ class StraightPath(Points):
 
     def start_embeddings(self, model: ScopedModel, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
         token_ids, special = prompt.token_ids[:length], prompt.special[:length]
-        own = model.token_embeddings(token_ids)
+        embeddings = model.token_embeddings(token_ids)
         if self.start == "zero":
-            start = torch.zeros_like(own)
+            start = torch.zeros_like(embeddings)
         elif self.start == "mean":
-            start = text_mean(own[None], averaged_mask([special]).to(own.device))[0].to(own)
+            start = text_mean(embeddings[None], averaged_mask([special]).to(embeddings.device))[0].to(embeddings)
         else:
             ids = _start_ids(model, self.start, len(prompt), length)
             start = model.token_embeddings(ids)
-        start = start.expand_as(own)
+        start = start.expand_as(embeddings)
         if self.hold_special:
-            held = torch.tensor(special, device=own.device)
-            start = torch.where(rearrange(held, "pos -> pos 1"), own, start)
+            held = torch.tensor(special, device=embeddings.device)
+            start = torch.where(rearrange(held, "pos -> pos 1"), embeddings, start)
         return start
 
     def embeddings(
-        self, own: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
+        self, embeddings: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
     ) -> Float[Tensor, "point pos d_model"]:
         assert start is not None, "a path has a start"
-        alphas = (torch.arange(self.steps, device=own.device, dtype=own.dtype) + 0.5) / self.steps
-        return start + rearrange(alphas, "point -> point 1 1") * (own - start)
+        alphas = (torch.arange(self.steps, device=embeddings.device, dtype=embeddings.dtype) + 0.5) / self.steps
+        return start + rearrange(alphas, "point -> point 1 1") * (embeddings - start)
 
     def describe(self) -> str:
         held = ", special tokens held fixed" if self.hold_special else ""
@@ -220,12 +220,12 @@ class Noise(Points):
         return self.samples
 
     def embeddings(
-        self, own: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
+        self, embeddings: Float[Tensor, "pos d_model"], start: Float[Tensor, "pos d_model"] | None = None
     ) -> Float[Tensor, "point pos d_model"]:
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(self.samples, *own.shape, generator=generator, dtype=torch.float64)
-        sigma = self.scale * own.double().square().mean().sqrt()
-        return own + (sigma.cpu() * drawn).to(own)
+        noise = torch.randn(self.samples, *embeddings.shape, generator=generator, dtype=torch.float64)
+        sigma = self.scale * embeddings.double().square().mean().sqrt()
+        return embeddings + (sigma.cpu() * noise).to(embeddings)
 
     def describe(self) -> str:
         return (

@@ -1,6 +1,7 @@
 """How a gradient becomes a score: the amplitude a_t that one direction gives each token.
 
-The effects are those along one direction v. Over several, Σ_i w_i a_i,t² is a sum of squares, not a largest effect.
+These are effects along one direction v. Over several, Σ_i w_i a_i,t² is no largest effect: with `norm` it is the trace
+tr(J_tᵀ V diag(w) Vᵀ J_t), d times the mean of Σ_i w_i (v_iᵀ J_t u)² over unit changes u of d entries.
 
 - norm: a_t = ‖vᵀJ_t‖₂, the largest first-order effect of a unit change of the activation, whatever its direction;
 - dot: a_t = vᵀJ_t (x_t − b), the signed first-order effect of the activation having its value, not the baseline b;
@@ -81,6 +82,10 @@ class Readout(ABC):
 @dataclass(frozen=True)
 class Norm(Readout):
     """a_t = ‖vᵀJ_t‖₂ (Jacobian Scopes, arXiv:2601.16407).
+
+    With one direction it is the largest first-order effect of a unit change. With several, Σ_i w_i a_i,t² sums the
+    squared effects over the directions and over an orthonormal basis of changes: a trace, and for Fisher Scope twice
+    the summed divergence in nats.
 
     Example:
         >>> ls.attribute(model, "The capital of France is", readout=ls.Norm()).scores.min() >= 0

@@ -68,6 +68,21 @@ def test_an_answer_is_long_enough_for_everything_wanted(gemma_folder: Path) -> N
             assert holds(real.decode(ids[: information_flow.ANSWER_TOKENS]), wanted)
 
 
+def test_an_answer_holds_what_is_wanted_however_finely_it_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token per character, as many as any tokenizer makes of these words, in a sentence around them."""
+
+    class Characters:
+        def decode(self, ids: list[int]) -> str:
+            return "".join(map(chr, ids))
+
+    model: Any = Characters()
+    model.tokenizer = model
+    for wanted in {case.wanted for case in CASES}:
+        sentence = f" The answer to the question is {wanted}\n"
+        monkeypatch.setattr(information_flow, "continuation", lambda _, ids, n, text=sentence: [ord(text[len(ids)])])
+        assert holds(information_flow.first_line(model, answer_ids(model, [])), wanted), wanted
+
+
 def test_saved_labels_follow_from_answers_that_were_not_cut_within_what_is_wanted(record: dict[str, Any]) -> None:
     cases = record["findings"]["cases"]
     assert [(item["text"], item["wanted"]) for item in cases] == [(case.text, case.wanted) for case in CASES]

@@ -5,7 +5,7 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.attribution import matrix
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import ObjectiveError, PromptError
 
 IDS = [3, 7, 1, 7, 4, 9, 2, 11, 5, 8, 1]
 
@@ -28,6 +28,19 @@ def test_targets_are_the_tokens_that_follow(tiny):
     found = ls.attribute_all(tiny, IDS, ls.LogProb())
     assert [item.token_id for item in found.targets[:-1]] == IDS[1:]
     assert found.targets[-1].token_id == found.predicted[-1].token_id
+
+
+def test_one_target_for_all_rows(tiny):
+    """By option and in a Spec alike; refused where the objective names its own token."""
+    by_option = ls.attribute_all(tiny, IDS, ls.LogProb(), target=9)
+    in_spec = ls.attribute_all(tiny, IDS, ls.Spec(ls.LogProb(), target=9))
+    assert torch.equal(by_option.matrix, in_spec.matrix)
+    assert {item.token_id for item in by_option.targets} == {9}
+    for dest in (2, len(IDS) - 1):
+        single = ls.attribute(tiny, IDS, ls.LogProb(), position=dest, target=9)
+        torch.testing.assert_close(by_option.matrix[dest, : dest + 1], single.scores, rtol=1e-9, atol=1e-13)
+    with pytest.raises(ObjectiveError, match="target"):
+        ls.attribute_all(tiny, IDS, ls.Semantic(5), target=9)
 
 
 def test_generated_tokens_are_the_models_own_and_their_predictions_are_explained(tiny):

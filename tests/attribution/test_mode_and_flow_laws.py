@@ -24,7 +24,7 @@ def distribution(model: Any, embeddings: Tensor) -> Tensor:
 def test_agreement_is_the_cosine_of_slope_and_intervention(name: str) -> None:
     """With all modes the predicted change is the slope of the distribution towards the baseline."""
     model = TINY_MODELS[name]()
-    found = ls.inspect_modes(model, IDS, rank=model.cfg.d_model, baseline="zero", shown=D_VOCAB)
+    found = ls.inspect_modes(model, IDS, rank=model.cfg.d_model, baseline="zero", top_tokens=D_VOCAB)
     x, step = reference.site_activation(model, IDS, "hook_embed"), 1e-6
     before = distribution(model, x)
     for index, item in enumerate(found.replacements):

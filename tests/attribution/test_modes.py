@@ -20,7 +20,7 @@ def distribution(model, y: torch.Tensor) -> torch.Tensor:
 
 
 def test_contrasts_are_the_derivative_of_the_distribution_along_eigenvectors(tiny):
-    found = ls.inspect_modes(tiny, IDS, rank=3, shown=D_VOCAB)
+    found = ls.inspect_modes(tiny, IDS, rank=3, top_tokens=D_VOCAB)
     y = state_of(tiny, IDS)
     eigenvalues, vectors = torch.linalg.eigh(fisher_matrix(tiny, y))
     for index, mode in enumerate(found.modes):
@@ -40,7 +40,7 @@ def test_contrasts_are_the_derivative_of_the_distribution_along_eigenvectors(tin
 
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_actual_shifts_are_those_of_a_replaced_embedding(tiny, baseline):
-    found = ls.inspect_modes(tiny, IDS, rank=2, baseline=baseline, shown=D_VOCAB)
+    found = ls.inspect_modes(tiny, IDS, rank=2, baseline=baseline, top_tokens=D_VOCAB)
     embeddings = site_activation(tiny, IDS, "hook_embed")
     before = distribution(tiny, state_of(tiny, IDS))
     target = (
@@ -58,7 +58,7 @@ def test_actual_shifts_are_those_of_a_replaced_embedding(tiny, baseline):
 
 
 def test_with_every_mode_predicted_shifts_are_the_first_order_change(tiny):
-    found = ls.inspect_modes(tiny, IDS, rank=tiny.cfg.d_model, shown=D_VOCAB)
+    found = ls.inspect_modes(tiny, IDS, rank=tiny.cfg.d_model, top_tokens=D_VOCAB)
     embeddings = site_activation(tiny, IDS, "hook_embed")
     step = 1e-6
     for index in (0, len(IDS) - 1):
@@ -74,7 +74,7 @@ def test_with_every_mode_predicted_shifts_are_the_first_order_change(tiny):
 
 def test_amounts_are_signed_as_the_modes_are_decoded(tiny):
     """Δp = Σ_i a_i √λ_i · (the decoded contrast of mode i), whatever the sign of the eigenvector."""
-    found = ls.inspect_modes(tiny, IDS, rank=3, shown=D_VOCAB)
+    found = ls.inspect_modes(tiny, IDS, rank=3, top_tokens=D_VOCAB)
     contrasts = torch.zeros(3, D_VOCAB, dtype=torch.float64)
     for row, mode in zip(contrasts, found.modes, strict=True):
         for shift in (*mode.rising, *mode.falling):
@@ -124,8 +124,8 @@ def test_changes_of_a_confident_prediction_keep_their_digits_in_float32():
     top = int(logits.argmax())
     for model in (exact, rounded):
         model.unembed.b_U.data[top] += 22 + float(logits.logsumexp(-1) - logits[top])
-    expected = ls.inspect_modes(exact, IDS, rank=2, shown=D_VOCAB).replacements
-    found = ls.inspect_modes(rounded.to(torch.float32), IDS, rank=2, shown=D_VOCAB).replacements
+    expected = ls.inspect_modes(exact, IDS, rank=2, top_tokens=D_VOCAB).replacements
+    found = ls.inspect_modes(rounded.to(torch.float32), IDS, rank=2, top_tokens=D_VOCAB).replacements
     for one, other in zip(found, expected, strict=True):
         for shifts, literal in ((one.actual, other.actual), (one.predicted, other.predicted)):
             own, true = ({shift.token_id: shift.change for shift in part} for part in (shifts, literal))

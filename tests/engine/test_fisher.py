@@ -276,12 +276,12 @@ def test_tokens_left_out_hold_a_share_of_what_the_top_token_leaves(
     p = state.probabilities.sort(descending=True).values
     for share in (1e-1, 1e-4):
         geometry = PredictiveGeometry(state, omitted=share)
-        kept = len(geometry.kept)
-        assert_close(state.probabilities[geometry.kept], p[:kept], rtol=0, atol=0)
+        n_probable = len(geometry.token_ids)
+        assert_close(state.probabilities[geometry.token_ids], p[:n_probable], rtol=0, atol=0)
         allowed = share * float(p[1:].sum())
-        assert float(p[kept:].sum()) <= allowed
-        assert kept == 2 or float(p[kept - 1 :].sum()) > allowed, "one token fewer would leave out too much"
-        assert kept >= 2 and (kept < 2000 or share < 0.1)
+        assert float(p[n_probable:].sum()) <= allowed
+        assert n_probable == 2 or float(p[n_probable - 1 :].sum()) > allowed, "one token fewer would leave out too much"
+        assert n_probable >= 2 and (n_probable < 2000 or share < 0.1)
 
 
 def test_a_confident_prediction_keeps_its_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_a_confident_prediction_keeps_its_alternatives(monkeypatch: pytest.Monke
 
 def test_small_vocabularies_are_never_truncated(state: FinalState) -> None:
     geometry = PredictiveGeometry(state)
-    assert len(geometry.kept) == len(state.probabilities)
+    assert len(geometry.token_ids) == len(state.probabilities)
 
 
 # Precision

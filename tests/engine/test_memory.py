@@ -12,7 +12,7 @@ from budgets import smallest
 import lens_scopes as ls
 from lens_scopes.engine import memory
 from lens_scopes.engine.backward import trace, trace_in_slices
-from lens_scopes.engine.memory import Budget, attempt, in_portions, in_units, is_out_of_memory, parse_memory
+from lens_scopes.engine.memory import Budget, in_units, is_out_of_memory, parse_memory, run_in_chunks, try_or_oom
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
 from lens_scopes.views.words.memory import memory_words
@@ -254,13 +254,13 @@ def test_other_errors_are_not_taken_for_a_shortage():
     for error in (RuntimeError("shapes cannot be multiplied"), ValueError("out of memory"), KeyError("x")):
         assert not is_out_of_memory(error)
         with pytest.raises(type(error)):
-            attempt(lambda error=error: (_ for _ in ()).throw(error))
-    with pytest.raises(OutOfMemoryError, match="smallest portion"):
-        in_portions(3, lambda start: 3, lambda items: (_ for _ in ()).throw(MemoryError()))
+            try_or_oom(lambda error=error: (_ for _ in ()).throw(error))
+    with pytest.raises(OutOfMemoryError, match="smallest chunk"):
+        run_in_chunks(3, lambda start: 3, lambda items: (_ for _ in ()).throw(MemoryError()))
 
 
 def test_a_real_allocation_that_cannot_be_made_is_recognised():
-    assert "allocate" in (attempt(lambda: torch.empty(2**60, dtype=torch.uint8)) or "")
+    assert "allocate" in (try_or_oom(lambda: torch.empty(2**60, dtype=torch.uint8)) or "")
 
 
 def test_a_containers_limit_counts(tmp_path):

@@ -71,6 +71,26 @@ def test_slices_batches_and_matrices_round_alike() -> None:
     torch.testing.assert_close(sliced.scores, rounded, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("builder", TINY_MODELS.values(), ids=TINY_MODELS)
+def test_heads_and_modes_round_too(builder: Any) -> None:
+    model = builder(dtype=torch.float32)
+    exact, rounded = (
+        ls.inspect_heads(model, IDS, "temperature", verify=2, matmul_dtype=dtype) for dtype in (None, "bfloat16")
+    )
+    assert [item.settings["matmul_dtype"] for item in (exact, rounded)] == [None, "bfloat16"]
+    for name in ("effect", "direct_effect", "by_source", "norms"):
+        values, near = getattr(exact, name), getattr(rounded, name)
+        assert values.dtype == near.dtype == torch.float32
+        assert not torch.equal(values, near), f"{name}: the products were rounded"
+        assert float((values - near).norm() / values.norm()) < 0.1
+    assert exact.ablations[0].actual != rounded.ablations[0].actual
+    modes = [ls.inspect_modes(model, IDS, rank=2, matmul_dtype=dtype) for dtype in (None, "bfloat16")]
+    assert [item.settings["matmul_dtype"] for item in modes] == [None, "bfloat16"]
+    amounts = [torch.tensor([item.amounts for item in result.replacements]) for result in modes]
+    assert not torch.equal(*amounts)
+    assert float((amounts[0].abs() - amounts[1].abs()).norm() / amounts[0].norm()) < 0.1
+
+
 def test_other_products_are_refused() -> None:
     with pytest.raises(ModelError, match="bfloat16"):
         ls.attribute(llama_like(), IDS, "temperature", matmul_dtype="float16")  # pyright: ignore[reportArgumentType]
