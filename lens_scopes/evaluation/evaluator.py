@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
@@ -19,9 +20,14 @@ from lens_scopes.evaluation.methods.method import Method, MethodScores
 from lens_scopes.evaluation.methods.names import MethodLike, as_method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
-from lens_scopes.evaluation.metrics.perturbation import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS
-from lens_scopes.evaluation.metrics.registry import Metric, metric_named
 from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
+from lens_scopes.evaluation.metrics.table import (
+    AOPC_FRACTIONS,
+    CURVE_FRACTIONS,
+    ERASER_FRACTIONS,
+    Metric,
+    metric_named,
+)
 from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.models.load import model_record
@@ -49,8 +55,8 @@ class Evaluator:
         metrics: names of METRICS.
         ablations: names of ABLATIONS; needed where a metric ablates.
         seed: of all random draws; the global generator is not touched.
-        draws: random replacements averaged for the ablation "resample".
-        corpus: token ids of all passages, for the ablations "corpus-mean" and "resample".
+        draws: random replacements averaged, where an ablation is random.
+        corpus: token ids of all passages, for the ablations that draw on them.
         protocol: the conventions.
 
     Raises:
@@ -103,7 +109,7 @@ class Evaluator:
             raise EvaluationError(f"{', '.join(repeated)} came more than once.")
         if not self.methods or not self.metrics:
             raise EvaluationError("an evaluation needs at least one method and one metric.")
-        ablating = [metric.name for metric in self.metrics if metric.ablates]
+        ablating = [metric.name for metric in self.metrics if metric.needs_ablation]
         if ablating and not self.ablations:
             raise EvaluationError(
                 f"{', '.join(ablating)} ablate tokens, so say by what: one or more ablations such as 'zero' or 'mean'."
@@ -156,13 +162,13 @@ class Evaluator:
                 ),
                 seed,
             )
-            for name in (self.ablations if any(metric.ablates for metric in self.metrics) else ())
+            for name in (self.ablations if any(metric.needs_ablation for metric in self.metrics) else ())
         }
         planned: list[tuple[Metric, str | None, ScoredPrompt]] = []
         for method in self.methods:
             scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, explained, self._randomized)
             for metric in self.metrics:
-                for ablation in self.ablations if metric.ablates else (None,):
+                for ablation in self.ablations if metric.needs_ablation else (None,):
                     cache = None if ablation is None else caches[ablation]
                     scored = ScoredPrompt(
                         *(self.model, prompt, explained, method, scores, cache, self._randomized, seed),
@@ -171,7 +177,9 @@ class Evaluator:
                     planned.append((metric, ablation, scored))
         for cache in caches.values():
             masks = [
-                metric.sets(scored) for metric, _, scored in planned if metric.sets and scored.ablation_cache is cache
+                metric.masks(scored)
+                for metric, _, scored in planned
+                if metric.fractions and scored.ablation_cache is cache
             ]
             if masks:
                 cache.outcomes(torch.cat(masks))
@@ -212,7 +220,9 @@ class Evaluator:
             "ablations": self.ablations,
             "seed": self.seed,
             "draws": self.draws,
-            "corpus": self.corpus.digest() if {"resample", "corpus-mean"} & set(self.ablations) else None,
+            "corpus": self.corpus.digest()
+            if any(ABLATIONS[name].corpus != "unused" for name in self.ablations)
+            else None,
             "explained": _EXPLAINED[self.protocol.explained],
             "protocol": self.protocol.record(),
             "fractions": {
@@ -226,7 +236,7 @@ class Evaluator:
 def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:
     """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
     kind = method.explanation
-    if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or kind.ablation == "resample":
+    if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or ABLATIONS[kind.ablation].random:
         return None
     cache = caches.get(kind.ablation)
     if cache is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, FileError
+from lens_scopes.evaluation.formats import FORMATS
 from lens_scopes.evaluation.statistics.comparison import compare_methods, mean_values
 from lens_scopes.evaluation.statistics.sanity import Verdict, sanity_verdicts
 from lens_scopes.evaluation.storage.results import Results, read_results
@@ -15,8 +16,6 @@ from lens_scopes.results.base import Viewable
 
 if TYPE_CHECKING:
     import pandas
-
-SUFFIXES = (".html", ".png", ".svg", ".pdf", ".md", ".tex", ".csv", ".json")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,27 +76,18 @@ class EvaluationReport(Viewable):
         return self.results.rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a file, its kind told by the suffix: `.html` page, `.png` `.svg` `.pdf` figure, `.md` `.tex` tables,
-        `.csv` rows, `.json` means and comparisons.
+        """Writes a file in the format of its suffix: a page, a figure, tables, rows, or means and comparisons; see
+        `FORMATS`.
 
         Raises:
             FileError: for another suffix, and when the file cannot be written.
         """
         from lens_scopes.results.files import write_whole
 
-        write_whole(path, self._content(Path(path)))
-
-    def _content(self, path: Path) -> bytes:
-        suffix = path.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(SUFFIXES)}.")
-        if suffix == ".csv":
-            return self.to_pandas().to_csv(index=False).encode("utf-8")
-        if suffix == ".json":
-            import json
-
-            return json.dumps(self.to_dict(), ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
-        return self.rendered(suffix)
+        file_format = FORMATS.get(Path(path).suffix.lower())
+        if file_format is None:
+            raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(FORMATS)}.")
+        write_whole(path, file_format.content(self))
 
 
 def report(source: Results | str | Path, *, reference: str | None = None) -> EvaluationReport:

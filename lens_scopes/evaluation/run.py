@@ -139,11 +139,11 @@ def evaluate(
 
 def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
     """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
-    from lens_scopes.engine.token_ablation import check_ablation
+    from lens_scopes.engine.ablations import ablation_named
     from lens_scopes.evaluation.methods.names import as_method
-    from lens_scopes.evaluation.metrics.registry import metric_named
+    from lens_scopes.evaluation.metrics.table import metric_named
 
-    for check, names in ((as_method, methods), (metric_named, metrics), (check_ablation, ablations)):
+    for check, names in ((as_method, methods), (metric_named, metrics), (ablation_named, ablations)):
         for name in names:
             check(name)
 

@@ -17,6 +17,7 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.errors import ObjectiveError, suggest
 
 if TYPE_CHECKING:
@@ -368,6 +369,8 @@ def options() -> dict[str, Option]:
 def _explained_options() -> tuple[Option, ...]:
     scopes = ", ".join(scope_names(takes_gradient=True))
     comparisons = ", ".join(scope_names(takes_gradient=False))
+    of_one_prompt = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
+    random = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
     return (
         Option(
             "scope",
@@ -417,10 +420,10 @@ def _explained_options() -> tuple[Option, ...]:
         Option(
             "ablation",
             EXPLAINED,
-            "What leave-one-out replaces a token by: zero (the default), mean, pad, eos, bos, resample or remove.",
+            f"What leave-one-out replaces a token by: {of_one_prompt}. By default zero.",
             "NAME",
         ),
-        Option("draws", EXPLAINED, "Random replacements that resample averages. By default 4.", kind=int, maximum=64),
+        Option("draws", EXPLAINED, f"Random replacements averaged by {random}. By default 4.", kind=int, maximum=64),
     )
 
 

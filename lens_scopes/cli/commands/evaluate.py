@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,18 @@ from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.report import ReportOptions
 from lens_scopes.cli.progress import progress_bar
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.evaluation.methods.table import method_names
+from lens_scopes.evaluation.metrics.table import METRICS
 
 _DATA = "Passages"
 _TESTS = "What is measured"
 _METHODS = "fisher,temperature,semantic,random"
+
+
+def _listed(entries: Mapping[str, str]) -> str:
+    """Names with their help, one per line (typer joins the lines of a paragraph)."""
+    return "".join(f"\n\n{name}: {text}" for name, text in entries.items())
 
 
 @dataclass(frozen=True)
@@ -93,12 +101,20 @@ class MeasureOptions:
         ),
     ] = None
     metrics: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Metrics, separated by commas.", rich_help_panel=_TESTS)
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help=f"Metrics, separated by commas.{_listed({m.name: m.sentence for m in METRICS.values()})}",
+            rich_help_panel=_TESTS,
+        ),
     ] = "aopc,loo-kl"
     ablations: Annotated[
         str,
         typer.Option(
-            metavar="NAME,…", help="What replaces ablated tokens, separated by commas.", rich_help_panel=_TESTS
+            metavar="NAME,…",
+            help="What replaces ablated tokens, separated by commas."
+            + _listed({a.name: a.help for a in ABLATIONS.values()}),
+            rich_help_panel=_TESTS,
         ),
     ] = "zero,mean"
     protocol: Annotated[

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.methods.path_gradients import PathGradients
@@ -100,5 +101,5 @@ def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
         return 1 + len(baseline.alphas)
     if not isinstance(baseline, LeaveOneOut):
         return 1
-    draws = baseline.draws if baseline.ablation == "resample" else 1
+    draws = baseline.draws if ABLATIONS[baseline.ablation].random else 1
     return 1 + draws * (len(prompt) - sum(prompt.special))
