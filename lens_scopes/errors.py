@@ -6,6 +6,17 @@ import difflib
 from collections.abc import Iterable
 
 
+def near_names(name: object, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Up to `n` known names that look like `name`, whatever the case, the nearest first.
+
+    Example:
+        >>> near_names("GPT2-Smal", ["gpt2-small", "gpt2-xl"], n=2)
+        ['gpt2-small', 'gpt2-xl']
+    """
+    spellings = {spelling.lower(): spelling for spelling in reversed(list(known))}
+    return [spellings[near] for near in difflib.get_close_matches(str(name).lower(), spellings, n=n, cutoff=cutoff)]
+
+
 def suggest(name: object, known: Iterable[str], *, end: str = ".") -> str:
     """The end of a message about an unknown name: the nearest known one, where one is near.
 
@@ -13,7 +24,7 @@ def suggest(name: object, known: Iterable[str], *, end: str = ".") -> str:
         >>> "unknown scope 'fischer'" + suggest("fischer", ["fisher", "entropy"])
         "unknown scope 'fischer'; did you mean 'fisher'?"
     """
-    near = difflib.get_close_matches(str(name).lower(), list(known), n=1)
+    near = near_names(name, known)
     return f"; did you mean {near[0]!r}?" if near else end
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import sys
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lens_scopes.errors import FileError
+from lens_scopes.errors import FileError, near_names
 
 if TYPE_CHECKING:
     Passage: TypeAlias = str | tuple[int, ...]
@@ -243,8 +242,7 @@ def _text_of(row: Any, where: Any, field: str) -> str:
 
 
 def _no_field(field: str, fields: Sequence[str]) -> str:
-    near = difflib.get_close_matches(field, fields, n=1)
-    which = near[0] if near else fields[0] if fields else "NAME"
+    which = (*near_names(field, fields), *fields, "NAME")[0]
     return f"has no field {field!r}, only {', '.join(map(repr, fields)) or 'none'}; name the text's (--field {which})."
 
 

@@ -5,7 +5,6 @@ Pairs are the same passage measured with two methods. Differences are method −
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from scipy import stats
 
-from lens_scopes.errors import EvaluationError
+from lens_scopes.errors import EvaluationError, suggest
 from lens_scopes.evaluation.statistics.intervals import mean_intervals
 
 if TYPE_CHECKING:
@@ -225,8 +224,7 @@ def _sets(rows: pandas.DataFrame) -> list[tuple[str, pandas.DataFrame]]:
 def check_reference(reference: str | None, methods: Sequence[str]) -> None:
     """Raises EvaluationError for a reference that is none of the methods, with near ones."""
     if reference is not None and reference not in methods:
-        near = difflib.get_close_matches(reference, methods, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = suggest(reference, methods, end="")
         raise EvaluationError(f"the reference {reference!r} was not measured{hint} (measured: {', '.join(methods)}).")
 
 
