@@ -186,22 +186,10 @@ def _latex_cell(cell: Cell | None) -> str:
 
 
 def _latex_table(layout: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    lines = [" & ".join(row) + " \\\\" for row in rows]
-    return "\n".join(
-        [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{caption}}}",
-            f"\\begin{{tabular}}{{{layout}}}",
-            "\\toprule",
-            " & ".join(headings) + " \\\\",
-            "\\midrule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    )
+    import pandas
+
+    styler = pandas.DataFrame(list(rows), columns=list(headings)).style.hide(axis="index")
+    return styler.to_latex(column_format=layout, caption=caption, position_float="centering", hrules=True).rstrip()
 
 
 _LATEX = {
