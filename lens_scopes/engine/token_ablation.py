@@ -165,8 +165,8 @@ class AblatedPrompt:
             states.append(some_states)
         # Logits of many rows at a time: W_U is read once for all of them.
         for start, part in enumerate(torch.cat(states).split(_ROWS_AT_ONCE) if states else ()):
-            own = rows[start * _ROWS_AT_ONCE : start * _ROWS_AT_ONCE + len(part)]
-            totals.index_add_(1, torch.tensor(own), self._measures(part) / draws)
+            row_indices = rows[start * _ROWS_AT_ONCE : start * _ROWS_AT_ONCE + len(part)]
+            totals.index_add_(1, torch.tensor(row_indices), self._measures(part) / draws)
         log_probability, probability, logit, divergence = totals
         return Outcomes(log_probability, probability, logit, divergence)
 
@@ -187,13 +187,13 @@ class AblatedPrompt:
     def _final_states(self, masks: Bool[Tensor, "row pos"]) -> Iterator[tuple[list[int], Float[Tensor, "n d_model"]]]:
         """Final states with the rows of `masks` they belong to, several of one row for several draws."""
         if self._replacements is None:
-            kept = [[token for token, gone in zip(self.token_ids, mask, strict=True) if not gone] for mask in masks]
-            order = sorted(range(len(kept)), key=lambda row: -len(kept[row]))
+            shorter = [[token for token, gone in zip(self.token_ids, mask, strict=True) if not gone] for mask in masks]
+            order = sorted(range(len(shorter)), key=lambda row: -len(shorter[row]))
             step = max(1, _TOKENS_AT_ONCE // len(self.token_ids))
             for start in range(0, len(order), step):
                 rows = order[start : start + step]
                 self.forwards += len(rows)
-                yield rows, self.model.run_to_final_states([kept[row] for row in rows])
+                yield rows, self.model.run_to_final_states([shorter[row] for row in rows])
             return
         copies = [(row, draw) for row in range(len(masks)) for draw in range(len(self._replacements))]
         firsts = [int(mask.nonzero()[0]) if bool(mask.any()) else len(self.token_ids) - 1 for mask in masks]

@@ -149,7 +149,7 @@ def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Seq
 
 
 def measure_passages(
-    model: Any,
+    model: Model,
     evaluator: EvaluatorLike,
     selection: Selection,
     folder: ResultFolder,
@@ -180,7 +180,7 @@ def measure_passages(
             progress(len(left), len(left))
 
 
-def _measured(model: Any, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
+def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
     began = time.perf_counter()
     try:
         prompt = read_passage(model, selection.passages.items[index], selection.target, truncate=selection.truncate)
@@ -197,20 +197,20 @@ def _measured(model: Any, evaluator: EvaluatorLike, selection: Selection, index:
     )
 
 
-def _corpus(model: Any, selection: Selection) -> list[tuple[int, ...]]:
+def _corpus(model: Model, selection: Selection) -> list[tuple[int, ...]]:
     """The first passages of the data set as token ids: the same whichever of its passages are measured."""
-    found = []
+    corpus = []
     for passage in selection.passages.items[:_CORPUS]:
         try:
             prompt = read_passage(model, passage, selection.target, truncate=True)
         except PromptError:
             continue
         if isinstance(prompt, PassagePrompt):
-            found.append(prompt.token_ids)
-    return found
+            corpus.append(prompt.token_ids)
+    return corpus
 
 
-def _manifest(model: Any, evaluator: EvaluatorLike, selection: Selection) -> dict[str, Any]:
+def _manifest(model: Model, evaluator: EvaluatorLike, selection: Selection) -> dict[str, Any]:
     """All that the numbers depend on, the commit of the code, and what is planned at this start."""
     from lens_scopes.attribution.resolved import package_versions
     from lens_scopes.models.load import model_record
@@ -241,7 +241,7 @@ def _manifest(model: Any, evaluator: EvaluatorLike, selection: Selection) -> dic
     }
 
 
-def _session(model: Any, selection: Selection, process: Process) -> dict[str, Any]:
+def _session(model: Model, selection: Selection, process: Process) -> dict[str, Any]:
     return {
         "began": _now(),
         "process": process.rank,

@@ -58,14 +58,14 @@ class ReportOptions:
         """
         from lens_scopes.evaluation.report import report
 
-        found = report(folder, reference=self.reference)
+        evaluation = report(folder, reference=self.reference)
         for path in self.report or []:
             with redirect_stdout(sys.stderr):  # standard output carries the result alone
-                found.save(path)
+                evaluation.save(path)
             print(f"lens-scopes: wrote {path}", file=sys.stderr)
         if self.json:
-            print(as_json(found.to_dict()))
+            print(as_json(evaluation.to_dict()))
         else:
             from lens_scopes.views import print_result
 
-            print_result(found)
+            print_result(evaluation)

@@ -30,8 +30,8 @@ def correlation(
     compute = stats.spearmanr if kind == "spearman" else stats.kendalltau
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: Any = compute(first.numpy(), second.numpy())
-    return float(found.statistic), None
+        result: Any = compute(first.numpy(), second.numpy())
+    return float(result.statistic), None
 
 
 def partial_correlation(

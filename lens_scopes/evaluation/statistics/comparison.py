@@ -202,7 +202,7 @@ def tables(rows: pandas.DataFrame) -> list[tuple[tuple[str, str, str | None], pa
     """Passages × methods for each set of passages, metric and ablation; points of curves are left out."""
     order = {name: place for place, name in enumerate(dict.fromkeys(rows["metric"]))}
     methods = list(dict.fromkeys(rows["method"]))
-    found = []
+    result = []
     for name, part in _sets(rows):
         numbers = part[part["fraction"].isna()]
         groups = list(numbers.groupby(["metric", "ablation"], dropna=False, sort=False))
@@ -210,15 +210,15 @@ def tables(rows: pandas.DataFrame) -> list[tuple[tuple[str, str, str | None], pa
             table = group.pivot(index="passage", columns="method", values="value")
             table = table[[method for method in methods if method in table]]
             key = (name, metric, ablation if isinstance(ablation, str) else None)
-            found.append((key, table.where(numpy.isfinite(table))))
-    return found
+            result.append((key, table.where(numpy.isfinite(table))))
+    return result
 
 
 def _sets(rows: pandas.DataFrame) -> list[tuple[str, pandas.DataFrame]]:
-    found = [(ALL, rows)]
+    sets = [(ALL, rows)]
     if "correct" in rows and rows["correct"].notna().any():
-        found.append((CORRECT, rows[rows["correct"].eq(True)]))
-    return found
+        sets.append((CORRECT, rows[rows["correct"].eq(True)]))
+    return sets
 
 
 def check_reference(reference: str | None, methods: Sequence[str]) -> None:
