@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -39,6 +39,7 @@ from lens_scopes.scopes.objectives import Semantic
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 
+_Plan: TypeAlias = tuple[Metric, str | None, ScoredPrompt]
 
 _EXPLAINED = {
     "top": "the model's own top token",
@@ -142,39 +143,11 @@ class Evaluator:
             Facts about the passage and its prediction, and the measurements.
         """
         seed = self.seed * _LARGE_PRIME + index
-        with torch.no_grad():
-            logits = self._unembedding.logits(self.model.run_to_final_states([prompt.token_ids]))[0]
-        log_probabilities = logits.log_softmax(-1)
-        top = int(logits.argmax())
-        explained = self.protocol.explained_token(top, target)
-        correct = None if target is None else top == target
-        caches = {
-            name: AblationCache(
-                AblatedPrompt(
-                    self.model,
-                    prompt.token_ids,
-                    prompt.special,
-                    top,
-                    name,
-                    draws=self.draws,
-                    corpus=self.corpus,
-                    seed=seed,
-                ),
-                seed,
-            )
-            for name in (self.ablations if any(metric.needs_ablation for metric in self.metrics) else ())
-        }
-        planned: list[tuple[Metric, str | None, ScoredPrompt]] = []
-        for method in self.methods:
-            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, explained, self._randomized)
-            for metric in self.metrics:
-                for ablation in self.ablations if metric.needs_ablation else (None,):
-                    cache = None if ablation is None else caches[ablation]
-                    scored = ScoredPrompt(
-                        *(self.model, prompt, explained, method, scores, cache, self._randomized, seed),
-                        *(self.protocol, correct),
-                    )
-                    planned.append((metric, ablation, scored))
+        facts = self._facts(prompt, target)
+        top = facts["top_token_id"]
+        caches = self._caches(prompt, top, seed)
+        planned = self._planned(prompt, self.protocol.explained_token(top, target), facts["correct"], caches, seed)
+        # What all methods and metrics ablate runs together: larger batches, and no set of tokens twice.
         for cache in caches.values():
             masks = [
                 metric.masks(scored)
@@ -183,8 +156,15 @@ class Evaluator:
             ]
             if masks:
                 cache.outcomes(torch.cat(masks))
-        measurements = [item for plan in planned for item in self._measured(*plan)]
-        facts = {
+        return facts, [measurement for plan in planned for measurement in self._measured(*plan)]
+
+    def _facts(self, prompt: Prompt, target: int | None) -> dict[str, Any]:
+        """The passage's length, the model's own prediction, and that of the true next token."""
+        with torch.no_grad():
+            logits = self._unembedding.logits(self.model.run_to_final_states([prompt.token_ids]))[0]
+        log_probabilities = logits.log_softmax(-1)
+        top = int(logits.argmax())
+        return {
             "n_tokens": len(prompt),
             "top_token_id": top,
             "top_token": token_string(self.model, top),
@@ -192,9 +172,42 @@ class Evaluator:
             "target_token_id": target,
             "target_token": None if target is None else token_string(self.model, target),
             "target_probability": None if target is None else float(log_probabilities[target].exp()),
-            "correct": correct,
+            "correct": None if target is None else top == target,
         }
-        return facts, measurements
+
+    def _caches(self, prompt: Prompt, top: int, seed: int) -> dict[str, AblationCache]:
+        """The outcomes of each ablation, which follow the top token; none where no metric ablates."""
+        if not any(metric.needs_ablation for metric in self.metrics):
+            return {}
+        options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "seed": seed}
+        return {
+            name: AblationCache(AblatedPrompt(self.model, prompt.token_ids, prompt.special, top, name, **options), seed)
+            for name in self.ablations
+        }
+
+    def _planned(
+        self, prompt: Prompt, target: int, correct: bool | None, caches: Mapping[str, AblationCache], seed: int
+    ) -> list[_Plan]:
+        """Every method's scores with every metric and ablation."""
+        planned: list[_Plan] = []
+        for method in self.methods:
+            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
+            for metric in self.metrics:
+                for ablation in self.ablations if metric.needs_ablation else (None,):
+                    scored = ScoredPrompt(
+                        self.model,
+                        prompt,
+                        target,
+                        method,
+                        scores,
+                        None if ablation is None else caches[ablation],
+                        self._randomized,
+                        seed,
+                        self.protocol,
+                        correct,
+                    )
+                    planned.append((metric, ablation, scored))
+        return planned
 
     def _measured(self, metric: Metric, ablation: str | None, scored: ScoredPrompt) -> list[Measurement]:
         return [

@@ -101,6 +101,7 @@ def evaluate(
             and when no passage could be measured.
         FileError: when passages cannot be read or results cannot be written.
     """
+    # What is asked for, checked before anything is measured.
     check_target(target)
     if skip < 0 or (limit is not None and limit < 1):
         raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
@@ -122,19 +123,25 @@ def evaluate(
         corpus=_corpus(model, selection),
         protocol=conventions,
     )
+    # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(
             Path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
         )
         measure_passages(model, evaluator, selection, folder, this_process(), retry=retry, progress=progress)
-        records = folder.records()
-        if not any(record.status == MEASURED for record in records.values()):
-            some = next((record for record in records.values() if record.reason), None)
-            if some is not None:
-                raise EvaluationError(
-                    f"none of {len(records)} passages could be measured; passage {some.passage}: {some.reason}"
-                )
+        _require_measured(folder)
         return load_results(folder.path)
+
+
+def _require_measured(folder: ResultFolder) -> None:
+    """Raises EvaluationError, with the first reason, where passages were tried and none was measured."""
+    records = folder.records().values()
+    unmeasured = [record for record in records if record.status != MEASURED]
+    if unmeasured and len(unmeasured) == len(records):
+        first = unmeasured[0]
+        raise EvaluationError(
+            f"none of {len(records)} passages could be measured; passage {first.passage}: {first.reason}"
+        )
 
 
 def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:

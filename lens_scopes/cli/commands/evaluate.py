@@ -170,6 +170,7 @@ def evaluate(
         from lens_scopes.evaluation.statistics.comparison import check_reference
         from lens_scopes.evaluation.storage.folder import ResultFolder
 
+        # What can be refused without the model is refused before it is loaded.
         check_target(data.target)
         protocol = as_protocol(measures.protocol)
         metrics, ablations = map(_names, (measures.metrics, measures.ablations))
@@ -177,6 +178,8 @@ def evaluate(
         methods = _names(measures.methods or ",".join(protocol.methods_of(metrics)) or _METHODS)
         check_choices(methods, metrics, ablations)
         check_reference(output.reference, methods)
+
+        # Each of several processes has a device of its own, and the first shows the progress.
         process = this_process()
         passages = read_passages(data.passages, field=data.field, split=data.split, subset=data.subset)
         loaded = replace(model, device=model.device or process.device()).load()
@@ -199,9 +202,11 @@ def evaluate(
                 mixed_commits=mixed_commits,
                 progress=progress if process.rank == 0 else None,
             )
+
+        # Of several processes, the last one to finish reports.
         chosen = Selection(passages, data.skip, data.limit).indices()
         complete = process.count == 1 or set(chosen) <= ResultFolder.open(out).records().keys()
-    if complete:  # of several processes the last one reports
+    if complete:
         output.deliver(out)
 
 

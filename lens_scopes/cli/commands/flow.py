@@ -90,6 +90,7 @@ def flow(
 
     Exit status: 0, 1 when --fail-above is exceeded (the result is still written), 2 for wrong input.
     """
+    # What can be refused without the model is refused before it is loaded.
     output.check()
     _check_threshold(fail_above, measure)
     text, named = prompt.read(), spans.read()
@@ -117,6 +118,7 @@ def flow(
                 memory=spec.memory,
                 progress=progress,
             )
+    # The result is delivered before a threshold can end the command.
     asked.remark(result)
     output.deliver(result)
     if fail_above is not None:

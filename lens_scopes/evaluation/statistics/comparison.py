@@ -125,41 +125,43 @@ def compare_methods(rows: pandas.DataFrame, *, reference: str | None = None, see
     check_reference(reference, methods)
     if reference is None and methods:
         reference = methods[0]
+    # Each method beside the reference, on the passages where both have a number.
     lines, differences = [], []
     for key, table in tables(rows):
-        for method in table.columns:
-            if method == reference or reference not in table:
+        for method in table.columns if reference in table else ():
+            if method == reference:
                 continue
             both = table[[method, reference]].dropna()
             difference = (both[method] - both[reference]).to_numpy()
             differences.append(difference)
-            enough = len(difference) >= LEAST_PAIRS
-            lines.append(
-                dict(zip(_KEYS, key, strict=True))
-                | {
-                    "method": method,
-                    "reference": reference,
-                    "pairs": len(difference),
-                    "mean": both[method].mean(),
-                    "reference_mean": both[reference].mean(),
-                    "difference": difference.mean() if len(difference) else float("nan"),
-                    "effect": rank_biserial(difference) if enough else float("nan"),
-                    "p": _wilcoxon(difference) if enough else float("nan"),
-                    "note": None if enough else f"fewer than {LEAST_PAIRS} pairs: no test",
-                }
-            )
+            line = {"method": method, "reference": reference, "pairs": len(difference)}
+            line |= {"mean": both[method].mean(), "reference_mean": both[reference].mean()}
+            lines.append(dict(zip(_KEYS, key, strict=True)) | line | _tested(difference))
+    tested = [line for line in lines if line["note"] is None]
+
+    # Intervals of all differences in one bootstrap, then the correction over all tests.
     for line, (low, high) in zip(lines, mean_intervals(differences, seed=seed), strict=True):
         line |= {"low": low, "high": high} if line["note"] is None else {"low": float("nan"), "high": float("nan")}
-    tested = [line for line in lines if line["note"] is None]
     for line, corrected in zip(tested, holm([line["p"] for line in tested]), strict=True):
         line["p_holm"] = corrected
+
     columns = [*_KEYS, "method", "reference", "pairs", "mean", "reference_mean", "difference", "low", "high"]
     compared = pandas.DataFrame(lines, columns=[*columns, "effect", "p", "p_holm", "note"])
     compared["p_holm"] = compared["p_holm"].astype(float)
-    compared["ablation"] = compared["ablation"].astype(object).where(compared["ablation"].notna(), None)
-    compared["note"] = compared["note"].astype(object).where(compared["note"].notna(), None)
+    # pandas reads None as NaN.
+    for name in ("ablation", "note"):
+        compared[name] = compared[name].astype(object).where(compared[name].notna(), None)
     compared.attrs = {"tests": len(tested), "reference": reference}
     return compared
+
+
+def _tested(difference: Any) -> dict[str, Any]:
+    """The mean difference with its effect size and p-value, or a note why there are none."""
+    mean = difference.mean() if len(difference) else float("nan")
+    if len(difference) < LEAST_PAIRS:
+        note = f"fewer than {LEAST_PAIRS} pairs: no test"
+        return {"difference": mean, "effect": float("nan"), "p": float("nan"), "note": note}
+    return {"difference": mean, "effect": rank_biserial(difference), "p": _wilcoxon(difference), "note": None}
 
 
 def mean_values(rows: pandas.DataFrame, *, seed: int = 0) -> pandas.DataFrame:
