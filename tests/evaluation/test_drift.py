@@ -77,7 +77,7 @@ def test_every_ablation_is_in_every_face(name: str, run: Callable[..., Run], mea
     with pytest.raises(EvaluationError, match=f"did you mean '{name}'"):
         ablation_named(f"{name}x")
     assert name in measured.ablations("aopc") and f"| {name} |" in markdown(measured)
-    of_one_prompt = words(run("attribute", "--help").out).split("leave-one-outreplacesatokenby:")[1].split(".")[0]
+    of_one_prompt = words(run("attribute", "--help").out).split("leave-one-outreplacesatokenwith:")[1].split(".")[0]
     assert (name in of_one_prompt.split(",")) == (ablation.corpus != "required")
     if ablation.corpus == "required":
         with pytest.raises(EvaluationError, match=f"has no {name}"):

@@ -45,18 +45,18 @@ class PassageOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help='The field or column that holds the text. By default "text".',
+            help='Field or column that holds the text. By default "text".',
             rich_help_panel=_DATA,
             show_default=False,
         ),
     ] = None
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The split of a data set that has several.", rich_help_panel=_DATA),
+        typer.Option(metavar="NAME", help="Split of the data set, if it has several.", rich_help_panel=_DATA),
     ] = None
     subset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The configuration of a data set that has several.", rich_help_panel=_DATA),
+        typer.Option(metavar="NAME", help="Configuration of the data set, if it has several.", rich_help_panel=_DATA),
     ] = None
     skip: Annotated[int, typer.Option(help="Skip the first N passages.", min=0, rich_help_panel=_DATA)] = 0
     limit: Annotated[
@@ -94,7 +94,7 @@ class MeasureOptions:
         typer.Option(
             metavar="NAME,…",
             help=f"Methods, separated by commas: {', '.join(method_names())}. A setting follows "
-            "after @, as in fisher@8; changes follow after +, as in fisher@8+dot-mean+frozen-patterns. "
+            "@, as in fisher@8; choices follow +, as in fisher@8+dot-mean+frozen-patterns. "
             f"By default {_METHODS}, or the protocol's own.",
             rich_help_panel=_TESTS,
             show_default=False,
@@ -121,14 +121,14 @@ class MeasureOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help='"arXiv:2601.16407" follows the conventions of that paper\'s public code.',
+            help='Conventions of the evaluation: "arXiv:2601.16407" follows the public code of that paper.',
             rich_help_panel=_TESTS,
             show_default=False,
         ),
     ] = None
     seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=_TESTS)] = 0
     draws: Annotated[
-        int, typer.Option(help="Samples averaged where an ablation is random.", min=1, rich_help_panel=_TESTS)
+        int, typer.Option(help="Samples to average if an ablation is random.", min=1, rich_help_panel=_TESTS)
     ] = 4
 
 
@@ -142,7 +142,7 @@ def evaluate(
         Path,
         typer.Option(
             metavar="DIR",
-            help="The result folder. The same command continues where an earlier one stopped.",
+            help="Result folder. The same command continues an interrupted run.",
             show_default=False,
         ),
     ],
@@ -150,14 +150,14 @@ def evaluate(
     mixed_commits: Annotated[
         bool,
         typer.Option(
-            "--mixed-commits", help="Continue a folder that another commit of lens_scopes began; reports say so."
+            "--mixed-commits", help="Continue a folder that another commit of lens_scopes began; reports will say so."
         ),
     ] = False,
 ) -> None:
     """Measure the faithfulness of methods on a data set: ablate tokens and compare the effects with the scores.
 
-    Every passage is saved when it is done, so a run that was stopped or killed continues with the same command. Under
-    `accelerate launch` the processes share the passages.
+    Each passage is saved as soon as it is measured, and the same command continues an interrupted run. Processes
+    started by `accelerate launch` share the passages.
     """
     output.check()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone

@@ -14,7 +14,7 @@ import typer
 def models(
     filter_text: Annotated[
         str | None,
-        typer.Argument(metavar="FILTER", help="Only names and aliases that contain this text.", show_default=False),
+        typer.Argument(metavar="FILTER", help="List only names and aliases with this text.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:

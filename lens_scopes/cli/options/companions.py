@@ -27,8 +27,8 @@ class CompanionOptions:
         typer.Option(
             "--with",
             metavar="heads|matrix|modes",
-            help="Add heads, the source × target matrix, or the Fisher modes of the same prompt to the page and to the "
-            "terminal view; may be repeated.",
+            help="Also show heads, the source × target matrix, or the Fisher modes for the same prompt, on the page "
+            "and in the terminal; may be repeated.",
             rich_help_panel="Output",
         ),
     ] = None

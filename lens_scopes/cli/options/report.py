@@ -23,7 +23,7 @@ class ReportOptions:
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help=f"Write a report in the format of the suffix: {formats_text()}; may be repeated.",
+            help=f"Write a report in the format of its suffix: {formats_text()}; may be repeated.",
             rich_help_panel=PANEL,
         ),
     ] = None
@@ -31,7 +31,7 @@ class ReportOptions:
         str | None,
         typer.Option(
             metavar="METHOD",
-            help="The method that the others are compared with. By default the first.",
+            help="Method to compare the others with. By default the first.",
             rich_help_panel=PANEL,
             show_default=False,
         ),
