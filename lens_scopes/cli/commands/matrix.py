@@ -33,7 +33,7 @@ def matrix(
         list[str] | None,
         typer.Option(
             metavar="NAME=TEXT",
-            help="Name a span of the prompt, to sum influence over it; may be repeated. Chat messages have one each.",
+            help="Name a span, to sum influence over it; may be repeated. Chat messages are named by role.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
