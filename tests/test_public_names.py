@@ -7,18 +7,16 @@ import pytest
 
 import lens_scopes as ls
 
-# An evaluation needs a data set and a result folder, which no short example has.
-WITHOUT_EXAMPLE = {"evaluate", "load_results", "report", "EvaluationReport"}
 PUBLIC = [name for name in ls.__all__ if name != "__version__"]
 FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(ls, name)) and name[0].islower()]
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in WITHOUT_EXAMPLE])
+@pytest.mark.parametrize("name", PUBLIC)
 def test_public_docstring_has_an_example(name: str) -> None:
     assert ">>> " in (inspect.getdoc(getattr(ls, name)) or ""), f"{name} has no example"
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in WITHOUT_EXAMPLE])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_public_function_names_all_its_arguments(name: str) -> None:
     function = getattr(ls, name)
     documented = re.findall(r"^    ([\w, ]+): ", inspect.getdoc(function) or "", re.MULTILINE)

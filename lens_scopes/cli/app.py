@@ -49,7 +49,7 @@ def lens_scopes(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Which tokens, at which layers, made a language model predict what it predicts: Jacobian Scopes."""
+    """Jacobian Scopes: find the tokens, layers and heads that made a language model predict what it predicts."""
 
 
 def run_command(command: Callable[..., None], arguments: Sequence[str] | None = None) -> None:

@@ -6,7 +6,6 @@ tokens (BOS) stay in place: without its attention sink a model is another model.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lens_scopes.engine.ablations import ablation_named
 from lens_scopes.engine.final_state import Unembedding, kl_divergence, log_softmax
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.prefix_cache import Prefixed
@@ -23,18 +23,6 @@ from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import text_mean
 from lens_scopes.errors import EvaluationError
 
-ABLATIONS = {
-    "zero": "the zero vector",
-    "pad": "the embedding of the padding token",
-    "eos": "the embedding of the end-of-text token",
-    "bos": "the embedding of the begin-of-text token",
-    "mean": "the mean embedding of the prompt's non-special tokens",
-    "corpus-mean": "the mean embedding of the tokens of all passages",
-    "resample": "the embeddings of tokens drawn from all passages (from the prompt itself where there are no others)",
-    "remove": "nothing: the token is taken out and later ones move up",
-}
-
-_TOKENS = ("pad", "eos", "bos")  # ablations by a token that the tokenizer may lack
 _TOKENS_AT_ONCE = 1024  # more fill the cores no better, and smaller batches share longer prefixes
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
 _DIVERGENCE_ROWS = 4  # rows of them compared at a time
@@ -72,23 +60,15 @@ class Outcomes:
     divergence: Float[Tensor, " row"]
 
 
-def check_ablation(name: str) -> None:
-    """Raises EvaluationError for an unknown ablation, with near names."""
-    if name not in ABLATIONS:
-        near = difflib.get_close_matches(str(name), ABLATIONS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise EvaluationError(f"unknown ablation {name!r}{hint} (expected one of {', '.join(ABLATIONS)}).")
-
-
 def check_available(model: ScopedModel, name: str, corpus: Corpus) -> None:
     """Raises EvaluationError for an ablation that is unknown, or that the tokenizer or an empty corpus cannot give."""
-    check_ablation(name)
-    if name == "corpus-mean" and not corpus.token_ids:
+    ablation = ablation_named(name)
+    if ablation.corpus == "required" and not corpus.token_ids:
         raise EvaluationError(
-            "ablation 'corpus-mean' is the mean over other passages, and there are none here; "
+            f"ablation {name!r} is {ablation.help}, and there are none here; "
             "evaluate over a data set, or use 'mean' for the prompt's own mean."
         )
-    if name in _TOKENS and _token_id(model, name) is None:
+    if ablation.special_token and _token_id(model, name) is None:
         raise EvaluationError(
             f"ablation {name!r} needs a tokenizer with such a token, and this model's has none; "
             "choose another, such as zero or mean."
@@ -113,9 +93,9 @@ class AblatedPrompt:
         token_ids: the prompt up to the position explained.
         special: which of its tokens are special; they are never ablated.
         target: the token whose log-probability is followed.
-        ablation: one of ABLATIONS.
-        draws: how many random replacements "resample" averages over.
-        corpus: for "corpus-mean" and "resample".
+        ablation: a name of ABLATIONS.
+        draws: how many random replacements are averaged, where the ablation is random.
+        corpus: the tokens of other passages, for the ablations that use them.
         seed: of the draws; the global generator is not touched.
 
     Attributes:
@@ -150,10 +130,12 @@ class AblatedPrompt:
         self.token_ids = list(token_ids)
         self.eligible = [index for index, is_special in enumerate(special) if not is_special]
         self.target = target
-        self.ablation = ablation
+        self.ablation = ablation_named(ablation)
         self._unembedding: Unembedding = model.unembedding()
-        generator = torch.Generator().manual_seed(seed)
-        self._replacements = self._replacement_embeddings(draws, corpus, generator)
+        self.draws, self.corpus = draws, corpus
+        self.generator = torch.Generator().manual_seed(seed)
+        # What each position's embedding is replaced by, one row per draw; None where tokens are taken out.
+        self._replacements: Tensor | None = self.ablation.replacements(self)
         self._prefixed = None if self._replacements is None else Prefixed.start(model, self.token_ids)
         self.forwards = 1
         unchanged = (
@@ -163,6 +145,10 @@ class AblatedPrompt:
         self._clean_logits = clean
         self.clean = log_softmax(clean)
         self.clean_logit = float(clean[target])
+
+    def embeddings(self) -> Float[Tensor, "pos d_model"]:
+        """The embeddings of the prompt's own tokens."""
+        return self.model.token_embeddings(self.token_ids)
 
     def outcomes(self, masks: Bool[Tensor, "row pos"]) -> Outcomes:
         """The prediction after ablating each set of tokens.
@@ -179,8 +165,8 @@ class AblatedPrompt:
             states.append(some_states)
         # Logits of many rows at a time: W_U is read once for all of them.
         for start, part in enumerate(torch.cat(states).split(_ROWS_AT_ONCE) if states else ()):
-            own = rows[start * _ROWS_AT_ONCE : start * _ROWS_AT_ONCE + len(part)]
-            totals.index_add_(1, torch.tensor(own), self._measures(part) / draws)
+            row_indices = rows[start * _ROWS_AT_ONCE : start * _ROWS_AT_ONCE + len(part)]
+            totals.index_add_(1, torch.tensor(row_indices), self._measures(part) / draws)
         log_probability, probability, logit, divergence = totals
         return Outcomes(log_probability, probability, logit, divergence)
 
@@ -201,13 +187,13 @@ class AblatedPrompt:
     def _final_states(self, masks: Bool[Tensor, "row pos"]) -> Iterator[tuple[list[int], Float[Tensor, "n d_model"]]]:
         """Final states with the rows of `masks` they belong to, several of one row for several draws."""
         if self._replacements is None:
-            kept = [[token for token, gone in zip(self.token_ids, mask, strict=True) if not gone] for mask in masks]
-            order = sorted(range(len(kept)), key=lambda row: -len(kept[row]))
+            shorter = [[token for token, gone in zip(self.token_ids, mask, strict=True) if not gone] for mask in masks]
+            order = sorted(range(len(shorter)), key=lambda row: -len(shorter[row]))
             step = max(1, _TOKENS_AT_ONCE // len(self.token_ids))
             for start in range(0, len(order), step):
                 rows = order[start : start + step]
                 self.forwards += len(rows)
-                yield rows, self.model.run_to_final_states([kept[row] for row in rows])
+                yield rows, self.model.run_to_final_states([shorter[row] for row in rows])
             return
         copies = [(row, draw) for row in range(len(masks)) for draw in range(len(self._replacements))]
         firsts = [int(mask.nonzero()[0]) if bool(mask.any()) else len(self.token_ids) - 1 for mask in masks]
@@ -232,33 +218,42 @@ class AblatedPrompt:
             return self._prefixed.final_states(first, len(masks), hooks)
         return self.model.run_to_final_states([self.token_ids] * len(masks), hooks)
 
-    def _replacement_embeddings(
-        self, draws: int, corpus: Corpus, generator: torch.Generator
-    ) -> Float[Tensor, "draw pos d_model"] | None:
-        """What each position's embedding is replaced by; None where tokens are removed."""
-        if self.ablation == "remove":
-            return None
-        own = self.model.token_embeddings(self.token_ids)
-        if self.ablation == "zero":
-            return torch.zeros_like(own)[None]
-        if not self.eligible:  # nothing is ever replaced
-            return own[None]
-        if self.ablation == "mean":
-            averaged = torch.zeros(1, len(own), dtype=torch.bool, device=own.device)
-            averaged[0, self.eligible] = True
-            return text_mean(own[None], averaged).to(own).expand_as(own[None])
-        if self.ablation == "corpus-mean":
-            return self._corpus_mean(corpus).to(own).expand_as(own)[None]
-        if self.ablation == "resample":
-            pool = torch.tensor(corpus.token_ids or [self.token_ids[index] for index in self.eligible])
-            drawn = pool[torch.randint(len(pool), (draws, len(self.token_ids)), generator=generator)]
-            unique, places = drawn.unique(return_inverse=True)
-            return self.model.token_embeddings(unique.tolist())[places]
-        token_id = _token_id(self.model, self.ablation)
-        assert token_id is not None
-        return self.model.token_embeddings([token_id])[0].expand_as(own)[None]
 
-    def _corpus_mean(self, corpus: Corpus) -> Float[Tensor, " d_model"]:
-        unique, counts = torch.tensor(corpus.token_ids).unique(return_counts=True)
-        vectors = self.model.token_embeddings(unique.tolist()).double()
-        return (vectors * counts[:, None].to(vectors)).sum(0) / counts.sum()
+# The functions of ABLATIONS: what each position's embedding is replaced by
+
+
+def zero_vectors(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
+    return torch.zeros_like(prompt.embeddings())[None]
+
+
+def special_token(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
+    token_id = _token_id(prompt.model, prompt.ablation.name)
+    assert token_id is not None
+    embeddings = prompt.embeddings()
+    return prompt.model.token_embeddings([token_id])[0].expand_as(embeddings)[None]
+
+
+def prompt_mean(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
+    embeddings = prompt.embeddings()
+    if not prompt.eligible:  # nothing is ever replaced
+        return embeddings[None]
+    averaged = torch.zeros(1, len(embeddings), dtype=torch.bool, device=embeddings.device)
+    averaged[0, prompt.eligible] = True
+    return text_mean(embeddings[None], averaged).to(embeddings).expand_as(embeddings[None])
+
+
+def corpus_mean(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
+    unique, counts = torch.tensor(prompt.corpus.token_ids).unique(return_counts=True)
+    vectors = prompt.model.token_embeddings(unique.tolist()).double()
+    mean = (vectors * counts[:, None].to(vectors)).sum(0) / counts.sum()
+    embeddings = prompt.embeddings()
+    return mean.to(embeddings).expand_as(embeddings)[None]
+
+
+def resampled_tokens(prompt: AblatedPrompt) -> Float[Tensor, "draw pos d_model"]:
+    pool = torch.tensor(prompt.corpus.token_ids or [prompt.token_ids[index] for index in prompt.eligible])
+    if not len(pool):  # nothing is ever replaced
+        return prompt.embeddings()[None]
+    tokens = pool[torch.randint(len(pool), (prompt.draws, len(prompt.token_ids)), generator=prompt.generator)]
+    unique, places = tokens.unique(return_inverse=True)
+    return prompt.model.token_embeddings(unique.tolist())[places]

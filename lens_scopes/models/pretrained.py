@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import socket
 import urllib.parse
 import urllib.request
@@ -14,9 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from lens_scopes.errors import ModelError
+from lens_scopes.errors import ModelError, near_names
 from lens_scopes.models import gemma as embedded
-from lens_scopes.models.names import Source, near_names, official_name
+from lens_scopes.models.names import Source, official_name, suggest_models
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -155,10 +154,7 @@ def _model_class(architecture: str | None) -> Any:
         return transformers.AutoModelForCausalLM
     class_name = BY_TYPE.get(architecture, architecture)
     if class_name not in BY_TYPE.values():
-        spellings = {spelling.lower(): spelling for spelling in (*BY_TYPE.values(), *BY_TYPE)}
-        near = [
-            spellings[match] for match in difflib.get_close_matches(architecture.lower(), spellings, n=3, cutoff=0.5)
-        ]
+        near = near_names(architecture, (*BY_TYPE.values(), *BY_TYPE), n=3, cutoff=0.5)
         raise ModelError(
             f"architecture {architecture!r} is no causal language model of Transformers: "
             f"use its class or model type, such as {' or '.join(map(repr, near or ['GPT2LMHeadModel', 'llama']))}"
@@ -182,7 +178,7 @@ def _require_hub(name: str) -> None:
 
 
 def _no_network(name: str) -> str:
-    guess = "" if official_name(name) else near_names(name).replace(": ", ", or ", 1)
+    guess = "" if official_name(name) else suggest_models(name).replace(": ", ", or ", 1)
     return (
         f"{name!r} is not in the local Hugging Face cache and the hub cannot be reached: download it there once with a "
         f"network, give the path of a folder that holds it, or use the embedded {embedded.EMBEDDED_NAME!r}{guess}"
@@ -195,7 +191,7 @@ def _explain(source: Source, error: BaseException) -> str:
         if "GatedRepoError" in kinds:
             return f"{name!r} is gated on the hub: accept its licence on its page and log in with `hf auth login`"
         if "RepositoryNotFoundError" in kinds:
-            return f"{name!r} does not exist on the hub, or is private{near_names(name)}"
+            return f"{name!r} does not exist on the hub, or is private{suggest_models(name)}"
         if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ReadTimeout"}:
             return _no_network(name)
     if "trust_remote_code" in str(error):

@@ -36,10 +36,10 @@ PromptLike: TypeAlias = str | Sequence[Mapping[str, str]] | Sequence[int] | Tens
 
 
 def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, SpanLike] | None = None) -> Prompt:
-    """Tokenizes a prompt for a model.
+    """Tokenizes a text, a chat or token ids for a model, and names parts of it.
 
     Args:
-        model: whose tokenizer reads it.
+        model: a HookedTransformer, TransformerBridge, or anything with their `tokenizer` and `cfg`.
         prompt: one of
 
             - a text. BOS is prepended once; other tokens that a tokenizer adds (a final EOS) are not.
@@ -52,7 +52,8 @@ def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, Sp
             matter: the span "dog" takes the token " dog". Spans may overlap.
 
     Returns:
-        A Prompt with the string, the id and the character offsets of each token.
+        A Prompt with the id, the string, the character offsets and the special flag of each of its `pos` tokens, and
+        the spans as `[start, stop)` in tokens.
 
     Raises:
         PromptError: for an empty prompt, one beyond the context window, text that is not valid Unicode, ids

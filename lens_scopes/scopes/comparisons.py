@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_scopes.engine.ablations import ABLATIONS, ablation_named
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, check_ablation, check_draws
+from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Explanation
@@ -70,7 +71,7 @@ class LeaveOneOut(Baseline):
     Args:
         measure: "kl", "logit" or "logprob".
         ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
-            tokens), "pad", "eos", "bos", "resample" (tokens of the prompt itself) or "remove".
+            tokens), "pad", "eos", "bos", "resample" (by tokens drawn from the prompt itself) or "remove".
         draws: random replacements averaged for "resample".
         seed: of the draws.
 
@@ -94,12 +95,11 @@ class LeaveOneOut(Baseline):
     def __post_init__(self) -> None:
         if self.measure not in ("kl", "logit", "logprob"):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
-        check_ablation(self.ablation)
         check_draws(self.draws)
-        if self.ablation == "corpus-mean":
+        if ablation_named(self.ablation).corpus == "required":
             raise EvaluationError(
-                "LeaveOneOut sees one prompt alone, so it has no corpus-mean to replace tokens by; choose 'mean', the "
-                "prompt's own, or another."
+                f"LeaveOneOut sees one prompt alone, so it has no {self.ablation} to replace tokens by; choose 'mean', "
+                "the prompt's own, or another."
             )
 
     @property
@@ -114,7 +114,7 @@ class LeaveOneOut(Baseline):
 
     @property
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"one token at a time is replaced by {ABLATIONS[self.ablation]}"
+        return f"one token at a time is replaced by {ABLATIONS[self.ablation].help}"
 
     @property
     def takes_target(self) -> bool:

@@ -17,6 +17,7 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.errors import ObjectiveError, suggest
 
 if TYPE_CHECKING:
@@ -405,6 +406,8 @@ def options() -> dict[str, Option]:
 def _explained_options() -> tuple[Option, ...]:
     scopes = ", ".join(scope_names(takes_gradient=True))
     comparisons = ", ".join(scope_names(takes_gradient=False))
+    of_one_prompt = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
+    random = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
     return (
         Option(
             "scope",
@@ -473,29 +476,29 @@ def _explained_options() -> tuple[Option, ...]:
         Option(
             "exact",
             EXPLAINED,
-            "Leading directions of --rank trace that are taken exactly. By default 16, and 0 for an answer.",
+            "Leading directions of --rank trace to compute exactly. By default 16, and 0 for an answer.",
             kind=int,
             maximum=256,
         ),
-        Option("seed", EXPLAINED, "Seed of what is random. By default 0.", kind=int, minimum=0, maximum=_LARGEST_SEED),
+        Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=_LARGEST_SEED),
         Option(
             "measure",
             EXPLAINED,
-            "What leave-one-out follows. By default kl, the change of the whole distribution.",
+            "What leave-one-out measures. By default kl, the change of the whole distribution.",
             "kl|logit|logprob",
         ),
         Option(
             "ablation",
             EXPLAINED,
-            "What leave-one-out replaces a token by: zero (the default), mean, pad, eos, bos, resample or remove.",
+            f"What leave-one-out replaces a token with: {of_one_prompt}. By default zero.",
             "NAME",
         ),
-        Option("draws", EXPLAINED, "Random replacements that resample averages. By default 4.", kind=int, maximum=64),
+        Option("draws", EXPLAINED, f"Random replacements averaged by {random}. By default 4.", kind=int, maximum=64),
     )
 
 
 _READ_OPTIONS = (
-    Option("layers", READ, "Influence at every layer's residual stream too.", kind=bool),
+    Option("layers", READ, "Also read influence at every layer's residual stream.", kind=bool),
     Option(
         "layer_site",
         READ,
@@ -504,7 +507,7 @@ _READ_OPTIONS = (
         "NAME",
     ),
     Option(
-        "site", READ, "A further activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True
+        "site", READ, "Another activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True
     ),
     Option(
         "score_site",
@@ -542,14 +545,14 @@ _LIMIT_OPTIONS = (
     Option(
         "memory",
         LIMITS,
-        "The most memory to use beyond the model's weights, such as 4GB; the work is cut into parts to stay below. By "
-        "default a share of what is free.",
+        "Memory limit beyond the model's weights, such as 4GB; the work is split to stay below it. By default a share "
+        "of the free memory.",
         "SIZE",
     ),
     Option(
         "matmul_dtype",
         LIMITS,
-        "Round the factors of the body's matrix products to this dtype: faster, and the tokens rank almost alike. By "
+        "Round the factors of the body's matrix products to this dtype: faster, with almost the same ranking. By "
         "default the model's own.",
         "|".join(MATMUL_DTYPES),
     ),

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lens_scopes.engine import token_ablation
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import ABLATIONS, AblatedPrompt, Corpus, Outcomes
+from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, Outcomes
 from lens_scopes.errors import EvaluationError
 
 IDS = [1, 17, 0, 8, 22, 3, 8, 11]
@@ -273,7 +274,7 @@ def test_embeddings_of_more_tokens_than_the_context_holds(tiny: Any) -> None:
     ("make", "words"),
     [
         (lambda model: ablated(model, "resmple"), "'resmple'; did you mean 'resample'"),
-        (lambda model: ablated(model, "nonsense"), "expected one of zero, pad"),
+        (lambda model: ablated(model, "nonsense"), "Known: zero, pad"),
         (lambda model: ablated(model, "corpus-mean", corpus=None), "there are none here"),
         (lambda model: ablated(model, "resample", draws=0), "at least one draw"),
     ],
@@ -286,7 +287,7 @@ def test_bad_input_is_refused_in_one_line(make: Callable[[Any], Any], words: str
 
 def test_every_ablation_is_described() -> None:
     assert set(ABLATIONS) == {"zero", "pad", "eos", "bos", "mean", "corpus-mean", "resample", "remove"}
-    assert all(ABLATIONS.values())
+    assert all(name == ablation.name and ablation.help for name, ablation in ABLATIONS.items())
 
 
 @pytest.mark.parametrize("size", [1e-5, 1e-3, 1e-1])

@@ -16,7 +16,7 @@ from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.evaluation.evaluator import Evaluator
 from lens_scopes.evaluation.methods.method import Method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
-from lens_scopes.evaluation.metrics.registry import METRICS
+from lens_scopes.evaluation.metrics.table import METRICS
 from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.prompts.prompt import Prompt
 
@@ -81,7 +81,7 @@ def test_every_method_metric_and_ablation_is_measured() -> None:
     for method in ("temperature", "random"):
         for name in cheap:
             ablations = {key[2] for key in found if key[0] == method and key[1].startswith(name)}
-            assert ablations >= ({"zero", "mean"} if METRICS[name].ablates else {None}), name
+            assert ablations >= ({"zero", "mean"} if METRICS[name].needs_ablation else {None}), name
     assert {item.metric for item in measurements} >= {"loo-kl-kendall", "deletion-kl", "randomization-final-half"}
     assert {(item.method, item.forwards, item.backwards) for item in measurements} == {
         ("temperature", 1, 1),

@@ -23,9 +23,9 @@ from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, count_of, ranking
 from lens_scopes.evaluation.metrics.agreement import correlation
-from lens_scopes.evaluation.metrics.perturbation import CURVE_FRACTIONS, ERASER_FRACTIONS, integral
-from lens_scopes.evaluation.metrics.registry import METRICS, metric_named
+from lens_scopes.evaluation.metrics.perturbation import integral
 from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
+from lens_scopes.evaluation.metrics.table import CURVE_FRACTIONS, ERASER_FRACTIONS, METRICS, metric_named
 from lens_scopes.prompts.prompt import Prompt
 
 TARGET = 5

@@ -11,7 +11,8 @@ from fake_evaluation import ABLATIONS, METHODS, fake_evaluation
 from html_document import Document
 
 from lens_scopes.errors import EvaluationError, FileError
-from lens_scopes.evaluation.report import SUFFIXES, EvaluationReport, report
+from lens_scopes.evaluation.formats import FORMATS
+from lens_scopes.evaluation.report import EvaluationReport, report
 from lens_scopes.evaluation.statistics.comparison import compare_methods
 from lens_scopes.evaluation.storage.results import load_results
 from lens_scopes.views import figure_bytes
@@ -121,7 +122,7 @@ def test_the_terminal_fits_its_width(found: EvaluationReport) -> None:
     assert "aopc (lower is better)" in printed and value_text(mean(found, "fisher", "aopc", "mean")) in printed
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_every_kind_of_report_is_saved(found: EvaluationReport, tmp_path: Path, suffix: str) -> None:
     found.save(tmp_path / f"report{suffix}")
     assert (tmp_path / f"report{suffix}").stat().st_size > 500

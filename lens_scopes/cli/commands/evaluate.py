@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,18 @@ from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.report import ReportOptions
 from lens_scopes.cli.progress import progress_bar
+from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.evaluation.methods.table import method_names
+from lens_scopes.evaluation.metrics.table import METRICS
 
 _DATA = "Passages"
 _TESTS = "What is measured"
 _METHODS = "fisher,temperature,semantic,random"
+
+
+def _listed(entries: Mapping[str, str]) -> str:
+    """Names with their help, one per line (typer joins the lines of a paragraph)."""
+    return "".join(f"\n\n{name}: {text}" for name, text in entries.items())
 
 
 @dataclass(frozen=True)
@@ -37,18 +45,18 @@ class PassageOptions:
         str | None,
         typer.Option(
             metavar="NAME",
-            help='The field or column that holds the text. By default "text".',
+            help='Field or column that holds the text. By default "text".',
             rich_help_panel=_DATA,
             show_default=False,
         ),
     ] = None
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The split of a data set that has several.", rich_help_panel=_DATA),
+        typer.Option(metavar="NAME", help="Split of the data set, if it has several.", rich_help_panel=_DATA),
     ] = None
     subset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The configuration of a data set that has several.", rich_help_panel=_DATA),
+        typer.Option(metavar="NAME", help="Configuration of the data set, if it has several.", rich_help_panel=_DATA),
     ] = None
     skip: Annotated[int, typer.Option(help="Skip the first N passages.", min=0, rich_help_panel=_DATA)] = 0
     limit: Annotated[
@@ -86,33 +94,41 @@ class MeasureOptions:
         typer.Option(
             metavar="NAME,…",
             help=f"Methods, separated by commas: {', '.join(method_names())}. A setting follows "
-            "after @, as in fisher@8; changes follow after +, as in fisher@8+dot-mean+frozen-patterns. "
+            "@, as in fisher@8; choices follow +, as in fisher@8+dot-mean+frozen-patterns. "
             f"By default {_METHODS}, or the protocol's own.",
             rich_help_panel=_TESTS,
             show_default=False,
         ),
     ] = None
     metrics: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Metrics, separated by commas.", rich_help_panel=_TESTS)
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help=f"Metrics, separated by commas.{_listed({m.name: m.sentence for m in METRICS.values()})}",
+            rich_help_panel=_TESTS,
+        ),
     ] = "aopc,loo-kl"
     ablations: Annotated[
         str,
         typer.Option(
-            metavar="NAME,…", help="What replaces ablated tokens, separated by commas.", rich_help_panel=_TESTS
+            metavar="NAME,…",
+            help="What replaces ablated tokens, separated by commas."
+            + _listed({a.name: a.help for a in ABLATIONS.values()}),
+            rich_help_panel=_TESTS,
         ),
     ] = "zero,mean"
     protocol: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help='"arXiv:2601.16407" follows the conventions of that paper\'s public code.',
+            help='Conventions of the evaluation: "arXiv:2601.16407" follows the public code of that paper.',
             rich_help_panel=_TESTS,
             show_default=False,
         ),
     ] = None
     seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=_TESTS)] = 0
     draws: Annotated[
-        int, typer.Option(help="Samples averaged where an ablation is random.", min=1, rich_help_panel=_TESTS)
+        int, typer.Option(help="Samples to average if an ablation is random.", min=1, rich_help_panel=_TESTS)
     ] = 4
 
 
@@ -126,7 +142,7 @@ def evaluate(
         Path,
         typer.Option(
             metavar="DIR",
-            help="The result folder. The same command continues where an earlier one stopped.",
+            help="Result folder. The same command continues an interrupted run.",
             show_default=False,
         ),
     ],
@@ -134,14 +150,14 @@ def evaluate(
     mixed_commits: Annotated[
         bool,
         typer.Option(
-            "--mixed-commits", help="Continue a folder that another commit of lens_scopes began; reports say so."
+            "--mixed-commits", help="Continue a folder that another commit of lens_scopes began; reports will say so."
         ),
     ] = False,
 ) -> None:
     """Measure the faithfulness of methods on a data set: ablate tokens and compare the effects with the scores.
 
-    Every passage is saved when it is done, so a run that was stopped or killed continues with the same command. Under
-    `accelerate launch` the processes share the passages.
+    Each passage is saved as soon as it is measured, and the same command continues an interrupted run. Processes
+    started by `accelerate launch` share the passages.
     """
     output.check()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
@@ -154,6 +170,7 @@ def evaluate(
         from lens_scopes.evaluation.statistics.comparison import check_reference
         from lens_scopes.evaluation.storage.folder import ResultFolder
 
+        # What can be refused without the model is refused before it is loaded.
         check_target(data.target)
         protocol = as_protocol(measures.protocol)
         metrics, ablations = map(_names, (measures.metrics, measures.ablations))
@@ -161,6 +178,8 @@ def evaluate(
         methods = _names(measures.methods or ",".join(protocol.methods_of(metrics)) or _METHODS)
         check_choices(methods, metrics, ablations)
         check_reference(output.reference, methods)
+
+        # Each of several processes has a device of its own, and the first shows the progress.
         process = this_process()
         passages = read_passages(data.passages, field=data.field, split=data.split, subset=data.subset)
         loaded = replace(model, device=model.device or process.device()).load()
@@ -183,9 +202,11 @@ def evaluate(
                 mixed_commits=mixed_commits,
                 progress=progress if process.rank == 0 else None,
             )
+
+        # Of several processes, the last one to finish reports.
         chosen = Selection(passages, data.skip, data.limit).indices()
         complete = process.count == 1 or set(chosen) <= ResultFolder.open(out).records().keys()
-    if complete:  # of several processes the last one reports
+    if complete:
         output.deliver(out)
 
 

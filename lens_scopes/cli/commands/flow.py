@@ -36,25 +36,23 @@ def flow(
     answer: Annotated[
         str | None,
         typer.Option(
-            help="The text after the prompt: explain the predictions of its tokens, and sum the values.",
+            help="Text after the prompt: explain the predictions of its tokens, and sum the values.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None,
-    generate: Annotated[
-        int, typer.Option(help="Let the model generate N tokens as the answer.", min=0, rich_help_panel=_PANEL)
-    ] = 0,
+    generate: Annotated[int, typer.Option(help="Generate N tokens as the answer.", min=0, rich_help_panel=_PANEL)] = 0,
     sigma: Annotated[
         float,
         typer.Option(
-            help="Size of the noise; at 1 it is as long as the median embedding of the vocabulary.",
+            help="Size of the noise, relative to the median embedding norm of the vocabulary.",
             rich_help_panel=_PANEL,
         ),
     ] = 0.1,
     rank: Annotated[
         int | None,
         typer.Option(
-            help="Leading directions of each prediction; by default all of them up to d_model = 128, else 16.",
+            help="Leading directions per prediction. By default all of them up to d_model 128, otherwise 16.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -62,34 +60,33 @@ def flow(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="Random directions for the part beyond the rank; by default 16.",
+            help="Random directions for the remainder beyond --rank. By default 16.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random directions.", rich_help_panel=_PANEL)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=_PANEL)] = 0,
     fail_above: Annotated[
         float | None,
         typer.Option(
             metavar="NATS",
-            help="Exit with status 1 if any span's value, summed over the answer, exceeds N nats. It detects that "
-            "small changes of the span would move the predictions, not whether the answer repeats the span; a low "
-            "value proves no secret safe.",
+            help="Exit with status 1 if any span's value, summed over the answer, exceeds NATS. A high value "
+            "means that small changes to the span would move the predictions, not that the answer repeats the span; a "
+            "low value does not prove a secret safe.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None,
     measure: Annotated[
         str,
-        typer.Option(
-            metavar="bound|channel", help="The value that --fail-above is compared with.", rich_help_panel=_PANEL
-        ),
+        typer.Option(metavar="bound|channel", help="Value that --fail-above checks.", rich_help_panel=_PANEL),
     ] = "bound",
 ) -> None:
     """Bound the information, in nats, that a span (a secret, a retrieved document) passes to the next predictions.
 
     Exit status: 0, 1 when --fail-above is exceeded (the result is still written), 2 for wrong input.
     """
+    # What can be refused without the model is refused before it is loaded.
     output.check()
     _check_threshold(fail_above, measure)
     text, named = prompt.read(), spans.read()
@@ -117,6 +114,7 @@ def flow(
                 memory=spec.memory,
                 progress=progress,
             )
+    # The result is delivered before a threshold can end the command.
     asked.remark(result)
     output.deliver(result)
     if fail_above is not None:

@@ -28,24 +28,24 @@ def heads(
         str,
         typer.Option(
             metavar="zero|mean|shuffle",
-            help="Replacement for a component's output: zero, its mean over the prompt's non-special tokens, "
-            "or its value in a prompt of the same tokens in a random order (special tokens in place).",
+            help="What replaces a component's output: zero, its mean over the prompt's non-special tokens, or its "
+            "output on a random order of the same tokens (special tokens stay in place).",
             rich_help_panel=_PANEL,
         ),
     ] = "mean",
     head: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="L3H2", help="A head whose attention pattern to show; may be repeated.", rich_help_panel=_PANEL
+            metavar="L3H2", help="Show the attention pattern of this head; may be repeated.", rich_help_panel=_PANEL
         ),
     ] = None,
     top: Annotated[
-        int, typer.Option(help="Show the patterns of the N strongest heads.", min=1, rich_help_panel=_PANEL)
+        int, typer.Option(help="Show the attention patterns of the N strongest heads.", min=1, rich_help_panel=_PANEL)
     ] = 6,
     verify: Annotated[
         int | None,
         typer.Option(
-            help="Ablate the N strongest components; 0 for none. By default as many as is cheap.",
+            help="Ablate the N strongest components, or none with 0. By default as many as are cheap to ablate.",
             min=0,
             rich_help_panel=_PANEL,
             show_default=False,

@@ -27,15 +27,13 @@ def matrix(
     output: ResultOptions,
     generate: Annotated[
         int,
-        typer.Option(
-            help="Let the model generate N tokens first, and explain only those.", min=0, rich_help_panel=_PANEL
-        ),
+        typer.Option(help="Generate N tokens first, and explain only those.", min=0, rich_help_panel=_PANEL),
     ] = 0,
     span: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=TEXT",
-            help="Name a part of the prompt, for totals over spans; may be repeated. Chat messages have names already.",
+            help="Name a span, to sum influence over it; may be repeated. Chat messages are named by role.",
             rich_help_panel=_PANEL,
         ),
     ] = None,

@@ -14,7 +14,7 @@ import typer
 def models(
     filter_text: Annotated[
         str | None,
-        typer.Argument(metavar="FILTER", help="Only names and aliases that contain this text.", show_default=False),
+        typer.Argument(metavar="FILTER", help="List only names and aliases with this text.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
@@ -25,16 +25,16 @@ def models(
     with redirect_stdout(sys.stderr):
         known = available_models()
     wanted = (filter_text or "").lower()
-    found = [model for model in known if any(wanted in name.lower() for name in (model.name, *model.aliases))]
-    found.sort(key=lambda model: (model.name != EMBEDDED_NAME, not model.cached))
+    matching = [model for model in known if any(wanted in name.lower() for name in (model.name, *model.aliases))]
+    matching.sort(key=lambda model: (model.name != EMBEDDED_NAME, not model.cached))
     if as_json:
-        print(json.dumps([asdict(model) for model in found]))
+        print(json.dumps([asdict(model) for model in matching]))
         return
-    width = max((len(model.name) for model in found), default=0)
-    for model in found:
+    width = max((len(model.name) for model in matching), default=0)
+    for model in matching:
         place = "embedded" if model.name == EMBEDDED_NAME else "cached" if model.cached else "hub"
         print(f"{model.name:<{width}}  {place:<8}  {', '.join(model.aliases)}".rstrip())
-    if not found:
+    if not matching:
         print(
             f"lens-scopes: no known name contains {filter_text!r}; a local folder can be given by its path.",
             file=sys.stderr,

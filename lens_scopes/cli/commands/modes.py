@@ -29,7 +29,7 @@ def modes(
         str,
         typer.Option(
             metavar="zero|mean",
-            help="Replacement for a source token's embedding: zero, or the mean over the prompt's non-special tokens.",
+            help="What replaces a source token's embedding: zero, or the mean over the prompt's non-special tokens.",
             rich_help_panel=_PANEL,
         ),
     ] = "mean",

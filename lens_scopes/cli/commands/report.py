@@ -16,6 +16,6 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A result folder of `lens-scopes evaluate`.")],
     output: ReportOptions,
 ) -> None:
-    """Show a saved evaluation, or write it as reports."""
+    """Show a saved evaluation, or write reports of it."""
     output.check()
     output.deliver(folder)

@@ -30,12 +30,12 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="The address to listen on. Any address other than 127.0.0.1 requires a token.",
+            help="Address to listen on. Any address other than 127.0.0.1 requires a token.",
             rich_help_panel=_PANEL,
         ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="The port; 0 picks a free one.", min=0, max=65535, rich_help_panel=_PANEL)
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535, rich_help_panel=_PANEL)
     ] = 8765,
     token: Annotated[
         str | None,
@@ -47,7 +47,7 @@ def serve(
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="Another host name of this server; may be repeated.", rich_help_panel=_PANEL),
+        typer.Option(help="Additional host name of this server; may be repeated.", rich_help_panel=_PANEL),
     ] = None,
     prompt_tokens: Annotated[
         int, typer.Option(help="Maximum prompt length, in tokens.", min=1, rich_help_panel=_PANEL)
@@ -64,7 +64,7 @@ def serve(
         ),
     ] = False,
     open_page: Annotated[
-        bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=_PANEL)
+        bool, typer.Option("--open", help="Open the page in a browser.", rich_help_panel=_PANEL)
     ] = False,
 ) -> None:
     """Serve a local web page for exploring a model; works offline."""

@@ -15,10 +15,10 @@ from lens_scopes.errors import PromptError
 
 @with_option_groups
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A result of any kind, written by --out.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A result of any kind, saved with --out.")],
     output: OutputOptions,
 ) -> None:
-    """Show a saved result, or convert it to other files."""
+    """Show a saved result, or convert it to other formats."""
     output.check()
     from lens_scopes.results.attribution import Attribution
     from lens_scopes.results.load import load

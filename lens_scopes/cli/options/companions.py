@@ -11,6 +11,8 @@ from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError
 
 if TYPE_CHECKING:
+    from lens_scopes.engine.model import ModelLike
+    from lens_scopes.prompts.read import PromptLike
     from lens_scopes.scopes.spec import Spec
 
 KINDS = ("heads", "matrix", "modes")
@@ -25,8 +27,8 @@ class CompanionOptions:
         typer.Option(
             "--with",
             metavar="heads|matrix|modes",
-            help="Add heads, the source × target matrix, or the Fisher modes of the same prompt to the page and to the "
-            "terminal view; may be repeated.",
+            help="Also show heads, the source × target matrix, or the Fisher modes for the same prompt, on the page "
+            "and in the terminal; may be repeated.",
             rich_help_panel="Output",
         ),
     ] = None
@@ -41,7 +43,7 @@ class CompanionOptions:
             if kind not in KINDS:
                 raise LensScopesError(f"--with takes {', '.join(KINDS[:-1])} or {KINDS[-1]}; got {kind!r}.")
 
-    def compute(self, model: Any, prompt: Any, spec: Spec, position: int) -> dict[str, Any]:
+    def compute(self, model: ModelLike, prompt: PromptLike, spec: Spec, position: int) -> dict[str, Any]:
         """The results asked for, by kind, in the order of KINDS.
 
         Raises:
@@ -51,7 +53,7 @@ class CompanionOptions:
         return {kind: _compute(kind, model, prompt, asked, position) for kind in KINDS if kind in (self.add or [])}
 
 
-def _compute(kind: str, model: Any, prompt: Any, spec: Spec, position: int) -> Any:
+def _compute(kind: str, model: ModelLike, prompt: PromptLike, spec: Spec, position: int) -> Any:
     if kind == "heads":
         from lens_scopes.attribution.heads import inspect_heads
 

@@ -22,44 +22,49 @@ class ModelOptions(ModelSource):
         str,
         typer.Option(
             metavar="NAME_OR_PATH",
-            help="A name that `lens-scopes models` lists, owner/name on the hub, or a local Hugging Face folder.",
+            help="Model name from `lens-scopes models`, owner/name on the hub, or a local Hugging Face folder.",
             rich_help_panel=_PANEL,
         ),
     ] = "gemma-3-270m"
     backend: Annotated[
         str,
-        typer.Option(metavar="hooked|bridge", help="HookedTransformer or TransformerBridge.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="hooked|bridge", help="Load a HookedTransformer or a TransformerBridge.", rich_help_panel=_PANEL
+        ),
     ] = "hooked"
     device: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="cpu, cuda, cuda:1, mps, … By default cuda where there is one.",
+            help="Device: cpu, cuda, cuda:1, mps, … By default cuda if available.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None
     n_devices: Annotated[
-        int, typer.Option(help="Spread a HookedTransformer over this many GPUs.", rich_help_panel=_PANEL)
+        int, typer.Option(help="Number of GPUs to spread a HookedTransformer over.", rich_help_panel=_PANEL)
     ] = 1
     device_map: Annotated[
         str | None,
         typer.Option(
             metavar="auto|balanced|…",
-            help="Transformers' device map for a bridge, such as auto.",
+            help="Transformers device map for a TransformerBridge, such as auto.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
     ] = None
     dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="float32, bfloat16, float16 or float64.", rich_help_panel=_PANEL)
+        str,
+        typer.Option(
+            metavar="NAME", help="Dtype of the weights: float32, bfloat16, float16 or float64.", rich_help_panel=_PANEL
+        ),
     ] = "float32"
     processing: Annotated[
         str,
         typer.Option(
             metavar="none|all|FLAG,…",
-            help="Folding and centering of weights: none, all that HookedTransformer does by default, or a list of "
-            "fold_ln, center_writing_weights, center_unembed, fold_value_biases.",
+            help="Weight folding and centering: none, all (the defaults of HookedTransformer), or a list of fold_ln, "
+            " center_writing_weights, center_unembed, fold_value_biases.",
             rich_help_panel=_PANEL,
         ),
     ] = "none"
@@ -67,8 +72,8 @@ class ModelOptions(ModelSource):
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The Transformers class (GPT2LMHeadModel) or model type (gpt2) of a folder whose config.json "
-            "does not say.",
+            help="Transformers class (GPT2LMHeadModel) or model type (gpt2), for a folder whose config.json does not "
+            "state it.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -77,7 +82,7 @@ class ModelOptions(ModelSource):
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="Let code from the model's repository run, and read weights stored as pickles.",
+            help="Allow code from the model's repository to run, and pickled weights to be read.",
             rich_help_panel=_PANEL,
         ),
     ] = False

@@ -32,8 +32,8 @@ class OutputOptions:
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write a file in the format of the suffix: .html page, .safetensors result, .png .svg .pdf figure, "
-            ".csv table, .json; may be repeated.",
+            help="Write the result to a file in the format of its suffix: .html page, .safetensors result, .png .svg "
+            ".pdf figure, .csv table, .json; may be repeated.",
             rich_help_panel=PANEL,
         ),
     ] = None
@@ -45,7 +45,7 @@ class OutputOptions:
         str,
         typer.Option(
             metavar="token|word|line",
-            help="Sum the scores of tokens over words or lines: in the table, in .csv, and beside the tokens in JSON.",
+            help="Sum token scores over words or lines in the table and .csv; JSON has the sums beside the tokens.",
             rich_help_panel=PANEL,
         ),
     ] = "token"

@@ -23,7 +23,7 @@ class TextOptions:
     """What the model reads."""
 
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="The prompt; - reads standard input.", show_default=False)
+        str | None, typer.Argument(metavar="TEXT", help="The prompt, or - to read standard input.", show_default=False)
     ] = None
     file: Annotated[
         Path | None, typer.Option(help="Read the prompt from a UTF-8 text file.", rich_help_panel=_PANEL)
@@ -72,7 +72,7 @@ class PromptOptions(TextOptions):
     position: Annotated[
         int,
         typer.Option(
-            help="Index of the token after which the prediction is explained; negative from the end.",
+            help="Explain the prediction after the token at this index; negative indices count from the end.",
             rich_help_panel=_PANEL,
         ),
     ] = -1

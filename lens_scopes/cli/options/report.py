@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 
 from lens_scopes.cli.options.output import PANEL, check_files
+from lens_scopes.evaluation.formats import FORMATS, formats_text
 from lens_scopes.results.plain_json import as_json
-
-_SUFFIXES = (".html", ".png", ".svg", ".pdf", ".md", ".tex", ".csv", ".json")
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,7 @@ class ReportOptions:
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Write a report in the format of the suffix: .html page, .png .svg .pdf figure, .md .tex tables, "
-            ".csv rows, .json means and comparisons; may be repeated.",
+            help=f"Write a report in the format of its suffix: {formats_text()}; may be repeated.",
             rich_help_panel=PANEL,
         ),
     ] = None
@@ -33,7 +31,7 @@ class ReportOptions:
         str | None,
         typer.Option(
             metavar="METHOD",
-            help="The method that the others are compared with. By default the first.",
+            help="Method to compare the others with. By default the first.",
             rich_help_panel=PANEL,
             show_default=False,
         ),
@@ -49,7 +47,7 @@ class ReportOptions:
         Raises:
             FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
         """
-        check_files(self.report or [], _SUFFIXES)
+        check_files(self.report or [], FORMATS)
 
     def deliver(self, folder: Path) -> None:
         """Writes the reports, each whole or not at all, then prints JSON or the terminal view.
@@ -60,14 +58,14 @@ class ReportOptions:
         """
         from lens_scopes.evaluation.report import report
 
-        found = report(folder, reference=self.reference)
+        evaluation = report(folder, reference=self.reference)
         for path in self.report or []:
             with redirect_stdout(sys.stderr):  # standard output carries the result alone
-                found.save(path)
+                evaluation.save(path)
             print(f"lens-scopes: wrote {path}", file=sys.stderr)
         if self.json:
-            print(as_json(found.to_dict()))
+            print(as_json(evaluation.to_dict()))
         else:
             from lens_scopes.views import print_result
 
-            print_result(found)
+            print_result(evaluation)

@@ -23,8 +23,8 @@ class ResultOptions:
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write a file in the format of the suffix: .html page, .safetensors result, .json, .csv table, .png "
-            ".svg .pdf figure; may be repeated.",
+            help="Write the result to a file in the format of its suffix: .html page, .safetensors result, .json, "
+            ".csv table, .png .svg .pdf figure; may be repeated.",
             rich_help_panel=PANEL,
         ),
     ] = None

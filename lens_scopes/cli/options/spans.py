@@ -24,20 +24,22 @@ class SpanOptions:
         list[str] | None,
         typer.Option(
             metavar="NAME=TEXT",
-            help="Name a part of the prompt by its text; may be repeated. By default the messages of a chat.",
+            help="Name a span of the prompt by its text; may be repeated. By default the messages of a chat.",
             rich_help_panel=_PANEL,
         ),
     ] = None
     characters: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=START:STOP", help="Name a part by its characters; may be repeated.", rich_help_panel=_PANEL
+            metavar="NAME=START:STOP",
+            help="Name a span by its character range; may be repeated.",
+            rich_help_panel=_PANEL,
         ),
     ] = None
     tokens: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=START:STOP", help="Name a part by its tokens; may be repeated.", rich_help_panel=_PANEL
+            metavar="NAME=START:STOP", help="Name a span by its token range; may be repeated.", rich_help_panel=_PANEL
         ),
     ] = None
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.resolved import ResolvedSpec
-from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.ablations import ABLATIONS
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.methods.path_gradients import PathGradients
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
@@ -56,7 +56,7 @@ class Method:
         """The objective or comparison method."""
         return self.spec.objective
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ModelLike) -> None:
         """Checks the choices against the model, before any passage is scored.
 
         Raises:
@@ -69,7 +69,9 @@ class Method:
         except LensScopesError as error:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 
-    def score(self, model: Any, prompt: Prompt, target: int, blocks: RandomizedBlocks | None = None) -> MethodScores:
+    def score(
+        self, model: ModelLike, prompt: Prompt, target: int, blocks: RandomizedBlocks | None = None
+    ) -> MethodScores:
         """Scores the prompt's tokens for the prediction after its last one.
 
         Args:
@@ -81,9 +83,9 @@ class Method:
         with blocks.final(model.cfg.n_layers) if blocks and self.redrawn else nullcontext():
             return self._score(model, prompt, target)
 
-    def _score(self, model: Any, prompt: Prompt, target: int) -> MethodScores:
-        own_target = target if self.explanation.takes_target else None
-        result = attribute(model, prompt, self.spec, target=own_target)
+    def _score(self, model: ModelLike, prompt: Prompt, target: int) -> MethodScores:
+        explained_token = target if self.explanation.takes_target else None
+        result = attribute(model, prompt, self.spec, target=explained_token)
         if isinstance(self.explanation, Baseline):
             backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
             return MethodScores(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
@@ -100,5 +102,5 @@ def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
         return 1 + len(baseline.alphas)
     if not isinstance(baseline, LeaveOneOut):
         return 1
-    draws = baseline.draws if baseline.ablation == "resample" else 1
+    draws = baseline.draws if ABLATIONS[baseline.ablation].random else 1
     return 1 + draws * (len(prompt) - sum(prompt.special))

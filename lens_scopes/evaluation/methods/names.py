@@ -74,11 +74,11 @@ def _read(text: str, meanings: Mapping[str, str]) -> Method:
         return _read("+".join((meanings[base], *changes)), {})
     redrawn = "redrawn" in changes
     changes = [change for change in changes if change != "redrawn"]
-    own = {entry.name: entry for entry in OWN_METHODS}
-    if base in own:
+    own_methods = {entry.name: entry for entry in OWN_METHODS}
+    if base in own_methods:
         if at or changes:
             raise EvaluationError(f"{base!r} takes no gradient and has no setting, so {text!r} is no method.")
-        return Method("", Spec.read(own[base].build()), redrawn)
+        return Method("", Spec.read(own_methods[base].build()), redrawn)
     if base in RECIPES:
         head = _line_of(base, at, setting)
     elif base not in scope_entries():

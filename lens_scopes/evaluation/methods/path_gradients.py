@@ -61,12 +61,12 @@ class PathGradients(Baseline):
     def scores(
         self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
-        own = model.token_embeddings(token_ids)
-        path = [alpha * own for alpha in self.alphas]
+        embeddings = model.token_embeddings(token_ids)
+        path = [alpha * embeddings for alpha in self.alphas]
         gradients = self._gradients(model, token_ids, torch.stack(path), state)
         weights = torch.tensor(self.weights, dtype=gradients.dtype, device=gradients.device)
         mean = (weights[:, None, None] * gradients).mean(0)
-        return (mean * self.distance * own.to(mean)).norm(dim=-1).to(state.y.dtype).cpu()
+        return (mean * self.distance * embeddings.to(mean)).norm(dim=-1).to(state.y.dtype).cpu()
 
     def _gradients(
         self, model: ScopedModel, token_ids: Sequence[int], path: Float[Tensor, "n pos d_model"], state: FinalState
@@ -74,15 +74,15 @@ class PathGradients(Baseline):
         """∂s/∂x at every point of the path."""
         (target,) = self.targets(state)
         objective = Semantic(target) if self.measure == "logit" else LogProb(target)
-        found = []
+        gradients = []
         for part in path.split(max(1, _TOKENS_AT_ONCE // len(token_ids))):
             changes: list[tuple[str, Hook]] = [(EMBEDDING, lambda values, part=part: part.to(values))]
             traced = trace(model, [list(token_ids)] * len(part), [EMBEDDING], (), changes=changes)
             ys = traced.final_states.detach().to(state.y)
             states = FinalState.several(ys, state.unembedding, [target] * len(ys))
             vectors = torch.stack([objective.directions(item).vectors[0] for item in states])
-            traced.backward(vectors[None], lambda _, __, gradient, ___: found.append(gradient))
-        return torch.cat(found)
+            traced.backward(vectors[None], lambda _, __, gradient, ___: gradients.append(gradient))
+        return torch.cat(gradients)
 
 
 def weighted_integrated_gradients() -> PathGradients:

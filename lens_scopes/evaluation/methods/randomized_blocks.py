@@ -62,14 +62,14 @@ class RandomizedBlocks:
         """Redraws the final `count` blocks for a with-block; those of fewer blocks are the same as those of more."""
         n_layers = self._model.cfg.n_layers
         layers = range(n_layers - count, n_layers)
-        kept = {layer: [parameter.data for parameter in self._parameters(layer)] for layer in layers}
+        trained = {layer: [parameter.data for parameter in self._parameters(layer)] for layer in layers}
         try:
             for layer in layers:
-                for parameter, drawn in zip(self._parameters(layer), self._redrawn(layer), strict=True):
-                    parameter.data = drawn
+                for parameter, values in zip(self._parameters(layer), self._redrawn(layer), strict=True):
+                    parameter.data = values
             yield
         finally:
-            for layer, values in kept.items():
+            for layer, values in trained.items():
                 for parameter, value in zip(self._parameters(layer), values, strict=True):
                     parameter.data = value
 
@@ -79,13 +79,13 @@ class RandomizedBlocks:
     def _redrawn(self, layer: int) -> list[Tensor]:
         if layer not in self._drawn:
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + layer)
-            drawn = []
+            redrawn = []
             for name, parameter in ScopedModel.of(self._model).module.blocks[layer].named_parameters():
                 if self.redraw == "spread":
-                    drawn.append(_like(parameter.data, generator))
+                    redrawn.append(_like(parameter.data, generator))
                 else:
-                    drawn.append(self._initialised(name, parameter.data, generator))
-            self._drawn[layer] = drawn
+                    redrawn.append(self._initialised(name, parameter.data, generator))
+            self._drawn[layer] = redrawn
         return self._drawn[layer]
 
     def _initialised(self, name: str, values: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,8 +101,8 @@ class RandomizedBlocks:
         spread = float(getattr(self._model.cfg, "initializer_range", 0.0) or 0.0)
         if spread <= 0:  # TransformerLens writes −1 where a configuration states none
             spread = _USUAL_RANGE
-        drawn = torch.randn(values.shape, generator=generator, dtype=compute_dtype(values.dtype))
-        return (spread * drawn).to(values)
+        noise = torch.randn(values.shape, generator=generator, dtype=compute_dtype(values.dtype))
+        return (spread * noise).to(values)
 
 
 _USUAL_RANGE = 0.02  # Transformers' initializer_range where a configuration states none
@@ -112,5 +112,5 @@ def _like(values: Tensor, generator: torch.Generator) -> Tensor:
     """Normal draws with the mean and standard deviation of the values."""
     exact = values.to(compute_dtype(values.dtype))
     spread = exact.std(unbiased=False)
-    drawn = torch.randn(values.shape, generator=generator).to(exact.dtype)
-    return (exact.mean().cpu() + spread.cpu() * drawn).to(values)
+    noise = torch.randn(values.shape, generator=generator).to(exact.dtype)
+    return (exact.mean().cpu() + spread.cpu() * noise).to(values)

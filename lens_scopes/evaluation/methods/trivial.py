@@ -67,16 +67,16 @@ class Surprisal(Baseline):
         self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
     ) -> Float[Tensor, " pos"]:
         last = len(token_ids) - 1
-        found = [torch.tensor([math.log(model.cfg.d_vocab)], dtype=state.y.dtype)]
+        surprisals = [torch.tensor([math.log(model.cfg.d_vocab)], dtype=state.y.dtype)]
         if last:
             with torch.no_grad():
                 ys = model.final_states(Batch.of(model, [token_ids], [(0, place) for place in range(last)]))
                 for start in range(0, last, _ROWS_AT_ONCE):
                     logits = state.unembedding.logits(ys[start : start + _ROWS_AT_ONCE])
                     nexts = torch.tensor(token_ids[start + 1 : start + 1 + len(logits)], device=logits.device)
-                    own = log_softmax(logits).gather(1, nexts[:, None])[:, 0]
-                    found.append(-own.to(state.y.dtype).cpu())
-        return torch.cat(found)
+                    log_probabilities = log_softmax(logits).gather(1, nexts[:, None])[:, 0]
+                    surprisals.append(-log_probabilities.to(state.y.dtype).cpu())
+        return torch.cat(surprisals)
 
 
 TRIVIAL = (Closeness, EmbeddingNorm, Surprisal)

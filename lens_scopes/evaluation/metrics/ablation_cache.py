@@ -48,8 +48,8 @@ class AblationCache:
         keys = [mask.numpy().tobytes() for mask in masks]
         new = {key: row for row, key in enumerate(keys) if key not in self._known}
         if new:
-            found = self.ablated.outcomes(masks[list(new.values())])
-            values = torch.stack([found.log_probability, found.probability, found.logit, found.divergence], dim=1)
+            after = self.ablated.outcomes(masks[list(new.values())])
+            values = torch.stack([after.log_probability, after.probability, after.logit, after.divergence], dim=1)
             self._known.update(zip(new, values, strict=True))
         log_probability, probability, logit, divergence = torch.stack([self._known[key] for key in keys], dim=1)
         return Outcomes(log_probability, probability, logit, divergence)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lens_scopes.evaluation.metrics.ablation_cache import ranking
 from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
+from lens_scopes.evaluation.metrics.table import Metric
 from lens_scopes.evaluation.protocol import OWN
 
 _ALL_EQUAL = "all tokens have the same score or the same effect"
@@ -29,8 +30,8 @@ def correlation(
     compute = stats.spearmanr if kind == "spearman" else stats.kendalltau
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: Any = compute(first.numpy(), second.numpy())
-    return float(found.statistic), None
+        result: Any = compute(first.numpy(), second.numpy())
+    return float(result.statistic), None
 
 
 def partial_correlation(
@@ -69,22 +70,26 @@ def _constant(values: Float[Tensor, " n"]) -> bool:
     return bool((values == values[0]).all())
 
 
-def leave_one_out_agreement(scored: ScoredPrompt) -> list[MetricValue]:
-    truth, own = scored.effects, scored.magnitudes
-    spearman, note = correlation(own, truth)
-    kendall, _ = correlation(own, truth, "kendall")
-    jaccard, unranked = top_overlap(own, truth, scored.protocol.overlap_count(len(own)))
-    partial, placed = partial_correlation(own, truth, torch.arange(len(own), dtype=own.dtype))
+def leave_one_out_agreement(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """Agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %, and partial Spearman
+    given the token's position, which closeness to the end cannot earn."""
+    effects, scores = scored.effects, scored.magnitudes
+    positions = torch.arange(len(scores), dtype=scores.dtype)
+    values = (
+        correlation(scores, effects),
+        correlation(scores, effects, "kendall"),
+        top_overlap(scores, effects, scored.protocol.overlap_count(len(scores))),
+        partial_correlation(scores, effects, positions),
+    )
     return [
-        MetricValue("loo-kl-spearman", spearman, note=note),
-        MetricValue("loo-kl-kendall", kendall, note=note),
-        MetricValue("loo-kl-jaccard", jaccard, note=unranked),
-        MetricValue("loo-kl-partial", partial, note=placed),
+        MetricValue(quantity.name, value, note=note)
+        for quantity, (value, note) in zip(metric.quantities, values, strict=True)
     ]
 
 
-def shuffled_agreement(scored: ScoredPrompt) -> list[MetricValue]:
+def shuffled_agreement(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """The Spearman of shuffled scores: what chance gives."""
     generator = torch.Generator().manual_seed(scored.seed)
     order = torch.randperm(len(scored.magnitudes), generator=generator)
     value, note = correlation(scored.magnitudes[order], scored.effects)
-    return [MetricValue("loo-kl-null", value, note=note)]
+    return [MetricValue(metric.name, value, note=note)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,10 +13,7 @@ from torch import Tensor
 from lens_scopes.engine.token_ablation import Outcomes
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, count_of, ranking
 from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
-
-AOPC_FRACTIONS = (0.05, 0.10, 0.20)
-ERASER_FRACTIONS = (0.01, 0.05, 0.10, 0.20, 0.50)
-CURVE_FRACTIONS = (0.0, 0.05, 0.10, 0.20, 0.35, 0.50, 0.75, 1.0)
+from lens_scopes.evaluation.metrics.table import AOPC_FRACTIONS, METRICS, Metric
 
 
 def integral(fractions: Sequence[float], values: Sequence[float]) -> float:
@@ -24,47 +21,52 @@ def integral(fractions: Sequence[float], values: Sequence[float]) -> float:
     return float(np.trapezoid(np.asarray(values, dtype=float), np.asarray(fractions, dtype=float)))
 
 
-def _top(
-    scored: ScoredPrompt, scores: Float[Tensor, " n"], fractions: Sequence[float], keep: bool = False
-) -> Bool[Tensor, "row pos"]:
-    """Masks of the top fractions, or of all but them."""
+def _top(scored: ScoredPrompt, scores: Float[Tensor, " n"], metric: Metric) -> Bool[Tensor, "row pos"]:
+    """Masks of the metric's top fractions, or of all but them."""
     order = ranking(scores)
     sets = []
-    for fraction in fractions:
+    for fraction in metric.fractions:
         k = scored.protocol.count(fraction, len(order))
-        chosen = order[k:] if keep else order[:k]
+        chosen = order[k:] if metric.keep else order[:k]
         sets.append([index for index in chosen if index < len(scored.eligible)])  # beyond them is the target
     return scored.cache.masks(sets)
 
 
-def top_masks(fractions: Sequence[float], keep: bool = False) -> Callable[[ScoredPrompt], Bool[Tensor, "row pos"]]:
-    """The masks of a metric of top fractions, by value and by magnitude."""
-
-    def sets(scored: ScoredPrompt) -> Bool[Tensor, "row pos"]:
-        by_value, by_magnitude = (
-            _top(scored, scores, fractions, keep) for scores in (scored.values, scored.magnitudes)
-        )
-        return torch.cat([by_value, by_magnitude]) if bool((scored.values < 0).any()) else by_value
-
-    return sets
+def top_masks(scored: ScoredPrompt, metric: Metric) -> Bool[Tensor, "row pos"]:
+    """The masks of a metric of top fractions, by value and, where that differs, by magnitude."""
+    by_value, by_magnitude = (_top(scored, scores, metric) for scores in (scored.values, scored.magnitudes))
+    return torch.cat([by_value, by_magnitude]) if bool((scored.values < 0).any()) else by_value
 
 
-def _without_top(
-    scored: ScoredPrompt, scores: Float[Tensor, " n"], fractions: Sequence[float], keep: bool = False
-) -> Outcomes:
-    """Outcomes of ablating the top fractions, or of ablating all but them."""
-    return scored.cache.outcomes(_top(scored, scores, fractions, keep))
+def _without_top(scored: ScoredPrompt, scores: Float[Tensor, " n"], metric: Metric) -> Outcomes:
+    """Outcomes of ablating the metric's top fractions, or of ablating all but them."""
+    return scored.cache.outcomes(_top(scored, scores, metric))
 
 
-def aopc(scored: ScoredPrompt) -> list[MetricValue]:
-    after = _without_top(scored, scored.values, AOPC_FRACTIONS)
+def aopc(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """∫ Δ_f df by trapezoids over f = 0.05, 0.10, 0.20, not divided by their range.
+
+    Δ_f is log p(target) without the top fraction f minus log p(target), in nats. The integral is that of
+    arXiv:2601.16407, which counts and explains other tokens.
+    """
+    after = _without_top(scored, scored.values, metric)
     changes = after.log_probability - scored.cache.clean_log_probability
-    return [MetricValue("aopc", integral(AOPC_FRACTIONS, changes.tolist()))]
+    return [MetricValue(metric.name, integral(metric.fractions, changes.tolist()))]
 
 
-def aopc_kl(scored: ScoredPrompt) -> list[MetricValue]:
-    after = _without_top(scored, scored.magnitudes, AOPC_FRACTIONS)
-    return [MetricValue("aopc-kl", integral(AOPC_FRACTIONS, after.divergence.tolist()))]
+def aopc_kl(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """The same of KL(p ‖ p without the top fraction), which needs no target."""
+    after = _without_top(scored, scored.magnitudes, metric)
+    return [MetricValue(metric.name, integral(metric.fractions, after.divergence.tolist()))]
+
+
+def aopc_normalised(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """AOPC between the limits that a greedy search finds for the passage (after arXiv:2408.08137)."""
+    lowest, highest = _greedy_limit(scored.cache, -1), _greedy_limit(scored.cache, 1)
+    if highest == lowest:
+        return [MetricValue(metric.name, float("nan"), note="no order of the tokens changes the AOPC")]
+    value = aopc(scored, METRICS["aopc"])[0].value
+    return [MetricValue(metric.name, (highest - value) / (highest - lowest))]
 
 
 def _greedy_limit(cache: AblationCache, sign: int) -> float:
@@ -82,55 +84,38 @@ def _greedy_limit(cache: AblationCache, sign: int) -> float:
     return integral(AOPC_FRACTIONS, [changes[depth] for depth in depths])
 
 
-def aopc_normalised(scored: ScoredPrompt) -> list[MetricValue]:
-    lowest, highest = _greedy_limit(scored.cache, -1), _greedy_limit(scored.cache, 1)
-    own = aopc(scored)[0].value
-    if highest == lowest:
-        return [MetricValue("aopc-normalised", float("nan"), note="no order of the tokens changes the AOPC")]
-    return [MetricValue("aopc-normalised", (highest - own) / (highest - lowest))]
+def mean_probability_fall(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """Comprehensiveness: mean over f of p(target) − p(target without the top fraction f). Sufficiency: the same with
+    only the top fraction kept (arXiv:1911.03429)."""
+    after = _without_top(scored, scored.values, metric)
+    before = math.exp(scored.cache.clean_log_probability)
+    return [MetricValue(metric.name, float((before - after.probability).mean()))]
 
 
-def eraser(name: str, keep: bool) -> Callable[[ScoredPrompt], list[MetricValue]]:
-    def measure(scored: ScoredPrompt) -> list[MetricValue]:
-        after = _without_top(scored, scored.values, ERASER_FRACTIONS, keep)
-        before = math.exp(scored.cache.clean_log_probability)
-        return [MetricValue(name, float((before - after.probability).mean()))]
-
-    return measure
+def mean_divergence(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """The same of KL(p ‖ p after the ablation)."""
+    after = _without_top(scored, scored.magnitudes, metric)
+    return [MetricValue(metric.name, float(after.divergence.mean()))]
 
 
-def eraser_kl(name: str, keep: bool) -> Callable[[ScoredPrompt], list[MetricValue]]:
-    def measure(scored: ScoredPrompt) -> list[MetricValue]:
-        after = _without_top(scored, scored.magnitudes, ERASER_FRACTIONS, keep)
-        return [MetricValue(f"{name}-kl", float(after.divergence.mean()))]
-
-    return measure
-
-
-def curves(name: str, keep: bool) -> Callable[[ScoredPrompt], list[MetricValue]]:
-    def measure(scored: ScoredPrompt) -> list[MetricValue]:
-        by_value = _without_top(scored, scored.values, CURVE_FRACTIONS, keep)
-        by_magnitude = _without_top(scored, scored.magnitudes, CURVE_FRACTIONS, keep)
-        changes = by_value.log_probability - scored.cache.clean_log_probability
-        return [
-            *(
-                MetricValue(f"{name}-logprob", float(change), fraction)
-                for fraction, change in zip(CURVE_FRACTIONS, changes, strict=True)
-            ),
-            *(
-                MetricValue(f"{name}-kl", float(divergence), fraction)
-                for fraction, divergence in zip(CURVE_FRACTIONS, by_magnitude.divergence, strict=True)
-            ),
-        ]
-
-    return measure
+def curves(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """Over f: log p(target) after the ablation − log p(target), and KL(p ‖ p after the ablation)."""
+    by_value = _without_top(scored, scored.values, metric)
+    by_magnitude = _without_top(scored, scored.magnitudes, metric)
+    changes = by_value.log_probability - scored.cache.clean_log_probability
+    return [
+        MetricValue(quantity.name, float(value), fraction)
+        for quantity, values in zip(metric.quantities, (changes, by_magnitude.divergence), strict=True)
+        for fraction, value in zip(metric.fractions, values, strict=True)
+    ]
 
 
-def infidelity(scored: ScoredPrompt) -> list[MetricValue]:
+def infidelity(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """min_β Σ_I (β Σ_{t∈I} s_t + Δ_I)² / Σ_I Δ_I² over 64 random sets I (after arXiv:1901.09392)."""
     masks, after = scored.cache.random_sets
     falls = scored.cache.clean_log_probability - after.log_probability
     sums = masks[:, scored.eligible].double() @ scored.values
     if float(falls.square().sum()) == 0:
-        return [MetricValue("infidelity", float("nan"), note="ablating random tokens changes nothing")]
+        return [MetricValue(metric.name, float("nan"), note="ablating random tokens changes nothing")]
     scale = float(sums @ falls / sums.square().sum().clamp_min(1e-300))
-    return [MetricValue("infidelity", float((scale * sums - falls).square().sum() / falls.square().sum()))]
+    return [MetricValue(metric.name, float((scale * sums - falls).square().sum() / falls.square().sum()))]

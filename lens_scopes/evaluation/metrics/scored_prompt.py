@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_scopes.engine.model import ModelLike
 from lens_scopes.evaluation.methods.method import Method, MethodScores
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
@@ -28,7 +28,7 @@ class ScoredPrompt:
         correct: whether the model predicts the true next token; None where that is not known.
     """
 
-    model: Any
+    model: ModelLike
     prompt: Prompt
     target: int
     method: Method
@@ -61,9 +61,9 @@ class ScoredPrompt:
 
     def ranked(self, scores: MethodScores, prompt: Prompt) -> Float[Tensor, " n"]:
         """The scores of a prompt's tokens but special ones, and of the token after it where the protocol ranks it."""
-        own = scores.scores[[index for index, special in enumerate(prompt.special) if not special]].double()
+        values = scores.scores[[index for index, special in enumerate(prompt.special) if not special]].double()
         chance = isinstance(self.method.explanation, RandomScores)
-        return self.with_target(own, float(torch.rand((), generator=self._generator())) if chance else 0.0)
+        return self.with_target(values, float(torch.rand((), generator=self._generator())) if chance else 0.0)
 
     def with_target(self, values: Float[Tensor, " n"], target: float = 0.0) -> Float[Tensor, " m"]:
         """The values, and that of the token after the prompt where the protocol ranks it."""

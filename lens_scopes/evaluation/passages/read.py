@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import sys
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lens_scopes.errors import FileError
+from lens_scopes.errors import FileError, near_names
+from lens_scopes.prompts.tokens import quote
 
 if TYPE_CHECKING:
     Passage: TypeAlias = str | tuple[int, ...]
@@ -97,7 +97,7 @@ def _given(source: Any) -> Iterable[Passage]:
         elif isinstance(item, Sequence) and all(isinstance(token_id, int) for token_id in item):
             yield tuple(item)
         else:
-            raise FileError(f"passage {index} is {_shown(item)}; give a text or token ids.")
+            raise FileError(f"passage {index} is {quote(item)}; give a text or token ids.")
 
 
 def _from_file(path: Path, field: str) -> list[str]:
@@ -147,7 +147,7 @@ def _from_json(path: Path, text: str, field: str) -> list[str]:
     except RecursionError as error:
         raise FileError(f"{path} is nested too deeply; expected a list of texts.") from error
     if not isinstance(rows, list):
-        raise FileError(f"{path} holds {_shown(rows)}; expected a list of texts, or of objects with a field {field!r}.")
+        raise FileError(f"{path} holds {quote(rows)}; expected a list of texts, or of objects with a field {field!r}.")
     lines = _Lines(text)
     return [
         _text_of(row, lambda index=index: f"{path} line {lines.of_item(index)}", field)
@@ -196,23 +196,23 @@ def _from_data_set(source: str | Path, field: str, split: str | None, subset: st
     with quiet_libraries(download_bars=sys.stderr.isatty()), _data_set_bars(datasets):
         try:
             if (Path(source) / "state.json").is_file() or (Path(source) / "dataset_dict.json").is_file():
-                found: Any = datasets.load_from_disk(str(source))
+                data: Any = datasets.load_from_disk(str(source))
             else:
-                found = datasets.load_dataset(str(source), subset)
+                data = datasets.load_dataset(str(source), subset)
         except Exception as error:  # whatever the loader of a data set raises
             said = " ".join(str(error).split()) or type(error).__name__
             raise FileError(f"cannot read {source} as a file or a data set: {said}") from error
-    if isinstance(found, dict):
-        names = list(found)
+    if isinstance(data, dict):
+        names = list(data)
         if split is None and len(names) > 1:
             raise FileError(f"{source} has the splits {', '.join(names)}; choose one with split (--split {names[0]}).")
         chosen = split or names[0]
-        if chosen not in found:
+        if chosen not in data:
             raise FileError(f"{source} has no split {chosen!r}; it has {', '.join(names)}.")
-        found = found[chosen]
-    if field not in found.column_names:
-        raise FileError(f"{source} {_no_field(field, found.column_names)}")
-    return [_text_of(value, f"{source} row {row}", field) for row, value in enumerate(found[field], 1)]
+        data = data[chosen]
+    if field not in data.column_names:
+        raise FileError(f"{source} {_no_field(field, data.column_names)}")
+    return [_text_of(value, f"{source} row {row}", field) for row, value in enumerate(data[field], 1)]
 
 
 @contextmanager
@@ -234,20 +234,14 @@ def _text_of(row: Any, where: Any, field: str) -> str:
         return row
     place = where() if callable(where) else where
     if not isinstance(row, dict):
-        raise FileError(f"{place} is {_shown(row)}; expected a text.")
+        raise FileError(f"{place} is {quote(row)}; expected a text.")
     if field not in row:
         raise FileError(f"{place} {_no_field(field, list(row))}")
     if not isinstance(row[field], str):
-        raise FileError(f"{place} has {_shown(row[field])} as {field!r}; expected a text.")
+        raise FileError(f"{place} has {quote(row[field])} as {field!r}; expected a text.")
     return row[field]
 
 
 def _no_field(field: str, fields: Sequence[str]) -> str:
-    near = difflib.get_close_matches(field, fields, n=1)
-    which = near[0] if near else fields[0] if fields else "NAME"
+    which = (*near_names(field, fields), *fields, "NAME")[0]
     return f"has no field {field!r}, only {', '.join(map(repr, fields)) or 'none'}; name the text's (--field {which})."
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:59] + "…"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.prompts.tokens import TokenModel
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.passages.read import Passage, Passages
@@ -50,7 +51,7 @@ def check_target(target: str) -> None:
         )
 
 
-def read_passage(model: Any, passage: Passage, target: str, *, truncate: bool) -> PassagePrompt | TooLong:
+def read_passage(model: TokenModel, passage: Passage, target: str, *, truncate: bool) -> PassagePrompt | TooLong:
     """The tokens of a passage, and its last one set apart as the target where `target` is "last".
 
     With `truncate` a passage beyond the context window keeps its end, and a first special token (BOS) its place.
@@ -65,21 +66,21 @@ def read_passage(model: Any, passage: Passage, target: str, *, truncate: bool) -
     without_window: Any = SimpleNamespace(tokenizer=model.tokenizer, cfg=cfg)
     prompt = read_prompt(without_window, passage)
     ids = prompt.token_ids
-    explained = None
+    next_id = None
     if target == "last":
-        ids, explained = ids[:-1], ids[-1]
+        ids, next_id = ids[:-1], ids[-1]
     if len(ids) < _LEAST_TOKENS:
-        rest = " before its target" if explained is not None else ""
+        rest = " before its target" if next_id is not None else ""
         raise PromptError(
             f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
         )
     if not window or len(ids) <= window:
-        return PassagePrompt(ids, explained)
+        return PassagePrompt(ids, next_id)
     if not truncate:
         return TooLong(len(ids), window)
     first = ids[:1] if prompt.special[0] else ()
-    kept = (*first, *ids[len(ids) - window + len(first) :])
-    return PassagePrompt(kept, explained, len(ids) - len(kept))
+    window_ids = (*first, *ids[len(ids) - window + len(first) :])
+    return PassagePrompt(window_ids, next_id, len(ids) - len(window_ids))
 
 
 @dataclass(frozen=True)

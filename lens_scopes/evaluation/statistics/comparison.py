@@ -5,7 +5,6 @@ Pairs are the same passage measured with two methods. Differences are method −
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from scipy import stats
 
-from lens_scopes.errors import EvaluationError
+from lens_scopes.errors import EvaluationError, suggest
 from lens_scopes.evaluation.statistics.intervals import mean_intervals
 
 if TYPE_CHECKING:
@@ -126,41 +125,43 @@ def compare_methods(rows: pandas.DataFrame, *, reference: str | None = None, see
     check_reference(reference, methods)
     if reference is None and methods:
         reference = methods[0]
+    # Each method beside the reference, on the passages where both have a number.
     lines, differences = [], []
     for key, table in tables(rows):
-        for method in table.columns:
-            if method == reference or reference not in table:
+        for method in table.columns if reference in table else ():
+            if method == reference:
                 continue
             both = table[[method, reference]].dropna()
             difference = (both[method] - both[reference]).to_numpy()
             differences.append(difference)
-            enough = len(difference) >= LEAST_PAIRS
-            lines.append(
-                dict(zip(_KEYS, key, strict=True))
-                | {
-                    "method": method,
-                    "reference": reference,
-                    "pairs": len(difference),
-                    "mean": both[method].mean(),
-                    "reference_mean": both[reference].mean(),
-                    "difference": difference.mean() if len(difference) else float("nan"),
-                    "effect": rank_biserial(difference) if enough else float("nan"),
-                    "p": _wilcoxon(difference) if enough else float("nan"),
-                    "note": None if enough else f"fewer than {LEAST_PAIRS} pairs: no test",
-                }
-            )
+            line = {"method": method, "reference": reference, "pairs": len(difference)}
+            line |= {"mean": both[method].mean(), "reference_mean": both[reference].mean()}
+            lines.append(dict(zip(_KEYS, key, strict=True)) | line | _tested(difference))
+    tested = [line for line in lines if line["note"] is None]
+
+    # Intervals of all differences in one bootstrap, then the correction over all tests.
     for line, (low, high) in zip(lines, mean_intervals(differences, seed=seed), strict=True):
         line |= {"low": low, "high": high} if line["note"] is None else {"low": float("nan"), "high": float("nan")}
-    tested = [line for line in lines if line["note"] is None]
     for line, corrected in zip(tested, holm([line["p"] for line in tested]), strict=True):
         line["p_holm"] = corrected
+
     columns = [*_KEYS, "method", "reference", "pairs", "mean", "reference_mean", "difference", "low", "high"]
     compared = pandas.DataFrame(lines, columns=[*columns, "effect", "p", "p_holm", "note"])
     compared["p_holm"] = compared["p_holm"].astype(float)
-    compared["ablation"] = compared["ablation"].astype(object).where(compared["ablation"].notna(), None)
-    compared["note"] = compared["note"].astype(object).where(compared["note"].notna(), None)
+    # pandas reads None as NaN.
+    for name in ("ablation", "note"):
+        compared[name] = compared[name].astype(object).where(compared[name].notna(), None)
     compared.attrs = {"tests": len(tested), "reference": reference}
     return compared
+
+
+def _tested(difference: Any) -> dict[str, Any]:
+    """The mean difference with its effect size and p-value, or a note why there are none."""
+    mean = difference.mean() if len(difference) else float("nan")
+    if len(difference) < LEAST_PAIRS:
+        note = f"fewer than {LEAST_PAIRS} pairs: no test"
+        return {"difference": mean, "effect": float("nan"), "p": float("nan"), "note": note}
+    return {"difference": mean, "effect": rank_biserial(difference), "p": _wilcoxon(difference), "note": None}
 
 
 def mean_values(rows: pandas.DataFrame, *, seed: int = 0) -> pandas.DataFrame:
@@ -203,7 +204,7 @@ def tables(rows: pandas.DataFrame) -> list[tuple[tuple[str, str, str | None], pa
     """Passages × methods for each set of passages, metric and ablation; points of curves are left out."""
     order = {name: place for place, name in enumerate(dict.fromkeys(rows["metric"]))}
     methods = list(dict.fromkeys(rows["method"]))
-    found = []
+    result = []
     for name, part in _sets(rows):
         numbers = part[part["fraction"].isna()]
         groups = list(numbers.groupby(["metric", "ablation"], dropna=False, sort=False))
@@ -211,22 +212,21 @@ def tables(rows: pandas.DataFrame) -> list[tuple[tuple[str, str, str | None], pa
             table = group.pivot(index="passage", columns="method", values="value")
             table = table[[method for method in methods if method in table]]
             key = (name, metric, ablation if isinstance(ablation, str) else None)
-            found.append((key, table.where(numpy.isfinite(table))))
-    return found
+            result.append((key, table.where(numpy.isfinite(table))))
+    return result
 
 
 def _sets(rows: pandas.DataFrame) -> list[tuple[str, pandas.DataFrame]]:
-    found = [(ALL, rows)]
+    sets = [(ALL, rows)]
     if "correct" in rows and rows["correct"].notna().any():
-        found.append((CORRECT, rows[rows["correct"].eq(True)]))
-    return found
+        sets.append((CORRECT, rows[rows["correct"].eq(True)]))
+    return sets
 
 
 def check_reference(reference: str | None, methods: Sequence[str]) -> None:
     """Raises EvaluationError for a reference that is none of the methods, with near ones."""
     if reference is not None and reference not in methods:
-        near = difflib.get_close_matches(reference, methods, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = suggest(reference, methods, end="")
         raise EvaluationError(f"the reference {reference!r} was not measured{hint} (measured: {', '.join(methods)}).")
 
 

@@ -23,11 +23,11 @@ def mean_intervals(samples: Sequence[Any], *, seed: int = 0) -> list[tuple[float
 
     Of a sample that is constant, but for rounding, both ends are its value; of fewer than two numbers they are NaN.
     """
-    found = [(float("nan"), float("nan"))] * len(samples)
+    intervals = [(float("nan"), float("nan"))] * len(samples)
     by_length: dict[int, list[int]] = {}
     for index, sample in enumerate(samples):
         if len(sample) >= 2 and numpy.ptp(sample) <= _ROUNDING * numpy.abs(sample).max():
-            found[index] = (float(sample[0]), float(sample[0]))
+            intervals[index] = (float(sample[0]), float(sample[0]))
         elif len(sample) >= 2:
             by_length.setdefault(len(sample), []).append(index)
     for indices in by_length.values():
@@ -45,8 +45,8 @@ def mean_intervals(samples: Sequence[Any], *, seed: int = 0) -> list[tuple[float
                 rng=numpy.random.default_rng(seed),
             ).confidence_interval
         for index, low, high in zip(indices, interval.low, interval.high, strict=True):
-            found[index] = (float(low), float(high))
-    return found
+            intervals[index] = (float(low), float(high))
+    return intervals
 
 
 def attenuation_ceiling(

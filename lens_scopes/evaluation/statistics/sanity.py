@@ -62,25 +62,25 @@ def sanity_verdicts(rows: pandas.DataFrame) -> list[Verdict]:
         rows: as `load_results` gives them; "model" and "cascade" need the metric randomization, "chance" needs loo-kl
             and loo-kl-null.
     """
-    found = []
+    verdicts = []
     for method in dict.fromkeys(rows["method"]):
-        own = rows[rows["method"] == method]
-        last = _series(own, "randomization-all-blocks")
-        if len(last):
-            found.append(_model(method, last))
-            pairs = _paired(last, _series(own, "randomization-final-quarter"))
-            found.append(
+        of_method = rows[rows["method"] == method]
+        all_redrawn = _series(of_method, "randomization-all-blocks")
+        if len(all_redrawn):
+            verdicts.append(_model(method, all_redrawn))
+            pairs = _paired(all_redrawn, _series(of_method, "randomization-final-quarter"))
+            verdicts.append(
                 _difference("cascade", method, None, -pairs, "all blocks leave {:.2f} less than the final quarter")
             )
-        for ablation in dict.fromkeys(own["ablation"].dropna()):
-            part = own[own["ablation"] == ablation]
+        for ablation in dict.fromkeys(of_method["ablation"].dropna()):
+            part = of_method[of_method["ablation"] == ablation]
             null = _series(part, "loo-kl-null")
             if len(null):
                 pairs = _paired(_series(part, "loo-kl-spearman"), null)
-                found.append(
+                verdicts.append(
                     _difference("chance", method, ablation, pairs, "agreement is {:.2f} above shuffled scores")
                 )
-    return found
+    return verdicts
 
 
 def _series(rows: pandas.DataFrame, metric: str) -> pandas.Series:

@@ -95,11 +95,11 @@ class ResultFolder:
         Raises:
             FileError: for a line that is damaged, other than a torn last one.
         """
-        found: dict[int, PassageRecord] = {}
+        records: dict[int, PassageRecord] = {}
         for line in self._lines():
-            if "passage" in line and (line["passage"] not in found or found[line["passage"]].status != MEASURED):
-                found[line["passage"]] = PassageRecord.of_line(line)
-        return dict(sorted(found.items()))
+            if "passage" in line and (line["passage"] not in records or records[line["passage"]].status != MEASURED):
+                records[line["passage"]] = PassageRecord.of_line(line)
+        return dict(sorted(records.items()))
 
     def sessions(self) -> list[dict[str, Any]]:
         """Who wrote the results: when, on what device, at which commit, as which of how many processes."""
@@ -220,27 +220,27 @@ def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any],
             continue
         if name == _COMMIT and not mixed_commits:
             raise EvaluationError(
-                f"{path} was begun by the code of commit {_shown(old.get(name))}, and this is {_shown(new.get(name))}; "
+                f"{path} was begun by the code of commit {_quote(old.get(name))}, and this is {_quote(new.get(name))}; "
                 "go back to that commit, give another folder (--out), or allow the mix with mixed_commits=True "
                 "(--mixed-commits), which every report will say."
             )
         if name != _COMMIT:
             raise EvaluationError(
-                f"{path} holds another evaluation: its {name} is {_shown(old.get(name))}, this one's is "
-                f"{_shown(new.get(name))}; give another folder (--out), or the same settings to go on."
+                f"{path} holds another evaluation: its {name} is {_quote(old.get(name))}, this one's is "
+                f"{_quote(new.get(name))}; give another folder (--out), or the same settings to go on."
             )
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in mapping.items():
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{name} · ")
+            flat |= _flat(value, f"{prefix}{name} · ")
         else:
-            found[prefix + name] = value
-    return found
+            flat[prefix + name] = value
+    return flat
 
 
-def _shown(value: Any) -> str:
-    shown = "missing" if value is None else json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= 100 else shown[:99] + "…"
+def _quote(value: Any) -> str:
+    quoted = "missing" if value is None else json.dumps(value, ensure_ascii=False)
+    return quoted if len(quoted) <= 100 else quoted[:99] + "…"

@@ -55,13 +55,24 @@ def read_results(path: str | Path) -> Results:
 def load_results(path: str | Path) -> pandas.DataFrame:
     """The numbers in a result folder, one row for each passage × method × metric × ablation (× fraction of a curve).
 
-    Columns: `passage` (its index in the data set), `method`, `metric`, `ablation` (None where the metric needs none),
-    `fraction` (NaN but for points of a curve), `value` (NaN where undefined, `note` says why), `forwards` and
-    `backwards` (what the number cost), `note`, and the facts of the passage (`n_tokens`, `correct`, …). `attrs` holds
-    how many passages were measured, failed or were too long.
+    Args:
+        path: the folder, as `out` of `evaluate` named it.
+
+    Returns:
+        A data frame with the columns `passage` (its index in the data set), `method`, `metric`, `ablation` (None where
+        the metric needs none), `fraction` (NaN except for points of a curve), `value` (in the metric's unit; NaN where
+        undefined, and `note` says why), `forwards` and `backwards` (rows of passes that the method's scores took),
+        `note`, and the facts of the passage (`n_tokens`, `correct`, …). `attrs` counts the passages that were measured,
+        failed or were too long.
 
     Raises:
-        FileError: when it holds no evaluation, one of another format version, or a damaged line.
+        FileError: when the folder holds no evaluation, one of another format version, or a damaged line.
+
+    Example:
+        >>> texts = ["The capital of France is Paris", "The capital of Italy is Rome"]
+        >>> rows = ls.evaluate(model, texts, methods=["fisher"], metrics=["first-token"], out="results")
+        >>> ls.load_results("results").equals(rows), rows.attrs
+        (True, {'measured': 2})
     """
     return read_results(path).rows
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from lens_scopes.evaluation.metrics.table import quantity_named
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS
 from lens_scopes.evaluation.statistics.intervals import RESAMPLES
 from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG
@@ -14,43 +15,17 @@ from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG
 if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport
 
-LOWER, HIGHER = "lower is better", "higher is better"
-
-# What is measured and which way is better, by the beginning of the metric's name; the longest that fits counts.
-_METRICS = {
-    "aopc": ("area over the perturbation curve: ∫ change of log p of the explained token, nats", LOWER),
-    "aopc-kl": ("area under KL(p ‖ p without the top fraction), nats", HIGHER),
-    "aopc-normalised": ("AOPC between the passage's own limits", HIGHER),
-    "comprehensiveness": ("fall of the probability without the top tokens", HIGHER),
-    "comprehensiveness-kl": ("KL of the prediction without the top tokens, nats", HIGHER),
-    "sufficiency": ("fall of the probability with the top tokens alone", LOWER),
-    "sufficiency-kl": ("KL of the prediction from the top tokens alone, nats", LOWER),
-    "loo-kl-spearman": ("rank agreement with leave-one-out KL, Spearman’s ρ", HIGHER),
-    "loo-kl-kendall": ("rank agreement with leave-one-out KL, Kendall’s τ-b", HIGHER),
-    "loo-kl-jaccard": ("overlap of the top 10 % with leave-one-out KL, Jaccard", HIGHER),
-    "loo-kl-partial": ("rank agreement with leave-one-out KL given the token’s position, partial Spearman’s ρ", HIGHER),
-    "loo-kl-null": ("the same agreement of shuffled scores: what chance gives", None),
-    "first-token": ("percentile of the first token’s score", None),
-    "infidelity": ("unexplained share of the effects of random ablations", LOWER),
-    "stability": ("rank agreement under noise on the embeddings, Spearman’s ρ", HIGHER),
-    "randomization": ("rank agreement with the model whose last blocks are redrawn, Spearman’s ρ", LOWER),
-    "deletion-logprob": ("change of log p as the top tokens are ablated, nats", LOWER),
-    "deletion-kl": ("KL of the prediction as the top tokens are ablated, nats", HIGHER),
-    "insertion-logprob": ("change of log p with only the top tokens kept, nats", HIGHER),
-    "insertion-kl": ("KL of the prediction with only the top tokens kept, nats", LOWER),
-}
-
 
 def meaning(metric: str) -> str | None:
-    """What a metric is, in a few words; None for one that is not known here."""
-    known = _known(metric)
-    return None if known is None else _METRICS[known][0]
+    """What a metric is, its unit, and which way is better; None for one that is not known here."""
+    quantity = quantity_named(metric)
+    return None if quantity is None else quantity.sentence
 
 
 def better(metric: str) -> str | None:
-    """LOWER, HIGHER, or None where neither is better or it is not known."""
-    known = _known(metric)
-    return None if known is None else _METRICS[known][1]
+    """Which way is better, in words; None where neither is or it is not known."""
+    quantity = quantity_named(metric)
+    return None if quantity is None else quantity.direction
 
 
 def across(metric: str) -> str:
@@ -58,18 +33,13 @@ def across(metric: str) -> str:
     return "share of the blocks redrawn" if metric.startswith("randomization") else "fraction of the tokens"
 
 
-def _known(metric: str) -> str | None:
-    names = [name for name in _METRICS if metric == name or metric.startswith(f"{name}-")]
-    return max(names, key=len, default=None)
-
-
 def best(metric: str, values: dict[str, float]) -> set[str]:
     """The methods whose mean is the best one, where one way is better."""
     finite = {method: value for method, value in values.items() if math.isfinite(value)}
-    way = better(metric)
-    if way is None or len(finite) < 2:
+    quantity = quantity_named(metric)
+    if quantity is None or quantity.better is None or len(finite) < 2:
         return set()
-    limit = (min if way == LOWER else max)(finite.values())
+    limit = (min if quantity.better == "lower" else max)(finite.values())
     return {method for method, value in finite.items() if value == limit}
 
 

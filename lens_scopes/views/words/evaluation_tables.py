@@ -11,7 +11,6 @@ from lens_scopes.evaluation.statistics.comparison import ALL
 from lens_scopes.views.words.evaluation import (
     SANITY,
     best,
-    better,
     facts,
     how_to_read,
     interval_text,
@@ -127,7 +126,7 @@ def markdown(report: EvaluationReport) -> str:
     for metric in report.metrics:
         for passages, count in sets_of_passages(report):
             heading = f"## {metric}, passages: {passages} ({count})"
-            about = "; ".join(word for word in (meaning(metric), better(metric)) if word)
+            about = meaning(metric)
             rows = [
                 [f"`{method}`", *(_markdown_cell(cell) for cell in cells)]
                 for method, cells in means_table(report, metric, passages).items()
@@ -187,22 +186,10 @@ def _latex_cell(cell: Cell | None) -> str:
 
 
 def _latex_table(layout: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    lines = [" & ".join(row) + " \\\\" for row in rows]
-    return "\n".join(
-        [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{caption}}}",
-            f"\\begin{{tabular}}{{{layout}}}",
-            "\\toprule",
-            " & ".join(headings) + " \\\\",
-            "\\midrule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    )
+    import pandas
+
+    styler = pandas.DataFrame(list(rows), columns=list(headings)).style.hide(axis="index")
+    return styler.to_latex(column_format=layout, caption=caption, position_float="centering", hrules=True).rstrip()
 
 
 _LATEX = {

@@ -10,7 +10,6 @@ from lens_scopes.views.words.axis import round_ticks
 from lens_scopes.views.words.evaluation import (
     SANITY,
     across,
-    better,
     facts,
     how_to_read,
     interval_text,
@@ -79,7 +78,7 @@ def sections(report: EvaluationReport) -> list[Section]:
 
 
 def _about(metric: str) -> list[Block]:
-    text = "; ".join(word for word in (meaning(metric), better(metric)) if word)
+    text = meaning(metric)
     return [note(f"{text[:1].upper()}{text[1:]}.")] if text else []
 
 
