@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from lens_scopes.attribution.resolved import PromptPosition, ResolvedSpec, score_warnings
+from lens_scopes.attribution.prompt_position import PromptPosition
+from lens_scopes.attribution.resolved import ResolvedSpec, score_warnings
 from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike
 from lens_scopes.engine.sites import EMBEDDING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,14 +10,14 @@ from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.engine.backward import Progress, Trace, Visit, trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.objectives import Directions, Objective
+from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.points import Points
 
 _TOKENS_AT_ONCE = 1024  # of all points run together
@@ -41,7 +41,9 @@ class AveragedTrace:
     directions: Directions
     starts: Mapping[str, Tensor] | None
 
-    def backward(self, vectors: Float[Tensor, "k 1 d_model"], visit: Visit, progress: Progress | None = None) -> None:
+    def backward(
+        self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None
+    ) -> None:
         """Visits every direction's mean gradients; `vectors` have been used up in making them."""
         for index, gradients in enumerate(self.gradients):
             for name, gradient in gradients.items():
@@ -50,10 +52,10 @@ class AveragedTrace:
 
 def average_over_points(
     model: ScopedModel,
-    prompt: Prompt,
+    place: PromptPosition,
     points: Points,
-    objective: Objective,
-    state: FinalState,
+    directions_of: Callable[[Sequence[FinalState]], Directions],
+    states: Sequence[FinalState],
     directions: Directions,
     traced: Trace,
     path: Sequence[tuple[str, Hook]],
@@ -68,8 +70,9 @@ def average_over_points(
     are those of the prompt, held fixed, as its axes have no sign to average.
 
     Args:
-        prompt: its first tokens, as many as `traced` has, are explained.
-        state, directions, traced: of the prompt itself.
+        place: the prompt, whose embeddings the points move, and the answers after it, whose embeddings stay.
+        directions_of: gives the objective's directions, from the final states of the predictions explained.
+        states, directions, traced: of the prompt itself.
         budget: decides how many points run together.
         with_starts: whether to run the points' start too, for readouts that measure from it.
         progress: called with (points done, points in all).
@@ -77,16 +80,20 @@ def average_over_points(
     Raises:
         ObjectiveError: when a number has several directions at some point.
     """
-    token_ids = prompt.token_ids[: traced.token_mask.shape[1]]
-    names = list(traced.activations)
-    start = points.start_embeddings(model, prompt, len(token_ids))
-    embeddings = points.embeddings(model.token_embeddings(token_ids), start)
+    sequences, reads = place.sequences, [(row, position) for row, position, _ in place.predictions]
+    names, length = list(traced.activations), len(place.token_ids)
+    start = points.start_embeddings(model, place.prompt, length)
+    embeddings = points.embeddings(model.token_embeddings(place.token_ids), start)
+    after = [model.token_embeddings(sequence)[length:] for sequence in sequences]
     sums: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
     def run(items: range) -> None:
-        here = embeddings[items.start : items.stop]
-        traced_here = trace(model, [token_ids] * len(here), names, path, changes=[_embedded(here)])
-        vectors = _directions_at(traced_here, objective, state, directions)
+        here = _before_each(embeddings[items.start : items.stop], after)
+        rows = len(items) * len(sequences)
+        reads_here = [(first + row, position) for first in range(0, rows, len(sequences)) for row, position in reads]
+        changes = [_embedded(here)]
+        traced_here = trace(model, [*sequences] * len(items), names, path, reads_here, changes)
+        vectors = _directions_at(traced_here, directions_of, states, directions)
         parts: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
         def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
@@ -100,30 +107,46 @@ def average_over_points(
         if progress is not None:
             progress(items.stop, len(embeddings))
 
-    most = max(1, _TOKENS_AT_ONCE // len(token_ids))
-    run_in_chunks(len(embeddings), lambda _: budget.rows(len(token_ids), most), run)
+    longest = max(map(len, sequences)) * len(sequences)
+    most = max(1, _TOKENS_AT_ONCE // longest)
+    run_in_chunks(len(embeddings), lambda _: budget.rows(longest, most), run)
     if not directions.squared:  # √w is in the gradients already
         directions = replace(directions, weights=torch.ones_like(directions.weights))
     return AveragedTrace(
-        activations={name: values.detach() for name, values in traced.activations.items()},
-        token_mask=traced.token_mask,
+        activations={name: values[:1].detach() for name, values in traced.activations.items()},
+        token_mask=traced.token_mask[:1],
         gradients=sums,
         directions=directions,
-        starts=_activations(model, token_ids, start, names, path) if with_starts and start is not None else None,
+        starts=_activations(model, sequences, _before_each(start[None], after), names, path)
+        if with_starts and start is not None
+        else None,
     )
 
 
+def _before_each(
+    points: Float[Tensor, "point pos d_model"], after: Sequence[Float[Tensor, "_ d_model"]]
+) -> Float[Tensor, "row longest d_model"]:
+    """Each point's embeddings before those of each answer, padded with zeros on the right."""
+    rows = [torch.cat([point, answer.to(point)]) for point in points for answer in after]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
 def _directions_at(
-    traced: Trace, objective: Objective, state: FinalState, directions: Directions
-) -> Float[Tensor, "k point d_model"]:
-    """The directions at each point: of a number √w v there, for the prompt's own target; else the prompt's."""
-    ys = traced.final_states.detach().to(state.y)
+    traced: Trace,
+    directions_of: Callable[[Sequence[FinalState]], Directions],
+    states: Sequence[FinalState],
+    directions: Directions,
+) -> Float[Tensor, "k read d_model"]:
+    """The directions at each point: of a number √w v there, for the prompt's own targets; else the prompt's."""
+    ys = traced.final_states.detach().to(states[0].y)
+    vectors = directions.vectors.reshape(len(directions.vectors), len(states), -1)
     if directions.squared:
-        return repeat(directions.vectors, "k d_model -> k point d_model", point=len(ys))
+        return repeat(vectors, "k read d_model -> k (point read) d_model", point=len(ys) // len(states))
     # A default target is decided at the prompt: along the path the model's top token changes.
-    target = state.top_token if state.target is None else state.target
-    states = FinalState.several(ys, state.unembedding, [target] * len(ys))
-    return torch.stack([_number_direction(objective.directions(item)) for item in states], dim=1)
+    targets = [state.top_token if state.target is None else state.target for state in states]
+    at_points = FinalState.several(ys, states[0].unembedding, targets * (len(ys) // len(states)))
+    each = [at_points[first : first + len(states)] for first in range(0, len(at_points), len(states))]
+    return torch.cat([_number_direction(directions_of(at_point)) for at_point in each], dim=1)
 
 
 def _embedded(embeddings: Float[Tensor, "row pos d_model"]) -> tuple[str, Hook]:
@@ -131,25 +154,26 @@ def _embedded(embeddings: Float[Tensor, "row pos d_model"]) -> tuple[str, Hook]:
     return EMBEDDING, lambda embedding: embeddings.to(embedding)
 
 
-def _number_direction(directions: Directions) -> Float[Tensor, "1 d_model"]:
-    """√w v of an output that is a number."""
+def _number_direction(directions: Directions) -> Float[Tensor, "1 read d_model"]:
+    """√w v of an output that is a number, for each of its predictions."""
     if directions.squared or len(directions.vectors) != 1:
         raise ObjectiveError(
             f"the objective has one direction at the prompt and {len(directions.vectors)} at a point of the path; one "
             "that is a number has one everywhere."
         )
-    return directions.weights.sqrt()[:, None] * directions.vectors
+    d_model = directions.vectors.shape[-1]
+    return directions.weights.sqrt() * directions.vectors.reshape(1, -1, d_model)
 
 
 def _activations(
     model: ScopedModel,
-    token_ids: Sequence[int],
-    embeddings: Float[Tensor, "pos d_model"],
+    sequences: Sequence[Sequence[int]],
+    embeddings: Float[Tensor, "row pos d_model"],
     names: Sequence[str],
     path: Sequence[tuple[str, Hook]],
 ) -> dict[str, Tensor]:
     """The sites' activations of the prompt with other embeddings."""
     if list(names) == [EMBEDDING]:
-        return {EMBEDDING: embeddings[None]}
-    traced = trace(model, [token_ids], names, path, changes=[_embedded(embeddings[None])])
-    return {name: values.detach() for name, values in traced.activations.items()}
+        return {EMBEDDING: embeddings[:1]}
+    traced = trace(model, sequences, names, path, changes=[_embedded(embeddings)])
+    return {name: values[:1].detach() for name, values in traced.activations.items()}

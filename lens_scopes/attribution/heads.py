@@ -27,7 +27,8 @@ from lens_scopes.attribution.component_ablation import (
     check_baseline,
     component_site,
 )
-from lens_scopes.attribution.resolved import PromptPosition, ResolvedSpec
+from lens_scopes.attribution.prompt_position import PromptPosition
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype

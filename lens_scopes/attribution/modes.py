@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
-from lens_scopes.attribution.resolved import PromptPosition, ResolvedSpec
+from lens_scopes.attribution.prompt_position import PromptPosition
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype

@@ -9,12 +9,13 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.attribution.averaging import average_over_points
+from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
-from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, trace, trace_within
+from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, Traced, trace, trace_within
 from lens_scopes.engine.final_state import (
     FinalState,
     PredictedToken,
@@ -27,13 +28,10 @@ from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_gradients, require_used
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.text_mean import averaged_mask
-from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, PromptError, SiteError
+from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, SiteError
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.answer import Answer, read_answer
-from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
-from lens_scopes.prompts.read import PromptLike, read_prompt
-from lens_scopes.prompts.tokens import resolve_token, token_string
-from lens_scopes.results.answer import AnswerRecord
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.tokens import token_string
 from lens_scopes.results.attribution import Attribution, DirectionDetails
 from lens_scopes.results.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
@@ -51,82 +49,6 @@ _NOISY = 0.2  # a standard error above this share of the scores is worth a warni
 
 def _batch_tokens(model: ScopedModel) -> int:
     return _BATCH_TOKENS if model.device.type == "cpu" else _BATCH_TOKENS_OF_GPU
-
-
-@dataclass(frozen=True)
-class PromptPosition:
-    """One prompt with what is explained after it: the next token at a position, or answers.
-
-    Attributes:
-        prompt: the prompt.
-        position: after which token the (first) prediction is explained.
-        target: the next token explained, for objectives that take one.
-        answers: the answers explained after the whole prompt: one, or two that are contrasted; none for a token.
-        with_answer: whether the answer's own tokens get scores too.
-        spec: what is asked of this prompt, where it differs from that of others run with it.
-    """
-
-    prompt: Prompt
-    position: int
-    target: int | None
-    answers: tuple[Answer, ...] = ()
-    with_answer: bool = False
-    spec: Spec | None = None
-
-    @classmethod
-    def read(cls, model: ScopedModel, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
-        """Reads a prompt, its position and its target against the model, once, at the boundary."""
-        read = read_prompt(model, prompt)
-        at = resolve_position(read, position)
-        return cls(read, at, next_token_id(read, at) if target is None else resolve_token(model, target))
-
-    @classmethod
-    def answered(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
-        """Reads a prompt with the position and target, or the answers, that a spec asks for."""
-        if not spec.answers:
-            return cls.read(model, prompt, position, spec.target)
-        read = read_prompt(model, prompt)
-        at = resolve_position(read, position)
-        if at != len(read) - 1:
-            raise PromptError(
-                f"an answer follows the whole prompt, so position={position} does not apply; leave it out, or cut the "
-                "prompt."
-            )
-        answers = tuple(read_answer(model, read, answer) for answer in spec.answers)
-        return cls(read, at, None, answers, spec.eligible == "all", spec)
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """The tokens up to the position: later ones cannot matter."""
-        return self.prompt.token_ids[: self.position + 1]
-
-    @property
-    def special(self) -> tuple[bool, ...]:
-        """Which of `token_ids` are special."""
-        return self.prompt.special[: self.position + 1]
-
-    @property
-    def sequences(self) -> list[tuple[int, ...]]:
-        """What the model reads: the tokens up to the position, or with all but the last token of each answer."""
-        return [answer.prompt.token_ids[:-1] for answer in self.answers] or [self.token_ids]
-
-    @property
-    def predictions(self) -> list[tuple[int, int, int | None]]:
-        """The predictions explained: row of `sequences`, position and target."""
-        if not self.answers:
-            return [(0, self.position, self.target)]
-        return [
-            (row, self.position + index, token_id)
-            for row, answer in enumerate(self.answers)
-            for index, token_id in enumerate(answer.token_ids)
-        ]
-
-    @property
-    def scored(self) -> tuple[Prompt, int]:
-        """The tokens that get scores: the first ones of a prompt, and how many."""
-        if self.with_answer:
-            return self.answers[0].prompt, len(self.answers[0].prompt) - 1
-        return self.prompt, self.position + 1
 
 
 @dataclass(frozen=True)
@@ -267,8 +189,7 @@ class ResolvedSpec:
             remaining = iter(states)
             states_of = [[next(remaining) for _ in place.predictions] for place in places]
             directions = [self._directions(*pair) for pair in zip(places, states_of, strict=True)]
-        averaged = averaged_mask([place.special for place in places])
-        averaged = torch.nn.functional.pad(averaged, (0, traced.token_mask.shape[1] - averaged.shape[1]))
+        averaged = _averaged_tokens(places, traced)
         scores = score(traced, directions, self.readout, averaged, progress, rows_each=rows_each)
         memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
         return [
@@ -288,15 +209,16 @@ class ResolvedSpec:
     def _run_at_points(self, place: PromptPosition, points: Points, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
         path_hooks, budget = self.path_hooks(), self.budget()
-        traced = trace(self.model, [place.token_ids], self.read_names, path_hooks)
-        state = self.final_states(traced, [place.target])[0]
-        directions = self.objective.directions(state)
+        reads = [(row, position) for row, position, _ in place.predictions]
+        traced = trace(self.model, place.sequences, self.read_names, path_hooks, reads)
+        states = self.final_states(traced, [target for _, _, target in place.predictions])
+        directions = self._directions(place, states)
         averaged = average_over_points(
             self.model,
-            place.prompt,
+            place,
             points,
-            self.objective,
-            state,
+            lambda at_point: self._directions(place, at_point),
+            states,
             directions,
             traced,
             path_hooks,
@@ -304,9 +226,10 @@ class ResolvedSpec:
             with_starts=self.readout.from_baseline,
             progress=progress,
         )
-        mask = averaged_mask([place.special])
+        mask = _averaged_tokens([place], averaged)
         scores = score(averaged, [averaged.directions], self.readout, mask, starts=averaged.starts)
-        return self._result(0, place, [state], directions, scores, budget.plan(len(place.token_ids)))
+        plan = budget.plan(max(map(len, place.sequences)))
+        return self._result(0, place, states, directions, scores, plan)
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
@@ -351,7 +274,7 @@ class ResolvedSpec:
         else:
             parts = [(values(name), errors(name)) for name in self.score_names]
             own, standard_error = total_over_sites(parts, squared=directions.squared)
-        answers = _answer_records(place, states)
+        answers = place.answer_records(states)
         record = self.record(prompt, length - 1, state)
         record |= {"position": place.position, **self._asked_of(place, state)}
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
@@ -375,7 +298,7 @@ class ResolvedSpec:
                     squared=directions.squared,
                     sampled=directions.sampled,
                     points=None if self.points is None else self.points.describe(),
-                    answer_process=_answer_process(place),
+                    answer_process=place.answer_process,
                     eligible_answer=length - len(place.token_ids),
                 )
             ),
@@ -495,6 +418,12 @@ class ResolvedSpec:
         return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
 
 
+def _averaged_tokens(places: Sequence[PromptPosition], traced: Traced) -> Bool[Tensor, "batch pos"]:
+    """The prompts' tokens that "mean" averages; answers and padding are none of them."""
+    mask = averaged_mask([place.special for place in places])
+    return torch.nn.functional.pad(mask, (0, traced.token_mask.shape[1] - mask.shape[1]))
+
+
 def choice_record(choice: Readout | Points) -> dict[str, Any]:
     """The name and settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
     fields = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
@@ -513,31 +442,6 @@ def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Seq
         if share > _NOISY:
             found.append(f"the standard error is {share:.0%} of the scores; ask for more samples.")
     return found
-
-
-def _answer_records(place: PromptPosition, states: Sequence[FinalState]) -> list[AnswerRecord]:
-    """The answers explained, with the probability of each of their tokens."""
-    remaining = iter(states)
-    return [
-        AnswerRecord(
-            tokens=list(answer.tokens),
-            token_ids=list(answer.token_ids),
-            log_probabilities=[float(next(remaining).log_probabilities[token_id]) for token_id in answer.token_ids],
-            generated=answer.generated,
-        )
-        for answer in place.answers
-    ]
-
-
-def _answer_process(place: PromptPosition) -> str:
-    """How the tokens of what is explained come about, for the contract; empty for the next token."""
-    if not place.answers:
-        return ""
-    first, *others = place.answers
-    if others:
-        return "both answers' tokens are given and teacher-forced: every prediction sees its answer's earlier ones"
-    origin = "generated by the model, each its most probable one," if first.generated else "given"
-    return f"the answer's tokens are {origin} and teacher-forced: every prediction sees the earlier ones"
 
 
 @cache

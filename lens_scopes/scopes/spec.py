@@ -137,11 +137,6 @@ class Spec:
             )
         if self.answers and self.target is not None:
             raise ObjectiveError(f"an answer is explained, so target={self.target!r} would be dropped; leave it out.")
-        if self.answers and self.points is not None:
-            raise ObjectiveError(
-                f"gradients of an answer are taken at the prompt itself, so points={_written(self.points)!r} does not "
-                "apply; leave points out."
-            )
 
     # Reading
 

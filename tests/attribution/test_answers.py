@@ -184,6 +184,41 @@ def test_the_cost_does_not_grow_with_the_answer_but_for_an_exact_divergence(obje
     assert counted == passes
 
 
+# Points
+
+
+def test_a_path_of_many_steps_is_complete_for_the_answers_log_probability() -> None:
+    """Integrated Gradients from zero: Σ_t score_t = log P(answer | prompt) − log P(answer | zero embeddings)."""
+    model, ids = llama_like(), [*PROMPT, *ANSWER[:-1]]
+    own = reference.site_activation(model, ids, "hook_embed")
+    start = own.clone()
+    start[: len(PROMPT)] = 0
+
+    def log_probability(embeddings: Tensor) -> float:
+        states = [reference.final_state(model, embeddings, ids, len(PROMPT) - 1 + n) for n in range(len(ANSWER))]
+        logits = [reference.logits_from_final_state(model, y).log_softmax(-1) for y in states]
+        return sum(float(row[token]) for row, token in zip(logits, ANSWER, strict=True))
+
+    att = ls.attribute(model, PROMPT, ls.LogProb(), answer=ANSWER, readout="dot", points="path@400")
+    assert float(att.scores.sum()) == pytest.approx(log_probability(own) - log_probability(start), rel=1e-3)
+
+
+def test_points_of_two_answers_average_the_difference() -> None:
+    model = gpt2_like()
+    one, other = (
+        ls.attribute(model, PROMPT, ls.LogProb(), answer=answer, readout="dot", points="path@5", layers=True)
+        for answer in (ANSWER, OTHER)
+    )
+    both = ls.attribute(model, PROMPT, ls.LogProbDiff(ANSWER, OTHER), readout="dot", points="path@5", layers=True)
+    assert_close(both.scores, one.scores - other.scores)
+
+
+def test_noise_averages_the_gradients_of_a_divergence_of_the_answer() -> None:
+    model = gpt2_like()
+    still = ls.attribute(model, PROMPT, ls.Fisher(2), answer=ANSWER, points="noise@3,scale=1e-9")
+    assert_close(still.scores, ls.attribute(model, PROMPT, ls.Fisher(2), answer=ANSWER).scores, rtol=1e-5, atol=1e-9)
+
+
 # Batches, memory, generation, files
 
 
@@ -263,7 +298,6 @@ def test_a_saved_answer_comes_back(tmp_path: Any) -> None:
         (ls.LogProb(), {"answer": 1.5}, "a text, token ids or a number"),
         (ls.LogProb(), {"answer": ANSWER, "target": 5}, "target=5 would be dropped"),
         (ls.LogProb(), {"answer": ANSWER, "position": 1}, "position=1 does not apply"),
-        (ls.LogProb(), {"answer": ANSWER, "points": "noise@4"}, "points="),
         (ls.LogProb(), {"answer": ANSWER, "eligible": "answer"}, "'prompt' or 'all'"),
         (ls.LogProb(), {"eligible": "all"}, "give answer="),
         (ls.LogProbDiff(ANSWER, OTHER), {"eligible": "all"}, "not one answer"),

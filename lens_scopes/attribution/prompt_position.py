@@ -1,0 +1,116 @@
+"""One prompt with what is explained after it: the next token at a position, or whole answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.model import ScopedModel
+from lens_scopes.errors import PromptError
+from lens_scopes.prompts.answer import Answer, read_answer
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
+from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.tokens import resolve_token
+from lens_scopes.results.answer import AnswerRecord
+from lens_scopes.scopes.spec import Spec
+
+
+@dataclass(frozen=True)
+class PromptPosition:
+    """One prompt with what is explained after it: the next token at a position, or answers.
+
+    Attributes:
+        prompt: the prompt.
+        position: after which token the (first) prediction is explained.
+        target: the next token explained, for objectives that take one.
+        answers: the answers explained after the whole prompt: one, or two that are contrasted; none for a token.
+        with_answer: whether the answer's own tokens get scores too.
+        spec: what is asked of this prompt, where it differs from that of others run with it.
+    """
+
+    prompt: Prompt
+    position: int
+    target: int | None
+    answers: tuple[Answer, ...] = ()
+    with_answer: bool = False
+    spec: Spec | None = None
+
+    @classmethod
+    def read(cls, model: ScopedModel, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
+        """Reads a prompt, its position and its target against the model, once, at the boundary."""
+        read = read_prompt(model, prompt)
+        at = resolve_position(read, position)
+        return cls(read, at, next_token_id(read, at) if target is None else resolve_token(model, target))
+
+    @classmethod
+    def answered(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
+        """Reads a prompt with the position and target, or the answers, that a spec asks for."""
+        if not spec.answers:
+            return cls.read(model, prompt, position, spec.target)
+        read = read_prompt(model, prompt)
+        at = resolve_position(read, position)
+        if at != len(read) - 1:
+            raise PromptError(
+                f"an answer follows the whole prompt, so position={position} does not apply; leave it out, or cut the "
+                "prompt."
+            )
+        answers = tuple(read_answer(model, read, answer) for answer in spec.answers)
+        return cls(read, at, None, answers, spec.eligible == "all", spec)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens up to the position: later ones cannot matter."""
+        return self.prompt.token_ids[: self.position + 1]
+
+    @property
+    def special(self) -> tuple[bool, ...]:
+        """Which of `token_ids` are special."""
+        return self.prompt.special[: self.position + 1]
+
+    @property
+    def sequences(self) -> list[tuple[int, ...]]:
+        """What the model reads: the tokens up to the position, or with all but the last token of each answer."""
+        return [answer.prompt.token_ids[:-1] for answer in self.answers] or [self.token_ids]
+
+    @property
+    def predictions(self) -> list[tuple[int, int, int | None]]:
+        """The predictions explained: row of `sequences`, position and target."""
+        if not self.answers:
+            return [(0, self.position, self.target)]
+        return [
+            (row, self.position + index, token_id)
+            for row, answer in enumerate(self.answers)
+            for index, token_id in enumerate(answer.token_ids)
+        ]
+
+    @property
+    def scored(self) -> tuple[Prompt, int]:
+        """The tokens that get scores: the first ones of a prompt, and how many."""
+        if self.with_answer:
+            return self.answers[0].prompt, len(self.answers[0].prompt) - 1
+        return self.prompt, self.position + 1
+
+    def answer_records(self, states: Sequence[FinalState]) -> list[AnswerRecord]:
+        """The answers explained, with the probability of each of their tokens."""
+        remaining = iter(states)
+        return [
+            AnswerRecord(
+                tokens=list(answer.tokens),
+                token_ids=list(answer.token_ids),
+                log_probabilities=[float(next(remaining).log_probabilities[token_id]) for token_id in answer.token_ids],
+                generated=answer.generated,
+            )
+            for answer in self.answers
+        ]
+
+    @property
+    def answer_process(self) -> str:
+        """How the tokens of what is explained come about, for the contract; empty for the next token."""
+        if not self.answers:
+            return ""
+        first, *others = self.answers
+        if others:
+            return "both answers' tokens are given and teacher-forced: every prediction sees its answer's earlier ones"
+        origin = "generated by the model, each its most probable one," if first.generated else "given"
+        return f"the answer's tokens are {origin} and teacher-forced: every prediction sees the earlier ones"
