@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from lens_scopes.errors import EvaluationError
+from lens_scopes.errors import EvaluationError, suggest
 
 if TYPE_CHECKING:
     from lens_scopes.engine.model import ModelLike
@@ -145,7 +145,8 @@ def as_protocol(protocol: ProtocolLike) -> Protocol:
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
-        raise EvaluationError(f"unknown protocol {protocol!r} (expected one of {', '.join(PROTOCOLS)}).")
+        known = ", ".join(PROTOCOLS)
+        raise EvaluationError(f"unknown protocol {protocol!r}{suggest(protocol, PROTOCOLS)} Known: {known}.")
     return PROTOCOLS[protocol]
 
 

@@ -64,6 +64,7 @@ def test_reports_say_what_the_table_says(measured: EvaluationReport) -> None:
         sentence = quantity.sentence[:1].upper() + quantity.sentence[1:]
         assert f"{sentence}." in page, name
         assert name in curves or f"\n{quantity.sentence}\n" in text, name
+        assert name not in curves or f" by {quantity.across}, " in page, name
         winner = {"lower": {"low"}, "higher": {"high"}, None: set()}[quantity.better]
         assert best(name, {"low": 0.0, "high": 1.0}) == winner
 

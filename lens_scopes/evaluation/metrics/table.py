@@ -33,12 +33,14 @@ class Quantity:
         help: what it is, in one line.
         unit: its unit or scale; "" for a share or an index.
         better: which way is better; None where neither is.
+        across: what the fraction of a curve is of.
     """
 
     name: str
     help: str
     unit: str = ""
     better: Literal["lower", "higher"] | None = None
+    across: str = "fraction of the tokens"
 
     @property
     def direction(self) -> str | None:
@@ -115,7 +117,7 @@ METRICS: dict[str, Metric] = {
             "area over the perturbation curve: ∫ change of log p of the explained token",
             "nats",
             "lower",
-            "perturbation:aopc",
+            function="perturbation:aopc",
             fractions=AOPC_FRACTIONS,
         ),
         Metric(
@@ -123,7 +125,7 @@ METRICS: dict[str, Metric] = {
             "area under KL(p ‖ p without the top fraction)",
             "nats",
             "higher",
-            "perturbation:aopc_kl",
+            function="perturbation:aopc_kl",
             fractions=AOPC_FRACTIONS,
         ),
         Metric(
@@ -131,7 +133,7 @@ METRICS: dict[str, Metric] = {
             "AOPC between the passage’s own limits",
             "about 0 to 1",
             "higher",
-            "perturbation:aopc_normalised",
+            function="perturbation:aopc_normalised",
         ),
         Metric(
             "comprehensiveness",
@@ -145,7 +147,7 @@ METRICS: dict[str, Metric] = {
             "KL of the prediction without the top tokens",
             "nats",
             "higher",
-            "perturbation:mean_divergence",
+            function="perturbation:mean_divergence",
             fractions=ERASER_FRACTIONS,
         ),
         Metric(
@@ -161,7 +163,7 @@ METRICS: dict[str, Metric] = {
             "KL of the prediction from the top tokens alone",
             "nats",
             "lower",
-            "perturbation:mean_divergence",
+            function="perturbation:mean_divergence",
             fractions=ERASER_FRACTIONS,
             keep=True,
         ),
@@ -201,14 +203,14 @@ METRICS: dict[str, Metric] = {
             "unexplained share of the effects of random ablations",
             "0 to 1",
             "lower",
-            "perturbation:infidelity",
+            function="perturbation:infidelity",
         ),
         Metric(
             "stability",
             "rank agreement under noise on the embeddings",
             _SPEARMAN,
             "higher",
-            "robustness:stability",
+            function="robustness:stability",
             needs_ablation=False,
         ),
         Metric(
@@ -216,7 +218,7 @@ METRICS: dict[str, Metric] = {
             "rank agreement with the model whose last blocks are redrawn",
             _SPEARMAN,
             "lower",
-            "robustness:randomization",
+            function="robustness:randomization",
             needs_ablation=False,
         ),
         Metric(
@@ -224,7 +226,7 @@ METRICS: dict[str, Metric] = {
             "rank agreement with the model whose last blocks are redrawn as in arXiv:2601.16407",
             _SPEARMAN,
             "lower",
-            "robustness:randomization",
+            function="robustness:randomization",
             needs_ablation=False,
             redraw="initializer",
         ),
@@ -233,7 +235,8 @@ METRICS: dict[str, Metric] = {
             "rank agreement with the model, by the share of its blocks redrawn",
             _SPEARMAN,
             "lower",
-            "robustness:randomization_by_layer",
+            across="share of the blocks redrawn",
+            function="robustness:randomization_by_layer",
             needs_ablation=False,
         ),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.evaluation.metrics.table import quantity_named
+from lens_scopes.evaluation.metrics.table import Quantity, quantity_named
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS
 from lens_scopes.evaluation.statistics.intervals import RESAMPLES
 from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG
@@ -30,7 +30,8 @@ def better(metric: str) -> str | None:
 
 def across(metric: str) -> str:
     """What a curve's fraction is of."""
-    return "share of the blocks redrawn" if metric.startswith("randomization") else "fraction of the tokens"
+    quantity = quantity_named(metric)
+    return Quantity.across if quantity is None else quantity.across
 
 
 def best(metric: str, values: dict[str, float]) -> set[str]:
