@@ -189,7 +189,7 @@ def test_the_cost_does_not_grow_with_the_answer_but_for_an_exact_divergence(obje
 
 def test_a_path_of_many_steps_is_complete_for_the_answers_log_probability() -> None:
     """Integrated Gradients from zero: Σ_t score_t = log P(answer | prompt) − log P(answer | zero embeddings)."""
-    model, ids = llama_like(), [*PROMPT, *ANSWER[:-1]]
+    model, ids = gpt2_like(), [*PROMPT, *ANSWER[:-1]]
     own = reference.site_activation(model, ids, "hook_embed")
     start = own.clone()
     start[: len(PROMPT)] = 0
