@@ -116,6 +116,31 @@ def test_the_python_and_the_command_line_give_the_same_result(
     assert {call[0] for call in loader.calls} == {"tiny"}
 
 
+ANSWERED: list[tuple[dict[str, Any], Any, dict[str, Any]]] = [
+    (
+        {"scope": "logprob", "answer": " sofa The dog", "eligible": "all"},
+        ls.LogProb(),
+        {"answer": " sofa The dog", "eligible": "all"},
+    ),
+    ({"scope": "fisher@2", "generate": 3, "samples": 4}, ls.Fisher(2, samples=4), {"answer": 3}),
+    ({"scope": "logprob-diff", "answer": " sofa", "other": " dog sleeps"}, ls.LogProbDiff(" sofa", " dog sleeps"), {}),
+]
+
+
+@pytest.mark.parametrize(("question", "objective", "more"), ANSWERED)
+def test_a_whole_answer_is_explained(
+    api: TestClient, model: Any, loader: Loader, question: dict[str, Any], objective: Any, more: dict[str, Any]
+) -> None:
+    answer = ask(api, "attribute", **question)
+    AttributionAnswer.model_validate(answer)
+    result = plain(ls.attribute(model, PROMPT, objective, **more))
+    assert {name: value for name, value in answer.items() if name in result} == result
+    variables: dict[str, Any] = {}
+    python = answer["view"]["command"]["python"].replace("ls.load_model", "load_model")
+    exec(python, {"load_model": loader}, variables)
+    assert plain(variables["result"])["scores"] == result["scores"]
+
+
 @pytest.mark.parametrize("text", ["-", "--help", 'it\'s "a" $(b) `c` \\ !', "two\nlines\n", "- a\n"])
 def test_any_text_survives_the_shell(api: TestClient, text: str) -> None:
     shell = ask(api, "attribute", text=text)["view"]["command"]["shell"]

@@ -54,6 +54,30 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
         (Limits(prompt_characters=20), "attribute", {}, "the prompt has 21 characters; this server takes 20."),
         (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5."),
         (Limits(generated_tokens=2), "matrix", {"generate": 3}, "3 tokens were to be generated; this server takes 2."),
+        (
+            Limits(generated_tokens=2),
+            "attribute",
+            {"generate": 3},
+            "3 tokens were to be generated; this server takes 2.",
+        ),
+        (
+            Limits(prompt_tokens=8),
+            "attribute",
+            {"generate": 4},
+            "the prompt and its answer have 10 tokens; this server takes 8.",
+        ),
+        (
+            Limits(prompt_tokens=8),
+            "attribute",
+            {"answer": " sofa The dog sleeps"},
+            "the prompt and its answer have 10 tokens; this server takes 8.",
+        ),
+        (
+            Limits(directions=5),
+            "attribute",
+            {"scope": "fisher@2", "generate": 3},
+            "an answer of 3 tokens has 6 directions at rank 2; this server takes 5. Ask for samples=16.",
+        ),
         (Limits(request_bytes=20), "attribute", {}, "the request is larger than the 20 bytes this server takes."),
     ],
 )

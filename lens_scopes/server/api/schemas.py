@@ -145,6 +145,10 @@ class MatrixRequest(PromptRequest, _MatrixRequest):
     )
     spans: dict[Name, str] = Field(default={}, max_length=32, description="Named parts of the prompt.")
 
+    @classmethod
+    def option_names(cls) -> set[str]:
+        return super().option_names() - {"generate"}  # what a matrix generates is its own, and no answer
+
 
 class ModesRequest(PromptRequest, _PathRequest):
     """`lens_scopes.inspect_modes`."""
