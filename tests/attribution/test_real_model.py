@@ -113,25 +113,17 @@ def test_a_batch_equals_single_calls(gemma: Any, results: Any) -> None:
         assert_close(att.scores, single, rtol=1e-3, atol=1e-5 * float(single.max()))
 
 
-def test_an_answer_is_explained_by_the_words_it_repeats(gemma: Any) -> None:
-    """The answer repeats a name and a number of its prompt; its probability is that of its tokens, one by one."""
+def test_an_answer_is_explained_by_the_word_it_repeats(gemma: Any) -> None:
+    """Either city leads its own answer; the answer's probability is that of its tokens, one by one."""
     prompt = "Anna lives in Paris. Peter lives in Rome. Where does Peter live? Peter lives in"
-    att = ls.attribute(gemma, prompt, ls.LogProb(), answer=" Rome.", readout="product")
-    assert att.answer is not None and att.answer.tokens == [" Rome", "."]
-    single = [
-        ls.attribute(gemma, [*att.token_ids, *att.answer.token_ids], ls.LogProb(), position=len(att) - 1 + index)
-        for index in range(2)
-    ]
-    assert_close(
-        torch.tensor(att.answer.log_probabilities).exp(),
-        torch.tensor([item.target.probability for item in single if item.target is not None]),
-        rtol=1e-4,
-        atol=1e-6,
-    )
-    contrast = ls.attribute(gemma, prompt, ls.LogProbDiff(" Rome.", " Paris."), readout="dot")
-    assert contrast.answer is not None and contrast.other_answer is not None
-    assert contrast.answer.log_probability > contrast.other_answer.log_probability
-    assert att.tokens[att.top(1)[0].index] in (" Rome", " in", " Peter")
+    for city in (" Rome", " Paris"):
+        att = ls.attribute(gemma, prompt, ls.LogProb(), answer=f"{city}.")
+        assert att.answer is not None and att.answer.tokens == [city, "."]
+        assert att.top(1)[0].label == city
+    whole, last = [*att.token_ids, *att.answer.token_ids], len(att) - 1
+    single = [ls.attribute(gemma, whole, ls.LogProb(), position=last + index).target for index in range(2)]
+    expected = torch.tensor([target.probability for target in single if target is not None])
+    assert_close(torch.tensor(att.answer.log_probabilities).exp(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_sampled_trace_is_within_a_few_percent(gemma: Any, results: Any) -> None:
