@@ -28,6 +28,6 @@ function entry(page, item) {
   const css = item.target ? "target" : null;
   if (!item.choose || !target) return h("li", { class: css }, ...inside);
   const label = say("choose_target", { token: item.label[0].token, percent: item.values[0] });
-  const attributes = { type: "button", "aria-label": label, onclick: () => target(item.choose) };
+  const attributes = { type: "button", "aria-label": label, title: say("explain_target"), onclick: () => target(item.choose) };
   return h("li", { class: css }, h("button", attributes, ...inside));
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.words import attribution as words
@@ -52,14 +53,15 @@ def header(attribution: Attribution) -> list[Block]:
     ]
 
 
-def sections(attribution: Attribution, *, with_heads: bool = False) -> list[Section]:
+def sections(attribution: Attribution, *, with_heads: bool = False, later: Sequence[str] = ()) -> list[Section]:
     """Sections `tokens`, `prediction`, `layers`, `sites`, `contract`, `scores`, `details`.
 
     Args:
         attribution: the result.
         with_heads: whether the page has the heads × layers map, which the names of layers then lead to.
+        later: tokens of the prompt after the position explained, which a page can offer to explain.
     """
-    parts = [_tokens(attribution), _prediction(attribution)]
+    parts = [_tokens(attribution, later), _prediction(attribution)]
     if attribution.layers is not None:
         parts.append(_layers(attribution, with_heads))
     if attribution.sites:
@@ -76,7 +78,9 @@ def about(result: Any) -> list[str | dict[str, str]]:
     """Objective, model and position of a result about one prediction."""
     name = inline_token(str(result.model.get("name", "a model")))
     place = f"position {result.position} of {len(result.tokens)} tokens"
-    return [{"bold": inline_token(result.objective)}, f" · {name} · {place}"]
+    path = result.settings.get("path")
+    through = f" · through {inline_token(str(path))}" if path else ""
+    return [{"bold": inline_token(result.objective)}, f" · {name} · {place}{through}"]
 
 
 def prompt(result: Any, following: PredictedToken | None) -> Block:
@@ -90,7 +94,7 @@ def prompt(result: Any, following: PredictedToken | None) -> Block:
     return block
 
 
-def _tokens(attribution: Attribution) -> Section:
+def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
     strip: Block = {
         "type": "strip",
         "id": "token-strip",
@@ -99,11 +103,14 @@ def _tokens(attribution: Attribution) -> Section:
         "label": "The prompt, coloured by influence",
         "strongest": 6,
     }
+    if later:
+        first = len(attribution.tokens)
+        strip["later"] = [{"index": first + i, "token": inline_token(text)} for i, text in enumerate(later)]
     if attribution.layers is not None:
         strip |= {
             "choices": words.short_names(attribution.layer_names),
             "choice_values": reference("layers"),
-            "first": "all sites" if attribution.settings.get("at") else "embedding",
+            "first": "all sites" if attribution.settings.get("score_sites") else "embedding",
             "choice_label": "Where influence is read",
             "choose": "layer",
         }
