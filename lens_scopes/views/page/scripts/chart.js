@@ -78,12 +78,8 @@ function frame(block, size, x, y) {
   ];
 }
 
-function colour(line) {
-  return line.colour ?? `var(--${line.level})`;
-}
-
 function stroke(line) {
-  return { fill: "none", stroke: colour(line), "stroke-width": "2", "stroke-dasharray": line.dashes || "none" };
+  return { fill: "none", stroke: line.colour, "stroke-width": "2", "stroke-dasharray": line.dashes || "none" };
 }
 
 function lineOf(line, x, y) {
@@ -91,11 +87,11 @@ function lineOf(line, x, y) {
   const band = line.band ?? [];
   const edge = [...band.map(([at, , high]) => [at, high]), ...[...band].reverse().map(([at, low]) => [at, low])];
   return [
-    band.length > 1 && svg("polygon", { points: edge.map(corner).join(" "), style: { fill: colour(line), opacity: ".12" } }),
+    band.length > 1 && svg("polygon", { points: edge.map(corner).join(" "), style: { fill: line.colour, opacity: ".12" } }),
     svg("polyline", { points: line.points.map(corner).join(" "), style: stroke(line) }),
     ...(line.titles ?? []).map((title, i) => {
       const [across, up] = line.points[i];
-      return svg("circle", { cx: x(across), cy: y(up), r: 3, style: { fill: colour(line) } }, svg("title", {}, title));
+      return svg("circle", { cx: x(across), cy: y(up), r: 3, style: { fill: line.colour } }, svg("title", {}, title));
     }),
   ];
 }
@@ -106,7 +102,7 @@ function nameLines(block, size, y) {
   const bottom = TOP + size.height;
   const heights = apart(lines.map((line) => bottom - y(line.points.at(-1)[1])), 14);
   return lines.map((line, i) =>
-    svg("text", { x: LEFT + size.width + 8, y: bottom - heights[i] + 4, style: { fill: colour(line) } }, line.name),
+    svg("text", { x: LEFT + size.width + 8, y: bottom - heights[i] + 4, style: { fill: line.colour } }, line.name),
   );
 }
 

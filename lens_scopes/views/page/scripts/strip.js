@@ -60,8 +60,7 @@ export function strips(page, block) {
 }
 
 function readoutOf(page, { about }) {
-  const hint = about ? "readout_only" : "readout";
-  return (about || page.act.position) && h("p", { class: "readout" }, say(hint));
+  return (about || page.act.position) && h("p", { class: "readout" }, say(about ? "point_token" : "choose_token"));
 }
 
 function legendOf(page, values, { of, broken }) {
