@@ -1,7 +1,7 @@
 // Charts of lines with their bands and of points, over linear, square-root and logarithmic axes.
 import { h, say, svg } from "./dom.js";
 
-const [LEFT, TOP, GAP, NAMES] = [62, 12, 14, 130];
+const [LEFT, TOP, GAP, LETTER, LINE] = [62, 12, 14, 9, 18];
 const WARPS = {
   linear: (value) => value,
   root: (value) => Math.sign(value) * Math.sqrt(Math.abs(value)),
@@ -29,7 +29,8 @@ export function chart(page, block) {
   const size = { width: square ? 340 : 420, height: square ? 340 : 270 };
   const x = (value) => LEFT + size.width * place(block.x, value);
   const y = (value) => TOP + size.height * (1 - place(block.y, value));
-  const view = `0 0 ${LEFT + size.width + (block.names ? NAMES : GAP)} ${TOP + size.height + 46}`;
+  const letters = block.names ? Math.max(0, ...block.lines.map((line) => line.name?.length ?? 0)) : 0;
+  const view = `0 0 ${LEFT + size.width + GAP + LETTER * letters} ${TOP + size.height + 46}`;
   const drawing = svg(
     "svg",
     { class: "chart", viewBox: view, role: square ? "group" : "img", "aria-label": block.label },
@@ -100,7 +101,7 @@ function lineOf(line, x, y) {
 function nameLines(block, size, y) {
   const lines = block.names ? block.lines.filter((line) => line.name && line.points.length) : [];
   const bottom = TOP + size.height;
-  const heights = apart(lines.map((line) => bottom - y(line.points.at(-1)[1])), 14);
+  const heights = apart(lines.map((line) => bottom - y(line.points.at(-1)[1])), LINE);
   return lines.map((line, i) =>
     svg("text", { x: LEFT + size.width + 8, y: bottom - heights[i] + 4, style: { fill: line.colour } }, line.name),
   );

@@ -110,13 +110,18 @@ def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
         strip |= {
             "choices": words.short_names(attribution.layer_names),
             "choice_values": reference("layers"),
-            "first": "all sites" if attribution.settings.get("score_sites") else "embedding",
+            "first": _score_place(attribution),
             "choice_label": "Where influence is read",
             "choose": "layer",
         }
     blocks = [note("The text up to the position explained. Point at a token for its score."), strip]
     blocks += [lead(words.reading(attribution)), lead(words.caution(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
+
+
+def _score_place(attribution: Attribution) -> str:
+    """Where the tokens' scores are read, in a word or two."""
+    return "all sites" if attribution.settings.get("score_sites") else "embedding"
 
 
 def _prediction(attribution: Attribution) -> Section:
@@ -208,5 +213,7 @@ def _scores(attribution: Attribution) -> Section:
     text = (
         "Share is |score| over the sum of |score| of all tokens but the special ones. The buttons in the headings sort."
     )
+    if attribution.layers is not None:
+        text = f"Read at: {_score_place(attribution)}. {text}"
     scores = table("Score of every token", [*names, ("share", "number"), ("", "")], rows, attribution.special)
     return Section("scores", "Scores", [note(text), scores])
