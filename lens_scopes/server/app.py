@@ -157,7 +157,9 @@ def _add_page(app: FastAPI) -> None:
         content = contents.get(f"{folder}/page/{name}")
         if content is None:
             raise HTTPException(404)
-        return Response(content, media_type=_TYPES[PurePath(name).suffix])
+        # A megabyte that changes with the version of CircuitsVis alone.
+        headers = {"Cache-Control": "max-age=3600"} if name == "bundle.js" else None
+        return Response(content, media_type=_TYPES[PurePath(name).suffix], headers=headers)
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:

@@ -169,6 +169,9 @@ def test_tokens_bars_layers_and_cells_lead_on(visit: Callable[..., Any]) -> None
     tab.keyboard.press("ArrowLeft")
     assert tab.locator("input[value=L0]").is_checked()
     assert tab.evaluate("document.activeElement.value") == "L0"
+    again = visit(tab.url.partition("#")[2])
+    assert again.locator("input[value=L0]").is_checked()
+    assert [row.get_attribute("data-chosen") for row in again.locator(".heat tbody tr").all()] == ["", None]
 
 
 def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None:

@@ -1,6 +1,6 @@
 // The page: question → answers → sections, and the address that says all of it.
 import { h, setLabels } from "../../views/page/scripts/dom.js";
-import { contents, reveal } from "../../views/page/scripts/page.js";
+import { contents, unfold } from "../../views/page/scripts/page.js";
 import * as address from "./address.js";
 import * as answer from "./answer.js";
 import { ask, ProblemError, question } from "./api.js";
@@ -131,15 +131,14 @@ async function explain(push = true) {
 
 /** Adds heads, the matrix or the modes to what is shown, for each side. */
 async function add(kind, mine) {
-  for (const [i, side] of sides.entries()) {
+  for (const [i, side] of sides.slice(0, answers.length).entries()) {
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
     const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
     if (asked.scope) asked.scope = about.scopes.find((one) => one.name === asked.scope)?.elsewhere ?? asked.scope;
-    const found = { ...answers[i], [kind]: await question(kind, asked, tell, mine.signal) };
-    const page = await paged(found, mine.signal);
+    const found = await paged({ ...answers[i], [kind]: await question(kind, asked, tell, mine.signal) }, mine.signal);
     if (mine !== running) return;
-    answers[i] = page;
+    answers[i] = found;
     show();
   }
 }
@@ -199,7 +198,7 @@ function show() {
   results.replaceChildren(...drawn.map(({ element }) => element));
   drawn.forEach(({ ready }) => ready());
   if (both) showDifference();
-  drawn.forEach((_, i) => view.head && at(headId(i))?.setAttribute("open", ""));
+  if (view.head) drawn.forEach((_, i) => unfold(headId(i)));
   focusAgain();
   document.title = answers[0].page.title;
   at("status").textContent = `Answered: ${document.title}`;
@@ -235,7 +234,8 @@ function headId(i) {
 
 /** Brings a part of the results into view, and the focus to it. */
 function visit(id) {
-  const target = reveal(id);
+  const target = unfold(id);
+  target?.scrollIntoView();
   target?.setAttribute("tabindex", "-1");
   target?.focus({ preventScroll: true });
 }

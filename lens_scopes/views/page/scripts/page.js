@@ -104,17 +104,16 @@ export function draw(data) {
   followLinks();
 }
 
-/** Opens the folds around the element of an id, brings it into view, and gives it back. */
-export function reveal(id) {
+/** Opens the folds around the element of an id, and gives it back. */
+export function unfold(id) {
   const target = document.getElementById(id);
   for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-  target?.scrollIntoView();
   return target;
 }
 
 /** A frame without an address of its own, as in a notebook, would resolve links against the page around it. */
 function followLinks() {
-  const arrive = () => reveal(decodeURIComponent(location.hash.slice(1)));
+  const arrive = () => unfold(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
   addEventListener("hashchange", arrive);
   document.addEventListener("click", (event) => {
     const link = event.target.closest('a[href^="#"]');
