@@ -240,6 +240,8 @@ def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None
     tab.locator("#a-tokens .switch label", has_text="L1").click()
     assert tab.locator("#b-tokens input[value=L1]").is_checked()
     assert not tab.locator("#difference .readout").inner_text().startswith("“the”"), "the difference is of that layer"
+    same = visit(f"text={PROMPT}&b.text={PROMPT}&b.scope=entropy")
+    assert "in one text alone" not in same.locator("#difference .legend").inner_text()
     assert "b.text=The+sofa+sleeps+on+the" in tab.url
     again = visit(tab.url.partition("#")[2])
     assert again.locator(".answer").count() == 2

@@ -65,7 +65,7 @@ function readoutOf(page, { about }) {
 
 function legendOf(page, values, { of, broken }) {
   const { special } = page.part;
-  const unknown = values.some((value) => !Number.isFinite(value)) && (broken ?? true);
+  const unknown = values.some((value, i) => !special[i] && !Number.isFinite(value)) && (broken ?? true);
   return legend(scaleOf(values, special), of, { special: special.some(Boolean), broken: unknown });
 }
 
