@@ -15,8 +15,8 @@ from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.formats import FORMATS, formats_text
 from lens_scopes.evaluation.metrics.table import METRICS, metric_named, quantity_named
 from lens_scopes.evaluation.report import EvaluationReport
+from lens_scopes.views.tables import markdown
 from lens_scopes.views.words.evaluation import best, better, meaning
-from lens_scopes.views.words.evaluation_tables import markdown
 
 
 @pytest.fixture(scope="module")

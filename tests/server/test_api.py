@@ -137,7 +137,7 @@ def test_a_whole_answer_is_explained(
     result = plain(ls.attribute(model, PROMPT, objective, **more))
     assert {name: value for name, value in answer.items() if name in result} == result
     variables: dict[str, Any] = {}
-    python = answer["view"]["command"]["python"].replace("ls.load_model", "load_model")
+    python = answer["command"]["python"].replace("ls.load_model", "load_model")
     exec(python, {"load_model": loader}, variables)
     assert plain(variables["result"])["scores"] == result["scores"]
 
