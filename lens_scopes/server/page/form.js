@@ -46,7 +46,8 @@ export class Side {
     const fields = { scope: this.get("scope").value };
     if (this.isChat) fields.chat = this.chat();
     else fields.text = this.get("text").value;
-    const names = ["position", "through", "readout"];
+    const names = ["answer", "position", "through", "readout"];
+    if (this.generates) names.push("generate");
     names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
     for (const name of names) if (this.get(name).value !== "") fields[name] = this.get(name).value;
     const freeze = [...this.element.querySelectorAll("[name=freeze]:checked")].map((box) => box.value);
@@ -57,7 +58,7 @@ export class Side {
 
   set fields(fields) {
     const all = { ...DEFAULTS, ...fields };
-    for (const name of ["text", "target", "other", "rank", "position", "through"]) {
+    for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through"]) {
       this.get(name).value = all[name] ?? "";
     }
     for (const name of ["scope", "readout"]) this.choose(this.get(name), all[name]);
@@ -75,6 +76,11 @@ export class Side {
   choose(select, value) {
     if (![...select.options].some((option) => option.value === value)) select.append(h("option", { value }, value));
     select.value = value;
+  }
+
+  /** Whether the model may choose the answer: not where the scope contrasts two that are given. */
+  get generates() {
+    return !settingsOf(this.about, this.get("scope").value).includes("answer");
   }
 
   get isChat() {
@@ -111,6 +117,7 @@ export class Side {
     const shown = (selector, when) => (this.element.querySelector(selector).hidden = !when);
     for (const name of SCOPE_FIELDS) shown(`.${name}`, settingsOf(this.about, scope).includes(name));
     const model = this.about.models.find((one) => one.name === this.get("model").value) ?? this.about.models[0];
+    shown(".generate", this.generates);
     shown(".prompt-kind", model.chat !== false || this.isChat);
     shown(".text", !this.isChat);
     shown(".chat", this.isChat);
@@ -124,6 +131,6 @@ export function settingsOf(about, scope) {
 
 /** Those fields as the server takes them. */
 export function asRequest(fields) {
-  const { position, ...rest } = fields;
-  return position === undefined || position === "" ? rest : { ...rest, position: Number(position) };
+  const numbers = ["position", "generate"].filter((name) => fields[name]);
+  return { ...fields, ...Object.fromEntries(numbers.map((name) => [name, Number(fields[name])])) };
 }

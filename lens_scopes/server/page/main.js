@@ -154,6 +154,8 @@ function actions(i) {
     const fields = { ...sides[i].fields, ...change };
     if (change.target !== undefined && !settingsOf(about, fields.scope).includes("target")) fields.scope = "semantic";
     if (change.position !== undefined) delete fields.target;
+    // A token chosen is explained alone: an answer would follow the whole prompt.
+    if (change.through === undefined) for (const name of ["answer", "generate"]) delete fields[name];
     sides[i].fields = fields;
     explain();
   };
