@@ -72,9 +72,10 @@ def attribute(
         through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
             `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
             default all.
-        readout: "norm" (largest effect of a unit change; usual unless the objective has one of its own), "dot" (effect
-            of the activation's value against zero, or against the start of a path), "product" (the same, summed up by
-            a norm), "relative" (largest effect of a change as large as the activation), or a Readout.
+        readout: "norm" (largest effect of a unit change along each direction; usual unless the objective has a readout
+            of its own), "dot" (effect of the activation's value against zero, or against the start of a path),
+            "product" (the same, summed up by a norm), "relative" (as "norm", for a change as large as the activation),
+            or a Readout.
         points: where gradients are taken: None for the prompt itself, or averaged over `StraightPath(start, steps)` or
             `Noise(samples, scale)`, or a line of text such as "path-mean@32", "path-bos-held" or "noise@8".
         memory: the most to use beyond the model's weights, as "4GB" or in bytes; by default a share of what is free.

@@ -188,16 +188,14 @@ class ChoiceEntry:
 READOUTS = {
     entry.name: entry
     for entry in (
-        ChoiceEntry("norm", "lens_scopes.scopes.readouts:Norm", "largest first-order effect of a unit change"),
+        ChoiceEntry("norm", "lens_scopes.scopes.readouts:Norm", "largest effect of a unit change along each direction"),
         ChoiceEntry(
             "dot",
             "lens_scopes.scopes.readouts:Dot",
             "signed effect of the value against zero, the mean (dot-mean) or the path's start",
         ),
         ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
-        ChoiceEntry(
-            "relative", "lens_scopes.scopes.readouts:Relative", "largest effect of a change as large as the value"
-        ),
+        ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
     )
 }
 POINTS = {
