@@ -12,12 +12,12 @@ from lens_scopes.views.words.evaluation import (
     VERDICTS,
     Cell,
     compared_table,
+    data_warnings,
     facts,
     how_to_read,
     meaning,
     means_table,
     named,
-    oddities,
     sets_of_passages,
     title,
     value_text,
@@ -36,7 +36,7 @@ def table(report: EvaluationReport, suffix: str) -> str:
 def markdown(report: EvaluationReport) -> str:
     """Every table of the report, with the settings above and the reading below them."""
     parts = [f"# {title(report)}", "\n".join(f"- {name}: {value}" for name, value in facts(report).items())]
-    parts += [f"> {_flat(sentence)}" for sentence in oddities(report)]
+    parts += [f"> {_flat(sentence)}" for sentence in data_warnings(report)]
     for metric in report.metrics:
         for passages, count in sets_of_passages(report):
             heading = f"## {metric}, passages: {passages} ({count})"

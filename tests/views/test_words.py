@@ -1,4 +1,4 @@
-"""How tokens, numbers and oddities are written."""
+"""How tokens, numbers and data_warnings are written."""
 
 import math
 
@@ -8,18 +8,18 @@ from fake_attribution import HOSTILE_TOKENS, fake_attribution
 from fake_results import fake_heads
 
 from lens_scopes.views.words.attribution import (
+    data_warnings,
+    interpretation,
     likely,
     listing,
     number,
-    oddities,
     percent,
     ranking,
-    reading,
     rows,
     short_names,
     title,
 )
-from lens_scopes.views.words.heads import heads_reading, unit_of_change
+from lens_scopes.views.words.heads import heads_interpretation, unit_of_change
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 
@@ -111,12 +111,12 @@ def test_the_target_is_always_among_the_likely_tokens() -> None:
 
 
 def test_nothing_odd_about_ordinary_scores() -> None:
-    assert oddities(fake_attribution()) == []
+    assert data_warnings(fake_attribution()) == []
 
 
 def test_zero_scores_are_said_in_words() -> None:
     attribution = fake_attribution(["<bos>", "a", "b"], [7.0, 0.0, 0.0], layers=torch.zeros(18, 3))
-    first, second = oddities(attribution)
+    first, second = data_warnings(attribution)
     assert "Every score is exactly zero" in first
     assert second == "Every score at every layer is zero."
 
@@ -125,7 +125,7 @@ def test_broken_scores_are_counted_and_their_layers_named() -> None:
     layers = torch.ones(18, 4)
     layers[3, 1] = math.nan
     layers[5] = 0
-    notes = oddities(fake_attribution(["<bos>", "a", "b", "c"], [7.0, math.nan, -math.inf, 1.0], layers=layers))
+    notes = data_warnings(fake_attribution(["<bos>", "a", "b", "c"], [7.0, math.nan, -math.inf, 1.0], layers=layers))
     assert notes[0].startswith("2 of 4 scores are not finite")
     assert notes[1:] == [
         "Layers with scores that are not finite (NaN or infinite): L3.",
@@ -134,7 +134,7 @@ def test_broken_scores_are_counted_and_their_layers_named() -> None:
 
 
 def test_a_prompt_of_special_tokens_alone_is_said_in_words() -> None:
-    (note,) = oddities(fake_attribution(["<bos>"], [7.0], n_layers=0))
+    (note,) = data_warnings(fake_attribution(["<bos>"], [7.0], n_layers=0))
     assert "special token" in note
 
 
@@ -142,7 +142,7 @@ def test_a_prompt_of_special_tokens_alone_is_said_in_words() -> None:
 @pytest.mark.parametrize("readout", ["norm", "dot", "product", "relative"])
 @pytest.mark.parametrize("at", [[], ["blocks.0.attn.hook_v"]])
 def test_the_reading_names_its_unit_or_formula(scope: str, readout: str, at: list[str]) -> None:
-    text = reading(
+    text = interpretation(
         fake_attribution(
             scope=scope, settings={"readout": {"name": readout}, "score_sites": at, "divergence": scope == "fisher"}
         )
@@ -155,15 +155,15 @@ def test_the_reading_names_its_unit_or_formula(scope: str, readout: str, at: lis
 
 def test_several_directions_of_a_users_own_are_no_signed_number() -> None:
     several = {"readout": {"name": "dot"}, "score_sites": [], "divergence": True}
-    text = reading(fake_attribution(scope="custom", settings=several))
+    text = interpretation(fake_attribution(scope="custom", settings=several))
     assert "squared effects" in text and "squared" in text and "blue" not in text and "never negative" in text
-    one = reading(fake_attribution(scope="custom", settings={**several, "divergence": False}))
+    one = interpretation(fake_attribution(scope="custom", settings={**several, "divergence": False}))
     assert "first-order" in one and "blue" in one
     heads = fake_heads(scope="custom", settings={"divergence": True})
-    words = heads_reading(heads)
+    words = heads_interpretation(heads)
     assert "second order" in words and "no sign" in words and "orange" not in words
     assert "squared" in unit_of_change(heads)
-    assert "first order" in heads_reading(fake_heads(scope="custom", settings={"divergence": False}))
+    assert "first order" in heads_interpretation(fake_heads(scope="custom", settings={"divergence": False}))
 
 
 def test_titles_are_one_line_and_shortened_from_the_left() -> None:

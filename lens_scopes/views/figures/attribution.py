@@ -23,7 +23,7 @@ from lens_scopes.views.figures.style import (
     scale_bar,
     shortened,
 )
-from lens_scopes.views.words.attribution import likely, number, oddities, percent, ranking, short_names, title
+from lens_scopes.views.words.attribution import data_warnings, likely, number, percent, ranking, short_names, title
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, Scale, scale_of
 from lens_scopes.views.words.token_text import printable_token
 
@@ -77,7 +77,7 @@ def figure(attribution: Attribution, *, width: float = COLUMN_INCHES) -> Figure:
             bars.tick_params(labelbottom=False, bottom=False)
             labelled = heat
         _token_labels(labelled, attribution)
-        add_header(figure, (title(attribution), *oddities(attribution)))
+        add_header(figure, (title(attribution), *data_warnings(attribution)))
     return figure
 
 

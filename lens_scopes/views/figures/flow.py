@@ -23,8 +23,8 @@ from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
     SpanCurve,
+    flow_data_warnings,
     flow_kind,
-    flow_oddities,
     reach,
     span_curves,
     strongest_spans,
@@ -60,7 +60,7 @@ def flow_figure(flow: InformationFlow, *, width: float = COLUMN_INCHES) -> Figur
         _curves(right, span_curves(flow)[:_MOST_SPANS], flow.sigma)
         prompt = prompt_text(flow)
         text = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
-        add_header(figure, (text, f"Span information flow, {flow_kind(flow)}", *flow_oddities(flow)))
+        add_header(figure, (text, f"Span information flow, {flow_kind(flow)}", *flow_data_warnings(flow)))
     return figure
 
 

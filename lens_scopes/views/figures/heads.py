@@ -20,7 +20,7 @@ from lens_scopes.views.figures.style import (
 from lens_scopes.views.words.attribution import is_divergence, number, title
 from lens_scopes.views.words.charts import axis_of, named_points
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, scale_of
-from lens_scopes.views.words.heads import heads_oddities, unit_of_change
+from lens_scopes.views.words.heads import heads_data_warnings, unit_of_change
 from lens_scopes.views.words.numbers import short_number
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figu
         _map(figure, figure.add_subplot(grid[0], label="heads"), heads)
         _scatter(figure.add_subplot(grid[1], label="ablation"), heads)
         kind = f"Heads, {heads.objective}, baseline {heads.baseline}"
-        add_header(figure, (title(heads), kind, *heads_oddities(heads)))
+        add_header(figure, (title(heads), kind, *heads_data_warnings(heads)))
     return figure
 
 

@@ -17,7 +17,7 @@ from lens_scopes.views.figures.style import (
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
-from lens_scopes.views.words.matrix import matrix_oddities, prediction_lines, relative_rows
+from lens_scopes.views.words.matrix import matrix_data_warnings, prediction_lines, relative_rows
 from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def matrix_figure(matrix: AttributionMatrix, *, width: float = COLUMN_INCHES) ->
         scale_bar(figure, axes, image, "score relative to the largest magnitude of its prediction")
         add_header(
             figure,
-            (shortened(prompt_text(matrix), 76), f"Source × target, {matrix.objective}", *matrix_oddities(matrix)),
+            (shortened(prompt_text(matrix), 76), f"Source × target, {matrix.objective}", *matrix_data_warnings(matrix)),
         )
     return figure
 

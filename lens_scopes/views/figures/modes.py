@@ -18,7 +18,7 @@ from lens_scopes.views.figures.style import (
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.charts import axis_of
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.words.modes import Contrast, contrasts, modes_oddities
+from lens_scopes.views.words.modes import Contrast, contrasts, modes_data_warnings
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import printable_token
 
@@ -51,7 +51,7 @@ def modes_figure(modes: ModeInspection, *, width: float = COLUMN_INCHES) -> Figu
             _bars(figure.add_subplot(max(1, down), across, place + 1, label=f"mode {contrast.index}"), contrast)
         prompt = prompt_text(modes)
         text = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
-        add_header(figure, (text, "Fisher modes: change of probability along each", *modes_oddities(modes)))
+        add_header(figure, (text, "Fisher modes: change of probability along each", *modes_data_warnings(modes)))
     return figure
 
 

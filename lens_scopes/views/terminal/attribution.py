@@ -24,16 +24,16 @@ from lens_scopes.views.terminal.parts import (
     append_cell,
     append_ramp,
     blocks,
-    cautions,
     definitions,
     spaced,
+    warning_lines,
 )
 from lens_scopes.views.words.attribution import (
     answer_summary,
+    data_warnings,
     following,
     likely,
     number,
-    oddities,
     percent,
     ranking,
     rows,
@@ -83,7 +83,7 @@ def _parts(
     attribution: Attribution, styles: ScoreStyle, width: int, layers: bool, most: int
 ) -> Iterator[RenderableType]:
     yield _heading(attribution)
-    yield from cautions((*attribution.warnings, *oddities(attribution)))
+    yield from warning_lines((*attribution.warnings, *data_warnings(attribution)))
     yield spaced(_strip(attribution, styles, width))
     yield _legend(attribution, styles)
     if layers:

@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.evaluation.statistics.comparison import ALL
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, cautions, definitions, spaced
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, definitions, spaced, warning_lines
 from lens_scopes.views.words.evaluation import (
     Cell,
     better,
+    data_warnings,
     facts,
     interval_text,
     means_table,
     named,
-    oddities,
     p_text,
     title,
     value_text,
@@ -45,7 +45,7 @@ class EvaluationView(TerminalView):
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         report = self.report
         yield Text(inline_token(f"Evaluation: {title(report)}"), "bold")
-        yield from cautions(oddities(report))
+        yield from warning_lines(data_warnings(report))
         yield spaced(definitions(facts(report)))
         for metric in report.metrics:
             yield spaced(_means(report, metric))

@@ -10,14 +10,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, cautions, definitions, spaced
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, definitions, spaced, warning_lines
 from lens_scopes.views.words.attribution import percent, prompt_text
 from lens_scopes.views.words.flow import (
     beyond,
-    flow_caution,
+    flow_caveat,
+    flow_data_warnings,
+    flow_interpretation,
     flow_kind,
-    flow_oddities,
-    flow_reading,
     prediction_names,
     strongest_spans,
 )
@@ -48,13 +48,13 @@ class FlowReport(TerminalView):
         name = inline_token(str(flow.model.get("name", "")))
         yield Text.assemble(("Span information flow", "bold"), (f"  {name} · {flow_kind(flow)}", "dim"))
         yield Text(prompt_text(flow))
-        yield from cautions((*flow.warnings, *flow_oddities(flow)))
-        yield spaced(Text(flow_reading(flow), "dim"))
+        yield from warning_lines((*flow.warnings, *flow_data_warnings(flow)))
+        yield spaced(Text(flow_interpretation(flow), "dim"))
         yield spaced(_spans(flow, styles, width))
         yield spaced(_over_sigma(flow))
         if flow.answer:
             yield spaced(_predictions(flow))
-        yield spaced(Text(flow_caution(flow), "dim"))
+        yield spaced(Text(flow_caveat(flow), "dim"))
         yield spaced(definitions(flow.contract))
 
 

@@ -14,10 +14,10 @@ from lens_scopes.views.terminal.parts import (
     TerminalView,
     append_cell,
     blocks,
-    cautions,
     definitions,
     scale_line,
     spaced,
+    warning_lines,
 )
 from lens_scopes.views.words.attribution import is_divergence, number, title
 from lens_scopes.views.words.colour import Scale, scale_of
@@ -25,8 +25,8 @@ from lens_scopes.views.words.heads import (
     HeadLine,
     agreement,
     head_lines,
-    heads_oddities,
-    heads_reading,
+    heads_data_warnings,
+    heads_interpretation,
     unit_of_change,
 )
 from lens_scopes.views.words.numbers import short_number
@@ -56,8 +56,8 @@ class HeadsReport(TerminalView):
         heads = self.heads
         yield _heading(heads)
         yield Text(title(heads))
-        yield from cautions((*heads.warnings, *heads_oddities(heads)))
-        yield spaced(Text(heads_reading(heads), "dim"))
+        yield from warning_lines((*heads.warnings, *heads_data_warnings(heads)))
+        yield spaced(Text(heads_interpretation(heads), "dim"))
         yield spaced(_map(heads, styles, width))
         yield spaced(_strongest(heads, head_lines(heads)[: self.most], styles, width))
         yield spaced(_checked(heads, styles, width))

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.errors import PromptError
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, append_cell, cautions, definitions, spaced
-from lens_scopes.views.words.attribution import number, percent, prompt_text, reading
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, append_cell, definitions, spaced, warning_lines
+from lens_scopes.views.words.attribution import interpretation, number, percent, prompt_text
 from lens_scopes.views.words.colour import Scale, scale_of
-from lens_scopes.views.words.matrix import PredictionLine, explained_spans, matrix_oddities, prediction_lines
+from lens_scopes.views.words.matrix import PredictionLine, explained_spans, matrix_data_warnings, prediction_lines
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class MatrixReport(TerminalView):
         name = inline_token(str(matrix.model.get("name", "")))
         yield Text.assemble((f"Source × target: {inline_token(matrix.objective)}", "bold"), (f"  {name}", "dim"))
         yield Text(prompt_text(matrix))
-        yield from cautions((*matrix.warnings, *matrix_oddities(matrix)))
-        yield spaced(Text(reading(matrix), "dim"))
+        yield from warning_lines((*matrix.warnings, *matrix_data_warnings(matrix)))
+        yield spaced(Text(interpretation(matrix), "dim"))
         yield spaced(_map(matrix, lines, styles, width))
         yield spaced(_predictions(matrix, lines, width))
         if matrix.spans or matrix.generated:

@@ -9,14 +9,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, cautions, definitions, spaced
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, definitions, spaced, warning_lines
 from lens_scopes.views.words.attribution import number, prompt_text
 from lens_scopes.views.words.modes import (
     Contrast,
     contrasts,
-    modes_caution,
-    modes_oddities,
-    modes_reading,
+    modes_caveat,
+    modes_data_warnings,
+    modes_interpretation,
     strongest_removals,
     weighted_amounts,
 )
@@ -46,11 +46,11 @@ class ModesReport(TerminalView):
         name = inline_token(str(modes.model.get("name", "")))
         yield Text.assemble((f"Fisher modes, rank {len(modes.modes)}", "bold"), (f"  {name}", "dim"))
         yield Text(prompt_text(modes))
-        yield from cautions((*modes.warnings, *modes_oddities(modes)))
-        yield spaced(Text(modes_reading(), "dim"))
+        yield from warning_lines((*modes.warnings, *modes_data_warnings(modes)))
+        yield spaced(Text(modes_interpretation(), "dim"))
         for contrast in contrasts(modes):
             yield spaced(_contrast(contrast, styles, width))
-        yield spaced(Text(modes_caution(modes), "dim"))
+        yield spaced(Text(modes_caveat(modes), "dim"))
         yield spaced(_words(modes, strongest_removals(modes)[: self.most], styles, width))
         yield spaced(definitions(modes.contract))
 

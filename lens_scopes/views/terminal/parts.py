@@ -89,7 +89,7 @@ def spaced(part: RenderableType) -> RenderableType:
     return Padding(part, (1, 0, 0, 0))
 
 
-def cautions(sentences: Iterable[str]) -> Iterator[RenderableType]:
+def warning_lines(sentences: Iterable[str]) -> Iterator[RenderableType]:
     """Sentences that a reader must not miss."""
     for sentence in sentences:
         yield spaced(Text(f"! {inline_token(sentence)}", style="bold yellow"))

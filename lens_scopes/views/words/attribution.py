@@ -104,7 +104,7 @@ def likely(attribution: Attribution, most: int = 10) -> list[PredictedToken]:
     return shown
 
 
-def reading(result: Scored) -> str:
+def interpretation(result: Scored) -> str:
     """What a score means, in a sentence or two, with its unit."""
     entry = entry_of_result(result.scope)
     readout = _readout_name(result)
@@ -161,7 +161,7 @@ def is_divergence(result: Scored) -> bool:
     return bool(result.settings.get("divergence"))
 
 
-def caution(result: Scored) -> str:
+def caveat(result: Scored) -> str:
     """How not to read the scores."""
     if result.settings.get("readout") is None:
         return f"Scores of this kind compare with no scope's in size, only in their order. {_SINK}"
@@ -178,10 +178,10 @@ def _readout_name(result: Scored) -> object:
     return readout.get("name") if isinstance(readout, Mapping) else readout
 
 
-def oddities(attribution: Attribution) -> list[str]:
+def data_warnings(attribution: Attribution) -> list[str]:
     """Sentences on scores that a picture cannot show: none that count, all zero, not finite. Usually empty."""
     scores = attribution.scores.tolist()
-    notes = _row_oddities(scores, attribution.special, "")
+    notes = _row_warnings(scores, attribution.special, "")
     if attribution.layers is not None:
         names = short_names(attribution.layer_names)
         layers = attribution.layers.tolist()
@@ -201,7 +201,7 @@ def oddities(attribution: Attribution) -> list[str]:
     return notes
 
 
-def _row_oddities(scores: Sequence[float], special: Sequence[bool], where: str) -> list[str]:
+def _row_warnings(scores: Sequence[float], special: Sequence[bool], where: str) -> list[str]:
     if all(special):
         return [f"Every token{where} is a special token, so there is nothing to put on the colour scale."]
     broken = sum(not math.isfinite(s) for s in scores)

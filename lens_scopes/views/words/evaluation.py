@@ -163,7 +163,7 @@ def how_to_read(report: EvaluationReport) -> list[str]:
     ]
 
 
-def oddities(report: EvaluationReport) -> list[str]:
+def data_warnings(report: EvaluationReport) -> list[str]:
     """What a reader must not miss before trusting the numbers."""
     found = []
     counts = report.results.counts()

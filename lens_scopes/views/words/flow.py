@@ -61,7 +61,7 @@ def flow_kind(flow: InformationFlow) -> str:
     return f"{count} prediction{'' if count == 1 else 's'} of an answer that was {made} · σ = {flow.sigma:g}"
 
 
-def flow_reading(flow: InformationFlow) -> str:
+def flow_interpretation(flow: InformationFlow) -> str:
     return (
         f"Random noise on the embeddings of one span at a time, {flow.sigma:g} times as long as the median"
         " embedding of the vocabulary: how many nats could the predictions tell about it? Bound is ½ σ² tr(M Mᵀ), to"
@@ -71,7 +71,7 @@ def flow_reading(flow: InformationFlow) -> str:
     )
 
 
-def flow_caution(flow: InformationFlow) -> str:
+def flow_caveat(flow: InformationFlow) -> str:
     ceiling = math.log(flow.model["d_vocab"])
     together = (
         " Values are summed over the predictions; “together” is one channel to all of them, which counts nothing twice."
@@ -85,7 +85,7 @@ def flow_caution(flow: InformationFlow) -> str:
     )
 
 
-def flow_oddities(flow: InformationFlow) -> list[str]:
+def flow_data_warnings(flow: InformationFlow) -> list[str]:
     """Sentences on values that a picture cannot show: none at all, not finite. Usually empty."""
     totals = flow.totals()
     broken = [item.name for item in totals if not math.isfinite(item.bound)]

@@ -84,7 +84,7 @@ def unit_of_change(heads: HeadInspection) -> str:
     return entry_of_result(heads.scope).unit or fallback
 
 
-def heads_reading(heads: HeadInspection) -> str:
+def heads_interpretation(heads: HeadInspection) -> str:
     """What a change means, in a few sentences, with its unit."""
     moved = f"when the output of a head or an MLP is set to {_BASELINES.get(heads.baseline, heads.baseline)}"
     if is_divergence(heads):
@@ -105,7 +105,7 @@ def heads_reading(heads: HeadInspection) -> str:
     )
 
 
-def heads_caution() -> str:
+def heads_caveat() -> str:
     return (
         "Predictions are extrapolated from one backward pass. The ablations do it for real, one component at a time;"
         " where the two differ, believe the ablation. The direct effect is the part that goes straight to the final"
@@ -114,7 +114,7 @@ def heads_caution() -> str:
     )
 
 
-def heads_oddities(heads: HeadInspection) -> list[str]:
+def heads_data_warnings(heads: HeadInspection) -> list[str]:
     """Sentences on what the maps cannot show: numbers that are not finite, all zero. Usually empty."""
     notes = []
     changes = heads.effect.flatten().tolist()

@@ -84,7 +84,7 @@ def explained_spans(totals: pandas.DataFrame) -> list[tuple[str, list[float]]]:
     return [(name, row) for name, row in rows if not all(map(math.isnan, row))]
 
 
-def matrix_oddities(matrix: AttributionMatrix) -> list[str]:
+def matrix_data_warnings(matrix: AttributionMatrix) -> list[str]:
     """Sentences on rows that a picture cannot show: not finite, all zero. Usually empty."""
     notes = []
     lines = prediction_lines(matrix)

@@ -60,7 +60,7 @@ def removal_words(removal: TokenReplacement) -> str:
     return words
 
 
-def modes_reading() -> str:
+def modes_interpretation() -> str:
     return (
         "A mode is a direction in which a small change of the final state moves the predicted distribution; the first"
         " moves it most. Along it some tokens rise at the expense of others. λ is its Fisher information, in nats per"
@@ -69,7 +69,7 @@ def modes_reading() -> str:
     )
 
 
-def modes_caution(modes: ModeInspection) -> str:
+def modes_caveat(modes: ModeInspection) -> str:
     return (
         "Above zero (blue) a token rises, below (orange) it falls; those with less than"
         f" {_LEAST:.0%} of a mode’s largest change are left out. The sign of a mode is a convention: its"
@@ -78,7 +78,7 @@ def modes_caution(modes: ModeInspection) -> str:
     )
 
 
-def modes_oddities(modes: ModeInspection) -> list[str]:
+def modes_data_warnings(modes: ModeInspection) -> list[str]:
     """Sentences on what the bars cannot show: no information, numbers that are not finite. Usually empty."""
     notes = []
     values = [mode.eigenvalue for mode in modes.modes]

@@ -48,7 +48,7 @@ def header(attribution: Attribution) -> list[Block]:
         kind(*about(attribution)),
         prompt(attribution, words.following(attribution)),
         *alerts("Warnings", attribution.warnings),
-        *alerts("About these scores", words.oddities(attribution)),
+        *alerts("About these scores", words.data_warnings(attribution)),
     ]
 
 
@@ -114,7 +114,7 @@ def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
         own = len(attribution.tokens) > attribution.position + 1
         shown = "The prompt, and the answer's tokens but the last." if own else "The prompt."
     blocks = [note(f"{shown} Point at a token for its score."), strip]
-    blocks += [lead(words.reading(attribution)), lead(words.caution(attribution), quiet=True)]
+    blocks += [lead(words.interpretation(attribution)), lead(words.caveat(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
 
 

@@ -12,13 +12,13 @@ from lens_scopes.views.words.evaluation import (
     VERDICTS,
     Cell,
     across,
+    data_warnings,
     facts,
     how_to_read,
     interval_text,
     meaning,
     means_table,
     named,
-    oddities,
     p_text,
     sets_of_passages,
     title,
@@ -60,7 +60,11 @@ def page_title(report: EvaluationReport) -> str:
 def header(report: EvaluationReport) -> list[Block]:
     """What was evaluated."""
     heading_block: Block = {"type": "prompt", "text": inline_token(title(report))}
-    return [kind({"bold": "Evaluation"}), heading_block, *alerts("Before you trust these numbers", oddities(report))]
+    return [
+        kind({"bold": "Evaluation"}),
+        heading_block,
+        *alerts("Before you trust these numbers", data_warnings(report)),
+    ]
 
 
 def sections(report: EvaluationReport) -> list[Section]:

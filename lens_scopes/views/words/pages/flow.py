@@ -10,10 +10,10 @@ from lens_scopes.views.words.charts import decades, line_style
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
     beyond,
-    flow_caution,
+    flow_caveat,
+    flow_data_warnings,
+    flow_interpretation,
     flow_kind,
-    flow_oddities,
-    flow_reading,
     prediction_names,
     reach,
     span_curves,
@@ -58,9 +58,9 @@ def header(flow: InformationFlow) -> list[Block]:
         kind(f"Span information flow · {name} · {inline_token(flow_kind(flow))}"),
         prompt(flow, None if flow.answer else following_token(flow.predicted[0])),
         *alerts("Warnings", flow.warnings),
-        *alerts("About these values", flow_oddities(flow)),
-        lead(flow_reading(flow)),
-        lead(flow_caution(flow), quiet=True),
+        *alerts("About these values", flow_data_warnings(flow)),
+        lead(flow_interpretation(flow)),
+        lead(flow_caveat(flow), quiet=True),
     ]
 
 

@@ -12,9 +12,9 @@ from lens_scopes.views.words.heads import (
     HeadLine,
     agreement,
     head_lines,
-    heads_caution,
-    heads_oddities,
-    heads_reading,
+    heads_caveat,
+    heads_data_warnings,
+    heads_interpretation,
     is_divergence,
     unit_of_change,
 )
@@ -114,9 +114,9 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
     blocks = [
         kind({"bold": inline_token(heads.objective)}, f" · baseline {inline_token(heads.baseline)}"),
         *alerts("Warnings", heads.warnings),
-        *alerts("About these changes", heads_oddities(heads)),
-        lead(heads_reading(heads)),
-        lead(heads_caution(), quiet=True),
+        *alerts("About these changes", heads_data_warnings(heads)),
+        lead(heads_interpretation(heads)),
+        lead(heads_caveat(), quiet=True),
         columns(left, _strongest(heads, lines, links)),
     ]
     return Section("heads", "Heads", blocks)

@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from lens_scopes.errors import PromptError
-from lens_scopes.views.words.attribution import NOT_TO_READ, prompt_text, ranking, reading
+from lens_scopes.views.words.attribution import NOT_TO_READ, interpretation, prompt_text, ranking
 from lens_scopes.views.words.matrix import (
     PredictionLine,
     explained_spans,
-    matrix_oddities,
+    matrix_data_warnings,
     prediction_lines,
     relative_rows,
     row_name,
@@ -90,8 +90,8 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
     blocks = [
         kind(*_kind(matrix)),
         *alerts("Warnings", matrix.warnings),
-        *alerts("About these scores", matrix_oddities(matrix)),
-        lead(reading(matrix)),
+        *alerts("About these scores", matrix_data_warnings(matrix)),
+        lead(interpretation(matrix)),
     ]
     if chart is None:
         slow = f" Charts of more than {MOST_TOKENS_OF_ONE} tokens are slow, so this is a table."

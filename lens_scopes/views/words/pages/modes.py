@@ -10,9 +10,9 @@ from lens_scopes.views.words.colour import joint_scale
 from lens_scopes.views.words.modes import (
     Contrast,
     contrasts,
-    modes_caution,
-    modes_oddities,
-    modes_reading,
+    modes_caveat,
+    modes_data_warnings,
+    modes_interpretation,
     removal_words,
     strongest_removals,
     weighted_amounts,
@@ -70,9 +70,9 @@ def sections(modes: ModeInspection) -> list[Section]:
 def _modes(modes: ModeInspection) -> Section:
     blocks = [
         *alerts("Warnings", modes.warnings),
-        *alerts("About these modes", modes_oddities(modes)),
-        lead(modes_reading()),
-        lead(modes_caution(modes), quiet=True),
+        *alerts("About these modes", modes_data_warnings(modes)),
+        lead(modes_interpretation()),
+        lead(modes_caveat(modes), quiet=True),
         cards(_contrast(contrast) for contrast in contrasts(modes)),
     ]
     return Section("modes", "What the directions mean", blocks)
