@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.backward import Progress, trace
+from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
@@ -60,8 +60,7 @@ def baseline_activations(
     shuffled = list(token_ids)
     for index, source in zip(movable, order, strict=True):
         shuffled[index] = token_ids[movable[source]]
-    other = trace(model, [shuffled], list(activations))
-    return {name: other.activations[name][0].detach() for name in activations}
+    return {name: values[0] for name, values in read_activations(model, [shuffled], list(activations)).items()}
 
 
 def ablated_final_states(
