@@ -230,7 +230,8 @@ def summed_up(name: str, table: Table, folder: Path) -> dict[str, Any]:
     import lens_scopes as ls
 
     report = ls.report(folder / name, reference=table.reference)
-    return report.to_dict() | {"ceiling": ceiling(report.results.rows)}
+    rows = report.results.rows
+    return report.to_dict() | {"ceiling": ceiling(rows), "ceilings_of_three": ceilings_of_three(rows)}
 
 
 def ceiling(rows: Any) -> dict[str, Any] | None:
@@ -249,6 +250,28 @@ def ceiling(rows: Any) -> dict[str, Any] | None:
     return {"ablations": pair, "agreement": float(first["value"].mean()), "value": value, "low": low, "high": high}
 
 
+def ceilings_of_three(rows: Any) -> dict[str, dict[str, float]] | None:
+    """The same for each of three ablations, which then need not be equally reliable; None without three of them."""
+    from lens_scopes.evaluation.statistics.intervals import attenuation_ceiling
+
+    chosen = rows[(rows["metric"] == "loo-kl-spearman") & rows["method"].str.startswith("loo-kl@")]
+    agreement = {
+        frozenset((method.removeprefix("loo-kl@"), ablation)): group.sort_values("passage")["value"].to_numpy()
+        for (method, ablation), group in chosen.groupby(["method", "ablation"])
+        if method.removeprefix("loo-kl@") != ablation
+    }
+    names = sorted(set().union(*agreement)) if agreement else []
+    if len(names) != 3:
+        return None
+    ceilings = {}
+    for name in names:
+        one, other = (item for item in names if item != name)
+        pairs = [frozenset((name, one)), frozenset((name, other)), frozenset((one, other))]
+        value, low, high = attenuation_ceiling(*(agreement[pair] for pair in pairs))
+        ceilings[name] = {"value": value, "low": low, "high": high}
+    return ceilings
+
+
 def summary(record: Mapping[str, Any]) -> list[str]:
     """The tables as lines of text."""
     lines = []
@@ -261,6 +284,12 @@ def summary(record: Mapping[str, Any]) -> list[str]:
                 lines.append(
                     f"  {row['metric']}{where}  {row['method']}: {row['mean']:.3f} {interval} n={row['count']}"
                 )
+        for ablation, item in (table.get("ceilings_of_three") or {}).items():
+            lines.append(f"  ceiling {ablation}: {item['value']:.3f} [{item['low']:.3f}, {item['high']:.3f}]")
+            for row in table["means"]:
+                own = (row["metric"], row["ablation"], row["passages"]) == ("loo-kl-spearman", ablation, "all")
+                if own and not row["method"].startswith("loo-kl@"):
+                    lines.append(f"    {row['method']} reaches {row['mean'] / item['value']:.0%} of it")
     return lines
 
 

@@ -213,7 +213,7 @@ POINTS = {
         ChoiceEntry("noise", "lens_scopes.scopes.points:Noise", "noise around the prompt (SmoothGrad)"),
     )
 }
-FREEZABLE = ("patterns", "norms", "gates")
+FREEZABLE = {"patterns": "attention patterns", "norms": "normalisation scales", "gates": "MLP activations"}
 MATMUL_DTYPES = ("bfloat16",)
 
 

@@ -135,6 +135,8 @@ class Spec:
                 "eligible='all' gives an answer's own tokens scores, and there is not one answer; give answer=, or "
                 "leave eligible out."
             )
+        if self.answer is not None:
+            self.objective.check_answer(True)
         if self.answers and self.target is not None:
             raise ObjectiveError(f"an answer is explained, so target={self.target!r} would be dropped; leave it out.")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -15,7 +16,6 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.models.source import ModelSource
 from lens_scopes.results.plain_json import as_json
-from lens_scopes.server.api.answers import answer
 from lens_scopes.server.api.commands import command_of
 from lens_scopes.server.api.examples import EXAMPLES
 from lens_scopes.server.api.problems import (
@@ -47,9 +47,13 @@ from lens_scopes.server.work.explain import Explanation, explain, refuse_early
 from lens_scopes.server.work.queue import Job, WorkQueue
 from lens_scopes.server.work.result_store import Results, StoredResult
 from lens_scopes.server.work.served_models import ServedModel, ServedModels
-from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY, STYLESHEET
+from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
+from lens_scopes.views.page.inline import bundle
+from lens_scopes.views.page.pages import attribution_page, page_of
+from lens_scopes.views.words.pages.blocks import LABELS
 
-_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_TYPES = {".css": "text/css", ".js": "text/javascript"}
+_FOLDERS = ("server/page", "views/page", "views/page/scripts")
 _EVENTS = "text/event-stream"
 _MOST_ENTRIES = 50
 
@@ -80,9 +84,10 @@ class Service:
         model = self.models.loaded(request.model)
         prompt, result = explain(model, request, self.limits, job)
         result_id = Results.new_id()
-        command = command_of(request, self.models.named(request.model).options)
-        content = as_json(answer(result_id, prompt, result, command)).encode()
-        self.results.keep(StoredResult(result_id, question, result, content))
+        command = command_of(request, self.models.named(request.model).options).model_dump()
+        content = as_json({"id": result_id, "kind": result.kind, **result.to_dict(), "command": command}).encode()
+        later = list(prompt.tokens[len(result.tokens) :])
+        self.results.keep(StoredResult(result_id, question, result, content, later))
         return content
 
 
@@ -132,26 +137,29 @@ def create_app(
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page, its style and its scripts, read once; scripts that other views share come from those."""
-    folders = (files("lens_scopes.views") / "page" / "scripts", files("lens_scopes.server") / "page")
+    """The page with its styles and scripts, and those of every page, at their places in the package; read once."""
+    package = files("lens_scopes")
+    index = (package / "server/page/index.html").read_bytes()
     contents = {
-        entry.name: entry.read_text(encoding="utf-8")
-        for folder in folders
-        for entry in folder.iterdir()
-        if entry.name.endswith((".js", ".css", ".html"))
+        f"{folder}/{entry.name}": entry.read_bytes()
+        for folder in _FOLDERS
+        for entry in (package / folder).iterdir()
+        if PurePath(entry.name).suffix in _TYPES
     }
-    contents["page.css"] = STYLESHEET.read_text(encoding="utf-8") + contents["page.css"]
-    encoded = {name: text.encode() for name, text in contents.items()}
+    contents["views/page/bundle.js"] = bundle().encode()
 
     @app.get("/", include_in_schema=False)
     def page() -> Response:
-        return Response(encoded["index.html"], media_type=_TYPES["html"])
+        return Response(index, media_type="text/html")
 
-    @app.get("/page/{name}", include_in_schema=False)
-    def part(name: str) -> Response:
-        if name not in encoded:
+    @app.get("/{folder}/page/{name:path}", include_in_schema=False)
+    def part(folder: str, name: str) -> Response:
+        content = contents.get(f"{folder}/page/{name}")
+        if content is None:
             raise HTTPException(404)
-        return Response(encoded[name], media_type=_TYPES[name.rpartition(".")[2]])
+        # A megabyte that changes with the version of CircuitsVis alone.
+        headers = {"Cache-Control": "max-age=3600"} if name == "bundle.js" else None
+        return Response(content, media_type=_TYPES[PurePath(name).suffix], headers=headers)
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:
@@ -264,6 +272,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
                 "seconds": limits.seconds,
             },
             examples=list(EXAMPLES),
+            labels=LABELS,
         )
 
     @app.get("/api/vocabulary")
@@ -282,24 +291,26 @@ def _add_results(app: FastAPI, service: Service) -> None:
     @app.get("/api/results/{result_id}/{kind}", response_class=Response, responses=_FILES)
     def result_file(
         result_id: Name,
-        kind: Literal["html", "safetensors", "csv", "json"],
+        kind: Literal["html", "page", "safetensors", "csv", "json"],
         include: Annotated[list[Name], Query(max_length=3, alias="with")] = [],  # noqa: B006
         download: bool = False,
     ) -> Response:
-        """The self-contained report (with other results on the same page), the safetensors, the CSV, or the JSON."""
+        """The self-contained report (with other results on the same page), what it draws as JSON (for the page of this
+        server), the safetensors, the CSV, or the JSON."""
         stored = service.results.find(result_id)
-        content = _writer(stored, kind, [service.results.find(other) for other in include])()
+        content = _contents(stored, kind, [service.results.find(other) for other in include])
         headers = {"Content-Disposition": f'attachment; filename="{stored.result.kind}.{kind}"'} if download else {}
         if kind == "html":
             # The report brings its own scripts, so it lives in a sandbox: without an origin, it can reach nothing here.
             headers["Content-Security-Policy"] = (
-                f"{CONTENT_SECURITY_POLICY}; sandbox allow-scripts; frame-ancestors 'self'"
+                f"{CONTENT_SECURITY_POLICY}; sandbox allow-scripts; frame-ancestors 'none'"
             )
         return Response(content, media_type=_MEDIA_TYPES[kind], headers=headers)
 
 
 _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
+    "page": "application/json",
     "safetensors": "application/octet-stream",
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
@@ -312,22 +323,30 @@ _FILES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _writer(stored: StoredResult, kind: str, others: list[StoredResult]) -> Callable[[], bytes]:
+def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> bytes:
+    """A result as the contents of a file.
+
+    Raises:
+        Refusal: 422 where other results are to be on a page that takes none.
+    """
     result = stored.result
     if kind == "json":
-        return lambda: stored.answer
+        return stored.answer
     if kind == "csv":
-        return lambda: result.to_pandas().to_csv(index=False).encode()
+        return result.to_pandas().to_csv(index=False).encode()
     if kind == "safetensors":
-        return result.to_safetensors
-    if not others:
-        return lambda: result.to_html().encode()
+        return result.to_safetensors()
     companions = {other.result.kind: other.result for other in others}
-    if result.kind != "attribution" or "attribution" in companions:
+    later = stored.later if kind == "page" else []
+    if result.kind == "attribution" and "attribution" not in companions:
+        page = attribution_page(result, **companions, later=later)
+    elif companions:
         raise Refusal(422, "only an attribution's report takes others with it, which are heads, matrix or modes.")
-    from lens_scopes.views import attribution_page
-
-    return lambda: attribution_page(result, **companions).to_html().encode()
+    else:
+        page = page_of(result)
+    if kind == "html":
+        return page.to_html().encode()
+    return as_json({"title": page.title, **page.content()}).encode()
 
 
 def _describe_problems(app: FastAPI) -> None:

@@ -46,7 +46,7 @@ class Guard:
         ancestors = " ".join(access.frame_ancestors) or "'none'"
         self._policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-            f"frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"
+            f"base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

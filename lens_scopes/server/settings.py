@@ -11,8 +11,9 @@ class Limits:
 
     Attributes:
         prompt_characters: of a text, or of all messages of a chat together.
-        prompt_tokens: of a prompt, once tokenized.
-        generated_tokens: that the model may add before a matrix.
+        prompt_tokens: of a prompt, once tokenized, and the answer explained after it.
+        generated_tokens: that the model may add before a matrix, or as the answer explained.
+        directions: of an exact divergence along an answer, each with a backward pass of its own.
         points: where gradients are averaged.
         request_bytes: of the body of a request.
         waiting: requests in the queue behind the one that is running.
@@ -24,6 +25,7 @@ class Limits:
     prompt_characters: int = 20_000
     prompt_tokens: int = 512
     generated_tokens: int = 64
+    directions: int = 256
     points: int = 64
     request_bytes: int = 200_000
     waiting: int = 16

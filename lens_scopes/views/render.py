@@ -25,7 +25,7 @@ _FIGURES = {
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
 }
-_TABLES = {"EvaluationReport": "words.evaluation_tables.table"}
+_TABLES = {"EvaluationReport": "tables.table"}
 _PRINTERS = {
     "Attribution": "terminal.attribution.print_terminal",
     "HeadInspection": "terminal.heads.print_heads",

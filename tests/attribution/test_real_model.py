@@ -113,6 +113,19 @@ def test_a_batch_equals_single_calls(gemma: Any, results: Any) -> None:
         assert_close(att.scores, single, rtol=1e-3, atol=1e-5 * float(single.max()))
 
 
+def test_an_answer_is_explained_by_the_word_it_repeats(gemma: Any) -> None:
+    """Either city leads its own answer; the answer's probability is that of its tokens, one by one."""
+    prompt = "Anna lives in Paris. Peter lives in Rome. Where does Peter live? Peter lives in"
+    for city in (" Rome", " Paris"):
+        att = ls.attribute(gemma, prompt, ls.LogProb(), answer=f"{city}.")
+        assert att.answer is not None and att.answer.tokens == [city, "."]
+        assert att.top(1)[0].label == city
+    whole, last = [*att.token_ids, *att.answer.token_ids], len(att) - 1
+    single = [ls.attribute(gemma, whole, ls.LogProb(), position=last + index).target for index in range(2)]
+    expected = torch.tensor([target.probability for target in single if target is not None])
+    assert_close(torch.tensor(att.answer.log_probabilities).exp(), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_sampled_trace_is_within_a_few_percent(gemma: Any, results: Any) -> None:
     att = ls.attribute(gemma, SOFA, ls.Fisher(rank="trace"))
     assert att.standard_error is not None and att.warnings == []

@@ -49,6 +49,14 @@ def test_json_is_the_result_of_the_python_call_and_nothing_else(run: Callable[..
             ls.Fisher("trace", samples=4, seed=7),
             {},
         ),
+        (["--scope", "logprob", "--answer", " sofa dog"], ls.LogProb(), {"answer": " sofa dog"}),
+        (["--scope", "fisher", "--generate", "3", "--eligible", "all"], ls.Fisher(), {"answer": 3, "eligible": "all"}),
+        (["--scope", "fisher", "--generate", "2", "--samples", "4"], ls.Fisher(1, samples=4), {"answer": 2}),
+        (
+            ["--scope", "logprob-diff", "--answer", " sofa", "--other", "#8#7", "--readout", "dot"],
+            ls.LogProbDiff(" sofa", (8, 7)),
+            {"readout": "dot"},
+        ),
         (["--readout", "dot"], ls.Semantic(), {"readout": "dot"}),
         (["--layer-site", "resid_mid"], ls.Semantic(), {"layers": "resid_mid"}),
         (["--no-layers", "--layer-site", "resid_mid"], ls.Semantic(), {}),
@@ -260,6 +268,13 @@ def test_models_are_filtered_by_name_and_alias(run: Callable[..., Run], known_mo
 LONG = " dog" * 40
 
 BEFORE_LOADING = {
+    "answer and target": (
+        [PROMPT, "--answer", " sofa", "--target", " dog"],
+        "names its own token, so the answer's would be",
+    ),
+    "answer given and generated": ([PROMPT, "--answer", " sofa", "--generate", "3"], "ask for one of them"),
+    "eligible without an answer": ([PROMPT, "--eligible", "all"], "give answer="),
+    "samples without an answer": ([PROMPT, "--scope", "fisher", "--samples", "4"], "and samples and seed to answers"),
     "no prompt": ([], "no prompt was given"),
     "empty prompt": ([""], "the prompt is empty"),
     "two prompts": ([PROMPT, "--file", "prompt.txt"], "TEXT and --file were given"),
@@ -297,6 +312,9 @@ AFTER_LOADING = {
     "target that is no token": ([PROMPT, "--target", "Sofa"], "'Sofa' is not in the tokenizer's vocabulary"),
     "target outside the vocabulary": ([PROMPT, "--target", "#23"], "token id 23 is outside"),
     "rank above d_model": ([PROMPT, "--scope", "fisher", "--rank", "17"], "above d_model = 16"),
+    "empty answer": ([PROMPT, "--answer", ""], "the answer '' is empty"),
+    "answer after a position": ([PROMPT, "--answer", " sofa", "--position", "1"], "position=1 does not apply"),
+    "answer of no token": ([PROMPT, "--generate", "0"], "at least one token"),
     "unknown site": ([PROMPT, "--site", "blocks.0.hook_resid_per"], "blocks.0.hook_resid_pre"),
     "unknown layer site": ([PROMPT, "--layer-site", "resid"], "layers='resid' is not a residual site"),
     "layer out of range": ([PROMPT, "--through", "5-9"], "layer 5 does not exist"),

@@ -16,11 +16,10 @@ from lens_scopes.evaluation.report import EvaluationReport, report
 from lens_scopes.evaluation.statistics.comparison import compare_methods
 from lens_scopes.evaluation.storage.results import load_results
 from lens_scopes.views import figure_bytes
+from lens_scopes.views.tables import latex, markdown
 from lens_scopes.views.terminal.evaluation import print_evaluation
-from lens_scopes.views.words.axis import round_ticks
-from lens_scopes.views.words.evaluation import better, meaning, p_text, ranges, value_text
-from lens_scopes.views.words.evaluation_tables import latex, markdown, means_table
-from lens_scopes.views.words.line_styles import line_style
+from lens_scopes.views.words.charts import line_style, round_ticks
+from lens_scopes.views.words.evaluation import better, meaning, means_table, p_text, ranges, value_text
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from lens_scopes.evaluation.run import measure_passages
 from lens_scopes.evaluation.storage import folder as folder_module
 from lens_scopes.evaluation.storage.folder import ResultFolder
 from lens_scopes.evaluation.storage.results import read_results
-from lens_scopes.views.words.evaluation_tables import markdown
+from lens_scopes.views.tables import markdown
 
 PER_PASSAGE = 2 * (2 * 2 * (1 + len(FRACTIONS)) + 1)
 

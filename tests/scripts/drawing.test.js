@@ -1,6 +1,7 @@
 // What the page's scripts compute before they draw: scales and levels, places on axes, orders of tables, safe tokens.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { align, difference } from "../../lens_scopes/server/page/difference.js";
 import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
 import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
 import { say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
@@ -58,4 +59,17 @@ test("tokens hold no markup, and zeros no cells", () => {
 test("labels fill their gaps", () => {
   setLabels({ bound: "{number} of {of}" });
   assert.equal(say("bound", { number: "2", of: "these" }), "2 of these");
+});
+
+test("two texts align at a longest common sequence of tokens", () => {
+  const pairs = align(["The", " dog", " sleeps", " on"], ["The", " sofa", " sleeps"]);
+  assert.deepEqual(pairs, [[0, 0], [1, null], [null, 1], [2, 2], [3, null]]);
+});
+
+test("a difference is of shares, and of what both texts have", () => {
+  const part = (running) => ({ running, labels: running, special: running.map((token) => token === "<bos>") });
+  const page = difference(part(["<bos>", "a", "b"]), part(["<bos>", "a", "c"]), [9, 1, 3], [9, -3, 1]);
+  const [, strip] = page.sections[0].blocks;
+  assert.deepEqual(strip.values, [null, 0.5, null, null]);
+  assert.deepEqual(strip.about.slice(1), ["“a”: A 25.0%, B 75.0%, +50.0%", "“b”: only in A", "“c”: only in B"]);
 });

@@ -13,6 +13,7 @@ import pytest
 import torch
 from command_line import PROMPT, Loader, Run
 from fastapi.testclient import TestClient
+from page_blocks import blocks
 from served import chat_model, client, events, served_model
 
 import lens_scopes as ls
@@ -84,7 +85,7 @@ def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kin
     described.model_validate(answer)
     result = plain(expected(model))
     assert {name: value for name, value in answer.items() if name in result} == result
-    assert set(answer) - set(result) == {"id", "kind", "view"}
+    assert set(answer) - set(result) == {"id", "kind", "command"}
 
 
 def test_a_scope_with_a_place_of_its_own_is_read_there(api: TestClient, model: Any) -> None:
@@ -103,7 +104,7 @@ def test_the_python_and_the_command_line_give_the_same_result(
     kind: str,
 ) -> None:
     answer = ask(api, kind, **QUESTIONS[kind][0])
-    command = answer["view"]["command"]
+    command = answer["command"]
     variables: dict[str, Any] = {}
     exec(command["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
     name, *arguments = shlex.split(command["shell"])
@@ -116,9 +117,34 @@ def test_the_python_and_the_command_line_give_the_same_result(
     assert {call[0] for call in loader.calls} == {"tiny"}
 
 
+ANSWERED: list[tuple[dict[str, Any], Any, dict[str, Any]]] = [
+    (
+        {"scope": "logprob", "answer": " sofa The dog", "eligible": "all"},
+        ls.LogProb(),
+        {"answer": " sofa The dog", "eligible": "all"},
+    ),
+    ({"scope": "fisher@2", "generate": 3, "samples": 4}, ls.Fisher(2, samples=4), {"answer": 3}),
+    ({"scope": "logprob-diff", "answer": " sofa", "other": " dog sleeps"}, ls.LogProbDiff(" sofa", " dog sleeps"), {}),
+]
+
+
+@pytest.mark.parametrize(("question", "objective", "more"), ANSWERED)
+def test_a_whole_answer_is_explained(
+    api: TestClient, model: Any, loader: Loader, question: dict[str, Any], objective: Any, more: dict[str, Any]
+) -> None:
+    answer = ask(api, "attribute", **question)
+    AttributionAnswer.model_validate(answer)
+    result = plain(ls.attribute(model, PROMPT, objective, **more))
+    assert {name: value for name, value in answer.items() if name in result} == result
+    variables: dict[str, Any] = {}
+    python = answer["view"]["command"]["python"].replace("ls.load_model", "load_model")
+    exec(python, {"load_model": loader}, variables)
+    assert plain(variables["result"])["scores"] == result["scores"]
+
+
 @pytest.mark.parametrize("text", ["-", "--help", 'it\'s "a" $(b) `c` \\ !', "two\nlines\n", "- a\n"])
 def test_any_text_survives_the_shell(api: TestClient, text: str) -> None:
-    shell = ask(api, "attribute", text=text)["view"]["command"]["shell"]
+    shell = ask(api, "attribute", text=text)["command"]["shell"]
     script = 'lens-scopes() { if [ "$2" = --file ]; then cat "$3"; else printf "%s" "$2"; fi; }\n'
     done = subprocess.run(["bash", "-c", script + shell], capture_output=True, text=True, check=True)
     assert done.stdout.removesuffix("\n" if "--file" in shell else "") == text
@@ -130,13 +156,13 @@ def test_a_chat_is_explained() -> None:
         assert api.get("/api/about").json()["models"][0]["chat"] is True
         answer = api.post("/api/attribute", json={"chat": chat}).json()
     assert "".join(answer["tokens"]).startswith("<bos>The dog.")
-    script = 'lens-scopes() { cat "$3"; }\n' + answer["view"]["command"]["shell"]
+    script = 'lens-scopes() { cat "$3"; }\n' + answer["command"]["shell"]
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == chat
 
 
 def test_a_nul_character_has_no_command_line(api: TestClient) -> None:
-    assert ask(api, "attribute", text="The dog\0")["view"]["command"]["shell"] is None
+    assert ask(api, "attribute", text="The dog\0")["command"]["shell"] is None
 
 
 # (the question beyond the prompt, the command line's arguments)
@@ -233,8 +259,9 @@ def test_scores_that_are_not_finite_are_null(model: Any, monkeypatch: pytest.Mon
 
 
 def test_tokens_after_the_position_can_still_be_chosen(api: TestClient) -> None:
-    view = ask(api, "attribute", position=2)["view"]
-    assert view["later"] == [{"index": i, "label": token} for i, token in ((3, " sleeps"), (4, " on"), (5, " the"))]
+    answer = ask(api, "attribute", position=2)
+    (strip,) = blocks(api.get(f"/api/results/{answer['id']}/page").json()["sections"], "strip")
+    assert strip["later"] == [{"index": i, "token": token} for i, token in ((3, " sleeps"), (4, " on"), (5, " the"))]
 
 
 def test_files_are_those_of_the_library(api: TestClient, model: Any, tmp_path: Path) -> None:
@@ -247,6 +274,9 @@ def test_files_are_those_of_the_library(api: TestClient, model: Any, tmp_path: P
     assert api.get(f"{place}/html").text.replace('"tiny"', "") == expected.to_html().replace('"tiny"', "")
     both = api.get(f"{place}/html", params={"with": heads["id"], "download": True})
     assert both.text == attribution_page(expected, heads=inspected).to_html()
+    report = attribution_page(expected, heads=inspected)
+    page = api.get(f"{place}/page", params={"with": heads["id"]}).json()
+    assert page == json.loads(json.dumps({"title": report.title, **report.content()})), "the page draws the report"
     assert both.headers["content-disposition"] == 'attachment; filename="attribution.html"'
     saved = tmp_path / "saved.safetensors"
     saved.write_bytes(api.get(f"{place}/safetensors").content)

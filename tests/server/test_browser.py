@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import browser_marks, texts
+from chromium import WORD_JOINER, browser_marks, rgb, texts
 from command_line import PROMPT
 from served import chat_model, served_model, serving
 
 import lens_scopes as ls
-from lens_scopes.scopes.registry import READOUTS
+from lens_scopes.scopes.registry import FREEZABLE, READOUTS
 from lens_scopes.server import create_app
-from lens_scopes.views.words.colour import scale_of
+from lens_scopes.views.words.colour import level_colour, scale_of
 
 pytestmark = browser_marks
 
 READY = """document.querySelector("#results").getAttribute("aria-busy") === "false"
     && !document.querySelector("#explain").disabled"""
-PREDICTION = "section[aria-label=Prediction]"
+STRIP = "#a-token-strip .colored-tokens>span>span"
+PREDICTION = "#a-prediction"
 HOSTILE = '<img src=x onerror="window.executed=1"> </script><script>window.executed=1</script> &amp; \u202e the'
 
 
@@ -54,6 +55,7 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
         if answered:
             tab.wait_for_selector(".answer")
             until(tab, READY)
+            tab.wait_for_selector(STRIP)
         return tab
 
     yield open_page
@@ -79,26 +81,29 @@ def asked(tab: Any, act: Callable[[], Any]) -> None:
     act()
     until(tab, "document.querySelector('#results > :first-child')?.dataset.old !== '1'")
     until(tab, READY)
+    tab.wait_for_selector(STRIP)
+
+
+def tokens(tab: Any, selector: str = STRIP) -> list[str]:
+    """The tokens of a strip, as text."""
+    return [text.replace(WORD_JOINER, "").replace("\u00a0", " ") for text in texts(tab, selector)]
 
 
 def test_a_view_shows_what_the_library_computes(visit: Callable[..., Any], model: Any) -> None:
     expected = ls.attribute(model, PROMPT, ls.LogProb(" sofa"), layers=True)
     tab = visit(f"text={PROMPT}&scope=logprob&target=+sofa")
-    shown = texts(tab, ".strip .tok")
-    assert shown == ["<bos>", "The", " dog", " sleeps", " on", " the"]
+    assert tokens(tab) == ["<bos>", "The", " dog", " sleeps", " on", " the"]
     scale = scale_of(expected.scores.tolist(), expected.special)
-    classes = [
-        "s" if special else f"p{scale.level(score)}"
-        for score, special in zip(expected.scores.tolist(), expected.special, strict=True)
-    ]
-    assert tab.eval_on_selector_all(".strip .tok", "e => e.map(b => b.className.split(' ')[1])") == classes
+    colours = tab.eval_on_selector_all(STRIP, "e => e.map(b => getComputedStyle(b).backgroundColor)")
+    for css, score in list(zip(colours, expected.scores.tolist(), strict=True))[1:]:
+        assert rgb(css) == pytest.approx(level_colour(scale.level(score)), abs=0.04)
+    assert tab.locator(STRIP).first.get_attribute("class") == "s"
     assert tab.locator(".heat tbody tr").count() == 2
-    assert tab.locator(".heat tbody td").count() == 12
+    assert tab.locator(".heat tbody td:not(.top)").count() == 12
     assert texts(tab, f"{PREDICTION} .token")[0] == "␣the"
     assert tab.locator(f"{PREDICTION} .target .token").inner_text() == "␣sofa"
     assert tab.title() == "The dog sleeps on the → ␣sofa · lens_scopes"
-    tab.locator("summary", has_text="Every number").click()
-    assert [float(text) for text in texts(tab, ".scores .cell")] == pytest.approx(expected.scores.tolist(), rel=1e-3)
+    assert [float(text) for text in texts(tab, "#a-scores .cell")] == pytest.approx(expected.scores.tolist(), rel=1e-3)
 
 
 def test_type_run_and_share(visit: Callable[..., Any]) -> None:
@@ -106,13 +111,14 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     tab.fill("textarea[name=text]", "The dog sleeps on")
     offered = tab.eval_on_selector_all("[name=readout] option", "e => e.map(one => one.value)")
     assert offered == ["", *READOUTS], "the page offers what the library has"
+    assert texts(tab, ".freeze label") == [f" {words}" for words in FREEZABLE.values()]
     tab.select_option("[name=scope]", "fisher")
     tab.fill("[name=rank]", "2")
     asked(tab, lambda: tab.click("#explain"))
     assert tab.locator(".answer .kind b").inner_text() == "Fisher(rank=2)"
     assert "text=The+dog+sleeps+on&scope=fisher&rank=2" in tab.url
     again = visit(tab.url.partition("#")[2])
-    assert texts(again, ".strip .tok") == texts(tab, ".strip .tok")
+    assert tokens(again) == tokens(tab) == ["<bos>", "The", " dog", " sleeps", " on"]
     assert again.input_value("[name=rank]") == "2"
     asked(tab, tab.go_back)
     assert tab.input_value("textarea[name=text]") == PROMPT
@@ -136,56 +142,77 @@ def test_a_target_is_completed_from_the_keyboard(visit: Callable[..., Any]) -> N
 
 def test_tokens_bars_layers_and_cells_lead_on(visit: Callable[..., Any]) -> None:
     tab = visit()
-    asked(tab, lambda: tab.locator(".strip .tok").nth(3).click())
+    tab.locator(STRIP).nth(2).hover()
+    assert tab.locator("#a-tokens .readout").inner_text().startswith("2 “dog”: ")
+    tab.locator(STRIP).nth(3).focus()
+    asked(tab, lambda: tab.keyboard.press("Enter"))
     assert tab.evaluate("document.activeElement.textContent").strip() == "sleeps"
-    assert "position=3" in tab.url and tab.locator(".strip .tok.later").count() == 2
-    assert tab.locator(".strip .tok[aria-current=true]").inner_text().strip() == "sleeps"
-    asked(tab, lambda: tab.locator(".strip .tok.later").last.click())
-    assert "position=5" in tab.url
+    assert "position=3" in tab.url and tab.locator(".later").count() == 2
+    assert tab.locator("#a-token-strip [aria-current=true]").inner_text().strip() == "sleeps"
+    asked(tab, lambda: tab.locator(".later").last.click())
+    assert "position=5" in tab.url and tab.locator(".later").count() == 0
     asked(tab, lambda: tab.locator(f"{PREDICTION} button").nth(6).click())
     assert (
         tab.locator(f"{PREDICTION} .target .token").inner_text()
         == tab.locator(f"{PREDICTION} .token").nth(6).inner_text()
     )
-    tab.locator(".layer-switcher label", has_text="L1").click()
+    tab.locator(".switch label", has_text="L1").click()
     assert "layer=L1" in tab.url and tab.locator("input[value=L1]").is_checked()
-    tab.locator(".heat tbody tr").nth(0).locator("td").nth(2).click()
+    tab.locator(".heat tbody tr").nth(0).locator("td:not(.top)").nth(2).click()
     assert "layer=L0" in tab.url and tab.locator("input[value=L0]").is_checked()
-    tab.locator(".heat tbody td").first.focus()
+    assert [row.get_attribute("data-chosen") for row in tab.locator(".heat tbody tr").all()] == ["", None]
+    tab.locator(".heat tbody td:not(.top)").first.focus()
     for key in ("ArrowDown", "ArrowRight", "Enter"):
         tab.keyboard.press(key)
     assert "layer=L1" in tab.url
-    tab.locator(".layer-switcher input:checked").focus()
+    tab.locator(".switch input:checked").focus()
     tab.keyboard.press("ArrowLeft")
     assert tab.locator("input[value=L0]").is_checked()
     assert tab.evaluate("document.activeElement.value") == "L0"
+    again = visit(tab.url.partition("#")[2])
+    assert again.locator("input[value=L0]").is_checked()
+    assert [row.get_attribute("data-chosen") for row in again.locator(".heat tbody tr").all()] == ["", None]
 
 
 def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None:
     tab = visit()
     asked(tab, lambda: tab.get_by_role("button", name="Inspect heads").click())
-    tab.wait_for_selector(".head-detail")
-    assert tab.locator(".cells tbody tr").count() == 2
-    assert tab.locator(".cells tbody td").count() == 10
-    tab.locator(".cells tbody td").nth(2).click()
-    assert tab.locator(".head-detail h4").inner_text().startswith("L0H2") and "head=L0H2" in tab.url
-    assert tab.locator(".head-detail .tok").count() == 6
+    assert tab.evaluate("document.activeElement.textContent") == "Source × target", "the focus stays in its section"
+    assert tab.locator("#a-heads .cells tbody tr").count() == 2
+    assert tab.locator("#a-heads .cells tbody td").count() == 10
+    tab.locator("#a-heads .cells td button").first.focus()
+    for key in ("ArrowRight", "ArrowRight", "Enter"):
+        tab.keyboard.press(key)
+    assert tab.evaluate("document.activeElement.id") == "a-head-l0h2" and "head=L0H2" in tab.url
+    fold = tab.locator("#a-head-l0h2")
+    fold.locator(".colored-tokens").wait_for()
+    assert fold.locator("summary").inner_text().startswith("L0H2")
+    assert fold.locator("[role=button]").count() == 6
     asked(tab, lambda: tab.get_by_role("button", name="Source × target").click())
-    tab.wait_for_selector("section[aria-label='Source × target']")
-    assert tab.locator("section[aria-label='Source × target'] tbody td:not(.none)").count() == 21
+    cells = "#a-matrix tbody td:not(.none,.top)"
+    assert tab.locator(cells).count() == 21
     assert "show=heads%2Cmatrix" in tab.url
     again = visit(tab.url.partition("#")[2])
-    again.wait_for_selector("section[aria-label='Source × target']")
-    assert again.locator(".cells tbody td").count() == 10
-    assert again.locator(".head-detail h4").inner_text().startswith("L0H2")
-    asked(tab, lambda: tab.locator("section[aria-label='Source × target'] tbody tr").nth(2).locator("td").first.click())
+    again.wait_for_selector(cells)
+    assert again.locator("#a-heads .cells tbody td").count() == 10
+    assert again.locator("#a-head-l0h2").get_attribute("open") is not None
+    view = tab.url
+    tab.locator("#a-heads td.component a").first.click()
+    assert tab.url == view, "links within the page leave the view in the address"
+    asked(tab, lambda: tab.locator("#a-matrix tbody tr").nth(2).locator("td:not(.top)").first.click())
     assert "position=2" in tab.url
-    tab.wait_for_selector(".head-detail")
-    asked(tab, lambda: tab.get_by_role("button", name="alone").click())
+    tab.wait_for_selector("#a-heads")
+    asked(tab, lambda: tab.get_by_role("button", name="alone").first.click())
     asked(tab, lambda: tab.get_by_role("button", name="Fisher modes").click())
-    assert tab.frame_locator("iframe").locator("#modes").count() == 1
-    tab.wait_for_selector(".head-detail")
-    assert "through=L" in tab.url and "through head L" in tab.locator(".answer .kind").inner_text()
+    assert tab.locator("#a-modes .card").count() > 0 and tab.locator("#a-replacements").count() == 1
+    assert "through=L" in tab.url and "through head L" in tab.locator(".answer .kind").first.inner_text()
+
+
+def test_charts_of_circuitsvis_are_drawn(visit: Callable[..., Any]) -> None:
+    tab = visit(f"text={PROMPT}&show=heads,matrix")
+    for chart in ("#a-patterns", "#a-pattern-gradients", "#a-matrix-chart"):
+        tab.locator(chart).scroll_into_view_if_needed()
+        tab.locator(f"{chart} canvas").first.wait_for()
 
 
 def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None:
@@ -195,29 +222,38 @@ def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None
     tab.locator("fieldset.side").nth(1).locator("[name=text]").fill("The sofa sleeps on the")
     asked(tab, lambda: tab.click("#explain"))
     assert tab.locator(".answer").count() == 2
-    cells = tab.locator(".difference .tok")
-    assert [text.strip() for text in cells.all_inner_texts()] == ["<bos>", "The", "dog", "sofa", "sleeps", "on", "the"]
-    assert [cells.nth(i).get_attribute("class") for i in (2, 3)] == ["tok x", "tok x"]
+    cells = "#difference .colored-tokens>span>span"
+    tab.wait_for_selector(cells)
+    assert [text.strip() for text in tokens(tab, cells)] == ["<bos>", "The", "dog", "sofa", "sleeps", "on", "the"]
+    assert [tab.locator(cells).nth(i).get_attribute("class") for i in (2, 3)] == ["x", "x"]
+    assert "in one text alone" in tab.locator("#difference .legend").inner_text()
 
     def share(prompt: str, index: int) -> float:
         scores = ls.attribute(model, prompt).scores
         return float(scores[index] / scores[1:].sum())
 
     change = share("The sofa sleeps on the", 5) - share(PROMPT, 5)
-    title = cells.nth(6).get_attribute("title") or ""
-    assert title.endswith(f"{'+' if change > 0 else '−'}{abs(change):.1%}") or f"{abs(change):.1%}"[:3] in title
+    tab.locator(cells).nth(6).hover()
+    said = tab.locator("#difference .readout").inner_text()
+    assert said.startswith("“the”: A ") and said.endswith(texts(tab, "#difference tr:last-child td:last-child")[0])
+    assert said.endswith(f"{'+' if change > 0 else '−'}{abs(change):.1%}") or f"{abs(change):.1%}"[:3] in said
+    tab.locator("#a-tokens .switch label", has_text="L1").click()
+    assert tab.locator("#b-tokens input[value=L1]").is_checked()
+    assert not tab.locator("#difference .readout").inner_text().startswith("“the”"), "the difference is of that layer"
+    same = visit(f"text={PROMPT}&b.text={PROMPT}&b.scope=entropy")
+    assert "in one text alone" not in same.locator("#difference .legend").inner_text()
     assert "b.text=The+sofa+sleeps+on+the" in tab.url
     again = visit(tab.url.partition("#")[2])
     assert again.locator(".answer").count() == 2
     tab.click("#compare")
-    assert tab.locator(".answer").count() == 1 and tab.locator(".difference").count() == 0
+    assert tab.locator(".answer").count() == 1 and tab.locator("#difference").count() == 0
 
 
 def test_the_report_is_taken_away_and_opens_from_a_file(
     visit: Callable[..., Any], browser: Any, tmp_path: Path, model: Any
 ) -> None:
     tab = visit(f"text={PROMPT}&show=heads")
-    tab.wait_for_selector(".head-detail")
+    tab.wait_for_selector("#a-heads")
     with tab.expect_download() as download:
         tab.get_by_role("link", name="Report").click()
     file = tmp_path / "report.html"
@@ -236,16 +272,14 @@ def test_the_report_is_taken_away_and_opens_from_a_file(
     assert ls.Attribution.load(saved).tokens == ls.attribute(model, PROMPT).tokens
 
 
-def test_circuitsvis_is_drawn_in_a_frame_that_reaches_nothing(visit: Callable[..., Any]) -> None:
+def test_a_report_that_is_opened_here_reaches_nothing(visit: Callable[..., Any], address: str) -> None:
     tab = visit(f"text={HOSTILE}")
-    assert tab.locator("iframe").count() == 0
-    tab.locator("summary", has_text="CircuitsVis").click()
-    frame = tab.frame_locator("iframe")
-    frame.locator("#token-strip .colored-tokens>span").first.wait_for()
-    inner = tab.frames[1]
-    assert inner.evaluate("window.executed") is None
-    for reach in ("parent.document.title", "localStorage.length", "document.cookie"):
-        assert inner.evaluate(f"(() => {{ try {{ return String({reach}) }} catch (e) {{ return e.name }} }})()") == (
+    report = tab.get_by_role("link", name="Report").get_attribute("href").replace("download=true", "")
+    tab.goto(f"{address}/{report}")
+    tab.locator("#token-strip .colored-tokens>span").first.wait_for()
+    assert tab.evaluate("window.executed") is None
+    for reach in ("localStorage.length", "document.cookie"):
+        assert tab.evaluate(f"(() => {{ try {{ return String({reach}) }} catch (e) {{ return e.name }} }})()") == (
             "SecurityError"
         )
 
@@ -258,7 +292,9 @@ def test_hostile_text_is_text(visit: Callable[..., Any], model: Any) -> None:
     tab.click("#explain")
     tab.wait_for_selector(".answer")
     until(tab, READY)
+    tab.wait_for_selector(STRIP)
     assert tab.locator("#results img, #results script").count() == 0
+    assert tokens(tab)[1] == "<unk>", "what looks like markup is text in a strip too"
     assert HOSTILE[:20] in tab.input_value("textarea[name=text]")
 
 
@@ -294,13 +330,9 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width
 
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 844}}
     tab = visit(f"text={PROMPT}&show=heads,matrix&b.text=The+sofa+sleeps", **options)
-    tab.locator("section[aria-label='Source × target']").nth(1).wait_for()
+    tab.locator("#b-matrix").wait_for()
     until(tab, READY)
-    tab.eval_on_selector_all(
-        "details",
-        "folds => folds.forEach(fold => { if (!fold.querySelector('summary')"
-        ".textContent.includes('CircuitsVis')) fold.open = true })",
-    )
+    tab.eval_on_selector_all("details", "folds => folds.forEach(fold => { fold.open = true })")
     tab.locator("input.numbers").first.check()
     tab.locator("[name=target]").first.press_sequentially("s")
     tab.wait_for_selector("[role=option]")
@@ -331,7 +363,7 @@ def test_a_chat_is_typed_turn_by_turn(visit: Callable[..., Any]) -> None:
         tab.get_by_label("Content").nth(1).fill(" sleeps on")
         asked(tab, lambda: tab.click("#explain"))
         # the assistant's last message is left open, to be continued
-        assert "".join(texts(tab, ".strip .tok")) == "<bos>The dog. sleeps on"
+        assert "".join(tokens(tab)) == "<bos>The dog. sleeps on"
         again = visit(tab.url.partition("#")[2], at=address)
         assert again.get_by_label("Content").nth(1).input_value() == " sleeps on"
-        assert texts(again, ".strip .tok") == texts(tab, ".strip .tok")
+        assert tokens(again) == tokens(tab)

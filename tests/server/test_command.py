@@ -44,8 +44,8 @@ def test_the_page_is_served_to_this_machine_alone(
         assert (limits["prompt_tokens"], limits["seconds"]) == (5, 7)
         assert api.post("/api/attribute", json={"text": PROMPT}).status_code == 413
         answer = api.post("/api/attribute", json={"text": "The dog"}).json()
-        assert "dtype='float64'" in answer["view"]["command"]["python"]
-        assert answer["view"]["command"]["shell"].endswith("--dtype float64")
+        assert "dtype='float64'" in answer["command"]["python"]
+        assert answer["command"]["shell"].endswith("--dtype float64")
         assert api.get("/", headers={"Host": "192.168.1.7"}).status_code == 421
 
 
@@ -84,7 +84,7 @@ def test_further_models_are_loaded_when_first_asked_for(
         ]
         assert api.get("/api/vocabulary", params={"q": "dog", "model": "gpt2"}).json() == []
         answer = api.post("/api/attribute", json={"text": PROMPT, "model": "gpt2"}).json()
-        assert "--model gpt2" in answer["view"]["command"]["shell"]
+        assert "--model gpt2" in answer["command"]["shell"]
         assert [call[0] for call in loader.calls] == ["gemma-3-270m", "gpt2"]
         assert api.get("/api/vocabulary", params={"q": "dog", "model": "gpt2"}).json()[0]["token"] == " dog"
 

@@ -54,6 +54,30 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
         (Limits(prompt_characters=20), "attribute", {}, "the prompt has 21 characters; this server takes 20."),
         (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5."),
         (Limits(generated_tokens=2), "matrix", {"generate": 3}, "3 tokens were to be generated; this server takes 2."),
+        (
+            Limits(generated_tokens=2),
+            "attribute",
+            {"generate": 3},
+            "3 tokens were to be generated; this server takes 2.",
+        ),
+        (
+            Limits(prompt_tokens=8),
+            "attribute",
+            {"generate": 4},
+            "the prompt and its answer have 10 tokens; this server takes 8.",
+        ),
+        (
+            Limits(prompt_tokens=8),
+            "attribute",
+            {"answer": " sofa The dog sleeps"},
+            "the prompt and its answer have 10 tokens; this server takes 8.",
+        ),
+        (
+            Limits(directions=5),
+            "attribute",
+            {"scope": "fisher@2", "generate": 3},
+            "an answer of 3 tokens has 6 directions at rank 2; this server takes 5. Ask for samples=16.",
+        ),
         (Limits(request_bytes=20), "attribute", {}, "the request is larger than the 20 bytes this server takes."),
     ],
 )
@@ -252,13 +276,13 @@ def test_other_sites_may_link_to_the_page_and_no_more(api: TestClient) -> None:
     there = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
     assert api.get("/", headers=there).status_code == 200
     assert api.get("/api/vocabulary?q=a", headers=there).status_code == 403
-    assert api.get("/page/main.js", headers=there).status_code == 403
+    assert api.get("/server/page/main.js", headers=there).status_code == 403
 
 
 def test_a_token_is_wanted_where_there_is_one(model: Any) -> None:
     app = create_app({"tiny": model}, access=Access(token="secret-token"))
     with client(app, follow_redirects=False) as api:
-        for path in ("/", "/?token=wrong", "/api/about", "/api/about?token=secret-token", "/page/main.js"):
+        for path in ("/", "/?token=wrong", "/api/about", "/api/about?token=secret-token", "/server/page/main.js"):
             refused = api.get(path)
             assert refused.status_code == 401 and "token" in refused.json()["detail"]
         assert api.get("/api/about", headers={"Authorization": "Bearer secret-token"}).status_code == 200
@@ -292,9 +316,9 @@ def test_every_answer_carries_the_policy(api: TestClient, monkeypatch: pytest.Mo
 
 
 def test_only_the_files_of_the_page_are_there(api: TestClient) -> None:
-    assert api.get("/page/main.js").headers["content-type"].startswith("text/javascript")
+    assert api.get("/server/page/main.js").headers["content-type"].startswith("text/javascript")
     for name in ("../app.py", "..%2fapp.py", "%2e%2e/app.py", "nothing.js", "/etc/passwd"):
-        assert api.get(f"/page/{name}").status_code in (404, 307)
+        assert api.get(f"/server/page/{name}").status_code in (404, 307)
 
 
 # What is written down

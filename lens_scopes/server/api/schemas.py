@@ -145,6 +145,10 @@ class MatrixRequest(PromptRequest, _MatrixRequest):
     )
     spans: dict[Name, str] = Field(default={}, max_length=32, description="Named parts of the prompt.")
 
+    @classmethod
+    def option_names(cls) -> set[str]:
+        return super().option_names() - {"generate"}  # what a matrix generates is its own, and no answer
+
 
 class ModesRequest(PromptRequest, _PathRequest):
     """`lens_scopes.inspect_modes`."""
@@ -181,54 +185,6 @@ class Command(BaseModel):
     shell: str | None = Field(description="A line for bash or zsh; null where a shell cannot say it.")
 
 
-class LaterToken(BaseModel):
-    """A token of the prompt after the position explained."""
-
-    index: int
-    label: str
-
-
-class View(BaseModel):
-    """The words that the page shows beside the numbers."""
-
-    title: str
-    labels: list[str] = Field(description="The tokens as a table shows them.")
-    running: list[str] = Field(description="The tokens as running text shows them.")
-    reading: str = Field(description="What a score means.")
-    caution: str = Field(description="How not to read it.")
-    oddities: list[str]
-    command: Command
-
-
-class LikelyToken(PredictedToken):
-    """A predicted token as it is shown."""
-
-    label: str
-    target: bool
-
-
-class AttributionView(View):
-    """The words that the page shows beside the numbers."""
-
-    layer_labels: list[str]
-    later: list[LaterToken]
-    likely: list[LikelyToken]
-
-
-class HeadsView(View):
-    """The words that the page shows beside the numbers."""
-
-    unit: str
-    agreement: str
-    kinds: dict[str, str]
-
-
-class MatrixView(View):
-    """The words that the page shows beside the numbers."""
-
-    rows: list[str]
-
-
 class _Result(BaseModel):
     id: str = Field(description="Names the result under /api/results, for as long as the server keeps it.")
     kind: str
@@ -238,6 +194,7 @@ class _Result(BaseModel):
     settings: dict[str, Any]
     versions: dict[str, str]
     warnings: list[str]
+    command: Command
 
 
 class _Scoped(_Result):
@@ -248,7 +205,7 @@ class _Scoped(_Result):
 
 
 class AttributionAnswer(_Scoped):
-    """`Attribution`, its id for downloads, and the words of its view."""
+    """`Attribution` and its id, for downloads."""
 
     kind: Literal["attribution"]
     scores: list[Number]
@@ -262,7 +219,6 @@ class AttributionAnswer(_Scoped):
     sites: dict[str, list[Any]]
     standard_error: list[Number] | None
     layers_standard_error: list[list[Number]] | None
-    view: AttributionView
 
 
 class AblatedComponent(BaseModel):
@@ -275,7 +231,7 @@ class AblatedComponent(BaseModel):
 
 
 class HeadsAnswer(_Scoped):
-    """`HeadInspection`, its id, and the words of its view."""
+    """`HeadInspection` and its id."""
 
     kind: Literal["heads"]
     effect: list[list[Number]]
@@ -292,11 +248,10 @@ class HeadsAnswer(_Scoped):
     position: int
     target: PredictedToken | None
     prediction: Prediction
-    view: HeadsView
 
 
 class MatrixAnswer(_Scoped):
-    """`AttributionMatrix`, its id, and the words of its view."""
+    """`AttributionMatrix` and its id."""
 
     kind: Literal["matrix"]
     matrix: list[list[Number]]
@@ -306,16 +261,14 @@ class MatrixAnswer(_Scoped):
     text: str | None
     generated: int
     spans: dict[str, tuple[int, int]]
-    view: MatrixView
 
 
 class ModesAnswer(_Result):
-    """`ModeInspection`, its id, and the words of its view."""
+    """`ModeInspection` and its id."""
 
     kind: Literal["modes"]
     modes: list[dict[str, Any]]
     replacements: list[dict[str, Any]]
-    view: View
 
 
 class Progress(BaseModel):
@@ -352,7 +305,7 @@ def choices() -> dict[str, Any]:
         "scopes": scopes,
         "readouts": [Choice(name=entry.name, explains=entry.explains) for entry in READOUTS.values()],
         "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
-        "freezable": list(FREEZABLE),
+        "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
         "help": {name: option.help for name, option in known.items()},
     }
 
@@ -381,7 +334,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout or a kind of points."""
+    """A readout, a kind of points, or what can be held constant."""
 
     name: str
     explains: str
@@ -395,10 +348,11 @@ class About(BaseModel):
     scopes: list[ScopeChoice]
     readouts: list[Choice]
     points: list[Choice]
-    freezable: list[str]
+    freezable: list[Choice]
     help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]
     examples: list[Example]
+    labels: dict[str, str] = Field(description="The words that the page draws with.")
 
 
 class VocabularyEntry(BaseModel):

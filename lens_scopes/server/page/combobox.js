@@ -1,6 +1,6 @@
 // A token of the vocabulary, completed while it is typed (the ARIA combobox pattern).
 import { ask } from "./api.js";
-import { h } from "./dom.js";
+import { h } from "../../views/page/scripts/dom.js";
 
 let count = 0;
 

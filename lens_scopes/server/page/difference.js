@@ -1,6 +1,6 @@
-// Two results beside each other: the tokens of both aligned, and how much more of the whole each has in the second.
-import { h, section } from "./dom.js";
-import { cellClass, legend, percent, scaleOf, shares } from "./scale.js";
+// Two answers beside each other: the tokens of both aligned, and how much more of the whole each has in the second.
+import { percent } from "../../views/page/scripts/numbers.js";
+import { shares } from "../../views/page/scripts/scale.js";
 
 /** Pairs of indices [in a, in b] of two token lists, null where a token is in one alone: a longest common sequence. */
 export function align(a, b) {
@@ -20,62 +20,44 @@ export function align(a, b) {
   return pairs;
 }
 
-/** The difference strip of two attributions at the scores that are looked at. */
-export function differenceSection(a, b, scoresOfA, scoresOfB) {
+/** The content of a page with the difference of two parts at the scores that are looked at. */
+export function difference(a, b, scoresOfA, scoresOfB) {
   const [ofA, ofB] = [shares(scoresOfA, a.special), shares(scoresOfB, b.special)];
-  const rows = align(a.tokens, b.tokens).map(([i, j]) => {
-    const own = i ?? null;
-    const special = own === null ? b.special[j] : a.special[own];
-    const token = own === null ? b.view.running[j] : a.view.running[own];
-    const [first, second] = [own === null ? null : ofA[own], j === null ? null : ofB[j]];
-    const both = first !== null && second !== null;
-    return { token, special, first, second, side: own === null ? "B" : j === null ? "A" : "", value: both ? second - first : null };
+  const rows = align(a.running, b.running).map(([i, j]) => {
+    const [part, index] = i === null ? [b, j] : [a, i];
+    const [first, second] = [ofA[i] ?? null, ofB[j] ?? null];
+    const change = first === null || second === null ? null : second - first;
+    const told = [first, second].map((share) => (share === null ? "—" : percent(share)));
+    told.push(change === null ? "—" : `${change < 0 ? "−" : "+"}${percent(Math.abs(change))}`);
+    const numbers = j === null ? "only in A" : i === null ? "only in B" : `A ${told[0]}, B ${told[1]}, ${told[2]}`;
+    const special = part.special[index];
+    const about = `“${part.running[index].trim()}”: ${special ? "special token" : numbers}`;
+    return { label: part.labels[index], running: part.running[index], special, about, told, sorted: [first, second, change] };
   });
-  const scale = scaleOf(rows.map((row) => row.value));
-  const say = (share) => (share === null ? "—" : percent(share));
-  const change = (value) => (value === null ? "—" : `${value < 0 ? "−" : "+"}${percent(Math.abs(value))}`);
-  const cells = rows.map((row) => {
-    const alone = row.side ? `only in ${row.side}` : `A ${say(row.first)}, B ${say(row.second)}, ${change(row.value)}`;
-    const about = `“${row.token.trim()}”: ${row.special ? "special token" : alone}`;
-    return h("span", { class: `tok ${row.side ? "x" : cellClass(row.value, row.special, scale)}`, title: about }, row.token);
-  });
-  return section(
-    "Difference",
-    "full",
-    h(
-      "p",
-      { class: "note" },
-      "B against A: each token’s share of all |scores|, since scores of different scopes and prompts have different ",
-      "units. Blue: a larger share in B; orange: a larger share in A; crossed: in one text alone.",
-    ),
-    h("div", { class: "strip difference" }, ...cells),
-    scale.bound ? legend({ bound: scale.bound, signed: true }, "the differences of shares") : null,
-    h(
-      "details",
-      {},
-      h("summary", {}, "The differences as a table"),
-      h(
-        "div",
-        { class: "scroll", role: "region", tabindex: "0", "aria-label": "Differences" },
-        h(
-          "table",
-          { class: "scores" },
-          h("caption", {}, "Share of each token in A and in B"),
-          h("thead", {}, h("tr", {}, ...["token", "A", "B", "B − A"].map((name) => h("th", { scope: "col" }, name)))),
-          h(
-            "tbody",
-            {},
-            ...rows.map((row) =>
-              h(
-                "tr",
-                { class: row.special ? "special" : null },
-                h("td", { class: "token" }, h("bdi", {}, row.token)),
-                ...[say(row.first), say(row.second), change(row.value)].map((text) => h("td", { class: "n" }, text)),
-              ),
-            ),
-          ),
-        ),
-      ),
-    ),
-  );
+  const each = (name) => rows.map((row) => row[name]);
+  const strip = {
+    type: "strip",
+    id: "difference-strip",
+    values: rows.map((row) => row.sorted[2]),
+    of: "the differences of shares",
+    label: "The tokens of both texts, coloured by difference",
+    about: each("about"),
+    broken: "in one text alone",
+  };
+  const cells = rows.map(({ label, told, sorted }) => [
+    { text: [{ token: label }], value: label, css: "token" },
+    ...told.map((text, i) => ({ text, value: sorted[i], css: "n" })),
+  ]);
+  const columns = [["token", "text"], ["A", "number"], ["B", "number"], ["B − A", "number"]];
+  const table = { type: "table", caption: "Share of each token in A and in B", columns, rows: cells, special: each("special") };
+  const note =
+    "B against A: each token’s share of all |scores|, since scores of different scopes and prompts have different units. " +
+    "Blue: a larger share in B; orange: a larger share in A; crossed: in one text alone.";
+  const fold = { type: "fold", summary: "The differences as a table", blocks: [table] };
+  const blocks = [{ type: "note", text: note }, strip, fold];
+  return {
+    header: [],
+    sections: [{ key: "difference", title: "Difference", layout: "full", part: 0, blocks }],
+    parts: [{ labels: each("label"), running: each("running"), special: each("special"), position: null, data: {} }],
+  };
 }

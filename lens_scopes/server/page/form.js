@@ -1,7 +1,7 @@
 // The fields of one side of the question.
 import { DEFAULTS } from "./address.js";
 import { combobox } from "./combobox.js";
-import { h } from "./dom.js";
+import { h } from "../../views/page/scripts/dom.js";
 
 const SCOPE_FIELDS = ["target", "other", "rank"]; // those of the options of a scope that the page has a field for
 const ROLES = ["user", "assistant", "system"];
@@ -23,7 +23,9 @@ export class Side {
     this.get("scope").append(...offered(about.scopes));
     this.get("readout").append(...offered(about.readouts));
     this.element.querySelector(".freeze").append(
-      ...about.freezable.map((part) => h("label", {}, h("input", { type: "checkbox", name: "freeze", value: part }), ` ${part}`)),
+      ...about.freezable.map(({ name, explains }) =>
+        h("label", {}, h("input", { type: "checkbox", name: "freeze", value: name }), ` ${explains}`),
+      ),
     );
     this.element.querySelector(".model").hidden = models.length < 2;
     this.kinds = [...this.element.querySelectorAll(".prompt-kind input")];

@@ -1,11 +1,12 @@
 // The page: question → answers → sections, and the address that says all of it.
+import { h, setLabels } from "../../views/page/scripts/dom.js";
+import { contents, unfold } from "../../views/page/scripts/page.js";
 import * as address from "./address.js";
+import * as answer from "./answer.js";
 import { ask, ProblemError, question } from "./api.js";
-import { differenceSection } from "./difference.js";
-import { h } from "./dom.js";
+import { spelled } from "./combobox.js";
+import { difference } from "./difference.js";
 import { asRequest, settingsOf, Side } from "./form.js";
-import { markLayer, scoresAt } from "./layers.js";
-import { layerSections, sideSections } from "./side_result.js";
 
 const at = (id) => document.getElementById(id);
 const PLAIN_VIEW = { layer: "", head: "", show: [] };
@@ -21,7 +22,8 @@ const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backw
 
 let about;
 let sides = [];
-let answers = []; // one for each side: {attribution, heads, matrix}
+let answers = []; // one for each side: {attribution, heads, matrix, modes, page}, the last with what all of them draw
+let drawn = []; // the drawing of each answer
 let view = { ...PLAIN_VIEW };
 let running = null;
 
@@ -31,6 +33,7 @@ async function start() {
   } catch (error) {
     return say(error);
   }
+  setLabels(about.labels);
   at("model-name").textContent = about.models.map((model) => model.name).join(", ");
   examples();
   at("question").addEventListener("submit", (event) => {
@@ -49,6 +52,13 @@ async function start() {
     event.preventDefault(); // the part of the address after the # holds the view
     at("results").focus();
   });
+  at("results").addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (!link) return;
+    event.preventDefault();
+    visit(link.getAttribute("href").slice(1));
+  });
+  at("results").addEventListener("drawn", focusAgain);
   addEventListener("popstate", arrive);
   return arrive();
 }
@@ -104,7 +114,8 @@ async function explain(push = true) {
     const fields = sides.map((side) => side.fields);
     const found = [];
     for (const one of fields) {
-      found.push({ attribution: await question("attribute", { ...asRequest(one), layers: true }, tell, mine.signal) });
+      const attribution = await question("attribute", { ...asRequest(one), layers: true }, tell, mine.signal);
+      found.push(await paged({ attribution }, mine.signal));
     }
     if (mine !== running) return;
     answers = found;
@@ -120,41 +131,42 @@ async function explain(push = true) {
 
 /** Adds heads, the matrix or the modes to what is shown, for each side. */
 async function add(kind, mine) {
-  for (const [i, side] of sides.entries()) {
+  for (const [i, side] of sides.slice(0, answers.length).entries()) {
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
     const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
     if (asked.scope) asked.scope = about.scopes.find((one) => one.name === asked.scope)?.elsewhere ?? asked.scope;
-    const found = await question(kind, asked, tell, mine.signal);
+    const found = await paged({ ...answers[i], [kind]: await question(kind, asked, tell, mine.signal) }, mine.signal);
     if (mine !== running) return;
-    answers[i] = { ...answers[i], [kind]: found };
+    answers[i] = found;
     show();
   }
 }
 
+/** An answer with the sections of all its results. */
+async function paged(found, signal) {
+  return { ...found, page: await ask(answer.address(found, "page"), { signal }) };
+}
+
 /** What the parts of a side can do. */
 function actions(i) {
+  const explainChanged = (change) => {
+    const fields = { ...sides[i].fields, ...change };
+    if (change.target !== undefined && !settingsOf(about, fields.scope).includes("target")) fields.scope = "semantic";
+    if (change.position !== undefined) delete fields.target;
+    sides[i].fields = fields;
+    explain();
+  };
   return {
-    layer: (name) => {
-      view.layer = name;
+    layer: (row) => changeLayer(i, row),
+    head: (layer, head) => {
+      view.head = `L${layer}H${head}`;
       write(false);
-      changeLayer();
+      visit(headId(i));
     },
-    head: (name) => {
-      view.head = name;
-      write(false);
-    },
-    explain: (change) => {
-      const fields = sides[i].fields;
-      if (change.target !== undefined) {
-        fields.target = change.target;
-        if (!settingsOf(about, fields.scope).includes("target")) fields.scope = "semantic";
-      }
-      for (const name of ["position", "through"]) if (change[name] !== undefined) fields[name] = String(change[name]);
-      if (change.position !== undefined) delete fields.target;
-      sides[i].fields = fields;
-      explain();
-    },
+    position: (index) => explainChanged({ position: String(index) }),
+    target: (token) => explainChanged({ target: spelled(token) }),
+    through: (name) => explainChanged({ through: name }),
     want: async (kind) => {
       view.show = [...view.show, kind];
       write(false);
@@ -177,75 +189,79 @@ function actions(i) {
 function show() {
   const both = answers.length > 1 && sides.length > 1;
   const shown = both ? answers : answers.slice(0, 1);
-  const focused = whereFocusIs();
-  const blocks = shown.map((answer, i) =>
-    h(
-      "article",
-      { class: "answer", "aria-label": both ? "AB"[i] : "Answer" },
-      h("h2", {}, both ? h("span", { class: "letter" }, "AB"[i]) : null, h("bdi", {}, answer.attribution.view.title)),
-      h(
-        "p",
-        { class: "kind" },
-        h("b", {}, answer.attribution.objective),
-        ` · ${answer.attribution.model.name} · position ${answer.attribution.position}`,
-        answer.attribution.settings.path ? ` · through ${answer.attribution.settings.path}` : "",
-      ),
-      h("div", { class: "sections" }, ...sideSections(answer, view, actions(i))),
-    ),
+  keepFocus();
+  drawn = shown.map((one, i) =>
+    answer.draw(one, { letter: both ? "AB"[i] : "", act: actions(i), layer: layerRow(one) }),
   );
   const results = at("results");
   results.classList.toggle("both", both);
-  results.replaceChildren(...blocks);
-  if (both) results.prepend(difference());
-  focusAgain(focused);
-  const { title } = answers[0].attribution.view;
-  document.title = `${title} · lens_scopes`;
-  at("status").textContent = `Answered: ${title}`;
+  results.replaceChildren(...drawn.map(({ element }) => element));
+  drawn.forEach(({ ready }) => ready());
+  if (both) showDifference();
+  if (view.head) drawn.forEach((_, i) => unfold(headId(i)));
+  focusAgain();
+  document.title = answers[0].page.title;
+  at("status").textContent = `Answered: ${document.title}`;
 }
 
-function difference() {
-  const [a, b] = answers.map((answer) => answer.attribution);
-  return differenceSection(a, b, scoresAt(a, view.layer), scoresAt(b, view.layer));
+function showDifference() {
+  const [a, b] = answers.map(({ page }) => page);
+  const scores = answers.map((one) => answer.scoresAt(one.page, layerRow(one)));
+  const open = document.querySelector("#difference details")?.open;
+  const { sections, ready } = contents(difference(a.parts[0], b.parts[0], ...scores), { level: 2 });
+  at("difference")?.remove();
+  at("results").prepend(...sections);
+  if (open) document.querySelector("#difference details").open = true;
+  ready();
 }
 
-/** Another layer is looked at: what depends on it is drawn again, and the rest stays as the reader left it. */
-function changeLayer() {
-  const focused = whereFocusIs();
-  const swap = (old, fresh) => {
-    const open = [...old.querySelectorAll("details")].map((fold) => fold.open);
-    fresh.querySelectorAll("details").forEach((fold, i) => (fold.open = open[i]));
-    old.replaceWith(fresh);
-  };
-  document.querySelectorAll(".answer").forEach((article, i) => {
-    const named = (label) => article.querySelector(`section[aria-label="${label}"]`);
-    for (const fresh of layerSections(answers[i], view, actions(i))) swap(named(fresh.getAttribute("aria-label")), fresh);
-    markLayer(named("Through the layers"), answers[i].attribution, view.layer);
-  });
-  const old = document.querySelector("#results > section");
-  if (old) swap(old, difference());
-  focusAgain(focused);
+/** The row of the layer that is looked at in an answer, −1 where it has none of that name. */
+function layerRow({ page }) {
+  return answer.layers(page).indexOf(view.layer);
 }
 
-const FOCUSABLE = "button,input,summary,a,td[tabindex]";
+/** Another layer is looked at on one side: the other side follows. */
+function changeLayer(i, row) {
+  view.layer = answer.layers(answers[i].page)[row] ?? "";
+  write(false);
+  drawn.forEach(({ choose }, other) => other !== i && choose("layer", layerRow(answers[other])));
+  if (drawn.length > 1) showDifference();
+}
 
-/** The place of the focus in the results, to be found again in results drawn anew. */
-function whereFocusIs() {
+function headId(i) {
+  return `${"ab"[i]}-head-${view.head.toLowerCase()}`;
+}
+
+/** Brings a part of the results into view, and the focus to it. */
+function visit(id) {
+  const target = unfold(id);
+  target?.scrollIntoView();
+  target?.setAttribute("tabindex", "-1");
+  target?.focus({ preventScroll: true });
+}
+
+const FOCUSABLE = "button,input,summary,a,[tabindex],[role=button]";
+let focused = null; // where the focus was in the results before they were drawn anew
+
+/** What can have the focus in a section or a strip; strips, which are drawn later, are counted by themselves. */
+function focusable(part) {
+  return [...part.querySelectorAll(FOCUSABLE)].filter((element) => element.closest(".circuitsvis,section") === part);
+}
+
+function keepFocus() {
   const element = document.activeElement;
-  const article = element?.closest(".answer");
-  const part = element?.closest("section");
-  if (!article || !part) return null;
-  return {
-    article: [...document.querySelectorAll(".answer")].indexOf(article),
-    part: part.getAttribute("aria-label"),
-    index: [...part.querySelectorAll(FOCUSABLE)].indexOf(element),
-  };
+  const part = element?.closest("#results") && element.closest(".circuitsvis,section");
+  focused = part && { id: part.id, index: focusable(part).indexOf(element) };
 }
 
-function focusAgain(place) {
-  if (!place || document.activeElement?.closest(".answer")) return;
-  const part = document.querySelectorAll(".answer")[place.article]?.querySelector(`section[aria-label="${place.part}"]`);
-  const elements = part?.querySelectorAll(FOCUSABLE) ?? [];
-  elements[Math.min(place.index, elements.length - 1)]?.focus({ preventScroll: true });
+/** Sets the focus to the same place of the new results, as soon as it is drawn there. */
+function focusAgain() {
+  if (!focused || document.activeElement !== document.body) return;
+  const part = at(focused.id);
+  const elements = part ? focusable(part) : [];
+  if (!elements.length) return;
+  elements[Math.min(focused.index, elements.length - 1)].focus({ preventScroll: true });
+  focused = null;
 }
 
 function write(push) {

@@ -95,16 +95,15 @@ def _refuse_long_answers(model: Any, prompt: Prompt, spec: Spec, limits: Limits)
                 f"{limits.prompt_tokens}.",
             )
         if isinstance(spec.objective, Fisher):
-            _refuse_many_directions(spec.objective, length)
+            _refuse_many_directions(spec.objective, length, limits)
 
 
-def _refuse_many_directions(fisher: Fisher, length: int) -> None:
-    most = options()["rank"].maximum or 0
-    if fisher.rank != "trace" and not fisher.samples and fisher.rank * length > most:
+def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None:
+    if fisher.rank != "trace" and not fisher.samples and fisher.rank * length > limits.directions:
         raise Refusal(
             413,
             f"an answer of {length} tokens has {fisher.rank * length} directions at rank {fisher.rank}; this server "
-            f"takes {most}. Ask for samples=16.",
+            f"takes {limits.directions}. Ask for samples=16.",
         )
 
 

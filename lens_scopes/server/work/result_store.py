@@ -21,12 +21,14 @@ class StoredResult:
         question: the request and its kind as text; the same question has the same answer.
         result: of the library.
         answer: the JSON that was sent.
+        later: tokens of the prompt after the position explained.
     """
 
     id: str
     question: str
     result: Any
     answer: bytes
+    later: list[str]
 
 
 class Results:

@@ -18,8 +18,8 @@ from lens_scopes.views.figures.style import (
     new_figure,
     shortened,
 )
+from lens_scopes.views.words.charts import line_style
 from lens_scopes.views.words.evaluation import across, better, named, passages, title
-from lens_scopes.views.words.line_styles import line_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from lens_scopes.views.figures.style import (
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
-from lens_scopes.views.words.axis import name_places
+from lens_scopes.views.words.charts import name_places
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,

@@ -18,7 +18,7 @@ from lens_scopes.views.figures.style import (
     scale_bar,
 )
 from lens_scopes.views.words.attribution import is_divergence, number, title
-from lens_scopes.views.words.axis import axis_of, named_points
+from lens_scopes.views.words.charts import axis_of, named_points
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, scale_of
 from lens_scopes.views.words.heads import heads_oddities, unit_of_change
 from lens_scopes.views.words.numbers import short_number

@@ -16,7 +16,7 @@ from lens_scopes.views.figures.style import (
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
-from lens_scopes.views.words.axis import axis_of
+from lens_scopes.views.words.charts import axis_of
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.modes import Contrast, contrasts, modes_oddities
 from lens_scopes.views.words.numbers import short_number

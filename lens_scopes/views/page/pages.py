@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ def attribution_page(
     heads: HeadInspection | None = None,
     matrix: AttributionMatrix | None = None,
     modes: ModeInspection | None = None,
+    *,
+    later: Sequence[str] = (),
 ) -> Page:
     """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, other sites,
     contract, scores, details.
@@ -52,14 +55,14 @@ def attribution_page(
         attribution: what the page is about.
         heads, matrix, modes: other results on the same prompt, each with its contract, shown on the same page. Where
             one is about another prompt, position or model, the page says so.
+        later: tokens of the prompt after the position explained, for a page where a reader can choose them.
     """
     others = {"heads": heads, "matrix": matrix, "modes": modes}
     companions = {kind: result for kind, result in others.items() if result is not None}
     page = page_of(attribution)
-    before = [section for section in page.sections if section.key in ("tokens", "prediction", "layers")]
-    after = [section for section in page.sections if section not in before]
-    if heads is not None:
-        before = _words(attribution).sections(attribution, with_heads=True)[: len(before)]
+    sections = _words(attribution).sections(attribution, with_heads=heads is not None, later=later)
+    before = [section for section in sections if section.key in ("tokens", "prediction", "layers")]
+    after = sections[len(before) :]
     contracts = []
     for place, (kind, result) in enumerate(companions.items(), start=1):
         own = [section for section in _words(result).sections(result) if section.key not in _SHARED]

@@ -12,9 +12,11 @@ from rich.text import Text
 from lens_scopes.evaluation.statistics.comparison import ALL
 from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, cautions, definitions, spaced
 from lens_scopes.views.words.evaluation import (
+    Cell,
     better,
     facts,
     interval_text,
+    means_table,
     named,
     oddities,
     p_text,
@@ -22,7 +24,6 @@ from lens_scopes.views.words.evaluation import (
     value_text,
     verdict_text,
 )
-from lens_scopes.views.words.evaluation_tables import Cell, means_table
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:

@@ -1,14 +1,15 @@
-"""The words of an evaluation: what its metrics mean, what was done to whom, and how its statistics are to be read."""
+"""The words and tables of an evaluation: what its metrics mean, what was done, how its statistics are to be read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.metrics.table import Quantity, quantity_named
-from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS
+from lens_scopes.evaluation.statistics.comparison import ALL, LEAST_PAIRS
 from lens_scopes.evaluation.statistics.intervals import RESAMPLES
 from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG
 
@@ -216,6 +217,93 @@ def p_text(p: float) -> str:
     if math.isnan(p):
         return "—"
     return f"{p:.1e}" if p < 1e-3 else f"{p:.2g}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean with its interval; `leads` where it is the best of its column."""
+
+    mean: float
+    interval: str
+    leads: bool
+
+
+def means_table(report: EvaluationReport, metric: str, passages: str = ALL) -> dict[str, list[Cell | None]]:
+    """Method → a cell for each ablation of the metric, in the order of `report.ablations`."""
+    means = report.means
+    chosen = means[(means["metric"] == metric) & (means["passages"] == passages) & means["fraction"].isna()]
+    found: dict[str, list[Cell | None]] = {method: [] for method in report.methods}
+    for ablation in report.ablations(metric):
+        part = chosen[chosen["ablation"].isna() if ablation is None else chosen["ablation"] == ablation]
+        lines = {line["method"]: line for line in part.to_dict("records")}
+        leading = best(metric, {method: line["mean"] for method, line in lines.items()})
+        for method, cells in found.items():
+            line = lines.get(method)
+            cells.append(
+                None
+                if line is None
+                else Cell(line["mean"], interval_text(line["low"], line["high"]), method in leading)
+            )
+    return found
+
+
+def sets_of_passages(report: EvaluationReport) -> list[tuple[str, int]]:
+    """All passages, and those predicted correctly where that is known, with their number."""
+    rows = report.results.rows.drop_duplicates("passage")
+    names = dict.fromkeys(report.means["passages"])
+    return [(name, len(rows) if name == ALL else int(rows["correct"].eq(True).sum())) for name in names]
+
+
+COMPARED = (
+    "metric",
+    "ablation",
+    "passages",
+    "method",
+    "pairs",
+    "difference",
+    "95 % interval",
+    "effect",
+    "p",
+    "p (Holm)",
+)
+
+
+def compared_table(report: EvaluationReport) -> list[tuple[str, ...]]:
+    """The cells of every comparison, under the headings of COMPARED."""
+    return [
+        (
+            line["metric"],
+            line["ablation"] or "—",
+            line["passages"],
+            line["method"],
+            str(line["pairs"]),
+            value_text(line["difference"]),
+            interval_text(line["low"], line["high"]) or "—",
+            value_text(line["effect"]),
+            p_text(line["p"]),
+            p_text(line["p_holm"]),
+        )
+        for line in report.compared.to_dict("records")
+    ]
+
+
+VERDICTS = ("method", "check", "ablation", "verdict", "found", "95 % interval", "p")
+
+
+def verdicts_table(report: EvaluationReport) -> list[tuple[str, ...]]:
+    """The cells of every sanity check, under the headings of VERDICTS."""
+    return [
+        (
+            verdict.method,
+            verdict.check,
+            verdict.ablation or "—",
+            verdict_text(verdict.passed),
+            verdict.sentence,
+            interval_text(verdict.low, verdict.high) or "—",
+            "—" if verdict.p is None else p_text(verdict.p),
+        )
+        for verdict in report.verdicts
+    ]
 
 
 def _passages_name(report: EvaluationReport) -> str:

@@ -35,7 +35,7 @@ export function attention(page, { tokens, heads, views }) {
   const switcher = h("div", { class: "thumbnails", role: "group", "aria-label": views[0].title }, ...buttons);
   page.ready(() => later(places[0], () => show(chosen)));
   const columns = views.map((view, v) =>
-    h("div", { class: "charts" }, h("h3", {}, view.title), h("p", { class: "note" }, view.note), places[v]),
+    h("div", { class: "charts" }, page.heading(view.title), h("p", { class: "note" }, view.note), places[v]),
   );
   return h("div", {}, switcher, h("div", { class: "two even" }, ...columns));
 }

@@ -13,7 +13,9 @@ export function bar(share, middle = false) {
 
 /** The list of a block; where the page can explain a token, its bar is a button that does. */
 export function bars(page, { items, css }) {
-  return h("ol", { class: `bars ${css}`.trim() }, ...items.map((item) => entry(page, item)));
+  const list = h("ol", { class: `bars ${css}`.trim() }, ...items.map((item) => entry(page, item)));
+  const offers = page.act.target && items.some((item) => item.choose);
+  return offers ? h("div", {}, h("p", { class: "note" }, say("choose_bar")), list) : list;
 }
 
 function entry(page, item) {

@@ -1,7 +1,7 @@
 // Charts of lines with their bands and of points, over linear, square-root and logarithmic axes.
 import { h, say, svg } from "./dom.js";
 
-const [LEFT, TOP, GAP, NAMES] = [62, 12, 14, 130];
+const [LEFT, TOP, GAP, LETTER, LINE] = [62, 12, 14, 9, 18];
 const WARPS = {
   linear: (value) => value,
   root: (value) => Math.sign(value) * Math.sqrt(Math.abs(value)),
@@ -29,7 +29,8 @@ export function chart(page, block) {
   const size = { width: square ? 340 : 420, height: square ? 340 : 270 };
   const x = (value) => LEFT + size.width * place(block.x, value);
   const y = (value) => TOP + size.height * (1 - place(block.y, value));
-  const view = `0 0 ${LEFT + size.width + (block.names ? NAMES : GAP)} ${TOP + size.height + 46}`;
+  const letters = block.names ? Math.max(0, ...block.lines.map((line) => line.name?.length ?? 0)) : 0;
+  const view = `0 0 ${LEFT + size.width + GAP + LETTER * letters} ${TOP + size.height + 46}`;
   const drawing = svg(
     "svg",
     { class: "chart", viewBox: view, role: square ? "group" : "img", "aria-label": block.label },
@@ -78,12 +79,8 @@ function frame(block, size, x, y) {
   ];
 }
 
-function colour(line) {
-  return line.colour ?? `var(--${line.level})`;
-}
-
 function stroke(line) {
-  return { fill: "none", stroke: colour(line), "stroke-width": "2", "stroke-dasharray": line.dashes || "none" };
+  return { fill: "none", stroke: line.colour, "stroke-width": "2", "stroke-dasharray": line.dashes || "none" };
 }
 
 function lineOf(line, x, y) {
@@ -91,11 +88,11 @@ function lineOf(line, x, y) {
   const band = line.band ?? [];
   const edge = [...band.map(([at, , high]) => [at, high]), ...[...band].reverse().map(([at, low]) => [at, low])];
   return [
-    band.length > 1 && svg("polygon", { points: edge.map(corner).join(" "), style: { fill: colour(line), opacity: ".12" } }),
+    band.length > 1 && svg("polygon", { points: edge.map(corner).join(" "), style: { fill: line.colour, opacity: ".12" } }),
     svg("polyline", { points: line.points.map(corner).join(" "), style: stroke(line) }),
     ...(line.titles ?? []).map((title, i) => {
       const [across, up] = line.points[i];
-      return svg("circle", { cx: x(across), cy: y(up), r: 3, style: { fill: colour(line) } }, svg("title", {}, title));
+      return svg("circle", { cx: x(across), cy: y(up), r: 3, style: { fill: line.colour } }, svg("title", {}, title));
     }),
   ];
 }
@@ -104,9 +101,9 @@ function lineOf(line, x, y) {
 function nameLines(block, size, y) {
   const lines = block.names ? block.lines.filter((line) => line.name && line.points.length) : [];
   const bottom = TOP + size.height;
-  const heights = apart(lines.map((line) => bottom - y(line.points.at(-1)[1])), 14);
+  const heights = apart(lines.map((line) => bottom - y(line.points.at(-1)[1])), LINE);
   return lines.map((line, i) =>
-    svg("text", { x: LEFT + size.width + 8, y: bottom - heights[i] + 4, style: { fill: colour(line) } }, line.name),
+    svg("text", { x: LEFT + size.width + 8, y: bottom - heights[i] + 4, style: { fill: line.colour } }, line.name),
   );
 }
 

@@ -23,30 +23,32 @@ export function say(name, gaps = {}) {
   return labels[name].replace(/\{(\w+)\}/g, (_, gap) => gaps[gap]);
 }
 
-/** Lets the arrow keys move between elements of which the Tab key reaches one: rows of a width, or one row. */
-export function rove(container, elements, width = elements.length) {
-  const single = width === elements.length;
-  let current = 0;
-  const move = (index, focus) => {
-    if (index < 0 || index >= elements.length) return;
-    elements[current].setAttribute("tabindex", "-1");
-    current = index;
-    elements[current].setAttribute("tabindex", "0");
-    if (focus) elements[current].focus();
+/** Lets the arrow keys move between elements, given row by row, of which the Tab key reaches one. */
+export function rove(container, ...rows) {
+  const elements = rows.flat();
+  let current = elements[0];
+  const move = (element) => {
+    current.setAttribute("tabindex", "-1");
+    current = element;
+    current.setAttribute("tabindex", "0");
   };
-  elements.forEach((element, index) => element.setAttribute("tabindex", index ? "-1" : "0"));
+  elements.forEach((element) => element.setAttribute("tabindex", element === current ? "0" : "-1"));
   container.addEventListener("keydown", (event) => {
-    const index = elements.indexOf(document.activeElement);
-    if (index < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: single ? 1 : width, ArrowUp: single ? -1 : -width };
-    let to = index + (steps[event.key] ?? 0);
-    if (event.key === "Home") to = index - (index % width);
-    if (event.key === "End") to = index - (index % width) + width - 1;
-    if (to === index) return;
+    const r = rows.findIndex((row) => row.includes(document.activeElement));
+    if (r < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+    const row = rows[r];
+    const c = row.indexOf(document.activeElement);
+    const [below, above] = rows.length > 1 ? [rows[r + 1]?.[c], rows[r - 1]?.[c]] : [row[c + 1], row[c - 1]];
+    const to = { ArrowRight: row[c + 1], ArrowLeft: row[c - 1], ArrowDown: below, ArrowUp: above, Home: row[0], End: row.at(-1) };
+    if (!to[event.key]) return;
     event.preventDefault();
-    move(to, true);
+    move(to[event.key]);
+    current.focus();
   });
-  container.addEventListener("click", (event) => move(elements.indexOf(event.target.closest("[tabindex]")), false));
+  container.addEventListener("click", (event) => {
+    const chosen = event.target.closest("[tabindex]");
+    if (elements.includes(chosen)) move(chosen);
+  });
 }
 
 /** Has Enter and Space act on an element as a click does. */

@@ -21,6 +21,7 @@ function colouredMap(page, block) {
   const own = values.map((row) => scaleOf(row.map((value) => value ?? NaN), special));
   const shared = jointScale(own);
   const cells = [];
+  const cellRows = values.map(() => []);
   const recolour = (scaleOfRow) =>
     cells.forEach(({ element, value, r, c }) => (element.className = levelOf(value, special[c], scaleOfRow(r))));
   const body = values.map((row, r) => {
@@ -38,6 +39,7 @@ function colouredMap(page, block) {
       }
       const element = h("td", { title: about }, short(value));
       cells.push({ element, value, r, c });
+      cellRows[r].push(element);
       return element;
     });
     return h("tr", {}, h("th", { scope: "row", class: "name" }, name), h("td", { class: "top" }, top), ...rowCells);
@@ -67,10 +69,11 @@ function colouredMap(page, block) {
   const scroll = region(block.caption, rows.length, rows.length * columns.length > LARGE, grid);
   scroll.style.setProperty("--tokens", columns.length);
   scroll.style.setProperty("--name", rows.reduce((most, name) => Math.max(most, [...name].length), 0));
-  choosable(page, block, grid, cells, columns.length);
+  const chosen = choosable(page, block, grid, cells, cellRows);
   return h(
     "div",
     { class: "heat" },
+    chosen && block.choose === "position" && h("p", { class: "note" }, say("choose_position")),
     radio("by-row", say("by_row", { noun }), true, (r) => own[r]),
     radio("by-all", say("by_all", { noun }), false, () => shared),
     control("checkbox", "numbers", say("numbers"), {}),
@@ -81,9 +84,9 @@ function colouredMap(page, block) {
 }
 
 /** Cells that choose a layer, a head or a position: the arrow keys move between them, Enter chooses. */
-function choosable(page, block, grid, cells, width) {
+function choosable(page, block, grid, cells, cellRows) {
   const act = page.act[block.choose];
-  if (!act || !cells.length) return;
+  if (!act || !cells.length) return false;
   const chosen = ({ r, c }) => act(block.positions ? block.positions[r] : r, c);
   grid.setAttribute("role", "grid");
   grid.setAttribute("aria-label", block.caption);
@@ -92,11 +95,12 @@ function choosable(page, block, grid, cells, width) {
     cell.element.setAttribute("role", "gridcell");
     cell.element.addEventListener("click", () => chosen(cell));
   });
-  rove(grid, cells.map((cell) => cell.element), cells.length % width ? cells.length : width);
+  rove(grid, ...cellRows);
   onPress(grid, () => document.activeElement.matches("td") && document.activeElement.click());
-  page.on(block.choose, (row) =>
-    [...grid.tBodies[0].rows].forEach((line, r) => line.toggleAttribute("data-chosen", r === row)),
-  );
+  const mark = (row) => [...grid.tBodies[0].rows].forEach((line, r) => line.toggleAttribute("data-chosen", r === row));
+  page.on(block.choose, mark);
+  mark(page.chosen(block.choose));
+  return true;
 }
 
 /** Numbers in sight and one scale, with a further column apart: heads and MLPs. */
@@ -106,12 +110,14 @@ function plainMap(page, block) {
   const apart = block.apart && page.values(block.apart.values);
   const apartScale = apart && scaleOf(apart);
   const act = page.act[block.choose];
+  const active = values.map(() => []);
   const cell = (r, name, value, own, link, css, choose) => {
     const about = `${block.rows[r]}${name} · ${number(value)}`;
     const text = short(value);
     let inner = h("span", {}, text);
     if (choose) inner = h("button", { type: "button", "aria-label": about, onclick: choose }, text);
     else if (link) inner = h("a", { href: `#${page.id(link)}`, "aria-label": about }, text);
+    if (choose || link) active[r].push(inner);
     return h("td", { class: `${css}${levelOf(value, false, own)}`, title: about }, inner);
   };
   const body = values.map((row, r) =>
@@ -120,23 +126,15 @@ function plainMap(page, block) {
       { id: block.row_ids && page.id(block.row_ids[r]) },
       h("th", { scope: "row" }, h("bdi", {}, block.rows[r])),
       ...row.map((value, c) =>
-        cell(r, block.columns[c], value, scale, block.cell_links?.[r][c], "", act && (() => act(r, c))),
+        cell(r, block.columns[c], value, scale, block.cell_links?.[r][c], "", act && block.cell_links?.[r][c] && (() => act(r, c))),
       ),
       apart && cell(r, ` ${block.apart.name}`, apart[r], apartScale, "", "apart "),
     ),
   );
   const names = block.columns.map((name) => h("th", { scope: "col" }, h("bdi", {}, name)));
   if (apart) names.push(h("th", { scope: "col", class: "apart" }, block.apart.name));
-  return region(
-    block.caption,
-    values.length,
-    false,
-    h(
-      "table",
-      { class: "cells" },
-      h("caption", {}, block.caption),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, block.noun), ...names)),
-      h("tbody", {}, ...body),
-    ),
-  );
+  const head = h("thead", {}, h("tr", {}, h("th", { scope: "col" }, block.noun), ...names));
+  const grid = h("table", { class: "cells" }, h("caption", {}, block.caption), head, h("tbody", {}, ...body));
+  if (active.some((row) => row.length)) rove(grid, ...active);
+  return region(block.caption, values.length, false, grid);
 }

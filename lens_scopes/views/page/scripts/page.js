@@ -28,6 +28,11 @@ class Context {
     return this.shared.act;
   }
 
+  /** A heading within a section. */
+  heading(...content) {
+    return h(`h${this.shared.level + 1}`, { class: "part" }, ...content);
+  }
+
   /** The numbers that a block gives or refers to. */
   values(numbers) {
     return Array.isArray(numbers) ? numbers : numbers.at.reduce((value, key) => value[key], this.part.data);
@@ -59,7 +64,7 @@ class Context {
  * `choose(kind, index)` when something is chosen elsewhere.
  */
 export function contents({ header, sections, parts }, { act = {}, prefix = "", choices = {}, level = 2 } = {}) {
-  const shared = { act: {}, prefix, choices, listeners: [], waiting: [] };
+  const shared = { act: {}, prefix, choices, level, listeners: [], waiting: [] };
   const choose = (kind, index) => {
     choices[kind] = index;
     for (const [listened, tell] of shared.listeners) if (listened === kind) tell(index);
@@ -79,7 +84,7 @@ export function contents({ header, sections, parts }, { act = {}, prefix = "", c
     header: of(0).draw(header),
     sections: sections.map((section) => {
       const id = prefix + section.key;
-      const title = h(`h${level}`, { id: `${id}-title` }, section.title);
+      const title = h(`h${level}`, { id: `${id}-title`, class: "title" }, section.title);
       const attributes = { id, class: section.layout, "aria-labelledby": `${id}-title` };
       return h("section", attributes, title, ...of(section.part).draw(section.blocks));
     }),
@@ -99,25 +104,25 @@ export function draw(data) {
   followLinks();
 }
 
-/**
- * Links within the page open the folds around what they lead to. A frame without an address of its own, as in a notebook,
- * would resolve them against the page around it.
- */
-export function followLinks() {
-  const reveal = () => {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-    target?.scrollIntoView();
-  };
-  addEventListener("hashchange", reveal);
+/** Opens the folds around the element of an id, and gives it back. */
+export function unfold(id) {
+  const target = document.getElementById(id);
+  for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  return target;
+}
+
+/** A frame without an address of its own, as in a notebook, would resolve links against the page around it. */
+function followLinks() {
+  const arrive = () => unfold(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
+  addEventListener("hashchange", arrive);
   document.addEventListener("click", (event) => {
     const link = event.target.closest('a[href^="#"]');
     if (!link) return;
     const hash = link.getAttribute("href");
-    if (hash === location.hash) reveal();
+    if (hash === location.hash) arrive();
     else if (location.protocol === "about:") location.hash = hash;
     else return;
     event.preventDefault();
   });
-  if (location.hash) reveal();
+  if (location.hash) arrive();
 }

@@ -21,10 +21,10 @@ export function token(text) {
 
 export const prose = {
   kind: (_, { text }) => h("p", { class: "kind" }, pieces(text)),
-  prompt: (_, block) =>
+  prompt: (page, block) =>
     h(
-      "h1",
-      {},
+      `h${page.shared.level - 1}`,
+      { class: "prompt" },
       h("bdi", {}, block.text),
       block.token !== undefined && " ",
       block.token !== undefined &&
@@ -32,7 +32,7 @@ export const prose = {
     ),
   lead: (_, { text, quiet }) => h("p", { class: quiet ? "lead caution" : "lead" }, pieces(text)),
   note: (_, { text }) => h("p", { class: "note" }, pieces(text)),
-  heading: (_, { text, small }) => h("h3", {}, h("bdi", {}, text), small && h("small", {}, ` ${small}`)),
+  heading: (page, { text, small }) => page.heading(h("bdi", {}, text), small && h("small", {}, ` ${small}`)),
   alert: (_, { title, items }) =>
     h("div", { class: "alert", role: "note" }, h("b", {}, title), h("ul", {}, ...items.map((item) => h("li", {}, item)))),
   definitions: (_, { pairs, compact }) =>
@@ -41,7 +41,8 @@ export const prose = {
       { class: compact && "facts" },
       ...pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
     ),
-  fold: (page, { summary, blocks }) => h("details", {}, h("summary", {}, pieces(summary)), ...page.draw(blocks)),
+  fold: (page, { summary, blocks, choose }) =>
+    h("details", { open: Boolean(page.act[choose]) }, h("summary", {}, pieces(summary)), ...page.draw(blocks)),
   columns: (page, { items, even }) =>
     h("div", { class: even ? "two even" : "two" }, ...items.map((blocks) => h("div", {}, ...page.draw(blocks)))),
   cards: (page, { items }) =>

@@ -67,7 +67,7 @@ function ramp(low, high, signed, outside) {
 function marks(special, broken) {
   return [
     special && h("span", { class: "mark" }, h("b", { class: "s" }), say("special")),
-    broken && h("span", { class: "mark" }, h("b", { class: "x" }), say("broken")),
+    broken && h("span", { class: "mark" }, h("b", { class: "x" }), broken === true ? say("broken") : broken),
   ];
 }
 

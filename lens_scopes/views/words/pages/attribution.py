@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.words import attribution as words
@@ -51,14 +52,15 @@ def header(attribution: Attribution) -> list[Block]:
     ]
 
 
-def sections(attribution: Attribution, *, with_heads: bool = False) -> list[Section]:
+def sections(attribution: Attribution, *, with_heads: bool = False, later: Sequence[str] = ()) -> list[Section]:
     """Sections `tokens`, `prediction`, `layers`, `sites`, `contract`, `scores`, `details`.
 
     Args:
         attribution: the result.
         with_heads: whether the page has the heads × layers map, which the names of layers then lead to.
+        later: tokens of the prompt after the position explained, which a page can offer to explain.
     """
-    parts = [_tokens(attribution), _prediction(attribution)]
+    parts = [_tokens(attribution, later), _prediction(attribution)]
     if attribution.layers is not None:
         parts.append(_layers(attribution, with_heads))
     if attribution.sites:
@@ -75,7 +77,9 @@ def about(result: Any) -> list[str | dict[str, str]]:
     """Objective, model and position of a result about one prediction."""
     name = inline_token(str(result.model.get("name", "a model")))
     place = f"position {result.position} of {len(result.tokens)} tokens"
-    return [{"bold": inline_token(result.objective)}, f" · {name} · {place}"]
+    path = result.settings.get("path")
+    through = f" · through {inline_token(str(path))}" if path else ""
+    return [{"bold": inline_token(result.objective)}, f" · {name} · {place}{through}"]
 
 
 def prompt(result: Any, after: words.Following | None) -> Block:
@@ -85,7 +89,7 @@ def prompt(result: Any, after: words.Following | None) -> Block:
     return block if after is None else block | {"token": after.text, "small": after.probability, "title": after.role}
 
 
-def _tokens(attribution: Attribution) -> Section:
+def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
     strip: Block = {
         "type": "strip",
         "id": "token-strip",
@@ -94,11 +98,14 @@ def _tokens(attribution: Attribution) -> Section:
         "label": "The prompt, coloured by influence",
         "strongest": 6,
     }
+    if later:
+        first = len(attribution.tokens)
+        strip["later"] = [{"index": first + i, "token": inline_token(text)} for i, text in enumerate(later)]
     if attribution.layers is not None:
         strip |= {
             "choices": words.short_names(attribution.layer_names),
             "choice_values": reference("layers"),
-            "first": "all sites" if attribution.settings.get("at") else "embedding",
+            "first": _score_place(attribution),
             "choice_label": "Where influence is read",
             "choose": "layer",
         }
@@ -109,6 +116,11 @@ def _tokens(attribution: Attribution) -> Section:
     blocks = [note(f"{shown} Point at a token for its score."), strip]
     blocks += [lead(words.reading(attribution)), lead(words.caution(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
+
+
+def _score_place(attribution: Attribution) -> str:
+    """Where the tokens' scores are read, in a word or two."""
+    return "all sites" if attribution.settings.get("score_sites") else "embedding"
 
 
 def _prediction(attribution: Attribution) -> Section:
@@ -214,5 +226,7 @@ def _scores(attribution: Attribution) -> Section:
     text = (
         "Share is |score| over the sum of |score| of all tokens but the special ones. The buttons in the headings sort."
     )
+    if attribution.layers is not None:
+        text = f"Read at: {_score_place(attribution)}. {text}"
     scores = table("Score of every token", [*names, ("share", "number"), ("", "")], rows, attribution.special)
     return Section("scores", "Scores", [note(text), scores])

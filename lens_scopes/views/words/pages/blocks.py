@@ -39,12 +39,15 @@ LABELS = {
     "ramp_signed": "from orange through no colour to blue",
     "ramp": "from no colour to blue",
     "of_row": "{percent} of row",
-    "readout": "Point at a token for its number; choose one to explain what follows it.",
-    "token_value": "{index} “{token}”: score {number}",
+    "choose_token": "Choose a token to explain what follows it.",
+    "point_token": "Point at a token for its numbers.",
+    "token_value": "{index} “{token}”: {number}",
     "token_share": "{percent} of all",
     "token_special": "special token",
     "token_later": "{index} “{token}”: after the position explained; choose it to explain what follows it",
     "choose_target": "{token}, {percent}: explain this token",
+    "choose_bar": "Choose a token to explain it.",
+    "choose_position": "Choose a cell to explain the prediction of its row.",
     "through": "Explain through {name} alone",
     "head": "head",
     "mlp": "MLP",
@@ -203,9 +206,9 @@ def legend(scale: Scale, of: str, special: Sequence[bool] = (), broken: bool = F
     return {"type": "legend", "scale": ends, "of": of, "special": any(special), "broken": broken}
 
 
-def fold(summary: Text, *blocks: Block) -> Block:
-    """Blocks that open when asked for."""
-    return {"type": "fold", "summary": summary, "blocks": list(blocks)}
+def fold(summary: Text, *blocks: Block, choose: str = "") -> Block:
+    """Blocks that open when asked for, and are open where the page offers the choice that they are made for."""
+    return {"type": "fold", "summary": summary, "blocks": list(blocks)} | ({"choose": choose} if choose else {})
 
 
 def columns(*sides: Sequence[Block], even: bool = False) -> Block:

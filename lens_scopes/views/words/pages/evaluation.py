@@ -6,22 +6,25 @@ import math
 from typing import TYPE_CHECKING
 
 from lens_scopes.evaluation.statistics.comparison import ALL
-from lens_scopes.views.words.axis import round_ticks
+from lens_scopes.views.words.charts import line_style, round_ticks
 from lens_scopes.views.words.evaluation import (
     SANITY,
+    VERDICTS,
+    Cell,
     across,
     facts,
     how_to_read,
     interval_text,
     meaning,
+    means_table,
     named,
     oddities,
     p_text,
+    sets_of_passages,
     title,
     value_text,
+    verdicts_table,
 )
-from lens_scopes.views.words.evaluation_tables import VERDICTS, Cell, means_table, sets_of_passages, verdicts_table
-from lens_scopes.views.words.line_styles import look
 from lens_scopes.views.words.pages.blocks import (
     Block,
     Section,
@@ -174,7 +177,7 @@ def _curves(report: EvaluationReport) -> Section:
 
 
 def _look(place: int) -> dict[str, str]:
-    style = look(place)
+    style = line_style(place)
     return {"colour": style.colour, "dashes": style.dashes}
 
 
@@ -222,7 +225,7 @@ def _sanity(report: EvaluationReport) -> Section:
             text_cell(inline_token(verdict.method), verdict.method, "component"),
             *(text_cell(inline_token(cell), cell, "passages") for cell in cells[1:3]),
             text_cell([{"bold": inline_token(cells[3])}], cells[3], "passages"),
-            text_cell(inline_token(cells[4]), cells[4], "passages"),
+            text_cell(inline_token(cells[4]), cells[4], "prose"),
             number_cell(cells[5], verdict.low),
             number_cell(cells[6], verdict.p),
         ]

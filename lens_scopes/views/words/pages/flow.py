@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.words.attribution import following_token, prompt_text
-from lens_scopes.views.words.axis import decades
+from lens_scopes.views.words.charts import decades, line_style
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
     beyond,
@@ -43,8 +43,6 @@ from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.flow import InformationFlow, SpanFlow
-
-_COLOURS = ("p14", "n14", "p20", "n20")  # after which they come round again: the names stand at the curves
 
 
 def page_title(flow: InformationFlow) -> str:
@@ -158,7 +156,7 @@ def _curves(flow: InformationFlow) -> Section:
     for place, curve in enumerate(curves):
         for values, part in ((curve.bound, "bound"), (curve.channel, "channel")):
             points = [[s, v] for s, v in zip(CURVE_SIGMAS, values, strict=True) if v >= low]
-            line = {"points": points, "level": _COLOURS[place % len(_COLOURS)]}
+            line = {"points": points, "colour": line_style(place).colour}
             name = curve.name if len(curve.name) <= 16 else curve.name[:15] + "…"
             lines.append(line | ({"dashes": "6 4", "name": name} if part == "channel" else {}))
     ends = (CURVE_SIGMAS[0], CURVE_SIGMAS[-1])

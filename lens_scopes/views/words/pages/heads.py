@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.words.attribution import following, title
-from lens_scopes.views.words.axis import axis_of, named_points
+from lens_scopes.views.words.charts import axis_of, named_points
 from lens_scopes.views.words.heads import (
     HeadLine,
     agreement,
@@ -281,9 +281,9 @@ def _ablation(heads: HeadInspection, links: dict[str, str]) -> Section:
         [
             text_cell(item.name, item.name, "component", links.get(item.name, "")),
             number_cell(number(item.predicted), item.predicted),
-            bar_cell(scale.share(item.predicted)),
+            bar_cell(scale.share(item.predicted), middle=scale.low < 0),
             number_cell(number(item.actual), item.actual),
-            bar_cell(scale.share(item.actual)),
+            bar_cell(scale.share(item.actual), middle=scale.low < 0),
         ]
         for item in heads.ablations
     ]

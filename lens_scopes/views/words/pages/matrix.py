@@ -110,7 +110,7 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
         f"{aside}{left} Point at a cell for its relative score."
     )
     inside = [note(notes)] if notes else []
-    blocks += [note(text), chart, fold("The scores as a table", *inside, scores)]
+    blocks += [note(text), chart, fold("The scores as a table", *inside, scores, choose="position")]
     return Section("matrix", "Source × target", blocks)
 
 

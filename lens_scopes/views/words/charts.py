@@ -1,4 +1,4 @@
-"""Axes of charts for pages and figures: ranges, ticks, and where the names of points and curves go."""
+"""Charts of pages and figures: axes with their ticks, styles of lines, and where the names of points and curves go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from dataclasses import dataclass
 _STRETCHED = 4.0  # largest magnitude over the ninth decile from which a linear axis hides most points
 _APART = 0.07  # of the axis, between ticks
 _NAME = (0.17, 0.035)  # width and height of a point's name, in shares of the plot
+
+# At least 3 : 1 against white and against the dark card, and apart under the common colour vision deficiencies in turn
+# with their dashes and markers.
+_COLOURS = ("#2f6fd0", "#c9650a", "#1f8f5f", "#a64ec4", "#c23b4b", "#7a7f8a", "#168aa0", "#8f7a10")
+_DASHES = ("", "6 3", "2 2")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 @dataclass(frozen=True)
@@ -119,3 +125,20 @@ def name_places(places: Sequence[float], apart: float) -> list[float]:
     for index in order:
         last = chosen[index] = max(places[index], last + apart)
     return chosen
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """How a line is drawn: colour, SVG dash pattern (empty for a solid line), matplotlib marker."""
+
+    colour: str
+    dashes: str
+    marker: str
+
+
+def line_style(index: int) -> LineStyle:
+    """The style of the line with this index; after the eighth, colours repeat with other dashes."""
+    again = index // len(_COLOURS)
+    return LineStyle(
+        _COLOURS[index % len(_COLOURS)], _DASHES[again % len(_DASHES)], _MARKERS[(index + again) % len(_MARKERS)]
+    )
