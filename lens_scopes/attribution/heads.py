@@ -24,8 +24,8 @@ from lens_scopes.attribution.component_ablation import (
     Baseline,
     ablated_final_states,
     baseline_activations,
-    check_baseline,
     component_site,
+    read_baseline,
 )
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec
@@ -41,6 +41,7 @@ from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Directions
+from lens_scopes.scopes.other_prompt import describe_other_prompt
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
@@ -76,8 +77,10 @@ def inspect_heads(
 
     Args:
         model, prompt, objective, position, target, through, matmul_dtype: as for `attribute`.
-        baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
-            "shuffle" (its output in a prompt of the same tokens in a random order, special tokens in place).
+        baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), "shuffle"
+            (its output in a prompt of the same tokens in a random order, special tokens in place), or its output under
+            another prompt of as many tokens, given as text, ids or a Prompt: effects are then those of attribution
+            patching, and the check patches for real.
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
@@ -90,14 +93,18 @@ def inspect_heads(
         component is set to its baseline.
 
     Raises:
-        LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
+        LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines; PromptError
+            for another prompt of another length.
 
     Example:
         >>> heads = ls.inspect_heads(model, "The capital of France is", ls.Semantic(" Paris"), verify=3)
         >>> heads.effect.shape, len(heads.ablations), heads.top(1)[0].label
         (torch.Size([2, 4]), 3, 'L0H0')
+        >>> patched = ls.inspect_heads(model, "The capital of France is", baseline="The capital of Italy is", verify=0)
+        >>> patched.baseline, patched.baseline_tokens[4]
+        ('prompt', ' Italy')
     """
-    check_baseline(baseline)
+    baseline, other = read_baseline(baseline)
     spec = (
         Spec.read(objective, through=through, target=target, memory=memory, matmul_dtype=matmul_dtype)
         .require_gradient()
@@ -107,7 +114,7 @@ def inspect_heads(
     )
     resolved = ResolvedSpec.of(model, spec)
     scoped = resolved.model
-    place = PromptPosition.read(scoped, prompt, position, spec.target)
+    place = PromptPosition.read(scoped, prompt, position, spec.target).beside(scoped, other)
     named_heads = None if isinstance(patterns, int) else [_existing_head(scoped, head) for head in patterns]
     sites = _Sites.of(scoped)
     require_used(scoped, sites.outputs, SiteError)
@@ -120,7 +127,7 @@ def inspect_heads(
     directions = resolved.objective.directions(state)
     activations = {name: traced.activations[name] for name in sites.outputs}
     generator = torch.Generator().manual_seed(seed)
-    baselines = baseline_activations(scoped, place.token_ids, place.special, activations, baseline, generator)
+    baselines = baseline_activations(scoped, place, activations, baseline, generator)
 
     # a_i,h along each direction, and from them the predicted effects.
     amounts = _amounts_of_each(traced, directions, sites, baselines)
@@ -156,6 +163,7 @@ def inspect_heads(
         ablations=ablations,
         spearman=_spearman(ablations),
         baseline=baseline,
+        baseline_tokens=[] if place.other is None else list(place.other.tokens[: place.position + 1]),
         target=resolved.predicted_target(state),
         **resolved.record(place.prompt, place.position, state),
         contract=_contract(resolved, place, state, baseline),
@@ -346,6 +354,8 @@ def _spearman(ablations: Iterable[AblationEffect]) -> float | None:
     if len(pairs) < 3:
         return None
     predicted, actual = zip(*pairs, strict=True)
+    if len(set(predicted)) == 1 or len(set(actual)) == 1:
+        return None  # all effects are alike, as from the prompt itself
     result: Any = spearmanr(predicted, actual)
     value = float(result.statistic)
     return value if value == value else None
@@ -361,16 +371,18 @@ def _agreement_warnings(ablations: Sequence[AblationEffect]) -> list[str]:
     ]
 
 
-def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: Baseline) -> dict[str, str]:
+def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: str) -> dict[str, str]:
     held = "the weights, all other components' outputs except as they respond, and the explained directions v"
     if resolved.path is not None:
         held += f"; gradient flows only {resolved.path}"
+    moved_to = f"{baseline} baseline"
+    if place.other is not None:
+        moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"
     return contract(
         output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
         features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "
         "together",
-        process=f"one component at a time is set to its {baseline} baseline; predicted to first order, checked by "
-        "doing it",
+        process=f"one component at a time is set to its {moved_to}; predicted to first order, checked by doing it",
         held=held,
         score=f"change of the output explained: Σ_dest g · (b − z) along {resolved.objective.equation}",
     )

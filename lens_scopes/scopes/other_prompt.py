@@ -20,7 +20,8 @@ from lens_scopes.scopes.registry import read_token, write_token
 
 OtherPrompt: TypeAlias = str | tuple[int, ...]
 
-AS_TEXT = r"#\d+(?:,#\d+)*|\"(?:[^\"\\]|\\.)+\""
+_IDS = r"#\d+(?:,#\d+)*"
+AS_TEXT = rf"{_IDS}|\"(?:[^\"\\]|\\.)+\""
 _NAME = re.compile(r"[a-z]*")
 _MOST_SHOWN = 8  # ids
 
@@ -63,6 +64,11 @@ def read_other_prompt(text: str) -> OtherPrompt:
         return json.loads(text, strict=False)
     except ValueError as error:
         raise ReadoutError(f"{text} is not a quoted string ({error}); escapes are those of JSON.") from None
+
+
+def read_prompt_option(text: str) -> OtherPrompt:
+    """A prompt as the whole value of an option: ids such as "#2,#651", anything else the text itself."""
+    return read_other_prompt(text) if re.fullmatch(_IDS, text) else text
 
 
 def describe_other_prompt(other: OtherPrompt) -> str:

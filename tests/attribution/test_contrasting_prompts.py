@@ -177,6 +177,9 @@ def test_a_batch_and_slices_of_layers_give_the_scores_of_single_calls(model: Any
     ]
     pairs = list(zip(ls.attribute_batch(model, prompts, ls.Semantic(TOKEN), **settings), singles, strict=True))
     pairs += zip(ls.attribute_batch(model, prompts, ls.LogProb(), answer=answers, **settings), answered, strict=True)
+    diff = ls.LogProbDiff([4, 11], [9])
+    contrasted = [ls.attribute(model, ids, diff, **settings) for ids in prompts[:2]]
+    pairs += zip(ls.attribute_batch(model, prompts[:2], diff, **settings), contrasted, strict=True)
     whole, plain = singles[0].memory, ls.attribute(model, IDS, ls.Semantic(TOKEN)).memory
     assert whole is not None and plain is not None
     sites = ["hook_embed", *singles[0].layer_names, *singles[0].sites]
@@ -270,3 +273,58 @@ def test_the_command_line_takes_it_as_a_readout(run: Callable[..., Run], loader:
     assert got["scores"] == pytest.approx(expected.scores.tolist())
     result = run("attribute", PROMPT, "--readout", 'dot-"The sofa sleeps"')
     assert result.status == 2 and "they part at position" in result.err
+
+
+# Heads and MLPs, predicted and patched
+
+
+def patched_logit(model: Any, layer: int, head: int | None, other: Sequence[int] = OTHER) -> Tensor:
+    """The logit when one component's output is that of the other prompt at every position."""
+    site = f"blocks.{layer}.hook_mlp_out" if head is None else f"blocks.{layer}.attn.hook_z"
+    moved, there = (reference.site_activation(model, list(ids), site) for ids in (IDS, other))
+    if head is None:
+        moved = there
+    else:
+        moved[:, head] = there[:, head]
+    return logit(model, reference.state_from_site(model, IDS, -1, site, moved))
+
+
+def test_effects_of_heads_and_mlps_are_predicted_and_patched_for_real(model: Any) -> None:
+    heads = ls.inspect_heads(model, IDS, ls.Semantic(TOKEN), baseline=OTHER)
+    att = ls.attribute(model, IDS, ls.Semantic(TOKEN), sites=["hook_z", "mlp_out"], readout=ls.Dot(OTHER))
+    before = logit(model, reference.state_of(model, IDS))
+    for layer in range(model.cfg.n_layers):
+        assert_close(heads.effect[layer], -att.sites[f"blocks.{layer}.attn.hook_z"].sum(0), **CLOSE)
+        assert_close(heads.mlp_effect[layer], -att.sites[f"blocks.{layer}.hook_mlp_out"].sum(), **CLOSE)
+    assert len(heads.ablations) == model.cfg.n_layers * (model.cfg.n_heads + 1)
+    for item in heads.ablations:
+        expected = float(patched_logit(model, item.layer, item.head) - before)
+        assert item.actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert heads.baseline == "prompt" and heads.baseline_tokens == [f"#{token}" for token in OTHER]
+    assert "output under the prompt of the tokens #3, #9" in heads.contract["generative process"]
+    cut = ls.inspect_heads(model, IDS, ls.Semantic(TOKEN), position=3, baseline=OTHER, verify=2)
+    assert len(cut.baseline_tokens) == len(cut.tokens) == 4
+
+
+def test_from_the_prompt_itself_no_head_has_an_effect(model: Any) -> None:
+    heads = ls.inspect_heads(model, IDS, ls.Semantic(TOKEN), baseline=IDS)
+    assert not heads.effect.any() and not heads.mlp_effect.any() and not heads.direct_effect.any()
+    assert all(item.actual == pytest.approx(0, abs=1e-12) for item in heads.ablations)
+
+
+def test_where_the_model_is_linear_in_a_head_the_patch_does_what_was_predicted() -> None:
+    model, _ = linear_toy()
+    heads = ls.inspect_heads(model, IDS, ls.Semantic(TOKEN), baseline=OTHER)
+    assert len(heads.ablations) == 6 and max(abs(item.actual) for item in heads.ablations) > 0.01
+    for item in heads.ablations:
+        assert item.actual == pytest.approx(item.predicted, rel=1e-9, abs=1e-12)
+
+
+def test_heads_say_where_prompts_part_and_keep_the_other_one(reader: Any, tmp_path: Any) -> None:
+    with pytest.raises(PromptError, match="part at position 2: ' dog'"):
+        ls.inspect_heads(reader, PROMPT, baseline="The sofa. sleeps on the")
+    heads = ls.inspect_heads(reader, PROMPT, baseline="The sofa sleeps on the", verify=3)
+    heads.save(tmp_path / "heads.safetensors")
+    assert ls.HeadInspection.load(tmp_path / "heads.safetensors").baseline_tokens == heads.baseline_tokens
+    assert "under the prompt 'The sofa sleeps on the'" in heads.contract["generative process"]
+    assert "output under the other prompt" in heads.to_html()
