@@ -129,6 +129,17 @@ def changed_final_states(
     return torch.cat(states)
 
 
+def rank_agreement(predicted: Sequence[float], actual: Sequence[float]) -> float | None:
+    """Spearman's ρ of predicted and actual changes; None for fewer than three, or where all of either are alike."""
+    from scipy.stats import spearmanr
+
+    if len(predicted) < 3 or len(set(predicted)) == 1 or len(set(actual)) == 1:
+        return None
+    result: Any = spearmanr(predicted, actual)
+    value = float(result.statistic)
+    return value if value == value else None
+
+
 def _row_hooks(rows: Sequence[Component], baselines: Mapping[str, Tensor]) -> Iterator[tuple[str, Hook]]:
     by_site: dict[str, list[tuple[int, int | None]]] = {}
     for row, component in enumerate(rows):

@@ -11,9 +11,8 @@ and the output explained by a_1,h, or by ½ Σ_i w_i a_i,h² where the objective
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -25,6 +24,7 @@ from lens_scopes.attribution.component_ablation import (
     ablated_final_states,
     baseline_activations,
     component_site,
+    rank_agreement,
     read_baseline,
 )
 from lens_scopes.attribution.prompt_position import PromptPosition
@@ -347,18 +347,8 @@ def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int
     return layer, index
 
 
-def _spearman(ablations: Iterable[AblationEffect]) -> float | None:
-    from scipy.stats import spearmanr
-
-    pairs = [(item.predicted, item.actual) for item in ablations]
-    if len(pairs) < 3:
-        return None
-    predicted, actual = zip(*pairs, strict=True)
-    if len(set(predicted)) == 1 or len(set(actual)) == 1:
-        return None  # all effects are alike, as from the prompt itself
-    result: Any = spearmanr(predicted, actual)
-    value = float(result.statistic)
-    return value if value == value else None
+def _spearman(ablations: Sequence[AblationEffect]) -> float | None:
+    return rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
 
 
 def _agreement_warnings(ablations: Sequence[AblationEffect]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.errors import PromptError, ReadoutError
+from lens_scopes.errors import ObjectiveError, PromptError, ReadoutError
 
 IDS = [3, 17, 0, 8, 22, 3]
 OTHER = [3, 9, 0, 14, 22, 7]
@@ -328,3 +328,53 @@ def test_heads_say_where_prompts_part_and_keep_the_other_one(reader: Any, tmp_pa
     assert ls.HeadInspection.load(tmp_path / "heads.safetensors").baseline_tokens == heads.baseline_tokens
     assert "under the prompt 'The sofa sleeps on the'" in heads.contract["generative process"]
     assert "output under the other prompt" in heads.to_html()
+
+
+# Cells of the layers × tokens map
+
+
+@pytest.mark.parametrize("layers", ["resid_pre", "resid_mid", "resid_post"])
+def test_the_strongest_cells_are_patched_for_real(model: Any, layers: str) -> None:
+    att = ls.attribute(model, IDS + [1], ls.LogProb(), position=5, layers=layers, readout=ls.Dot(OTHER + [2]))
+    steps: list[tuple[int, int]] = []
+    patches = ls.patch_cells(model, att, 5, progress=lambda *step: steps.append(step))
+    assert att.layers is not None and att.target is not None and att.target.token_id == 1
+    strongest = att.layers.abs().flatten().sort(descending=True).values[:5]
+    assert [abs(cell.predicted) for cell in patches.cells] == pytest.approx(strongest.tolist())
+    before = reference.logits_from_final_state(model, reference.state_of(model, IDS)).log_softmax(-1)[1]
+    for cell in patches.cells:
+        assert cell.predicted == pytest.approx(-float(att.layers[cell.layer, cell.position]))
+        assert (cell.token, cell.other_token) == (f"#{IDS[cell.position]}", f"#{OTHER[cell.position]}")
+        assert cell.site == f"blocks.{cell.layer}.hook_{layers}"
+        moved = reference.site_activation(model, IDS, cell.site)
+        moved[cell.position] = reference.site_activation(model, OTHER, cell.site)[cell.position]
+        y = reference.state_from_site(model, IDS, -1, cell.site, moved)
+        after = reference.logits_from_final_state(model, y).log_softmax(-1)[1]
+        assert cell.actual == pytest.approx(float(after - before), rel=1e-8, abs=1e-11)
+    assert steps[-1] == (5, 5) and len(patches.to_pandas()) == 5
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_cells_of_a_linear_model_and_of_a_divergence_are_as_predicted() -> None:
+    model, _ = linear_toy()
+    att = ls.attribute(model, IDS, ls.Semantic(TOKEN), layers=True, readout=ls.Dot(OTHER))
+    patches = ls.patch_cells(model, att, 12)
+    assert len(patches.cells) == 12 and patches.spearman == pytest.approx(1)
+    for cell in patches.cells:
+        assert cell.actual == pytest.approx(cell.predicted, rel=1e-9, abs=1e-12)
+    fisher = ls.attribute(model, IDS, ls.Fisher("trace"), layers=True, readout=ls.Dot(OTHER))
+    for cell in ls.patch_cells(model, fisher, 3).cells:
+        assert cell.predicted > 0 and cell.actual == pytest.approx(cell.predicted, rel=0.5)
+    assert ls.patch_cells(model, fisher, 0).cells == []
+
+
+@pytest.mark.parametrize("asked", [{"layers": True}, {"readout": ls.Dot(OTHER)},
+    {"layers": True, "readout": ls.Product(OTHER)}, {"layers": True, "readout": ls.Dot(OTHER), "answer": [4, 2]},
+    {"layers": True, "readout": "dot", "points": ls.StraightPath(OTHER, 2)}])  # fmt: skip
+def test_cells_without_another_prompt_are_refused(asked: dict[str, Any]) -> None:
+    model = gpt2_like()
+    with pytest.raises(ReadoutError, match=r"readout=ls\.Dot\(other_prompt\)"):
+        ls.patch_cells(model, ls.attribute(model, IDS, **asked))
+    nameless = ls.attribute(model, IDS, lambda y, logits: y, layers=True, readout=ls.Dot(OTHER))
+    with pytest.raises(ObjectiveError, match="register_objective"):
+        ls.patch_cells(model, nameless)
