@@ -1,8 +1,8 @@
 """A three-layer attention-only model whose weights find the indirect object, set by hand.
 
 After Wang et al., "Interpretability in the wild" (arXiv:2211.00593), in the smallest form: "START Mary AND John GAVE
-John TO" is continued by " Mary". The residual stream has five parts: the token, the position, a name found twice, a name
-to be avoided, and the output, which the unembedding reads.
+John TO" is continued by " Mary". The residual stream has five parts: the token, the position, a name found twice, a
+name to be avoided, and the output, which the unembedding reads.
 
 - L0H0, the duplicate-token head, attends from a name to the same name before it, else to START, and copies it into the
   second name's found-twice part.
