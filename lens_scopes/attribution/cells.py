@@ -7,13 +7,13 @@ explained changes by −a_l,t when x′_l,t is put in place of x_l,t, and that a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lens_scopes.attribution.component_ablation import changed_final_states, rank_agreement
+from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike
@@ -55,6 +55,7 @@ class CellPatches:
     Attributes:
         cells: strongest first, by what was predicted.
         spearman: rank correlation of predicted and actual changes; None for fewer than three cells.
+        warnings: a sentence where the two do not agree.
 
     Example:
         >>> other = ls.Dot("The capital of Italy is")
@@ -65,6 +66,7 @@ class CellPatches:
 
     cells: list[PatchedCell]
     spearman: float | None
+    warnings: list[str] = field(default_factory=list)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per cell: layer, site, position, token, other_token, predicted and actual."""
@@ -130,12 +132,14 @@ def patch_cells(
     actual = [resolved.objective.change(state, reached) for reached in after]
     expected = [float(predicted[place]) for place in places]
     other_tokens = attribution.settings["readout"]["baseline_tokens"]
+    spearman = rank_agreement(expected, actual)
     return CellPatches(
         [
             PatchedCell(layer, attribution.layer_names[layer], at, attribution.tokens[at], other_tokens[at], *changes)
             for (layer, at), *changes in zip(places, expected, actual, strict=True)
         ],
-        rank_agreement(expected, actual),
+        spearman,
+        disagreement_warnings(spearman, f"{len(places)} cells", "patches"),
     )
 
 

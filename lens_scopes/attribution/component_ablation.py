@@ -25,6 +25,7 @@ OTHER_PROMPT = "prompt"
 # Another value is refused with a PathError that says what to do, also under a run-time type checker: Any.
 Baseline: TypeAlias = Literal["zero", "mean", "shuffle"] | PromptLike | Any
 
+_AGREE = 0.5  # Spearman's ρ below which a warning says so
 _BATCH_TOKENS = 4096  # padded tokens in one forward pass of ablated copies
 
 
@@ -138,6 +139,16 @@ def rank_agreement(predicted: Sequence[float], actual: Sequence[float]) -> float
     result: Any = spearmanr(predicted, actual)
     value = float(result.statistic)
     return value if value == value else None
+
+
+def disagreement_warnings(spearman: float | None, over: str, interventions: str) -> list[str]:
+    """A warning where predicted and actual changes do not agree, over so many components or cells."""
+    if spearman is None or spearman >= _AGREE:
+        return []
+    return [
+        f"predicted and actual changes agree with Spearman {spearman:.2f} only over {over}: trust the {interventions}, "
+        "not the gradients, here."
+    ]
 
 
 def _row_hooks(rows: Sequence[Component], baselines: Mapping[str, Tensor]) -> Iterator[tuple[str, Hook]]:

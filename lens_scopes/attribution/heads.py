@@ -24,6 +24,7 @@ from lens_scopes.attribution.component_ablation import (
     ablated_final_states,
     baseline_activations,
     component_site,
+    disagreement_warnings,
     rank_agreement,
     read_baseline,
 )
@@ -151,6 +152,7 @@ def inspect_heads(
             AblationEffect(*component, predicted=effects[component], actual=resolved.objective.change(state, reached))
             for component, reached in zip(components, after, strict=True)
         ]
+    spearman = rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
     return HeadInspection(
         effect=effect,
         mlp_effect=mlp_effect,
@@ -161,7 +163,7 @@ def inspect_heads(
         pattern_gradients={component_name(item): predicted(amounts.edges(item)) for item in pattern_heads},
         head_types=head_type_scores(scoped, seed),
         ablations=ablations,
-        spearman=_spearman(ablations),
+        spearman=spearman,
         baseline=baseline,
         baseline_tokens=[] if place.other is None else list(place.other.tokens[: place.position + 1]),
         target=resolved.predicted_target(state),
@@ -176,7 +178,7 @@ def inspect_heads(
             matmul_dtype=scoped.matmul_dtype,
         ),
         memory=plan,
-        warnings=[*directions.warnings, *_agreement_warnings(ablations)],
+        warnings=[*directions.warnings, *disagreement_warnings(spearman, f"{len(ablations)} components", "ablations")],
     )
 
 
@@ -345,20 +347,6 @@ def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int
             f"with heads 0 to {model.cfg.n_heads - 1}."
         )
     return layer, index
-
-
-def _spearman(ablations: Sequence[AblationEffect]) -> float | None:
-    return rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
-
-
-def _agreement_warnings(ablations: Sequence[AblationEffect]) -> list[str]:
-    value = _spearman(ablations)
-    if value is None or value >= 0.5:
-        return []
-    return [
-        f"predicted and actual changes agree with Spearman {value:.2f} only over {len(ablations)} components: "
-        "trust the ablations, not the gradients, here."
-    ]
 
 
 def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: str) -> dict[str, str]:

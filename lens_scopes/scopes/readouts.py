@@ -212,7 +212,8 @@ class Dot(_FromBaseline):
 
     With b = x′_t, the activation of another prompt at the same site and position, it is attribution patching: the
     first-order effect of having this prompt's activation there and not the other's, at every site of one backward
-    pass. Nanda, "Attribution patching" (2023); AtP*, arXiv:2403.00745.
+    pass. Where patterns are saturated its sign may be wrong: `patch_cells` and `inspect_heads(baseline=…)` patch the
+    strongest for real, and a `StraightPath` from the same prompt averages the gradients on the way.
 
     Args:
         baseline: b, one of
@@ -228,6 +229,8 @@ class Dot(_FromBaseline):
     Raises:
         ReadoutError: for a baseline that is none of these.
         PromptError: when used, for a prompt of another length, with the place where the two part.
+
+    Source: attribution patching, Kramár et al., AtP*, arXiv:2403.00745.
 
     Example:
         >>> prompt = "The capital of France is"

@@ -368,6 +368,15 @@ def test_cells_of_a_linear_model_and_of_a_divergence_are_as_predicted() -> None:
     assert ls.patch_cells(model, fisher, 0).cells == []
 
 
+def test_patches_that_disagree_with_the_map_say_so() -> None:
+    model, _ = linear_toy()
+    att = ls.attribute(model, IDS, ls.Semantic(TOKEN), layers=True, readout=ls.Dot(OTHER))
+    assert ls.patch_cells(model, att, 6).warnings == []
+    att.layers.neg_()  # pyright: ignore[reportOptionalMemberAccess]
+    (warning,) = ls.patch_cells(model, att, 6).warnings
+    assert "Spearman -" in warning and "only over 6 cells: trust the patches" in warning
+
+
 @pytest.mark.parametrize("asked", [{"layers": True}, {"readout": ls.Dot(OTHER)},
     {"layers": True, "readout": ls.Product(OTHER)}, {"layers": True, "readout": ls.Dot(OTHER), "answer": [4, 2]},
     {"layers": True, "readout": "dot", "points": ls.StraightPath(OTHER, 2)}])  # fmt: skip
