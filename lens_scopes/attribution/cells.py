@@ -2,6 +2,7 @@
 
 A cell's score by the readout `dot` from another prompt, a_l,t = vᵀJ_l,t (x_l,t − x′_l,t), predicts that the output
 explained changes by −a_l,t when x′_l,t is put in place of x_l,t, and that a divergence becomes ½ Σ_i w_i a_i,l,t².
+Gradients averaged along the path from that prompt predict large changes better than those at the prompt alone.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from torch import Tensor
 from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
-from lens_scopes.engine.model import Hook, ModelLike
+from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.errors import ObjectiveError, ReadoutError
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.attribution import Attribution
+from lens_scopes.scopes.other_prompt import OtherPrompt
+from lens_scopes.scopes.points import StraightPath
 from lens_scopes.scopes.readouts import Dot
 from lens_scopes.scopes.registry import scope_entries
 from lens_scopes.scopes.spec import Spec
@@ -82,7 +85,8 @@ def patch_cells(
 
     Args:
         model: the model that the attribution is of.
-        attribution: of the next token, from `attribute(..., layers=True, readout=ls.Dot(other_prompt))`.
+        attribution: of the next token, from `attribute(..., layers=True, readout=ls.Dot(other_prompt))`, also with
+            `points=ls.StraightPath(other_prompt)`.
         strongest: how many cells to patch.
         progress: called with (cells patched, cells to patch).
 
@@ -105,15 +109,17 @@ def patch_cells(
             "ls.register_objective."
         )
     spec = Spec.from_options(**attribution.spec)
-    other = spec.readout.other_prompt if isinstance(spec.readout, Dot) else None
+    scoped = ScopedModel.of(model)
+    other = _other_prompt(spec, scoped)
     if attribution.layers is None or attribution.answer is not None or spec.answers or other is None:
         raise ReadoutError(
             "cells are patched from the other prompt of an attribution of the next token; make one with "
             "attribute(..., layers=True, readout=ls.Dot(other_prompt))."
         )
-    resolved = ResolvedSpec.of(model, spec)
+    resolved = ResolvedSpec.of(scoped, spec)
     scoped, ids = resolved.model, attribution.token_ids
-    there = read_activations(scoped, [read_prompt(scoped, other).token_ids[: len(ids)]], attribution.layer_names)
+    beside = read_prompt(scoped, other)
+    there = read_activations(scoped, [beside.token_ids[: len(ids)]], attribution.layer_names)
     target = None if attribution.target is None else attribution.target.token_id
     (state,) = resolved.checked_states(scoped.run_to_final_states([ids]), [target])
 
@@ -131,16 +137,22 @@ def patch_cells(
     after = resolved.checked_states(ys, [target] * len(places)) if places else []
     actual = [resolved.objective.change(state, reached) for reached in after]
     expected = [float(predicted[place]) for place in places]
-    other_tokens = attribution.settings["readout"]["baseline_tokens"]
     spearman = rank_agreement(expected, actual)
     return CellPatches(
         [
-            PatchedCell(layer, attribution.layer_names[layer], at, attribution.tokens[at], other_tokens[at], *changes)
+            PatchedCell(layer, attribution.layer_names[layer], at, attribution.tokens[at], beside.tokens[at], *changes)
             for (layer, at), *changes in zip(places, expected, actual, strict=True)
         ],
         spearman,
         disagreement_warnings(spearman, f"{len(places)} cells", "patches"),
     )
+
+
+def _other_prompt(spec: Spec, model: ScopedModel) -> OtherPrompt | None:
+    """The prompt that scores are measured from, by the readout alone or along a path."""
+    if not isinstance(spec.readout, Dot):
+        return None
+    return spec.points.other_prompt(model) if isinstance(spec.points, StraightPath) else spec.readout.other_prompt
 
 
 def _patching(rows: Sequence[tuple[int, int]], layer: int, values: Tensor) -> Hook:

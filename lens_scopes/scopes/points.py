@@ -29,7 +29,13 @@ from lens_scopes.errors import PromptError, ReadoutError, suggest
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import resolve_token
-from lens_scopes.scopes.other_prompt import AS_TEXT, as_other_prompt, read_other_prompt, write_other_prompt
+from lens_scopes.scopes.other_prompt import (
+    AS_TEXT,
+    OtherPrompt,
+    as_other_prompt,
+    read_other_prompt,
+    write_other_prompt,
+)
 from lens_scopes.scopes.registry import POINTS, write_token
 
 # What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
@@ -136,6 +142,11 @@ class StraightPath(Points):
     def check(self, model: ScopedModel) -> None:
         if self.start in SPECIAL_STARTS:
             _token_ids(model, self.start)
+
+    def other_prompt(self, model: ScopedModel) -> OtherPrompt | None:
+        """The prompt that the path starts from; None where it starts from a vector or a token."""
+        start: Any = self.start
+        return None if start in ("zero", "mean") or _token_ids(model, start) else start
 
     def start_embeddings(self, model: ScopedModel, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
         token_ids, special = prompt.token_ids[:length], prompt.special[:length]

@@ -368,6 +368,19 @@ def test_cells_of_a_linear_model_and_of_a_divergence_are_as_predicted() -> None:
     assert ls.patch_cells(model, fisher, 0).cells == []
 
 
+def test_cells_of_a_path_from_the_other_prompt_are_patched_from_it(model: Any) -> None:
+    """At the embedding a path is complete: of prompts that differ in one token its cell is the patch itself."""
+    other = [*IDS[:3], 14, *IDS[4:]]
+    settings: Any = {"layers": True, "readout": "dot"}
+    exact = ls.attribute(model, IDS, ls.Semantic(TOKEN), points=ls.StraightPath(other, 200), **settings)
+    (first,) = [cell for cell in ls.patch_cells(model, exact, 12).cells if cell.layer == 0 and cell.predicted]
+    assert (first.position, first.token, first.other_token) == (3, "#8", "#14")
+    assert first.actual == pytest.approx(first.predicted, rel=1e-3, abs=1e-6)
+    local = ls.attribute(model, IDS, ls.Semantic(TOKEN), readout=ls.Dot(other), layers=True)
+    (plain,) = [cell for cell in ls.patch_cells(model, local, 12).cells if cell.layer == 0 and cell.predicted]
+    assert plain.actual == pytest.approx(first.actual) and plain.predicted != pytest.approx(first.actual, rel=0.01)
+
+
 def test_patches_that_disagree_with_the_map_say_so() -> None:
     model, _ = linear_toy()
     att = ls.attribute(model, IDS, ls.Semantic(TOKEN), layers=True, readout=ls.Dot(OTHER))
@@ -379,7 +392,8 @@ def test_patches_that_disagree_with_the_map_say_so() -> None:
 
 @pytest.mark.parametrize("asked", [{"layers": True}, {"readout": ls.Dot(OTHER)},
     {"layers": True, "readout": ls.Product(OTHER)}, {"layers": True, "readout": ls.Dot(OTHER), "answer": [4, 2]},
-    {"layers": True, "readout": "dot", "points": ls.StraightPath(OTHER, 2)}])  # fmt: skip
+    {"layers": True, "readout": "dot", "points": ls.StraightPath("mean", 2)},
+    {"layers": True, "readout": "dot", "points": ls.StraightPath(3, 2)}])  # fmt: skip
 def test_cells_without_another_prompt_are_refused(asked: dict[str, Any]) -> None:
     model = gpt2_like()
     with pytest.raises(ReadoutError, match=r"readout=ls\.Dot\(other_prompt\)"):
