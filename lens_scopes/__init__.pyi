@@ -1,4 +1,5 @@
 from .attribution.attribute import attribute, attribute_batch
+from .attribution.cells import CellPatches, patch_cells
 from .attribution.flow import information_flow
 from .attribution.heads import inspect_heads
 from .attribution.matrix import attribute_all
@@ -49,6 +50,7 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "CellPatches",
     "Chars",
     "Custom",
     "Difference",
@@ -101,6 +103,7 @@ __all__ = [
     "load_model",
     "load_results",
     "model_record",
+    "patch_cells",
     "read_prompt",
     "read_series",
     "register_objective",

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.engine.backward import Progress, Trace, Visit, trace
+from lens_scopes.engine.backward import Progress, Trace, Visit, read_activations, trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
@@ -117,7 +117,7 @@ def average_over_points(
         token_mask=traced.token_mask[:1],
         gradients=sums,
         directions=directions,
-        starts=_activations(model, sequences, _before_each(start[None], after), names, path)
+        starts=_activations(model, sequences, _before_each(start[None], after), names)
         if with_starts and start is not None
         else None,
     )
@@ -170,10 +170,9 @@ def _activations(
     sequences: Sequence[Sequence[int]],
     embeddings: Float[Tensor, "row pos d_model"],
     names: Sequence[str],
-    path: Sequence[tuple[str, Hook]],
 ) -> dict[str, Tensor]:
     """The sites' activations of the prompt with other embeddings."""
     if list(names) == [EMBEDDING]:
         return {EMBEDDING: embeddings[:1]}
-    traced = trace(model, sequences, names, path, changes=[_embedded(embeddings)])
-    return {name: values[:1].detach() for name, values in traced.activations.items()}
+    activations = read_activations(model, sequences, names, [_embedded(embeddings)])
+    return {name: values[:1] for name, values in activations.items()}

@@ -9,26 +9,42 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.backward import Progress, trace
+from lens_scopes.attribution.prompt_position import PromptPosition
+from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import PathError, suggest
+from lens_scopes.prompts.read import PromptLike
+from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline
 from lens_scopes.scopes.paths import Component
 
 BASELINES = ("zero", "mean", "shuffle")
+OTHER_PROMPT = "prompt"
 
 # Another value is refused with a PathError that says what to do, also under a run-time type checker: Any.
-Baseline: TypeAlias = Literal["zero", "mean", "shuffle"] | Any
+Baseline: TypeAlias = Literal["zero", "mean", "shuffle"] | PromptLike | Any
 
+_AGREE = 0.5  # Spearman's ρ below which a warning says so
 _BATCH_TOKENS = 4096  # padded tokens in one forward pass of ablated copies
 
 
-def check_baseline(baseline: Baseline) -> None:
-    """Raises PathError for a baseline that is not "zero", "mean" or "shuffle"."""
-    if baseline not in BASELINES:
+def read_baseline(baseline: Baseline) -> tuple[str, OtherPrompt | None]:
+    """The name of a baseline, and the other prompt where it is one, whose name is OTHER_PROMPT.
+
+    Raises:
+        PathError: for what is neither one of BASELINES nor a prompt.
+    """
+    if isinstance(baseline, str) and baseline in BASELINES:
+        return baseline, None
+    other = as_baseline(baseline)
+    if other is None:
         near = suggest(baseline, BASELINES, end="")
-        raise PathError(f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, BASELINES))}).")
+        raise PathError(
+            f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, BASELINES))} or another prompt, as "
+            "text, ids or a Prompt; one word as ids or a Prompt)."
+        )
+    return OTHER_PROMPT, other
 
 
 def component_site(component: Component) -> str:
@@ -39,29 +55,33 @@ def component_site(component: Component) -> str:
 
 def baseline_activations(
     model: ScopedModel,
-    token_ids: Sequence[int],
-    special: Sequence[bool],
+    place: PromptPosition,
     activations: Mapping[str, Float[Tensor, "1 pos *inner"]],
-    baseline: Baseline,
+    baseline: str,
     generator: torch.Generator,
 ) -> dict[str, Float[Tensor, "pos ..."]]:
-    """What each activation is set to: zero; its mean over the prompt's non-special tokens; or its value in a prompt of
-    the same tokens in a random order, special tokens in place."""
+    """What each activation is set to: zero; its mean over the prompt's non-special tokens; its value in a prompt of the
+    same tokens in a random order, special tokens in place; or its value in the other prompt of the place."""
     if baseline == "zero":
         return {name: torch.zeros_like(values[0]) for name, values in activations.items()}
     if baseline == "mean":
-        averaged = averaged_mask([special])
+        averaged = averaged_mask([place.special])
         return {
             name: text_mean(values.detach(), averaged.to(values.device))[0].to(values).expand_as(values[0])
             for name, values in activations.items()
         }
-    movable = [index for index in range(len(token_ids)) if not special[index]]
+    (other,) = [_shuffled(place, generator)] if place.other is None else place.other_sequences
+    return {name: values[0] for name, values in read_activations(model, [other], list(activations)).items()}
+
+
+def _shuffled(place: PromptPosition, generator: torch.Generator) -> list[int]:
+    """The prompt's tokens in a random order, special ones in place."""
+    movable = [index for index, is_special in enumerate(place.special) if not is_special]
     order = torch.randperm(len(movable), generator=generator).tolist()
-    shuffled = list(token_ids)
+    shuffled = list(place.token_ids)
     for index, source in zip(movable, order, strict=True):
-        shuffled[index] = token_ids[movable[source]]
-    other = trace(model, [shuffled], list(activations))
-    return {name: other.activations[name][0].detach() for name in activations}
+        shuffled[index] = place.token_ids[movable[source]]
+    return shuffled
 
 
 def ablated_final_states(
@@ -108,6 +128,27 @@ def changed_final_states(
 
     run_in_chunks(len(changes), lambda _: most, run)
     return torch.cat(states)
+
+
+def rank_agreement(predicted: Sequence[float], actual: Sequence[float]) -> float | None:
+    """Spearman's ρ of predicted and actual changes; None for fewer than three, or where all of either are alike."""
+    from scipy.stats import spearmanr
+
+    if len(predicted) < 3 or len(set(predicted)) == 1 or len(set(actual)) == 1:
+        return None
+    result: Any = spearmanr(predicted, actual)
+    value = float(result.statistic)
+    return value if value == value else None
+
+
+def disagreement_warnings(spearman: float | None, over: str, interventions: str) -> list[str]:
+    """A warning where predicted and actual changes do not agree, over so many components or cells."""
+    if spearman is None or spearman >= _AGREE:
+        return []
+    return [
+        f"predicted and actual changes agree with Spearman {spearman:.2f} only over {over}: trust the {interventions}, "
+        "not the gradients, here."
+    ]
 
 
 def _row_hooks(rows: Sequence[Component], baselines: Mapping[str, Tensor]) -> Iterator[tuple[str, Hook]]:

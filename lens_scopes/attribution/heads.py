@@ -11,9 +11,8 @@ and the output explained by a_1,h, or by ½ Σ_i w_i a_i,h² where the objective
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -24,8 +23,10 @@ from lens_scopes.attribution.component_ablation import (
     Baseline,
     ablated_final_states,
     baseline_activations,
-    check_baseline,
     component_site,
+    disagreement_warnings,
+    rank_agreement,
+    read_baseline,
 )
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec
@@ -41,6 +42,7 @@ from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Directions
+from lens_scopes.scopes.other_prompt import describe_other_prompt
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
@@ -76,8 +78,10 @@ def inspect_heads(
 
     Args:
         model, prompt, objective, position, target, through, matmul_dtype: as for `attribute`.
-        baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), or
-            "shuffle" (its output in a prompt of the same tokens in a random order, special tokens in place).
+        baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), "shuffle"
+            (its output in a prompt of the same tokens in a random order, special tokens in place), or its output under
+            another prompt of as many tokens, given as text, ids or a Prompt: effects are then those of attribution
+            patching, and the check patches for real.
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
@@ -90,14 +94,18 @@ def inspect_heads(
         component is set to its baseline.
 
     Raises:
-        LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines.
+        LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines; PromptError
+            for another prompt of another length.
 
     Example:
         >>> heads = ls.inspect_heads(model, "The capital of France is", ls.Semantic(" Paris"), verify=3)
         >>> heads.effect.shape, len(heads.ablations), heads.top(1)[0].label
         (torch.Size([2, 4]), 3, 'L0H0')
+        >>> patched = ls.inspect_heads(model, "The capital of France is", baseline="The capital of Italy is", verify=0)
+        >>> patched.baseline, patched.baseline_tokens[4]
+        ('prompt', ' Italy')
     """
-    check_baseline(baseline)
+    baseline, other = read_baseline(baseline)
     spec = (
         Spec.read(objective, through=through, target=target, memory=memory, matmul_dtype=matmul_dtype)
         .require_gradient()
@@ -107,7 +115,7 @@ def inspect_heads(
     )
     resolved = ResolvedSpec.of(model, spec)
     scoped = resolved.model
-    place = PromptPosition.read(scoped, prompt, position, spec.target)
+    place = PromptPosition.read(scoped, prompt, position, spec.target).beside(scoped, other)
     named_heads = None if isinstance(patterns, int) else [_existing_head(scoped, head) for head in patterns]
     sites = _Sites.of(scoped)
     require_used(scoped, sites.outputs, SiteError)
@@ -120,7 +128,7 @@ def inspect_heads(
     directions = resolved.objective.directions(state)
     activations = {name: traced.activations[name] for name in sites.outputs}
     generator = torch.Generator().manual_seed(seed)
-    baselines = baseline_activations(scoped, place.token_ids, place.special, activations, baseline, generator)
+    baselines = baseline_activations(scoped, place, activations, baseline, generator)
 
     # a_i,h along each direction, and from them the predicted effects.
     amounts = _amounts_of_each(traced, directions, sites, baselines)
@@ -144,6 +152,7 @@ def inspect_heads(
             AblationEffect(*component, predicted=effects[component], actual=resolved.objective.change(state, reached))
             for component, reached in zip(components, after, strict=True)
         ]
+    spearman = rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
     return HeadInspection(
         effect=effect,
         mlp_effect=mlp_effect,
@@ -154,8 +163,9 @@ def inspect_heads(
         pattern_gradients={component_name(item): predicted(amounts.edges(item)) for item in pattern_heads},
         head_types=head_type_scores(scoped, seed),
         ablations=ablations,
-        spearman=_spearman(ablations),
+        spearman=spearman,
         baseline=baseline,
+        baseline_tokens=[] if place.other is None else list(place.other.tokens[: place.position + 1]),
         target=resolved.predicted_target(state),
         **resolved.record(place.prompt, place.position, state),
         contract=_contract(resolved, place, state, baseline),
@@ -168,7 +178,7 @@ def inspect_heads(
             matmul_dtype=scoped.matmul_dtype,
         ),
         memory=plan,
-        warnings=[*directions.warnings, *_agreement_warnings(ablations)],
+        warnings=[*directions.warnings, *disagreement_warnings(spearman, f"{len(ablations)} components", "ablations")],
     )
 
 
@@ -339,38 +349,18 @@ def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int
     return layer, index
 
 
-def _spearman(ablations: Iterable[AblationEffect]) -> float | None:
-    from scipy.stats import spearmanr
-
-    pairs = [(item.predicted, item.actual) for item in ablations]
-    if len(pairs) < 3:
-        return None
-    predicted, actual = zip(*pairs, strict=True)
-    result: Any = spearmanr(predicted, actual)
-    value = float(result.statistic)
-    return value if value == value else None
-
-
-def _agreement_warnings(ablations: Sequence[AblationEffect]) -> list[str]:
-    value = _spearman(ablations)
-    if value is None or value >= 0.5:
-        return []
-    return [
-        f"predicted and actual changes agree with Spearman {value:.2f} only over {len(ablations)} components: "
-        "trust the ablations, not the gradients, here."
-    ]
-
-
-def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: Baseline) -> dict[str, str]:
+def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: str) -> dict[str, str]:
     held = "the weights, all other components' outputs except as they respond, and the explained directions v"
     if resolved.path is not None:
         held += f"; gradient flows only {resolved.path}"
+    moved_to = f"{baseline} baseline"
+    if place.other is not None:
+        moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"
     return contract(
         output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
         features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "
         "together",
-        process=f"one component at a time is set to its {baseline} baseline; predicted to first order, checked by "
-        "doing it",
+        process=f"one component at a time is set to its {moved_to}; predicted to first order, checked by doing it",
         held=held,
         score=f"change of the output explained: Σ_dest g · (b − z) along {resolved.objective.equation}",
     )

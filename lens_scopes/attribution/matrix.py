@@ -13,16 +13,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.attribution.resolved import ResolvedSpec, choice_record
+from lens_scopes.attribution.resolved import ResolvedSpec, readout_record
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike
 from lens_scopes.engine.text_mean import averaged_mask
+from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import Prompt, next_token_id
-from lens_scopes.prompts.read import PromptLike, read_prompt
+from lens_scopes.prompts.read import PromptLike, extended, read_prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.results.matrix import AttributionMatrix
@@ -86,12 +87,16 @@ def attribute_all(
     scoped = resolved.model
     text = read_prompt(scoped, prompt, spans=spans)
     n_given = len(text)
+    other = resolved.readout.other_prompt
+    other = None if other is None else read_aligned(scoped, text, other, n_given)
     if generate:
         text = with_continuation(scoped, text, generate)
+        other = None if other is None else extended(scoped, other, text.token_ids[n_given:])
     destinations = list(range(n_given - 1, len(text) - 1)) if generate else list(range(len(text)))
 
     # Blocks of destinations, each with one forward pass.
-    rows = _Rows(resolved, text, None if spec.target is None else resolve_token(scoped, spec.target))
+    start = None if other is None else scoped.token_embeddings(other.token_ids)
+    rows = _Rows(resolved, text, None if spec.target is None else resolve_token(scoped, spec.target), start)
 
     def run(items: range) -> None:
         rows.run(destinations[items.start : items.stop])
@@ -114,7 +119,7 @@ def attribute_all(
         contract=_contract(resolved, destinations, len(text), rows.directions),
         settings=resolved.settings(
             destinations[-1],
-            readout=choice_record(resolved.readout),
+            readout=readout_record(resolved.readout, other, len(text)),
             generated=generate,
             matmul_dtype=scoped.matmul_dtype,
             divergence=squared,
@@ -132,6 +137,7 @@ class _Rows:
 
     Attributes:
         target: the token that every row explains; by default the one that follows in the text.
+        start: the embeddings of the other prompt that the readout measures from, if it does.
         scores: of all tokens of the text, zero after the row's destination.
         memory: the plan of the last block, which is that of the longest part of the text.
     """
@@ -139,6 +145,7 @@ class _Rows:
     resolved: ResolvedSpec
     text: Prompt
     target: int | None
+    start: Float[Tensor, "pos d_model"] | None
     scores: list[Float[Tensor, " src"]] = field(default_factory=list)
     targets: list[PredictedToken | None] = field(default_factory=list)
     predicted: list[PredictedToken] = field(default_factory=list)
@@ -159,7 +166,8 @@ class _Rows:
             directions = [resolved.objective.directions(state) for state in states]
             targets = [resolved.predicted_target(state) for state in states]
             predicted = [resolved.prediction(state).top[0] for state in states]
-        scores = _scores(traced, directions, resolved.readout, averaged_mask([self.text.special[:length]]))
+        start = None if self.start is None else self.start[:length]
+        scores = _scores(traced, directions, resolved.readout, averaged_mask([self.text.special[:length]]), start)
         # Nothing is kept before everything is computed: where memory runs out the block is run again.
         self.scores += [torch.nn.functional.pad(row, (0, len(self.text) - length)) for row in scores]
         self.targets += targets
@@ -197,7 +205,11 @@ def _direction_warnings(directions: Sequence[Directions], destinations: Sequence
 
 
 def _scores(
-    traced: SlicedTrace, directions: Sequence[Directions], readout: Readout, averaged: Bool[Tensor, "1 pos"]
+    traced: SlicedTrace,
+    directions: Sequence[Directions],
+    readout: Readout,
+    averaged: Bool[Tensor, "1 pos"],
+    start: Float[Tensor, "pos d_model"] | None,
 ) -> list[Float[Tensor, " src"]]:
     """The scores of each destination: its directions through the graph that the block shares."""
     # A direction is zero at every final state but its own destination's, so no row gets gradient from another one.
@@ -209,7 +221,7 @@ def _scores(
     totals: dict[int, Tensor] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        baseline = readout.baseline_values(activation, averaged.to(activation.device))
+        baseline = readout.baseline_values(activation, averaged.to(activation.device)) if start is None else start
         amplitude = readout.amplitude(gradient, activation, baseline)[0]
         check_gradients(amplitude, name, gradient.dtype)
         row, weight = owners[index], weights[index].to(amplitude)

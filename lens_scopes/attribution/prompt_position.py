@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import PromptError
+from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.results.answer import AnswerRecord
+from lens_scopes.scopes.other_prompt import OtherPrompt
 from lens_scopes.scopes.spec import Spec
 
 
@@ -27,6 +29,7 @@ class PromptPosition:
         answers: the answers explained after the whole prompt: one, or two that are contrasted; none for a token.
         with_answer: whether the answer's own tokens get scores too.
         spec: what is asked of this prompt, where it differs from that of others run with it.
+        other: the prompt whose activations are the baseline, token by token beside this one; None for none.
     """
 
     prompt: Prompt
@@ -35,6 +38,7 @@ class PromptPosition:
     answers: tuple[Answer, ...] = ()
     with_answer: bool = False
     spec: Spec | None = None
+    other: Prompt | None = None
 
     @classmethod
     def read(cls, model: ScopedModel, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
@@ -45,9 +49,9 @@ class PromptPosition:
 
     @classmethod
     def answered(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
-        """Reads a prompt with the position and target, or the answers, that a spec asks for."""
+        """Reads a prompt with the position and target, or the answers, and the other prompt that a spec asks for."""
         if not spec.answers:
-            return cls.read(model, prompt, position, spec.target)
+            return cls.read(model, prompt, position, spec.target).beside(model, spec.readout.other_prompt)
         read = read_prompt(model, prompt)
         at = resolve_position(read, position)
         if at != len(read) - 1:
@@ -56,7 +60,18 @@ class PromptPosition:
                 "prompt."
             )
         answers = tuple(read_answer(model, read, answer) for answer in spec.answers)
-        return cls(read, at, None, answers, spec.eligible == "all", spec)
+        place = cls(read, at, None, answers, spec.eligible == "all", spec)
+        return place.beside(model, spec.readout.other_prompt)
+
+    def beside(self, model: ScopedModel, other: OtherPrompt | None) -> PromptPosition:
+        """The same with another prompt as its baseline, where one is given.
+
+        Raises:
+            PromptError: for a prompt of another length.
+        """
+        return (
+            self if other is None else replace(self, other=read_aligned(model, self.prompt, other, self.position + 1))
+        )
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -72,6 +87,13 @@ class PromptPosition:
     def sequences(self) -> list[tuple[int, ...]]:
         """What the model reads: the tokens up to the position, or with all but the last token of each answer."""
         return [answer.prompt.token_ids[:-1] for answer in self.answers] or [self.token_ids]
+
+    @property
+    def other_sequences(self) -> list[tuple[int, ...]]:
+        """`sequences` with the other prompt in this one's place: answers follow both."""
+        assert self.other is not None
+        length = self.position + 1
+        return [self.other.token_ids[:length] + sequence[length:] for sequence in self.sequences]
 
     @property
     def predictions(self) -> list[tuple[int, int, int | None]]:

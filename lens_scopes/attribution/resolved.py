@@ -15,7 +15,15 @@ from torch import Tensor
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
-from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, Traced, trace, trace_within
+from lens_scopes.engine.backward import (
+    Progress,
+    SlicedTrace,
+    Trace,
+    Traced,
+    read_activations,
+    trace,
+    trace_within,
+)
 from lens_scopes.engine.final_state import (
     FinalState,
     PredictedToken,
@@ -182,7 +190,9 @@ class ResolvedSpec:
             for index, place in enumerate(places)
             for row, position, _ in place.predictions
         ]
-        plan = budget.plan(max(map(len, sequences)), len(sequences))
+        starts = self._other_activations(places)
+        held = sum(values.nbytes for values in starts.values()) if starts else 0
+        plan = budget.plan(max(map(len, sequences)), len(sequences), held)
         traced = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
         with torch.no_grad():
             states = self.final_states(traced, [target for place in places for _, _, target in place.predictions])
@@ -190,12 +200,20 @@ class ResolvedSpec:
             states_of = [[next(remaining) for _ in place.predictions] for place in places]
             directions = [self._directions(*pair) for pair in zip(places, states_of, strict=True)]
         averaged = _averaged_tokens(places, traced)
-        scores = score(traced, directions, self.readout, averaged, progress, rows_each=rows_each)
+        scores = score(traced, directions, self.readout, averaged, progress, starts=starts, rows_each=rows_each)
         memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
         return [
             self._result(row, place, states_of[row], directions[row], scores, memory)
             for row, place in enumerate(places)
         ]
+
+    def _other_activations(self, places: Sequence[PromptPosition]) -> dict[str, Tensor] | None:
+        """The sites' activations under the other prompts that the readout measures from, one row for each place."""
+        if self.readout.other_prompt is None:
+            return None
+        sequences = [sequence for place in places for sequence in place.other_sequences]
+        found = read_activations(self.model, sequences, [EMBEDDING, *self.read_names])
+        return {name: values[:: len(places[0].sequences)] for name, values in found.items()}
 
     def _directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
         """The objective's directions for one prompt: of its next token, or of its answers."""
@@ -227,7 +245,8 @@ class ResolvedSpec:
             progress=progress,
         )
         mask = _averaged_tokens([place], averaged)
-        scores = score(averaged, [averaged.directions], self.readout, mask, starts=averaged.starts)
+        starts = self._other_activations([place]) or averaged.starts
+        scores = score(averaged, [averaged.directions], self.readout, mask, starts=starts)
         plan = budget.plan(max(map(len, place.sequences)))
         return self._result(0, place, states, directions, scores, plan)
 
@@ -304,7 +323,7 @@ class ResolvedSpec:
             ),
             settings=self.settings(
                 place.position,
-                readout=choice_record(self.readout),
+                readout=readout_record(self.readout, place.other, place.position + 1),
                 points=None if self.points is None else choice_record(self.points),
                 score_sites=[] if self.at_embedding else self.score_names,
                 sites=[EMBEDDING, *self.layer_names, *self.site_names],
@@ -428,6 +447,11 @@ def choice_record(choice: Readout | Points) -> dict[str, Any]:
     """The name and settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
     fields = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
     return {"name": choice.name, **fields}
+
+
+def readout_record(readout: Readout, other: Prompt | None, length: int) -> dict[str, Any]:
+    """As `choice_record`, with the tokens of the other prompt that stand beside the prompt's first `length`."""
+    return choice_record(readout) | ({} if other is None else {"baseline_tokens": list(other.tokens[:length])})
 
 
 def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def score(
     Args:
         directions: one set for each prompt; those with fewer directions are padded with weight zero.
         averaged: marks the tokens whose mean is the baseline "mean", as `averaged_mask` gives it.
-        starts: the sites' activations at a path's start, which the readout then measures from.
+        starts: the sites' activations that the readout measures from: at a path's start, or under another prompt.
         progress: called with (backward products done, in all).
         rows_each: rows of the batch that begin with the same prompt, whose gradients add up.
 

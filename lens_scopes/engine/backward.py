@@ -280,6 +280,36 @@ def trace(
     return Trace(states, activations, batch.token_mask)
 
 
+def read_activations(
+    model: ScopedModel,
+    prompts: Sequence[Sequence[int]],
+    sites: Sequence[str],
+    changes: Sequence[tuple[str, Hook]] = (),
+) -> dict[str, Float[Tensor, "batch pos ..."]]:
+    """The sites' activations of prompts, padded on the right, without a graph.
+
+    Args:
+        changes: hooks that change the forward pass, before anything is read.
+
+    Raises:
+        NumericsError: as `trace`.
+    """
+    batch = Batch.of(model, prompts)
+    activations: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Hook:
+        return lambda activation: activations.update({name: activation.detach()})
+
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        model.hooked([*changes, *((name, keep(name)) for name in sites)]),
+    ):
+        states = model.final_states(batch)
+    model.check_finite(states, batch)
+    return activations
+
+
 def trace_in_slices(
     model: ScopedModel,
     prompts: Sequence[Sequence[int]],

@@ -119,18 +119,19 @@ class Budget:
         """How many prompts of this length, of `most`, can run forward together without a graph; one at least."""
         return max(1, min(most, self.allowed // (self.layer(length) + self.transient(length))))
 
-    def plan(self, length: int, rows: int = 1) -> MemoryPlan:
+    def plan(self, length: int, rows: int = 1, held: int = 0) -> MemoryPlan:
         """The fastest plan that fits: no layer is run twice unless it has to be.
 
         Args:
             length: tokens of the longest prompt.
             rows: prompts run together.
+            held: bytes held beside the graph, such as the activations of another prompt.
 
         Raises:
             OutOfMemoryError: when even the smallest plan does not fit, with the estimate.
         """
         n_layers = self.model.n_layers
-        whole = rows * self.whole(length)
+        whole = rows * self.whole(length) + held
         if whole <= self.allowed:
             return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
         if not self.model.can_slice:
@@ -139,9 +140,9 @@ class Budget:
         token = rows * length * self._token
         layer, transient = rows * self.layer(length), rows * self.transient(length)
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
-        carried = (n_layers + 1 + directions) * token + transient
+        carried = (n_layers + 1 + directions) * token + transient + held
         self._refuse(
-            (n_layers + 2) * token + transient + layer, f"{rows} × {length} tokens", " one layer at a time", ""
+            (n_layers + 2) * token + transient + layer + held, f"{rows} × {length} tokens", " one layer at a time", ""
         )
         layers = max(1, min(n_layers - 1, (self.allowed - carried) // layer))
         return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.limit)

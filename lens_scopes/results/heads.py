@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from einops import rearrange
@@ -59,7 +59,8 @@ class HeadInspection(Result):
             measured on a repeated random sequence.
         ablations: predicted and actual change of the components that were ablated, strongest first.
         spearman: rank correlation of the two; None for fewer than three components.
-        baseline: what a component's output was set to.
+        baseline: what a component's output was set to: "zero", "mean", "shuffle", or "prompt" for another prompt's.
+        baseline_tokens: the tokens of that other prompt, aligned with `tokens`; empty for the other baselines.
         target: the token explained, for objectives that have one.
 
     The other attributes are those of Result.
@@ -84,6 +85,7 @@ class HeadInspection(Result):
     ablations: list[AblationEffect]
     spearman: float | None
     baseline: str
+    baseline_tokens: list[str] = field(default_factory=list)
     target: PredictedToken | None = None
 
     def __repr__(self) -> str:

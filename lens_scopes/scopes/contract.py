@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.scopes.other_prompt import describe_other_prompt
 from lens_scopes.scopes.readouts import Readout, Relative
 
 ELEMENTS = ("output explained", "eligible features", "generative process", "held fixed", "score attributed")
@@ -66,7 +67,9 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
 def _process(terms: ContractTerms) -> str:
     """What is imagined to vary: the activation itself, or its distance from a baseline."""
     if terms.readout.from_baseline:
-        process = "the activation of one token at a time moves from the baseline to its value, to first order"
+        other = terms.readout.other_prompt
+        start = "the baseline" if other is None else f"its value under {describe_other_prompt(other)}"
+        process = f"the activation of one token at a time moves from {start} to its value, to first order"
     else:
         size = ", in proportion to its size" if isinstance(terms.readout, Relative) else ""
         process = (

@@ -11,7 +11,6 @@ scores add up to nothing. Averaged over noise around the prompt it is SmoothGrad
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,10 +26,17 @@ from torch import Tensor
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import PromptError, ReadoutError, suggest
+from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import resolve_token
-from lens_scopes.scopes.registry import POINTS, read_token, write_token
+from lens_scopes.scopes.other_prompt import (
+    AS_TEXT,
+    OtherPrompt,
+    as_other_prompt,
+    read_other_prompt,
+    write_other_prompt,
+)
+from lens_scopes.scopes.registry import POINTS, write_token
 
 # What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
 Start: TypeAlias = str | int | Sequence[int] | Tensor | Prompt | Any
@@ -135,7 +141,12 @@ class StraightPath(Points):
 
     def check(self, model: ScopedModel) -> None:
         if self.start in SPECIAL_STARTS:
-            _start_ids(model, self.start, 0, 0)
+            _token_ids(model, self.start)
+
+    def other_prompt(self, model: ScopedModel) -> OtherPrompt | None:
+        """The prompt that the path starts from; None where it starts from a vector or a token."""
+        start: Any = self.start
+        return None if start in ("zero", "mean") or _token_ids(model, start) else start
 
     def start_embeddings(self, model: ScopedModel, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
         token_ids, special = prompt.token_ids[:length], prompt.special[:length]
@@ -145,7 +156,7 @@ class StraightPath(Points):
         elif self.start == "mean":
             start = text_mean(embeddings[None], averaged_mask([special]).to(embeddings.device))[0].to(embeddings)
         else:
-            ids = _start_ids(model, self.start, len(prompt), length)
+            ids = _token_ids(model, self.start) or read_aligned(model, prompt, self.start, length).token_ids[:length]
             start = model.token_embeddings(ids)
         start = start.expand_as(embeddings)
         if self.hold_special:
@@ -263,9 +274,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-_PATH = re.compile(
-    r"path(?:-(?P<start>zero|mean|bos|eos|pad|#\d+(?:,#\d+)*|\"(?:[^\"\\]|\\.)+\"))?(?P<held>-held)?(?:@(?P<count>\d+))?"
-)
+_PATH = re.compile(rf"path(?:-(?P<start>zero|mean|bos|eos|pad|{AS_TEXT}))?(?P<held>-held)?(?:@(?P<count>\d+))?")
 _NOISE = re.compile(r"noise(?:@(?P<count>\d+))?(?:,scale=(?P<scale>[\d.e+-]+))?(?:,seed=(?P<seed>\d+))?")
 
 
@@ -284,46 +293,39 @@ def _named(text: str) -> Points:
 
 
 def _read_start(text: str) -> Start:
-    if text.startswith('"'):
-        return json.loads(text)
-    ids = [read_token(part) for part in text.split(",")]
-    return ids[0] if len(ids) == 1 else ids
+    if text in ("zero", "mean", *SPECIAL_STARTS):
+        return text
+    start = read_other_prompt(text)
+    return start[0] if isinstance(start, tuple) and len(start) == 1 else start
 
 
-def _start_text(start: Start) -> str:
+def _start_text(start: Any) -> str:
     if start == "zero":
         return ""
-    if isinstance(start, str):
-        return f"-{start if start in ('mean', *SPECIAL_STARTS) else json.dumps(start, ensure_ascii=False)}"
-    ids: Any = [start] if isinstance(start, int) else start
-    return f"-{','.join(map(write_token, ids))}"
+    if start in ("mean", *SPECIAL_STARTS):
+        return f"-{start}"
+    return f"-{write_token(start) if isinstance(start, int) else write_other_prompt(start)}"
 
 
 def _plain_start(start: Start) -> str | int | tuple[int, ...]:
     """A start as a value that can be compared and written down: a name or text, a token id, or a prompt's ids."""
-    if isinstance(start, str) and start:
-        return start
     if type(start) is int and start >= 0:
         return start
-    if isinstance(start, Prompt):
-        return start.token_ids
-    if isinstance(start, Tensor):
-        start = start.squeeze(0).tolist() if start.ndim == 2 and len(start) == 1 else start.tolist()
-    if isinstance(start, Sequence) and not isinstance(start, (str, bytes)) and start:
-        ids = tuple(start)
-        if all(type(item) is int for item in ids):
-            return ids
-    raise ReadoutError(
-        'a path starts at "zero", "mean", "bos", "eos", "pad", a token (its string or id), or another prompt of as '
-        f"many tokens (text or ids); got {start!r}."
-    )
+    other = as_other_prompt(start)
+    if other is None:
+        raise ReadoutError(
+            'a path starts at "zero", "mean", "bos", "eos", "pad", a token (its string or id), or another prompt of as '
+            f"many tokens (text or ids); got {start!r}."
+        )
+    return other
 
 
-def _start_ids(model: ScopedModel, start: Start, n_prompt: int, length: int) -> list[int]:
-    """The token that a path starts from, for all positions; or the tokens of another prompt, one for each.
+def _token_ids(model: ScopedModel, start: Start) -> list[int] | None:
+    """The one token that a path starts from at every position; None where it starts from another prompt.
 
     Raises:
-        ReadoutError: for a special token that the model lacks, and a prompt of another length.
+        ReadoutError: for a special token that the model lacks.
+        PromptError: for a token that it lacks.
     """
     if isinstance(start, str) and start in SPECIAL_STARTS:
         token_id = getattr(model.tokenizer, f"{start}_token_id", None)
@@ -333,18 +335,11 @@ def _start_ids(model: ScopedModel, start: Start, n_prompt: int, length: int) -> 
                 '"mean", from a token\'s string, or from its id.'
             )
         return [int(token_id)]
-    if isinstance(start, int):
+    if not isinstance(start, (str, int)):
+        return None
+    try:
         return [resolve_token(model, start)]
-    if isinstance(start, str):
-        try:
-            return [resolve_token(model, start)]
-        except PromptError:
-            if model.tokenizer is None:
-                raise
-    ids = list(read_prompt(model, start).token_ids)
-    if len(ids) not in (n_prompt, length):
-        raise ReadoutError(
-            f"the path's start {start!r} has {len(ids)} tokens (BOS included) but the prompt {n_prompt}; give one "
-            "token, or a prompt of as many."
-        )
-    return ids[:length]
+    except PromptError:
+        if isinstance(start, int) or model.tokenizer is None:
+            raise
+        return None

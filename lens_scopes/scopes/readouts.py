@@ -8,14 +8,17 @@ tr(J_tᵀ V diag(w) Vᵀ J_t), d times the mean of Σ_i w_i (v_iᵀ J_t u)² ove
 - product: a_t = ‖(vᵀJ_t) ∘ (x_t − b)‖₂, the same effects of the activation's single entries, put together as a norm;
 - relative: a_t = ‖vᵀJ_t‖₂ ‖x_t‖₂, the largest first-order effect of a change as large as the activation itself.
 
-Along a path b is the path's start; otherwise it is zero, or the mean over the prompt's non-special tokens.
+Along a path b is the path's start; otherwise it is zero, the mean over the prompt's non-special tokens, or x′_t, the
+activation of another prompt at the same site and position. Dot from another prompt is attribution patching.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from einops import reduce
@@ -25,10 +28,22 @@ from torch import Tensor
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.text_mean import text_mean
 from lens_scopes.errors import ReadoutError, suggest
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.scopes.other_prompt import (
+    AS_TEXT,
+    OtherPrompt,
+    as_baseline,
+    describe_other_prompt,
+    read_other_prompt,
+    write_other_prompt,
+)
 from lens_scopes.scopes.points import Points, StraightPath
 from lens_scopes.scopes.registry import READOUTS, imported
 
-ReadoutBaseline: TypeAlias = Literal["zero", "mean", "path"]
+# What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
+ReadoutBaseline: TypeAlias = str | Sequence[int] | Tensor | Prompt | None | Any
+
+_NAMED = ("zero", "mean", "path")
 
 
 class Readout(ABC):
@@ -51,6 +66,11 @@ class Readout(ABC):
             raise ReadoutError(f"{type(self).__name__} is a value of Python alone and has no text.")
         return self.name
 
+    @property
+    def other_prompt(self) -> OtherPrompt | None:
+        """Another prompt whose activations are the baseline; None where the baseline is none."""
+        return None
+
     def along(self, points: Points | None) -> Readout:
         """The readout with its baseline decided, for gradients taken at these points.
 
@@ -62,7 +82,8 @@ class Readout(ABC):
     def baseline_values(
         self, activation: Float[Tensor, "batch pos *inner d"], averaged: Bool[Tensor, "batch pos"]
     ) -> Tensor:
-        """b at a site, in any shape that spreads over the activation; `averaged` marks the tokens of a mean."""
+        """b at a site, in any shape that spreads over the activation, where it is of the prompt itself; `averaged`
+        marks the tokens of a mean."""
         return activation.new_zeros(())
 
     @abstractmethod
@@ -130,18 +151,29 @@ class Relative(Readout):
 class _FromBaseline(Readout):
     """Base of the readouts that take a gradient together with the activation's distance x_t − b from a baseline."""
 
-    baseline: ReadoutBaseline | None = None
+    baseline: ReadoutBaseline = None
     from_baseline: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.baseline not in ("zero", "mean", "path", None):
+        if self.baseline is None or isinstance(self.baseline, str) and self.baseline in _NAMED:
+            return
+        other = as_baseline(self.baseline)
+        if other is None:
             raise ReadoutError(
-                f'{self.name} baseline must be "zero" or "mean" (along a path it is the path\'s start); got '
-                f"{self.baseline!r}."
+                f'{self.name} baseline must be "zero", "mean" or another prompt (text, ids or a Prompt; one word as '
+                f"ids or a Prompt), and along a path it is the path's start; got {self.baseline!r}."
             )
+        object.__setattr__(self, "baseline", other)
+
+    @property
+    def other_prompt(self) -> OtherPrompt | None:
+        baseline: Any = self.baseline
+        return None if baseline is None or baseline in _NAMED else baseline
 
     @property
     def text(self) -> str:
+        if self.other_prompt is not None:
+            return f"{self.name}-{write_other_prompt(self.other_prompt)}"
         return self.name if self.baseline in (None, "path", "zero") else f"{self.name}-{self.baseline}"
 
     def along(self, points: Points | None) -> Readout:
@@ -161,6 +193,7 @@ class _FromBaseline(Readout):
         return replace(self, baseline=self.baseline or "zero")
 
     def baseline_values(self, activation: Tensor, averaged: Tensor) -> Tensor:
+        assert self.other_prompt is None, "another prompt's activations come from a run of it"
         return text_mean(activation, averaged) if self.baseline == "mean" else activation.new_zeros(())
 
     def _products(self, gradient: Tensor, activation: Tensor, baseline: Tensor) -> Tensor:
@@ -168,6 +201,8 @@ class _FromBaseline(Readout):
         return gradient.to(dtype) * (activation.to(dtype) - baseline.to(activation.device, dtype))
 
     def _baseline_words(self) -> str:
+        if self.other_prompt is not None:
+            return f"its value under {describe_other_prompt(self.other_prompt)}"
         return "the path's start" if self.baseline == "path" else f"the {self.baseline or 'zero'} baseline"
 
 
@@ -175,16 +210,36 @@ class _FromBaseline(Readout):
 class Dot(_FromBaseline):
     """a_t = vᵀJ_t (x_t − b), signed; with b = 0 this is Input × Gradient.
 
+    With b = x′_t, the activation of another prompt at the same site and position, it is attribution patching: the
+    first-order effect of having this prompt's activation there and not the other's, at every site of one backward
+    pass. Where patterns are saturated its sign may be wrong: `patch_cells` and `inspect_heads(baseline=…)` patch the
+    strongest for real, and a `StraightPath` from the same prompt averages the gradients on the way.
+
     Args:
-        baseline: b: "zero", or "mean" for the mean of the site's activations over the prompt's non-special tokens. By
-            default the start of the path that gradients are averaged over, "zero" where there is none. Along a path
+        baseline: b, one of
+
+            - "zero";
+            - "mean", the mean of the site's activations over the prompt's non-special tokens;
+            - another prompt of as many tokens, as text, ids or a Prompt: its activation at the same position. An
+              answer that is explained follows both prompts. One word in small letters is given as ids or a Prompt.
+
+            By default the start of the path that gradients are averaged over, "zero" where there is none. Along a path
             another baseline than its start is refused.
+
+    Raises:
+        ReadoutError: for a baseline that is none of these.
+        PromptError: when used, for a prompt of another length, with the place where the two part.
+
+    Source: attribution patching, Kramár et al., AtP*, arXiv:2403.00745.
 
     Example:
         >>> prompt = "The capital of France is"
         >>> dot, relative = (ls.attribute(model, prompt, readout=name).scores for name in ("dot", "relative"))
         >>> bool((dot.abs() <= relative + 1e-12).all())  # |⟨g, x⟩| ≤ ‖g‖ ‖x‖
         True
+        >>> patched = ls.attribute(model, prompt, layers=True, readout=ls.Dot("The capital of Italy is"))
+        >>> [token for token, score in zip(patched.tokens, patched.scores) if score]  # where the prompts differ
+        [' France']
     """
 
     name: ClassVar[str] = "dot"
@@ -229,7 +284,8 @@ class Product(_FromBaseline):
 
 
 def as_readout(readout: Readout | str) -> Readout:
-    """Reads a readout given by object or as text: a name, or "dot-mean" and the like for one with its baseline.
+    """Reads a readout given by object or as text: a name, or one with its baseline: "dot-mean", or another prompt as in
+    'dot-"The capital"' and "dot-#2,#651".
 
     Raises:
         ReadoutError: for an unknown one.
@@ -243,7 +299,10 @@ def as_readout(readout: Readout | str) -> Readout:
             return kind()
         if kind.from_baseline and baseline in ("zero", "mean"):
             return kind(baseline)
+        if kind.from_baseline and re.fullmatch(AS_TEXT, baseline):
+            return kind(read_other_prompt(baseline))
     raise ReadoutError(
         f"unknown readout {readout!r}{suggest(readout, READOUTS, end='')} "
-        f"(expected {' or '.join(map(repr, READOUTS))}; dot and product may name their baseline, as in 'dot-mean')."
+        f"(expected {' or '.join(map(repr, READOUTS))}; dot and product may name their baseline, as in "
+        "'dot-mean' or 'dot-\"another prompt\"')."
     )

@@ -192,7 +192,8 @@ READOUTS = {
         ChoiceEntry(
             "dot",
             "lens_scopes.scopes.readouts:Dot",
-            "signed effect of the value against zero, the mean (dot-mean) or the path's start",
+            "signed effect of the value against zero, the mean (dot-mean), another prompt of as many tokens "
+            '(dot-"TEXT", dot-#ID,#ID,…) or the path\'s start',
         ),
         ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
         ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
@@ -393,7 +394,7 @@ PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
 _LARGEST_SEED = 2**63 - 1
-_LONGEST_ANSWER = 4000
+_LONGEST_TEXT = 4000
 
 
 def options() -> dict[str, Option]:
@@ -428,7 +429,7 @@ def _explained_options() -> tuple[Option, ...]:
             EXPLAINED,
             "What the target or the answer is contrasted with: a token for logit-diff, an answer for logprob-diff.",
             "TOKEN|TEXT",
-            longest=_LONGEST_ANSWER,
+            longest=_LONGEST_TEXT,
             read=_read_other,
         ),
         Option(
@@ -437,7 +438,7 @@ def _explained_options() -> tuple[Option, ...]:
             "Explain this whole answer after the prompt, the objective summed over its tokens: a text, leading space "
             "included, or ids (#12#34).",
             "TEXT",
-            longest=_LONGEST_ANSWER,
+            longest=_LONGEST_TEXT,
             read=read_answer_text,
         ),
         Option(
@@ -521,6 +522,7 @@ _READ_OPTIONS = (
         + "; ".join(f"{entry.name}: {entry.explains}" for entry in READOUTS.values())
         + ". By default norm.",
         "|".join(READOUTS),
+        longest=_LONGEST_TEXT,
     ),
     Option(
         "points",
@@ -529,6 +531,7 @@ _READ_OPTIONS = (
         + "; ".join(f"{entry.name}: {entry.explains}" for entry in POINTS.values())
         + ". By default the gradient at the prompt alone.",
         "path[-START][-held]|noise[@N]",
+        longest=_LONGEST_TEXT,
     ),
     Option(
         "through",

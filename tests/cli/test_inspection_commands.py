@@ -37,6 +37,18 @@ def test_modes_is_the_python_call(run: Callable[..., Run], loader: Loader) -> No
     assert got == plain(ls.inspect_modes(loader.model, PROMPT, 2, baseline="zero").to_dict())
 
 
+def test_heads_are_patched_from_another_prompt(run: Callable[..., Run], loader: Loader) -> None:
+    other = "The sofa sleeps on the"
+    expected = ls.inspect_heads(loader.model, PROMPT, baseline=other)
+    ids = ",".join(f"#{token}" for token in ls.read_prompt(loader.model, other).token_ids)
+    for words in (["heads", PROMPT, "--against", other], ["heads", PROMPT, "--against", ids]):
+        got = as_json(run(*words, "--json"))
+        assert got["effect"] == [pytest.approx(row) for row in expected.effect.tolist()]
+        assert got["baseline"] == "prompt" and got["baseline_tokens"] == expected.baseline_tokens
+    both = as_json(run("attribute", PROMPT, "--readout", f'dot-"{other}"', "--with", "heads", "--json"))
+    assert both["heads"]["effect"] == got["effect"]
+
+
 @pytest.mark.parametrize("command", ["heads", "matrix", "modes"])
 def test_every_kind_of_file_is_written_and_the_terminal_view_printed(
     run: Callable[..., Run],
@@ -100,6 +112,8 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
     ("arguments", "words"),
     [
         (["heads", PROMPT, "--baseline", "none"], "unknown ablation 'none'"),
+        (["heads", PROMPT, "--baseline", "zero", "--against", "The sofa sleeps on the"], "give one of them"),
+        (["heads", PROMPT, "--against", "The sofa sleeps"], "they part at position"),
         (["heads", PROMPT, "--head", "third"], "'third' is not a head"),
         (["heads", PROMPT, "--head", "L9H0"], "L9H0 does not exist"),
         (["heads", PROMPT, "--out", "a.pickle"], "suffixes .html"),

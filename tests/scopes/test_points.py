@@ -267,7 +267,7 @@ def test_mean_averages_the_tokens_that_are_not_special(worded: Any) -> None:
 
 
 def test_starts_that_do_not_fit_are_refused(worded: Any) -> None:
-    for start, error in (("pad", ReadoutError), ("t40", PromptError), (40, PromptError), ("t3 t4", ReadoutError)):
+    for start, error in (("pad", ReadoutError), ("t40", PromptError), (40, PromptError), ("t3 t4", PromptError)):
         with pytest.raises(LensScopesError) as caught:
             ls.attribute(worded, PROMPT, points=ls.StraightPath(start))
         assert isinstance(caught.value, error) and "\n" not in str(caught.value), start
@@ -496,7 +496,6 @@ def test_float32_agrees_with_float64() -> None:
         (lambda: ls.StraightPath([0.5]), "a path starts at"),
         (lambda: ls.StraightPath(-1), "a path starts at"),
         (lambda: ls.attribute(gpt2_like(), IDS, points="path-bos"), "needs a tokenizer with such a token"),
-        (lambda: ls.attribute(gpt2_like(), IDS, points=ls.StraightPath([1, 2])), "has 2 tokens .* but the prompt 6"),
         (lambda: ls.attribute(gpt2_like(), IDS, readout=ls.Dot("path")), "there is no path"),
         (lambda: ls.StraightPath(steps=0), "at least one step"),
         (lambda: ls.StraightPath(steps=2.5), "2.5"),

@@ -14,7 +14,7 @@ import lens_scopes as ls
 from lens_scopes.engine.sites import layer_sites, named_sites
 from lens_scopes.errors import ReadoutError, SiteError
 from lens_scopes.scopes.contract import ELEMENTS, ContractTerms, attribution_contract
-from lens_scopes.scopes.readouts import Dot, Norm, as_readout
+from lens_scopes.scopes.readouts import Dot, Norm, Product, as_readout
 
 IDS = [3, 17, 0, 8, 22, 3]
 EVERYTHING_REAL = torch.ones(2, 3, dtype=torch.bool)
@@ -104,12 +104,15 @@ def test_readouts_are_given_by_object_or_name() -> None:
     assert as_readout("norm") == Norm() and as_readout("dot") == Dot() and Dot().along(None) == Dot("zero")
     assert as_readout(Dot("mean")) == Dot("mean") != Dot()
     assert Dot.signed and not Norm.signed
+    assert as_readout('dot-"The dog"') == Dot("The dog") and as_readout("product-#3,#5") == Product(
+        torch.tensor([3, 5])
+    )
     assert "'norm'" in refusal(lambda: as_readout("norms"), ReadoutError)
     message = refusal(lambda: as_readout("integral"), ReadoutError)
     assert "'integral'" in message and "'norm' or 'dot'" in message and "did you mean" not in message
     for wrong in (None, 3, Norm):
         refusal(lambda wrong=wrong: inspect.unwrap(as_readout)(wrong), ReadoutError)
-    for wrong in ("max", "", 0):
+    for wrong in ("max", "", 0, [], [0.5], [{"role": "user", "content": "Hi"}]):
         message = refusal(lambda wrong=wrong: inspect.unwrap(Dot.__init__)(object.__new__(Dot), wrong), ReadoutError)
         assert repr(wrong) in message
 
@@ -241,6 +244,9 @@ def test_each_choice_is_in_the_words_of_its_element() -> None:
         ({"readout": Dot("mean")}, "score attributed", "mean baseline"),
         ({"readout": Dot()}, "score attributed", "zero baseline"),
         ({"readout": Dot()}, "generative process", "baseline"),
+        ({"readout": Dot("The dog")}, "score attributed", "against its value under the prompt 'The dog'"),
+        ({"readout": Dot("The dog")}, "generative process", "from its value under the prompt 'The dog' to its value"),
+        ({"readout": Dot([3, 5])}, "score attributed", "its value under the prompt of the tokens #3, #5)"),
         ({"squared": True, "n_directions": 3}, "score attributed", "Σ_i w_i a_i,t²"),
         ({"squared": True, "n_directions": 3}, "score attributed", "3 directions)"),
         ({"squared": True, "n_directions": 32, "sampled": 16}, "score attributed", "32 directions, 16 of them random"),

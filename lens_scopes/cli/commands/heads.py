@@ -14,6 +14,7 @@ from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.options.spec import ScopeOptions
 from lens_scopes.cli.progress import progress_bar
+from lens_scopes.errors import LensScopesError
 
 _PANEL = "Heads"
 
@@ -25,14 +26,24 @@ def heads(
     model: ModelOptions,
     output: ResultOptions,
     baseline: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="zero|mean|shuffle",
             help="What replaces a component's output: zero, its mean over the prompt's non-special tokens, or its "
-            "output on a random order of the same tokens (special tokens stay in place).",
+            "output on a random order of the same tokens (special tokens stay in place). By default mean.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Replace a component's output by its output under this prompt, of as many tokens as the prompt "
+            "explained: a text, or ids ('#2,#651').",
             rich_help_panel=_PANEL,
         ),
-    ] = "mean",
+    ] = None,
     head: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,21 +64,24 @@ def heads(
     ] = None,
 ) -> None:
     """Predict the effect of every head and MLP on one prediction, and verify the strongest by ablation."""
+    if baseline is not None and against is not None:
+        raise LensScopesError("--baseline and --against both say what replaces an output; give one of them.")
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.heads import inspect_heads
+        from lens_scopes.scopes.other_prompt import read_prompt_option
 
         spec = asked.spec().require_gradient()
         loaded = model.load()
-        kind: Any = baseline
+        replacement: Any = baseline or "mean" if against is None else read_prompt_option(against)
         with progress_bar("Ablating") as progress:
             result = inspect_heads(
                 loaded,
                 text,
                 spec,
                 position=prompt.position,
-                baseline=kind,
+                baseline=replacement,
                 patterns=head or top,
                 verify=verify,
                 progress=progress,

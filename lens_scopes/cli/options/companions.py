@@ -50,15 +50,19 @@ class CompanionOptions:
             LensScopesError: as the functions that compute them.
         """
         asked = spec.without_sites() if self.add else spec
-        return {kind: _compute(kind, model, prompt, asked, position) for kind in KINDS if kind in (self.add or [])}
+        baseline = spec.readout.other_prompt or "mean"
+        return {
+            kind: _compute(kind, model, prompt, asked, position, baseline) for kind in KINDS if kind in (self.add or [])
+        }
 
 
-def _compute(kind: str, model: ModelLike, prompt: PromptLike, spec: Spec, position: int) -> Any:
+def _compute(kind: str, model: ModelLike, prompt: PromptLike, spec: Spec, position: int, baseline: Any) -> Any:
+    """One other result; `baseline` is that of heads, which are measured against the same prompt as the scores."""
     if kind == "heads":
         from lens_scopes.attribution.heads import inspect_heads
 
         with progress_bar("Ablating") as progress:
-            return inspect_heads(model, prompt, spec, position=position, progress=progress)
+            return inspect_heads(model, prompt, spec, position=position, baseline=baseline, progress=progress)
     if kind == "matrix":
         from lens_scopes.attribution.matrix import attribute_all
 

@@ -17,6 +17,7 @@ _BASELINES = {
     "zero": "zero",
     "mean": "its mean over the prompt’s non-special tokens",
     "shuffle": "its output in a prompt of the same tokens in a random order, special tokens in place",
+    "prompt": "its output under the other prompt, which the contract names",
 }
 
 

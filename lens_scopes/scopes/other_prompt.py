@@ -1,0 +1,79 @@
+"""Another prompt that a path starts from or a readout measures from, as a value and as text.
+
+The value is a text or a tuple of ids, which compare and hash; `prompts.alignment` reads it for a model. As text it is
+a quoted string, or ids: `"The capital"`, `#2,#651`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from lens_scopes.errors import ReadoutError
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.tokens import quote
+from lens_scopes.scopes.registry import read_token, write_token
+
+OtherPrompt: TypeAlias = str | tuple[int, ...]
+
+_IDS = r"#\d+(?:,#\d+)*"
+AS_TEXT = rf"{_IDS}|\"(?:[^\"\\]|\\.)+\""
+_NAME = re.compile(r"[a-z]*")
+_MOST_SHOWN = 8  # ids
+
+
+def as_other_prompt(value: Any) -> OtherPrompt | None:
+    """A prompt given as text, ids or a Prompt; None for what is none of these."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, Prompt):
+        return value.token_ids
+    if isinstance(value, Tensor):
+        value = value.squeeze(0).tolist() if value.ndim == 2 and len(value) == 1 else value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, bytes) and value:
+        ids = tuple(value)
+        if all(type(item) is int for item in ids):
+            return ids
+    return None
+
+
+def as_baseline(value: Any) -> OtherPrompt | None:
+    """As `as_other_prompt`, where names such as "mean" stand beside prompts: one word in small letters is a name that
+    is not known, and no prompt."""
+    return None if isinstance(value, str) and _NAME.fullmatch(value) else as_other_prompt(value)
+
+
+def write_other_prompt(other: OtherPrompt) -> str:
+    """The text that `read_other_prompt` reads."""
+    return json.dumps(other, ensure_ascii=False) if isinstance(other, str) else ",".join(map(write_token, other))
+
+
+def read_other_prompt(text: str) -> OtherPrompt:
+    """The prompt of a text that AS_TEXT matches.
+
+    Raises:
+        ReadoutError: for a quoted string with an escape that JSON does not have.
+    """
+    if not text.startswith('"'):
+        return tuple(read_token(part) for part in text.split(","))  # pyright: ignore[reportReturnType]
+    try:
+        return json.loads(text, strict=False)
+    except ValueError as error:
+        raise ReadoutError(f"{text} is not a quoted string ({error}); escapes are those of JSON.") from None
+
+
+def read_prompt_option(text: str) -> OtherPrompt:
+    """A prompt as the whole value of an option: ids such as "#2,#651", anything else the text itself."""
+    return read_other_prompt(text) if re.fullmatch(_IDS, text) else text
+
+
+def describe_other_prompt(other: OtherPrompt) -> str:
+    """The prompt in words, for the contract."""
+    if isinstance(other, str):
+        return f"the prompt {quote(other)}"
+    ids = ", ".join(map(write_token, other[:_MOST_SHOWN]))
+    return f"the prompt of the tokens {ids}{', …' if len(other) > _MOST_SHOWN else ''}"
