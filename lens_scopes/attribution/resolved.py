@@ -346,6 +346,9 @@ class ResolvedSpec:
             "special": list(prompt.special[:length]),
             "offsets": None if prompt.offsets is None else list(prompt.offsets[:length]),
             "text": prompt.text,
+            "turns": {
+                name: (start, min(stop, length)) for name, (start, stop) in prompt.turns.items() if start < length
+            },
             "position": position,
             "prediction": self.prediction(state),
             "scope": self.explanation.scope,

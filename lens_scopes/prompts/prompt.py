@@ -30,6 +30,7 @@ class Prompt:
             for text.
         source: what the prompt was given as: `"text"`, `"chat"` or `"ids"`.
         spans: name → `[start, stop)` in tokens. Chat messages are named by role (`"system"`, `"user 1"`, …).
+        turns: those of the spans that are chat messages.
 
     Example:
         >>> prompt = ls.read_prompt(model, "The capital of France is")
@@ -46,6 +47,7 @@ class Prompt:
     special: tuple[bool, ...]
     source: Literal["text", "chat", "ids"]
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
+    turns: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("tokens", "special", "offsets"):

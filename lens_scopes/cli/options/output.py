@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lens_scopes.errors import FileError, PromptError
+from lens_scopes.prompts.groups import GROUPINGS
 from lens_scopes.results.plain_json import as_json
 
 if TYPE_CHECKING:
-    import pandas
-
     from lens_scopes.results.attribution import Attribution
 
 PANEL = "Output"
-_GROUPS = ("token", "word", "line")
+_GROUPS = ("token", *GROUPINGS)
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,9 @@ class OutputOptions:
     group: Annotated[
         str,
         typer.Option(
-            metavar="token|word|line",
-            help="Sum token scores over words or lines in the table and .csv; JSON has the sums beside the tokens.",
+            metavar="|".join(_GROUPS),
+            help="Sum token scores over words, lines, sentences, paragraphs or chat messages in the table and .csv; "
+            "JSON has the sums beside the tokens.",
             rich_help_panel=PANEL,
         ),
     ] = "token"
@@ -107,15 +107,12 @@ def _print_groups(attribution: Attribution, group: str) -> None:
     table.add_column(group, overflow="fold")
     table.add_column("tokens", justify="right")
     table.add_column("score", justify="right")
-    for label, start, stop, score in _grouped(attribution, group).itertuples(index=False):
+    columns = ["label", "start", "stop", "score"]
+    for label, start, stop, score in attribution.group(group)[columns].itertuples(index=False):
         table.add_row(
             Text(printable_token(label)), f"{start}–{stop - 1}" if stop - start > 1 else str(start), number(score)
         )
     Console().print(Padding(table, (1, 0, 0, 0)))
-
-
-def _grouped(attribution: Attribution, group: str) -> pandas.DataFrame:
-    return attribution.group("line" if group == "line" else "word")
 
 
 def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
@@ -140,7 +137,7 @@ def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) 
     """The whole result, with `groups` beside the tokens where asked for, and every companion under its kind."""
     plain = attribution.to_dict() | {kind: result.to_dict() for kind, result in companions.items()}
     if group != "token":
-        plain["groups"] = _grouped(attribution, group).to_dict("records")
+        plain["groups"] = attribution.group(group).to_dict("records")
     return plain
 
 
@@ -165,7 +162,7 @@ def _write_figure(attribution: Attribution, path: Path, group: str, companions: 
 def _write_table(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
     from lens_scopes.results.files import write_whole
 
-    frame = attribution.to_pandas() if group == "token" else _grouped(attribution, group)
+    frame = attribution.to_pandas() if group == "token" else attribution.group(group)
     write_whole(path, frame.to_csv(index=False).encode("utf-8"))
 
 
