@@ -22,8 +22,9 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.contract import contract
-from lens_scopes.scopes.objectives import Explanation
+from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,20 +45,40 @@ class Baseline(Explanation):
     held: ClassVar[str]
     """What is held fixed, for the contract."""
 
-    @abstractmethod
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        """One score a token for the prediction after the last one."""
+    takes_answer: ClassVar[bool] = False
+    """Whether a whole answer can be explained."""
 
-    def contract(self, output: str, position: int, n_tokens: int) -> dict[str, str]:
-        """The five elements of the attribution contract."""
+    @abstractmethod
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        """One score a token of the prompt.
+
+        Args:
+            model: the model.
+            prompt: the tokens up to the position explained.
+            states: the final state after the last of them; of an answer, that of each of its predictions, whose targets
+                are the answer's tokens.
+        """
+
+    def contract(self, output: str, position: int, n_tokens: int, answer_process: str = "") -> dict[str, str]:
+        """The five elements of the attribution contract.
+
+        Args:
+            output: the output explained, in words.
+            position: after which it comes.
+            n_tokens: how many tokens have scores.
+            answer_process: how the tokens of the answer explained come about; empty for the next token.
+        """
+        features, process, held, score = (
+            f"the {n_tokens} tokens up to that position",
+            self.process,
+            self.held,
+            self.equation,
+        )
+        if answer_process:
+            features, process = f"the prompt's {n_tokens} tokens", f"{answer_process}; {process}"
+            held, score = f"the answer's tokens, {held}", f"{score}, summed over the answer's predictions"
         return contract(
-            output=f"{output}, after position {position}",
-            features=f"the {n_tokens} tokens up to that position",
-            process=self.process,
-            held=self.held,
-            score=self.equation,
+            output=f"{output}, after position {position}", features=features, process=process, held=held, score=score
         )
 
 
@@ -67,6 +88,9 @@ class LeaveOneOut(Baseline):
 
     - "kl": KL(p ‖ p without token t), nats, ≥ 0;
     - "logit", "logprob": how far the target's logit or log-probability falls (negative where it rises).
+
+    Of a whole answer, whose own tokens stay, they are summed over its predictions: "logprob" is then the fall of
+    log P(answer | prompt), and "kl" the divergence of the whole continuation along the answer.
 
     Args:
         measure: "kl", "logit" or "logprob".
@@ -90,6 +114,7 @@ class LeaveOneOut(Baseline):
     draws: int = 4
     seed: int = 0
     scope: ClassVar[str] = "leave-one-out"
+    takes_answer: ClassVar[bool] = True
     held: ClassVar[str] = "the weights, the other tokens and the positions"
 
     def __post_init__(self) -> None:
@@ -125,23 +150,31 @@ class LeaveOneOut(Baseline):
             return []
         return [state.top_token if state.target is None else state.target]
 
+    def describe_answer(self, text: str, n_tokens: int) -> str:
+        if self.measure == "logprob":
+            return log_probability_of_answer(text, n_tokens)
+        return super().describe_answer(text, n_tokens)
+
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r})"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        target = state.top_token if state.target is None else state.target
-        ablated = AblatedPrompt(model, token_ids, special, target, self.ablation, draws=self.draws, seed=self.seed)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        tokens, targets = prompt.token_ids, followed_tokens(states)
+        ablated = AblatedPrompt(model, tokens, prompt.special, targets, self.ablation, draws=self.draws, seed=self.seed)
         after = ablated.leave_one_out()
         values = {
             "kl": after.divergence,
             "logit": ablated.clean_logit - after.logit,
-            "logprob": float(ablated.clean[target]) - after.log_probability,
+            "logprob": ablated.clean_log_probability - after.log_probability,
         }[self.measure]
-        scores = torch.zeros(len(token_ids), dtype=values.dtype)
+        scores = torch.zeros(len(prompt), dtype=values.dtype)
         scores[ablated.eligible] = values
-        return scores.to(state.y.dtype)
+        return scores.to(states[0].y.dtype)
+
+
+def followed_tokens(states: Sequence[FinalState]) -> list[int]:
+    """The token explained at each prediction: the target, or else the model's own top token."""
+    return [state.top_token if state.target is None else state.target for state in states]
 
 
 @dataclass(frozen=True)
@@ -163,11 +196,9 @@ class AttentionRollout(Baseline):
     process: ClassVar[str] = "tokens are mixed by attention alone, evenly with the residual stream"
     held: ClassVar[str] = "the attention patterns; values and MLPs are left out"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        patterns, _ = attention(model, token_ids)
-        return _rolled_out([pattern.mean(0) for pattern in patterns]).to(state.y.dtype)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        patterns, _ = attention(model, prompt.token_ids)
+        return _rolled_out([pattern.mean(0) for pattern in patterns]).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -189,16 +220,14 @@ class ValueWeightedAttention(Baseline):
     process: ClassVar[str] = "tokens are mixed by the sizes of what attention moves, evenly with the residual stream"
     held: ClassVar[str] = "the attention patterns and values; MLPs are left out"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        patterns, values = attention(model, token_ids)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        patterns, values = attention(model, prompt.token_ids)
         mixed = []
         for layer, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
             moved = moved_by_heads(model, layer, value)
             sizes = torch.stack([torch.einsum("ht,thm->tm", row, moved).norm(dim=-1) for row in pattern.unbind(1)])
             mixed.append(sizes / sizes.sum(1, keepdim=True).clamp_min(1e-30))
-        return _rolled_out(mixed).to(state.y.dtype)
+        return _rolled_out(mixed).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -222,11 +251,9 @@ class RandomScores(Baseline):
     process: ClassVar[str] = "none"
     held: ClassVar[str] = "nothing"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(token_ids)}".encode()))
-        return torch.rand(len(token_ids), generator=generator).to(state.y.dtype)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(prompt.token_ids)}".encode()))
+        return torch.rand(len(prompt), generator=generator).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -257,18 +284,16 @@ class ExternalScores(Baseline):
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        given: Any = self.source(model.module, token_ids) if callable(self.source) else self.source
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        given: Any = self.source(model.module, prompt.token_ids) if callable(self.source) else self.source
         try:
-            values = torch.as_tensor(given).detach().to(state.y.dtype).cpu()
+            values = torch.as_tensor(given).detach().to(states[0].y.dtype).cpu()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ObjectiveError(f"outside scores {self.name!r} are not an array of numbers: {error}.") from error
-        if values.shape != (len(token_ids),):
+        if values.shape != (len(prompt),):
             raise ObjectiveError(
                 f"outside scores {self.name!r} have the shape {tuple(values.shape)}; expected one score for each of "
-                f"the {len(token_ids)} tokens up to the position explained (BOS included)."
+                f"the {len(prompt)} tokens up to the position explained (BOS included)."
             )
         if not bool(values.isfinite().all()):
             raise ObjectiveError(f"outside scores {self.name!r} are not all finite.")
