@@ -178,9 +178,14 @@ class AblatedPrompt:
 
     def leave_one_out(self) -> Outcomes:
         """Each eligible token ablated alone, in their order."""
-        masks = torch.zeros(len(self.eligible), len(self.token_ids), dtype=torch.bool)
-        masks[range(len(self.eligible)), self.eligible] = True
-        return self.outcomes(masks)
+        return self.outcomes(self.masks([[index] for index in self.eligible]))
+
+    def masks(self, sets: Sequence[Sequence[int]]) -> Bool[Tensor, "row pos"]:
+        """Masks of sets of tokens."""
+        masks = torch.zeros(len(sets), len(self.token_ids), dtype=torch.bool)
+        for row, chosen in enumerate(sets):
+            masks[row, list(chosen)] = True
+        return masks
 
     def _measures(self, states: Float[Tensor, "row prediction d_model"]) -> Float[Tensor, "4 row"]:
         """Log-probability, probability, logit and divergence, those of an answer's predictions put together."""

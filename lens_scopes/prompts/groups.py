@@ -21,6 +21,9 @@ Grouping: TypeAlias = GroupName | Mapping[str, SpanLike] | Sequence[str] | Any
 GROUPINGS = ("word", "line", "sentence", "paragraph", "turn")
 """The groupings that have a name."""
 
+UNITS = ("token", *GROUPINGS)
+"""What can be left out as a whole, by name."""
+
 _OTHER = "(other)"
 _ENDS_SENTENCE = re.compile(r"""[.!?…]+["'”’»)\]]*(?=\s|$)|[。！？]+[”’」』）]*|[\r\n]""")
 _ENDS_PARAGRAPH = re.compile(r"(?:\r\n|\r(?!\n)|\n)[^\S\r\n]*[\r\n]")
@@ -78,6 +81,26 @@ def group_tokens(prompt: Prompt, by: Grouping) -> list[Group]:
         f"cannot group by {quote(by)}; give {', '.join(map(repr, GROUPINGS))}, a list of texts, or name → text or "
         "(start, stop)"
     )
+
+
+def segments(prompt: Prompt, by: str) -> list[list[int]]:
+    """The tokens that can be left out together, by the name of a unit: each group's without its special tokens.
+
+    Raises:
+        PromptError: as `group_tokens`, and for a prompt of one segment alone.
+    """
+    if by == "token":
+        return [[index] for index, special in enumerate(prompt.special) if not special]
+    groups = [range(group.start, group.stop) for group in group_tokens(prompt, by)]
+    ordinary = [[index for index in group if not prompt.special[index]] for group in groups]
+    found = [segment for segment in ordinary if segment]
+    if len(found) < 2:
+        finer = {"word": "token", "paragraph": "sentence", "turn": "sentence"}.get(by, "word")
+        raise PromptError(
+            f"leaving out one {by} of several takes at least two of them, and the prompt has {len(found)}; give a "
+            f"longer prompt, or choose by={finer!r}."
+        )
+    return found
 
 
 def text_of(prompt: Prompt, start: int, stop: int) -> str:

@@ -22,6 +22,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
+from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
@@ -84,7 +85,8 @@ class Baseline(Explanation):
 
 @dataclass(frozen=True)
 class LeaveOneOut(Baseline):
-    """What really happens when a token is ablated, one token at a time; special tokens stay in place and score 0.
+    """What really happens when a token is ablated, one token or segment at a time; special tokens stay in place and
+    score 0.
 
     - "kl": KL(p ‖ p without token t), nats, ≥ 0;
     - "logit", "logprob": how far the target's logit or log-probability falls (negative where it rises).
@@ -92,15 +94,20 @@ class LeaveOneOut(Baseline):
     Of a whole answer, whose own tokens stay, they are summed over its predictions: "logprob" is then the fall of
     log P(answer | prompt), and "kl" the divergence of the whole continuation along the answer.
 
+    By sentence, line, paragraph or turn, all tokens of a segment are ablated together, and what that does is divided
+    evenly over them: `att.group("sentence")` gives each sentence's own effect back.
+
     Args:
         measure: "kl", "logit" or "logprob".
         ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
             tokens), "pad", "eos", "bos", "resample" (by tokens drawn from the prompt itself) or "remove".
         draws: random replacements averaged for "resample".
         seed: of the draws.
+        by: what is ablated together: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or
+            "turn".
 
     Raises:
-        ObjectiveError: for an unknown measure.
+        ObjectiveError: for an unknown measure or unit.
         EvaluationError: for an unknown ablation, for "corpus-mean", and draws that are not a positive integer.
 
     Example:
@@ -113,6 +120,7 @@ class LeaveOneOut(Baseline):
     ablation: str = "zero"
     draws: int = 4
     seed: int = 0
+    by: str = "token"
     scope: ClassVar[str] = "leave-one-out"
     takes_answer: ClassVar[bool] = True
     held: ClassVar[str] = "the weights, the other tokens and the positions"
@@ -121,6 +129,7 @@ class LeaveOneOut(Baseline):
         if self.measure not in ("kl", "logit", "logprob"):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
         check_draws(self.draws)
+        check_unit(self.by)
         if ablation_named(self.ablation).corpus == "required":
             raise EvaluationError(
                 f"LeaveOneOut sees one prompt alone, so it has no {self.ablation} to replace tokens by; choose 'mean', "
@@ -134,12 +143,25 @@ class LeaveOneOut(Baseline):
 
     @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        symbol = {"kl": "KL(p ‖ p_∖t)", "logit": "z_target − z_target∖t"}.get(self.measure, "log p_target/p_target∖t")
-        return f"score_t = {symbol}, p_∖t being the prediction without token t"
+        out = "t" if self.by == "token" else "s"
+        symbols = {"kl": f"KL(p ‖ p_∖{out})", "logit": f"z_target − z_target∖{out}"}
+        symbol = symbols.get(self.measure, f"log p_target/p_target∖{out}")
+        if self.by == "token":
+            return f"score_t = {symbol}, p_∖t being the prediction without token t"
+        return (
+            f"score_t = ({symbol}) / |s|, p_∖s being the prediction without the {self.by} s of token t, and |s| its "
+            "number of tokens"
+        )
 
     @property
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"one token at a time is replaced by {ABLATIONS[self.ablation].help}"
+        replaced = f"is replaced by {ABLATIONS[self.ablation].help}"
+        if self.by == "token":
+            return f"one token at a time {replaced}"
+        return (
+            f"one {self.by} at a time is left out: each of its tokens {replaced}; what that does is divided evenly "
+            "over them"
+        )
 
     @property
     def takes_target(self) -> bool:
@@ -156,20 +178,34 @@ class LeaveOneOut(Baseline):
         return super().describe_answer(text, n_tokens)
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
-        return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r})"
+        by = "" if self.by == "token" else f", by={self.by!r}"
+        return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r}{by})"
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         tokens, targets = prompt.token_ids, followed_tokens(states)
         ablated = AblatedPrompt(model, tokens, prompt.special, targets, self.ablation, draws=self.draws, seed=self.seed)
-        after = ablated.leave_one_out()
+        left_out = segments(prompt, self.by)
+        after = ablated.outcomes(ablated.masks(left_out))
         values = {
             "kl": after.divergence,
             "logit": ablated.clean_logit - after.logit,
             "logprob": ablated.clean_log_probability - after.log_probability,
         }[self.measure]
-        scores = torch.zeros(len(prompt), dtype=values.dtype)
-        scores[ablated.eligible] = values
-        return scores.to(states[0].y.dtype)
+        return spread(values, left_out, len(prompt)).to(states[0].y.dtype)
+
+
+def check_unit(by: str) -> None:
+    """Raises ObjectiveError for what is no unit that can be left out as a whole."""
+    if by not in UNITS:
+        raise ObjectiveError(f"by is {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}; got {by!r}.")
+
+
+def spread(values: Float[Tensor, " segment"], segments: Sequence[Sequence[int]], n_pos: int) -> Float[Tensor, " pos"]:
+    """Scores of segments divided evenly over their tokens; the sum over a segment's tokens is its own score."""
+    scores = torch.zeros(n_pos, dtype=values.dtype)
+    for value, tokens in zip(values, segments, strict=True):
+        scores[list(tokens)] = value / len(tokens)
+    return scores
 
 
 def followed_tokens(states: Sequence[FinalState]) -> list[int]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.errors import ObjectiveError, suggest
+from lens_scopes.prompts.groups import UNITS
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction, Explanation
@@ -156,7 +157,7 @@ _BUILT_IN = (
         "leave-one-out",
         f"{_COMPARISONS}:LeaveOneOut",
         "the prediction without each token",
-        settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed"},
+        settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed", "by": "by"},
         takes_gradient=False,
     ),
     ScopeEntry(
@@ -386,7 +387,10 @@ def write_answer(answer: str | int | Sequence[int]) -> str:
     return "".join(f"#{item}" for item in answer)
 
 
-SCOPE_OPTIONS = ("scope", "target", "other", "rank", "samples", "exact", "seed", "measure", "ablation", "draws")
+SCOPE_OPTIONS = (
+    *("scope", "target", "other", "rank", "samples", "exact", "seed"),
+    *("measure", "ablation", "draws", "by"),
+)
 TOKEN_OPTIONS = ("target", "other", "answer")
 ANSWER_OPTIONS = ("answer", "generate", "eligible")
 ELIGIBLE = ("prompt", "all")
@@ -494,6 +498,12 @@ def _explained_options() -> tuple[Option, ...]:
             "NAME",
         ),
         Option("draws", EXPLAINED, f"Random replacements averaged by {random}. By default 4.", kind=int, maximum=64),
+        Option(
+            "by",
+            EXPLAINED,
+            "What leave-one-out leaves out as a whole, its effect divided evenly over its tokens. By default token.",
+            "|".join(UNITS),
+        ),
     )
 
 

@@ -305,7 +305,7 @@ def test_contracts_name_what_is_left_out_and_by_what() -> None:
     assert "the mean embedding of the prompt's non-special tokens" in att.contract["generative process"]
     assert att.objective == "LeaveOneOut('logprob', ablation='mean')"
     assert att.settings["objective"] == {
-        "scope": "leave-one-out", "measure": "logprob", "ablation": "mean", "draws": 4, "seed": 0,
+        "scope": "leave-one-out", "measure": "logprob", "ablation": "mean", "draws": 4, "seed": 0, "by": "token",
     }  # fmt: skip
 
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lens_scopes.errors import FileError, PromptError
-from lens_scopes.prompts.groups import GROUPINGS
+from lens_scopes.prompts.groups import UNITS
 from lens_scopes.results.plain_json import as_json
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
 
 PANEL = "Output"
-_GROUPS = ("token", *GROUPINGS)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class OutputOptions:
     group: Annotated[
         str,
         typer.Option(
-            metavar="|".join(_GROUPS),
+            metavar="|".join(UNITS),
             help="Sum token scores over words, lines, sentences, paragraphs or chat messages in the table and .csv; "
             "JSON has the sums beside the tokens.",
             rich_help_panel=PANEL,
@@ -57,10 +56,8 @@ class OutputOptions:
             FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
             PromptError: for an unknown grouping.
         """
-        if self.group not in _GROUPS:
-            raise PromptError(
-                f"unknown grouping {self.group!r}; give --group {', '.join(_GROUPS[:-1])} or {_GROUPS[-1]}."
-            )
+        if self.group not in UNITS:
+            raise PromptError(f"unknown grouping {self.group!r}; give --group {', '.join(UNITS[:-1])} or {UNITS[-1]}.")
         check_files(self.out or [], _WRITERS)
 
     def deliver(self, attribution: Attribution, companions: Mapping[str, Any] = MappingProxyType({})) -> None:

@@ -16,6 +16,7 @@ from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.methods.path_gradients import PathGradients
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm
+from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons import Baseline, ExternalScores, LeaveOneOut, RandomScores
 from lens_scopes.scopes.objectives import Explanation
@@ -103,4 +104,4 @@ def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
     if not isinstance(baseline, LeaveOneOut):
         return 1
     draws = baseline.draws if ABLATIONS[baseline.ablation].random else 1
-    return 1 + draws * (len(prompt) - sum(prompt.special))
+    return 1 + draws * len(segments(prompt, baseline.by))
