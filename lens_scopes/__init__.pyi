@@ -26,6 +26,7 @@ from .scopes.comparisons import (
     RandomScores,
     ValueWeightedAttention,
 )
+from .scopes.context_cite import ContextCite
 from .scopes.objectives import (
     Custom,
     Directions,
@@ -50,6 +51,7 @@ __all__ = [
     "Attribution",
     "AttributionMatrix",
     "Chars",
+    "ContextCite",
     "Custom",
     "Difference",
     "Directions",

@@ -52,12 +52,13 @@ def attribute(
         objective: what is explained: an objective (`Semantic`, `LogProb`, `LogitDiff`, `Temperature`, `Entropy`,
             `Fisher`, `Custom`), its name or a line such as "fisher@8+dot", or a function of (y, logits). By default
             Semantic. A `Spec` such as `FisherAtValues()` chooses more, and stands where no other choice is given. A
-            method to compare with takes no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`,
-            `RandomScores`, `ExternalScores`): sites, path, readout and points do not apply to it.
+            method to compare with takes no gradient (`LeaveOneOut`, `ContextCite`, `AttentionRollout`,
+            `ValueWeightedAttention`, `RandomScores`, `ExternalScores`): sites, path, readout and points do not apply to
+            it.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
-        target: the next token explained by `Semantic()`, `LogProb()` and `LeaveOneOut("logit" or "logprob")`, as a
-            string that is one token or an id; by default the token that follows in the text, else the model's own top
-            token. Refused for an objective that names its own token, or explains none.
+        target: the next token explained by `Semantic()`, `LogProb()`, `LeaveOneOut("logit" or "logprob")` and
+            `ContextCite()`, as a string that is one token or an id; by default the token that follows in the text,
+            else the model's own top token. Refused for an objective that names its own token, or explains none.
         answer: the answer explained, in place of the next token: the objective, or what `LeaveOneOut` measures, is
             summed over the predictions of all its tokens, each of which sees the answer's earlier ones (teacher
             forcing). A text with its leading space (" Berlin, of course."), token ids, or a number of tokens for the

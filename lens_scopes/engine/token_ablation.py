@@ -158,11 +158,12 @@ class AblatedPrompt:
         """The embeddings of the prompt's own tokens."""
         return self.model.token_embeddings(self.token_ids)
 
-    def outcomes(self, masks: Bool[Tensor, "row pos"]) -> Outcomes:
+    def outcomes(self, masks: Bool[Tensor, "row pos"], *, with_divergence: bool = True) -> Outcomes:
         """The prediction after ablating each set of tokens.
 
         Args:
             masks: True where a token is ablated; special tokens must be False.
+            with_divergence: False where nobody reads it, since it takes longest of the four; it is then not a number.
         """
         draws = 1 if self._replacements is None else len(self._replacements)
         totals = torch.zeros(4, len(masks), dtype=torch.float64)
@@ -172,7 +173,7 @@ class AblatedPrompt:
             rows += some_rows
             states.append(some_states)
         if states:
-            totals.index_add_(1, torch.tensor(rows), self._measures(torch.cat(states)) / draws)
+            totals.index_add_(1, torch.tensor(rows), self._measures(torch.cat(states), with_divergence) / draws)
         log_probability, probability, logit, divergence = totals
         return Outcomes(log_probability, probability, logit, divergence)
 
@@ -187,26 +188,32 @@ class AblatedPrompt:
             masks[row, list(chosen)] = True
         return masks
 
-    def _measures(self, states: Float[Tensor, "row prediction d_model"]) -> Float[Tensor, "4 row"]:
+    def _measures(
+        self, states: Float[Tensor, "row prediction d_model"], with_divergence: bool = True
+    ) -> Float[Tensor, "4 row"]:
         """Log-probability, probability, logit and divergence, those of an answer's predictions put together."""
         shape = states.shape[:2]
         predictions = torch.arange(shape[1]).repeat(shape[0])
         # Logits of many rows at a time: W_U is read once for all of them.
         parts = zip(states.flatten(0, 1).split(_ROWS_AT_ONCE), predictions.split(_ROWS_AT_ONCE), strict=True)
-        measured = torch.cat([self._measured(*part) for part in parts], dim=1)
+        measured = torch.cat([self._measured(*part, with_divergence) for part in parts], dim=1)
         log_probability, logit, divergence = measured.unflatten(1, shape).sum(2)
         return torch.stack([log_probability, log_probability.exp(), logit, divergence])
 
     def _measured(
-        self, states: Float[Tensor, "row d_model"], predictions: Int[Tensor, " row"]
+        self, states: Float[Tensor, "row d_model"], predictions: Int[Tensor, " row"], with_divergence: bool
     ) -> Float[Tensor, "3 row"]:
         """Log-probability, logit and divergence of single predictions of the answer."""
         logits = self._unembedding.logits(states)
         at_targets = range(len(states)), [self.targets[prediction] for prediction in predictions.tolist()]
-        # In float64, so a few rows at a time.
-        pairs = zip(predictions.split(_DIVERGENCE_ROWS), logits.split(_DIVERGENCE_ROWS), strict=True)
-        divergence = torch.cat([kl_divergence(self._clean_logits[which], part) for which, part in pairs])
-        return torch.stack([log_softmax(logits)[at_targets].double(), logits[at_targets].double(), divergence]).cpu()
+        measured = [log_softmax(logits)[at_targets].double(), logits[at_targets].double()]
+        if with_divergence:
+            # In float64, so a few rows at a time.
+            pairs = zip(predictions.split(_DIVERGENCE_ROWS), logits.split(_DIVERGENCE_ROWS), strict=True)
+            measured.append(torch.cat([kl_divergence(self._clean_logits[which], part) for which, part in pairs]))
+        else:
+            measured.append(torch.full_like(measured[0], torch.nan))
+        return torch.stack(measured).cpu()
 
     def _final_states(
         self, masks: Bool[Tensor, "row pos"]

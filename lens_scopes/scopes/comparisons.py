@@ -49,6 +49,9 @@ class Baseline(Explanation):
     takes_answer: ClassVar[bool] = False
     """Whether a whole answer can be explained."""
 
+    of_answer: ClassVar[str] = ", summed over the answer's predictions"
+    """What becomes of the score of a whole answer, for the contract."""
+
     @abstractmethod
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         """One score a token of the prompt.
@@ -77,7 +80,7 @@ class Baseline(Explanation):
         )
         if answer_process:
             features, process = f"the prompt's {n_tokens} tokens", f"{answer_process}; {process}"
-            held, score = f"the answer's tokens, {held}", f"{score}, summed over the answer's predictions"
+            held, score = f"the answer's tokens, {held}", f"{score}{self.of_answer}"
         return contract(
             output=f"{output}, after position {position}", features=features, process=process, held=held, score=score
         )
@@ -130,11 +133,7 @@ class LeaveOneOut(Baseline):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
         check_draws(self.draws)
         check_unit(self.by)
-        if ablation_named(self.ablation).corpus == "required":
-            raise EvaluationError(
-                f"LeaveOneOut sees one prompt alone, so it has no {self.ablation} to replace tokens by; choose 'mean', "
-                "the prompt's own, or another."
-            )
+        check_ablation(self)
 
     @property
     def output(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -185,13 +184,22 @@ class LeaveOneOut(Baseline):
         tokens, targets = prompt.token_ids, followed_tokens(states)
         ablated = AblatedPrompt(model, tokens, prompt.special, targets, self.ablation, draws=self.draws, seed=self.seed)
         left_out = segments(prompt, self.by)
-        after = ablated.outcomes(ablated.masks(left_out))
+        after = ablated.outcomes(ablated.masks(left_out), with_divergence=self.measure == "kl")
         values = {
             "kl": after.divergence,
             "logit": ablated.clean_logit - after.logit,
             "logprob": ablated.clean_log_probability - after.log_probability,
         }[self.measure]
         return spread(values, left_out, len(prompt)).to(states[0].y.dtype)
+
+
+def check_ablation(method: Any) -> None:
+    """Raises EvaluationError for a method's ablation that is unknown, or takes other prompts than the one explained."""
+    if ablation_named(method.ablation).corpus == "required":
+        raise EvaluationError(
+            f"{type(method).__name__} sees one prompt alone, so it has no {method.ablation} to replace tokens by; "
+            "choose 'mean', the prompt's own, or another."
+        )
 
 
 def check_unit(by: str) -> None:

@@ -161,6 +161,13 @@ _BUILT_IN = (
         takes_gradient=False,
     ),
     ScopeEntry(
+        "context-cite",
+        "lens_scopes.scopes.context_cite:ContextCite",
+        "what an answer rests on, by random ablations",
+        settings={"ablations": "ablations", "by": "by", "ablation": "ablation", "seed": "seed"},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
         "attention-rollout", f"{_COMPARISONS}:AttentionRollout", "attention, layer by layer", takes_gradient=False
     ),
     ScopeEntry(
@@ -389,7 +396,7 @@ def write_answer(answer: str | int | Sequence[int]) -> str:
 
 SCOPE_OPTIONS = (
     *("scope", "target", "other", "rank", "samples", "exact", "seed"),
-    *("measure", "ablation", "draws", "by"),
+    *("measure", "ablation", "ablations", "draws", "by"),
 )
 TOKEN_OPTIONS = ("target", "other", "answer")
 ANSWER_OPTIONS = ("answer", "generate", "eligible")
@@ -494,14 +501,23 @@ def _explained_options() -> tuple[Option, ...]:
         Option(
             "ablation",
             EXPLAINED,
-            f"What leave-one-out replaces a token with: {of_one_prompt}. By default zero.",
+            f"What leave-one-out replaces a token with: {of_one_prompt}. By default zero, and remove for context-cite.",
             "NAME",
+        ),
+        Option(
+            "ablations",
+            EXPLAINED,
+            "How many random ablations context-cite runs. By default 64.",
+            kind=int,
+            minimum=2,
+            maximum=1024,
         ),
         Option("draws", EXPLAINED, f"Random replacements averaged by {random}. By default 4.", kind=int, maximum=64),
         Option(
             "by",
             EXPLAINED,
-            "What leave-one-out leaves out as a whole, its effect divided evenly over its tokens. By default token.",
+            "What leave-one-out and context-cite leave out as a whole, its effect divided evenly over its tokens. By "
+            "default token, and sentence for context-cite.",
             "|".join(UNITS),
         ),
     )
