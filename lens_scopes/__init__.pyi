@@ -27,6 +27,7 @@ from .scopes.comparisons import (
     RandomScores,
     ValueWeightedAttention,
 )
+from .scopes.context_cite import ContextCite
 from .scopes.objectives import (
     Custom,
     Directions,
@@ -52,6 +53,7 @@ __all__ = [
     "AttributionMatrix",
     "CellPatches",
     "Chars",
+    "ContextCite",
     "Custom",
     "Difference",
     "Directions",

@@ -52,17 +52,18 @@ def attribute(
         objective: what is explained: an objective (`Semantic`, `LogProb`, `LogitDiff`, `Temperature`, `Entropy`,
             `Fisher`, `Custom`), its name or a line such as "fisher@8+dot", or a function of (y, logits). By default
             Semantic. A `Spec` such as `FisherAtValues()` chooses more, and stands where no other choice is given. A
-            method to compare with takes no gradient (`LeaveOneOut`, `AttentionRollout`, `ValueWeightedAttention`,
-            `RandomScores`, `ExternalScores`): sites, path, readout and points do not apply to it.
+            method to compare with takes no gradient (`LeaveOneOut`, `ContextCite`, `AttentionRollout`,
+            `ValueWeightedAttention`, `RandomScores`, `ExternalScores`): sites, path, readout and points do not apply to
+            it.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
-        target: the next token explained by `Semantic()`, `LogProb()` and `LeaveOneOut("logit" or "logprob")`, as a
-            string that is one token or an id; by default the token that follows in the text, else the model's own top
-            token. Refused for an objective that names its own token, or explains none.
-        answer: the answer explained, in place of the next token: the objective is summed over the predictions of all
-            its tokens, each of which sees the answer's earlier ones (teacher forcing). A text with its leading space
-            (" Berlin, of course."), token ids, or a number of tokens for the model to generate. Numbers take one
-            backward pass at any length; Fisher takes rank × length, or `samples`. LogProb is then
-            log P(answer | prompt). `LogProbDiff` names two answers of its own.
+        target: the next token explained by `Semantic()`, `LogProb()`, `LeaveOneOut("logit" or "logprob")` and
+            `ContextCite()`, as a string that is one token or an id; by default the token that follows in the text,
+            else the model's own top token. Refused for an objective that names its own token, or explains none.
+        answer: the answer explained, in place of the next token: the objective, or what `LeaveOneOut` measures, is
+            summed over the predictions of all its tokens, each of which sees the answer's earlier ones (teacher
+            forcing). A text with its leading space (" Berlin, of course."), token ids, or a number of tokens for the
+            model to generate. Numbers take one backward pass at any length; Fisher takes rank × length, or `samples`.
+            LogProb is then log P(answer | prompt). `LogProbDiff` names two answers of its own.
         eligible: which tokens get scores where an answer is explained: "prompt" (usual), or "all" for the answer's own
             tokens but the last too.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
@@ -124,19 +125,22 @@ def attribute(
 def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, progress: Progress | None) -> Attribution:
     """The result of a comparison method, which takes no gradient."""
     model, length = resolved.model, len(place.token_ids)
-    batch = Batch.of(model, [place.token_ids])
+    batch = Batch.of(model, place.sequences, [(row, position) for row, position, _ in place.predictions])
     with torch.no_grad():
-        states = model.final_states(batch)
-    model.check_finite(states, batch)
-    state = resolved.checked_states(states, [place.target])[0]
-    scores = method.scores(model, place.token_ids, place.special, state).cpu()
+        ys = model.final_states(batch)
+    model.check_finite(ys, batch)
+    states = resolved.checked_states(ys, [target for _, _, target in place.predictions])
+    scores = method.scores(model, place.prompt.first(length), states).cpu()
     if progress is not None:
         progress(1, 1)
+    answers = place.answer_records(states)
+    record = resolved.record(place.prompt, place.position, states[0]) | resolved.asked_of(place, states[0])
     return Attribution(
-        **resolved.record(place.prompt, place.position, state),
-        target=resolved.predicted_target(state),
+        **record,
+        target=None if answers else resolved.predicted_target(states[0]),
+        answer=answers[0] if answers else None,
         scores=scores,
-        contract=method.contract(method.describe(resolved.label, state), place.position, length),
+        contract=method.contract(resolved.output(place, states[0]), place.position, length, place.answer_process),
         settings=resolved.settings(place.position, readout=None, points=None, score_sites=[], sites=[EMBEDDING]),
         warnings=score_warnings(scores, None, []),
     )

@@ -295,7 +295,7 @@ class ResolvedSpec:
             own, standard_error = total_over_sites(parts, squared=directions.squared)
         answers = place.answer_records(states)
         record = self.record(prompt, length - 1, state)
-        record |= {"position": place.position, **self._asked_of(place, state)}
+        record |= {"position": place.position, **self.asked_of(place, state)}
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
             **record,
@@ -305,7 +305,7 @@ class ResolvedSpec:
             scores=own,
             contract=attribution_contract(
                 ContractTerms(
-                    output=self._output(place, state),
+                    output=self.output(place, state),
                     position=place.position,
                     n_tokens=length,
                     at=self.score_names,
@@ -358,13 +358,14 @@ class ResolvedSpec:
             state: the final state there.
             whole: whether tokens after the position are named too.
         """
-        length = len(prompt) if whole else position + 1
+        named = prompt if whole else prompt.first(position + 1)
         return {
-            "tokens": list(prompt.tokens[:length]),
-            "token_ids": list(prompt.token_ids[:length]),
-            "special": list(prompt.special[:length]),
-            "offsets": None if prompt.offsets is None else list(prompt.offsets[:length]),
-            "text": prompt.text,
+            "tokens": list(named.tokens),
+            "token_ids": list(named.token_ids),
+            "special": list(named.special),
+            "offsets": None if named.offsets is None else list(named.offsets),
+            "text": named.text,
+            "turns": dict(named.turns),
             "position": position,
             "prediction": self.prediction(state),
             "scope": self.explanation.scope,
@@ -374,20 +375,22 @@ class ResolvedSpec:
             "versions": package_versions(),
         }
 
-    def _output(self, place: PromptPosition, state: FinalState) -> str:
+    def output(self, place: PromptPosition, state: FinalState) -> str:
         """The output explained, in words."""
         if not place.answers:
-            return self.objective.describe(self.label, state)
+            return self.explanation.describe(self.label, state)
         first, *others = place.answers
         text = " minus that of ".join(repr(answer.text) for answer in place.answers) if others else first.text
-        return self.objective.describe_answer(text, len(first))
+        return self.explanation.describe_answer(text, len(first))
 
-    def _asked_of(self, place: PromptPosition, state: FinalState) -> dict[str, Any]:
+    def asked_of(self, place: PromptPosition, state: FinalState) -> dict[str, Any]:
         """The fields that say which answer is explained, where one is given or generated."""
-        objective, spec = self.objective, place.spec
-        if not place.answers or spec is None or objective.contrasted:
+        asked, spec = self.explanation, place.spec
+        if not place.answers or spec is None or asked.contrasted:
             return {}
-        name = f"{type(objective).__name__}()" if objective.takes_target else objective.signature(self.label, state)
+        # The name of an objective that takes a token would name the answer's first.
+        names_token = asked.takes_target and isinstance(asked, Objective)
+        name = f"{type(asked).__name__}()" if names_token else asked.signature(self.label, state)
         (answer,) = place.answers
         return {"objective": f"{name}, answer={answer.text!r}", "spec": self.spec_record(spec)}
 

@@ -78,7 +78,7 @@ class Series:
         if len(scores) != len(self.prompt):
             raise PromptError(f"got {len(scores)} scores for the {len(self.prompt)} tokens of the series.")
         named = {str(index): span for index, span in enumerate(self.spans)}
-        groups = group_tokens(self.prompt.tokens, self.prompt.special, named)
+        groups = group_tokens(self.prompt, named)
         sums = {group.label: float(sum(scores[group.start : group.stop])) for group in groups}
         return [sums[name] for name in named]
 

@@ -228,11 +228,15 @@ class ScopedModel(ABC):
         return self.run_slice(batch, batch.token_ids, 0, self.n_layers)
 
     def run_to_final_states(
-        self, prompts: Sequence[Sequence[int]], hooks: Sequence[tuple[str, Hook]] = ()
-    ) -> Float[Tensor, "batch d_model"]:
-        """y at the last token of each prompt, without a graph, while hooks change the forward pass."""
+        self,
+        prompts: Sequence[Sequence[int]],
+        hooks: Sequence[tuple[str, Hook]] = (),
+        reads: Sequence[tuple[int, int]] | None = None,
+    ) -> Float[Tensor, "read d_model"]:
+        """y at the last token of each prompt, or at other (row, position) pairs, without a graph, while hooks change
+        the forward pass."""
         with torch.no_grad(), self.hooked(hooks):
-            return self.final_states(Batch.of(self, prompts))
+            return self.final_states(Batch.of(self, prompts, reads))
 
     def token_embeddings(self, token_ids: Sequence[int]) -> Float[Tensor, "n d_model"]:
         """The activations at hook_embed of the given tokens, as the model makes them (scaled, where it scales)."""

@@ -24,34 +24,38 @@ class Prefixed:
 
     Args:
         model: a HookedTransformer, for which `start` says so.
-        token_ids: the whole prompt.
+        token_ids: the whole prompt, and what is read after it.
+        n_read: how many of the last positions are read.
 
     Attributes:
-        final_state: y at the last token of the prompt itself.
+        own_states: y at those positions of the prompt itself.
     """
 
-    final_state: Float[Tensor, "1 d_model"]
+    own_states: Float[Tensor, "read d_model"]
 
-    def __init__(self, model: HookedModel, token_ids: Sequence[int]) -> None:
+    def __init__(self, model: HookedModel, token_ids: Sequence[int], n_read: int = 1) -> None:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
         self.model = model
+        self.n_read = n_read
         self.token_ids = torch.tensor([list(token_ids)], device=model.device)
         self._cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.token_ids.device, 1)
-        self.final_state = self._last(self._run(self.token_ids, self._cache))
+        self.own_states = self._last(self._run(self.token_ids, self._cache))[0]
 
     @classmethod
-    def start(cls, model: ScopedModel, token_ids: Sequence[int]) -> Prefixed | None:
+    def start(cls, model: ScopedModel, token_ids: Sequence[int], n_read: int = 1) -> Prefixed | None:
         """The prompt's keys and values; None where the model cannot start in the middle of a prompt. A
         TransformerBridge keeps its caches to itself, and a user's own hooks expect to see every position."""
         listening = (module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
-        return cls(model, token_ids) if isinstance(model, HookedModel) and not any(listening) else None
+        return cls(model, token_ids, n_read) if isinstance(model, HookedModel) and not any(listening) else None
 
-    def final_states(self, first: int, rows: int, hooks: Sequence[tuple[str, Hook]]) -> Float[Tensor, "{rows} d_model"]:
-        """y at the last token of `rows` copies that are equal before position `first`.
+    def final_states(
+        self, first: int, rows: int, hooks: Sequence[tuple[str, Hook]]
+    ) -> Float[Tensor, "{rows} read d_model"]:
+        """y at the last positions of `rows` copies that are equal before position `first`.
 
         Args:
-            first: the first position that runs again.
+            first: the first position that runs again, none of those read being before it.
             hooks: forward hooks that change the copies; they see positions from `first` on.
         """
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
@@ -72,9 +76,9 @@ class Prefixed:
             residual = self._run(self.token_ids[:, first:].expand(rows, -1), cache)
         return self._last(residual)
 
-    def _last(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
+    def _last(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch read d_model"]:
         with torch.no_grad():
-            return self.model.apply_final_norm(residual[:, -1:])[:, 0]
+            return self.model.apply_final_norm(residual[:, -self.n_read :])
 
     def _run(self, tokens: Tensor, cache: TransformerLensKeyValueCache) -> Tensor:
         with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Tokens taken away: what the prediction becomes when the embeddings of chosen tokens are replaced, or left out.
+"""Tokens taken away: what the prediction, or a whole answer's, becomes when the embeddings of chosen tokens are
+replaced, or left out.
 
 What a token is replaced by decides what the figures mean, so the ablation is part of every figure's name. Special
 tokens (BOS) stay in place: without its attention sink a model is another model.
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_scopes.engine.ablations import ablation_named
@@ -48,10 +49,10 @@ class Outcomes:
     """What the prediction becomes, one entry a set of ablated tokens, averaged over the ablation's draws.
 
     Attributes:
-        log_probability: log p(target) after the ablation, in nats.
-        probability: p(target) after the ablation.
-        logit: the target's logit after the ablation.
-        divergence: KL(p ‖ p after the ablation), in nats.
+        log_probability: log p(target) after the ablation, in nats; of an answer log P(answer | prompt).
+        probability: p(target) after the ablation, or the answer's.
+        logit: the target's logit after the ablation, or the sum of the answer's.
+        divergence: KL(p ‖ p after the ablation), in nats; of an answer the sum over its predictions.
     """
 
     log_probability: Float[Tensor, " row"]
@@ -92,23 +93,26 @@ class AblatedPrompt:
         model: the model.
         token_ids: the prompt up to the position explained.
         special: which of its tokens are special; they are never ablated.
-        target: the token whose log-probability is followed.
+        target: the token whose log-probability is followed, or the tokens of an answer, which are read after the prompt
+            (teacher forcing) and never ablated.
         ablation: a name of ABLATIONS.
         draws: how many random replacements are averaged, where the ablation is random.
         corpus: the tokens of other passages, for the ablations that use them.
         seed: of the draws; the global generator is not touched.
+        clean_states: y of the predictions of the whole prompt, where they are known: it is not run again, nor its
+            prefixes shared, which saves little where sets are large.
 
     Attributes:
-        forwards: rows of forward passes run so far, the one of the whole prompt included.
-        clean: log p of the whole prompt's prediction, in nats.
-        clean_logit: the target's logit there.
+        forwards: rows of forward passes run so far, that of the whole prompt included where it was run here.
+        clean_log_probability: log p(target) of the whole prompt, in nats, or that of the answer.
+        clean_logit: the target's logit there, or the sum of the answer's.
 
     Raises:
         EvaluationError: for an unknown ablation, one that the model's tokenizer or an empty corpus cannot give, and
             draws that are not a positive integer.
     """
 
-    clean: Float[Tensor, " d_vocab"]
+    clean_log_probability: float
     clean_logit: float
 
     def __init__(
@@ -116,12 +120,13 @@ class AblatedPrompt:
         model: ScopedModel,
         token_ids: Sequence[int],
         special: Sequence[bool],
-        target: int,
+        target: int | Sequence[int],
         ablation: str,
         *,
         draws: int = 4,
         corpus: Corpus | None = None,
         seed: int = 0,
+        clean_states: Float[Tensor, "prediction d_model"] | None = None,
     ) -> None:
         corpus = corpus or Corpus()
         check_available(model, ablation, corpus)
@@ -129,32 +134,36 @@ class AblatedPrompt:
         self.model = model
         self.token_ids = list(token_ids)
         self.eligible = [index for index, is_special in enumerate(special) if not is_special]
-        self.target = target
+        self.targets = [target] if isinstance(target, int) else list(target)
+        self._answer = self.targets[:-1]  # what the model reads of it
         self.ablation = ablation_named(ablation)
         self._unembedding: Unembedding = model.unembedding()
         self.draws, self.corpus = draws, corpus
         self.generator = torch.Generator().manual_seed(seed)
         # What each position's embedding is replaced by, one row per draw; None where tokens are taken out.
         self._replacements: Tensor | None = self.ablation.replacements(self)
-        self._prefixed = None if self._replacements is None else Prefixed.start(model, self.token_ids)
-        self.forwards = 1
-        unchanged = (
-            model.run_to_final_states([self.token_ids]) if self._prefixed is None else self._prefixed.final_state
-        )
-        clean = self._unembedding.logits(unchanged)[0]
-        self._clean_logits = clean
-        self.clean = log_softmax(clean)
-        self.clean_logit = float(clean[target])
+        self.forwards = int(clean_states is None)
+        self._prefixed: Prefixed | None = None
+        if clean_states is None:
+            whole = [*self.token_ids, *self._answer]
+            if self._replacements is not None:
+                self._prefixed = Prefixed.start(model, whole, len(self.targets))
+            clean_states = self._run_whole([whole])[0] if self._prefixed is None else self._prefixed.own_states
+        self._clean_logits = self._unembedding.logits(clean_states)
+        at_targets = range(len(self.targets)), self.targets
+        self.clean_log_probability = float(log_softmax(self._clean_logits)[at_targets].double().sum())
+        self.clean_logit = float(self._clean_logits[at_targets].double().sum())
 
     def embeddings(self) -> Float[Tensor, "pos d_model"]:
         """The embeddings of the prompt's own tokens."""
         return self.model.token_embeddings(self.token_ids)
 
-    def outcomes(self, masks: Bool[Tensor, "row pos"]) -> Outcomes:
+    def outcomes(self, masks: Bool[Tensor, "row pos"], *, with_divergence: bool = True) -> Outcomes:
         """The prediction after ablating each set of tokens.
 
         Args:
             masks: True where a token is ablated; special tokens must be False.
+            with_divergence: False where nobody reads it, since it takes longest of the four; it is then not a number.
         """
         draws = 1 if self._replacements is None else len(self._replacements)
         totals = torch.zeros(4, len(masks), dtype=torch.float64)
@@ -163,44 +172,69 @@ class AblatedPrompt:
         for some_rows, some_states in self._final_states(masks):
             rows += some_rows
             states.append(some_states)
-        # Logits of many rows at a time: W_U is read once for all of them.
-        for start, part in enumerate(torch.cat(states).split(_ROWS_AT_ONCE) if states else ()):
-            row_indices = rows[start * _ROWS_AT_ONCE : start * _ROWS_AT_ONCE + len(part)]
-            totals.index_add_(1, torch.tensor(row_indices), self._measures(part) / draws)
+        if states:
+            totals.index_add_(1, torch.tensor(rows), self._measures(torch.cat(states), with_divergence) / draws)
         log_probability, probability, logit, divergence = totals
         return Outcomes(log_probability, probability, logit, divergence)
 
     def leave_one_out(self) -> Outcomes:
         """Each eligible token ablated alone, in their order."""
-        masks = torch.zeros(len(self.eligible), len(self.token_ids), dtype=torch.bool)
-        masks[range(len(self.eligible)), self.eligible] = True
-        return self.outcomes(masks)
+        return self.outcomes(self.masks([[index] for index in self.eligible]))
 
-    def _measures(self, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "4 row"]:
+    def masks(self, sets: Sequence[Sequence[int]]) -> Bool[Tensor, "row pos"]:
+        """Masks of sets of tokens."""
+        masks = torch.zeros(len(sets), len(self.token_ids), dtype=torch.bool)
+        for row, chosen in enumerate(sets):
+            masks[row, list(chosen)] = True
+        return masks
+
+    def _measures(
+        self, states: Float[Tensor, "row prediction d_model"], with_divergence: bool = True
+    ) -> Float[Tensor, "4 row"]:
+        """Log-probability, probability, logit and divergence, those of an answer's predictions put together."""
+        shape = states.shape[:2]
+        predictions = torch.arange(shape[1]).repeat(shape[0])
+        # Logits of many rows at a time: W_U is read once for all of them.
+        parts = zip(states.flatten(0, 1).split(_ROWS_AT_ONCE), predictions.split(_ROWS_AT_ONCE), strict=True)
+        measured = torch.cat([self._measured(*part, with_divergence) for part in parts], dim=1)
+        log_probability, logit, divergence = measured.unflatten(1, shape).sum(2)
+        return torch.stack([log_probability, log_probability.exp(), logit, divergence])
+
+    def _measured(
+        self, states: Float[Tensor, "row d_model"], predictions: Int[Tensor, " row"], with_divergence: bool
+    ) -> Float[Tensor, "3 row"]:
+        """Log-probability, logit and divergence of single predictions of the answer."""
         logits = self._unembedding.logits(states)
-        target = log_softmax(logits)[:, self.target].double()
-        # In float64, so a few rows at a time.
-        divergence = torch.cat([kl_divergence(self._clean_logits, part) for part in logits.split(_DIVERGENCE_ROWS)])
-        measures = torch.stack([target, target.exp(), logits[:, self.target].double()])
-        return torch.cat([measures, divergence[None]]).cpu()
+        at_targets = range(len(states)), [self.targets[prediction] for prediction in predictions.tolist()]
+        measured = [log_softmax(logits)[at_targets].double(), logits[at_targets].double()]
+        if with_divergence:
+            # In float64, so a few rows at a time.
+            pairs = zip(predictions.split(_DIVERGENCE_ROWS), logits.split(_DIVERGENCE_ROWS), strict=True)
+            measured.append(torch.cat([kl_divergence(self._clean_logits[which], part) for which, part in pairs]))
+        else:
+            measured.append(torch.full_like(measured[0], torch.nan))
+        return torch.stack(measured).cpu()
 
-    def _final_states(self, masks: Bool[Tensor, "row pos"]) -> Iterator[tuple[list[int], Float[Tensor, "n d_model"]]]:
+    def _final_states(
+        self, masks: Bool[Tensor, "row pos"]
+    ) -> Iterator[tuple[list[int], Float[Tensor, "n prediction d_model"]]]:
         """Final states with the rows of `masks` they belong to, several of one row for several draws."""
+        length = len(self.token_ids) + len(self._answer)
         if self._replacements is None:
             shorter = [[token for token, gone in zip(self.token_ids, mask, strict=True) if not gone] for mask in masks]
             order = sorted(range(len(shorter)), key=lambda row: -len(shorter[row]))
-            step = max(1, _TOKENS_AT_ONCE // len(self.token_ids))
+            step = max(1, _TOKENS_AT_ONCE // length)
             for start in range(0, len(order), step):
                 rows = order[start : start + step]
                 self.forwards += len(rows)
-                yield rows, self.model.run_to_final_states([shorter[row] for row in rows])
+                yield rows, self._run_whole([[*shorter[row], *self._answer] for row in rows])
             return
         copies = [(row, draw) for row in range(len(masks)) for draw in range(len(self._replacements))]
         firsts = [int(mask.nonzero()[0]) if bool(mask.any()) else len(self.token_ids) - 1 for mask in masks]
         copies.sort(key=lambda copy: firsts[copy[0]])
         while copies:
             first = firsts[copies[0][0]] if self._prefixed is not None else 0
-            step = max(1, _TOKENS_AT_ONCE // (len(self.token_ids) - first))
+            step = max(1, _TOKENS_AT_ONCE // (length - first))
             part, copies = copies[:step], copies[step:]
             rows = [row for row, _ in part]
             self.forwards += len(part)
@@ -208,15 +242,24 @@ class AblatedPrompt:
 
     def _run(
         self, first: int, masks: Bool[Tensor, "n pos"], replacements: Float[Tensor, "n pos d_model"]
-    ) -> Float[Tensor, "n d_model"]:
+    ) -> Float[Tensor, "n prediction d_model"]:
         def replace(embedding: Tensor) -> Tensor:
             chosen = masks[:, first:, None].to(embedding.device)
-            return torch.where(chosen, replacements[:, first:].to(embedding), embedding)
+            own, answer = embedding.tensor_split([chosen.shape[1]], dim=1)
+            return torch.cat([torch.where(chosen, replacements[:, first:].to(embedding), own), answer], dim=1)
 
         hooks: list[tuple[str, Hook]] = [(EMBEDDING, replace)]
         if self._prefixed is not None and first > 0:
             return self._prefixed.final_states(first, len(masks), hooks)
-        return self.model.run_to_final_states([self.token_ids] * len(masks), hooks)
+        return self._run_whole([[*self.token_ids, *self._answer]] * len(masks), hooks)
+
+    def _run_whole(
+        self, sequences: Sequence[Sequence[int]], hooks: Sequence[tuple[str, Hook]] = ()
+    ) -> Float[Tensor, "n prediction d_model"]:
+        """y of every prediction of the target or the answer, whose tokens but the last end each sequence."""
+        count = len(self.targets)
+        reads = [(row, len(ids) - count + index) for row, ids in enumerate(sequences) for index in range(count)]
+        return self.model.run_to_final_states(sequences, hooks, reads).unflatten(0, (len(sequences), count))
 
 
 # The functions of ABLATIONS: what each position's embedding is replaced by

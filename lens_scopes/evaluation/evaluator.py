@@ -249,7 +249,9 @@ class Evaluator:
 def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:
     """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
     kind = method.explanation
-    if not isinstance(kind, LeaveOneOut) or kind.measure != "kl" or ABLATIONS[kind.ablation].random:
+    if not isinstance(kind, LeaveOneOut) or (kind.measure, kind.by) != ("kl", "token"):
+        return None
+    if ABLATIONS[kind.ablation].random:
         return None
     cache = caches.get(kind.ablation)
     if cache is None:

@@ -1,21 +1,32 @@
-"""Groups of consecutive tokens (words, lines or named spans), for summed scores."""
+"""Groups of consecutive tokens (words, lines, sentences, paragraphs, chat turns or named spans), for summed scores."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.spans import check_token_range, integer_pair
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import SpanLike, resolve_spans
 from lens_scopes.prompts.tokens import quote
 
 # What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
-Grouping: TypeAlias = Literal["word", "line"] | Mapping[str, tuple[int, int]] | Any
+GroupName: TypeAlias = Literal["word", "line", "sentence", "paragraph", "turn"]
+Grouping: TypeAlias = GroupName | Mapping[str, SpanLike] | Sequence[str] | Any
 
+GROUPINGS = ("word", "line", "sentence", "paragraph", "turn")
+"""The groupings that have a name."""
+
+UNITS = ("token", *GROUPINGS)
+"""What can be left out as a whole, by name."""
 
 _OTHER = "(other)"
+_ENDS_SENTENCE = re.compile(r"""[.!?…]+["'”’»)\]]*(?=\s|$)|[。！？]+[”’」』）]*|[\r\n]""")
+_ENDS_PARAGRAPH = re.compile(r"(?:\r\n|\r(?!\n)|\n)[^\S\r\n]*[\r\n]")
 
 
 @dataclass(frozen=True)
@@ -27,51 +38,97 @@ class Group:
     stop: int
 
 
-def group_tokens(
-    tokens: Sequence[str],
-    special: Sequence[bool],
-    by: Grouping,
-    *,
-    text: str | None = None,
-    offsets: Sequence[tuple[int, int]] | None = None,
-) -> list[Group]:
+def group_tokens(prompt: Prompt, by: Grouping) -> list[Group]:
     """Group consecutive tokens, to sum their scores.
 
     - `by="word"`: a word begins at a token that starts with white space, or that follows one which ends with
       it. Spaces before a word belong to it; tokens of line breaks are a group of their own. Scripts that
       write no spaces stay one run.
     - `by="line"`: a line ends with the token that holds its line break.
-    - `by=` a mapping of name → `(start, stop)` in tokens, as in `Prompt.spans`: one group a name, and
-      `"(other)"` for each run of tokens under no name. Named spans that overlap each count the tokens they
-      share.
+    - `by="sentence"`: a sentence ends with `.`, `!`, `?` or `…` and the closing quotes and brackets after it, where
+      white space follows; with `。`, `！` or `？`; and with its line. Nothing else is looked at, so "Dr. Smith" and
+      "1. Milk" are two sentences, and "3.14" and "e.g.this" are none.
+    - `by="paragraph"`: a paragraph ends at a blank line.
+    - `by="turn"`: the messages of a chat, by role and number; `"(other)"` for the template's tokens between them.
+    - `by=` a sequence of texts, or a mapping of name → text, `Chars(start, stop)` or `(start, stop)` in tokens, as
+      in `read_prompt(spans=…)`: one group each, and `"(other)"` for each run of tokens under no name. Named spans
+      that overlap each count the tokens they share.
 
-    A special token is a group of its own unless a named span holds it. Groups come in the order of the text;
-    those of words and lines cover every token exactly once. The label of a word or line is its text without
-    the white space around it; `text` and `offsets` (of the Prompt) make it right where tokens are fragments
-    of characters.
+    A token belongs to the sentence or paragraph of its first character that is not white space; tokens of white space
+    alone to the one before them. A special token is a group of its own unless a named span holds it. Groups come in
+    the order of the text and, but for named spans that overlap, cover every token exactly once. The label of a group
+    without a name is its text without the white space around it.
 
     Raises:
-        PromptError: for another `by`, and for a span outside the tokens.
+        PromptError: for another `by`, for a span that is missing, ambiguous or outside the tokens, for sentences and
+            paragraphs of a prompt given as ids, and for turns of a prompt that is no chat.
     """
-    if len(tokens) != len(special):
-        raise PromptError(f"got {len(tokens)} tokens but {len(special)} entries of special; give one for each")
-    if isinstance(by, Mapping):
-        return _group_by_span(tokens, special, by)
-    if by not in ("word", "line"):
-        raise PromptError(f"cannot group by {quote(by)}; give 'word', 'line' or name → (start, stop)")
-    begins = _begins_word if by == "word" else _begins_line
-    edges = [i for i in range(len(tokens)) if _is_boundary(special, i) or begins(tokens[i - 1], tokens[i])]
+    if isinstance(by, str):
+        if by == "turn":
+            if not prompt.turns:
+                raise PromptError(
+                    "there are no turns to group by: give the prompt as chat messages, or group by 'paragraph' or "
+                    "name → text."
+                )
+            return _group_by_span(prompt, prompt.turns)
+        if by in GROUPINGS:
+            return _runs(prompt, _BEGINS[by](prompt))
+    elif isinstance(by, Mapping):
+        return _group_by_span(prompt, resolve_spans(prompt, by))
+    elif isinstance(by, Sequence) and all(isinstance(text, str) for text in by):
+        return _group_by_span(prompt, resolve_spans(prompt, {text.strip() or text: text for text in by}))
+    raise PromptError(
+        f"cannot group by {quote(by)}; give {', '.join(map(repr, GROUPINGS))}, a list of texts, or name → text or "
+        "(start, stop)"
+    )
+
+
+def segments(prompt: Prompt, by: str) -> list[list[int]]:
+    """The tokens that can be left out together, by the name of a unit: each group's without its special tokens.
+
+    Raises:
+        PromptError: as `group_tokens`, and for a prompt of one segment alone.
+    """
+    if by == "token":
+        return [[index] for index, special in enumerate(prompt.special) if not special]
+    groups = [range(group.start, group.stop) for group in group_tokens(prompt, by)]
+    ordinary = [[index for index in group if not prompt.special[index]] for group in groups]
+    found = [segment for segment in ordinary if segment]
+    if len(found) < 2:
+        finer = {"word": "token", "paragraph": "sentence", "turn": "sentence"}.get(by, "word")
+        raise PromptError(
+            f"leaving out one {by} of several takes at least two of them, and the prompt has {len(found)}; give a "
+            f"longer prompt, or choose by={finer!r}."
+        )
+    return found
+
+
+def text_of(prompt: Prompt, start: int, stop: int) -> str:
+    """The text of a run of tokens, white space included."""
+    if prompt.text is None or prompt.offsets is None or prompt.special[start]:
+        return "".join(prompt.tokens[start:stop])
+    return prompt.text[prompt.offsets[start][0] : prompt.offsets[stop - 1][1]]
+
+
+def _runs(prompt: Prompt, begins: Callable[[int], bool]) -> list[Group]:
+    """Groups that begin where a function of the token's index says so, and at special tokens."""
+    edges = [i for i in range(len(prompt)) if _is_boundary(prompt.special, i) or begins(i)]
     groups = []
-    for start, stop in itertools.pairwise([*edges, len(tokens)]):
-        covered = "".join(tokens[start:stop])
-        if text is not None and offsets is not None and not special[start]:
-            covered = text[offsets[start][0] : offsets[stop - 1][1]]
+    for start, stop in itertools.pairwise([*edges, len(prompt)]):
+        covered = text_of(prompt, start, stop)
         groups.append(Group(covered.strip() or repr(covered), start, stop))
     return groups
 
 
 def _is_boundary(special: Sequence[bool], index: int) -> bool:
     return index == 0 or bool(special[index]) or bool(special[index - 1])
+
+
+# Where a group begins, as functions of a token's index
+
+
+def _words(prompt: Prompt) -> Callable[[int], bool]:
+    return lambda index: _begins_word(prompt.tokens[index - 1], prompt.tokens[index])
 
 
 def _begins_word(before: str, token: str) -> bool:
@@ -82,6 +139,10 @@ def _begins_word(before: str, token: str) -> bool:
     return token[:1].isspace() or before[-1:].isspace()
 
 
+def _lines(prompt: Prompt) -> Callable[[int], bool]:
+    return lambda index: _begins_line(prompt.tokens[index - 1], prompt.tokens[index])
+
+
 def _begins_line(before: str, token: str) -> bool:
     return _breaks_line(before) and not (before.endswith("\r") and token.startswith("\n"))
 
@@ -90,20 +151,52 @@ def _breaks_line(token: str) -> bool:
     return "\n" in token or "\r" in token
 
 
-def _group_by_span(tokens: Sequence[str], special: Sequence[bool], spans: Mapping[str, tuple[int, int]]) -> list[Group]:
-    n_pos = len(tokens)
+def _after(ends: re.Pattern[str], what: str) -> Callable[[Prompt], Callable[[int], bool]]:
+    """Groups of which each begins with the text after a match."""
+
+    def begins(prompt: Prompt) -> Callable[[int], bool]:
+        if prompt.text is None:
+            raise PromptError(
+                f"{what}s are found in a prompt's text, and this one was given as ids; give the text, or group by "
+                "name → (start, stop) in tokens."
+            )
+        if prompt.offsets is None:
+            raise PromptError(f"{what}s need character offsets, which a slow tokenizer lacks; use its fast version.")
+        text, offsets = prompt.text, prompt.offsets
+        found = (_first_visible(text, match.end(), len(text)) for match in ends.finditer(text))
+        starts = sorted({start for start in found if text[:start].strip() and text[start:].strip()})
+        numbers = [bisect_right(starts, _first_visible(text, *pair)) for pair in offsets]
+        return lambda index: numbers[index] != numbers[index - 1]
+
+    return begins
+
+
+def _first_visible(text: str, start: int, stop: int) -> int:
+    """Where the first character that is not white space stands; `start` where there is none."""
+    part = text[start:stop]
+    return start + len(part) - len(part.lstrip()) if part.strip() else start
+
+
+_BEGINS: dict[str, Callable[[Prompt], Callable[[int], bool]]] = {
+    "word": _words,
+    "line": _lines,
+    "sentence": _after(_ENDS_SENTENCE, "sentence"),
+    "paragraph": _after(_ENDS_PARAGRAPH, "paragraph"),
+}
+
+
+def _group_by_span(prompt: Prompt, spans: Mapping[str, tuple[int, int]]) -> list[Group]:
+    n_pos = len(prompt)
     groups: list[Group] = []
     named = [False] * n_pos
-    for name, span in spans.items():
-        start, stop = integer_pair(name, span)
-        check_token_range(name, start, stop, n_pos)
+    for name, (start, stop) in spans.items():
         groups.append(Group(name, start, stop))
         named[start:stop] = [True] * (stop - start)
     start = 0
     for index in range(1, n_pos + 1):
-        if index == n_pos or named[index] != named[start] or _is_boundary(special, index):
+        if index == n_pos or named[index] != named[start] or _is_boundary(prompt.special, index):
             if not named[start]:
-                label = tokens[start] if special[start] else _OTHER
+                label = prompt.tokens[start] if prompt.special[start] else _OTHER
                 groups.append(Group(label, start, index))
             start = index
     return sorted(groups, key=lambda group: (group.start, group.stop))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from lens_scopes.errors import PromptError
@@ -30,6 +30,7 @@ class Prompt:
             for text.
         source: what the prompt was given as: `"text"`, `"chat"` or `"ids"`.
         spans: name → `[start, stop)` in tokens. Chat messages are named by role (`"system"`, `"user 1"`, …).
+        turns: those of the spans that are chat messages.
 
     Example:
         >>> prompt = ls.read_prompt(model, "The capital of France is")
@@ -46,6 +47,7 @@ class Prompt:
     special: tuple[bool, ...]
     source: Literal["text", "chat", "ids"]
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
+    turns: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("tokens", "special", "offsets"):
@@ -59,6 +61,22 @@ class Prompt:
     def __len__(self) -> int:
         """The number of tokens."""
         return len(self.token_ids)
+
+    def first(self, n_pos: int) -> Prompt:
+        """The prompt's first tokens, with what of the spans lies in them; the text stays whole."""
+        return replace(
+            self,
+            token_ids=self.token_ids[:n_pos],
+            tokens=self.tokens[:n_pos],
+            offsets=None if self.offsets is None else self.offsets[:n_pos],
+            special=self.special[:n_pos],
+            spans=_within(self.spans, n_pos),
+            turns=_within(self.turns, n_pos),
+        )
+
+
+def _within(spans: Mapping[str, tuple[int, int]], n_pos: int) -> dict[str, tuple[int, int]]:
+    return {name: (start, min(stop, n_pos)) for name, (start, stop) in spans.items() if start < n_pos}
 
 
 def resolve_position(prompt: Prompt, position: Index) -> int:

@@ -180,7 +180,8 @@ def _read_ids(model: TokenModel, prompt: Any) -> Prompt:
 def _read_chat(model: TokenModel, messages: Any) -> Prompt:
     check_messages(model, messages)
     prompt = _read_text(model, render(model.tokenizer, messages), source="chat")
-    return replace(prompt, spans=message_spans(model.tokenizer, messages, prompt))
+    turns = message_spans(model.tokenizer, messages, prompt)
+    return replace(prompt, spans=turns, turns=turns)
 
 
 def _check_fits(model: TokenModel, prompt: Prompt) -> None:

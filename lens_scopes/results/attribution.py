@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.prompts.groups import Grouping, group_tokens
+from lens_scopes.prompts.groups import Grouping, group_tokens, text_of
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.results.base import Entry, Result
 from lens_scopes.results.record import plain
@@ -143,23 +144,28 @@ class Attribution(Result):
         return pandas.DataFrame(columns)
 
     def group(self, by: Grouping = "word") -> pandas.DataFrame:
-        """Scores summed over words, lines or named spans.
+        """Scores summed over words, lines, sentences, paragraphs, chat turns or named documents.
 
         A squared-norm score of a group of tokens moved independently is the sum of theirs; for plain norms the sum
         is an upper bound of the joint effect.
 
         Args:
-            by: "word", "line", or a mapping from names to token ranges [start, stop).
+            by: "word", "line", "sentence", "paragraph" or "turn" (chat messages, by role and number); a list of texts
+                of the prompt; or a mapping from names to such texts, to `Chars(start, stop)` or to token ranges
+                [start, stop). A sentence ends with `.`, `!`, `?` or `…` before white space, and with its line: "Dr."
+                ends one too. Special tokens are apart.
 
         Returns:
-            One row per group: label, start, stop, score.
+            One row per group, in the order of the text: label, start and stop in tokens, text, whether it is a special
+            token, and score.
 
         Raises:
-            PromptError: for another grouping or ranges outside the prompt.
+            PromptError: for another grouping; for a text that is missing or occurs twice, and ranges outside the
+                prompt; for sentences and paragraphs of token ids, and turns of what is no chat.
 
         Example:
             >>> att = ls.attribute(model, "The capital of France is", ls.ExternalScores([0, 0.25, 0.5, 0.25, 0.5, 0]))
-            >>> att.group({"phrase": (2, 5)})
+            >>> att.group({"phrase": "capital of France"})[["label", "start", "stop", "score"]]
                  label  start  stop  score
             0    <bos>      0     1   0.00
             1  (other)      1     2   0.25
@@ -168,12 +174,23 @@ class Attribution(Result):
         """
         import pandas
 
-        groups = group_tokens(self.tokens, self.special, by, text=self.text, offsets=self.offsets)
+        prompt = Prompt(
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            tokens=tuple(self.tokens),
+            offsets=None if self.offsets is None else tuple(self.offsets),
+            special=tuple(self.special),
+            source="ids" if self.text is None else "chat" if self.turns else "text",
+            turns=self.turns,
+        )
+        groups = group_tokens(prompt, by)
         return pandas.DataFrame(
             {
                 "label": [group.label for group in groups],
                 "start": [group.start for group in groups],
                 "stop": [group.stop for group in groups],
+                "text": [text_of(prompt, group.start, group.stop) for group in groups],
+                "special": [all(self.special[group.start : group.stop]) for group in groups],
                 "score": [float(self.scores[group.start : group.stop].sum()) for group in groups],
             }
         )

@@ -127,6 +127,7 @@ class Result(Viewable, ABC):
             out of their colour scale and `top` out of its list.
         offsets: character offsets of each token in `text`, where known.
         text: the prompt, where it was text or chat.
+        turns: the tokens [start, stop) of each message of a chat, by role and number.
         position: index of the token after which the (last) prediction is explained.
         prediction: what the model predicts there.
         scope: short name of the objective.
@@ -159,6 +160,7 @@ class Result(Viewable, ABC):
     special: list[bool]
     offsets: list[tuple[int, int]] | None = None
     text: str | None = None
+    turns: dict[str, tuple[int, int]] = field(default_factory=dict)
     position: int
     prediction: Prediction
     scope: str

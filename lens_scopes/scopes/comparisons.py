@@ -22,8 +22,10 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
+from lens_scopes.prompts.groups import UNITS, segments
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.contract import contract
-from lens_scopes.scopes.objectives import Explanation
+from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,29 +46,59 @@ class Baseline(Explanation):
     held: ClassVar[str]
     """What is held fixed, for the contract."""
 
-    @abstractmethod
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        """One score a token for the prediction after the last one."""
+    takes_answer: ClassVar[bool] = False
+    """Whether a whole answer can be explained."""
 
-    def contract(self, output: str, position: int, n_tokens: int) -> dict[str, str]:
-        """The five elements of the attribution contract."""
+    of_answer: ClassVar[str] = ", summed over the answer's predictions"
+    """What becomes of the score of a whole answer, for the contract."""
+
+    @abstractmethod
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        """One score a token of the prompt.
+
+        Args:
+            model: the model.
+            prompt: the tokens up to the position explained.
+            states: the final state after the last of them; of an answer, that of each of its predictions, whose targets
+                are the answer's tokens.
+        """
+
+    def contract(self, output: str, position: int, n_tokens: int, answer_process: str = "") -> dict[str, str]:
+        """The five elements of the attribution contract.
+
+        Args:
+            output: the output explained, in words.
+            position: after which it comes.
+            n_tokens: how many tokens have scores.
+            answer_process: how the tokens of the answer explained come about; empty for the next token.
+        """
+        features, process, held, score = (
+            f"the {n_tokens} tokens up to that position",
+            self.process,
+            self.held,
+            self.equation,
+        )
+        if answer_process:
+            features, process = f"the prompt's {n_tokens} tokens", f"{answer_process}; {process}"
+            held, score = f"the answer's tokens, {held}", f"{score}{self.of_answer}"
         return contract(
-            output=f"{output}, after position {position}",
-            features=f"the {n_tokens} tokens up to that position",
-            process=self.process,
-            held=self.held,
-            score=self.equation,
+            output=f"{output}, after position {position}", features=features, process=process, held=held, score=score
         )
 
 
 @dataclass(frozen=True)
 class LeaveOneOut(Baseline):
-    """What really happens when a token is ablated, one token at a time; special tokens stay in place and score 0.
+    """What really happens when a token is ablated, one token or segment at a time; special tokens stay in place and
+    score 0.
 
     - "kl": KL(p ‖ p without token t), nats, ≥ 0;
     - "logit", "logprob": how far the target's logit or log-probability falls (negative where it rises).
+
+    Of a whole answer, whose own tokens stay, they are summed over its predictions: "logprob" is then the fall of
+    log P(answer | prompt), and "kl" the divergence of the whole continuation along the answer.
+
+    By sentence, line, paragraph or turn, all tokens of a segment are ablated together, and what that does is divided
+    evenly over them: `att.group("sentence")` gives each sentence's own effect back.
 
     Args:
         measure: "kl", "logit" or "logprob".
@@ -74,9 +106,11 @@ class LeaveOneOut(Baseline):
             tokens), "pad", "eos", "bos", "resample" (by tokens drawn from the prompt itself) or "remove".
         draws: random replacements averaged for "resample".
         seed: of the draws.
+        by: what is ablated together: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or
+            "turn".
 
     Raises:
-        ObjectiveError: for an unknown measure.
+        ObjectiveError: for an unknown measure or unit.
         EvaluationError: for an unknown ablation, for "corpus-mean", and draws that are not a positive integer.
 
     Example:
@@ -89,18 +123,17 @@ class LeaveOneOut(Baseline):
     ablation: str = "zero"
     draws: int = 4
     seed: int = 0
+    by: str = "token"
     scope: ClassVar[str] = "leave-one-out"
+    takes_answer: ClassVar[bool] = True
     held: ClassVar[str] = "the weights, the other tokens and the positions"
 
     def __post_init__(self) -> None:
         if self.measure not in ("kl", "logit", "logprob"):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
         check_draws(self.draws)
-        if ablation_named(self.ablation).corpus == "required":
-            raise EvaluationError(
-                f"LeaveOneOut sees one prompt alone, so it has no {self.ablation} to replace tokens by; choose 'mean', "
-                "the prompt's own, or another."
-            )
+        check_unit(self.by)
+        check_ablation(self)
 
     @property
     def output(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -109,12 +142,25 @@ class LeaveOneOut(Baseline):
 
     @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        symbol = {"kl": "KL(p ‖ p_∖t)", "logit": "z_target − z_target∖t"}.get(self.measure, "log p_target/p_target∖t")
-        return f"score_t = {symbol}, p_∖t being the prediction without token t"
+        out = "t" if self.by == "token" else "s"
+        symbols = {"kl": f"KL(p ‖ p_∖{out})", "logit": f"z_target − z_target∖{out}"}
+        symbol = symbols.get(self.measure, f"log p_target/p_target∖{out}")
+        if self.by == "token":
+            return f"score_t = {symbol}, p_∖t being the prediction without token t"
+        return (
+            f"score_t = ({symbol}) / |s|, p_∖s being the prediction without the {self.by} s of token t, and |s| its "
+            "number of tokens"
+        )
 
     @property
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"one token at a time is replaced by {ABLATIONS[self.ablation].help}"
+        replaced = f"is replaced by {ABLATIONS[self.ablation].help}"
+        if self.by == "token":
+            return f"one token at a time {replaced}"
+        return (
+            f"one {self.by} at a time is left out: each of its tokens {replaced}; what that does is divided evenly "
+            "over them"
+        )
 
     @property
     def takes_target(self) -> bool:
@@ -125,23 +171,54 @@ class LeaveOneOut(Baseline):
             return []
         return [state.top_token if state.target is None else state.target]
 
-    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
-        return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r})"
+    def describe_answer(self, text: str, n_tokens: int) -> str:
+        if self.measure == "logprob":
+            return log_probability_of_answer(text, n_tokens)
+        return super().describe_answer(text, n_tokens)
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        target = state.top_token if state.target is None else state.target
-        ablated = AblatedPrompt(model, token_ids, special, target, self.ablation, draws=self.draws, seed=self.seed)
-        after = ablated.leave_one_out()
+    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
+        by = "" if self.by == "token" else f", by={self.by!r}"
+        return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r}{by})"
+
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        tokens, targets = prompt.token_ids, followed_tokens(states)
+        ablated = AblatedPrompt(model, tokens, prompt.special, targets, self.ablation, draws=self.draws, seed=self.seed)
+        left_out = segments(prompt, self.by)
+        after = ablated.outcomes(ablated.masks(left_out), with_divergence=self.measure == "kl")
         values = {
             "kl": after.divergence,
             "logit": ablated.clean_logit - after.logit,
-            "logprob": float(ablated.clean[target]) - after.log_probability,
+            "logprob": ablated.clean_log_probability - after.log_probability,
         }[self.measure]
-        scores = torch.zeros(len(token_ids), dtype=values.dtype)
-        scores[ablated.eligible] = values
-        return scores.to(state.y.dtype)
+        return spread(values, left_out, len(prompt)).to(states[0].y.dtype)
+
+
+def check_ablation(method: Any) -> None:
+    """Raises EvaluationError for a method's ablation that is unknown, or takes other prompts than the one explained."""
+    if ablation_named(method.ablation).corpus == "required":
+        raise EvaluationError(
+            f"{type(method).__name__} sees one prompt alone, so it has no {method.ablation} to replace tokens by; "
+            "choose 'mean', the prompt's own, or another."
+        )
+
+
+def check_unit(by: str) -> None:
+    """Raises ObjectiveError for what is no unit that can be left out as a whole."""
+    if by not in UNITS:
+        raise ObjectiveError(f"by is {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}; got {by!r}.")
+
+
+def spread(values: Float[Tensor, " segment"], segments: Sequence[Sequence[int]], n_pos: int) -> Float[Tensor, " pos"]:
+    """Scores of segments divided evenly over their tokens; the sum over a segment's tokens is its own score."""
+    scores = torch.zeros(n_pos, dtype=values.dtype)
+    for value, tokens in zip(values, segments, strict=True):
+        scores[list(tokens)] = value / len(tokens)
+    return scores
+
+
+def followed_tokens(states: Sequence[FinalState]) -> list[int]:
+    """The token explained at each prediction: the target, or else the model's own top token."""
+    return [state.top_token if state.target is None else state.target for state in states]
 
 
 @dataclass(frozen=True)
@@ -163,11 +240,9 @@ class AttentionRollout(Baseline):
     process: ClassVar[str] = "tokens are mixed by attention alone, evenly with the residual stream"
     held: ClassVar[str] = "the attention patterns; values and MLPs are left out"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        patterns, _ = attention(model, token_ids)
-        return _rolled_out([pattern.mean(0) for pattern in patterns]).to(state.y.dtype)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        patterns, _ = attention(model, prompt.token_ids)
+        return _rolled_out([pattern.mean(0) for pattern in patterns]).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -189,16 +264,14 @@ class ValueWeightedAttention(Baseline):
     process: ClassVar[str] = "tokens are mixed by the sizes of what attention moves, evenly with the residual stream"
     held: ClassVar[str] = "the attention patterns and values; MLPs are left out"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        patterns, values = attention(model, token_ids)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        patterns, values = attention(model, prompt.token_ids)
         mixed = []
         for layer, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
             moved = moved_by_heads(model, layer, value)
             sizes = torch.stack([torch.einsum("ht,thm->tm", row, moved).norm(dim=-1) for row in pattern.unbind(1)])
             mixed.append(sizes / sizes.sum(1, keepdim=True).clamp_min(1e-30))
-        return _rolled_out(mixed).to(state.y.dtype)
+        return _rolled_out(mixed).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -222,11 +295,9 @@ class RandomScores(Baseline):
     process: ClassVar[str] = "none"
     held: ClassVar[str] = "nothing"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(token_ids)}".encode()))
-        return torch.rand(len(token_ids), generator=generator).to(state.y.dtype)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(prompt.token_ids)}".encode()))
+        return torch.rand(len(prompt), generator=generator).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -257,18 +328,16 @@ class ExternalScores(Baseline):
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        given: Any = self.source(model.module, token_ids) if callable(self.source) else self.source
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        given: Any = self.source(model.module, prompt.token_ids) if callable(self.source) else self.source
         try:
-            values = torch.as_tensor(given).detach().to(state.y.dtype).cpu()
+            values = torch.as_tensor(given).detach().to(states[0].y.dtype).cpu()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ObjectiveError(f"outside scores {self.name!r} are not an array of numbers: {error}.") from error
-        if values.shape != (len(token_ids),):
+        if values.shape != (len(prompt),):
             raise ObjectiveError(
                 f"outside scores {self.name!r} have the shape {tuple(values.shape)}; expected one score for each of "
-                f"the {len(token_ids)} tokens up to the position explained (BOS included)."
+                f"the {len(prompt)} tokens up to the position explained (BOS included)."
             )
         if not bool(values.isfinite().all()):
             raise ObjectiveError(f"outside scores {self.name!r} are not all finite.")

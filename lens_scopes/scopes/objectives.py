@@ -161,6 +161,11 @@ def _warnings_of_answer(parts: Sequence[Directions]) -> list[str]:
     return [f"at token {index} of the answer: {text}{more}"]
 
 
+def log_probability_of_answer(text: str, n_tokens: int) -> str:
+    """An answer's log-probability, in words."""
+    return f"log P(answer | prompt) of the answer {text!r}, the sum over its {n_tokens} tokens"
+
+
 class Explanation(ABC):
     """Base of everything that `attribute` can be asked for. Subclasses are frozen dataclasses whose fields are their
     settings."""
@@ -347,7 +352,7 @@ class LogProb(_OneToken):
     output: ClassVar[str] = "log-probability of the next token"
 
     def describe_answer(self, text: str, n_tokens: int) -> str:
-        return f"log P(answer | prompt) of the answer {text!r}, the sum over its {n_tokens} tokens"
+        return log_probability_of_answer(text, n_tokens)
 
     def directions(self, state: FinalState) -> Directions:
         return single(state.log_probability_gradient(self.targets(state)[0]))

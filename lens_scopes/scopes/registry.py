@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.errors import ObjectiveError, suggest
+from lens_scopes.prompts.groups import UNITS
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction, Explanation
@@ -156,7 +157,14 @@ _BUILT_IN = (
         "leave-one-out",
         f"{_COMPARISONS}:LeaveOneOut",
         "the prediction without each token",
-        settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed"},
+        settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed", "by": "by"},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "context-cite",
+        "lens_scopes.scopes.context_cite:ContextCite",
+        "what an answer rests on, by random ablations",
+        settings={"ablations": "ablations", "by": "by", "ablation": "ablation", "seed": "seed"},
         takes_gradient=False,
     ),
     ScopeEntry(
@@ -385,7 +393,10 @@ def write_answer(answer: str | int | Sequence[int]) -> str:
     return "".join(f"#{item}" for item in answer)
 
 
-SCOPE_OPTIONS = ("scope", "target", "other", "rank", "samples", "exact", "seed", "measure", "ablation", "draws")
+SCOPE_OPTIONS = (
+    *("scope", "target", "other", "rank", "samples", "exact", "seed"),
+    *("measure", "ablation", "ablations", "draws", "by"),
+)
 TOKEN_OPTIONS = ("target", "other", "answer")
 ANSWER_OPTIONS = ("answer", "generate", "eligible")
 ELIGIBLE = ("prompt", "all")
@@ -489,10 +500,25 @@ def _explained_options() -> tuple[Option, ...]:
         Option(
             "ablation",
             EXPLAINED,
-            f"What leave-one-out replaces a token with: {of_one_prompt}. By default zero.",
+            f"What leave-one-out replaces a token with: {of_one_prompt}. By default zero, and remove for context-cite.",
             "NAME",
         ),
+        Option(
+            "ablations",
+            EXPLAINED,
+            "How many random ablations context-cite runs. By default 64.",
+            kind=int,
+            minimum=2,
+            maximum=1024,
+        ),
         Option("draws", EXPLAINED, f"Random replacements averaged by {random}. By default 4.", kind=int, maximum=64),
+        Option(
+            "by",
+            EXPLAINED,
+            "What leave-one-out and context-cite leave out as a whole, its effect divided evenly over its tokens. By "
+            "default token, and sentence for context-cite.",
+            "|".join(UNITS),
+        ),
     )
 
 

@@ -100,9 +100,7 @@ class Spec:
     memory: int | None = None
     matmul_dtype: MatmulDtype = None
 
-    NO_GRADIENT: ClassVar[tuple[str, ...]] = (
-        *("answer", "eligible", "layers", "sites", "score_site", "through", "readout", "points"),
-    )
+    NO_GRADIENT: ClassVar[tuple[str, ...]] = (*("layers", "sites", "score_site", "through", "readout", "points"),)
 
     def __post_init__(self) -> None:
         check_matmul_dtype(self.matmul_dtype)
@@ -113,7 +111,9 @@ class Spec:
         self.objective.check_target(self.target)
         self._check_answer()
         if isinstance(self.objective, Baseline):
-            self._refuse_choices(self.NO_GRADIENT, f"{self.objective.scope} takes no gradient", "a scope like Fisher()")
+            unread = ("eligible",) if self.objective.takes_answer else ("answer", "eligible")
+            names, why = (*unread, *self.NO_GRADIENT), f"{self.objective.scope} takes no gradient"
+            self._refuse_choices(names, why, "a scope like Fisher()")
             return
         object.__setattr__(self, "readout", self.readout.along(self.points))
         if self.score_site != EMBEDDING and self.readout.signed:

@@ -209,6 +209,9 @@ def test_words_group_their_tokens_in_table_json_and_terminal(run: Callable[..., 
     assert sum(group["score"] for group in got["groups"]) == pytest.approx(sum(got["scores"]))
     assert pandas.read_csv(folder / "lines.csv")["label"].tolist() == ["<bos>", "The dog.", "The sofa"]
     assert "The dog." in run("attribute", text, "--group", "line").out
+    got = as_json(run("attribute", "The dog. The sofa", "--group", "sentence", "--json"))
+    assert [group["text"] for group in got["groups"]] == ["<bos>", "The dog.", " The sofa"]
+    assert "no turns to group by" in run("attribute", text, "--group", "turn").err
 
 
 def test_a_saved_result_is_shown_again_and_converted(run: Callable[..., Run], folder: Path) -> None:

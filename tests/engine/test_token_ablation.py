@@ -166,12 +166,12 @@ def test_shared_prefixes_give_what_whole_passes_give(
 ) -> None:
     monkeypatch.setattr(token_ablation, "_TOKENS_AT_ONCE", at_once)
     with monkeypatch.context() as patch:
-        patch.setattr(token_ablation.Prefixed, "start", lambda model, token_ids: None)
+        patch.setattr(token_ablation.Prefixed, "start", lambda *arguments: None)
         whole_prompt = ablated(tiny, ablation, draws=3)
         whole = stacked(whole_prompt.outcomes(masks_of(SETS)))
     shared_prompt = ablated(tiny, ablation, draws=3)
     assert_close(stacked(shared_prompt.outcomes(masks_of(SETS))), whole, **CLOSE)
-    assert_close(shared_prompt.clean, whole_prompt.clean, **CLOSE)
+    assert_close(shared_prompt._clean_logits, whole_prompt._clean_logits, **CLOSE)
     assert shared_prompt.forwards == whole_prompt.forwards == 1 + len(SETS) * (3 if ablation == "resample" else 1)
 
 
@@ -224,6 +224,85 @@ def test_nothing_is_left_on_the_model() -> None:
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
 
 
+# Whole answers
+
+ANSWER = [4, TARGET, 21]
+
+
+def sequences_of(sets: list[list[int]], vector: Tensor | None, model: Any) -> list[list[Tensor]]:
+    """Logits of each of the answer's predictions after each set is replaced by a vector, or taken out for None."""
+    found = []
+    for chosen in sets:
+        if vector is None:
+            ids = [*[token for index, token in enumerate(IDS) if index not in chosen], *ANSWER[:-1]]
+            embeddings = reference.site_activation(model, ids, "hook_embed")
+        else:
+            ids = [*IDS, *ANSWER[:-1]]
+            embeddings = reference.site_activation(model, ids, "hook_embed")
+            embeddings[chosen] = vector
+        places = range(len(ids) - len(ANSWER), len(ids))
+        states = [reference.final_state(model, embeddings, ids, place) for place in places]
+        found.append([reference.logits_from_final_state(model, y) for y in states])
+    return found
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "remove"])
+@pytest.mark.parametrize("at_once", [1, 1024])
+def test_an_answer_is_followed_token_by_token(
+    tiny: Any, ablation: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_ablation, "_TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr(token_ablation, "_ROWS_AT_ONCE", 2)  # rows of logits end within an answer
+    own = reference.site_activation(tiny, IDS, "hook_embed")
+    vector = {"zero": torch.zeros_like(own[0]), "mean": own[1:].mean(0), "remove": None}[ablation]
+    (clean,) = sequences_of([[]], vector, tiny)
+    expected = []
+    for after in sequences_of(SETS, vector, tiny):
+        pairs = [
+            (before.log_softmax(-1), changed.log_softmax(-1)) for before, changed in zip(clean, after, strict=True)
+        ]
+        log_probability = sum(q[token] for (_, q), token in zip(pairs, ANSWER, strict=True))
+        divergence = sum((p.exp() * (p - q)).sum() for p, q in pairs)
+        logit = sum(changed[token] for changed, token in zip(after, ANSWER, strict=True))
+        expected.append(torch.stack([log_probability, log_probability.exp(), logit, divergence]))  # type: ignore[list-item]
+    prompt = AblatedPrompt(ScopedModel.of(tiny), IDS, SPECIAL, ANSWER, ablation)
+    assert_close(stacked(prompt.outcomes(masks_of(SETS))), torch.stack(expected, dim=1), **CLOSE)
+    logits = sum(before[token] for before, token in zip(clean, ANSWER, strict=True))
+    assert prompt.clean_logit == pytest.approx(float(logits))
+    assert prompt.clean_log_probability == pytest.approx(float(prompt.outcomes(masks_of([[]])).log_probability))
+
+
+def test_draws_do_not_depend_on_the_answer_and_each_ones_probability_is_averaged() -> None:
+    model = gpt2_like()
+    both = ablated(model, "resample", draws=2, seed=3)
+    answer = AblatedPrompt(ScopedModel.of(model), IDS, SPECIAL, ANSWER, "resample", draws=2, corpus=CORPUS, seed=3)
+    assert torch.equal(answer._replacements, both._replacements)  # type: ignore[arg-type]
+    found = answer.outcomes(masks_of([[2, 4]]))
+    whole = both._replacements
+    assert whole is not None
+    answer._replacements = whole[:1]
+    first = answer.outcomes(masks_of([[2, 4]]))
+    answer._replacements = whole[1:]
+    second = answer.outcomes(masks_of([[2, 4]]))
+    assert float(found.probability) == pytest.approx(float(first.probability + second.probability) / 2)
+    assert float(first.probability) == pytest.approx(math.exp(first.log_probability))
+
+
+def test_a_known_prompt_is_not_run_again() -> None:
+    model = TINY_MODELS["gemma_like"]()
+    adapter = ScopedModel.of(model)
+    states = adapter.run_to_final_states([[*IDS, *ANSWER[:-1]]], reads=[(0, place) for place in range(7, 10)])
+    for ablation in ("remove", "eos"):
+        model.tokenizer = SimpleNamespace(padding_side="right", eos_token_id=13)
+        run = AblatedPrompt(adapter, IDS, SPECIAL, ANSWER, ablation)
+        known = AblatedPrompt(adapter, IDS, SPECIAL, ANSWER, ablation, clean_states=states)
+        with counted_rows(model) as sizes:
+            found = known.outcomes(masks_of(SETS))
+        assert known.forwards == sum(rows for rows, _ in sizes) == len(SETS)
+        assert_close(stacked(found), stacked(run.outcomes(masks_of(SETS))), **CLOSE)
+        assert known.clean_logit == pytest.approx(run.clean_logit)
+
+
 # Which tokens
 
 
@@ -248,7 +327,7 @@ def test_nothing_ablated_changes_nothing(tiny: Any) -> None:
         prompt = ablated(tiny, ablation)
         found = prompt.outcomes(masks_of([[]]))
         assert float(found.divergence) == pytest.approx(0, abs=1e-12)
-        assert float(found.log_probability) == pytest.approx(float(prompt.clean[TARGET]), abs=1e-12)
+        assert float(found.log_probability) == pytest.approx(prompt.clean_log_probability, abs=1e-12)
         assert float(found.logit) == pytest.approx(prompt.clean_logit, abs=1e-12)
 
 
@@ -298,8 +377,8 @@ def test_divergences_of_a_float32_model_are_right_to_a_tenth_of_a_billionth(size
     head, y = adapter.unembedding(), adapter.run_to_final_states([IDS])[0]
     ys = y + size * torch.randn(9, len(y), generator=torch.Generator().manual_seed(0))
     prompt = AblatedPrompt(adapter, IDS, SPECIAL, TARGET, "zero")
-    found = prompt._measures(ys)[3]
-    p, q = (logits.double().log_softmax(-1) for logits in (prompt._clean_logits, head.logits(ys)))
+    found = prompt._measures(ys[:, None])[3]
+    p, q = (logits.double().log_softmax(-1) for logits in (prompt._clean_logits[0], head.logits(ys)))
     literal = torch.tensor([math.fsum((p.exp() * (p - row)).tolist()) for row in q], dtype=torch.float64)
     assert bool((found >= 0).all())
     assert_close(found, literal, rtol=1e-9, atol=1e-10)

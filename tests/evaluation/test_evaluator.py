@@ -106,7 +106,7 @@ def test_the_models_own_top_token_is_followed() -> None:
     prompt = AblatedPrompt(ScopedModel.of(model), PASSAGES[0], [False] * 7, top, "zero")
     everything = prompt.outcomes(torch.ones(1, 7, dtype=torch.bool)).log_probability
     last = [item.value for item in measurements if item.metric == "deletion-logprob" and item.fraction == 1]
-    assert last == pytest.approx([float(everything - prompt.clean[top])], abs=1e-12)
+    assert last == pytest.approx([float(everything - prompt.clean_log_probability)], abs=1e-12)
 
 
 def test_ablations_change_the_numbers_and_draws_are_averaged() -> None:

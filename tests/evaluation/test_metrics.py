@@ -44,8 +44,8 @@ class Record(AblatedPrompt):
     def __init__(self, n: int, fall: SetFunction, divergence: SetFunction | None = None) -> None:
         self.token_ids = list(range(n + 1))
         self.eligible = list(range(1, n + 1))
-        self.target = 0
-        self.clean = torch.tensor([CLEAN, math.log(1 - math.exp(CLEAN))], dtype=torch.float64)
+        self.targets = [0]
+        self.clean_log_probability = CLEAN
         self.asked: list[frozenset[int]] = []
         self._fall = fall
         self._divergence = divergence or (lambda chosen: abs(fall(chosen)))
@@ -65,7 +65,7 @@ def measured(name: str, scores: list[float] | Tensor, record: Record, seed: int 
     case = ScoredPrompt(
         None,
         prompt_of(record.token_ids),
-        record.target,
+        record.targets[0],
         Method("by hand", ls.Spec(ls.ExternalScores(values))),
         MethodScores(values, 0, 0),
         AblationCache(record, seed),

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.groups import Group, group_tokens
-from lens_scopes.prompts.prompt import next_token_id, resolve_position
+from lens_scopes.prompts.groups import Group, group_tokens, text_of
+from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.spans import Chars
 from lens_scopes.prompts.tokens import resolve_token, token_string
@@ -519,9 +519,13 @@ def test_a_white_space_span_may_not_be_half_a_token(gpt2: Any) -> None:
 # Groups
 
 
+def prompt_of(tokens: list[str], special: list[bool]) -> Prompt:
+    return Prompt(None, tuple(range(len(tokens))), tuple(tokens), None, tuple(special), "ids")
+
+
 def grouped(tokens: list[str], by: Any, special: set[int] | None = None) -> list[list[str]]:
     flags = [i in (special or set()) for i in range(len(tokens))]
-    return [tokens[group.start : group.stop] for group in group_tokens(tokens, flags, by)]
+    return [tokens[group.start : group.stop] for group in group_tokens(prompt_of(tokens, flags), by)]
 
 
 @pytest.mark.parametrize(
@@ -557,16 +561,17 @@ def test_named_spans_and_the_rest() -> None:
         ["<bos>", "a", "b", "c", "<turn>", "d", "e"],
         [True, False, False, False, True, False, False],
     )
-    assert group_tokens(tokens, special, {"late": (3, 5), "early": (1, 2)}) == [
+    prompt = prompt_of(tokens, special)
+    assert group_tokens(prompt, {"late": (3, 5), "early": (1, 2)}) == [
         Group("<bos>", 0, 1),
         Group("early", 1, 2),
         Group("(other)", 2, 3),
         Group("late", 3, 5),
         Group("(other)", 5, 7),
     ]
-    overlapping = group_tokens(tokens, special, {"all": (0, 7), "part": (2, 4)})
+    overlapping = group_tokens(prompt, {"all": (0, 7), "part": (2, 4)})
     assert overlapping == [Group("all", 0, 7), Group("part", 2, 4)]
-    assert group_tokens(tokens, special, {})[1:3] == [Group("(other)", 1, 4), Group("<turn>", 4, 5)]
+    assert group_tokens(prompt, {})[1:3] == [Group("(other)", 1, 4), Group("<turn>", 4, 5)]
 
 
 def test_words_and_lines_cover_every_token_once_in_order() -> None:
@@ -577,25 +582,113 @@ def test_words_and_lines_cover_every_token_once_in_order() -> None:
         )
         special = [token == "<s>" for token in tokens]
         for by in ("word", "line"):
-            groups = group_tokens(tokens, special, by)
+            groups = group_tokens(prompt_of(tokens, special), by)
             assert [i for g in groups for i in range(g.start, g.stop)] == list(range(len(tokens)))
             assert all(g.stop == g.start + 1 for g in groups if special[g.start])
 
 
 def test_labels_are_the_text_of_the_group(gpt2: Any) -> None:
     prompt = read_prompt(gpt2, "The 😀dog\nsleeps")
-    groups = group_tokens(prompt.tokens, prompt.special, "word", text=prompt.text, offsets=prompt.offsets)
+    groups = group_tokens(prompt, "word")
     assert [group.label for group in groups] == ["<|end|>", "The", "😀dog", r"'\n'", "sleeps"]
-    assert group_tokens(prompt.tokens, prompt.special, "word")[2].label == r"\xf0\x9f\x98\x80dog"
+    assert group_tokens(dataclasses.replace(prompt, text=None), "word")[2].label == r"\xf0\x9f\x98\x80dog"
 
 
 def test_groups_are_refused() -> None:
-    tokens, special = ["a", " b"], [False, False]
-    assert "'syllable'" in refusal(lambda: group_tokens(tokens, special, "syllable"))  # type: ignore[arg-type]
-    assert "2" in refusal(lambda: group_tokens(tokens, [False], "word"))
+    prompt = prompt_of(["a", " b"], [False, False])
+    for by in ("syllable", 3, ["a", 3]):
+        assert f"cannot group by {by!r}" in refusal(lambda by=by: group_tokens(prompt, by))
     for span in ((0, 3), (-1, 1), (1, 1)):
-        assert "≤ 2" in refusal(lambda span=span: group_tokens(tokens, special, {"part": span}))
-    assert "two integers" in refusal(lambda: group_tokens(tokens, special, {"part": (0, True)}))
+        assert "≤ 2" in refusal(lambda span=span: group_tokens(prompt, {"part": span}))
+    assert "two integers" in refusal(lambda: group_tokens(prompt, {"part": (0, True)}))
+    for by in ("sentence", "paragraph"):
+        assert f"{by}s are found in a prompt's text" in refusal(lambda by=by: group_tokens(prompt, by))
+        slow = dataclasses.replace(prompt, text="a b")
+        assert "use its fast version" in refusal(lambda by=by, slow=slow: group_tokens(slow, by))
+    assert "give the prompt as chat messages" in refusal(lambda: group_tokens(prompt, "turn"))
+    assert "was given as ids" in refusal(lambda: group_tokens(prompt, ["a"]))
+
+
+def split(model: Any, text: str, by: Any) -> list[str]:
+    """The texts of the groups, which must hold every token once, special ones alone."""
+    prompt = read_prompt(model, text)
+    groups = group_tokens(prompt, by)
+    assert [i for group in groups for i in range(group.start, group.stop)] == list(range(len(prompt)))
+    assert all(group.stop == group.start + 1 for group in groups if any(prompt.special[group.start : group.stop]))
+    return [text_of(prompt, group.start, group.stop) for group in groups if not prompt.special[group.start]]
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["The dog sleeps.", " The sofa is on the dog!", " Is it?", " Yes…", " So"],
+        ["A heading\n", "The dog (a sofa.)", ' "Is it?"', " It is 3.14 e.g.this.\n\n", "The end."],
+        ["Dr.", " Who.", "\n1.", " Milk"],
+        ["狗睡了。", "沙发！", "是吗？”", "是"],
+        ["\n\n  The dog.", "   Sofa.  "],
+        ["no end"],
+        ["The dog.\r\n", "  sofa"],
+    ],
+)
+def test_sentences(gpt2: Any, sentences: list[str]) -> None:
+    groups = split(gpt2, "".join(sentences), "sentence")
+    assert "".join(groups) == "".join(sentences)
+    assert [group.strip() for group in groups] == [sentence.strip() for sentence in sentences]
+
+
+@pytest.mark.parametrize(
+    "paragraphs",
+    [
+        ["The dog. The sofa.\nIs on.\n\n", "  Paris\n \t\n\n", "France\n"],
+        ["a\r\nb\r\n\r\n", "c"],
+        ["\n\na b"],
+    ],
+)
+def test_paragraphs(gpt2: Any, paragraphs: list[str]) -> None:
+    groups = split(gpt2, "".join(paragraphs), "paragraph")
+    assert [group.strip() for group in groups] == [paragraph.strip() for paragraph in paragraphs]
+
+
+def test_white_space_in_no_token_and_in_one_of_its_own_belongs_somewhere(words: Any, llama: Any) -> None:
+    assert split(words, "The dog. Sleeps on. \n\n The", "sentence") == ["The dog.", " Sleeps on.", " \n\n The"]
+    assert split(llama, "Paris dog. 😀 dog", "sentence") == ["Paris dog. ", "😀 dog"]
+
+
+def test_sentences_cover_every_token_once_in_order(gpt2: Any) -> None:
+    draw = random.Random(2)
+    pieces = ["dog", " sofa", ".", "! ", "?", "\n", "\n\n", " ", "”", "。", "<turn>", "😀"]
+    for _ in range(300):
+        text = "".join(draw.choices(pieces, k=draw.randrange(1, 12)))
+        for by in ("sentence", "paragraph"):
+            assert "".join(split(gpt2, text, by)) == text.replace("<turn>", "")
+
+
+def test_turns_are_the_messages_of_a_chat(chat: Any) -> None:
+    messages = [{"role": "system", "content": "The dog."}, {"role": "user", "content": "Is on the sofa. Is it?"}]
+    prompt = read_prompt(chat, messages, spans={"place": "sofa"})
+    groups = [group for group in group_tokens(prompt, "turn") if not prompt.special[group.start]]
+    assert [(group.label, text_of(prompt, group.start, group.stop)) for group in groups] == [
+        ("(other)", "system\n"),
+        ("system", "The dog."),
+        ("(other)", "\n"),
+        ("(other)", "user\n"),
+        ("user 1", "Is on the sofa. Is it?"),
+        ("(other)", "\n"),
+        ("(other)", "assistant\n"),
+    ]
+
+
+def test_documents_by_text_and_by_name(gpt2: Any) -> None:
+    prompt = read_prompt(gpt2, TEXT)
+    first, second = TEXT.split("\n")
+    by_text = [
+        (group.label, text_of(prompt, group.start, group.stop)) for group in group_tokens(prompt, [first, second])
+    ]
+    assert [item for item in by_text if item[0] in (first, second)] == [(first, first), (second, second)]
+    named = group_tokens(prompt, {"two": second, "one": Chars(0, len(first))})
+    assert [group.label for group in named if group.label in ("one", "two")] == ["one", "two"]
+    assert "is not in the prompt" in refusal(lambda: group_tokens(prompt, ["a cat"]))
+    assert "times, at characters" in refusal(lambda: group_tokens(prompt, ["s"]))
 
 
 # The real tokenizer
@@ -608,7 +701,7 @@ def test_gemma_reads_text(gemma: Any) -> None:
     assert prompt.token_ids[:3] == (2, 51423, 236787) and prompt.token_ids.count(2) == 1
     assert prompt.tokens[:5] == ("<bos>", "German", ":", " Der", " Hund") and prompt.spans == {"subject": (3, 5)}
     assert torch.equal(gemma.to_tokens(text)[0].cpu(), torch.tensor(prompt.token_ids))
-    words = group_tokens(prompt.tokens, prompt.special, "word", text=text, offsets=prompt.offsets)
+    words = group_tokens(prompt, "word")
     assert [word.label for word in words if word.label != r"'\n'"] == ["<bos>", *text.split()]
     assert read_prompt(gemma, "<bos>" + text).token_ids == prompt.token_ids
     assert resolve_token(gemma, " sofa") == 27210 and resolve_token(gemma, "<eos>") == 1

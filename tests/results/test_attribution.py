@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from docstring_examples import example_model
 from fake_attribution import HOSTILE_TOKENS, fake_attribution
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
@@ -380,8 +381,30 @@ def test_groups_sum_their_tokens_scores(sampled: Attribution) -> None:
     assert spans["score"].tolist() == [9.0, -1.0, 1.75]
     for by in ("word", "line", {"words": (1, 3)}):
         assert float(att.group(by)["score"].sum()) == float(att.scores.sum())
+    assert lines[["label", "text", "special"]].values.tolist() == [
+        ["<bos>", "<bos>", True],
+        ["two words", "two words\n", False],
+        ["and 😀", "and 😀", False],
+    ]
+    named = att.group({"first": "two words"})
+    assert named[["label", "score"]].values.tolist() == [["<bos>", 9.0], ["first", -1.0], ["(other)", 1.75]]
     with pytest.raises(PromptError, match="letter"):
         att.group("letter")
+
+
+def test_a_result_of_a_chat_knows_its_turns(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "The capital of France"}, {"role": "assistant", "content": "Paris is"}]
+    whole = ls.attribute(example_model(), chat, ls.LogProb(), answer=2, eligible="all")
+    cut = ls.attribute(example_model(), chat, ls.LogProb(), position=whole.turns["user 1"][1] - 2)
+    for att, labels in (
+        (whole, ["(other)", "user 1", "(other)", "assistant 1", "(other)"]),
+        (cut, ["(other)", "user 1"]),
+    ):
+        turns = att.group("turn")
+        assert turns[~turns["special"]]["label"].tolist() == labels
+        assert turns["score"].sum() == pytest.approx(float(att.scores.sum()))
+    whole.save(tmp_path / "chat.safetensors")
+    assert ls.Attribution.load(tmp_path / "chat.safetensors").turns == whole.turns
 
 
 def test_words_of_fragments_are_labelled_by_the_text(sampled: Attribution) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from docstring_examples import example_model
 from tiny_models import TINY_MODELS, gemma_like, gpt2_like, linear_toy, llama_like
 from torch import Tensor
 from torch.testing import assert_close
@@ -247,17 +248,18 @@ def test_outside_scores_that_fit_no_prompt_are_refused(source: Any, words: str) 
 # One interface
 
 
-@pytest.mark.parametrize("name", ["leave-one-out", "attention-rollout", "value-attention", "random"])
+@pytest.mark.parametrize("name", ["leave-one-out", "context-cite", "attention-rollout", "value-attention", "random"])
 def test_baselines_are_asked_for_by_name_class_or_object(name: str) -> None:
     kinds = {
         "leave-one-out": ls.LeaveOneOut,
+        "context-cite": ls.ContextCite,
         "attention-rollout": ls.AttentionRollout,
         "value-attention": ls.ValueWeightedAttention,
         "random": ls.RandomScores,
     }
     assert scope_names(takes_gradient=False) == list(kinds)
-    model = gpt2_like()
-    by_name, by_class, by_object = (ls.attribute(model, IDS, what) for what in (name, kinds[name], kinds[name]()))
+    model, prompt = example_model(), "The capital of France. Rome is"
+    by_name, by_class, by_object = (ls.attribute(model, prompt, what) for what in (name, kinds[name], kinds[name]()))
     assert torch.equal(by_name.scores, by_object.scores) and torch.equal(by_class.scores, by_object.scores)
     assert by_name.scope == name
 
@@ -305,7 +307,7 @@ def test_contracts_name_what_is_left_out_and_by_what() -> None:
     assert "the mean embedding of the prompt's non-special tokens" in att.contract["generative process"]
     assert att.objective == "LeaveOneOut('logprob', ablation='mean')"
     assert att.settings["objective"] == {
-        "scope": "leave-one-out", "measure": "logprob", "ablation": "mean", "draws": 4, "seed": 0,
+        "scope": "leave-one-out", "measure": "logprob", "ablation": "mean", "draws": 4, "seed": 0, "by": "token",
     }  # fmt: skip
 
 

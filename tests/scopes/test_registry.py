@@ -142,7 +142,8 @@ def test_one_entry_is_enough_for_a_preset(preset: str, run: Callable[..., Run]) 
 @pytest.mark.parametrize("name", scope_names())
 def test_every_entry_runs_from_the_command_line(name: str, run: Callable[..., Run]) -> None:
     required = [word for setting in scope_entries()[name].required for word in (f"--{setting}", SETTINGS[setting])]
-    result = run("attribute", PROMPT, "--scope", name, *required, "--json")
+    two_sentences = f"{PROMPT} sofa. The dog"
+    result = run("attribute", two_sentences, "--scope", name, *required, "--json")
     assert result.status == 0, result.err
 
 

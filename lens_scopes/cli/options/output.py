@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lens_scopes.errors import FileError, PromptError
+from lens_scopes.prompts.groups import UNITS
 from lens_scopes.results.plain_json import as_json
 
 if TYPE_CHECKING:
-    import pandas
-
     from lens_scopes.results.attribution import Attribution
 
 PANEL = "Output"
-_GROUPS = ("token", "word", "line")
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,9 @@ class OutputOptions:
     group: Annotated[
         str,
         typer.Option(
-            metavar="token|word|line",
-            help="Sum token scores over words or lines in the table and .csv; JSON has the sums beside the tokens.",
+            metavar="|".join(UNITS),
+            help="Sum token scores over words, lines, sentences, paragraphs or chat messages in the table and .csv; "
+            "JSON has the sums beside the tokens.",
             rich_help_panel=PANEL,
         ),
     ] = "token"
@@ -57,10 +56,8 @@ class OutputOptions:
             FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
             PromptError: for an unknown grouping.
         """
-        if self.group not in _GROUPS:
-            raise PromptError(
-                f"unknown grouping {self.group!r}; give --group {', '.join(_GROUPS[:-1])} or {_GROUPS[-1]}."
-            )
+        if self.group not in UNITS:
+            raise PromptError(f"unknown grouping {self.group!r}; give --group {', '.join(UNITS[:-1])} or {UNITS[-1]}.")
         check_files(self.out or [], _WRITERS)
 
     def deliver(self, attribution: Attribution, companions: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -107,15 +104,12 @@ def _print_groups(attribution: Attribution, group: str) -> None:
     table.add_column(group, overflow="fold")
     table.add_column("tokens", justify="right")
     table.add_column("score", justify="right")
-    for label, start, stop, score in _grouped(attribution, group).itertuples(index=False):
+    columns = ["label", "start", "stop", "score"]
+    for label, start, stop, score in attribution.group(group)[columns].itertuples(index=False):
         table.add_row(
             Text(printable_token(label)), f"{start}–{stop - 1}" if stop - start > 1 else str(start), number(score)
         )
     Console().print(Padding(table, (1, 0, 0, 0)))
-
-
-def _grouped(attribution: Attribution, group: str) -> pandas.DataFrame:
-    return attribution.group("line" if group == "line" else "word")
 
 
 def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
@@ -140,7 +134,7 @@ def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) 
     """The whole result, with `groups` beside the tokens where asked for, and every companion under its kind."""
     plain = attribution.to_dict() | {kind: result.to_dict() for kind, result in companions.items()}
     if group != "token":
-        plain["groups"] = _grouped(attribution, group).to_dict("records")
+        plain["groups"] = attribution.group(group).to_dict("records")
     return plain
 
 
@@ -165,7 +159,7 @@ def _write_figure(attribution: Attribution, path: Path, group: str, companions: 
 def _write_table(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
     from lens_scopes.results.files import write_whole
 
-    frame = attribution.to_pandas() if group == "token" else _grouped(attribution, group)
+    frame = attribution.to_pandas() if group == "token" else attribution.group(group)
     write_whole(path, frame.to_csv(index=False).encode("utf-8"))
 
 

@@ -24,6 +24,7 @@ from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import LogProb, Semantic
 
@@ -58,15 +59,13 @@ class PathGradients(Baseline):
     def targets(self, state: FinalState) -> list[int]:
         return [state.top_token if state.target is None else state.target]
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        embeddings = model.token_embeddings(token_ids)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        embeddings = model.token_embeddings(prompt.token_ids)
         path = [alpha * embeddings for alpha in self.alphas]
-        gradients = self._gradients(model, token_ids, torch.stack(path), state)
+        gradients = self._gradients(model, prompt.token_ids, torch.stack(path), states[0])
         weights = torch.tensor(self.weights, dtype=gradients.dtype, device=gradients.device)
         mean = (weights[:, None, None] * gradients).mean(0)
-        return (mean * self.distance * embeddings.to(mean)).norm(dim=-1).to(state.y.dtype).cpu()
+        return (mean * self.distance * embeddings.to(mean)).norm(dim=-1).to(states[0].y.dtype).cpu()
 
     def _gradients(
         self, model: ScopedModel, token_ids: Sequence[int], path: Float[Tensor, "n pos d_model"], state: FinalState

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState, log_softmax
 from lens_scopes.engine.model import Batch, ScopedModel
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons import Baseline
 
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
@@ -28,10 +29,8 @@ class Closeness(Baseline):
     process: ClassVar[str] = "none"
     held: ClassVar[str] = "nothing"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        return torch.arange(1, len(token_ids) + 1).to(state.y.dtype)
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        return torch.arange(1, len(prompt) + 1).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,8 @@ class EmbeddingNorm(Baseline):
     process: ClassVar[str] = "none"
     held: ClassVar[str] = "nothing"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        return model.token_embeddings(token_ids).to(state.y.dtype).norm(dim=-1).cpu()
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        return model.token_embeddings(prompt.token_ids).to(states[0].y.dtype).norm(dim=-1).cpu()
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,8 @@ class Surprisal(Baseline):
     process: ClassVar[str] = "none"
     held: ClassVar[str] = "nothing"
 
-    def scores(
-        self, model: ScopedModel, token_ids: Sequence[int], special: Sequence[bool], state: FinalState
-    ) -> Float[Tensor, " pos"]:
-        last = len(token_ids) - 1
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        token_ids, state, last = prompt.token_ids, states[0], len(prompt) - 1
         surprisals = [torch.tensor([math.log(model.cfg.d_vocab)], dtype=state.y.dtype)]
         if last:
             with torch.no_grad():

@@ -29,7 +29,7 @@ class AblationCache:
     @property
     def clean_log_probability(self) -> float:
         """log p(target) of the whole prompt, in nats."""
-        return float(self.ablated.clean[self.ablated.target])
+        return self.ablated.clean_log_probability
 
     @cached_property
     def leave_one_out(self) -> Outcomes:
