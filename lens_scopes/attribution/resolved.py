@@ -278,6 +278,7 @@ class ResolvedSpec:
         scores: Mapping[str, SiteScores],
         memory: MemoryPlan,
     ) -> Attribution:
+        """The result of one prompt of a batch: its scores, with everything that says what they are."""
         state = states[0]
         prompt, length = place.scored
 
@@ -288,50 +289,24 @@ class ResolvedSpec:
             found = scores[name].standard_error
             return None if found is None or directions.sampled == 0 else found[row, :length].detach().cpu()
 
+        # The tokens' own scores, where the spec reads them.
         if self.at_embedding:
-            own, standard_error = values(EMBEDDING), errors(EMBEDDING)
+            totals, standard_error = values(EMBEDDING), errors(EMBEDDING)
         else:
             parts = [(values(name), errors(name)) for name in self.score_names]
-            own, standard_error = total_over_sites(parts, squared=directions.squared)
+            totals, standard_error = total_over_sites(parts, squared=directions.squared)
+        layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         answers = place.answer_records(states)
         record = self.record(prompt, length - 1, state)
         record |= {"position": place.position, **self.asked_of(place, state)}
-        layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         return Attribution(
             **record,
             target=None if answers else self.predicted_target(state),
             answer=answers[0] if answers else None,
             other_answer=answers[1] if len(answers) > 1 else None,
-            scores=own,
-            contract=attribution_contract(
-                ContractTerms(
-                    output=self.output(place, state),
-                    position=place.position,
-                    n_tokens=length,
-                    at=self.score_names,
-                    sites=[*self.layer_names, *self.site_names],
-                    path=None if self.path is None else str(self.path),
-                    equation=self.objective.equation,
-                    readout=self.readout,
-                    n_directions=len(directions.vectors),
-                    squared=directions.squared,
-                    sampled=directions.sampled,
-                    points=None if self.points is None else self.points.describe(),
-                    answer_process=place.answer_process,
-                    eligible_answer=length - len(place.token_ids),
-                )
-            ),
-            settings=self.settings(
-                place.position,
-                readout=readout_record(self.readout, place.other, place.position + 1),
-                points=None if self.points is None else choice_record(self.points),
-                score_sites=[] if self.at_embedding else self.score_names,
-                sites=[EMBEDDING, *self.layer_names, *self.site_names],
-                squared=directions.squared and self.at_embedding,
-                divergence=directions.squared,
-                directions=len(directions.vectors),
-                matmul_dtype=self.model.matmul_dtype,
-            ),
+            scores=totals,
+            contract=attribution_contract(self._terms(place, state, length, directions)),
+            settings=self._attribution_settings(place, directions),
             memory=memory,
             details=DirectionDetails.of(directions.details),
             layers=torch.stack([values(name) for name in self.layer_names]) if self.layer_names else None,
@@ -339,7 +314,40 @@ class ResolvedSpec:
             sites={name: values(name) for name in self.site_names},
             standard_error=standard_error,
             layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
-            warnings=[*directions.warnings, *score_warnings(own, standard_error, self._cut_sites(values))],
+            warnings=[*directions.warnings, *score_warnings(totals, standard_error, self._cut_sites(values))],
+        )
+
+    def _terms(self, place: PromptPosition, state: FinalState, length: int, directions: Directions) -> ContractTerms:
+        """What the contract of an attribution is made of."""
+        return ContractTerms(
+            output=self.output(place, state),
+            position=place.position,
+            n_tokens=length,
+            at=self.score_names,
+            sites=[*self.layer_names, *self.site_names],
+            path=None if self.path is None else str(self.path),
+            equation=self.objective.equation,
+            readout=self.readout,
+            n_directions=len(directions.vectors),
+            squared=directions.squared,
+            sampled=directions.sampled,
+            points=None if self.points is None else self.points.describe(),
+            answer_process=place.answer_process,
+            eligible_answer=length - len(place.token_ids),
+        )
+
+    def _attribution_settings(self, place: PromptPosition, directions: Directions) -> dict[str, Any]:
+        """The settings of an attribution: how its scores are read, and what their unit follows from."""
+        return self.settings(
+            place.position,
+            readout=readout_record(self.readout, place.other, place.position + 1),
+            points=None if self.points is None else choice_record(self.points),
+            score_sites=[] if self.at_embedding else self.score_names,
+            sites=[EMBEDDING, *self.layer_names, *self.site_names],
+            squared=directions.squared and self.at_embedding,
+            divergence=directions.squared,
+            directions=len(directions.vectors),
+            matmul_dtype=self.model.matmul_dtype,
         )
 
     def record(

@@ -110,12 +110,14 @@ def over_answer(parts: Sequence[Directions], seed: int = 0) -> Directions:
             f"an answer of {len(parts)} tokens has {n_exact} directions, each with a backward pass of its own; take a "
             "smaller rank, a shorter answer, or random directions: Fisher(rank, samples=16)."
         )
+    # Exact directions: one row each, from its own prediction alone.
     vectors = parts[0].vectors.new_zeros(n_exact + sampled, len(parts), d_model)
     row = 0
     for index, part in enumerate(parts):
         exact = part.vectors[: len(part.vectors) - sampled]
         vectors[row : row + len(exact), index] = exact
         row += len(exact)
+    # Random ones: a row of every prediction's, mixed by signs.
     signs = random_signs((sampled, len(parts)), torch.Generator().manual_seed(seed)).to(vectors)
     for index, part in enumerate(parts):
         vectors[row:, index] = signs[:, index, None] * part.vectors[len(part.vectors) - sampled :]
