@@ -26,7 +26,7 @@ def attribute(
     output: OutputOptions,
     companions: CompanionOptions,
 ) -> None:
-    """Compute the influence of every token on one prediction."""
+    """Compute the influence of every token on one prediction, or on a whole answer."""
     # What can be refused without the model is refused before it is loaded.
     output.check()
     companions.check()
