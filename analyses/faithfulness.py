@@ -162,7 +162,12 @@ TABLES = {
         )
         for passages in ("lambada", "iwslt")
     },
-    "aopc-float32": Table("lambada", ("ixg", "fisher"), ("aopc", "aopc-kl"), ("zero",), 40, "fisher", last_tokens=64),
+    **{
+        f"aopc-{dtype}": Table(
+            "lambada", ("ixg", "fisher"), ("aopc", "aopc-kl"), ("zero",), 50, "fisher", dtype=dtype, last_tokens=64
+        )
+        for dtype in ("float32", "bfloat16")
+    },
     "aopc-paper": Table(
         "lambada",
         ("random", "ig", "ixg", "fisher"),
