@@ -143,7 +143,7 @@ def _directions_at(
     if directions.squared:
         return repeat(vectors, "k read d_model -> k (point read) d_model", point=len(ys) // len(states))
     # A default target is decided at the prompt: along the path the model's top token changes.
-    targets = [state.top_token if state.target is None else state.target for state in states]
+    targets = [state.followed_token for state in states]
     at_points = FinalState.several(ys, states[0].unembedding, targets * (len(ys) // len(states)))
     each = [at_points[first : first + len(states)] for first in range(0, len(at_points), len(states))]
     return torch.cat([_number_direction(directions_of(at_point)) for at_point in each], dim=1)

@@ -251,6 +251,11 @@ class FinalState:
         """The most probable next token."""
         return int(self.logits.argmax())
 
+    @property
+    def followed_token(self) -> int:
+        """The token that is explained where none is named: the target, else the model's own top token."""
+        return self.top_token if self.target is None else self.target
+
     @cached_property
     def soft_cap_slope(self) -> Float[Tensor, " d_vocab"] | None:
         """D_j = ∂logit_j/∂z_j = 1 − tanh²(z_j / c) = cosh⁻²(z_j / c); None without a soft-cap (D = 1)."""

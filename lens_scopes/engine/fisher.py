@@ -236,10 +236,15 @@ class PredictiveGeometry:
             left = root * state.centred_logit_changes(terms.vectors)
             nonzero = terms.eigenvalues > terms.eigenvalues[0] * 1e-10
             basis = torch.linalg.qr(left[nonzero].T).Q.T
-        signs = torch.randint(0, 2, (samples, len(root)), generator=generator).to(root) * 2 - 1
+        signs = random_signs((samples, len(root)), generator).to(root)
         remainder = signs - (signs @ basis.T) @ basis
         rows = state.combine_centred_gradients(torch.cat([basis, remainder]) * root)
         return rows[: len(basis)], rows[len(basis) :]
+
+
+def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, ...]:
+    """Rademacher draws: −1 or 1, evenly."""
+    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
 
 
 def _krylov(

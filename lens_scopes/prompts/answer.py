@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.generation import continuation
+from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import extended
 from lens_scopes.prompts.tokens import as_integer, quote, tokenize
@@ -66,12 +66,14 @@ def read_answer(model: ScopedModel, prompt: Prompt, answer: AnswerLike) -> Answe
     if count is not None and count < 1:
         raise PromptError(f"an answer has at least one token; got {count} tokens to generate.")
     if count is not None:
-        _check_fits(model, prompt, count)
-        token_ids = continuation(model, prompt.token_ids, count)
-    else:
-        token_ids = _token_ids(model, answer)
-        _check_fits(model, prompt, len(token_ids))
-    return Answer(extended(model, prompt, token_ids), len(prompt), generated=count is not None)
+        return Answer(with_continuation(model, prompt, count), len(prompt), generated=True)
+    token_ids = _token_ids(model, answer)
+    if len(prompt) + len(token_ids) > model.cfg.n_ctx:
+        raise PromptError(
+            f"an answer of {len(token_ids)} tokens after a prompt of {len(prompt)} exceeds the context window of "
+            f"{model.cfg.n_ctx}; shorten one of them."
+        )
+    return Answer(extended(model, prompt, token_ids), len(prompt))
 
 
 def _token_ids(model: ScopedModel, answer: Any) -> list[int]:
@@ -90,11 +92,3 @@ def _token_ids(model: ScopedModel, answer: Any) -> list[int]:
     if not token_ids:
         raise PromptError(f"the answer {quote(answer)} is empty; give at least one token, such as ' Paris'.")
     return token_ids  # pyright: ignore[reportReturnType]
-
-
-def _check_fits(model: ScopedModel, prompt: Prompt, count: int) -> None:
-    if len(prompt) + count > model.cfg.n_ctx:
-        raise PromptError(
-            f"an answer of {count} tokens after a prompt of {len(prompt)} exceeds the context window of "
-            f"{model.cfg.n_ctx}; shorten one of them."
-        )

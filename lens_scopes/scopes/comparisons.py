@@ -169,7 +169,7 @@ class LeaveOneOut(Baseline):
     def targets(self, state: FinalState) -> list[int]:
         if self.measure == "kl":
             return []
-        return [state.top_token if state.target is None else state.target]
+        return [state.followed_token]
 
     def describe_answer(self, text: str, n_tokens: int) -> str:
         if self.measure == "logprob":
@@ -181,7 +181,7 @@ class LeaveOneOut(Baseline):
         return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r}{by})"
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        tokens, targets = prompt.token_ids, followed_tokens(states)
+        tokens, targets = prompt.token_ids, [state.followed_token for state in states]
         ablated = AblatedPrompt(model, tokens, prompt.special, targets, self.ablation, draws=self.draws, seed=self.seed)
         left_out = segments(prompt, self.by)
         after = ablated.outcomes(ablated.masks(left_out), with_divergence=self.measure == "kl")
@@ -214,11 +214,6 @@ def spread(values: Float[Tensor, " segment"], segments: Sequence[Sequence[int]],
     for value, tokens in zip(values, segments, strict=True):
         scores[list(tokens)] = value / len(tokens)
     return scores
-
-
-def followed_tokens(states: Sequence[FinalState]) -> list[int]:
-    """The token explained at each prediction: the target, or else the model's own top token."""
-    return [state.top_token if state.target is None else state.target for state in states]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline, check_ablation, check_unit, followed_tokens, spread
+from lens_scopes.scopes.comparisons import Baseline, check_ablation, check_unit, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
@@ -90,7 +90,7 @@ class ContextCite(Baseline):
         return True
 
     def targets(self, state: FinalState) -> list[int]:
-        return followed_tokens([state])
+        return [state.followed_token]
 
     def describe_answer(self, text: str, n_tokens: int) -> str:
         return f"log p − log(1 − p) of p = P(answer | prompt) of the answer {text!r}, of {n_tokens} tokens"
@@ -99,7 +99,7 @@ class ContextCite(Baseline):
         return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r})"
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found, targets = segments(prompt, self.by), followed_tokens(states)
+        found, targets = segments(prompt, self.by), [state.followed_token for state in states]
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
         ablated = AblatedPrompt(
             model,

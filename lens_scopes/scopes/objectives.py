@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
+from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry, random_signs
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.model_checks import final_norm_is_constant
 from lens_scopes.errors import ObjectiveError
@@ -136,11 +136,6 @@ def over_answer(parts: Sequence[Directions], seed: int = 0) -> Directions:
 def contrast(first: Directions, second: Directions) -> Directions:
     """The directions of one number minus another, both of answers."""
     return replace(first, vectors=torch.cat([first.vectors, -second.vectors], dim=1))
-
-
-def random_signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Rademacher draws: −1 or 1, evenly."""
-    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
 
 
 def _details_of_answer(parts: Sequence[Directions]) -> dict[str, Any]:
@@ -301,7 +296,7 @@ class _OneToken(Objective):
             )
         if self.token is not None:
             return [self.token]
-        return [state.top_token if state.target is None else state.target]
+        return [state.followed_token]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pkgutil import resolve_name
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -38,7 +39,7 @@ from lens_scopes.scopes.other_prompt import (
     write_other_prompt,
 )
 from lens_scopes.scopes.points import Points, StraightPath
-from lens_scopes.scopes.registry import READOUTS, imported
+from lens_scopes.scopes.registry import READOUTS
 
 # What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
 ReadoutBaseline: TypeAlias = str | Sequence[int] | Tensor | Prompt | None | Any
@@ -294,7 +295,7 @@ def as_readout(readout: Readout | str) -> Readout:
         return readout
     name, _, baseline = str(readout).partition("-")
     if name in READOUTS:
-        kind = imported(READOUTS[name].home)
+        kind = resolve_name(READOUTS[name].home)
         if not baseline:
             return kind()
         if kind.from_baseline and baseline in ("zero", "mean"):

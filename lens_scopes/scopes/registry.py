@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module, metadata
+from importlib import metadata
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
@@ -79,7 +80,7 @@ class ScopeEntry:
         missing = [name for name in self.required if name not in settings]
         if missing:
             raise ObjectiveError(f"scope {self.name!r} needs {' and '.join(self.required)}; {missing[0]} is missing.")
-        make = self.home if callable(self.home) else imported(self.home)
+        make = self.home if callable(self.home) else resolve_name(self.home)
         return make(**{self.settings[name]: value for name, value in settings.items()})
 
 
@@ -288,13 +289,7 @@ def register_objective(name: str, function: DirectionFunction, explains: str = "
     """
     if name in scope_entries():
         raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
-    _added[name] = ScopeEntry(name, lambda: imported(f"{_OBJECTIVES}:Custom")(function, name), explains)
-
-
-def imported(home: str) -> Any:
-    """The object at "module:name"."""
-    module, _, name = home.partition(":")
-    return getattr(import_module(module), name)
+    _added[name] = ScopeEntry(name, lambda: resolve_name(f"{_OBJECTIVES}:Custom")(function, name), explains)
 
 
 @cache
@@ -410,118 +405,118 @@ _LONGEST_TEXT = 4000
 
 def options() -> dict[str, Option]:
     """All options by name. Names of scopes are those known now."""
-    return {option.name: option for option in (*_explained_options(), *_READ_OPTIONS, *_LIMIT_OPTIONS)}
+    return {option.name: option for option in (_scope_option(), *_EXPLAINED_OPTIONS, *_READ_OPTIONS, *_LIMIT_OPTIONS)}
 
 
-def _explained_options() -> tuple[Option, ...]:
+def _scope_option() -> Option:
     scopes = ", ".join(scope_names(takes_gradient=True))
     comparisons = ", ".join(scope_names(takes_gradient=False))
-    of_one_prompt = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
-    random = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
-    return (
-        Option(
-            "scope",
-            EXPLAINED,
-            f"What to explain: {scopes}. Comparison methods, which take no gradient: {comparisons}. A value after @ "
-            "and choices after + may follow: fisher@8+dot-mean.",
-            "NAME",
-        ),
-        Option(
-            "target",
-            EXPLAINED,
-            "The next token explained by semantic, logprob and logit-diff: its exact string, leading space included "
-            "(' Paris'), or its id ('#9079'). By default the token that follows in the text, else the model's top "
-            "token.",
-            "TOKEN",
-            read=read_token,
-        ),
-        Option(
-            "other",
-            EXPLAINED,
-            "What the target or the answer is contrasted with: a token for logit-diff, an answer for logprob-diff.",
-            "TOKEN|TEXT",
-            longest=_LONGEST_TEXT,
-            read=_read_other,
-        ),
-        Option(
-            "answer",
-            EXPLAINED,
-            "Explain this whole answer after the prompt, the objective summed over its tokens: a text, leading space "
-            "included, or ids (#12#34).",
-            "TEXT",
-            longest=_LONGEST_TEXT,
-            read=read_answer_text,
-        ),
-        Option(
-            "generate",
-            EXPLAINED,
-            "Explain an answer of N tokens that the model generates, each the most probable one.",
-            "N",
-            kind=int,
-            minimum=1,
-            maximum=128,
-        ),
-        Option(
-            "eligible",
-            EXPLAINED,
-            "Which tokens get scores where an answer is explained: those of the prompt (the default), or all, the "
-            "answer's own earlier tokens included.",
-            "|".join(ELIGIBLE),
-        ),
-        Option(
-            "rank",
-            EXPLAINED,
-            "Leading terms of fisher, or trace for all of it. By default 1.",
-            "N|trace",
-            read=_read_rank,
-        ),
-        Option(
-            "samples",
-            EXPLAINED,
-            "Random directions for --rank trace, or for an answer, which takes as many passes at any length; 0 is "
-            "exact. By default exact, but 16 for the trace of an answer or of a model with d_model above 128.",
-            kind=int,
-            maximum=256,
-        ),
-        Option(
-            "exact",
-            EXPLAINED,
-            "Leading directions of --rank trace to compute exactly. By default 16, and 0 for an answer.",
-            kind=int,
-            maximum=256,
-        ),
-        Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=_LARGEST_SEED),
-        Option(
-            "measure",
-            EXPLAINED,
-            "What leave-one-out measures. By default kl, the change of the whole distribution.",
-            "kl|logit|logprob",
-        ),
-        Option(
-            "ablation",
-            EXPLAINED,
-            f"What leave-one-out replaces a token with: {of_one_prompt}. By default zero, and remove for context-cite.",
-            "NAME",
-        ),
-        Option(
-            "ablations",
-            EXPLAINED,
-            "How many random ablations context-cite runs. By default 64.",
-            kind=int,
-            minimum=2,
-            maximum=1024,
-        ),
-        Option("draws", EXPLAINED, f"Random replacements averaged by {random}. By default 4.", kind=int, maximum=64),
-        Option(
-            "by",
-            EXPLAINED,
-            "What leave-one-out and context-cite leave out as a whole, its effect divided evenly over its tokens. By "
-            "default token, and sentence for context-cite.",
-            "|".join(UNITS),
-        ),
+    return Option(
+        "scope",
+        EXPLAINED,
+        f"What to explain: {scopes}. Comparison methods, which take no gradient: {comparisons}. A value after @ "
+        "and choices after + may follow: fisher@8+dot-mean.",
+        "NAME",
     )
 
 
+_OF_ONE_PROMPT = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
+_RANDOM = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
+_EXPLAINED_OPTIONS = (
+    Option(
+        "target",
+        EXPLAINED,
+        "The next token explained by semantic, logprob and logit-diff: its exact string, leading space included "
+        "(' Paris'), or its id ('#9079'). By default the token that follows in the text, else the model's top "
+        "token.",
+        "TOKEN",
+        read=read_token,
+    ),
+    Option(
+        "other",
+        EXPLAINED,
+        "What the target or the answer is contrasted with: a token for logit-diff, an answer for logprob-diff.",
+        "TOKEN|TEXT",
+        longest=_LONGEST_TEXT,
+        read=_read_other,
+    ),
+    Option(
+        "answer",
+        EXPLAINED,
+        "Explain this whole answer after the prompt, the objective summed over its tokens: a text, leading space "
+        "included, or ids (#12#34).",
+        "TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_answer_text,
+    ),
+    Option(
+        "generate",
+        EXPLAINED,
+        "Explain an answer of N tokens that the model generates, each the most probable one.",
+        "N",
+        kind=int,
+        minimum=1,
+        maximum=128,
+    ),
+    Option(
+        "eligible",
+        EXPLAINED,
+        "Which tokens get scores where an answer is explained: those of the prompt (the default), or all, the "
+        "answer's own earlier tokens included.",
+        "|".join(ELIGIBLE),
+    ),
+    Option(
+        "rank",
+        EXPLAINED,
+        "Leading terms of fisher, or trace for all of it. By default 1.",
+        "N|trace",
+        read=_read_rank,
+    ),
+    Option(
+        "samples",
+        EXPLAINED,
+        "Random directions for --rank trace, or for an answer, which takes as many passes at any length; 0 is "
+        "exact. By default exact, but 16 for the trace of an answer or of a model with d_model above 128.",
+        kind=int,
+        maximum=256,
+    ),
+    Option(
+        "exact",
+        EXPLAINED,
+        "Leading directions of --rank trace to compute exactly. By default 16, and 0 for an answer.",
+        kind=int,
+        maximum=256,
+    ),
+    Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=_LARGEST_SEED),
+    Option(
+        "measure",
+        EXPLAINED,
+        "What leave-one-out measures. By default kl, the change of the whole distribution.",
+        "kl|logit|logprob",
+    ),
+    Option(
+        "ablation",
+        EXPLAINED,
+        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}. By default zero, and remove for context-cite.",
+        "NAME",
+    ),
+    Option(
+        "ablations",
+        EXPLAINED,
+        "How many random ablations context-cite runs. By default 64.",
+        kind=int,
+        minimum=2,
+        maximum=1024,
+    ),
+    Option("draws", EXPLAINED, f"Random replacements averaged by {_RANDOM}. By default 4.", kind=int, maximum=64),
+    Option(
+        "by",
+        EXPLAINED,
+        "What leave-one-out and context-cite leave out as a whole, its effect divided evenly over its tokens. By "
+        "default token, and sentence for context-cite.",
+        "|".join(UNITS),
+    ),
+)
 _READ_OPTIONS = (
     Option("layers", READ, "Also read influence at every layer's residual stream.", kind=bool),
     Option(

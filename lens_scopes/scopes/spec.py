@@ -100,7 +100,7 @@ class Spec:
     memory: int | None = None
     matmul_dtype: MatmulDtype = None
 
-    NO_GRADIENT: ClassVar[tuple[str, ...]] = (*("layers", "sites", "score_site", "through", "readout", "points"),)
+    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
 
     def __post_init__(self) -> None:
         check_matmul_dtype(self.matmul_dtype)

@@ -57,7 +57,7 @@ class PathGradients(Baseline):
         return True
 
     def targets(self, state: FinalState) -> list[int]:
-        return [state.top_token if state.target is None else state.target]
+        return [state.followed_token]
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         embeddings = model.token_embeddings(prompt.token_ids)
