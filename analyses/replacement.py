@@ -12,7 +12,7 @@ from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.engine.text_mean import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import averaged_mask, text_mean
 from lens_scopes.prompts.read import read_prompt
 
 CONTRACT = {

@@ -17,12 +17,14 @@ from torch import Tensor
 from benchmark import competitors
 from benchmark.goals import Goal
 from benchmark.measurements import Case, Progress, clock_name, measure
-from benchmark.passages import long_text
+from benchmark.passages import long_text, natural_text
 from benchmark.results import Section
 from lens_scopes.attribution.attribute import attribute, attribute_batch
 from lens_scopes.attribution.matrix import attribute_all
+from lens_scopes.engine.memory import Budget
 from lens_scopes.engine.model import MatmulDtype, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
+from lens_scopes.errors import OutOfMemoryError
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.objectives import Fisher, Objective, Semantic, Temperature
 from lens_scopes.scopes.points import StraightPath
@@ -32,7 +34,6 @@ LOWER_BOUND = "Transformers body (lower bound)"
 LENS_BODY = "TransformerLens body"
 LENS_FORWARD = "TransformerLens body, forward only"
 BFLOAT16 = "bfloat16 products"
-LONG = 1024  # prompts with more tokens are about memory, and run in fewer ways
 STEPS = 4  # of Integrated Gradients, here and in captum; captum's default of 50 takes 12 times as long
 
 
@@ -181,18 +182,44 @@ def _prompt_cases(bench: Bench, ids: Sequence[int], rank: int) -> list[Case]:
 
 
 def long_section(bench: Bench, tokens: int, progress: Progress | None = None) -> Section:
-    """One long prompt, where memory matters: the lower bound, and scopes with and without a limit."""
-    ids = generated_prompt(bench.model, tokens)
-    cases = [
-        Case("Temperature", lambda: attribute(bench.model, ids, Temperature())),
-        Case("Fisher rank 1", lambda: attribute(bench.model, ids, Fisher())),
-        Case("Temperature, in 1 GB", lambda: attribute(bench.model, ids, Temperature(), memory="1GB")),
-    ]
-    if bench.transformers is not None:
+    """One long prompt of natural text, where memory matters: the lower bound, and one scope with every layer's scores,
+    whole where that fits and one layer at a time."""
+    model = bench.model
+    ids = model.to_tokens(natural_text())[0, :tokens].tolist()
+    fits = Budget(ScopedModel.of(model), sites=model.cfg.n_layers).plan(len(ids))
+    every, least = "Temperature, every layer", _least_memory(model, len(ids))
+
+    def own(name: str, **choices: Any) -> Case:
+        return Case(name, lambda: attribute(model, ids, Temperature(), layers=True, **choices))
+
+    cases = [] if fits.sliced else [own(every)]
+    cases.append(own(f"{every}, one layer at a time", memory=least))
+    if has_bfloat16(bench.device):
+        cases += [] if fits.sliced else [own(f"{every}, {BFLOAT16}", matmul_dtype="bfloat16")]
+        cases.append(own(f"{every}, one layer at a time, {BFLOAT16}", memory=least, matmul_dtype="bfloat16"))
+    # At the whole window of Gemma the body's own graph does not fit, and its attention takes longer than all the rest.
+    if bench.transformers is not None and not fits.sliced:
         cases.insert(0, Case(LOWER_BOUND, lambda: competitors.body_scores(bench.transformers, ids), "body"))
-    goals = [Goal("Temperature, in 1 GB", "bytes", 1.1e9)]
-    title = f"One prompt of {len(ids)} tokens"
-    return bench.section(f"prompt-{tokens}", title, [cases[0].name], cases, goals, progress, len(ids))
+    bounds = {512: (1.0, 0.55), 2048: (0.75, 0.4), 8192: (0.6, 0.3)}.get(tokens)
+    goals = [] if bounds is None else [
+        Goal(every, "ratio", bounds[0], LOWER_BOUND),
+        Goal(f"{every}, {BFLOAT16}", "ratio", bounds[1], LOWER_BOUND),
+    ]  # fmt: skip
+    most = {8192: 1.4e9, 32768: 5e9}.get(tokens)
+    goals += [] if most is None else [Goal(f"{every}, one layer at a time", "bytes", most)]
+    title = f"One prompt of {len(ids)} tokens of natural text"
+    return bench.section(f"long-{tokens}", title, [cases[0].name], cases, goals, progress, len(ids))
+
+
+def _least_memory(model: Any, length: int) -> int:
+    """The least that a scope with every layer's scores can be given, to two per cent."""
+    scoped, amount = ScopedModel.of(model), 10**8
+    while True:
+        try:
+            Budget(scoped, amount, sites=scoped.n_layers).plan(length)
+            return amount
+        except OutOfMemoryError:
+            amount = int(1.02 * amount)
 
 
 def batch_section(bench: Bench, passages: Sequence[Any], progress: Progress | None = None) -> Section:

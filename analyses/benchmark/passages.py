@@ -1,9 +1,11 @@
-"""Generated prompts: neutral stories from a few parts, the same in every run."""
+"""Prompts: neutral stories generated from a few parts, the same in every run; and natural text for long ones."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+_ROOT = Path(__file__).resolve().parents[2]
 _WHO = (
     "the gardener",
     "a teacher",
@@ -29,6 +31,13 @@ def long_text(words: int, seed: int = 0) -> str:
     """A story of at least `words` words."""
     generator = random.Random(seed)
     return _story(generator, words // 10 + 1)
+
+
+def natural_text() -> str:
+    """The project's own texts, some 30,000 tokens. Of repeated sentences scores hardly differ, and any two
+    implementations differ by their rounding."""
+    names = ("README.md", "analyses/README.md", "analyses/LOG.md")
+    return "\n".join((_ROOT / name).read_text(encoding="utf-8") for name in names)
 
 
 def _story(generator: random.Random, sentences: int) -> str:

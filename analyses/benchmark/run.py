@@ -2,6 +2,7 @@
 
     python analyses/benchmark/run.py                                    prompts of 128 and 512 tokens, batches, …
     python analyses/benchmark/run.py --only prompt --tokens 512         one part alone
+    python analyses/benchmark/run.py --only long --tokens 8192          long natural text, against fused attention
     python analyses/benchmark/run.py --out b.json --out b.png           saves the results and a figure
     python analyses/benchmark/run.py --from b.json --out b.png          draws saved results again, without a model
 
@@ -24,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that 
 
 from lens_scopes.errors import FileError, LensScopesError
 
-PARTS = ("startup", "prompt", "batch", "matrix", "precision")
+PARTS = ("startup", "prompt", "long", "batch", "matrix", "precision")
+LONG_TOKENS = [512, 2048, 8192]
 MATRIX_TOKENS = 128
 PRECISION_PASSAGES = 50
 SUFFIXES = (".json", ".png", ".svg", ".pdf")
@@ -36,7 +38,11 @@ def main(
     ),
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda if there is one.")] = None,
     tokens: Annotated[
-        list[int] | None, typer.Option(help="Length of a prompt; may be repeated. By default 128 and 512.", min=2)
+        list[int] | None,
+        typer.Option(
+            help="Length of a prompt; may be repeated. By default 128 and 512; of natural text 512, 2048, 8192.",
+            min=2,
+        ),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"One part; may be repeated: {', '.join(PARTS)}.")] = None,
     rounds: Annotated[int, typer.Option(help="Number of timed rounds.", min=1)] = 3,
@@ -75,7 +81,7 @@ def main(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the results alone
         measured = {}
         for section in _sections(
-            model, device, tokens or [128, 512], only or list(PARTS), rounds, passages, count, competitors
+            model, device, tokens or [], only or list(PARTS), rounds, passages, count, competitors
         ):
             measured[section.name] = section.to_dict()
             _write(measured, outputs)  # after every section, so that an interruption loses one at most
@@ -126,10 +132,12 @@ def _sections(
         return
     loaded = ls.load_model(model, device=device)
     bench = cases.Bench(loaded, transformers_model(model, loaded) if competitors else None, rounds)
-    for length in lengths if "prompt" in parts else []:
-        section = cases.long_section if length > cases.LONG else cases.prompt_section
+    for length in lengths or [128, 512] if "prompt" in parts else []:
         with progress_bar(f"{length} tokens") as progress:
-            yield section(bench, length, progress)
+            yield cases.prompt_section(bench, length, progress)
+    for length in lengths or LONG_TOKENS if "long" in parts else []:
+        with progress_bar(f"{length} tokens of natural text") as progress:
+            yield cases.long_section(bench, length, progress)
     if "batch" in parts:
         with progress_bar("batch") as progress:
             yield cases.batch_section(bench, texts, progress)

@@ -13,7 +13,7 @@ from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.engine.text_mean import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import averaged_mask, text_mean
 from lens_scopes.errors import PathError, suggest
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline

@@ -12,7 +12,7 @@ and the output explained by a_1,h, or by ½ Σ_i w_i a_i,h² where the objective
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -34,7 +34,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
-from lens_scopes.engine.memory import shortage_named
+from lens_scopes.engine.memory import PeakGauge, shortage_named
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
@@ -122,7 +122,7 @@ def inspect_heads(
 
     # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
-    plan = budget.plan_patterns(len(place.token_ids))
+    plan, gauge = budget.plan_patterns(len(place.token_ids)), PeakGauge(scoped)
     traced = trace(scoped, [place.token_ids], sites.names, resolved.path_hooks())
     state = resolved.final_states(traced, [place.target])[0]
     directions = resolved.objective.directions(state)
@@ -177,7 +177,7 @@ def inspect_heads(
             divergence=directions.squared,
             matmul_dtype=scoped.matmul_dtype,
         ),
-        memory=plan,
+        memory=replace(plan, peak=gauge.peak()),
         warnings=[*directions.warnings, *disagreement_warnings(spearman, f"{len(ablations)} components", "ablations")],
     )
 

@@ -19,7 +19,7 @@ from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike
-from lens_scopes.engine.text_mean import averaged_mask
+from lens_scopes.engine.token_ablation import averaged_mask
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import Prompt, next_token_id

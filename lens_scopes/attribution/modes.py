@@ -25,7 +25,7 @@ from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.engine.text_mean import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -31,11 +31,11 @@ from lens_scopes.engine.final_state import (
     Unembedding,
     compute_dtype,
 )
-from lens_scopes.engine.memory import Budget, MemoryPlan, run_in_chunks
+from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model_checks import require_gradients, require_used
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
-from lens_scopes.engine.text_mean import averaged_mask
+from lens_scopes.engine.token_ablation import averaged_mask
 from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
@@ -136,7 +136,8 @@ class ResolvedSpec:
 
     def budget(self) -> Budget:
         """What the work may use beyond the model's weights, by what is free now."""
-        return Budget(self.model, self.spec.memory)
+        hook_names = [name for name, _ in self.path_hooks()]
+        return Budget(self.model, self.spec.memory, hook_names, len(self.read_names))
 
     def path_hooks(self) -> list[tuple[str, Hook]]:
         """The hooks that hold fixed what the path leaves out."""
@@ -226,7 +227,7 @@ class ResolvedSpec:
 
     def _run_at_points(self, place: PromptPosition, points: Points, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
-        path_hooks, budget = self.path_hooks(), self.budget()
+        path_hooks, budget, gauge = self.path_hooks(), self.budget(), PeakGauge(self.model)
         reads = [(row, position) for row, position, _ in place.predictions]
         traced = trace(self.model, place.sequences, self.read_names, path_hooks, reads)
         states = self.final_states(traced, [target for _, _, target in place.predictions])
@@ -247,7 +248,7 @@ class ResolvedSpec:
         mask = _averaged_tokens([place], averaged)
         starts = self._other_activations([place]) or averaged.starts
         scores = score(averaged, [averaged.directions], self.readout, mask, starts=starts)
-        plan = budget.plan(max(map(len, place.sequences)))
+        plan = replace(budget.plan(max(map(len, place.sequences))), peak=gauge.peak())
         return self._result(0, place, states, directions, scores, plan)
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.memory import MemoryPlan, try_or_oom
+from lens_scopes.engine.memory import MemoryPlan, PeakGauge, try_or_oom
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError, OutOfMemoryError, SiteError
@@ -110,6 +110,7 @@ class SlicedTrace:
         layers_at_once: the longest slice that memory has held.
         directions_at_once: directions that travel together; None for all.
         shortages: how often memory ran out.
+        gauge: measures the memory taken since the way forward began.
     """
 
     model: ScopedModel
@@ -123,6 +124,7 @@ class SlicedTrace:
     directions_at_once: int | None
     last: _Slice | None  # its graph is built on the way forward, and used once
     shortages: int = 0
+    gauge: PeakGauge | None = None
 
     @property
     def token_mask(self) -> Bool[Tensor, "batch pos"]:
@@ -130,7 +132,8 @@ class SlicedTrace:
 
     def outcome(self, plan: MemoryPlan, n_directions: int) -> MemoryPlan:
         """The plan as it was carried out, for the record."""
-        return plan.outcome(self.layers_at_once, self.directions_at_once, n_directions, self.shortages)
+        peak = None if self.gauge is None else self.gauge.peak()
+        return plan.outcome(self.layers_at_once, self.directions_at_once, n_directions, self.shortages, peak)
 
     def backward(
         self, vectors: Float[Tensor, "k read d_model"], visit: Visit, progress: Progress | None = None
@@ -363,6 +366,7 @@ def trace_within(
         NumericsError, ModelError: as `trace_in_slices`.
     """
     layers, shortages, made = plan.layers_at_once, 0, []
+    gauge = PeakGauge(model)
 
     def run() -> None:
         made.append(trace_in_slices(model, prompts, sites, layers, path, reads, plan.directions_at_once))
@@ -375,7 +379,7 @@ def trace_within(
                 f"graph of {layers} of {model.n_layers} layers ({shortage}); give a shorter prompt."
             )
         layers //= 2
-    made[0].shortages = shortages
+    made[0].shortages, made[0].gauge = shortages, gauge
     return made[0]
 
 

@@ -1,8 +1,7 @@
 """How the work is laid out in memory: the whole graph where it fits, else slices of layers, as many at a time as fit.
 
-The estimate counts what autograd keeps of a TransformerLens block: some activations of each width for every token, and
-the attention scores and pattern for every pair of tokens; and beside the layers held, what one layer
-takes while it runs. It errs on the large side. Where memory runs out all the same, chunks and slices are halved.
+The estimate counts what autograd keeps of a block (`Footprint`), and beside the layers held, what one layer takes while
+it runs, and the gradients that are read. Where memory runs out all the same, chunks and slices are halved.
 
 Why not `torch.utils.checkpoint` around every block? It runs every block again for each direction; slices run again
 once for all of them. It would run them when the hooks of sites and paths are gone, and cannot go on without memory.
@@ -13,27 +12,24 @@ in slices of 6 layers and 0.54 GB with the whole graph.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from lens_scopes.engine.attention import READ
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import LensScopesError, OutOfMemoryError, PromptError
 
 _SHARE = 0.6  # of the memory that is free: other programs may want some too
 _DIRECTIONS_SHARE = 0.1  # of what is allowed, for the directions that travel together between slices
+_TRANSIENT_PAIRS = 2.5  # scores of a block, where they are computed whole, that are there for a moment
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-# Tensors that autograd keeps per block and token, by width, and per pair of tokens and head; and what a block takes
-# for a moment beside them.
-_OF_D_MODEL, _OF_HEADS, _OF_D_MLP, _OF_PAIRS = 14, 6, 5, 2.5
-_CAPPED_PAIRS = 2  # more where attention scores are soft-capped, and in what Transformers computes
-_TRANSIENT_PAIRS = 2.5
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
@@ -50,6 +46,10 @@ class MemoryPlan:
         estimate: bytes expected beyond the model's weights.
         budget: bytes allowed, where a limit was given; None for a share of what is free, which no record needs.
         shortages: how often memory ran out all the same.
+        unfused: the layers whose attention scores are computed whole, by the reason; None in files from before
+            attention was fused.
+        peak: bytes taken at the peak beyond what was held before, as measured; None where the system does not count
+            them, and in files from before.
     """
 
     rows: int
@@ -59,6 +59,8 @@ class MemoryPlan:
     estimate: int
     budget: int | None
     shortages: int = 0
+    unfused: dict[str, list[int]] | None = None
+    peak: int | None = None
 
     @property
     def sliced(self) -> bool:
@@ -66,11 +68,117 @@ class MemoryPlan:
         return self.layers_at_once < self.n_layers
 
     def outcome(
-        self, layers_at_once: int, directions_at_once: int | None, n_directions: int, shortages: int
+        self,
+        layers_at_once: int,
+        directions_at_once: int | None,
+        n_directions: int,
+        shortages: int,
+        peak: int | None,
     ) -> MemoryPlan:
         """The plan as it was carried out, after memory had run out `shortages` times."""
         limit = None if directions_at_once is None or directions_at_once >= n_directions else directions_at_once
-        return replace(self, layers_at_once=layers_at_once, directions_at_once=limit, shortages=shortages)
+        return replace(self, layers_at_once=layers_at_once, directions_at_once=limit, shortages=shortages, peak=peak)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that the blocks of a model take for one prompt.
+
+    Attributes:
+        token: of one activation of the residual stream.
+        attention: kept by autograd of a block's norms and attention, for each token.
+        mlp: kept of its MLP.
+        moment: taken for a moment, forward or back, by the MLP, which takes the most.
+        weights: kept of a block whatever the prompt: weights in another dtype or layout than the model stores.
+        pair: of one score for every head.
+        pairs_kept: kept for each pair of tokens where scores are computed whole, in such scores.
+        early: whether the last MLP runs at the positions that are read alone.
+        once: taken for the prediction.
+    """
+
+    token: int
+    attention: int
+    mlp: int
+    moment: int
+    weights: int
+    pair: int
+    pairs_kept: float
+    early: bool
+    once: int
+
+    @classmethod
+    def of(cls, model: ScopedModel) -> Footprint:
+        """The footprint of a model's blocks, by their configuration."""
+        cfg = model.cfg
+        dtype = next(values.dtype for values in model.module.parameters() if values.is_floating_point())
+        size = torch.finfo(dtype).bits // 8
+        wide = max(size, 4)  # norms, scores and softmax are computed in float32 at least
+        product = 2 if model.matmul_dtype else size
+        d_model, heads, d_mlp = cfg.d_model, cfg.n_heads * cfg.d_head, cfg.d_mlp or 0
+        kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+        # Each norm keeps its input, centred or in float32 where that is another tensor, once for q, k and v each.
+        norm = cfg.normalization_type or ""
+        inputs_of_norms = 3 if norm.startswith("LN") or size < wide else 1
+        post_norm = wide * d_model if getattr(cfg, "use_normalization_before_and_after", False) else 0
+        attention = inputs_of_norms * wide * d_model + product * (heads + 2 * kv) + post_norm
+        if getattr(cfg, "use_qk_norm", False):
+            attention += wide * (heads + kv)
+        # GELU by its formula keeps four tensors, one kernel one; a gate what it multiplies too.
+        activations = (4 if cfg.act_fn in ("gelu_new", "gelu_fast") else 1) + 2 * bool(cfg.gated_mlp)
+        mlp = wide * d_model + product * activations * d_mlp + post_norm if d_mlp else 0
+        moment = 3 * product * d_mlp + 3 * wide * d_model
+        bridge = model.backend == "bridge"
+        if bridge:  # the expanded keys and values, and rotations and norms in steps of their own
+            attention, mlp = attention + 2 * wide * heads + 6 * wide * d_model, mlp + product * d_mlp
+        capped = (getattr(cfg, "attn_scores_soft_cap", None) or -1) > 0
+        return cls(
+            token=size * d_model,
+            attention=attention,
+            mlp=mlp,
+            moment=max(moment, 3 * wide * heads),
+            weights=0 if bridge else _copied_weights(model),
+            pair=wide * cfg.n_heads,
+            pairs_kept=4.5 if bridge or capped else 2.5,
+            early=f"blocks.{cfg.n_layers - 1}.hook_resid_mid" in model.hook_dict and not bridge,
+            once=8 * wide * cfg.d_vocab,
+        )
+
+    def kept(self, length: int) -> int:
+        """Kept of one block by autograd, without scores."""
+        return length * (self.attention + self.mlp)
+
+    def left_out(self, length: int) -> int:
+        """Not kept of the last block, since few positions of its MLP are read."""
+        return length * self.mlp if self.early else 0
+
+    def pairs(self, length: int) -> int:
+        """The scores of one block."""
+        return self.pair * length**2
+
+    def kept_pairs(self, length: int) -> int:
+        """Kept of one block's scores and patterns where they are computed whole."""
+        return int(self.pairs_kept * self.pairs(length))
+
+    def transient(self, length: int, *, whole_scores: bool) -> int:
+        """Taken for a moment while one block runs, forward or back."""
+        return length * self.moment + (int(_TRANSIENT_PAIRS * self.pairs(length)) if whole_scores else 0)
+
+
+def _copied_weights(model: ScopedModel) -> int:
+    """Bytes of a block's weights that autograd keeps copies of: all where products are in another dtype than they are,
+    else those that TransformerLens puts into another layout for its products."""
+    block = model.module.blocks[0]
+    if model.matmul_dtype:
+        return 2 * sum(values.numel() for values in block.parameters() if values.ndim > 1)
+    attention, gated = block.attn, bool(model.cfg.gated_mlp) and hasattr(block, "mlp")
+    as_products = [attention.W_O.permute(2, 0, 1)]
+    as_products += [
+        getattr(attention, name).transpose(1, 2)
+        for name in ("W_Q", "_W_K", "_W_V", "W_K", "W_V")
+        if isinstance(vars(attention)["_parameters"].get(name), torch.nn.Parameter)
+    ]
+    as_products += [getattr(block.mlp, name).T for name in ("W_in", "W_gate", "W_out")] if gated else []
+    return sum(values.nbytes for values in as_products if not values.is_contiguous())
 
 
 class Budget:
@@ -79,45 +187,52 @@ class Budget:
     Args:
         model: the model, whose sizes, dtype and devices count.
         allowed: bytes; by default a share of what is free on the model's devices.
+        hook_names: hooks that will be added to the model: those that read patterns cost n² bytes.
+        sites: how many sites gradients are read at, besides the embedding.
     """
 
-    def __init__(self, model: ScopedModel, allowed: int | None = None) -> None:
+    def __init__(
+        self, model: ScopedModel, allowed: int | None = None, hook_names: Iterable[str] = (), sites: int = 0
+    ) -> None:
         self.model = model
         self.given = allowed is not None
         self._free = free_bytes(model) if allowed is None else allowed
         self.limit = allowed
         self.allowed = self._free if allowed is not None else int(_SHARE * self._free)
-        cfg = model.cfg
-        dtype = next(values.dtype for values in model.module.parameters() if values.is_floating_point())
-        size = torch.finfo(dtype).bits // 8
-        wide = max(size, 4)  # scores, softmax and norms are computed in float32 at least
-        self._token = size * cfg.d_model
-        self._token_graph = (size + wide) // 2 * _OF_D_MODEL * cfg.d_model + size * (
-            _OF_HEADS * cfg.n_heads * cfg.d_head + _OF_D_MLP * (cfg.d_mlp or 0)
-        )
-        self._pair = wide * cfg.n_heads
-        capped = (getattr(cfg, "attn_scores_soft_cap", None) or -1) > 0 or not model.can_slice
-        self._pair_graph = _OF_PAIRS + (_CAPPED_PAIRS if capped else 0)
+        self.unfused = model.unfused_layers(hook_names)
+        self._sites = sites
+        self._footprint = Footprint.of(model)
 
-    def layer(self, length: int) -> int:
-        """Bytes of one layer's graph for one prompt."""
-        return int(length * (self._token_graph + self._pair_graph * self._pair * length))
+    def _layers(self, length: int, count: int) -> int:
+        """Bytes that autograd keeps of the `count` layers that keep the most, for one prompt."""
+        unfused = min(count, sum(map(len, self.unfused.values())))
+        return count * self._footprint.kept(length) + unfused * self._footprint.kept_pairs(length)
 
-    def transient(self, length: int) -> int:
+    def _transient(self, length: int) -> int:
         """Bytes that one layer takes for a moment while it runs, forward or back, for one prompt."""
-        return int(length * (self._token_graph / 2 + _TRANSIENT_PAIRS * self._pair * length))
+        return self._footprint.transient(length, whole_scores=bool(self.unfused))
 
-    def whole(self, length: int) -> int:
-        """Bytes of the whole graph of one prompt, at its peak."""
-        return self.model.n_layers * self.layer(length) + self.transient(length)
+    def _whole_row(self, length: int) -> int:
+        gradients = (self._sites + 1) * length * self._footprint.token
+        graph = self._layers(length, self.model.n_layers) - self._footprint.left_out(length)
+        return graph + self._transient(length) + gradients
+
+    def _fixed(self, layers: int) -> int:
+        """Bytes taken however many prompts run together."""
+        return layers * self._footprint.weights + self._footprint.once
+
+    def whole(self, length: int, rows: int = 1) -> int:
+        """Bytes of the whole graph of some prompts, at its peak, with the gradients at all sites."""
+        return rows * self._whole_row(length) + self._fixed(self.model.n_layers)
 
     def rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can hold their whole graphs together; one at least."""
-        return max(1, min(most, self.allowed // self.whole(length)))
+        return max(1, min(most, (self.allowed - self._fixed(self.model.n_layers)) // self._whole_row(length)))
 
     def forward_rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can run forward together without a graph; one at least."""
-        return max(1, min(most, self.allowed // (self.layer(length) + self.transient(length))))
+        each = self._layers(length, 1) + self._transient(length)
+        return max(1, min(most, (self.allowed - self._fixed(1)) // each))
 
     def plan(self, length: int, rows: int = 1, held: int = 0) -> MemoryPlan:
         """The fastest plan that fits: no layer is run twice unless it has to be.
@@ -131,21 +246,30 @@ class Budget:
             OutOfMemoryError: when even the smallest plan does not fit, with the estimate.
         """
         n_layers = self.model.n_layers
-        whole = rows * self.whole(length) + held
+
+        def planned(layers: int, directions: int | None, estimate: int) -> MemoryPlan:
+            return MemoryPlan(rows, layers, n_layers, directions, estimate, self.limit, unfused=self.unfused)
+
+        whole = self.whole(length, rows) + held
         if whole <= self.allowed:
-            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
+            return planned(n_layers, None, whole)
         if not self.model.can_slice:
             self._refuse(whole, f"{rows} × {length} tokens", "", 'load the model with backend="hooked", ')
-            return MemoryPlan(rows, n_layers, n_layers, None, whole, self.limit)
-        token = rows * length * self._token
-        layer, transient = rows * self.layer(length), rows * self.transient(length)
+            return planned(n_layers, None, whole)
+        token, transient = rows * length * self._footprint.token, rows * self._transient(length)
+
+        def estimate(layers: int, directions: int) -> int:
+            """A slice with what it starts from and the gradients inside; the directions that travel between slices."""
+            sites = -(-self._sites * layers // n_layers) + 1
+            inputs = -(-n_layers // layers)
+            graph = rows * self._layers(length, layers) + transient + self._fixed(layers)
+            return graph + (inputs + directions + sites) * token + held
+
+        self._refuse(estimate(1, 1), f"{rows} × {length} tokens", " one layer at a time", "")
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
-        carried = (n_layers + 1 + directions) * token + transient + held
-        self._refuse(
-            (n_layers + 2) * token + transient + layer + held, f"{rows} × {length} tokens", " one layer at a time", ""
-        )
-        layers = max(1, min(n_layers - 1, (self.allowed - carried) // layer))
-        return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.limit)
+        fitting = [layers for layers in range(1, n_layers) if estimate(layers, directions) <= self.allowed]
+        layers = max(fitting, default=1)
+        return planned(layers, directions, estimate(layers, directions))
 
     def plan_patterns(self, length: int) -> MemoryPlan:
         """The plan of the whole graph of a prompt together with what is computed from every layer's pattern.
@@ -153,10 +277,13 @@ class Budget:
         Raises:
             OutOfMemoryError: when it does not, with the estimate.
         """
-        patterns = self.model.n_layers * self._pair * length**2
-        estimate, n_layers = int(self.whole(length) + 3 * patterns), self.model.n_layers
+        n_layers, footprint = self.model.n_layers, self._footprint
+        whole = n_layers * (footprint.kept(length) + footprint.kept_pairs(length))
+        whole += footprint.transient(length, whole_scores=True) + self._fixed(n_layers)
+        estimate = whole + 3 * n_layers * footprint.pairs(length)
         self._refuse(estimate, f"the heads of {length} tokens", "", "")
-        return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit)
+        unfused = {READ: list(range(n_layers))}
+        return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit, unfused=unfused)
 
     def _refuse(self, estimate: int, what: str, how: str, cure: str) -> None:
         if estimate <= self._free:
@@ -166,6 +293,55 @@ class Budget:
             f"{what} need about {in_units(estimate)} beyond the model's weights{' even' if how else ''}{how}, and "
             f"{limit}; {cure}{'allow' if self.given else 'free'} more memory or give a shorter prompt."
         )
+
+
+class PeakGauge:
+    """Measures how much memory is taken at the peak beyond what is held when it starts.
+
+    On CUDA devices the allocator counts. On Linux the kernel does: the high-water mark of this process's resident
+    memory starts anew, after freed memory has gone back to the system, so that a process that held more before is
+    measured alike. Elsewhere nothing is known.
+    """
+
+    def __init__(self, model: ScopedModel) -> None:
+        self._devices = {parameter.device for parameter in model.module.parameters()}
+        self._on_cuda = all(device.type == "cuda" for device in self._devices)
+        self._before: int | None = None
+        if self._on_cuda:
+            for device in self._devices:
+                torch.cuda.reset_peak_memory_stats(device)
+            self._before = sum(map(torch.cuda.memory_allocated, self._devices))
+        elif all(device.type == "cpu" for device in self._devices):
+            self._before = _start_high_water()
+
+    def peak(self) -> int | None:
+        """Bytes at the peak since the start; None where the system does not count them."""
+        if self._before is None:
+            return None
+        most = sum(map(torch.cuda.max_memory_allocated, self._devices)) if self._on_cuda else _resident("VmHWM")
+        return None if most is None else max(0, most - self._before)
+
+
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _start_high_water() -> int | None:
+    """Bytes resident now, where the high-water mark starts anew; None where the system does not count it."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        _CLEAR_REFS.write_text("5")
+    except (OSError, AttributeError, TypeError):
+        return None
+    return _resident("VmRSS")
+
+
+def _resident(name: str) -> int | None:
+    """Bytes resident now (VmRSS) or at the peak (VmHWM), as Linux counts them."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), flags=re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def parse_memory(amount: str | int | None) -> int | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_scopes.engine.attention import BRIDGE, COMPILED, READ, fused_attention, has_hooks, obstacle, reads_patterns
 from lens_scopes.engine.final_state import Unembedding, WeightCache, compute_dtype, in_compute_dtype
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError, NumericsError
@@ -215,6 +216,14 @@ class ScopedModel(ABC):
             ModelError: for a part of the blocks where the model cannot slice.
         """
 
+    @abstractmethod
+    def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
+        """The layers whose attention scores are computed whole, by the reason.
+
+        Args:
+            hook_names: hooks that will be added, beside those that are there.
+        """
+
     def require_slices(self) -> None:
         """Raises ModelError where the model cannot run some of its blocks alone."""
         if not self.can_slice:
@@ -322,6 +331,25 @@ class HookedModel(ScopedModel):
             return self._run_to_positions(batch, start, first)
         return self._run_blocks(start, first, stop)
 
+    def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
+        read = {int(name.split(".")[1]) for name in hook_names if reads_patterns(name)}
+        reasons: dict[str, list[int]] = {}
+        for layer, block in enumerate(self.module.blocks):
+            reason = COMPILED if self._is_compiled(block) else obstacle(block.attn)
+            if reason is not None or layer in read:
+                reasons.setdefault(reason or READ, []).append(layer)
+        return reasons
+
+    def fused_attention(self, first: int, stop: int) -> AbstractContextManager[None]:
+        """Lets attention run without n × n matrices, in the blocks from `first` to before `stop` where that can be."""
+        blocks = self.module.blocks[first:stop]
+        return fused_attention(block.attn for block in blocks if not self._is_compiled(block))
+
+    def _is_compiled(self, block: Any) -> bool:
+        """Whether the block's code was fixed before: it would not see that methods are replaced, or keep them so."""
+        parts = (self.module, block)
+        return any(type(part).__name__ == "OptimizedModule" or part._compiled_call_impl is not None for part in parts)
+
     def apply_final_norm(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """What the unembedding reads of the last residual stream."""
         module = self.module
@@ -332,7 +360,7 @@ class HookedModel(ScopedModel):
         return self.cfg.normalization_type is not None
 
     def _run_blocks(self, start: Tensor, first: int, stop: int) -> Float[Tensor, "batch pos d_model"]:
-        with self._body_precision():
+        with self._body_precision(), self.fused_attention(first, stop):
             if first == 0:
                 return self.module(start, stop_at_layer=stop, padding_side="right")
             return self.module(start, start_at_layer=first, stop_at_layer=stop, padding_side="right")
@@ -366,8 +394,7 @@ class HookedModel(ScopedModel):
         block = self.module.blocks[-1]
         parts = [getattr(block, name) for name in _AFTER_ATTENTION if hasattr(block, name)]
         parts += [self.module.unembed.hook_in, *([self.module.ln_final] if self._has_final_norm else [])]
-        listening = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        return not any(getattr(module, hooks) for part in parts for module in part.modules() for hooks in listening)
+        return not any(has_hooks(module) for part in parts for module in part.modules())
 
 
 _AFTER_ATTENTION = ("hook_mlp_in", "ln2", "mlp", "ln2_post", "hook_mlp_out", "hook_resid_post")
@@ -378,6 +405,9 @@ class BridgeModel(ScopedModel):
 
     backend = "bridge"
     can_slice = False
+
+    def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
+        return {BRIDGE: list(range(self.n_layers))}
 
     def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
         if first != 0 or stop != self.n_layers:

@@ -81,7 +81,7 @@ class Prefixed:
             return self.model.apply_final_norm(residual[:, -self.n_read :])
 
     def _run(self, tokens: Tensor, cache: TransformerLensKeyValueCache) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), self.model.fused_attention(0, self.model.n_layers):
             return self.model.module(
                 tokens,
                 stop_at_layer=self.model.n_layers,

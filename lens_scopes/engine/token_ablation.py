@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_scopes.engine.ablations import ablation_named
-from lens_scopes.engine.final_state import Unembedding, kl_divergence, log_softmax
+from lens_scopes.engine.final_state import Unembedding, compute_dtype, kl_divergence, log_softmax
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.prefix_cache import Prefixed
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.engine.text_mean import text_mean
 from lens_scopes.errors import EvaluationError
 
 _TOKENS_AT_ONCE = 1024  # more fill the cores no better, and smaller batches share longer prefixes
@@ -260,6 +260,36 @@ class AblatedPrompt:
         count = len(self.targets)
         reads = [(row, len(ids) - count + index) for row, ids in enumerate(sequences) for index in range(count)]
         return self.model.run_to_final_states(sequences, hooks, reads).unflatten(0, (len(sequences), count))
+
+
+# What "mean" means wherever a baseline, an ablation or a path's start is called so: the mean of an activation over the
+# prompt's non-special tokens. Special tokens (BOS) are attention sinks, whose activations are unlike all others.
+
+
+def averaged_tokens(special: Sequence[bool]) -> list[bool]:
+    """Marks the tokens that "mean" averages: those that are not special; all of them in a prompt of special ones."""
+    return [not item for item in special] if not all(special) else [True] * len(special)
+
+
+def averaged_mask(specials: Sequence[Sequence[bool]]) -> Bool[Tensor, "batch pos"]:
+    """`averaged_tokens` of every prompt of a batch that is padded on the right; padding is False."""
+    rows = [averaged_tokens(special) for special in specials]
+    longest = max(map(len, rows))
+    return torch.tensor([row + [False] * (longest - len(row)) for row in rows])
+
+
+def text_mean(
+    values: Float[Tensor, "batch pos *inner"], averaged: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "batch 1 *inner"]:
+    """x̄ = Σ_t m_t x_t / Σ_t m_t for the marked tokens, in the compute dtype.
+
+    Args:
+        values: an activation, or the embeddings.
+        averaged: m_t, as `averaged_mask` gives it.
+    """
+    values = values.to(compute_dtype(values.dtype))
+    weights = averaged.to(values) / averaged.to(values).sum(1, keepdim=True)
+    return einsum(weights, values, "batch pos, batch pos ... -> batch ...")[:, None]
 
 
 # The functions of ABLATIONS: what each position's embedding is replaced by

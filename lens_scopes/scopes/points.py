@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.text_mean import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import averaged_mask, text_mean
 from lens_scopes.errors import PromptError, ReadoutError, suggest
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
-from lens_scopes.engine.text_mean import text_mean
+from lens_scopes.engine.token_ablation import text_mean
 from lens_scopes.errors import ReadoutError, suggest
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.other_prompt import (

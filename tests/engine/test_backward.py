@@ -18,7 +18,7 @@ import lens_scopes as ls
 from lens_scopes.attribution.scoring import score
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.text_mean import averaged_mask
+from lens_scopes.engine.token_ablation import averaged_mask
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.readouts import Norm, Readout

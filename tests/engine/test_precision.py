@@ -66,7 +66,7 @@ def test_slices_batches_and_matrices_round_alike() -> None:
     assert matrix.settings["matmul_dtype"] == "bfloat16"
     torch.testing.assert_close(batch[0].scores, rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
     torch.testing.assert_close(matrix.matrix[-1], rounded, rtol=0.05, atol=0.02 * float(rounded.max()))
-    sliced = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16", memory="25KB")
+    sliced = ls.attribute(model, IDS, "temperature", matmul_dtype="bfloat16", memory="17KB")
     assert "at a time" in memory_words(sliced.memory)
     torch.testing.assert_close(sliced.scores, rounded, rtol=1e-5, atol=0)
 

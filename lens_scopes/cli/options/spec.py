@@ -42,13 +42,14 @@ class _Choices:
 
     def remark(self, *results: Any) -> None:
         """Says on standard error how the work was laid out, where a limit was given or parts were run again."""
-        from lens_scopes.views.words.memory import memory_words
+        from lens_scopes.views.words.memory import memory_amounts, memory_words
 
         limited = getattr(self, "memory", None) is not None
         for result in results:
             plan = result.memory
             if plan is not None and (limited or plan.sliced or plan.shortages):
-                print(f"lens-scopes: note: in memory was {memory_words(plan)}.", file=sys.stderr)
+                words = f"{memory_words(plan)} ({memory_amounts(plan)})"
+                print(f"lens-scopes: note: in memory was {words}.", file=sys.stderr)
 
 
 def _group(name: str, option_names: Iterable[str], summary: str) -> Any:

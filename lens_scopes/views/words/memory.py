@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 def memory_words(plan: MemoryPlan | None) -> str:
-    """`the whole graph at once`, or how many layers and directions at a time, and how often memory ran out."""
+    """`the whole graph at once`, or how many layers and directions at a time, how often memory ran out, and where
+    attention holds every score."""
     if plan is None:
         return "no graph"
     words = "the whole graph at once"
@@ -21,4 +22,17 @@ def memory_words(plan: MemoryPlan | None) -> str:
         words += f", {plan.rows} prompts together"
     if plan.shortages:
         words += f"; memory ran out {'once' if plan.shortages == 1 else f'{plan.shortages} times'}"
+    for reason, layers in (plan.unfused or {}).items():
+        count = "all layers" if len(layers) == plan.n_layers else f"{len(layers)} of {plan.n_layers} layers"
+        words += f"; attention unfused in {count} ({reason})"
     return words
+
+
+def memory_amounts(plan: MemoryPlan | None) -> str:
+    """The memory planned, and that measured at the peak where the system counts it."""
+    from lens_scopes.engine.memory import in_units
+
+    if plan is None:
+        return "none planned"
+    measured = "" if plan.peak is None else f", {in_units(plan.peak)} at the peak"
+    return f"{in_units(plan.estimate)} planned{measured}, beyond the model's weights"

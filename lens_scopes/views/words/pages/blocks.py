@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lens_scopes.views.words.colour import Scale, scale_of
-from lens_scopes.views.words.memory import memory_words
+from lens_scopes.views.words.memory import memory_amounts, memory_words
 from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
@@ -260,7 +260,8 @@ def contract_section(
 
 def provenance_section(result: Result) -> Section:
     """Model, settings, memory and versions of a result, folded."""
-    return details_section(result.model, {**result.settings, "memory": memory_words(result.memory)}, result.versions)
+    memory = f"{memory_words(result.memory)} ({memory_amounts(result.memory)})" if result.memory else "no graph"
+    return details_section(result.model, {**result.settings, "memory": memory}, result.versions)
 
 
 def details_section(
