@@ -71,6 +71,8 @@ def build_hooked(pretrained: Any, cfg: Any, tokenizer: Any, processing: Mapping[
             _spread(model)
         else:
             model.move_model_modules_to_device()
+        if not any(processing.values()):
+            _tie(model, weights)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelError(
             f"HookedTransformer cannot take the weights of this {type(pretrained).__name__} "
@@ -83,18 +85,46 @@ def _adopt(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Makes `weights` the parameters of `model` without copying them.
 
     They stay views in the layout of Transformers, in which HookedTransformer's matrix products need no copy at
-    every forward pass either. Tied weights are parted, so that a change to one does not reach the other.
+    every forward pass either. Other weights that are one in Transformers are parted, so that a change to one does not
+    reach the other; `_tie` sees to W_E and W_U.
     """
     owners: set[tuple[int, int]] = set()
+    tied = _tied_embeddings(weights)
     adopted = {}
     for key, value in model.fill_missing_keys(dict(weights)).items():
         value = value.detach()
         if value.is_floating_point():
             value = value.to(model.cfg.dtype)
         owner = (value.data_ptr(), value.numel())
-        adopted[key] = value.clone() if value.numel() and owner in owners else value
+        parted = value.numel() and owner in owners and not (tied and key in _EMBEDDINGS)
+        adopted[key] = value.clone() if parted else value
         owners.add(owner)
     model.load_state_dict(adopted, assign=True, strict=False)
+
+
+_EMBEDDINGS = ("embed.W_E", "unembed.W_U")
+
+
+def _tied_embeddings(weights: Mapping[str, Tensor]) -> bool:
+    """Whether W_U is W_Eᵀ, in one place. Gemma's W_E is scaled, and so another matrix."""
+    W_E, W_U = (weights.get(name) for name in _EMBEDDINGS)
+    if W_E is None or W_U is None:
+        return False
+    return W_E.data_ptr() == W_U.data_ptr() and W_E.shape == W_U.T.shape and W_E.stride() == W_U.T.stride()
+
+
+def _tie(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Makes tied embeddings one matrix in memory, as in Transformers: casts and moves to a device have parted them."""
+    W_E, unembed = model.embed.W_E, model.unembed
+    if _tied_embeddings(weights) and W_E.device == unembed.W_U.device:
+        unembed.W_U.data = W_E.data.T
+        model.register_load_state_dict_pre_hook(_untie)
+
+
+def _untie(model: Any, *_: Any) -> None:
+    """Parts the two before other weights are copied into them, as processing them later does."""
+    if model.unembed.W_U.data_ptr() == model.embed.W_E.data_ptr():
+        model.unembed.W_U.data = model.unembed.W_U.data.clone()
 
 
 def _spread(model: Any) -> None:
