@@ -8,14 +8,23 @@ from typing import Any
 import pytest
 import torch
 from budgets import smallest
+from tiny_models import TINY_MODELS
 
 import lens_scopes as ls
 from lens_scopes.engine import memory
 from lens_scopes.engine.backward import trace, trace_in_slices
-from lens_scopes.engine.memory import Budget, in_units, is_out_of_memory, parse_memory, run_in_chunks, try_or_oom
-from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.memory import (
+    Budget,
+    PeakGauge,
+    in_units,
+    is_out_of_memory,
+    parse_memory,
+    run_in_chunks,
+    try_or_oom,
+)
+from lens_scopes.engine.model import Batch, ScopedModel
 from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
-from lens_scopes.views.words.memory import memory_words
+from lens_scopes.views.words.memory import memory_amounts, memory_words
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 PROMPTS = [IDS, IDS[:4], IDS[::-1], [5, 6], IDS[1:]]
@@ -307,3 +316,49 @@ def test_a_bridge_cannot_be_sliced():
 
     with pytest.raises(ModelError, match='backend="hooked"'):
         trace_in_slices(ScopedModel.of(TransformerBridge(1, 1)), [IDS], [], 1)
+
+
+def test_the_peak_is_counted_anew_in_a_process_that_held_more(tiny):
+    """Freed memory goes back before the count starts; results record the peak beside the estimate."""
+    held = [torch.ones(2**18) for _ in range(200)]  # 200 MB in pieces of 1 MB
+    del held[::2], held
+    gauge = PeakGauge(ScopedModel.of(tiny))
+    block = torch.ones(10 * 2**20)
+    del block
+    peak = gauge.peak()
+    if peak is None:
+        pytest.skip("this system does not count memory")
+    assert 38e6 < peak < 60e6
+    plan = ls.attribute(tiny, IDS).memory
+    assert plan.peak is not None and 0 <= plan.peak < 50e6 and plan.estimate > 0
+    assert "planned, " in memory_amounts(plan) and "at the peak" in memory_amounts(plan)
+
+
+def test_the_peak_is_unknown_where_the_system_does_not_count_it(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "none")
+    plan = ls.attribute(tiny, IDS).memory
+    assert plan.peak is None and "at the peak" not in memory_amounts(plan)
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
+    assert ls.attribute(tiny, IDS).memory.peak is None
+
+
+@pytest.mark.parametrize("name", ["llama_like", "gemma_like"])
+def test_what_autograd_keeps_is_what_the_estimate_counts(name):
+    """Of a middle layer, by PyTorch's own account; what the model holds anyway counts nothing."""
+    model, ids = ScopedModel.of(TINY_MODELS[name](dtype=torch.float32)), IDS * 4
+    batch = Batch.of(model, [ids])
+    own = {values.untyped_storage().data_ptr() for values in [*model.module.parameters(), *model.module.buffers()]}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(values: torch.Tensor) -> torch.Tensor:
+        if values.untyped_storage().data_ptr() not in own:
+            kept[values.untyped_storage().data_ptr()] = values
+        return values
+
+    start = model.run_slice(batch, batch.token_ids, 0, 1).detach().requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
+        model.run_slice(batch, start, 1, 2)
+    footprint = memory.Footprint.of(model)
+    actual = sum(values.untyped_storage().nbytes() for values in kept.values())
+    assert footprint.kept(len(ids)) + footprint.weights == pytest.approx(actual, rel=0.15)
