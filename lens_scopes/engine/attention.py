@@ -7,9 +7,9 @@ scores keeps q and k and returns a placeholder, and the one that weighs the valu
 
 in blocks of queries. A block sees the keys from its window's start to its last query, and is computed once more on the
 way back: nothing of n² is ever held. Soft-caps, ALiBi biases and attention sinks are part of a block. On accelerators,
-plain causal layers run through PyTorch's `scaled_dot_product_attention`. On a processor blocks mostly take less: for four
-heads of 256 entries that share keys, forward and back on one thread, 0.66, 0.93 and 1.05 of its time in float32 at 512,
-2,048 and 4,096 tokens, 0.54, 0.72 and 0.82 in bfloat16; with a window of 512 they take 0.30 at 4,096 tokens.
+plain causal layers run through PyTorch's `scaled_dot_product_attention`. On a processor blocks mostly take less: for
+four heads of 256 entries that share keys, forward and back on one thread, 0.66, 0.93 and 1.05 of its time in float32 at
+512, 2,048 and 4,096 tokens, 0.54, 0.72 and 0.82 in bfloat16; with a window of 512 they take 0.30 at 4,096 tokens.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ _DIRECTIONS_SHARE = 0.1  # of what is allowed, for the directions that travel to
 _TRANSIENT_PAIRS = 2.5  # scores of a block, where they are computed whole, that are there for a moment
 # The C library keeps freed blocks below 32 MB in a heap, which ends up in pieces: the process then holds this much more
 # than its tensors (1.43 to 1.50 times for whole graphs of Gemma 3 270M, 128 to 2,048 tokens; 1.1 to 1.6 for slices).
-_LARGE_BLOCK = 32 * 2**20
-_IN_PIECES, _LARGE_IN_PIECES = 1.4, 1.1
+# Large blocks should not, and yet slices of 8,192 tokens took 1.65 times their tensors, so the factor is one for all.
+_IN_PIECES = 1.45
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
@@ -92,7 +92,6 @@ class Footprint:
         token: of one activation of the residual stream.
         attention: kept by autograd of a block's norms and attention, for each token.
         mlp: kept of its MLP.
-        widest: of the widest activation of a token.
         moment: taken for a moment, forward or back, by the MLP, which takes the most.
         weights: kept of a block whatever the prompt: weights in another dtype or layout than the model stores.
         pair: of one score for every head.
@@ -104,7 +103,6 @@ class Footprint:
     token: int
     attention: int
     mlp: int
-    widest: int
     moment: int
     weights: int
     pair: int
@@ -141,7 +139,6 @@ class Footprint:
             token=size * d_model,
             attention=attention,
             mlp=mlp,
-            widest=product * max(d_mlp, heads),
             moment=max(moment, 3 * wide * heads),
             weights=0 if bridge else _copied_weights(model),
             pair=wide * cfg.n_heads,
@@ -230,13 +227,13 @@ class Budget:
 
     def whole(self, length: int, rows: int = 1) -> int:
         """Bytes of the whole graph of some prompts, at its peak, with the gradients at all sites."""
-        return self._in_pieces(rows * self._whole_row(length), rows * length) + self._fixed(self.model.n_layers)
+        return self._in_pieces(rows * self._whole_row(length)) + self._fixed(self.model.n_layers)
 
-    def _in_pieces(self, amount: int, tokens: int) -> int:
-        """What a process holds for tensors of that many bytes, of so many tokens."""
+    def _in_pieces(self, amount: int) -> int:
+        """What a process holds for tensors of that many bytes."""
         if self.model.device.type != "cpu":
             return amount
-        return int((_LARGE_IN_PIECES if tokens * self._footprint.widest > _LARGE_BLOCK else _IN_PIECES) * amount)
+        return int(_IN_PIECES * amount)
 
     def rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can hold their whole graphs together; one at least."""
@@ -244,7 +241,7 @@ class Budget:
 
     def forward_rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can run forward together without a graph; one at least."""
-        each = self._in_pieces(self._layers(length, 1) + self._transient(length), length)
+        each = self._in_pieces(self._layers(length, 1) + self._transient(length))
         return max(1, min(most, (self.allowed - self._fixed(1)) // each))
 
     def plan(self, length: int, rows: int = 1, held: int = 0) -> MemoryPlan:
@@ -276,7 +273,7 @@ class Budget:
             sites = -(-self._sites * layers // n_layers) + 1
             inputs = -(-n_layers // layers)
             tensors = rows * self._layers(length, layers) + transient + (inputs + directions + sites) * token
-            return self._in_pieces(tensors, rows * length) + self._fixed(layers) + held
+            return self._in_pieces(tensors) + self._fixed(layers) + held
 
         self._refuse(estimate(1, 1), f"{rows} × {length} tokens", " one layer at a time", "")
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
