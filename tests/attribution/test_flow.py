@@ -235,7 +235,7 @@ def test_spans_of_a_text_are_its_parts_characters_or_tokens(reading: Any) -> Non
         ({"rank": 0}, ObjectiveError, ["1 to d_model = 16"]),
         ({"rank": 17}, ObjectiveError, ["1 to d_model = 16"]),
         ({"rank": 2, "samples": 1}, ObjectiveError, ["at least 2"]),
-        ({"answer": ""}, PromptError, ["answer is empty"]),
+        ({"answer": ""}, PromptError, ["the answer '' is empty"]),
         ({"answer": "s"}, PromptError, ["joins", "' dog'"]),
         ({"answer": " on", "generate": 2}, PromptError, ["ask for one"]),
         ({"answer": " on", "position": 3}, PromptError, ["position 3"]),
