@@ -125,11 +125,11 @@ def attribute(
 def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, progress: Progress | None) -> Attribution:
     """The result of a comparison method, which takes no gradient."""
     model, length = resolved.model, len(place.token_ids)
-    batch = Batch.of(model, place.sequences, [(row, position) for row, position, _ in place.predictions])
+    batch = Batch.of(model, place.sequences, place.reads)
     with torch.no_grad():
         ys = model.final_states(batch)
     model.check_finite(ys, batch)
-    states = resolved.checked_states(ys, [target for _, _, target in place.predictions])
+    states = resolved.checked_states(ys, place.targets)
     scores = method.scores(model, place.prompt.first(length), states).cpu()
     if progress is not None:
         progress(1, 1)

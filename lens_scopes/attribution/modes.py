@@ -97,13 +97,13 @@ def inspect_modes(
     # The check: every token's embedding is really replaced, each alone.
     ys = changed_final_states(
         scoped,
-        place.token_ids,
+        place,
         range(len(place.token_ids)),
         lambda indices: [(EMBEDDING, _replace(indices, replacement))],
         progress,
         budget,
     )
-    after = [FinalState(y, resolved.unembedding) for y in ys.to(state.y)]
+    after = [FinalState(y, resolved.unembedding) for y in ys[:, 0].to(state.y)]
     return ModeInspection(
         modes=[
             FisherMode(

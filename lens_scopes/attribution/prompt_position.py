@@ -96,6 +96,16 @@ class PromptPosition:
         return [self.other.token_ids[:length] + sequence[length:] for sequence in self.sequences]
 
     @property
+    def reads(self) -> list[tuple[int, int]]:
+        """Row of `sequences` and position of each prediction explained."""
+        return [(row, position) for row, position, _ in self.predictions]
+
+    @property
+    def targets(self) -> list[int | None]:
+        """The next token of each prediction explained."""
+        return [target for _, _, target in self.predictions]
+
+    @property
     def predictions(self) -> list[tuple[int, int, int | None]]:
         """The predictions explained: row of `sequences`, position and target."""
         if not self.answers:
@@ -112,6 +122,29 @@ class PromptPosition:
         if self.with_answer:
             return self.answers[0].prompt, len(self.answers[0].prompt) - 1
         return self.prompt, self.position + 1
+
+    @property
+    def laid_out(self) -> Prompt:
+        """All tokens that the model reads, once each: the prompt's, then those of each answer but the last."""
+        if not self.answers:
+            return self.prompt.first(self.position + 1)
+        first, *others = (answer.prompt.first(len(answer.prompt) - 1) for answer in self.answers)
+        if not others:
+            return first
+        own = slice(len(self.prompt), None)
+        return replace(
+            first,
+            text=self.prompt.text,
+            offsets=None,
+            token_ids=first.token_ids + others[0].token_ids[own],
+            tokens=first.tokens + others[0].tokens[own],
+            special=first.special + others[0].special[own],
+        )
+
+    def by_answer(self, states: Sequence[FinalState]) -> list[Sequence[FinalState]]:
+        """The final states of all predictions, those of each answer apart."""
+        first = len(self.answers[0])
+        return [states[:first], states[first:]][: len(self.answers)]
 
     def answer_records(self, states: Sequence[FinalState]) -> list[AnswerRecord]:
         """The answers explained, with the probability of each of their tokens."""

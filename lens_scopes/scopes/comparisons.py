@@ -24,7 +24,7 @@ from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
 from lens_scopes.errors import EvaluationError, ObjectiveError
 from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.contract import OF_ANSWER, contract
 from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Baseline(Explanation):
     takes_answer: ClassVar[bool] = False
     """Whether a whole answer can be explained."""
 
-    of_answer: ClassVar[str] = ", summed over the answer's predictions"
+    of_answer: ClassVar[str] = OF_ANSWER
     """What becomes of the score of a whole answer, for the contract."""
 
     @abstractmethod

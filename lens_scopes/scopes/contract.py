@@ -10,6 +10,8 @@ from lens_scopes.scopes.other_prompt import describe_other_prompt
 from lens_scopes.scopes.readouts import Readout, Relative
 
 ELEMENTS = ("output explained", "eligible features", "generative process", "held fixed", "score attributed")
+OF_ANSWER = ", summed over the answer's predictions"
+"""What becomes of a score where a whole answer is explained."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _score(terms: ContractTerms) -> str:
     draws = f", {terms.sampled} of them random" if terms.sampled else ""
     # Of several directions the sum is a trace: only along each of them is the amplitude an effect.
     along = " along each direction v" if terms.n_directions > 1 else ""
-    of_answer = ", summed over the answer's predictions" if terms.answer_process else ""
+    of_answer = OF_ANSWER if terms.answer_process else ""
     return (
         f"score_t = {form} with a_t = {terms.readout.amplitude_symbol} ({terms.readout.describe()}{along}); "
         f"{terms.equation}{of_answer} ({count}{draws})"

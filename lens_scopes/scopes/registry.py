@@ -393,7 +393,8 @@ SCOPE_OPTIONS = (
     *("measure", "ablation", "ablations", "draws", "by"),
 )
 TOKEN_OPTIONS = ("target", "other", "answer")
-ANSWER_OPTIONS = ("answer", "generate", "eligible")
+WHICH_ANSWER = ("answer", "generate")
+ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
 ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
 PATH_OPTIONS = ("through", "freeze")

@@ -377,10 +377,9 @@ def test_what_has_no_place_is_refused(objective: Any, more: dict[str, Any], mess
         ls.attribute(gpt2_like(), PROMPT, objective, **more)
 
 
-@pytest.mark.parametrize("ask", [ls.attribute_all, ls.inspect_heads])
-def test_kinds_without_answers_refuse_them(ask: Any) -> None:
-    with pytest.raises(ls.LensScopesError, match="attribute and attribute_batch alone"):
-        ask(gpt2_like(), PROMPT, ls.LogProbDiff(ANSWER, OTHER))
+def test_a_matrix_refuses_two_answers() -> None:
+    with pytest.raises(ls.LensScopesError, match="attribute, attribute_batch and inspect_heads"):
+        ls.attribute_all(gpt2_like(), PROMPT, ls.LogProbDiff(ANSWER, OTHER))
 
 
 def test_a_batch_needs_as_many_answers_as_prompts() -> None:

@@ -135,11 +135,34 @@ def test_a_whole_answer_is_explained(
     answer = ask(api, "attribute", **question)
     AttributionAnswer.model_validate(answer)
     result = plain(ls.attribute(model, PROMPT, objective, **more))
+    assert answer["answer"]["tokens"]
     assert {name: value for name, value in answer.items() if name in result} == result
     variables: dict[str, Any] = {}
     python = answer["command"]["python"].replace("ls.load_model", "load_model")
     exec(python, {"load_model": loader}, variables)
     assert plain(variables["result"])["scores"] == result["scores"]
+
+
+@pytest.mark.parametrize(("question", "objective", "more"), ANSWERED)
+def test_heads_of_a_whole_answer(
+    api: TestClient,
+    run: Callable[..., Run],
+    loader: Loader,
+    model: Any,
+    question: dict[str, Any],
+    objective: Any,
+    more: dict[str, Any],
+) -> None:
+    question, more = ({k: v for k, v in some.items() if k != "eligible"} for some in (question, more))
+    answer = ask(api, "heads", **question, verify=2)
+    HeadsAnswer.model_validate(answer)
+    result = plain(ls.inspect_heads(model, PROMPT, objective, **more, verify=2))
+    assert {name: value for name, value in answer.items() if name in result} == result
+    variables: dict[str, Any] = {}
+    exec(answer["command"]["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
+    _, *arguments = shlex.split(answer["command"]["shell"])
+    for found in (plain(variables["result"]), json.loads(run(*arguments, "--json").out)):
+        assert (found["effect"], found["answer"]) == (result["effect"], result["answer"])
 
 
 @pytest.mark.parametrize("text", ["-", "--help", 'it\'s "a" $(b) `c` \\ !', "two\nlines\n", "- a\n"])

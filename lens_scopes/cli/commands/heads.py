@@ -12,7 +12,7 @@ from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
-from lens_scopes.cli.options.spec import ScopeOptions
+from lens_scopes.cli.options.spec import HeadsOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError
 
@@ -22,7 +22,7 @@ _PANEL = "Heads"
 @with_option_groups
 def heads(
     prompt: PromptOptions,
-    asked: ScopeOptions,
+    asked: HeadsOptions,
     model: ModelOptions,
     output: ResultOptions,
     baseline: Annotated[
@@ -63,7 +63,8 @@ def heads(
         ),
     ] = None,
 ) -> None:
-    """Predict the effect of every head and MLP on one prediction, and verify the strongest by ablation."""
+    """Predict the effect of every head and MLP on one prediction or a whole answer, and verify the strongest by
+    ablation."""
     if baseline is not None and against is not None:
         raise LensScopesError("--baseline and --against both say what replaces an output; give one of them.")
     output.check()

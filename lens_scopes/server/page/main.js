@@ -14,7 +14,7 @@ const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
-  heads: () => [...SCOPE, "target", "position"],
+  heads: () => [...SCOPE, "target", "answer", "generate", "position"],
   matrix: (fields) => (fields.scope === "logit-diff" ? [...SCOPE, "target"] : SCOPE),
   modes: () => [...EVERY, "position"],
 };

@@ -71,7 +71,7 @@ def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple
     if isinstance(request, AttributeRequest):
         return prompt, _attribution(model, prompt, request, limits, job)
     if isinstance(request, HeadsRequest):
-        return prompt, _heads(model, prompt, request, job)
+        return prompt, _heads(model, prompt, request, limits, job)
     if isinstance(request, MatrixRequest):
         return prompt, _matrix(model, prompt, request, job)
     return prompt, _modes(model, prompt, request, job)
@@ -107,13 +107,15 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
-def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
+def _heads(model: Any, prompt: Prompt, request: HeadsRequest, limits: Limits, job: Job) -> Any:
     baseline: Any = request.baseline
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "ablations") as progress:
         return inspect_heads(
             model,
             prompt,
-            request.spec(),
+            spec,
             position=request.position,
             baseline=baseline,
             patterns=request.head or request.top,
