@@ -26,12 +26,12 @@ from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
-from lens_scopes.prompts.answer import AnswerLike, one_answer, read_answer
+from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
-from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.contract import answer_process, contract
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
@@ -114,7 +114,8 @@ def information_flow(
     )
     scoped = resolved.model
     rank, samples = _checked_directions(scoped.cfg.d_model, rank, samples)
-    text, n_answer, generated = _with_answer(scoped, prompt, spans, one_answer(answer, generate or None), position)
+    text, answered = _with_answer(scoped, prompt, spans, one_answer(answer, generate or None), position)
+    n_answer, generated = (0, False) if answered is None else (len(answered), answered.generated)
     span_ranges = _checked_spans(text)
     destinations = _destinations(text, n_answer, position)
     ids = text.token_ids[: destinations[-1] + 1]
@@ -150,7 +151,7 @@ def information_flow(
         answer=n_answer,
         generated=generated,
         **resolved.record(text, destinations[-1], states[-1], whole=True),
-        contract=_contract(resolved, destinations, span_ranges, n_answer, relative, rank, samples),
+        contract=_contract(resolved, destinations, span_ranges, answered, relative, rank, samples),
         settings=resolved.settings(
             destinations[-1],
             sigma=relative,
@@ -196,8 +197,8 @@ def _with_answer(
     spans: Mapping[str, SpanLike] | None,
     answer: AnswerLike | None,
     position: int,
-) -> tuple[Prompt, int, bool]:
-    """The prompt with named spans, the answer at its end, how many tokens that is, and whether they are generated."""
+) -> tuple[Prompt, Answer | None]:
+    """The prompt with named spans, the answer at its end, and that answer."""
     if answer is not None and position != -1:
         raise PromptError(f"an answer follows the whole prompt, and position {position} was asked for; leave it out.")
     read = read_prompt(model, prompt)
@@ -205,9 +206,9 @@ def _with_answer(
         named = read_prompt(model, read, spans=spans).spans
         read = Prompt(**{**vars(read), "spans": {name: named[name] for name in spans}})
     if answer is None:
-        return read, 0, False
+        return read, None
     answered = read_answer(model, read, answer)
-    return answered.prompt, len(answered), answered.generated
+    return answered.prompt, answered
 
 
 def _checked_spans(prompt: Prompt) -> dict[str, tuple[int, int]]:
@@ -308,24 +309,27 @@ def _contract(
     resolved: ResolvedSpec,
     destinations: Sequence[int],
     spans: Mapping[str, tuple[int, int]],
-    answer: int,
+    answer: Answer | None,
     sigma: float,
     rank: int,
     samples: int,
 ) -> dict[str, str]:
     after = f"after position {destinations[-1]}"
-    if answer:
-        after = f"after positions {destinations[0]} to {destinations[-1]}, those of the answer, summed"
+    process = f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square "
+    process += "coordinate of an embedding, to second order"
+    if answer is not None:
+        after = f"after positions {destinations[0]} to {destinations[-1]}, those of the answer {answer.text!r}, summed"
+        process = f"{answer_process([answer])}; {process}"
     named = ", ".join(f"{name!r} ({start} to {stop - 1})" for name, (start, stop) in spans.items())
-    held = "the weights, all other embeddings, the answer's own tokens and the positions"
+    own = "" if answer is None else "the answer's own tokens, "
+    held = f"{own}the weights, all other embeddings and the positions"
     if resolved.path is not None:
         held += f"; gradient flows only {resolved.path}, all else keeps its value"
     estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
     return contract(
         output=f"the whole next-token distribution, {after}",
         features=f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
-        process=f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square "
-        "coordinate of an embedding, to second order",
+        process=process,
         held=held,
         score="bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
         f"F = W_U (diag p − p pᵀ) W_Uᵀ = U diag(λ) Uᵀ; {rank} directions a prediction{estimated}",

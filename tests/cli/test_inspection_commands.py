@@ -56,6 +56,16 @@ def test_matrix_is_the_python_call(run: Callable[..., Run], loader: Loader) -> N
     assert got["generated"] == 2 and "start" in got["spans"]
 
 
+def test_a_matrix_of_a_given_answer(run: Callable[..., Run], loader: Loader) -> None:
+    expected = plain(ls.attribute_all(loader.model, PROMPT, ls.LogProb(), answer=" sofa dog").to_dict())
+    got = as_json(run("matrix", PROMPT, "--scope", "logprob", "--answer", " sofa dog", "--json"))
+    assert got == expected and (got["answer"], got["generated"]) == (2, 0)
+    both = as_json(
+        run("attribute", PROMPT, "--scope", "logprob", "--answer", " sofa dog", "--with", "matrix", "--json")
+    )
+    assert both["matrix"]["matrix"] == expected["matrix"]
+
+
 def test_modes_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
     got = as_json(run("modes", PROMPT, "--rank", "2", "--baseline", "zero", "--json"))
     assert got == plain(ls.inspect_modes(loader.model, PROMPT, 2, baseline="zero").to_dict())

@@ -70,6 +70,11 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),
         MatrixAnswer,
     ),
+    "matrix of an answer": (
+        {"scope": "logprob", "answer": " sofa dog"},
+        lambda model: ls.attribute_all(model, PROMPT, ls.LogProb(), answer=" sofa dog"),
+        MatrixAnswer,
+    ),
     "modes": (
         {"rank": 2, "baseline": "zero"},
         lambda model: ls.inspect_modes(model, PROMPT, 2, baseline="zero"),
@@ -81,7 +86,7 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kind: str) -> None:
     question, expected, described = QUESTIONS[kind]
-    answer = ask(api, kind, **question)
+    answer = ask(api, kind.partition(" ")[0], **question)
     described.model_validate(answer)
     result = plain(expected(model))
     assert {name: value for name, value in answer.items() if name in result} == result
@@ -103,7 +108,7 @@ def test_the_python_and_the_command_line_give_the_same_result(
     loader: Loader,
     kind: str,
 ) -> None:
-    answer = ask(api, kind, **QUESTIONS[kind][0])
+    answer = ask(api, kind.partition(" ")[0], **QUESTIONS[kind][0])
     command = answer["command"]
     variables: dict[str, Any] = {}
     exec(command["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)

@@ -141,6 +141,10 @@ class HeadsRequest(PromptRequest, _HeadsRequest):
 class MatrixRequest(PromptRequest, _MatrixRequest):
     """`lens_scopes.attribute_all`."""
 
+    answer: Annotated[str, Field(max_length=4000)] | None = Field(
+        None,
+        description="A text, or ids (#12#34), after the prompt, whose tokens alone are explained.",
+    )
     generate: int = Field(
         0, ge=0, lt=2**31, description="Tokens for the model to add first; those alone are explained."
     )
@@ -148,7 +152,7 @@ class MatrixRequest(PromptRequest, _MatrixRequest):
 
     @classmethod
     def option_names(cls) -> set[str]:
-        return super().option_names() - {"generate"}  # what a matrix generates is its own, and no answer
+        return super().option_names() - {*WHICH_ANSWER}  # a matrix sums nothing over an answer, so it has its own
 
 
 class ModesRequest(PromptRequest, _PathRequest):
@@ -273,6 +277,7 @@ class MatrixAnswer(_Scoped):
     targets: list[PredictedToken | None]
     predicted: list[PredictedToken]
     text: str | None
+    answer: int
     generated: int
     spans: dict[str, tuple[int, int]]
 
