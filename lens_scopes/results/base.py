@@ -374,7 +374,7 @@ def _first_difference(mine: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def _tensor_of(value: Any) -> Tensor:
-    return torch.tensor(_numbers(value), dtype=torch.float64)
+    return torch.tensor(_numbers(value), dtype=torch.float64, device="cpu")
 
 
 def _numbers(value: Any) -> Any:

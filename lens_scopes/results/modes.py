@@ -117,10 +117,10 @@ class ModeInspection(Result):
 
     def values(self) -> Float[Tensor, " pos"]:
         """KL(before ‖ after) of each replacement, in nats."""
-        return torch.tensor([item.actual_nats for item in self.replacements], dtype=torch.float64)
+        return torch.tensor([item.actual_nats for item in self.replacements], dtype=torch.float64, device="cpu")
 
     def subtracted(self) -> dict[str, Tensor]:
-        predicted = torch.tensor([item.predicted_nats for item in self.replacements], dtype=torch.float64)
+        predicted = torch.tensor([item.predicted_nats for item in self.replacements], dtype=torch.float64, device="cpu")
         return {"actual_nats": self.values(), "predicted_nats": predicted}
 
     def to_pandas(self) -> pandas.DataFrame:
