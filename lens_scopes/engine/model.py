@@ -154,7 +154,7 @@ class ScopedModel(ABC):
         if isinstance(model, ScopedModel):
             return model
         if type(model).__name__ == "OptimizedModule":  # hooks are not called in compiled code
-            model = model._orig_mod
+            model = cast(Any, model)._orig_mod
         # By name: naming the class would import transformer_lens.
         is_bridge = any(kind.__name__ == "TransformerBridge" for kind in type(model).__mro__)
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -107,6 +108,18 @@ class ModeInspection(Result):
     modes: list[FisherMode]
     replacements: list[TokenReplacement]
     baseline: str
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], tensor: Any) -> ModeInspection:
+        result = super().from_record(record, tensor)
+        for index, item in enumerate(result.replacements):
+            if item.index != index:
+                raise ValueError(f"replacements[{index}].index is {item.index}, expected {index}")
+            if len(item.amounts) != len(result.modes):
+                raise ValueError(
+                    f"replacements[{index}].amounts has {len(item.amounts)} entries for {len(result.modes)} modes"
+                )
+        return result
 
     def __repr__(self) -> str:
         named = "; ".join(f"λ={mode.eigenvalue:.3g} {mode.contrast}" for mode in self.modes[:3])
