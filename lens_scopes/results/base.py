@@ -6,7 +6,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, overload
 
 import torch
 from jaxtyping import Float
@@ -71,11 +72,18 @@ class Viewable:
     is looked at.
     """
 
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+    @overload
+    def to_html(self, path: str | os.PathLike[str]) -> Path: ...
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str | Path:
         """The result as one self-contained page that opens offline.
 
         Args:
             path: where to write it; None only returns the HTML.
+
+        Returns:
+            The path written, or the HTML where none is given.
 
         Raises:
             FileError: when it cannot be written.
@@ -83,9 +91,10 @@ class Viewable:
         from lens_scopes.views import to_html
 
         page = to_html(self)
-        if path is not None:
-            write_whole(path, utf8(page))
-        return page
+        if path is None:
+            return page
+        write_whole(path, utf8(page))
+        return Path(path)
 
     def figure(self) -> Figure:
         """A matplotlib figure of the result, for papers."""
@@ -106,11 +115,16 @@ class Viewable:
 
         return rendered(self, suffix)
 
-    def show(self) -> None:
-        """Shows the result: in a notebook as an offline page, elsewhere in the terminal."""
+    def show(self, *, full: bool = False, height: int | None = None) -> None:
+        """Shows the result: in a notebook as an offline view, elsewhere in the terminal.
+
+        Args:
+            full: in a notebook, the whole page of `to_html` (1.4 MB) in place of the compact view.
+            height: in a notebook, of the frame in pixels; by default it fits its content.
+        """
         from lens_scopes.views import show
 
-        show(self)
+        show(self, full=full, height=height)
 
     def _repr_html_(self) -> str:
         from lens_scopes.views import notebook_html

@@ -168,7 +168,7 @@ def test_lone_surrogates_are_kept_and_shown(results: dict[str, Any], kind: str, 
     odd.save(tmp_path / "a.safetensors")
     read = ls.load(tmp_path / "a.safetensors")
     assert read.turns == odd.turns and read.warnings == odd.warnings
-    assert "⟨U+DFFF⟩" in odd.to_html(tmp_path / "a.html")
+    assert "⟨U+DFFF⟩" in odd.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
     (tmp_path / "a.html").read_text(encoding="utf-8")
 
 

@@ -102,6 +102,13 @@ export function draw(data) {
   document.querySelector("body>main").append(...page.sections);
   page.ready();
   followLinks();
+  if (parent !== window) tellHeight();
+}
+
+/** Tells the page around a frame how tall its content is. */
+function tellHeight() {
+  const tell = () => parent.postMessage({ lensScopes: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
+  new ResizeObserver(tell).observe(document.body);
 }
 
 /** Opens the folds around the element of an id, and gives it back. */
