@@ -17,6 +17,7 @@ from .results.attribution import Attribution
 from .results.base import Difference, Ranked, Result
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
+from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
@@ -91,6 +92,7 @@ __all__ = [
     "Spec",
     "StraightPath",
     "Temperature",
+    "TotalInfluence",
     "ValueDistribution",
     "ValueWeightedAttention",
     "attribute",

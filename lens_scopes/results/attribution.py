@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.prompts.groups import Grouping, group_tokens, text_of
-from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.results.base import Entry, Result
 from lens_scopes.results.record import plain
@@ -174,15 +173,7 @@ class Attribution(Result):
         """
         import pandas
 
-        prompt = Prompt(
-            text=self.text,
-            token_ids=tuple(self.token_ids),
-            tokens=tuple(self.tokens),
-            offsets=None if self.offsets is None else tuple(self.offsets),
-            special=tuple(self.special),
-            source="ids" if self.text is None else "chat" if self.turns else "text",
-            turns=self.turns,
-        )
+        prompt = self.as_prompt()
         groups = group_tokens(prompt, by)
         return pandas.DataFrame(
             {

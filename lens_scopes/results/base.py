@@ -15,6 +15,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import Prediction
 from lens_scopes.engine.memory import MemoryPlan
 from lens_scopes.errors import ResultError
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results import files
 from lens_scopes.results.record import decode_fields, plain
 
@@ -150,7 +151,7 @@ class Result(Viewable, ABC):
     """
 
     kind: ClassVar[str]
-    """The kind of the result: attribution, heads, matrix, modes or flow."""
+    """The kind of the result: attribution, heads, matrix, influence, modes or flow."""
 
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""
@@ -258,6 +259,18 @@ class Result(Viewable, ABC):
                 )
         if other.entries() != self.entries():
             raise ResultError(f"the two results of kind {self.kind} have other rows; explain the same ones.")
+
+    def as_prompt(self) -> Prompt:
+        """The tokens as a Prompt, to group or to explain again."""
+        return Prompt(
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            tokens=tuple(self.tokens),
+            offsets=None if self.offsets is None else tuple(self.offsets),
+            special=tuple(self.special),
+            source="ids" if self.text is None else "chat" if self.turns else "text",
+            turns=self.turns,
+        )
 
     def __sub__(self, other: Result) -> Difference:
         return self.difference(other) if isinstance(other, Result) else NotImplemented
