@@ -29,6 +29,7 @@ from .scopes.comparisons import (
     ValueWeightedAttention,
 )
 from .scopes.context_cite import ContextCite
+from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
     Directions,
@@ -63,6 +64,7 @@ __all__ = [
     "EvaluationReport",
     "Fisher",
     "FisherAtValues",
+    "FittedLens",
     "Frozen",
     "HeadInspection",
     "Heads",
@@ -72,6 +74,7 @@ __all__ = [
     "LensScopesError",
     "LogProb",
     "LogProbDiff",
+    "LogitLens",
     "LogitDiff",
     "MLP",
     "ModeInspection",

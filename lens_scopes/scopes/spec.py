@@ -21,6 +21,7 @@ from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
 from lens_scopes.scopes.points import Points, PointsLike, as_points
@@ -64,6 +65,7 @@ class Spec:
     Attributes:
         objective: what is explained, or the comparison method.
         layers: the residual stream read at each layer, "resid_pre", "resid_mid" or "resid_post"; None for none.
+        lens: what reads the cells of the layers map as tokens, which asks for layers; None for nothing.
         sites: further activations to read.
         score_site: where the tokens' scores are read.
         through: which components carry gradient; None for all.
@@ -89,6 +91,7 @@ class Spec:
 
     objective: Explanation = Semantic()
     layers: str | None = None
+    lens: Lens | None = None
     sites: tuple[str, ...] = ()
     score_site: str = EMBEDDING
     through: Path | None = None
@@ -100,7 +103,7 @@ class Spec:
     memory: int | None = None
     matmul_dtype: MatmulDtype = None
 
-    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
+    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "lens", "sites", "score_site", "through", "readout", "points")
 
     def __post_init__(self) -> None:
         check_matmul_dtype(self.matmul_dtype)
@@ -116,6 +119,8 @@ class Spec:
             self._refuse_choices(names, why, "a scope like Fisher()")
             return
         object.__setattr__(self, "readout", self.readout.along(self.points))
+        if self.lens is not None and self.layers is None:
+            object.__setattr__(self, "layers", "resid_pre")
         if self.score_site != EMBEDDING and self.readout.signed:
             raise SiteError(
                 f"signed scores have no total over {self.score_site}: read them by norm, product or relative, or ask "
@@ -148,6 +153,7 @@ class Spec:
         objective: ObjectiveLike = None,
         *,
         layers: bool | str = False,
+        lens: LensLike = None,
         sites: str | Sequence[str] = (),
         score_site: str | None = None,
         through: PathLike = None,
@@ -167,6 +173,8 @@ class Spec:
         given: dict[str, Any] = {}
         if layers is not False:
             given["layers"] = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
+        if (chosen := as_lens(lens)) is not None:
+            given["lens"] = chosen
         if sites:
             given["sites"] = (sites,) if isinstance(sites, str) else tuple(sites)
         if readout is not None:
@@ -321,7 +329,7 @@ class Spec:
 
     def without_sites(self) -> Spec:
         """The same objective, path and limits, read at the embedding by the norm."""
-        return self.replace(layers=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
+        return self.replace(layers=None, lens=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
 
     def require_gradient(self) -> Spec:
         """The spec itself, for what needs gradients.
@@ -350,6 +358,7 @@ class Spec:
     def _texts(self) -> dict[str, str]:
         """The choices that are written alike everywhere, where they are not as usual."""
         texts = {
+            "lens": None if self.lens is None else self.lens.text,
             "score_site": None if self.score_site == EMBEDDING else self.score_site,
             "readout": None if self.readout == Norm() else self.readout.text,
             "points": None if self.points is None else self.points.text,
