@@ -14,7 +14,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import Unembedding, compute_dtype, log_softmax
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
-from lens_scopes.errors import FileError, ModelError, ReadoutError
+from lens_scopes.errors import VALIDATED, FileError, ModelError, ReadoutError
 
 if TYPE_CHECKING:
-    LensLike: TypeAlias = "Lens | str | bool | os.PathLike[str] | Any | None"
-else:  # a wrong type is answered with a ReadoutError that says what to do, also under a run-time type checker
-    LensLike = Any
+    from transformer_lens.tools.analysis import JacobianLens
+
+LensLike: TypeAlias = Annotated["Lens | str | bool | os.PathLike[str] | JacobianLens | None", VALIDATED]
 
 _NUMBERS_AT_ONCE = 2**24  # logits: 64 MB of float32
 _TEXT = re.compile(r"logit(?:@(\d+))?(?:@(\d+))?")
