@@ -4,7 +4,7 @@ import { h, rove, say } from "./dom.js";
 import { percent } from "./numbers.js";
 import { levelOf } from "./scale.js";
 
-const FEW = 12; // sentences up to which none is folded away
+const FEW = 10; // sentences or hops up to which none is folded away
 const WEAK = 0.01; // the share of the answer's influence below which a sentence of a longer text is folded away
 
 /** The block: the sentences on one side, and on the other the way so far with the hops that lead on from its end. */
@@ -62,12 +62,19 @@ export function chain(page, block) {
       h("ol", { class: "way", "aria-label": say("chain_way") }, ...steps),
       h("blockquote", {}, h("bdi", {}, sentence)),
       h("p", { class: "note" }, say(generated ? "chain_rests" : "chain_ends", { name })),
-      entries.length ? h("ol", { class: "bars" }, ...entries) : h("p", { class: "note" }, say("chain_none")),
-    ];
+      entries.length ? h("ol", { class: "bars" }, ...entries.splice(0, FEW)) : h("p", { class: "note" }, say("chain_none")),
+      entries.length > 0 && more(entries, total && sources.slice(FEW).reduce((sum, { flow }) => sum + flow, 0) / total),
+    ].filter(Boolean);
   };
 
   follow(way);
   return h("div", {}, h("p", { class: "note" }, say("chain_start")), h("div", { class: "chain" }, text, panel));
+}
+
+/** The weaker hops, which open when asked for. */
+function more(entries, share) {
+  const summary = h("summary", {}, say("chain_weak", { count: entries.length, percent: percent(share) }));
+  return h("details", {}, summary, h("ol", { class: "bars" }, ...entries));
 }
 
 /** What a sentence of generated text rests on, or what rests on one of the prompt, the strongest first. */

@@ -200,7 +200,8 @@ def heat_map(
         columns: their names; the tokens of the result if not given.
         special: which columns stay outside the colour scale; those of the result if not given.
         more: `errors` (as values), `row_links` and `cell_links` (ids), `row_ids`, `apart` (a further column with a
-            scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers, without controls).
+            scale of its own), `choose` (what a cell chooses), `readings` (what each
+            cell reads as: `tokens`, and `probabilities` as values), `plain` (one scale and numbers, without controls).
     """
     if not isinstance(values, dict):
         values = [[value if math.isfinite(value) else None for value in row] for row in values]  # type: ignore[misc]
