@@ -33,6 +33,8 @@ from lens_scopes.server.api.schemas import (
     AttributionAnswer,
     HeadsAnswer,
     HeadsRequest,
+    InfluenceAnswer,
+    InfluenceRequest,
     MatrixAnswer,
     MatrixRequest,
     ModesAnswer,
@@ -199,6 +201,11 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """The influence of every token on every later prediction."""
         return await _respond(service, question, request)
 
+    @app.post("/api/influence", **answers(InfluenceAnswer))
+    async def influence(question: InfluenceRequest, request: Request) -> Response:
+        """What a part of a generated text rests on in the prompt, through the generated text before it."""
+        return await _respond(service, question, request)
+
     @app.post("/api/modes", **answers(ModesAnswer))
     async def modes(question: ModesRequest, request: Request) -> Response:
         """What the leading Fisher directions mean."""
@@ -292,7 +299,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     def result_file(
         result_id: Name,
         kind: Literal["html", "page", "safetensors", "csv", "json"],
-        include: Annotated[list[Name], Query(max_length=3, alias="with")] = [],  # noqa: B006
+        include: Annotated[list[Name], Query(max_length=4, alias="with")] = [],  # noqa: B006
         download: bool = False,
     ) -> Response:
         """The self-contained report (with other results on the same page), what it draws as JSON (for the page of this
@@ -341,7 +348,9 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
     if result.kind == "attribution" and "attribution" not in companions:
         page = attribution_page(result, **companions, later=later)
     elif companions:
-        raise Refusal(422, "only an attribution's report takes others with it, which are heads, matrix or modes.")
+        raise Refusal(
+            422, "only an attribution's report takes others with it, which are heads, matrix, modes or influence."
+        )
     else:
         page = page_of(result)
     if kind == "html":

@@ -20,7 +20,14 @@ import lens_scopes as ls
 from lens_scopes.scopes.registry import READOUTS
 from lens_scopes.server import create_app
 from lens_scopes.server.api.examples import EXAMPLES
-from lens_scopes.server.api.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
+from lens_scopes.server.api.schemas import (
+    AttributeRequest,
+    AttributionAnswer,
+    HeadsAnswer,
+    InfluenceAnswer,
+    MatrixAnswer,
+    ModesAnswer,
+)
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.explain import refuse_early
 from lens_scopes.views import attribution_page
@@ -64,11 +71,17 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         {"scope": "fisher", "rank": "2", "baseline": "zero", "head": ["L1H2"], "verify": 3},
         lambda model: ls.inspect_heads(model, PROMPT, ls.Fisher(2), baseline="zero", patterns=["L1H2"], verify=3),
         HeadsAnswer,
+        InfluenceAnswer,
     ),
     "matrix": (
         {"scope": "entropy", "generate": 2, "spans": {"start": "The"}},
         lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),
         MatrixAnswer,
+    ),
+    "influence": (
+        {"scope": "entropy", "generate": 3, "of": "generated"},
+        lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=3).total_influence("generated"),
+        InfluenceAnswer,
     ),
     "modes": (
         {"rank": 2, "baseline": "zero"},
@@ -86,6 +99,14 @@ def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kin
     result = plain(expected(model))
     assert {name: value for name, value in answer.items() if name in result} == result
     assert set(answer) - set(result) == {"id", "kind", "command"}
+
+
+def test_layers_are_read_as_tokens(api: TestClient, model: Any) -> None:
+    answer = ask(api, "attribute", lens="logit@2")
+    expected = ls.attribute(model, PROMPT, ls.Semantic(), lens="logit@2")
+    assert answer["lens"] == plain(expected)["lens"] and answer["layers"] is not None
+    assert "lens='logit@2'" in answer["command"]["python"] and "--lens logit@2" in answer["command"]["shell"]
+    assert ask(api, "attribute", layers=True)["lens"] is None
 
 
 def test_a_scope_with_a_place_of_its_own_is_read_there(api: TestClient, model: Any) -> None:
@@ -185,6 +206,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("heads", {"head": ["L9H9"]}, ["--head", "L9H9"]),
     ("matrix", {"generate": 40}, ["--generate", "40"]),
     ("matrix", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
+    ("attribute", {"lens": "tuned"}, ["--lens", "tuned"]),
     ("modes", {"rank": 0}, ["--rank", "0"]),
     ("modes", {"baseline": "mode"}, ["--baseline", "mode"]),
 ]

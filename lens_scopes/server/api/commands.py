@@ -14,6 +14,7 @@ from lens_scopes.server.api.schemas import (
     AttributeRequest,
     Command,
     HeadsRequest,
+    InfluenceRequest,
     MatrixRequest,
     ModesRequest,
     PromptRequest,
@@ -23,9 +24,16 @@ _FUNCTIONS = {
     AttributeRequest: "attribute",
     HeadsRequest: "inspect_heads",
     MatrixRequest: "attribute_all",
+    InfluenceRequest: "attribute_all",
     ModesRequest: "inspect_modes",
 }
-_COMMANDS = {AttributeRequest: "attribute", HeadsRequest: "heads", MatrixRequest: "matrix", ModesRequest: "modes"}
+_COMMANDS = {
+    AttributeRequest: "attribute",
+    HeadsRequest: "heads",
+    MatrixRequest: "matrix",
+    InfluenceRequest: "matrix",
+    ModesRequest: "modes",
+}
 _LINE = 100
 
 
@@ -49,7 +57,11 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
     arguments += [f"verify={given['verify']!r}"] if "verify" in given else []
+    if isinstance(request, InfluenceRequest) and "generate" not in own:
+        arguments.append(f"generate={request.generate}")
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)
+    if isinstance(request, InfluenceRequest):
+        call += f".total_influence({'' if request.of == 'answer' else repr(request.of)})"
     model = _call("ls.load_model", _loading(options))
     return f"import lens_scopes as ls\n\nmodel = {model}\nresult = {call}\n"
 
@@ -83,6 +95,8 @@ def _differing(request: PromptRequest) -> dict[str, Any]:
 
 def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     given = _differing(request)
+    if isinstance(request, InfluenceRequest):
+        given |= {"generate": request.generate, "total_influence": given.pop("of", request.of)}
     spans = given.pop("spans", {})
     asked = cast(Any, request).spec().to_options()
     if isinstance(request, ModesRequest) or asked["scope"] == DEFAULT_SCOPE:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
     FREEZABLE,
+    LENSES,
     PATH_OPTIONS,
     POINTS,
     READOUTS,
@@ -150,6 +151,17 @@ class MatrixRequest(PromptRequest, _MatrixRequest):
         return super().option_names() - {"generate"}  # what a matrix generates is its own, and no answer
 
 
+class InfluenceRequest(MatrixRequest):
+    """`lens_scopes.attribute_all(…).total_influence(of)`."""
+
+    generate: int = Field(40, ge=1, lt=2**31, description="Tokens for the model to add, through which influence goes.")
+    of: str = Field(
+        "answer",
+        max_length=4000,
+        description="The part of the generated text explained: answer (its last sentence), generated, or a text in it.",
+    )
+
+
 class ModesRequest(PromptRequest, _PathRequest):
     """`lens_scopes.inspect_modes`."""
 
@@ -216,6 +228,7 @@ class AttributionAnswer(_Scoped):
     prediction: Prediction
     layers: list[list[Number]] | None
     layer_names: list[str]
+    lens: dict[str, Any] | None
     sites: dict[str, list[Any]]
     standard_error: list[Number] | None
     layers_standard_error: list[list[Number]] | None
@@ -263,6 +276,23 @@ class MatrixAnswer(_Scoped):
     spans: dict[str, tuple[int, int]]
 
 
+class InfluenceAnswer(_Scoped):
+    """`TotalInfluence` and its id."""
+
+    kind: Literal["influence"]
+    scores: list[Number]
+    direct: list[Number]
+    through: list[Number]
+    shares: list[list[Number]]
+    of: str
+    target: tuple[int, int]
+    text: str | None
+    spans: dict[str, tuple[int, int]]
+    segments: list[dict[str, Any]]
+    hops: list[dict[str, Any]]
+    chains: list[dict[str, Any]]
+
+
 class ModesAnswer(_Result):
     """`ModeInspection` and its id."""
 
@@ -305,6 +335,7 @@ def choices() -> dict[str, Any]:
         "scopes": scopes,
         "readouts": [Choice(name=entry.name, explains=entry.explains) for entry in READOUTS.values()],
         "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
+        "lenses": [Choice(name=entry.name, explains=entry.explains) for entry in LENSES.values()],
         "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
         "help": {name: option.help for name, option in known.items()},
     }
@@ -334,7 +365,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout, a kind of points, or what can be held constant."""
+    """A readout, a kind of points, a lens, or what can be held constant."""
 
     name: str
     explains: str
@@ -348,6 +379,7 @@ class About(BaseModel):
     scopes: list[ScopeChoice]
     readouts: list[Choice]
     points: list[Choice]
+    lenses: list[Choice]
     freezable: list[Choice]
     help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]

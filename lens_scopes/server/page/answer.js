@@ -5,6 +5,7 @@ import { contents } from "../../views/page/scripts/page.js";
 const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
   ["matrix", "Source × target", "every token on every later prediction"],
+  ["influence", "Through the generated text", "which sentences its end rests on, hop by hop down to the prompt"],
   ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
 ];
 
@@ -52,7 +53,8 @@ function section(id, title, ...children) {
 }
 
 function further(id, answer, want) {
-  const wanted = FURTHER.filter(([kind]) => !answer[kind]);
+  const generated = answer.attribution.answer?.generated; // only then is there text for influence to go through
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (kind !== "influence" || generated));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),

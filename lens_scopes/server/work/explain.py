@@ -12,11 +12,19 @@ from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.prompts.answer import read_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.registry import options
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
-from lens_scopes.server.api.schemas import AttributeRequest, HeadsRequest, MatrixRequest, ModesRequest, PromptRequest
+from lens_scopes.server.api.schemas import (
+    AttributeRequest,
+    HeadsRequest,
+    InfluenceRequest,
+    MatrixRequest,
+    ModesRequest,
+    PromptRequest,
+)
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.interruption import interruptible
 from lens_scopes.server.work.queue import Job
@@ -53,6 +61,10 @@ def _refuse_costly(spec: Spec, limits: Limits) -> None:
         raise Refusal(
             413, f"gradients were asked for at {spec.points.count} points; this server takes {limits.points}."
         )
+    if isinstance(spec.lens, FittedLens):
+        raise Refusal(422, "this server reads no files, a fitted lens among them; ask for the lens logit.")
+    if spec.lens is not None and spec.lens.cells > LogitLens.cells:
+        raise Refusal(413, f"a lens was to read {spec.lens.cells} cells; this server takes {LogitLens.cells}.")
     if spec.memory is not None:
         raise Refusal(422, "memory is the server's to choose.")
 
@@ -73,7 +85,8 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
     if isinstance(request, HeadsRequest):
         return prompt, _heads(model, prompt, request, job)
     if isinstance(request, MatrixRequest):
-        return prompt, _matrix(model, prompt, request, job)
+        matrix = _matrix(model, prompt, request, job)
+        return prompt, matrix.total_influence(request.of) if isinstance(request, InfluenceRequest) else matrix
     return prompt, _modes(model, prompt, request, job)
 
 
