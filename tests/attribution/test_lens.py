@@ -208,3 +208,14 @@ def test_spec_reads_and_writes_lenses() -> None:
         assert f"lens='{text}'" in spec.to_python() and spec.to_cli()[-1] == text
     assert ls.Spec.read("fisher", lens="my/lens.pt").lens == ls.FittedLens(lens="my/lens.pt")
     assert ls.Spec.parse("fisher+lens=logit").without_sites().lens is None
+
+
+def test_gemma_reads_as_its_answer_where_the_influence_arrives(gemma: Any) -> None:
+    prompt = "German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the"
+    att = ls.attribute(gemma, prompt, ls.Semantic(" sofa"), layers="resid_post", lens=True)
+    for read, predicted in zip(att.lens.at(-1, -1), att.prediction.top, strict=False):
+        assert read.token == predicted.token and read.probability == pytest.approx(predicted.probability, rel=1e-4)
+    readings = [att.lens.at(layer, -1)[0] for layer in range(18)]
+    assert [item.token == " sofa" for item in readings] == [layer >= 11 for layer in range(18)]
+    leaders = [int(row[1:].argmax()) + 1 for row in att.layers]
+    assert [att.tokens[index] for index in leaders] == [" Sofa"] * 11 + [" the"] * 7
