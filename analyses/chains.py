@@ -147,17 +147,19 @@ def main(
     """Measure on the embedded Gemma 3 270M and save the record as JSON."""
     model, started = ls.load_model(), time.perf_counter()
     draw, items = random.Random(seed), []
+    name = "chains" if scope == "semantic" else f"chains_{scope}"
     for _ in range(prompts):
         items.append(measure_prompt(model, draw, tokens, answer, scope))
-        typer.echo(f"{len(items)} {time.perf_counter() - started:.0f} s: {items[-1]['answer']!r}", err=True)
-    settings = {"prompts": prompts, "tokens": tokens, "answer": answer, "scope": scope, "seed": seed}
-    findings = findings_of(items)
-    name = "chains" if scope == "semantic" else f"chains_{scope}"
-    typer.echo(str(save_record(results, name, model, settings, findings, time.perf_counter() - started)))
+        seconds = time.perf_counter() - started
+        # After each prompt, so that a run that is stopped leaves what it has measured.
+        settings = {"prompts": len(items), "tokens": tokens, "answer": answer, "scope": scope, "seed": seed}
+        findings = findings_of(items)
+        path = save_record(results, name, model, settings, findings, seconds)
+        typer.echo(f"{len(items)} {seconds:.0f} s: {items[-1]['answer']!r} {path}", err=True)
     for truth in TRUTHS:
         for method, interval in findings["agreement"][truth].items():
             same = findings["same_first"][truth][method]
-            typer.echo(f"{truth}: {method} {shown(interval)}; the same first sentence on {same} of {prompts}")
+            typer.echo(f"{truth}: {method} {shown(interval)}; the same first sentence on {same} of {len(items)}")
         typer.echo(f"{truth}: total − direct {shown(findings['total_minus_direct'][truth])}")
     typer.echo(f"through text {shown(findings['through_text'])}; changed {shown(findings['texts_changed'])}")
 

@@ -209,8 +209,8 @@ class Result(Viewable, ABC):
     def difference(self, other: Result) -> Difference:
         """This result minus another of its kind on the same tokens, entry by entry; also written `a - b`.
 
-        Subtracted are: scores, layers and sites of attributions; effects of heads and MLPs; the matrix; the actual
-        nats of token replacements; bound and channel of flows, both at this result's σ.
+        Subtracted are: scores, layers and sites of attributions; effects of heads and MLPs; the matrix; total and
+        direct shares; the actual nats of token replacements; bound and channel of flows, both at this result's σ.
 
         Raises:
             ResultError: for another kind, other tokens, another scope or readout (and so another unit), or other rows.
