@@ -95,7 +95,8 @@ class TotalInfluence(Result):
         target: the tokens [start, stop) of the target.
         spans: named token ranges [start, stop).
 
-    The other attributes are those of Result; `tokens` are the prompt's and the generated ones.
+    The other attributes are those of Result; `tokens` are the prompt's and the generated ones. An answer that was given
+    to the matrix, and not written by the model, stands for generated text everywhere here.
 
     Example:
         >>> matrix = ls.attribute_all(model, "The capital of France is", ls.Semantic(), generate=3)
@@ -347,11 +348,12 @@ class TotalInfluence(Result):
 
 def total_influence(matrix: AttributionMatrix, of: SpanLike = ANSWER, special: bool = False) -> TotalInfluence:
     """`AttributionMatrix.total_influence`."""
-    n_prompt = len(matrix.tokens) - matrix.generated
-    if not matrix.generated:
+    made = matrix.answer or matrix.generated
+    n_prompt = len(matrix.tokens) - made
+    if not made:
         raise PromptError(
             "the matrix has no generated tokens for influence to pass through; make it with attribute_all(…, "
-            "generate=8)."
+            "generate=8), or with an answer."
         )
     prompt = matrix.as_prompt()
     target = _read_target(matrix, prompt, of, n_prompt)

@@ -244,6 +244,13 @@ def test_other_groupings_and_tokens_by_themselves() -> None:
         influence.hops({"a": (1, 4), "b": (3, 6)})
 
 
+def test_an_answer_that_was_given_stands_for_generated_text(tiny: Any) -> None:
+    given = ls.attribute_all(tiny, [3, 7, 1, 7], ls.Temperature(), answer=[2, 5, 9])
+    influence = given.total_influence()
+    assert given.generated == 0 and influence.target == (4, 7) and influence.n_prompt == 4
+    torch.testing.assert_close(influence.scores, every_path(influence.shares, 4, (4, 7)), rtol=1e-9, atol=1e-12)
+
+
 def test_ids_have_no_sentences_and_are_followed_token_by_token(tiny: Any) -> None:
     matrix = ls.attribute_all(tiny, [3, 7, 1, 7], ls.Temperature(), generate=3)
     influence = matrix.total_influence()

@@ -102,6 +102,7 @@ def fake_matrix(tokens: Sequence[str] = GERMAN_TOKENS, generated: int = 0, **fie
         "text": base.text,
         "position": destinations[-1],
         "prediction": base.prediction,
+        "answer": generated,
         "generated": generated,
         "spans": {"German": (1, min(11, n)), "English": (min(11, n - 1), n)} if n > 11 else {},
         "scope": "semantic",

@@ -25,6 +25,16 @@ def matrix(
     asked: MatrixOptions,
     model: ModelOptions,
     output: ResultOptions,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Explain only the predictions of this answer's tokens after the prompt, one by one: a text, leading "
+            "space included, or ids (#12#34).",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
     generate: Annotated[
         int,
         typer.Option(help="Generate N tokens first, and explain only those.", min=0, rich_help_panel=_PANEL),
@@ -49,12 +59,15 @@ def matrix(
 ) -> None:
     """Attribute every prediction of a text, given or generated, to every earlier token."""
     output.check()
-    if total_influence is not None and not generate:
-        raise PromptError("--total-influence goes through generated text, and none is asked for; add --generate 40.")
+    if total_influence is not None and not generate and answer is None:
+        raise PromptError(
+            "--total-influence goes through text after the prompt, and there is none; add --generate 40, or --answer."
+        )
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.matrix import attribute_all
+        from lens_scopes.scopes.registry import read_text_or_ids
 
         spec = asked.spec().require_gradient()
         loaded = model.load()
@@ -63,6 +76,7 @@ def matrix(
                 loaded,
                 text,
                 spec,
+                answer=None if answer is None else read_text_or_ids(answer),
                 generate=generate,
                 spans=spans,
                 progress=progress,

@@ -53,8 +53,10 @@ function section(id, title, ...children) {
 }
 
 function further(id, answer, want) {
-  const generated = answer.attribution.answer?.generated; // only then is there text for influence to go through
-  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (kind !== "influence" || generated));
+  // Modes are those of one prediction, and influence goes through an answer.
+  const answered = Boolean(answer.attribution.answer && !answer.attribution.other_answer);
+  const offered = { modes: !answer.attribution.answer, influence: answered };
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (offered[kind] ?? true));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),
