@@ -69,7 +69,10 @@ def measure_prompt(model: Any, draw: random.Random, tokens: int, n_answer: int, 
     matrix = ls.attribute_all(model, " ".join([*sentences, cue]), scope, generate=tokens)
     n = len(matrix.tokens)
     influence = matrix.total_influence((n - n_answer, n))
-    groups = influence.group({f"s{index}": text for index, text in enumerate(sentences)})
+    starts = [sum(len(text) + 1 for text in sentences[:index]) for index in range(len(sentences))]
+    # By place: the model may write a sentence of the prompt again.
+    spans = {f"s{i}": ls.Chars(start, start + len(sentences[i])) for i, start in enumerate(starts)}
+    groups = influence.group(spans)
     rows = groups[groups["label"].isin([f"s{index}" for index in range(len(sentences))])].reset_index(drop=True)
     scores = {
         "total": rows["score"].tolist(),
