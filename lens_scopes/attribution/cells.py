@@ -27,7 +27,6 @@ from lens_scopes.results.base import Result
 from lens_scopes.results.cells import CellPatches, PatchedCell
 from lens_scopes.scopes.contract import contract
 from lens_scopes.scopes.other_prompt import OtherPrompt, describe_other_prompt
-from lens_scopes.scopes.points import StraightPath
 from lens_scopes.scopes.readouts import Dot
 from lens_scopes.scopes.registry import scope_entries
 from lens_scopes.scopes.spec import Spec
@@ -140,11 +139,11 @@ def _asked(model: ScopedModel, attribution: Attribution) -> tuple[Spec, OtherPro
             "ls.register_objective."
         )
     spec = Spec.from_options(**attribution.spec)
-    other = _other_prompt(spec, model)
+    other = spec.other_prompt(model) if isinstance(spec.readout, Dot) else None
     if attribution.layers is None or attribution.answer is not None or spec.answers or other is None:
         raise ReadoutError(
             "cells are patched from the other prompt of an attribution of the next token; make one with "
-            "attribute(..., layers=True, readout=ls.Dot(other_prompt))."
+            "attribute(..., layers=True, readout=ls.Dot(other_prompt)), on the command line with --layers --against."
         )
     return spec, other
 
@@ -168,13 +167,6 @@ def _contract(attribution: Attribution, resolved: ResolvedSpec, other: Prompt) -
         held=held,
         score=f"change of the output explained: {amount} with a = vᵀJ (x − x′) along {resolved.objective.equation}",
     )
-
-
-def _other_prompt(spec: Spec, model: ScopedModel) -> OtherPrompt | None:
-    """The prompt that scores are measured from, by the readout alone or along a path."""
-    if not isinstance(spec.readout, Dot):
-        return None
-    return spec.points.other_prompt(model) if isinstance(spec.points, StraightPath) else spec.readout.other_prompt
 
 
 def _patching(rows: Sequence[tuple[int, int]], layer: int, values: Tensor) -> Hook:

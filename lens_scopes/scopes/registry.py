@@ -30,6 +30,7 @@ ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
 _TOKEN_ID = re.compile(r"#(\d+)")
 _TOKEN_IDS = re.compile(r"(#\d+)+")
+_PROMPT_IDS = re.compile(r"#\d+(,#\d+)*")
 
 
 @dataclass(frozen=True)
@@ -374,6 +375,18 @@ def _read_rank(text: str | int) -> int | str:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
 
 
+def read_prompt_text(text: Any) -> str | tuple[int, ...]:
+    """A prompt as text: "#2,#651" is the ids 2 and 651, anything else the text itself."""
+    if not isinstance(text, str):
+        return tuple(text)
+    return tuple(int(item[1:]) for item in text.split(",")) if _PROMPT_IDS.fullmatch(text) else text
+
+
+def write_prompt_text(prompt: str | Sequence[int]) -> str:
+    """The text that `read_prompt_text` reads."""
+    return prompt if isinstance(prompt, str) else ",".join(map(write_token, prompt))
+
+
 def read_answer_text(text: Any) -> str | tuple[int, ...]:
     """An answer as text: "#12#34" is the ids 12 and 34, anything else the answer itself."""
     if not isinstance(text, str):
@@ -395,7 +408,9 @@ SCOPE_OPTIONS = (
 TOKEN_OPTIONS = ("target", "other", "answer")
 ANSWER_OPTIONS = ("answer", "generate", "eligible")
 ELIGIBLE = ("prompt", "all")
-SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
+SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points", "against")
+CELL_OPTIONS = ("against", "points", "layer_site")
+MATRIX_OPTIONS = ("readout", "against")
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
@@ -420,7 +435,9 @@ def _scope_option() -> Option:
     )
 
 
-_OF_ONE_PROMPT = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
+_OF_ONE_PROMPT = ", ".join(
+    name for name, ablation in ABLATIONS.items() if ablation.corpus != "required" and not ablation.other_prompt
+)
 _RANDOM = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
 _EXPLAINED_OPTIONS = (
     Option(
@@ -497,8 +514,11 @@ _EXPLAINED_OPTIONS = (
     Option(
         "ablation",
         EXPLAINED,
-        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}. By default zero, and remove for context-cite.",
-        "NAME",
+        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
+        "tokens, given as its text or ids (#2,#651). By default zero, and remove for context-cite.",
+        "NAME|TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_prompt_text,
     ),
     Option(
         "ablations",
@@ -553,6 +573,15 @@ _READ_OPTIONS = (
         + ". By default the gradient at the prompt alone.",
         "path[-START][-held]|noise[@N]",
         longest=_LONGEST_TEXT,
+    ),
+    Option(
+        "against",
+        READ,
+        "Measure from another prompt of as many tokens, given as its text or ids (#2,#651), as by the readout "
+        'dot-"TEXT": attribution patching. With points, a path starts at it.',
+        "TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_prompt_text,
     ),
     Option(
         "through",

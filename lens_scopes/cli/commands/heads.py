@@ -70,11 +70,11 @@ def heads(
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.heads import inspect_heads
-        from lens_scopes.scopes.other_prompt import read_prompt_option
+        from lens_scopes.scopes.registry import read_prompt_text
 
         spec = asked.spec().require_gradient()
         loaded = model.load()
-        replacement: Any = baseline or "mean" if against is None else read_prompt_option(against)
+        replacement: Any = baseline or "mean" if against is None else read_prompt_text(against)
         with progress_bar("Ablating") as progress:
             result = inspect_heads(
                 loaded,
