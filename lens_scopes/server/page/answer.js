@@ -4,6 +4,7 @@ import { contents } from "../../views/page/scripts/page.js";
 
 const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
+  ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real"],
   ["matrix", "Source × target", "every token on every later prediction"],
   ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
 ];
@@ -52,7 +53,9 @@ function section(id, title, ...children) {
 }
 
 function further(id, answer, want) {
-  const wanted = FURTHER.filter(([kind]) => !answer[kind]);
+  const { settings, answer: whole } = answer.attribution;
+  const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot" && !whole;
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (kind !== "cells" || contrasts));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),

@@ -14,15 +14,16 @@ const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
-  heads: () => [...SCOPE, "target", "position"],
-  matrix: (fields) => (fields.scope === "logit-diff" ? [...SCOPE, "target"] : SCOPE),
+  heads: () => [...SCOPE, "target", "position", "against"],
+  cells: () => [...SCOPE, "target", "position", "against", "points"],
+  matrix: (fields) => (fields.scope === "logit-diff" ? [...SCOPE, "target", "against"] : [...SCOPE, "against"]),
   modes: () => [...EVERY, "position"],
 };
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
 
 let about;
 let sides = [];
-let answers = []; // one for each side: {attribution, heads, matrix, modes, page}, the last with what all of them draw
+let answers = []; // one for each side: {attribution, heads, cells, matrix, modes, page}, the last with what all of them draw
 let drawn = []; // the drawing of each answer
 let view = { ...PLAIN_VIEW };
 let running = null;
@@ -129,7 +130,7 @@ async function explain(push = true) {
   }
 }
 
-/** Adds heads, the matrix or the modes to what is shown, for each side. */
+/** Adds heads, cells, the matrix or the modes to what is shown, for each side. */
 async function add(kind, mine) {
   for (const [i, side] of sides.slice(0, answers.length).entries()) {
     const fields = asRequest(side.fields);

@@ -19,6 +19,7 @@ from lens_scopes.views.words.changes import (
     unit_of_change,
 )
 from lens_scopes.views.words.numbers import number, percent
+from lens_scopes.views.words.pages.alignment import alignment_blocks
 from lens_scopes.views.words.pages.attribution import about, prompt
 from lens_scopes.views.words.pages.blocks import (
     Block,
@@ -114,6 +115,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         kind({"bold": inline_token(heads.objective)}, f" · baseline {inline_token(heads.baseline)}"),
         *alerts("Warnings", heads.warnings),
         *alerts("About these changes", heads_data_warnings(heads)),
+        *(alignment_blocks(heads.tokens, heads.baseline_tokens) if heads.baseline_tokens else []),
         lead(heads_interpretation(heads)),
         lead(heads_caveat(), quiet=True),
         columns(left, _strongest(heads, lines, links)),
