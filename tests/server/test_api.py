@@ -67,7 +67,6 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
             through=ls.Layers(0) & ls.Frozen("norms"),
         ),
         AttributionAnswer,
-        CellsAnswer,
     ),
     "heads": (
         {"scope": "fisher", "rank": "2", "baseline": "zero", "head": ["L1H2"], "verify": 3},

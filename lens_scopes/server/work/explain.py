@@ -9,7 +9,7 @@ from lens_scopes.attribution.cells import patch_cells
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
-from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.errors import PathError, PromptError
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import read_answer
@@ -74,7 +74,7 @@ def _refuse_costly(spec: Spec, limits: Limits) -> None:
         raise Refusal(422, "memory is the server's to choose.")
 
 
-def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple[Prompt, Any]:
+def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) -> tuple[Prompt, Any]:
     """The prompt of a request as the model reads it, and the result.
 
     Raises:
@@ -96,14 +96,14 @@ def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple
     return prompt, _modes(model, prompt, request, job)
 
 
-def _attribution(model: Any, prompt: Prompt, request: AttributeRequest, limits: Limits, job: Job) -> Any:
+def _attribution(model: ModelLike, prompt: Prompt, request: AttributeRequest, limits: Limits, job: Job) -> Any:
     spec = request.spec()
     _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "directions") as progress:
         return attribute(model, prompt, spec, position=request.position, progress=progress)
 
 
-def _refuse_long_answers(model: Any, prompt: Prompt, spec: Spec, limits: Limits) -> None:
+def _refuse_long_answers(model: ModelLike, prompt: Prompt, spec: Spec, limits: Limits) -> None:
     """Refuses answers that are too long with their prompt, and exact divergences of too many directions."""
     for answer in spec.answers:
         length = answer if isinstance(answer, int) else len(read_answer(ScopedModel.of(model), prompt, answer))
@@ -126,14 +126,14 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
-def _cells(model: Any, prompt: Prompt, request: CellsRequest, job: Job) -> Any:
+def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, job: Job) -> Any:
     with interruptible(model, job, "directions") as progress:
         attribution = attribute(model, prompt, request.spec(), position=request.position, progress=progress)
     with interruptible(model, job, "patches") as progress:
         return patch_cells(model, attribution, request.verify, progress=progress)
 
 
-def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
+def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
     if request.against is not None and "baseline" in request.model_fields_set:
         raise PathError("baseline and against both say what replaces an output; give one of them.")
     baseline: Any = request.baseline if request.against is None else read_prompt_text(request.against)
@@ -150,7 +150,7 @@ def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
         )
 
 
-def _matrix(model: Any, prompt: Prompt, request: MatrixRequest, job: Job) -> Any:
+def _matrix(model: ModelLike, prompt: Prompt, request: MatrixRequest, job: Job) -> Any:
     spans: Any = request.spans
     if spans:
         prompt = read_prompt(model, prompt, spans=spans)
@@ -164,7 +164,7 @@ def _matrix(model: Any, prompt: Prompt, request: MatrixRequest, job: Job) -> Any
         )
 
 
-def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
+def _modes(model: ModelLike, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
     spec = request.spec()
     with interruptible(model, job, "replacements") as progress:
         return inspect_modes(
@@ -179,7 +179,7 @@ def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
         )
 
 
-def align(model: Any, request: AlignmentRequest, limits: Limits) -> Alignment:
+def align(model: ModelLike, request: AlignmentRequest, limits: Limits) -> Alignment:
     """Two prompts beside each other, as the model reads them.
 
     Raises:

@@ -40,6 +40,7 @@ def scatter(
     """
     finite = [change for change in changes if change.is_finite]
     points = [(change.predicted, change.actual) for change in finite]
+    # Both axes share one scale, so that the dashed diagonal is where predictions and what was done agree.
     axis = axis_of([value for point in points for value in point])
     if axis.square_root:
         functions = (_root, _square)
@@ -50,12 +51,14 @@ def scatter(
     if axis.low < 0:
         axes.axhline(0, color=QUIET, linewidth=0.4, zorder=0)
         axes.axvline(0, color=QUIET, linewidth=0.4, zorder=0)
+    # The two marks differ in colour and in shape, for those who cannot tell the colours apart.
     looks = zip(marks, _LOOKS, strict=False)
     for apart, (label, (colour, edge, marker)) in reversed(list(enumerate(looks))):
         drawn = [point for point, change in zip(points, finite, strict=True) if change.apart == bool(apart)]
         if drawn:
             x, y = zip(*drawn, strict=True)
             axes.scatter(x, y, s=13, c=colour, edgecolors=edge, linewidths=0.5, marker=marker, label=label)
+    # Only the points that stand apart are named: more labels would cover one another.
     for index, side in named_points(axis, points):
         axes.annotate(
             drawable(finite[index].name),
@@ -68,6 +71,7 @@ def scatter(
             parse_math=False,
             fontfamily=families(),
         )
+    # Ticks, labels and legend.
     axes.set_xlim(axis.low, axis.high)
     axes.set_ylim(axis.low, axis.high)
     labels = [short_number(tick) for tick in axis.ticks()]

@@ -159,16 +159,19 @@ def score_map(
         by_row: whether each layer has its own scale, or all have one.
         most: how many tokens fit.
     """
+    # The tokens that are strongest in any layer, in their order.
     scales = [scale_of(row, special) for row in values]
     if not by_row:
         scales = [scale_of([value for row in values for value in row], list(special) * len(values))] * len(values)
     n = len(labels)
     strength = [max(_strength(row[i], scale) for row, scale in zip(values, scales, strict=True)) for i in range(n)]
     columns = sorted(sorted(range(n), key=lambda i: -strength[i])[:most])
+    # Room for the token names; neighbouring layers share a column where there are too many.
     label = min(max(cell_len(labels[i]) for i in columns), max(10, width // 4))
     room = max(8, width - label - 2)
     bins = _bins(len(names), room)
     cell = max(1, min(3, room // len(bins)))
+    # One line per token.
     ruler = " " * (label + 1) + _ruler(names, bins, cell)
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"{ruler}\n", "dim")
@@ -185,6 +188,7 @@ def score_map(
                 styles,
             )
         text.append("\n")
+    # What was merged or left out is said.
     note = "each layer on its own scale" if by_row else f"{number(scales[0].bound)} = largest magnitude of all layers"
     if len(bins) < len(names):
         note += f"; each column is the strongest of {bins[0][1] - bins[0][0]} layers"
