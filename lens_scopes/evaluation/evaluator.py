@@ -89,10 +89,11 @@ class Evaluator:
         self.corpus = Corpus(tuple(token for passage in corpus for token in passage if token not in special))
         self.seed = seed
         self.draws = draws
-        self._check()
+        with model.exclusive():
+            self._check()
+            self._unembedding = model.unembedding()
         self.needs_other = any(ABLATIONS[name].other_prompt for name in self.ablations)
         self.needs_other |= any(method.per_prompt for method in self.methods)
-        self._unembedding = model.unembedding()
         self._randomized = RandomizedBlocks(model, seed, protocol.redraw)
 
     def _check(self) -> None:
@@ -150,6 +151,12 @@ class Evaluator:
         Returns:
             Facts about the passage and its prediction, and the measurements.
         """
+        with self.model.exclusive():
+            return self._measure(prompt, target, index, other)
+
+    def _measure(
+        self, prompt: Prompt, target: int | None, index: int, other: Sequence[int] | None
+    ) -> tuple[dict[str, Any], list[Measurement]]:
         seed = self.seed * _LARGE_PRIME + index
         facts = self._facts(prompt, target)
         top = facts["top_token_id"]
@@ -270,7 +277,7 @@ def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache
         return None
     if kind.token_ablation.random:
         return None
-    cache = caches.get(kind.ablation)
+    cache = caches.get(kind.token_ablation.name) if kind.other_prompt is None else None
     if cache is None:
         return None
     scores = torch.zeros(len(prompt), dtype=torch.float64)

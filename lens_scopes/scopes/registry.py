@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
 _TOKEN_ID = re.compile(r"#(\d+)")
-_TOKEN_IDS = re.compile(r"(#\d+)+")
-_PROMPT_IDS = re.compile(r"#\d+(,#\d+)*")
+IDS_AS_TEXT = r"(?:#\d+)+"
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ READOUTS = {
             "dot",
             "lens_scopes.scopes.readouts:Dot",
             "signed effect of the value against zero, the mean (dot-mean), another prompt of as many tokens "
-            '(dot-"TEXT", dot-#ID,#ID,…) or the path\'s start',
+            '(dot-"TEXT", dot-#ID#ID…) or the path\'s start',
         ),
         ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
         ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
@@ -362,7 +361,7 @@ def _read_other(text: Any) -> str | int | tuple[int, ...]:
     """A token, or an answer of several tokens."""
     if not isinstance(text, str):
         return text if isinstance(text, int) else tuple(text)
-    read = read_answer_text(text)
+    read = read_text_or_ids(text)
     return read[0] if isinstance(read, tuple) and len(read) == 1 else read
 
 
@@ -375,30 +374,18 @@ def _read_rank(text: str | int) -> int | str:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
 
 
-def read_prompt_text(text: Any) -> str | tuple[int, ...]:
-    """A prompt as text: "#2,#651" is the ids 2 and 651, anything else the text itself."""
+def read_text_or_ids(text: Any) -> str | tuple[int, ...]:
+    """An answer or a prompt as text: "#12#34" is the ids 12 and 34, anything else the text itself."""
     if not isinstance(text, str):
         return tuple(text)
-    return tuple(int(item[1:]) for item in text.split(",")) if _PROMPT_IDS.fullmatch(text) else text
+    return tuple(map(int, text[1:].split("#"))) if re.fullmatch(IDS_AS_TEXT, text) else text
 
 
-def write_prompt_text(prompt: str | Sequence[int]) -> str:
-    """The text that `read_prompt_text` reads."""
-    return prompt if isinstance(prompt, str) else ",".join(map(write_token, prompt))
-
-
-def read_answer_text(text: Any) -> str | tuple[int, ...]:
-    """An answer as text: "#12#34" is the ids 12 and 34, anything else the answer itself."""
-    if not isinstance(text, str):
-        return tuple(text)
-    return tuple(int(item) for item in text[1:].split("#")) if _TOKEN_IDS.fullmatch(text) else text
-
-
-def write_answer(answer: str | int | Sequence[int]) -> str:
-    """The text that `read_answer_text` reads; of one id, that of its token."""
-    if isinstance(answer, str | int):
-        return write_token(answer)
-    return "".join(f"#{item}" for item in answer)
+def write_text_or_ids(value: str | int | Sequence[int]) -> str:
+    """The text that `read_text_or_ids` reads; of one id, that of its token."""
+    if isinstance(value, str | int):
+        return write_token(value)
+    return "".join(map(write_token, value))
 
 
 SCOPE_OPTIONS = (
@@ -406,7 +393,8 @@ SCOPE_OPTIONS = (
     *("measure", "ablation", "ablations", "draws", "by"),
 )
 TOKEN_OPTIONS = ("target", "other", "answer")
-ANSWER_OPTIONS = ("answer", "generate", "eligible")
+WHICH_ANSWER = ("answer", "generate")
+ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
 ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points", "against")
 CELL_OPTIONS = ("against", "points", "layer_site")
@@ -464,7 +452,7 @@ _EXPLAINED_OPTIONS = (
         "included, or ids (#12#34).",
         "TEXT",
         longest=_LONGEST_TEXT,
-        read=read_answer_text,
+        read=read_text_or_ids,
     ),
     Option(
         "generate",
@@ -515,10 +503,10 @@ _EXPLAINED_OPTIONS = (
         "ablation",
         EXPLAINED,
         f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
-        "tokens, given as its text or ids (#2,#651). By default zero, and remove for context-cite.",
+        "tokens, given as its text or ids (#2#651). By default zero, and remove for context-cite.",
         "NAME|TEXT",
         longest=_LONGEST_TEXT,
-        read=read_prompt_text,
+        read=read_text_or_ids,
     ),
     Option(
         "ablations",
@@ -577,11 +565,11 @@ _READ_OPTIONS = (
     Option(
         "against",
         READ,
-        "Measure from another prompt of as many tokens, given as its text or ids (#2,#651), as by the readout "
+        "Measure from another prompt of as many tokens, given as its text or ids (#2#651), as by the readout "
         'dot-"TEXT": attribution patching. With points, a path starts at it.',
         "TEXT",
         longest=_LONGEST_TEXT,
-        read=read_prompt_text,
+        read=read_text_or_ids,
     ),
     Option(
         "through",

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
-from lens_scopes.scopes.registry import CELL_OPTIONS, DEFAULT_SCOPE, SITE_OPTIONS, read_prompt_text
+from lens_scopes.scopes.registry import CELL_OPTIONS, DEFAULT_SCOPE, SITE_OPTIONS, read_text_or_ids
 from lens_scopes.scopes.spec import cli_words
 from lens_scopes.server.api.schemas import (
     AttributeRequest,
@@ -53,11 +53,13 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments += [str(request.rank)] if isinstance(request, ModesRequest) else []
     arguments += cast(Any, request).spec().to_python()
     own = given.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
-    arguments += [f"{name}={given[name]!r}" for name in ("position", "generate", "spans", "baseline") if name in own]
+    given |= {"answer": read_text_or_ids(given["answer"])} if "answer" in own else {}
+    order = ("position", "answer", "generate", "spans", "baseline")
+    arguments += [f"{name}={given[name]!r}" for name in order if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
     if "against" in own:
-        arguments.append(f"baseline={read_prompt_text(given['against'])!r}")
+        arguments.append(f"baseline={read_text_or_ids(given['against'])!r}")
     if isinstance(request, HeadsRequest) and "verify" in given:
         arguments.append(f"verify={given['verify']!r}")
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)

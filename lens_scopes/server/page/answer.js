@@ -55,7 +55,9 @@ function section(id, title, ...children) {
 function further(id, answer, want) {
   const { settings, answer: whole } = answer.attribution;
   const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot" && !whole;
-  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (kind !== "cells" || contrasts));
+  // Modes are those of one prediction, and so are cells, which take another prompt.
+  const offered = { modes: !whole, cells: contrasts };
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (offered[kind] ?? true));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),

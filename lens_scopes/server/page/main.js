@@ -14,9 +14,9 @@ const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
-  heads: () => [...SCOPE, "target", "position", "against"],
+  heads: () => [...SCOPE, "target", "answer", "generate", "position", "against"],
   cells: () => [...SCOPE, "target", "position", "against", "points"],
-  matrix: (fields) => (fields.scope === "logit-diff" ? [...SCOPE, "target", "against"] : [...SCOPE, "against"]),
+  matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   modes: () => [...EVERY, "position"],
 };
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };

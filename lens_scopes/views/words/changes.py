@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lens_scopes.scopes.registry import entry_of_result
-from lens_scopes.views.words.attribution import Scored, is_divergence, ranking, short_names
+from lens_scopes.views.words.attribution import Scored, answer_of, is_divergence, quantity_of, ranking, short_names
 from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
@@ -108,12 +108,14 @@ def _interpretation(result: Scored, moved: str, then: str) -> str:
                 f"Each number is ½ Σ w a², with a the amounts along the objective's directions by which the final state"
                 f" moves {moved}: predicted to second order. It has no sign."
             )
+        whole = answer_of(result) is not None
+        moves = "distributions of the answer's tokens move, added up," if whole else "distribution moves"
         return (
-            f"Each number says how far the predicted distribution moves {moved}: a Kullback–Leibler divergence in nats,"
-            " predicted to second order. It has no sign."
+            f"Each number says how far the predicted {moves} {moved}: a Kullback–Leibler divergence in nats, predicted"
+            " to second order. It has no sign."
         )
     return (
-        f"Each number is the change of {entry_of_result(result.scope).quantity} {moved}, predicted to first order."
+        f"Each number is the change of {quantity_of(result)} {moved}, predicted to first order."
         f" Below zero (orange): {then} that quantity falls, so it supports the output. Above zero (blue): it works"
         " against it."
     )
