@@ -14,8 +14,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import ResultError
 from lens_scopes.prompts.groups import Grouping, group_tokens, text_of
-from lens_scopes.results.answer import AnswerRecord
-from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.base import AnswerRecord, Entry, Result
 from lens_scopes.results.record import plain
 
 if TYPE_CHECKING:

@@ -65,6 +65,36 @@ def rank(entries: Sequence[Entry], values: Float[Tensor, " entry"], k: int, spec
     return [Ranked(entries[row].index, entries[row].label, numbers[row]) for row in chosen]
 
 
+@dataclass(frozen=True)
+class AnswerRecord:
+    """An answer, teacher-forced.
+
+    Attributes:
+        tokens: its tokens as strings.
+        token_ids: their ids.
+        log_probabilities: log P(token | prompt and the answer's tokens before it), in nats, ≤ 0.
+        generated: whether the model chose the tokens, each its most probable one; else they were given.
+    """
+
+    aligned: ClassVar[dict[str, tuple[str, ...]]] = {"answer": ("tokens", "token_ids", "log_probabilities")}
+    """As `Result.aligned`."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    log_probabilities: list[float]
+    generated: bool = False
+
+    @property
+    def text(self) -> str:
+        """The answer as text."""
+        return "".join(self.tokens)
+
+    @property
+    def log_probability(self) -> float:
+        """log P(answer | prompt), in nats."""
+        return sum(self.log_probabilities)
+
+
 class Viewable:
     """The views of a result, for its class to inherit.
 
@@ -153,7 +183,7 @@ class Result(Viewable, ABC):
     """
 
     kind: ClassVar[str]
-    """The kind of the result: attribution, heads, matrix, influence, modes or flow."""
+    """The kind of the result: attribution, heads, cells, matrix, influence, modes or flow."""
 
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""
@@ -211,8 +241,8 @@ class Result(Viewable, ABC):
     def difference(self, other: Result) -> Difference:
         """This result minus another of its kind on the same tokens, entry by entry; also written `a - b`.
 
-        Subtracted are: scores, layers and sites of attributions; effects of heads and MLPs; the matrix; total and
-        direct shares; the actual nats of token replacements; bound and channel of flows, both at this result's σ.
+        Subtracted are: scores, layers and sites of attributions; effects of heads, MLPs and cells; the matrix; total
+        and direct shares; the actual nats of token replacements; bound and channel of flows, both at this result's σ.
 
         Raises:
             ResultError: for another kind, other tokens, another scope or readout (and so another unit), or other rows.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FIGURES = {
     "Attribution": "figures.attribution.figure",
     "HeadInspection": "figures.heads.heads_figure",
+    "CellPatches": "figures.cells.cells_figure",
     "AttributionMatrix": "figures.matrix.matrix_figure",
     "TotalInfluence": "figures.matrix.influence_figure",
     "ModeInspection": "figures.modes.modes_figure",
@@ -30,6 +31,7 @@ _TABLES = {"EvaluationReport": "tables.table"}
 _PRINTERS = {
     "Attribution": "terminal.attribution.print_terminal",
     "HeadInspection": "terminal.heads.print_heads",
+    "CellPatches": "terminal.cells.print_cells",
     "AttributionMatrix": "terminal.matrix.print_matrix",
     "TotalInfluence": "terminal.matrix.print_influence",
     "ModeInspection": "terminal.modes.print_modes",

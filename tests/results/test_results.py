@@ -25,6 +25,7 @@ from lens_scopes.results.load import KINDS
 from lens_scopes.scopes.contract import ELEMENTS
 
 IDS = [3, 17, 0, 8, 22, 3]
+OTHER_IDS = [3, 5, 0, 8, 22, 3]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def results() -> dict[str, Any]:
     found = [
         ls.attribute(model, IDS, ls.Fisher(rank=2), layers=True, sites=["hook_z"]),
         ls.inspect_heads(model, IDS, ls.Semantic(5)),
+        ls.patch_cells(model, ls.attribute(model, IDS, ls.Semantic(5), layers=True, readout=ls.Dot(OTHER_IDS)), 4),
         ls.attribute_all(model, IDS, ls.Semantic()),
         ls.attribute_all(model, IDS, ls.Semantic(), generate=3).total_influence((8, 9)),
         ls.inspect_modes(model, IDS, 2),
@@ -189,6 +191,7 @@ WRONG: dict[str, list[tuple[str, Any]]] = {
         ("model", {}), ("model", None), ("turns", {"user 1": [0, "x"]}),
     ],
     "heads": [("effect", [1.0]), ("ablations", [{"layer": 0}]), ("patterns", {"L0H0": [[1.0]]}), ("spearman", "x")],
+    "cells": [("effect", [1.0]), ("cells", [{"layer": 0}]), ("baseline_tokens", ["a"]), ("spearman", "x")],
     "matrix": [("destinations", [0]), ("matrix", [[1.0]]), ("spans", {"a": [1]}), ("generated", 1.5)],
     "influence": [("scores", [[1.0]]), ("through", [[1.0]]), ("target", [0, 1]), ("target", [1]), ("of", 3)],
     "modes": [("modes", [{"eigenvalue": 1.0}]), ("replacements", []), ("baseline", 3)],

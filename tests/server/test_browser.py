@@ -402,6 +402,33 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width
     assert tab.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_two_prompts_are_contrasted(visit: Callable[..., Any], model: Any) -> None:
+    other = "The sofa sleeps on the"
+    tab = visit(f"text={PROMPT}&against={other}&show=cells,heads")
+    tab.wait_for_selector("#a-patches .dot")
+    until(tab, READY)
+    att = ls.attribute(model, PROMPT, layers=True, readout=ls.Dot(other))
+    patches = ls.patch_cells(model, att)
+    frames = tab.locator("#a-cells .heat td.framed")
+    assert frames.count() == len(patches.cells) == tab.locator("#a-patches .chart .dot").count()
+    assert f"patched: {number(patches.cells[0].actual)}" in tab.locator("#a-cells td.framed").first.get_attribute(
+        "title"
+    )
+    assert tab.locator("#a-tokens .scores td").all_inner_texts() == ["2", "␣dog", "␣sofa"]
+    assert tab.locator("#a-further").inner_text().count("Patch cells") == 0
+    assert "against another prompt" in tab.inner_text("#a-cells") and tab.locator("#a-ablation .square").count()
+
+    # Another length: shown beside each other while it is written, and the sentence when it is asked.
+    tab.fill("[name=against]", "The sofa. sleeps on the")
+    tab.wait_for_selector(".alignment .problem")
+    assert "they part at position 2" in tab.inner_text(".alignment")
+    tab.click("#explain")
+    until(tab, "!document.querySelector('#problem').hidden")
+    assert "they part at position 2" in tab.inner_text("#problem")
+    tab.fill("[name=against]", "")
+    tab.wait_for_selector(".alignment", state="hidden")
+
+
 def test_the_examples_are_there(visit: Callable[..., Any]) -> None:
     tab = visit()
     assert texts(tab, ".study") == ["Translation", "Instructions", "Time series"]

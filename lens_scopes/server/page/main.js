@@ -14,8 +14,9 @@ const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
-  heads: () => [...SCOPE, "target", "answer", "generate", "position"],
-  matrix: (fields) => [...SCOPE, "answer", "generate", ...(fields.scope === "logit-diff" ? ["target"] : [])],
+  heads: () => [...SCOPE, "target", "answer", "generate", "position", "against"],
+  cells: () => [...SCOPE, "target", "position", "against", "points"],
+  matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],
 };
@@ -23,7 +24,7 @@ const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backw
 
 let about;
 let sides = [];
-let answers = []; // one for each side: {attribution, heads, matrix, influence, modes, page}, the last with what all of them draw
+let answers = []; // one for each side: {attribution, heads, cells, matrix, influence, modes, page}, the last with what all of them draw
 let drawn = []; // the drawing of each answer
 let view = { ...PLAIN_VIEW };
 let running = null;
@@ -130,7 +131,7 @@ async function explain(push = true) {
   }
 }
 
-/** Adds heads, the matrix, the influence or the modes to what is shown, for each side. */
+/** Adds heads, cells, the matrix, the influence or the modes to what is shown, for each side. */
 async function add(kind, mine) {
   for (const [i, side] of sides.slice(0, answers.length).entries()) {
     const fields = asRequest(side.fields);

@@ -13,6 +13,7 @@ from lens_scopes.views.words.pages.blocks import alerts, contract_section
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.cells import CellPatches
     from lens_scopes.results.heads import HeadInspection
     from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _WORDS = {
     "Attribution": "attribution",
     "HeadInspection": "heads",
+    "CellPatches": "cells",
     "AttributionMatrix": "matrix",
     "TotalInfluence": "influence",
     "ModeInspection": "modes",
@@ -29,6 +31,7 @@ _WORDS = {
 }
 _OF = {
     "heads": "the heads",
+    "cells": "the cells",
     "matrix": "source × target",
     "modes": "the modes",
     "influence": "the total influence",
@@ -50,22 +53,23 @@ def attribution_page(
     matrix: AttributionMatrix | None = None,
     modes: ModeInspection | None = None,
     influence: TotalInfluence | None = None,
+    cells: CellPatches | None = None,
     *,
     later: Sequence[str] = (),
 ) -> Page:
-    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, other sites,
-    contract, scores, details.
+    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, cells, other
+    sites, contract, scores, details.
 
     The sections for layers and other sites are there where the attribution has them. Add your own with
     `Page.with_section`.
 
     Args:
         attribution: what the page is about.
-        heads, matrix, modes, influence: other results on the same prompt, each with its contract, shown on the same
-            page. Where one is about another prompt, position or model, the page says so.
+        heads, matrix, modes, influence, cells: other results on the same prompt, each with its contract, shown on the
+            same page. Where one is about another prompt, position or model, the page says so.
         later: tokens of the prompt after the position explained, for a page where a reader can choose them.
     """
-    others = {"heads": heads, "matrix": matrix, "modes": modes, "influence": influence}
+    others = {"heads": heads, "matrix": matrix, "modes": modes, "influence": influence, "cells": cells}
     companions = {kind: result for kind, result in others.items() if result is not None}
     page = page_of(attribution)
     sections = _words(attribution).sections(attribution, with_heads=heads is not None, later=later)
