@@ -17,6 +17,7 @@ from lens_scopes.engine.final_state import Prediction
 from lens_scopes.engine.memory import MemoryPlan
 from lens_scopes.errors import ResultError
 from lens_scopes.models.load import ModelRecord
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results import files
 from lens_scopes.results.record import decode, decode_fields, plain
 from lens_scopes.results.writing import utf8, write_whole
@@ -63,6 +64,36 @@ def rank(entries: Sequence[Entry], values: Float[Tensor, " entry"], k: int, spec
     numbers = values.tolist()
     chosen = sorted(eligible, key=lambda row: -sizes[row])[: max(k, 0)]
     return [Ranked(entries[row].index, entries[row].label, numbers[row]) for row in chosen]
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """An answer, teacher-forced.
+
+    Attributes:
+        tokens: its tokens as strings.
+        token_ids: their ids.
+        log_probabilities: log P(token | prompt and the answer's tokens before it), in nats, ≤ 0.
+        generated: whether the model chose the tokens, each its most probable one; else they were given.
+    """
+
+    aligned: ClassVar[dict[str, tuple[str, ...]]] = {"answer": ("tokens", "token_ids", "log_probabilities")}
+    """As `Result.aligned`."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    log_probabilities: list[float]
+    generated: bool = False
+
+    @property
+    def text(self) -> str:
+        """The answer as text."""
+        return "".join(self.tokens)
+
+    @property
+    def log_probability(self) -> float:
+        """log P(answer | prompt), in nats."""
+        return sum(self.log_probabilities)
 
 
 class Viewable:
@@ -166,7 +197,7 @@ class Result(Viewable, ABC):
     """
 
     kind: ClassVar[str]
-    """The kind of the result: attribution, heads, matrix, modes or flow."""
+    """The kind of the result: attribution, heads, cells, matrix, influence, modes or flow."""
 
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""
@@ -224,8 +255,8 @@ class Result(Viewable, ABC):
     def difference(self, other: Result) -> Difference:
         """This result minus another of its kind on the same tokens, entry by entry; also written `a - b`.
 
-        Subtracted are: scores, layers and sites of attributions; effects of heads and MLPs; the matrix; the actual
-        nats of token replacements; bound and channel of flows, both at this result's σ.
+        Subtracted are: scores, layers and sites of attributions; effects of heads, MLPs and cells; the matrix; total
+        and direct shares; the actual nats of token replacements; bound and channel of flows, both at this result's σ.
 
         Raises:
             ResultError: for another kind, other tokens, another scope or readout (and so another unit), or other rows.
@@ -274,6 +305,18 @@ class Result(Viewable, ABC):
                 )
         if other.entries() != self.entries():
             raise ResultError(f"the two results of kind {self.kind} have other rows; explain the same ones.")
+
+    def as_prompt(self) -> Prompt:
+        """The tokens as a Prompt, to group or to explain again."""
+        return Prompt(
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            tokens=tuple(self.tokens),
+            offsets=None if self.offsets is None else tuple(self.offsets),
+            special=tuple(self.special),
+            source="ids" if self.text is None else "chat" if self.turns else "text",
+            turns=self.turns,
+        )
 
     def __sub__(self, other: Result) -> Difference:
         return self.difference(other) if isinstance(other, Result) else NotImplemented

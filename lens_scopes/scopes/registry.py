@@ -187,7 +187,7 @@ _added: dict[str, ScopeEntry] = {}
 
 @dataclass(frozen=True)
 class ChoiceEntry:
-    """One name of a readout or of points, as text: name, class and one-line help."""
+    """One name of a readout, of points or of a lens, as text: name, class and one-line help."""
 
     name: str
     home: str
@@ -218,6 +218,12 @@ POINTS = {
             "special tokens fixed where -held follows (with dot: Integrated Gradients)",
         ),
         ChoiceEntry("noise", "lens_scopes.scopes.points:Noise", "noise around the prompt (SmoothGrad)"),
+    )
+}
+LENSES = {
+    entry.name: entry
+    for entry in (
+        ChoiceEntry("logit", "lens_scopes.scopes.lens:LogitLens", "the model's own final norm and unembedding"),
     )
 }
 FREEZABLE = {"patterns": "attention patterns", "norms": "normalisation scales", "gates": "MLP activations"}
@@ -396,7 +402,9 @@ TOKEN_OPTIONS = ("target", "other", "answer")
 WHICH_ANSWER = ("answer", "generate")
 ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
 ELIGIBLE = ("prompt", "all")
-SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
+SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
+CELL_OPTIONS = ("against", "points", "layer_site")
+MATRIX_OPTIONS = ("readout", "against")
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
@@ -421,7 +429,9 @@ def _scope_option() -> Option:
     )
 
 
-_OF_ONE_PROMPT = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
+_OF_ONE_PROMPT = ", ".join(
+    name for name, ablation in ABLATIONS.items() if ablation.corpus != "required" and not ablation.other_prompt
+)
 _RANDOM = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
 _EXPLAINED_OPTIONS = (
     Option(
@@ -498,8 +508,11 @@ _EXPLAINED_OPTIONS = (
     Option(
         "ablation",
         EXPLAINED,
-        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}. By default zero, and remove for context-cite.",
-        "NAME",
+        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
+        "tokens, given as its text or ids (#2#651). By default zero, and remove for context-cite.",
+        "NAME|TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_text_or_ids,
     ),
     Option(
         "ablations",
@@ -528,6 +541,14 @@ _READ_OPTIONS = (
         "NAME",
     ),
     Option(
+        "lens",
+        READ,
+        "Also read each cell of the layers map as tokens, by "
+        + ", ".join(f"{entry.name} ({entry.explains}; {entry.name}@10 keeps ten tokens)" for entry in LENSES.values())
+        + " or by a fitted JacobianLens of TransformerLens, given as its file; asks for layers.",
+        "logit[@N]|FILE.pt",
+    ),
+    Option(
         "site", READ, "Another activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True
     ),
     Option(
@@ -554,6 +575,15 @@ _READ_OPTIONS = (
         + ". By default the gradient at the prompt alone.",
         "path[-START][-held]|noise[@N]",
         longest=_LONGEST_TEXT,
+    ),
+    Option(
+        "against",
+        READ,
+        "Measure from another prompt of as many tokens, given as its text or ids (#2#651), as by the readout "
+        'dot-"TEXT": attribution patching. With points, a path starts at it.',
+        "TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_text_or_ids,
     ),
     Option(
         "through",

@@ -1,14 +1,14 @@
 // The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
 import { attention, pattern } from "./attention.js";
-import { bars } from "./bars.js";
-import { chart, lineLegend } from "./chart.js";
+import { chain } from "./chain.js";
+import { bars, chart, lineLegend } from "./chart.js";
 import { h, say, setLabels } from "./dom.js";
 import { map } from "./map.js";
 import { prose } from "./prose.js";
 import { strip, strips } from "./strip.js";
 import { table } from "./table.js";
 
-const BLOCKS = { ...prose, bars, table, map, chart, strip, strips, attention, pattern, "line-legend": lineLegend };
+const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, pattern, "line-legend": lineLegend };
 
 /** What blocks are drawn with: the result they are of, ids, and what a reader can choose. */
 class Context {
