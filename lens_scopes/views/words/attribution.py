@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from lens_scopes.results.base import AnswerRecord
 from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
@@ -17,6 +16,7 @@ from lens_scopes.views.words.token_text import inline_token, printable_token
 if TYPE_CHECKING:
     from lens_scopes.engine.final_state import PredictedToken, Prediction
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.base import AnswerRecord
 
 _SINK = (
     "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
