@@ -14,14 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.model import ModelLike, ScopedModel
-from lens_scopes.errors import PromptError
+from lens_scopes.engine.model import ModelLike, ScopedModel, one_at_a_time
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.groups import group_tokens
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -30,17 +30,15 @@ from lens_scopes.prompts.tokens import token_string
 if TYPE_CHECKING:
     import pandas
 
-    SeriesText: TypeAlias = "str | Prompt | Series"
-    Scores: TypeAlias = Sequence[float] | Float[Tensor, " pos"]
-else:  # a wrong type is answered with a PromptError that says what to do, also under a run-time type checker
-    SeriesText = Scores = Any
+SeriesText: TypeAlias = Annotated["str | Prompt | Series", VALIDATED]
+Scores: TypeAlias = Annotated["Sequence[float] | Float[Tensor, ' pos']", VALIDATED]
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _BEGUN = re.compile(r" ?-?(?:\d+(?:\.\d*)?)?")  # what may still become a number
 _BATCH_TOKENS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Series:
     """A series of numbers as the model reads it.
 
@@ -67,6 +65,9 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        return f"Series({len(self)} numbers in {len(self.prompt)} tokens: {_ends(self.written)})"
+
     def per_number(self, scores: Scores) -> list[float]:
         """Scores of tokens summed over each number and the separator after it.
 
@@ -83,7 +84,7 @@ class Series:
         return [sums[name] for name in named]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ValueDistribution:
     """What the model predicts as the next number.
 
@@ -107,6 +108,12 @@ class ValueDistribution:
     unresolved: float
     no_number: float
     evaluations: int
+
+    def __repr__(self) -> str:
+        if not self.values:
+            return f"ValueDistribution(no value reached, {self.no_number:.0%} no number)"
+        low, median, high = (f"{self.quantile(share):g}" for share in (0.1, 0.5, 0.9))
+        return f"ValueDistribution({len(self.values)} values, median {median}, central 80 % {low} to {high})"
 
     @property
     def mean(self) -> float:
@@ -177,6 +184,7 @@ def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> 
     )
 
 
+@one_at_a_time
 def value_distribution(
     model: ModelLike,
     series: SeriesText,
@@ -231,6 +239,11 @@ def value_distribution(
             f"context window of {n_ctx}; give a shorter series."
         )
     return _walk(model, read.prompt.token_ids, width, float(least), most)
+
+
+def _ends(written: Sequence[str]) -> str:
+    """The first and last numbers of a series."""
+    return ", ".join(written if len(written) <= 8 else [*written[:4], "…", *written[-3:]])
 
 
 @dataclass(frozen=True)

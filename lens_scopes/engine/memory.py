@@ -283,16 +283,17 @@ class Budget:
         layers = max(fitting, default=1)
         return planned(layers, directions, estimate(layers, directions))
 
-    def plan_patterns(self, length: int) -> MemoryPlan:
-        """The plan of the whole graph of a prompt together with what is computed from every layer's pattern.
+    def plan_patterns(self, length: int, rows: int = 1) -> MemoryPlan:
+        """The plan of the whole graph of a prompt, or of several rows that begin with it, together with what is
+        computed from every layer's pattern.
 
         Raises:
             OutOfMemoryError: when it does not, with the estimate.
         """
         n_layers, footprint = self.model.n_layers, self._footprint
-        whole = n_layers * (footprint.kept(length) + footprint.kept_pairs(length))
-        whole += footprint.transient(length, whole_scores=True) + self._fixed(n_layers)
-        estimate = whole + 3 * n_layers * footprint.pairs(length)
+        kept = n_layers * (footprint.kept(length) + footprint.kept_pairs(length))
+        whole = rows * (kept + footprint.transient(length, whole_scores=True)) + self._fixed(n_layers)
+        estimate = whole + rows * 3 * n_layers * footprint.pairs(length)
         self._refuse(estimate, f"the heads of {length} tokens", "", "")
         unfused = {READ: list(range(n_layers))}
         return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit, unfused=unfused)

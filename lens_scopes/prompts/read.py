@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.chat import check_messages, is_chat, message_spans, render
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, resolve_spans
@@ -31,8 +31,7 @@ from lens_scopes.prompts.tokens import (
     vocabulary_string,
 )
 
-# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
-PromptLike: TypeAlias = str | Sequence[Mapping[str, str]] | Sequence[int] | Tensor | Prompt | Any
+PromptLike: TypeAlias = Annotated[str | Sequence[Mapping[str, str]] | Sequence[int] | Tensor | Prompt, VALIDATED]
 
 
 def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, SpanLike] | None = None) -> Prompt:
@@ -98,6 +97,34 @@ def extended(model: TokenModel, prompt: Prompt, token_ids: Sequence[int]) -> Pro
     )
     _check_fits(model, result)
     return result
+
+
+def continued(model: TokenModel, prompt: Prompt, text: str) -> Prompt:
+    """The prompt with a text after it, read as one text.
+
+    A tokenizer may join the first characters of what follows to the prompt's last token, or read a text otherwise where
+    it stands alone. The tokens are those of the whole text, and the prompt must keep its own. How many the context
+    window holds is not checked.
+
+    Raises:
+        PromptError: for a prompt of ids, and where the prompt's tokens are not those that the whole text begins with.
+    """
+    if prompt.text is None:
+        raise PromptError("the prompt was given as ids, so the answer must be too; got text.")
+    source = "chat" if prompt.source == "chat" else "text"
+    own, whole = (_read_text(model, read, source=source) for read in (prompt.text, prompt.text + text))
+    if own.token_ids != prompt.token_ids:
+        raise PromptError(
+            "the prompt's tokens are not those of its text, as after generation or a cut, so no text can be read after "
+            "them; give the answer as token ids."
+        )
+    if whole.token_ids[: len(own)] != own.token_ids:
+        raise PromptError(
+            f"the answer {quote(text)} joins the prompt's last token, {prompt.tokens[-1]!r}, to another one; begin it "
+            "with a space or a line break, or move text between the two."
+        )
+    _check_vocabulary(model, whole)
+    return replace(whole, spans=prompt.spans, turns=prompt.turns)
 
 
 def _consecutive(start: int, strings: Sequence[str]) -> list[tuple[int, int]]:
@@ -187,17 +214,22 @@ def _read_chat(model: TokenModel, messages: Any) -> Prompt:
 def _check_fits(model: TokenModel, prompt: Prompt) -> None:
     if not prompt.token_ids:
         raise PromptError("the prompt is empty; give at least one token")
-    d_vocab, n_ctx = size_of(model, "d_vocab"), size_of(model, "n_ctx")
+    _check_vocabulary(model, prompt)
+    n_ctx = size_of(model, "n_ctx")
+    if n_ctx is not None and len(prompt) > n_ctx:
+        raise PromptError(
+            f"the prompt has {len(prompt)} tokens, but the model's context window holds {n_ctx}; shorten it"
+        )
+
+
+def _check_vocabulary(model: TokenModel, prompt: Prompt) -> None:
+    d_vocab = size_of(model, "d_vocab")
     for index, token_id in enumerate(prompt.token_ids):
         if not in_vocabulary(token_id, d_vocab):
             raise PromptError(
                 f"token {index} of the prompt, {quote(prompt.tokens[index])}, has the id {token_id}, "
                 f"outside the model's vocabulary ({id_range(d_vocab)}); use the model's own tokenizer"
             )
-    if n_ctx is not None and len(prompt) > n_ctx:
-        raise PromptError(
-            f"the prompt has {len(prompt)} tokens, but the model's context window holds {n_ctx}; shorten it"
-        )
 
 
 def _with_leading_space(text: str, strings: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

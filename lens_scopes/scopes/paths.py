@@ -20,14 +20,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_, or_
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model_checks import require_used
-from lens_scopes.errors import PathError
+from lens_scopes.errors import VALIDATED, PathError
 from lens_scopes.scopes.registry import FREEZABLE
 
 Component = tuple[int, int | None]
@@ -63,7 +63,15 @@ class Path:
         return hash((self.terms, self.frozen))
 
     def __repr__(self) -> str:
-        return f"parse_path({self.text!r})"
+        """The expression that builds it, such as `Attention() & Layers(5, 9)`."""
+        frozen = (
+            [f"Frozen({', '.join(repr(part) for part in FREEZABLE if part in self.frozen)})"] if self.frozen else []
+        )
+        if self.terms is None:
+            return "".join(frozen) or "Path()"
+        alternatives = [" & ".join(sorted(map(repr, term))) for term in self.terms] or ["Skip()"]
+        built = " | ".join(alternatives)
+        return " & ".join([f"({built})" if frozen and len(alternatives) > 1 else built, *frozen])
 
     def __and__(self, other: Path) -> Path:
         frozen = self.frozen | other.frozen
@@ -151,7 +159,7 @@ class Path:
                 yield from _freeze_gate(f"blocks.{layer}.mlp", gated=bool(model.cfg.gated_mlp))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Term:
     """A simple set of components: by kind, by layer, or by head."""
 
@@ -188,6 +196,16 @@ class _Term:
             return f"layers {_ranges(sorted(self.layers))}"
         return "MLPs" if self.kind == "MLP" else "attention"
 
+    def __repr__(self) -> str:
+        if self.heads is not None:
+            return f"Heads({', '.join(repr(f'L{layer}H{head}') for layer, head in sorted(self.heads))})"
+        if self.layers is not None:
+            layers = sorted(self.layers)
+            ends = dict.fromkeys([layers[0], layers[-1]])
+            one_range = layers == list(range(layers[0], layers[-1] + 1))
+            return f"Layers({', '.join(map(str, ends)) if one_range else layers})"
+        return "MLP()" if self.kind == "MLP" else "Attention()"
+
     def texts(self) -> list[str]:
         """The term as text: alternatives, of which any carries."""
         if self.heads is not None:
@@ -215,11 +233,8 @@ def _merged(terms: Sequence[frozenset[_Term]]) -> tuple[frozenset[_Term], ...]:
     return tuple(merged)
 
 
-if TYPE_CHECKING:
-    PathLike: TypeAlias = Path | str | None
-    LayerSet: TypeAlias = int | Iterable[int]
-else:  # a wrong type is answered with a PathError that says what to do, also under a run-time type checker
-    PathLike = LayerSet = Any
+PathLike: TypeAlias = Annotated["Path | str | None", VALIDATED]
+LayerSet: TypeAlias = Annotated["int | Iterable[int]", VALIDATED]
 
 
 class Layers(Path):

@@ -19,16 +19,16 @@ from lens_scopes.views.terminal.parts import (
     spaced,
     warning_lines,
 )
-from lens_scopes.views.words.attribution import is_divergence, number, title
-from lens_scopes.views.words.colour import Scale, scale_of
-from lens_scopes.views.words.heads import (
+from lens_scopes.views.words.attribution import answer_summary, answers_of, is_divergence, number, title
+from lens_scopes.views.words.changes import (
     HeadLine,
-    agreement,
     head_lines,
+    heads_agreement,
     heads_data_warnings,
     heads_interpretation,
     unit_of_change,
 )
+from lens_scopes.views.words.colour import Scale, scale_of
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
@@ -56,6 +56,8 @@ class HeadsReport(TerminalView):
         heads = self.heads
         yield _heading(heads)
         yield Text(title(heads))
+        for role, answer in answers_of(heads).items():
+            yield Text(f"{role} {inline_token(answer.text)!r}: {answer_summary(answer)}", "dim")
         yield from warning_lines((*heads.warnings, *heads_data_warnings(heads)))
         yield spaced(Text(heads_interpretation(heads), "dim"))
         yield spaced(_map(heads, styles, width))
@@ -83,9 +85,11 @@ def _map(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableTyp
     mlp_scale = _scale(mlps)
     label = len(f"L{len(rows) - 1}") + 1
     n_heads = heads.effect.shape[1]
+    # Numbers where every head has room for one, else shaded cells; wide models go on below in blocks.
     numbers = width - label - 8 >= 7 * (n_heads + 1)
     cell = 7 if numbers else max(1, min(3, (width - label - 6) // n_heads))
     at_once = max(1, (width - label - 6) // cell)
+    # The blocks, one row per layer.
     text = Text(no_wrap=True, overflow="crop")
     for start in range(0, n_heads, at_once):
         stop = min(start + at_once, n_heads)
@@ -101,6 +105,7 @@ def _map(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableTyp
                 _append(text, mlps[layer], mlp_scale, 7 if numbers else 3, styles, numbers)
             text.append("\n")
     text.rstrip()
+    # Scales, and what shades cannot show.
     notes = [text]
     if styles.coloured or not numbers:
         notes.append(scale_line(scale, styles, "all heads"))
@@ -159,7 +164,7 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], styles: ScoreStyle,
 
 def _checked(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
     """The agreement of predictions with ablations, and the MLPs that did most."""
-    parts: list[RenderableType] = [Text(agreement(heads))]
+    parts: list[RenderableType] = [Text(heads_agreement(heads))]
     mlps = [item for item in heads.ablations if item.head is None][:_MOST_MLPS]
     if mlps:
         largest = max(abs(item.actual) for item in mlps) or 1.0

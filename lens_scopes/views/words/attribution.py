@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
@@ -17,6 +16,7 @@ from lens_scopes.views.words.token_text import inline_token, printable_token
 if TYPE_CHECKING:
     from lens_scopes.engine.final_state import PredictedToken, Prediction
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.base import AnswerRecord
 
 _SINK = (
     "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
@@ -115,23 +115,12 @@ def interpretation(result: Scored) -> str:
         )
     elsewhere = bool(result.settings.get("score_sites"))
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
-    if is_divergence(result) and not entry.is_divergence:
+    if entry.is_divergence:
+        return _divergence_interpretation(result, str(readout), whose, elsewhere=elsewhere)
+    if is_divergence(result):
         return (
             f"Each score sums the squared effects of {whose.rstrip(',')} along several directions of the final state,"
             " by their weights, and is never negative. The unit is that of the directions, squared; the exact formula"
-            " stands in the contract under “score attributed”."
-        )
-    if entry.is_divergence:
-        change, unit = {
-            "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
-            "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
-            "dot": (f"{whose} having its value and not the baseline's moves", "in nats"),
-        }.get(str(readout), (f"a small change of {whose} can move", "per unit of its norm"))
-        half = "" if elsewhere else "; the divergence is half the score"
-        root = "; it is the root of it, added up over the sites" if elsewhere else ""
-        return (
-            f"Each score says how strongly {change} {quantity_of(result).rstrip(',')}, measured by its Fisher"
-            f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}{half}. The exact formula"
             " stands in the contract under “score attributed”."
         )
     quantity = quantity_of(result)
@@ -153,6 +142,27 @@ def interpretation(result: Scored) -> str:
     return (
         f"Each score is the largest first-order change of {quantity} that a change of {whose} by one unit of norm can"
         f" make. The unit is change of that quantity per unit of {'its' if elsewhere else 'embedding'} norm."
+    )
+
+
+def _divergence_interpretation(result: Scored, readout: str, whose: str, *, elsewhere: bool) -> str:
+    """The same for Fisher Scope, whose scores are divergences.
+
+    Args:
+        whose: what is changed, as a subject.
+        elsewhere: whether scores are read at other sites than the embedding.
+    """
+    change, unit = {
+        "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
+        "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
+        "dot": (f"{whose} having its value and not the baseline's moves", "in nats"),
+    }.get(readout, (f"a small change of {whose} can move", "per unit of its norm"))
+    half = "" if elsewhere else "; the divergence is half the score"
+    root = "; it is the root of it, added up over the sites" if elsewhere else ""
+    return (
+        f"Each score says how strongly {change} {quantity_of(result).rstrip(',')}, measured by its Fisher"
+        f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}{half}. The exact formula"
+        " stands in the contract under “score attributed”."
     )
 
 
@@ -255,7 +265,13 @@ def following_token(token: PredictedToken, role: str = "most probable next token
 def answer_of(result: object) -> AnswerRecord | None:
     """The answer that a result explains, where there is one."""
     answer = getattr(result, "answer", None)
-    return answer if isinstance(answer, AnswerRecord) else None
+    return answer if hasattr(answer, "log_probabilities") else None  # telling by its class would load torch
+
+
+def answers_of(result: object) -> dict[str, AnswerRecord]:
+    """The answer that a result explains and the one that it is contrasted with, by what they are."""
+    answers = {"The answer": answer_of(result), "The answer contrasted": getattr(result, "other_answer", None)}
+    return {role: answer for role, answer in answers.items() if answer is not None}
 
 
 def answer_summary(answer: AnswerRecord) -> str:
@@ -293,6 +309,36 @@ def short_names(hook_names: Sequence[str]) -> list[str]:
         name if m is None else (f"L{m[1]}" if plain else f"L{m[1]} {m[2]}")
         for name, m in zip(hook_names, matches, strict=True)
     ]
+
+
+def layer_leaders(attribution: Attribution) -> list[tuple[int, int, float]]:
+    """The strongest cell of each layer outside the special tokens: (row, index of the token, score)."""
+    if attribution.layers is None:
+        return []
+    rows = enumerate(attribution.layers.tolist())
+    best = ((row, scores, ranking(scores, attribution.special)) for row, scores in rows)
+    return [(row, order[0], scores[order[0]]) for row, scores, order in best if order]
+
+
+def lens_note(attribution: Attribution) -> str:
+    """What a lens reads, and how not to read it; empty without one."""
+    reading = attribution.lens
+    if reading is None:
+        return ""
+    name = {"logit": "the logit lens", "jacobian": "a fitted JacobianLens"}.get(reading.lens, reading.lens)
+    count = sum(bool(cell) for line in reading.tokens for cell in line)
+    cells = sum(len(line) for line in reading.tokens)
+    part = "" if count == cells else f" Read were {count} of {cells} cells, those with the largest scores."
+    return (
+        f"What the residual stream reads as is {name}: {reading.equation}, of the activation h in a cell. It says what "
+        "the unembedding would read there, not what the model predicts; early layers often read as noise."
+        f"{part}"
+    )
+
+
+def reading_text(tokens: Sequence[PredictedToken], most: int = 3) -> str:
+    """The tokens that a cell reads as, with their probabilities: `␣sofa 31.2%, ␣couch 4.1%`."""
+    return ", ".join(f"{printable_token(item.token)} {percent(item.probability)}" for item in tokens[:most])
 
 
 def listing(names: Sequence[str], most: int = 8) -> str:
