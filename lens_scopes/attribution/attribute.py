@@ -9,7 +9,7 @@ import torch
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec, score_warnings
 from lens_scopes.engine.backward import Progress
-from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike
+from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.answer import AnswerLike
@@ -22,6 +22,7 @@ from lens_scopes.scopes.readouts import Readout
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 
+@one_at_a_time
 def attribute(
     model: ModelLike,
     prompt: PromptLike,
@@ -146,6 +147,7 @@ def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, pr
     )
 
 
+@one_at_a_time
 def attribute_batch(
     model: ModelLike,
     prompts: Sequence[PromptLike],

@@ -17,7 +17,7 @@ from lens_scopes.attribution.component_ablation import changed_final_states, dis
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
-from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
+from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import ObjectiveError, ReadoutError
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.attribution import Attribution
@@ -78,6 +78,7 @@ class CellPatches:
         return pandas.DataFrame([asdict(cell) for cell in self.cells], columns=list(PatchedCell.__dataclass_fields__))
 
 
+@one_at_a_time
 def patch_cells(
     model: ModelLike, attribution: Attribution, strongest: int = 10, *, progress: Progress | None = None
 ) -> CellPatches:

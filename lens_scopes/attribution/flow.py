@@ -23,7 +23,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
-from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel
+from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError
 from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
@@ -42,6 +42,7 @@ _MOST_OMITTED = 0.5  # share of the bound beyond the leading directions from whi
 _NOISY = 0.2  # a standard error above this share of the bound is worth a warning
 
 
+@one_at_a_time
 def information_flow(
     model: ModelLike,
     prompt: PromptLike,

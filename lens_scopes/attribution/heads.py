@@ -35,7 +35,7 @@ from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import shortage_named
-from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel
+from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import PathError, SiteError
 from lens_scopes.prompts.answer import AnswerLike
@@ -53,6 +53,7 @@ _ABLATED_FEW = 32
 
 
 @shortage_named("the heads of this prompt")
+@one_at_a_time
 def inspect_heads(
     model: ModelLike,
     prompt: PromptLike,

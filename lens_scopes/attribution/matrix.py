@@ -18,7 +18,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
-from lens_scopes.engine.model import MatmulDtype, ModelLike
+from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.text_mean import averaged_mask
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.alignment import read_aligned
@@ -37,6 +37,7 @@ from lens_scopes.scopes.spec import ObjectiveLike, Spec
 _BLOCK = 16  # destinations that share a forward pass
 
 
+@one_at_a_time
 def attribute_all(
     model: ModelLike,
     prompt: PromptLike,

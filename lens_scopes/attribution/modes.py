@@ -23,7 +23,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
-from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike
+from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
@@ -35,6 +35,7 @@ from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
 
 
+@one_at_a_time
 def inspect_modes(
     model: ModelLike,
     prompt: PromptLike,

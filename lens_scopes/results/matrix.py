@@ -98,7 +98,7 @@ class AttributionMatrix(Result):
                 raise PromptError(
                     f"span {name!r} is tokens {start} to {stop}, outside the text's 0 to {len(self.tokens)}."
                 )
-        ordinary = torch.tensor([not special for special in self.special])
+        ordinary = torch.tensor([not special for special in self.special], device="cpu")
         table = {}
         for source, (start, stop) in chosen.items():
             totals = (self.matrix[:, start:stop] * ordinary[start:stop].to(self.matrix)).sum(1)

@@ -290,7 +290,7 @@ class RandomScores(Baseline):
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(prompt.token_ids)}".encode()))
-        return torch.rand(len(prompt), generator=generator).to(states[0].y.dtype)
+        return torch.rand(len(prompt), generator=generator, dtype=torch.float32).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
