@@ -18,6 +18,7 @@ from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
+from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
@@ -29,6 +30,7 @@ from .scopes.comparisons import (
     ValueWeightedAttention,
 )
 from .scopes.context_cite import ContextCite
+from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
     Directions,
@@ -63,6 +65,7 @@ __all__ = [
     "EvaluationReport",
     "Fisher",
     "FisherAtValues",
+    "FittedLens",
     "Frozen",
     "HeadInspection",
     "Heads",
@@ -72,6 +75,7 @@ __all__ = [
     "LensScopesError",
     "LogProb",
     "LogProbDiff",
+    "LogitLens",
     "LogitDiff",
     "MLP",
     "ModeInspection",
@@ -92,6 +96,7 @@ __all__ = [
     "Spec",
     "StraightPath",
     "Temperature",
+    "TotalInfluence",
     "ValueDistribution",
     "ValueWeightedAttention",
     "attribute",
