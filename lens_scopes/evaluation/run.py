@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_scopes.engine.backward import Progress
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
-from lens_scopes.evaluation.passages.read import PassagesLike, read_passages
+from lens_scopes.evaluation.passages.read import Passage, PassagesLike, read_passages
 from lens_scopes.evaluation.passages.selection import PassagePrompt, Selection, TooLong, check_target, read_passage
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.protocol import ProtocolLike, as_protocol
@@ -39,7 +39,13 @@ class EvaluatorLike(Protocol):
 
     def passage(self, passage: Any) -> Prompt: ...
     def measure(
-        self, prompt: Prompt, target: int | None, *, index: int, other: Sequence[int] | None = None
+        self,
+        prompt: Prompt,
+        target: int | None,
+        *,
+        index: int,
+        answer: tuple[int, ...] | int | None = None,
+        other: Sequence[int] | None = None,
     ) -> tuple[dict[str, Any], list[Measurement]]: ...
     def signature(self) -> dict[str, Any]: ...
 
@@ -55,8 +61,10 @@ def evaluate(
     out: str | Path | None = None,
     limit: int | None = None,
     skip: int = 0,
-    target: str = "last",
+    target: str | None = None,
     truncate: bool = False,
+    answer_field: str | None = None,
+    generate: int = 0,
     seed: int = 0,
     draws: int = 4,
     field: str | None = None,
@@ -76,9 +84,9 @@ def evaluate(
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        passages: a file, the name of a data set, or texts; see `read_passages`. Pairs of a text and another prompt of
-            as many tokens are for the ablation "prompt", and for methods measured from it: "semantic+dot-prompt",
-            "semantic+dot+path-prompt@8", "loo-kl@prompt".
+        passages: a file, the name of a data set, or texts, pairs of a text and another prompt, or mappings with the
+            fields; see `read_passages`. Another prompt of as many tokens is for the ablation "prompt", and for methods
+            measured from it: "semantic+dot-prompt", "semantic+dot+path-prompt@8", "loo-kl@prompt".
         methods: names such as "fisher@8", objectives, Specs, or pairs (name, scores or function); see `as_method`. By
             default the protocol's own.
         metrics: names of METRICS, such as "aopc"; `lens-scopes evaluate --help` describes all.
@@ -91,8 +99,13 @@ def evaluate(
         skip: the number of passages to skip at the beginning.
         target: "last": the model reads a passage without its last token, which tells whether the prediction is correct;
             "own": it reads the whole passage. Methods explain the model's own top token, unless the protocol says
-            otherwise.
+            otherwise. By default "last"; with answers the whole passage is read.
         truncate: cut the beginning of passages that exceed the context window. By default they are skipped and counted.
+        answer_field: the field or column that holds an answer after each passage. What methods explain is then summed
+            over the predictions of the answer's tokens, and metrics measure log P(answer | prompt) and the KL summed
+            over them; only the passage's tokens are ranked and ablated. Methods that know of no prediction ("random",
+            "attention-rollout") score the passage as it is.
+        generate: explain this many tokens of the model's own continuation as the answer.
         seed: random seed; the global generator is not touched.
         draws: samples averaged where an ablation is random.
         field: the field or column that holds the text. By default "text".
@@ -124,9 +137,8 @@ def evaluate(
     check_target(target)
     if skip < 0 or (limit is not None and limit < 1):
         raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
-    selection = Selection(
-        read_passages(passages, field=field, other=other, split=split, subset=subset), skip, limit, target, truncate
-    )
+    given = read_passages(passages, field=field, answer_field=answer_field, other=other, split=split, subset=subset)
+    selection = Selection.of(given, skip, limit, target=target, truncate=truncate, generate=generate)
     if not selection.indices():
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
     from lens_scopes.evaluation.evaluator import Evaluator
@@ -141,8 +153,9 @@ def evaluate(
         draws=draws,
         corpus=_corpus(model, selection),
         protocol=conventions,
+        answered=selection.answers is not None,
     )
-    if evaluator.needs_other and not selection.passages.others:
+    if evaluator.needs_other and not given.bring("other"):
         raise EvaluationError(
             "what is asked needs another prompt for each passage, and none came with them; name the field that holds "
             "it (other=, --other-field), or give pairs (text, other)."
@@ -214,14 +227,13 @@ def measure_passages(
 def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
     began = time.perf_counter()
     try:
-        passages = selection.passages
-        other = passages.others[index] if passages.others else None
-        prompt = read_passage(model, passages.items[index], selection.target, truncate=selection.truncate, other=other)
+        prompt = selection.read(model, index)
         if isinstance(prompt, TooLong):
             return PassageRecord(index, TOO_LONG, str(prompt))
-        beside = {} if prompt.other is None else {"other": prompt.other}
-        read = evaluator.passage(prompt.token_ids)
-        facts, measurements = evaluator.measure(read, prompt.target, index=index, **beside)
+        read = evaluator.passage(prompt.token_ids if prompt.prompt is None else prompt.prompt)
+        facts, measurements = evaluator.measure(
+            read, prompt.target, index=index, answer=prompt.answer, other=prompt.other
+        )
     except Exception as error:  # one passage must not end the run, whatever is wrong with it
         said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
         return PassageRecord(index, FAILED, " ".join(said.split()), seconds=time.perf_counter() - began)
@@ -235,9 +247,9 @@ def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, inde
 def _corpus(model: Model, selection: Selection) -> list[tuple[int, ...]]:
     """The first passages of the data set as token ids: the same whichever of its passages are measured."""
     corpus = []
-    for passage in selection.passages.items[:_CORPUS]:
+    for text in selection.passages.texts[:_CORPUS]:
         try:
-            prompt = read_passage(model, passage, selection.target, truncate=True)
+            prompt = read_passage(model, Passage(text), selection.target, truncate=True)
         except PromptError:
             continue
         if isinstance(prompt, PassagePrompt):
@@ -260,6 +272,7 @@ def _manifest(model: Model, evaluator: EvaluatorLike, selection: Selection) -> d
             "count": len(selection.passages),
             "target": selection.target,
             "truncate": selection.truncate,
+            "answers": selection.answers,
         },
         "laboratory": signature,
         "model": record,

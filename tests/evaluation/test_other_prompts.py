@@ -16,7 +16,7 @@ import lens_scopes as ls
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import EvaluationError, FileError, LensScopesError, ObjectiveError, PromptError, ReadoutError
-from lens_scopes.evaluation.passages.read import Passages, read_passages
+from lens_scopes.evaluation.passages.read import Passage, read_passages
 from lens_scopes.evaluation.passages.selection import PassagePrompt, read_passage
 
 OTHER = "The sofa sleeps on the"
@@ -199,14 +199,14 @@ def test_fields_of_files_bring_the_other_prompts(tmp_path: Path) -> None:
     rows = [{"text": prompt, "corrupted": other} for prompt, other in PAIRS]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    expected = ((PAIRS[0][0], PAIRS[1][0]), (PAIRS[0][1], PAIRS[1][1]))
+    expected = tuple(Passage(prompt, other=other) for prompt, other in PAIRS)
     digests = set()
     for name in ("a.json", "a.jsonl"):
         read = read_passages(tmp_path / name, other="corrupted")
-        assert (read.items, read.others) == expected
+        assert read.items == expected
         digests |= {read.digest(), read_passages(PAIRS).digest()}
-        assert read_passages(tmp_path / name).others == ()
-    assert len(digests) == 1 and digests != {Passages("x", expected[0]).digest()}
+        assert not read_passages(tmp_path / name).bring("other")
+    assert len(digests) == 1 and digests != {read_passages([prompt for prompt, _ in PAIRS]).digest()}
     with pytest.raises(FileError, match="line 1 has no field 'other', only 'text', 'corrupted'"):
         read_passages(tmp_path / "a.jsonl", other="other")
     (tmp_path / "a.txt").write_text("The dog\n")
@@ -214,16 +214,21 @@ def test_fields_of_files_bring_the_other_prompts(tmp_path: Path) -> None:
         read_passages(tmp_path / "a.txt", other="other")
     with pytest.raises(FileError, match="passage 1 brings no other prompt"):
         read_passages([PAIRS[0], PROMPT])
-    assert read_passages([[1, 2], [3, 4]]).items == ((1, 2), (3, 4)), "ids of two tokens are no pair"
+    assert read_passages([[1, 2], [3, 4]]).texts == ((1, 2), (3, 4)), "ids of two tokens are no pair"
 
 
 def test_the_other_prompt_is_cut_as_its_passage(model: Any) -> None:
     ids, other = ids_of(model, PROMPT), ids_of(model, OTHER)
-    read = read_passage(model, PROMPT, "last", truncate=False, other=OTHER)
+    read = read_passage(model, Passage(PROMPT, other=OTHER), "last", truncate=False)
     assert isinstance(read, PassagePrompt) and read.other == tuple(other[:-1]) and read.target == ids[-1]
-    again = read_passage(model, PROMPT, "last", truncate=False, other=other[:-1])
+    again = read_passage(model, Passage(PROMPT, other=tuple(other[:-1])), "last", truncate=False)
     assert again == read
-    long, beside = [0, *range(1, 20)] * 2, [0, *range(2, 21)] * 2
-    cut = read_passage(model, long, "own", truncate=True, other=beside)
-    if isinstance(cut, PassagePrompt) and cut.cut:
-        assert cut.other is not None and len(cut.other) == len(cut.token_ids) and cut.other[-1] == beside[-1]
+
+
+@pytest.mark.parametrize("answer", [None, (4, 5, 6)])
+def test_a_passage_beyond_the_window_and_its_other_prompt_lose_the_same_places(model: Any, answer: Any) -> None:
+    here, there = (0, *range(2, 12)) * 4, (0, *range(3, 13)) * 4
+    cut = read_passage(model, Passage(here, answer, there), "own", truncate=True)
+    first = 44 - (32 - len(answer or ())) + 1
+    expected = (here[:1] + here[first:], None, first - 1, answer, there[:1] + there[first:])
+    assert cut == PassagePrompt(*expected)

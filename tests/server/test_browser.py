@@ -151,6 +151,14 @@ def test_a_whole_answer_is_explained_and_left_for_a_token(visit: Callable[..., A
     again.keyboard.press("Escape")
     asked(again, lambda: again.click("#explain"))
     assert "The answer contrasted" in again.inner_text("#results")
+    # Modes, which are those of one prediction, leave a view of answers; a side without one keeps them.
+    whole = f"text={PROMPT}&answer=+sofa&scope=fisher"
+    alone = visit(f"{whole}&show=modes,heads")
+    alone.wait_for_selector("#a-heads")
+    assert "show=heads" in alone.url and alone.locator("#problem").is_hidden()
+    beside = visit(f"{whole}&show=modes&b.text={PROMPT}")
+    beside.wait_for_selector("#b-modes")
+    assert "show=modes" in beside.url and beside.locator("#a-modes").count() == 0
     # A token that is chosen is explained alone.
     asked(again, lambda: again.locator("#a-prediction .bars [role=button], #a-prediction .bars button").last.click())
     assert again.input_value("[name=answer]") == ""

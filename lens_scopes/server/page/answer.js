@@ -53,12 +53,17 @@ function section(id, title, ...children) {
   return h("section", { id, class: "full", "aria-label": title }, h("h3", { class: "title" }, title), ...children);
 }
 
-function further(id, answer, want) {
-  const { settings, answer: whole, other_answer: other } = answer.attribution;
+/** The further questions that an answer has a place for. */
+export function offered({ attribution: { settings, answer: whole, other_answer: other } }) {
   const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot" && !whole;
   // Modes are those of one prediction, and so are cells, which take another prompt; influence goes through an answer.
-  const offered = { modes: !whole, cells: contrasts, influence: Boolean(whole && !other) };
-  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (offered[kind] ?? true));
+  const placed = { modes: !whole, cells: contrasts, influence: Boolean(whole && !other) };
+  return FURTHER.map(([kind]) => kind).filter((kind) => placed[kind] ?? true);
+}
+
+function further(id, answer, want) {
+  const kinds = offered(answer);
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && kinds.includes(kind));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),

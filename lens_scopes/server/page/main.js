@@ -121,9 +121,10 @@ async function explain(push = true) {
     }
     if (mine !== running) return;
     answers = found;
+    view.show = view.show.filter((kind) => answers.some((one) => answer.offered(one).includes(kind)));
     write(push);
     show();
-    for (const kind of view.show.filter((kind) => kind in TAKEN)) await add(kind, mine);
+    for (const kind of view.show) await add(kind, mine);
   } catch (error) {
     if (mine === running) say(error);
   } finally {
@@ -131,9 +132,10 @@ async function explain(push = true) {
   }
 }
 
-/** Adds heads, cells, the matrix, the influence or the modes to what is shown, for each side. */
+/** Adds heads, cells, the matrix, the influence or the modes to what is shown, for each side that has a place for them. */
 async function add(kind, mine) {
   for (const [i, side] of sides.slice(0, answers.length).entries()) {
+    if (!answer.offered(answers[i]).includes(kind)) continue;
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
     if (!names.length) continue;
