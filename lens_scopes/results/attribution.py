@@ -13,6 +13,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.prompts.groups import Grouping, group_tokens, text_of
 from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.results.base import Entry, Result
 from lens_scopes.results.record import plain
@@ -143,7 +144,7 @@ class Attribution(Result):
                 columns |= {f"{name}.{index}": row.tolist() for index, row in enumerate(flat)}
         return pandas.DataFrame(columns)
 
-    def group(self, by: Grouping = "word") -> pandas.DataFrame:
+    def group(self, by: Grouping = "word", within: SpanLike | None = None) -> pandas.DataFrame:
         """Scores summed over words, lines, sentences, paragraphs, chat turns or named documents.
 
         A squared-norm score of a group of tokens moved independently is the sum of theirs; for plain norms the sum
@@ -154,6 +155,8 @@ class Attribution(Result):
                 of the prompt; or a mapping from names to such texts, to `Chars(start, stop)` or to token ranges
                 [start, stop). A sentence ends with `.`, `!`, `?` or `…` before white space, and with its line: "Dr."
                 ends one too. Special tokens are apart.
+            within: the part whose groups are returned, cut at its edges: the name of a chat turn, a text that occurs
+                once, `Chars(start, stop)`, or (start, stop) in tokens; by default all of the prompt.
 
         Returns:
             One row per group, in the order of the text: label, start and stop in tokens, text, whether it is a special
@@ -183,7 +186,7 @@ class Attribution(Result):
             source="ids" if self.text is None else "chat" if self.turns else "text",
             turns=self.turns,
         )
-        groups = group_tokens(prompt, by)
+        groups = group_tokens(prompt, by, within)
         return pandas.DataFrame(
             {
                 "label": [group.label for group in groups],

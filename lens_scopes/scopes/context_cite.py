@@ -17,7 +17,15 @@ from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline, check_ablation, check_unit, spread
+from lens_scopes.prompts.spans import SpanLike
+from lens_scopes.scopes.comparisons import (
+    Baseline,
+    check_ablation,
+    check_part,
+    check_unit,
+    part_argument,
+    spread,
+)
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
@@ -39,10 +47,11 @@ class ContextCite(Baseline):
         by: what a segment is: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or "turn".
         ablation: what a token that is left out is replaced by, as for `LeaveOneOut`: "remove" takes it out.
         seed: of the draws; the global generator is not touched.
+        within: the eligible part of the prompt, as for `LeaveOneOut`: `within=document` leaves the question in place.
 
     Raises:
         ObjectiveError: for fewer than two ablations and another unit.
-        EvaluationError: as for `LeaveOneOut`.
+        PromptError, EvaluationError: as for `LeaveOneOut`.
 
     Source: ContextCite, arXiv:2409.00729.
 
@@ -57,6 +66,7 @@ class ContextCite(Baseline):
     by: str = "sentence"
     ablation: str = "remove"
     seed: int = 0
+    within: SpanLike | None = None
     scope: ClassVar[str] = "context-cite"
     output: ClassVar[str] = "log p − log(1 − p) of the probability p of the next token"
     held: ClassVar[str] = "the weights and special tokens"
@@ -69,7 +79,12 @@ class ContextCite(Baseline):
                 f"ContextCite takes two ablations at least, better 32 or more; got {self.ablations!r}."
             )
         check_unit(self.by)
+        check_part(self)
         check_ablation(self)
+
+    @property
+    def part(self) -> SpanLike | None:
+        return self.within
 
     @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -96,10 +111,10 @@ class ContextCite(Baseline):
         return f"log p − log(1 − p) of p = P(answer | prompt) of the answer {text!r}, of {n_tokens} tokens"
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
-        return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r})"
+        return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found, targets = segments(prompt, self.by), [state.followed_token for state in states]
+        found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
         ablated = AblatedPrompt(
             model,

@@ -20,6 +20,7 @@ from lens_scopes.engine.model import MatmulDtype, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.prompts.answer import AnswerLike
+from lens_scopes.prompts.spans import write_span
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
@@ -382,7 +383,7 @@ class Spec:
         for option, argument in scope_entries()[name].settings.items():
             value = getattr(objective, argument)
             if value != usual[argument]:
-                written[option] = write_answer(value) if option in TOKEN_OPTIONS else _as_text(value)
+                written[option] = _option_text(option, value)
         return written
 
 
@@ -522,7 +523,12 @@ def _as_answer(answer: Any) -> Any:
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
 
 
-def _as_text(value: Any) -> Any:
+def _option_text(option: str, value: Any) -> Any:
+    """The text of a setting's value, which the option reads."""
+    if option in TOKEN_OPTIONS:
+        return write_answer(value)
+    if option == "within":
+        return write_span(value)
     return value if isinstance(value, int) else str(value)
 
 

@@ -16,6 +16,7 @@ from lens_scopes.evaluation.metrics.ablation_cache import ranking
 from lens_scopes.evaluation.metrics.agreement import correlation
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.scopes.context_cite import logit, random_subsets
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def segment_agreement(
     scores: Mapping[str, Float[Tensor, " pos"]],
     *,
     by: str = "sentence",
+    within: SpanLike | None = None,
     ablation: str = "remove",
     ablations: int = 64,
     top: Sequence[int] = (1, 3, 5),
@@ -48,7 +50,7 @@ def segment_agreement(
         prompt: the prompt whose segments are scored.
         answer: the answer's token ids.
         scores: those of each method, one a token of the prompt; a segment's is the sum of its tokens'.
-        by, ablation: as for `ContextCite`.
+        by, within, ablation: as for `ContextCite`.
         ablations: how many random ablations are run.
         top: the k of the drops.
         seed: of the random ablations.
@@ -67,7 +69,7 @@ def segment_agreement(
     for name, values in scores.items():
         if len(values) != len(prompt):
             raise EvaluationError(f"{name!r} scores {len(values)} tokens; the prompt has {len(prompt)}.")
-    found = segments(prompt, by)
+    found = segments(prompt, by, within)
     prompt_ablated = AblatedPrompt(
         ScopedModel.of(model), prompt.token_ids, prompt.special, answer, ablation, draws=1, seed=seed
     )
