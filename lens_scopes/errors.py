@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+VALIDATED = "validated by the public functions"
+"""Marks the type of a value that public functions check themselves: a wrong one gets an error that says what to do. A
+run-time type checker, which would only name the types, leaves it alone."""
+
 
 def near_names(name: object, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
     """Up to `n` known names that look like `name`, whatever the case, the nearest first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
-from lens_scopes.errors import PathError, suggest
+from lens_scopes.errors import VALIDATED, PathError, suggest
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline
 from lens_scopes.scopes.paths import Component
@@ -22,8 +22,7 @@ from lens_scopes.scopes.paths import Component
 BASELINES = ("zero", "mean", "shuffle")
 OTHER_PROMPT = "prompt"
 
-# Another value is refused with a PathError that says what to do, also under a run-time type checker: Any.
-Baseline: TypeAlias = Literal["zero", "mean", "shuffle"] | PromptLike | Any
+Baseline: TypeAlias = Annotated[Literal["zero", "mean", "shuffle"] | PromptLike, VALIDATED]
 
 _AGREE = 0.5  # Spearman's ρ below which a warning says so
 _BATCH_TOKENS = 4096  # padded tokens in one forward pass of ablated copies

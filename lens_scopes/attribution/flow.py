@@ -12,7 +12,7 @@ since it is concave.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_d
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.errors import ObjectiveError, PromptError
+from lens_scopes.errors import VALIDATED, ObjectiveError, PromptError
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, extended, read_prompt
@@ -36,10 +36,7 @@ from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
 
-if TYPE_CHECKING:
-    AnswerLike: TypeAlias = "str | Sequence[int]"
-else:
-    AnswerLike = Any
+AnswerLike: TypeAlias = Annotated["str | Sequence[int]", VALIDATED]
 
 _RANK, _SAMPLES = 16, 16
 _TOKENS_AT_ONCE = 8192  # of the vocabulary, when the norms of its embeddings are taken

@@ -14,14 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import ModelLike, ScopedModel
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.groups import group_tokens
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -30,10 +30,8 @@ from lens_scopes.prompts.tokens import token_string
 if TYPE_CHECKING:
     import pandas
 
-    SeriesText: TypeAlias = "str | Prompt | Series"
-    Scores: TypeAlias = Sequence[float] | Float[Tensor, " pos"]
-else:  # a wrong type is answered with a PromptError that says what to do, also under a run-time type checker
-    SeriesText = Scores = Any
+SeriesText: TypeAlias = Annotated["str | Prompt | Series", VALIDATED]
+Scores: TypeAlias = Annotated["Sequence[float] | Float[Tensor, ' pos']", VALIDATED]
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _BEGUN = re.compile(r" ?-?(?:\d+(?:\.\d*)?)?")  # what may still become a number

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,16 +20,14 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import Unembedding, WeightCache, compute_dtype, in_compute_dtype
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.errors import ModelError, NumericsError
+from lens_scopes.errors import VALIDATED, ModelError, NumericsError
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
     from transformer_lens.model_bridge import TransformerBridge
 
-    ModelLike: TypeAlias = "HookedTransformer | TransformerBridge | ScopedModel"
-    MatmulDtype: TypeAlias = Literal["bfloat16"] | None
-else:  # what is neither is answered with a ModelError that says what to do, also under a run-time type checker
-    ModelLike = MatmulDtype = Any
+ModelLike: TypeAlias = Annotated["HookedTransformer | TransformerBridge | ScopedModel", VALIDATED]
+MatmulDtype: TypeAlias = Annotated["Literal['bfloat16'] | None", VALIDATED]
 
 Hook = Callable[[Tensor], "Tensor | None"]
 """A function of an activation that returns its replacement, or None to leave it."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from lens_scopes.errors import EvaluationError, suggest
+from lens_scopes.errors import VALIDATED, EvaluationError, suggest
 
 if TYPE_CHECKING:
     from lens_scopes.engine.model import ModelLike
 
-    ProtocolLike: TypeAlias = "Protocol | str | None"
-else:  # what is neither is answered with an EvaluationError
-    ProtocolLike = Any
+ProtocolLike: TypeAlias = Annotated["Protocol | str | None", VALIDATED]
 
 
 @dataclass(frozen=True)

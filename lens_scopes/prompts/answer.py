@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import extended
 from lens_scopes.prompts.tokens import as_integer, quote, tokenize
 
-# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
-AnswerLike: TypeAlias = str | int | Sequence[int] | Any
+AnswerLike: TypeAlias = Annotated[str | int | Sequence[int], VALIDATED]
 
 
 @dataclass(frozen=True)

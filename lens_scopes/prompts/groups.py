@@ -7,16 +7,15 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, resolve_spans
 from lens_scopes.prompts.tokens import quote
 
-# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
 GroupName: TypeAlias = Literal["word", "line", "sentence", "paragraph", "turn"]
-Grouping: TypeAlias = GroupName | Mapping[str, SpanLike] | Sequence[str] | Any
+Grouping: TypeAlias = Annotated[GroupName | Mapping[str, SpanLike] | Sequence[str], VALIDATED]
 
 GROUPINGS = ("word", "line", "sentence", "paragraph", "turn")
 """The groupings that have a name."""

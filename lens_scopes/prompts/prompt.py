@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.tokens import as_integer
 
-# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
-Index: TypeAlias = int | Any
+Index: TypeAlias = Annotated[int, VALIDATED]
 
 
 @dataclass(frozen=True)

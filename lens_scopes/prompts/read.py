@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.chat import check_messages, is_chat, message_spans, render
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, resolve_spans
@@ -31,8 +31,7 @@ from lens_scopes.prompts.tokens import (
     vocabulary_string,
 )
 
-# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
-PromptLike: TypeAlias = str | Sequence[Mapping[str, str]] | Sequence[int] | Tensor | Prompt | Any
+PromptLike: TypeAlias = Annotated[str | Sequence[Mapping[str, str]] | Sequence[int] | Tensor | Prompt, VALIDATED]
 
 
 def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, SpanLike] | None = None) -> Prompt:

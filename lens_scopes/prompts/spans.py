@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import as_integer, quote
 
@@ -27,8 +27,7 @@ class Chars:
     stop: int
 
 
-# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
-SpanLike: TypeAlias = str | Chars | tuple[int, int] | range | Any
+SpanLike: TypeAlias = Annotated[str | Chars | tuple[int, int] | range, VALIDATED]
 
 
 _TOKENS = re.compile(r"(\d+):(\d+)")

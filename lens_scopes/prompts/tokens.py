@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import operator
 import re
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import VALIDATED, PromptError
 
-# What is none of these is refused with a PromptError that says what to do, also under a run-time type checker: Any.
-TokenLike: TypeAlias = str | int | Any
+TokenLike: TypeAlias = Annotated[str | int, VALIDATED]
 
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")

@@ -8,23 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.errors import ObjectiveError
+from lens_scopes.errors import VALIDATED, ObjectiveError
 from lens_scopes.results.base import Difference, Entry, Result
 from lens_scopes.results.record import plain
 
 if TYPE_CHECKING:
     import pandas
 
-    Sigma: TypeAlias = float
-else:  # a wrong type is answered with an ObjectiveError that says what to do, also under a run-time type checker
-    Sigma = Any
+Sigma: TypeAlias = Annotated["float", VALIDATED]
 
 CURVE = tuple(10 ** (step / 4 - 3) for step in range(17))
 """The noise scales of a curve unless others are given: 0.001 to 10, four a decade."""

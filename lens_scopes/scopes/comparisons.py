@@ -11,7 +11,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from lens_scopes.engine.ablations import ABLATIONS, ablation_named
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
-from lens_scopes.errors import EvaluationError, ObjectiveError
+from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError
 from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, as_span, write_span
@@ -32,11 +32,9 @@ from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Measure: TypeAlias = Literal["kl", "logit", "logprob"]
-    OutsideArray: TypeAlias = Tensor | Sequence[float] | NDArray[Any]
-    OutsideFunction: TypeAlias = Callable[[Any, Sequence[int]], OutsideArray]
-else:  # what is none of these is answered with an ObjectiveError, also under a run-time type checker
-    Measure = OutsideArray = OutsideFunction = Any
+Measure: TypeAlias = Annotated["Literal['kl', 'logit', 'logprob']", VALIDATED]
+OutsideArray: TypeAlias = Annotated["Tensor | Sequence[float] | NDArray[Any]", VALIDATED]
+OutsideFunction: TypeAlias = Annotated["Callable[[Any, Sequence[int]], OutsideArray]", VALIDATED]
 
 
 class Baseline(Explanation):

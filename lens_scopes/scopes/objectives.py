@@ -29,8 +29,6 @@ from lens_scopes.prompts.tokens import resolve_token
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-else:  # a run-time type checker that decorates methods one by one cannot read Self
-    Self = Any
 
 NEAR_EQUAL = 0.98  # λ_{k+1}/λ_k above which a rank cuts between near-equals: analyses/README.md, “Eigenvalue gaps”
 _EXACT = 16  # leading directions that a sampled trace takes exactly

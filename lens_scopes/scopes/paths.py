@@ -20,14 +20,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_, or_
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model_checks import require_used
-from lens_scopes.errors import PathError
+from lens_scopes.errors import VALIDATED, PathError
 from lens_scopes.scopes.registry import FREEZABLE
 
 Component = tuple[int, int | None]
@@ -215,11 +215,8 @@ def _merged(terms: Sequence[frozenset[_Term]]) -> tuple[frozenset[_Term], ...]:
     return tuple(merged)
 
 
-if TYPE_CHECKING:
-    PathLike: TypeAlias = Path | str | None
-    LayerSet: TypeAlias = int | Iterable[int]
-else:  # a wrong type is answered with a PathError that says what to do, also under a run-time type checker
-    PathLike = LayerSet = Any
+PathLike: TypeAlias = Annotated["Path | str | None", VALIDATED]
+LayerSet: TypeAlias = Annotated["int | Iterable[int]", VALIDATED]
 
 
 class Layers(Path):

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from einops import rearrange
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
-from lens_scopes.errors import PromptError, ReadoutError, suggest
+from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, suggest
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import resolve_token
@@ -38,10 +38,9 @@ from lens_scopes.scopes.other_prompt import (
 )
 from lens_scopes.scopes.registry import POINTS, write_token
 
-# What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
-Start: TypeAlias = str | int | Sequence[int] | Tensor | Prompt | Any
-Count: TypeAlias = int | Any
-PointsLike: TypeAlias = "Points | str | None | Any"
+Start: TypeAlias = Annotated[str | int | Sequence[int] | Tensor | Prompt, VALIDATED]
+Count: TypeAlias = Annotated[int, VALIDATED]
+PointsLike: TypeAlias = Annotated["Points | str | None", VALIDATED]
 
 SPECIAL_STARTS = ("bos", "eos", "pad")
 _POINTS = 16  # unless a number is given
@@ -156,7 +155,9 @@ class StraightPath(Points):
         elif self.start == "mean":
             start = text_mean(embeddings[None], averaged_mask([special]).to(embeddings.device))[0].to(embeddings)
         else:
-            ids = _token_ids(model, self.start) or read_aligned(model, prompt, self.start, length).token_ids[:length]
+            # A token stands for itself at every position; what is no token is another prompt.
+            other: Any = self.start
+            ids = _token_ids(model, other) or read_aligned(model, prompt, other, length).token_ids[:length]
             start = model.token_embeddings(ids)
         start = start.expand_as(embeddings)
         if self.hold_special:

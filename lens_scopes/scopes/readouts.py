@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from einops import reduce
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.text_mean import text_mean
-from lens_scopes.errors import ReadoutError, suggest
+from lens_scopes.errors import VALIDATED, ReadoutError, suggest
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.other_prompt import (
     AS_TEXT,
@@ -41,8 +41,7 @@ from lens_scopes.scopes.other_prompt import (
 from lens_scopes.scopes.points import Points, StraightPath
 from lens_scopes.scopes.registry import READOUTS
 
-# What is none of these is refused with a ReadoutError that says what to do, also under a run-time type checker: Any.
-ReadoutBaseline: TypeAlias = str | Sequence[int] | Tensor | Prompt | None | Any
+ReadoutBaseline: TypeAlias = Annotated[str | Sequence[int] | Tensor | Prompt | None, VALIDATED]
 
 _NAMED = ("zero", "mean", "path")
 

@@ -13,12 +13,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
 from lens_scopes.engine.model import MatmulDtype, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
-from lens_scopes.errors import LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
+from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.prompts.spans import write_span
 from lens_scopes.scopes.comparisons import Baseline
@@ -48,11 +48,11 @@ from lens_scopes.scopes.registry import (
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction
 
-    Answered: TypeAlias = str | int | tuple[int, ...] | None
-    ReadoutLike: TypeAlias = Readout | str | None
-    ObjectiveLike: TypeAlias = "Spec | type[Spec] | Explanation | type[Explanation] | str | DirectionFunction | None"
-else:  # a wrong type is answered with an ObjectiveError that says what to do, also under a run-time type checker
-    Answered = ObjectiveLike = ReadoutLike = Any
+Answered: TypeAlias = Annotated["str | int | tuple[int, ...] | None", VALIDATED]
+ReadoutLike: TypeAlias = Annotated["Readout | str | None", VALIDATED]
+ObjectiveLike: TypeAlias = Annotated[
+    "Spec | type[Spec] | Explanation | type[Explanation] | str | DirectionFunction | None", VALIDATED
+]
 
 SITE_NAMES = {"values": "hook_v", "keys": "hook_k", "residuals": "hook_resid_pre"}
 """Short names in a line of text for scores read by `relative` at an activation of every layer."""

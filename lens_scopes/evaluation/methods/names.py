@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from lens_scopes.errors import EvaluationError, LensScopesError, suggest
+from lens_scopes.errors import VALIDATED, EvaluationError, LensScopesError, suggest
 from lens_scopes.evaluation.methods.method import Method
 from lens_scopes.evaluation.methods.table import OWN_METHODS, RECIPES, method_names
 from lens_scopes.scopes.comparisons import ExternalScores
@@ -19,10 +19,7 @@ from lens_scopes.scopes.objectives import Explanation
 from lens_scopes.scopes.registry import TOKEN_OPTIONS, scope_entries
 from lens_scopes.scopes.spec import Spec
 
-if TYPE_CHECKING:
-    MethodLike: TypeAlias = str | Method | Spec | Explanation | tuple[str, Any]
-else:  # what is none of these is answered with an EvaluationError, also under a run-time type checker
-    MethodLike = Any
+MethodLike: TypeAlias = Annotated["str | Method | Spec | Explanation | tuple[str, Any]", VALIDATED]
 
 
 def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> Method:

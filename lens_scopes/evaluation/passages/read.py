@@ -9,16 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from lens_scopes.errors import FileError, near_names
+from lens_scopes.errors import VALIDATED, FileError, near_names
 from lens_scopes.prompts.tokens import quote
 
-if TYPE_CHECKING:
-    Passage: TypeAlias = str | tuple[int, ...]
-    PassagesLike: TypeAlias = "str | Path | Sequence[str | Sequence[int]] | Passages"
-else:  # a wrong type is answered with a FileError that says what to do, also under a run-time type checker
-    Passage = PassagesLike = Any
+Passage: TypeAlias = Annotated["str | tuple[int, ...]", VALIDATED]
+PassagesLike: TypeAlias = Annotated["str | Path | Sequence[str | Sequence[int]] | Passages", VALIDATED]
 
 FIELD = "text"
 _SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")

@@ -8,7 +8,7 @@ from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
-from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.prompts.answer import read_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -57,7 +57,7 @@ def _refuse_costly(spec: Spec, limits: Limits) -> None:
         raise Refusal(422, "memory is the server's to choose.")
 
 
-def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple[Prompt, Any]:
+def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) -> tuple[Prompt, Any]:
     """The prompt of a request as the model reads it, and the result.
 
     Raises:
@@ -77,14 +77,14 @@ def explain(model: Any, request: Explanation, limits: Limits, job: Job) -> tuple
     return prompt, _modes(model, prompt, request, job)
 
 
-def _attribution(model: Any, prompt: Prompt, request: AttributeRequest, limits: Limits, job: Job) -> Any:
+def _attribution(model: ModelLike, prompt: Prompt, request: AttributeRequest, limits: Limits, job: Job) -> Any:
     spec = request.spec()
     _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "directions") as progress:
         return attribute(model, prompt, spec, position=request.position, progress=progress)
 
 
-def _refuse_long_answers(model: Any, prompt: Prompt, spec: Spec, limits: Limits) -> None:
+def _refuse_long_answers(model: ModelLike, prompt: Prompt, spec: Spec, limits: Limits) -> None:
     """Refuses answers that are too long with their prompt, and exact divergences of too many directions."""
     for answer in spec.answers:
         length = answer if isinstance(answer, int) else len(read_answer(ScopedModel.of(model), prompt, answer))
@@ -107,7 +107,7 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
-def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
+def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
     baseline: Any = request.baseline
     with interruptible(model, job, "ablations") as progress:
         return inspect_heads(
@@ -122,7 +122,7 @@ def _heads(model: Any, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
         )
 
 
-def _matrix(model: Any, prompt: Prompt, request: MatrixRequest, job: Job) -> Any:
+def _matrix(model: ModelLike, prompt: Prompt, request: MatrixRequest, job: Job) -> Any:
     spans: Any = request.spans
     if spans:
         prompt = read_prompt(model, prompt, spans=spans)
@@ -136,7 +136,7 @@ def _matrix(model: Any, prompt: Prompt, request: MatrixRequest, job: Job) -> Any
         )
 
 
-def _modes(model: Any, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
+def _modes(model: ModelLike, prompt: Prompt, request: ModesRequest, job: Job) -> Any:
     spec = request.spec()
     with interruptible(model, job, "replacements") as progress:
         return inspect_modes(

@@ -83,6 +83,7 @@ def figure(attribution: Attribution, *, width: float = COLUMN_INCHES) -> Figure:
 
 def _token_bars(axes: Axes, attribution: Attribution) -> None:
     scores = attribution.scores.tolist()
+    # Special tokens set no scale and get no bar: an attention sink would flatten all the others.
     scale = scale_of(scores, attribution.special)
     errors = None if attribution.standard_error is None else attribution.standard_error.tolist()
     bars = [i for i in range(len(scores)) if not attribution.special[i] and math.isfinite(scores[i])]
@@ -96,6 +97,7 @@ def _token_bars(axes: Axes, attribution: Attribution) -> None:
     )
     top = 1.08 * _reach(scale, scores, errors, bars)
     axes.set_ylim(-top if scale.signed else 0, top)
+    # What has no bar is hatched, with its number where there is room.
     outside = sorted(set(range(len(scores))) - set(bars))
     for i in outside:
         axes.axvspan(i - 0.41, i + 0.41, facecolor="none", edgecolor=HATCH, hatch="//////", linewidth=0)

@@ -94,6 +94,7 @@ def _map(figure: Figure, axes: Axes, heads: HeadInspection) -> None:
 
 def _scatter(axes: Axes, heads: HeadInspection) -> None:
     ablations = [item for item in heads.ablations if math.isfinite(item.predicted) and math.isfinite(item.actual)]
+    # Both axes share one scale, so that the dashed diagonal is where prediction and ablation agree.
     axis = axis_of([value for item in ablations for value in (item.predicted, item.actual)])
     if axis.square_root:
         functions = (_root, _square)
@@ -104,6 +105,7 @@ def _scatter(axes: Axes, heads: HeadInspection) -> None:
     if axis.low < 0:
         axes.axhline(0, color=QUIET, linewidth=0.4, zorder=0)
         axes.axvline(0, color=QUIET, linewidth=0.4, zorder=0)
+    # Heads and MLPs differ in colour and in shape, for those who cannot tell the colours apart.
     for label, is_head, colour, edge, marker in (
         ("MLP", False, NEGATIVE, DEEP_NEGATIVE, "s"),
         ("head", True, POSITIVE, DEEP_POSITIVE, "o"),
@@ -112,6 +114,7 @@ def _scatter(axes: Axes, heads: HeadInspection) -> None:
         if points:
             x, y = zip(*points, strict=True)
             axes.scatter(x, y, s=13, c=colour, edgecolors=edge, linewidths=0.5, marker=marker, label=label)
+    # Only the components that stand apart are named: more labels would cover one another.
     for index, side in named_points(axis, [(item.predicted, item.actual) for item in ablations]):
         axes.annotate(
             ablations[index].name,
@@ -122,6 +125,7 @@ def _scatter(axes: Axes, heads: HeadInspection) -> None:
             va="center",
             fontsize=6,
         )
+    # Ticks, labels and legend.
     axes.set_xlim(axis.low, axis.high)
     axes.set_ylim(axis.low, axis.high)
     labels = [short_number(tick) for tick in axis.ticks()]

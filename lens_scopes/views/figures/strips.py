@@ -46,6 +46,7 @@ def strips_figure(attributions: Mapping[str, Attribution], *, width: float = COL
     for label, result in attributions.items():
         if result.token_ids != results[0].token_ids:
             raise PromptError(f"the strip {label!r} is of other tokens than {labels[0]!r}; explain the same prompt.")
+    # Scopes have different units: each strip is drawn relative to its own largest magnitude.
     scales = [scale_of(result.scores.tolist(), result.special) for result in results]
     relative = [
         [
@@ -62,6 +63,7 @@ def strips_figure(attributions: Mapping[str, Attribution], *, width: float = COL
         tokens = [drawable(shortened(printable_token(token), 14)) for token in results[0].tokens]
         axes.set_xticks(range(len(tokens)), tokens, rotation=90, parse_math=False, fontfamily=families())
         axes.tick_params(length=0)
+        # That magnitude stands on the right, so that no information is lost.
         beside = axes.secondary_yaxis("right")
         beside.set_yticks(range(len(labels)), [number(scale.bound) for scale in scales])
         beside.tick_params(length=0)

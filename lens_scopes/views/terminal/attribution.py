@@ -217,14 +217,17 @@ def _layer_map(
     most: int = 40,
 ) -> RenderableType:
     """Tokens down, layers across, each layer on its own scale; the weakest tokens go where there are too many."""
+    # The tokens that are strongest in any layer, in their order.
     scales = [scale_of(row, attribution.special) for row in values]
     n = len(attribution.tokens)
     strength = [max(_strength(row[i], scale) for row, scale in zip(values, scales, strict=True)) for i in range(n)]
     columns = sorted(sorted(range(n), key=lambda i: -strength[i])[:most])
+    # Room for the token names; neighbouring layers share a column where there are too many.
     label = min(max(cell_len(printable_token(attribution.tokens[i])) for i in columns), max(10, width // 4))
     room = max(8, width - label - 2)
     bins = _bins(len(names), room)
     cell = max(1, min(3, room // len(bins)))
+    # One line per token.
     ruler = " " * (label + 1) + _ruler(names, bins, cell)
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"{ruler}\n", "dim")
@@ -241,6 +244,7 @@ def _layer_map(
                 styles,
             )
         text.append("\n")
+    # What was merged or left out is said.
     note = "each layer on its own scale"
     if len(bins) < len(names):
         note += f"; each column is the strongest of {bins[0][1] - bins[0][0]} layers"

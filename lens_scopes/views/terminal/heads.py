@@ -83,9 +83,11 @@ def _map(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableTyp
     mlp_scale = _scale(mlps)
     label = len(f"L{len(rows) - 1}") + 1
     n_heads = heads.effect.shape[1]
+    # Numbers where every head has room for one, else shaded cells; wide models go on below in blocks.
     numbers = width - label - 8 >= 7 * (n_heads + 1)
     cell = 7 if numbers else max(1, min(3, (width - label - 6) // n_heads))
     at_once = max(1, (width - label - 6) // cell)
+    # The blocks, one row per layer.
     text = Text(no_wrap=True, overflow="crop")
     for start in range(0, n_heads, at_once):
         stop = min(start + at_once, n_heads)
@@ -101,6 +103,7 @@ def _map(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableTyp
                 _append(text, mlps[layer], mlp_scale, 7 if numbers else 3, styles, numbers)
             text.append("\n")
     text.rstrip()
+    # Scales, and what shades cannot show.
     notes = [text]
     if styles.coloured or not numbers:
         notes.append(scale_line(scale, styles, "all heads"))

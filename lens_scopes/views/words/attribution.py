@@ -115,23 +115,12 @@ def interpretation(result: Scored) -> str:
         )
     elsewhere = bool(result.settings.get("score_sites"))
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
-    if is_divergence(result) and not entry.is_divergence:
+    if entry.is_divergence:
+        return _divergence_interpretation(result, str(readout), whose, elsewhere=elsewhere)
+    if is_divergence(result):
         return (
             f"Each score sums the squared effects of {whose.rstrip(',')} along several directions of the final state,"
             " by their weights, and is never negative. The unit is that of the directions, squared; the exact formula"
-            " stands in the contract under “score attributed”."
-        )
-    if entry.is_divergence:
-        change, unit = {
-            "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
-            "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
-            "dot": (f"{whose} having its value and not the baseline's moves", "in nats"),
-        }.get(str(readout), (f"a small change of {whose} can move", "per unit of its norm"))
-        half = "" if elsewhere else "; the divergence is half the score"
-        root = "; it is the root of it, added up over the sites" if elsewhere else ""
-        return (
-            f"Each score says how strongly {change} {quantity_of(result).rstrip(',')}, measured by its Fisher"
-            f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}{half}. The exact formula"
             " stands in the contract under “score attributed”."
         )
     quantity = quantity_of(result)
@@ -153,6 +142,27 @@ def interpretation(result: Scored) -> str:
     return (
         f"Each score is the largest first-order change of {quantity} that a change of {whose} by one unit of norm can"
         f" make. The unit is change of that quantity per unit of {'its' if elsewhere else 'embedding'} norm."
+    )
+
+
+def _divergence_interpretation(result: Scored, readout: str, whose: str, *, elsewhere: bool) -> str:
+    """The same for Fisher Scope, whose scores are divergences.
+
+    Args:
+        whose: what is changed, as a subject.
+        elsewhere: whether scores are read at other sites than the embedding.
+    """
+    change, unit = {
+        "relative": (f"a change of {whose} in proportion to its size can move", "in nats"),
+        "product": (f"the entries of {whose} having their values and not the baseline's move", "in nats"),
+        "dot": (f"{whose} having its value and not the baseline's moves", "in nats"),
+    }.get(readout, (f"a small change of {whose} can move", "per unit of its norm"))
+    half = "" if elsewhere else "; the divergence is half the score"
+    root = "; it is the root of it, added up over the sites" if elsewhere else ""
+    return (
+        f"Each score says how strongly {change} {quantity_of(result).rstrip(',')}, measured by its Fisher"
+        f" information (½ δᵀFδ is the Kullback–Leibler divergence in nats), {unit}{root}{half}. The exact formula"
+        " stands in the contract under “score attributed”."
     )
 
 

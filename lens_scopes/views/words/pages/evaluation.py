@@ -147,12 +147,14 @@ def _compared(report: EvaluationReport) -> Section:
 
 def _curves(report: EvaluationReport) -> Section:
     points = report.means[report.means["fraction"].notna() & (report.means["passages"] == ALL)]
+    # One chart per metric and ablation.
     charts = []
     for metric, ablation in report.curves:
         of_metric = points[points["metric"] == metric]
         part = of_metric[of_metric["ablation"].isna() if ablation is None else of_metric["ablation"] == ablation]
         name = named(metric, ablation)
         charts.append([heading(inline_token(name)), *_about(metric), _chart(report, part, across(metric), name)])
+    # The same points as a table, for screen readers and for copying.
     rows = []
     for line in points.to_dict("records"):
         name = named(line["metric"], line["ablation"])

@@ -138,6 +138,7 @@ def _curves(flow: InformationFlow) -> Section:
     curves = span_curves(flow)
     if not curves:
         return Section("sigma", "Over σ", [note("There is nothing to draw: every value is zero.")])
+    # The table has every fourth σ of the curves; the chart has them all.
     names = [("σ", "number"), *((f"{curve.name}: {part}", "number") for curve in curves for part in _PARTS)]
     rows = [
         [
@@ -151,6 +152,7 @@ def _curves(flow: InformationFlow) -> Section:
         for index, sigma in enumerate(CURVE_SIGMAS)
         if index % 4 == 0
     ]
+    # Log axes: values below the lowest decade that matters are not drawn.
     low, high = (10.0**power for power in reach(curves))
     lines = []
     for place, curve in enumerate(curves):
@@ -159,6 +161,7 @@ def _curves(flow: InformationFlow) -> Section:
             line = {"points": points, "colour": line_style(place).colour}
             name = curve.name if len(curve.name) <= 16 else curve.name[:15] + "…"
             lines.append(line | ({"dashes": "6 4", "name": name} if part == "channel" else {}))
+    # The chart, with an upright line at the σ that was measured.
     ends = (CURVE_SIGMAS[0], CURVE_SIGMAS[-1])
     chart: Block = {
         "type": "chart",
