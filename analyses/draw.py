@@ -14,7 +14,7 @@ import typer
 from records import FIGURES, RESULTS, load_record
 from run import STUDIES
 
-from lens_scopes.results.files import write_whole
+from lens_scopes.results.writing import write_whole
 from lens_scopes.views.figures.style import saved
 
 DRAWN = (*STUDIES, "faithfulness")  # the last one is measured with passages that are not part of the repository

@@ -85,6 +85,7 @@ def main(
 def _check(parts: list[str], outputs: list[Path]) -> None:
     """Refuses what could not be run or written before anything is measured."""
     from benchmark.results import read_sections
+    from lens_scopes.results.writing import check_writable
 
     for part in parts:
         if part not in PARTS:
@@ -92,8 +93,7 @@ def _check(parts: list[str], outputs: list[Path]) -> None:
     for path in outputs:
         if path.suffix.lower() not in SUFFIXES:
             raise FileError(f"cannot write {path}: the suffix must be one of {', '.join(SUFFIXES)}.")
-        if not path.resolve().parent.is_dir():
-            raise FileError(f"cannot write {path}: there is no folder {path.parent}.")
+        check_writable(path)
         if path.suffix.lower() == ".json":
             read_sections(path)
 
@@ -144,7 +144,7 @@ def _sections(
 def _write(sections: dict[str, Any], outputs: list[Path]) -> None:
     from benchmark.figure import benchmark_figure
     from benchmark.results import file_content, read_sections
-    from lens_scopes.results.files import write_whole
+    from lens_scopes.results.writing import write_whole
     from lens_scopes.views.figures.style import saved
 
     for path in outputs:

@@ -9,7 +9,7 @@ import torch
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec, score_warnings
 from lens_scopes.engine.backward import Progress
-from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike
+from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.answer import AnswerLike
@@ -22,6 +22,7 @@ from lens_scopes.scopes.readouts import Readout
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 
+@one_at_a_time
 def attribute(
     model: ModelLike,
     prompt: PromptLike,
@@ -125,11 +126,11 @@ def attribute(
 def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, progress: Progress | None) -> Attribution:
     """The result of a comparison method, which takes no gradient."""
     model, length = resolved.model, len(place.token_ids)
-    batch = Batch.of(model, place.sequences, [(row, position) for row, position, _ in place.predictions])
+    batch = Batch.of(model, place.sequences, place.reads)
     with torch.no_grad():
         ys = model.final_states(batch)
     model.check_finite(ys, batch)
-    states = resolved.checked_states(ys, [target for _, _, target in place.predictions])
+    states = resolved.checked_states(ys, place.targets)
     scores = method.scores(model, place.prompt.first(length), states).cpu()
     if progress is not None:
         progress(1, 1)
@@ -146,6 +147,7 @@ def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, pr
     )
 
 
+@one_at_a_time
 def attribute_batch(
     model: ModelLike,
     prompts: Sequence[PromptLike],

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
+from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
-from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
+from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import ObjectiveError, ReadoutError
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.attribution import Attribution
@@ -78,6 +78,7 @@ class CellPatches:
         return pandas.DataFrame([asdict(cell) for cell in self.cells], columns=list(PatchedCell.__dataclass_fields__))
 
 
+@one_at_a_time
 def patch_cells(
     model: ModelLike, attribution: Attribution, strongest: int = 10, *, progress: Progress | None = None
 ) -> CellPatches:
@@ -121,6 +122,7 @@ def patch_cells(
     beside = read_prompt(scoped, other)
     there = read_activations(scoped, [beside.token_ids[: len(ids)]], attribution.layer_names)
     target = None if attribution.target is None else attribution.target.token_id
+    place = PromptPosition.read(scoped, ids, -1, target)
     (state,) = resolved.checked_states(scoped.run_to_final_states([ids]), [target])
 
     # The strongest cells, and what was predicted of them.
@@ -133,8 +135,8 @@ def patch_cells(
     def hooks(rows: Sequence[tuple[int, int]]) -> list[tuple[str, Hook]]:
         return [(name, _patching(rows, layer, there[name][0])) for layer, name in enumerate(attribution.layer_names)]
 
-    ys = changed_final_states(scoped, ids, places, hooks, progress, resolved.budget()) if places else torch.empty(0)
-    after = resolved.checked_states(ys, [target] * len(places)) if places else []
+    ys = changed_final_states(scoped, place, places, hooks, progress, resolved.budget())[:, 0] if places else None
+    after = [] if ys is None else resolved.checked_states(ys, [target] * len(places))
     actual = [resolved.objective.change(state, reached) for reached in after]
     expected = [float(predicted[place]) for place in places]
     spearman = rank_agreement(expected, actual)

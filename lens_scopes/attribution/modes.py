@@ -23,7 +23,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
-from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike
+from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.text_mean import averaged_mask, text_mean
 from lens_scopes.errors import ReadoutError
@@ -35,6 +35,7 @@ from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
 
 
+@one_at_a_time
 def inspect_modes(
     model: ModelLike,
     prompt: PromptLike,
@@ -53,7 +54,9 @@ def inspect_modes(
     One forward and `rank` backward passes give the predicted shifts; one more forward pass for each token, batched,
     replaces its embedding by the baseline and gives the actual ones.
 
-    Modes are those of the whole distribution, so there is no `target`; an amount is a move to `baseline`, so there are
+    Modes are those of the whole distribution, so there is no `target`, and of one final state, so there is no `answer`:
+    each prediction of an answer has modes of its own, which `position` asks for in the prompt with the answer after it.
+    An amount is a move to `baseline`, so there are
     no `readout` and `points`; nothing is drawn, so there is no `seed`.
 
     Args:
@@ -97,13 +100,13 @@ def inspect_modes(
     # The check: every token's embedding is really replaced, each alone.
     ys = changed_final_states(
         scoped,
-        place.token_ids,
+        place,
         range(len(place.token_ids)),
         lambda indices: [(EMBEDDING, _replace(indices, replacement))],
         progress,
         budget,
     )
-    after = [FinalState(y, resolved.unembedding) for y in ys.to(state.y)]
+    after = [FinalState(y, resolved.unembedding) for y in ys[:, 0].to(state.y)]
     return ModeInspection(
         modes=[
             FisherMode(

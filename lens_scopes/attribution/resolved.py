@@ -83,7 +83,7 @@ class ResolvedSpec:
         """
         if spec.answers and not takes_answers:
             raise ObjectiveError(
-                "a whole answer is explained by attribute and attribute_batch alone; leave the answer out here."
+                "whole answers are explained by attribute, attribute_batch and inspect_heads; leave the answer out."
             )
         spec.objective.check_answer(spec.answer is not None)
         model = ScopedModel.of(model).with_matmul_dtype(spec.matmul_dtype)
@@ -185,20 +185,16 @@ class ResolvedSpec:
         # One row for each prompt, or for each answer to it, and one final state for each prediction.
         rows_each = len(places[0].sequences)
         sequences = [sequence for place in places for sequence in place.sequences]
-        reads = [
-            (index * rows_each + row, position)
-            for index, place in enumerate(places)
-            for row, position, _ in place.predictions
-        ]
+        reads = [(index * rows_each + row, at) for index, place in enumerate(places) for row, at in place.reads]
         starts = self._other_activations(places)
         held = sum(values.nbytes for values in starts.values()) if starts else 0
         plan = budget.plan(max(map(len, sequences)), len(sequences), held)
         traced = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
         with torch.no_grad():
-            states = self.final_states(traced, [target for place in places for _, _, target in place.predictions])
+            states = self.final_states(traced, [target for place in places for target in place.targets])
             remaining = iter(states)
             states_of = [[next(remaining) for _ in place.predictions] for place in places]
-            directions = [self._directions(*pair) for pair in zip(places, states_of, strict=True)]
+            directions = [self.directions(*pair) for pair in zip(places, states_of, strict=True)]
         averaged = _averaged_tokens(places, traced)
         scores = score(traced, directions, self.readout, averaged, progress, starts=starts, rows_each=rows_each)
         memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
@@ -215,27 +211,33 @@ class ResolvedSpec:
         found = read_activations(self.model, sequences, [EMBEDDING, *self.read_names])
         return {name: values[:: len(places[0].sequences)] for name, values in found.items()}
 
-    def _directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
+    def directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
         """The objective's directions for one prompt: of its next token, or of its answers."""
         if not place.answers:
             return self.objective.directions(states[0])
-        first = len(place.answers[0])
-        answers = [states[:first], states[first:]][: len(place.answers)]
-        parts = [self.objective.answer_directions(answer) for answer in answers]
+        parts = [self.objective.answer_directions(answer) for answer in place.by_answer(states)]
         return parts[0] if len(parts) == 1 else contrast(*parts)
+
+    def change(self, place: PromptPosition, before: Sequence[FinalState], after: Sequence[FinalState]) -> float:
+        """What an intervention really did to the output explained, in its units: that of the next token, or of the
+        answers."""
+        if not place.answers:
+            return self.objective.change(before[0], after[0])
+        pairs = zip(place.by_answer(before), place.by_answer(after), strict=True)
+        first, *others = (self.objective.answer_change(*pair) for pair in pairs)
+        return first - sum(others)
 
     def _run_at_points(self, place: PromptPosition, points: Points, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
         path_hooks, budget = self.path_hooks(), self.budget()
-        reads = [(row, position) for row, position, _ in place.predictions]
-        traced = trace(self.model, place.sequences, self.read_names, path_hooks, reads)
-        states = self.final_states(traced, [target for _, _, target in place.predictions])
-        directions = self._directions(place, states)
+        traced = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
+        states = self.final_states(traced, place.targets)
+        directions = self.directions(place, states)
         averaged = average_over_points(
             self.model,
             place,
             points,
-            lambda at_point: self._directions(place, at_point),
+            lambda at_point: self.directions(place, at_point),
             states,
             directions,
             traced,

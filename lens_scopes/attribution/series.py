@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.model import ModelLike, ScopedModel
+from lens_scopes.engine.model import ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.groups import group_tokens
 from lens_scopes.prompts.prompt import Prompt
@@ -175,6 +175,7 @@ def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> 
     )
 
 
+@one_at_a_time
 def value_distribution(
     model: ModelLike,
     series: SeriesText,

@@ -426,6 +426,11 @@ def _gradients(
     out: Tensor, activations: Mapping[str, Tensor], vectors: Float[Tensor, "k ..."], keep_graph: bool
 ) -> Iterator[dict[str, Tensor]]:
     """For each direction the gradients by the activations, from one backward pass for all directions."""
+    if len(vectors) > 1 and torch.is_anomaly_enabled():  # whose checks take one direction at a time
+        for index in range(len(vectors)):
+            keep = keep_graph or index + 1 < len(vectors)
+            yield from _gradients(out, activations, vectors[index : index + 1], keep)
+        return
     inputs, batched = list(activations.values()), len(vectors) > 1
     gradients = torch.autograd.grad(
         out,

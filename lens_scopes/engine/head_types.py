@@ -30,7 +30,7 @@ def head_type_scores(model: ScopedModel, seed: int = 0) -> dict[str, Float[Tenso
     patterns = _patterns(model, tokens.tolist())
     scores = {}
     for name in TYPES:
-        expected = getattr(head_detector, f"get_{name}_detection_pattern")(tokens[None])
+        expected = getattr(head_detector, f"get_{name}_detection_pattern")(tokens[None]).float()
         rows = [
             [
                 head_detector.compute_head_attention_similarity_score(
@@ -40,7 +40,7 @@ def head_type_scores(model: ScopedModel, seed: int = 0) -> dict[str, Float[Tenso
             ]
             for layer in patterns
         ]
-        scores[name] = torch.tensor(rows).nan_to_num()
+        scores[name] = torch.tensor(rows, dtype=torch.float32).nan_to_num()
     return scores
 
 

@@ -1,18 +1,21 @@
 """One interface to HookedTransformer and TransformerBridge: run it, hook it, read its unembedding, remember its checks.
 
 `ScopedModel.of` is called once, at the public boundary; everything below takes a `ScopedModel`. Hooks added here are
-gone when a call returns or raises, and parameters receive no gradients.
+gone when a call returns or raises, and parameters receive no gradients. Public functions are `exclusive`: one thread at
+a time uses a model, whatever the state of PyTorch.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +34,8 @@ MatmulDtype: TypeAlias = Annotated["Literal['bfloat16'] | None", VALIDATED]
 
 Hook = Callable[[Tensor], "Tensor | None"]
 """A function of an activation that returns its replacement, or None to leave it."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class ModelCache:
         live_hooks: for hooks that were tried, whether the forward pass goes on with what they return.
         logits_agree: whether the logits were seen to be the unembedding of the final state.
         provenance: where the weights come from, if `load_model` read them.
+        lock: held by the thread that uses the model.
     """
 
     weights: WeightCache = field(default_factory=WeightCache)
@@ -65,6 +71,7 @@ class ModelCache:
     live_hooks: dict[str, bool] = field(default_factory=dict)
     logits_agree: bool = False
     provenance: Provenance | None = None
+    lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
 
 # The one place where something is kept for a model. It keeps caches, not adapters: those hold their model, and would
@@ -137,13 +144,15 @@ class ScopedModel(ABC):
 
     @staticmethod
     def of(model: ModelLike) -> ScopedModel:
-        """The adapter of a model; an adapter is its own.
+        """The adapter of a model; an adapter is its own, and that of `torch.compile(model)` is the model's.
 
         Raises:
             ModelError: for what cannot be a model.
         """
         if isinstance(model, ScopedModel):
             return model
+        if type(model).__name__ == "OptimizedModule":  # hooks are not called in compiled code
+            model = cast(Any, model)._orig_mod
         # By name: naming the class would import transformer_lens.
         is_bridge = any(kind.__name__ == "TransformerBridge" for kind in type(model).__mro__)
         try:
@@ -186,20 +195,54 @@ class ScopedModel(ABC):
         return self.cfg.n_layers
 
     @contextmanager
-    def hooked(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
-        """Adds forward hooks by name for a with-block; they are gone afterwards, also after an exception."""
-        points = self.hook_dict
-        added = []
-        try:
-            for name, function in hooks:
-                point = points[name]
-                point.add_hook(lambda activation, hook, function=function: function(activation))
-                added.append((point, point.fwd_hooks[-1]))
+    def exclusive(self) -> Iterator[None]:
+        """Keeps the model to this thread for a with-block, in which PyTorch is as it is in a new process.
+
+        Others wait, since the hooks of two calls would act on both. The thread itself may enter again.
+
+        Raises:
+            ModelError: for what is no language model, a compiled part, in which hooks are not called, and weights that
+                are on no device.
+        """
+        if not isinstance(getattr(self.module, "W_U", None), Tensor):
+            raise _no_unembedding(self.module)
+        with self.cache.lock, usual_torch(self.device):
+            _check_runs_as_written(self.module)
             yield
-        finally:
-            for point, handle in reversed(added):
-                handle.hook.remove()
-                point.fwd_hooks.remove(handle)
+
+    @contextmanager
+    def hooked(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+        """Adds forward hooks by name for a with-block; they are gone afterwards, also after an exception.
+
+        They act in this thread alone: a forward pass that another one runs meanwhile is left as it is.
+
+        Raises:
+            ModelError: when someone else has removed them meanwhile, so that the numbers may be wrong.
+        """
+        with self.cache.lock:
+            points, owner = self.hook_dict, threading.get_ident()
+            added = []
+
+            def own(activation: Tensor, hook: Any, function: Hook) -> Tensor | None:
+                return function(activation) if threading.get_ident() == owner else None
+
+            try:
+                for name, function in hooks:
+                    point = points[name]
+                    point.add_hook(lambda activation, hook, function=function: own(activation, hook, function))
+                    added.append((point, point.fwd_hooks[-1]))
+                yield
+            finally:
+                lost = [point for point, handle in added if handle not in point.fwd_hooks]
+                for point, handle in reversed(added):
+                    handle.hook.remove()
+                    if handle in point.fwd_hooks:
+                        point.fwd_hooks.remove(handle)
+            if lost:
+                raise ModelError(
+                    "the model's hooks were reset while lens_scopes was using it, so the numbers would be wrong; call "
+                    "reset_hooks before or after."
+                )
 
     @abstractmethod
     def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
@@ -342,13 +385,17 @@ class HookedModel(ScopedModel):
         are read alone, unless a hook there would see it.
         """
         early = self._reads_early(batch)
+        calls: list[str] = []
 
         def only_read(residual: Tensor) -> Tensor:
+            calls.append(self._last_middle)
             rows, positions = batch.read.to(residual.device)
             return residual[rows, positions][:, None]
 
         with self.hooked([(self._last_middle, only_read)] if early else []):
             residual = self._run_blocks(start, first, self.n_layers)
+        if early and not calls:
+            raise _hook_not_called(self._last_middle)
         states = self.apply_final_norm(residual)
         rows, positions = batch.read.to(states.device)
         return states[:, 0] if early else states[rows, positions]
@@ -391,6 +438,8 @@ class BridgeModel(ScopedModel):
             # Freezing norms makes the bridge rebuild them from their scale, as is meant.
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
             logits = self.module(start, return_type="logits")
+        if not states:
+            raise _hook_not_called("unembed.hook_in")
         if not self.cache.logits_agree:
             self._check_logits(states[0].detach(), logits[:, 0].detach())
             self.cache.logits_agree = True
@@ -407,6 +456,69 @@ class BridgeModel(ScopedModel):
                 f"the model's logits differ from its unembedding of the final state by {gap:.3g} (of {scale:.3g}): it "
                 "transforms logits in a way that lens_scopes does not know, so its scopes would not be this model's."
             )
+
+
+def one_at_a_time(function: _Function) -> _Function:
+    """A function whose first argument is a model that it keeps to itself: `ScopedModel.exclusive` around each call."""
+
+    @wraps(function)
+    def exclusive(*arguments: Any, **named: Any) -> Any:
+        if not arguments and "model" not in named:
+            return function(*arguments, **named)  # which says what is missing
+        with ScopedModel.of(arguments[0] if arguments else named["model"]).exclusive():
+            return function(*arguments, **named)
+
+    return cast(_Function, exclusive)
+
+
+@contextmanager
+def usual_torch(device: torch.device) -> Iterator[None]:
+    """A with-block without the caller's inference mode, autocast and default device, so that results are as ever.
+
+    Each of them is this thread's own. The default dtype is that of all threads, so it is not touched: whatever is made
+    here without a tensor to go by names its dtype.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+def _check_runs_as_written(module: Any) -> None:
+    """Raises ModelError for a compiled part, and for a weight that is on no device."""
+    for whole in (module, getattr(module, "original_model", None)):
+        if not isinstance(whole, torch.nn.Module):
+            continue
+        for name, part in whole.named_modules():
+            if _is_compiled(part):
+                raise ModelError(
+                    f"{name or 'the model'} is compiled (torch.compile), and compiled code does not call the hooks by "
+                    "which scopes read it; give the model as it was before."
+                )
+        for name, parameter in whole.named_parameters():
+            if parameter.is_meta:
+                raise ModelError(
+                    f"the weight {name} is on no device (it is offloaded, or was never loaded), and gradients need all "
+                    "weights; load the model onto a device."
+                )
+
+
+def _is_compiled(part: Any) -> bool:
+    forward = part.forward
+    compiled = hasattr(forward, "_torchdynamo_orig_callable") and not hasattr(forward, "_torchdynamo_disable")
+    return compiled or part._compiled_call_impl is not None or type(part).__name__ == "OptimizedModule"
+
+
+def _hook_not_called(name: str) -> ModelError:
+    return ModelError(
+        f"the model ran without calling its hook {name!r}, so its code is not what its hooks belong to (compiled or "
+        "replaced); give the model as it was loaded."
+    )
 
 
 def check_matmul_dtype(matmul_dtype: Any) -> MatmulDtype:

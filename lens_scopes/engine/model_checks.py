@@ -74,7 +74,9 @@ def _used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]
     if not reached:
         return {}
     # In no special direction: the sum of a centred state's entries depends on nothing.
-    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states.device)
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
+        states.device
+    )
     tensors = [tensors[name] for tensors in (copies, activations) for name in reached]
     gradients = torch.autograd.grad((states.float() * weights).sum(), tensors, allow_unused=True)
     at_copy = dict(zip(reached, gradients[: len(reached)], strict=True))
@@ -176,8 +178,8 @@ def final_norm_is_constant(model: ScopedModel) -> bool:
     if cfg.normalization_type is None:
         return False
     d_model, weight = cfg.d_model, module.W_U
-    entries = torch.linspace(0, d_model - 1, min(d_model, _NORM_INPUTS)).long()
-    inputs = torch.zeros(len(entries), d_model)
+    entries = torch.linspace(0, d_model - 1, min(d_model, _NORM_INPUTS), dtype=torch.float32).long()
+    inputs = torch.zeros(len(entries), d_model, dtype=torch.float32)
     inputs[range(len(entries)), entries] = 100 * d_model**0.5  # the norm's ε is nothing beside it
     place = next((item.device for item in module.ln_final.parameters()), weight.device)
     with torch.no_grad():

@@ -86,8 +86,9 @@ class Evaluator:
         self.corpus = Corpus(tuple(token for passage in corpus for token in passage if token not in special))
         self.seed = seed
         self.draws = draws
-        self._check()
-        self._unembedding = model.unembedding()
+        with model.exclusive():
+            self._check()
+            self._unembedding = model.unembedding()
         self._randomized = RandomizedBlocks(model, seed, protocol.redraw)
 
     def _check(self) -> None:
@@ -142,6 +143,10 @@ class Evaluator:
         Returns:
             Facts about the passage and its prediction, and the measurements.
         """
+        with self.model.exclusive():
+            return self._measure(prompt, target, index)
+
+    def _measure(self, prompt: Prompt, target: int | None, index: int) -> tuple[dict[str, Any], list[Measurement]]:
         seed = self.seed * _LARGE_PRIME + index
         facts = self._facts(prompt, target)
         top = facts["top_token_id"]

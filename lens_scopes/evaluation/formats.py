@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from lens_scopes.results.writing import utf8
+
 if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport
 
@@ -36,11 +38,11 @@ def _view(suffix: str) -> Callable[[EvaluationReport], bytes]:
 
 
 def _rows(report: EvaluationReport) -> bytes:
-    return report.to_pandas().to_csv(index=False).encode("utf-8")
+    return utf8(report.to_pandas().to_csv(index=False))
 
 
 def _json(report: EvaluationReport) -> bytes:
-    return json.dumps(report.to_dict(), ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+    return utf8(json.dumps(report.to_dict(), ensure_ascii=False, indent=1)) + b"\n"
 
 
 FORMATS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel
+from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel, usual_torch
 from lens_scopes.engine.model_checks import require_gradients
 from lens_scopes.errors import ModelError
 from lens_scopes.models import backends
@@ -127,7 +127,8 @@ def load_model(
     source = find_source(name)
     # Building a bridge draws random numbers; the caller's generator stays where it is.
     generator = torch.random.fork_rng(devices=[])
-    with generator, quiet_libraries(download_bars=sys.stderr.isatty()), one_sentence(source):
+    quiet = quiet_libraries(download_bars=sys.stderr.isatty())
+    with generator, quiet, one_sentence(source), usual_torch(torch.device(place.device)):
         if source.pickled:
             model, provenance = _load_pickled(source, backend, place.device, torch_dtype, wanted, trust_remote_code)
         else:

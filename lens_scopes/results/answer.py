@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,9 @@ class AnswerRecord:
         log_probabilities: log P(token | prompt and the answer's tokens before it), in nats, ≤ 0.
         generated: whether the model chose the tokens, each its most probable one; else they were given.
     """
+
+    aligned: ClassVar[dict[str, tuple[str, ...]]] = {"answer": ("tokens", "token_ids", "log_probabilities")}
+    """As `Result.aligned`."""
 
     tokens: list[str]
     token_ids: list[int]

@@ -15,8 +15,10 @@ from torch import Tensor
 from lens_scopes.engine.final_state import Prediction
 from lens_scopes.engine.memory import MemoryPlan
 from lens_scopes.errors import ResultError
+from lens_scopes.models.load import ModelRecord
 from lens_scopes.results import files
-from lens_scopes.results.record import decode_fields, plain
+from lens_scopes.results.record import decode, decode_fields, plain
+from lens_scopes.results.writing import utf8, write_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -82,7 +84,7 @@ class Viewable:
 
         page = to_html(self)
         if path is not None:
-            files.write_whole(path, page.encode("utf-8"))
+            write_whole(path, utf8(page))
         return page
 
     def figure(self) -> Figure:
@@ -290,6 +292,7 @@ class Result(Viewable, ABC):
         Raises:
             ValueError: for a record that does not describe one, with the name of the field.
         """
+        decode(ModelRecord, record.get("model"), tensor, "model")
         return cls(**decode_fields(cls, dict(record), tensor, Result.aligned | cls.aligned))
 
     @classmethod
@@ -303,7 +306,7 @@ class Result(Viewable, ABC):
         Raises:
             FileError: when it cannot be written.
         """
-        files.write_whole(path, self.to_safetensors())
+        write_whole(path, self.to_safetensors())
 
     def to_safetensors(self) -> bytes:
         """The contents of the file that `save` writes."""
@@ -374,7 +377,7 @@ def _first_difference(mine: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def _tensor_of(value: Any) -> Tensor:
-    return torch.tensor(_numbers(value), dtype=torch.float64)
+    return torch.tensor(_numbers(value), dtype=torch.float64, device="cpu")
 
 
 def _numbers(value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +17,7 @@ from lens_scopes.results.record import encode
 
 FORMAT, VERSION = "lens_scopes.result", 2
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')  # in the record, quotes are escaped: it cannot match there
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANK = b'"checksum":"' + b"0" * 64 + b'"'
 
 Build = Callable[[dict[str, Any], Callable[[Any], Tensor]], Any]
@@ -37,7 +37,10 @@ def content(kind: str, result: Any) -> bytes:
         tensors[place] = tensor.detach().cpu().clone().contiguous()
         return place
 
-    record = json.dumps(encode(result, name), ensure_ascii=False)
+    plain = encode(result, name)
+    record = json.dumps(plain, ensure_ascii=False)
+    if _SURROGATE.search(record):  # which no file may hold, but its escape may
+        record = json.dumps(plain)
     metadata = {"format": FORMAT, "version": str(VERSION), "kind": kind, "record": record, "checksum": "0" * 64}
     blank = save(tensors, metadata)
     return blank.replace(_BLANK, b'"checksum":"' + sha256(blank).hexdigest().encode() + b'"', 1)
@@ -62,7 +65,7 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
         held = Path(path).read_bytes()
         tensors = load(held)
         header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise FileError(
             f"{path} is not a readable safetensors file (truncated or of another kind): {reason}"
@@ -75,7 +78,7 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
         )
     try:
         return kinds[kind](json.loads(record), tensors.__getitem__)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise FileError(f"{path} is damaged: its record does not describe a result ({reason}).") from error
 
@@ -88,38 +91,10 @@ def _opened(path: str | os.PathLike[str], metadata: Mapping[str, str], held: byt
     if format != FORMAT:
         raise FileError(f"{path} is a safetensors file, but not a result that save wrote.")
     if version != str(VERSION):
-        newer = version.isascii() and version.isdigit() and int(version) > VERSION
+        newer = len(version) < 10 and version.isascii() and version.isdigit() and int(version) > VERSION
         cure = "Upgrade lens_scopes to read it." if newer else "Compute and save it again."
         raise FileError(f"{path} has format version {version or 'none'}; this lens_scopes reads {VERSION}. {cure}")
     blank = _CHECKSUM.sub(_BLANK, held, count=1)
     if metadata.get("checksum") != sha256(blank).hexdigest():
         raise FileError(f"{path} is damaged: its contents are not those that were written (the checksum differs).")
     return metadata.get("kind", ""), metadata.get("record", "null")
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file whole or not at all: into a temporary sibling first, then renamed into place.
-
-    Raises:
-        FileError: when the folder is missing or cannot be written, or the disk is full.
-    """
-    target = Path(path)
-    temporary: str | None = None
-    try:
-        if target.is_dir():
-            raise FileError(f"cannot write {target}: it is a folder; give a file name inside it.")
-        if target.exists() and not target.is_file():
-            raise FileError(f"cannot write {target}: it is not a plain file, and writing would replace it.")
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise FileError(f"cannot write {target}: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -27,7 +27,9 @@ class AttributionMatrix(Result):
         destinations: the positions explained, one a row.
         targets: the token each row's objective is about, where it has one, else None.
         predicted: the model's own top token after each position.
-        generated: how many of the last tokens the model generated itself.
+        answer: how many of the last tokens are the answer whose predictions the rows are; 0 where every prediction of
+            the text has a row.
+        generated: how many of them the model generated itself.
         spans: named token ranges [start, stop), from chat messages or given.
 
     The other attributes are those of Result; `position` is the last destination.
@@ -45,15 +47,21 @@ class AttributionMatrix(Result):
     destinations: list[int]
     targets: list[PredictedToken | None]
     predicted: list[PredictedToken]
+    answer: int = 0
     generated: int
     spans: dict[str, tuple[int, int]]
 
     def __repr__(self) -> str:
-        made = f", {self.generated} generated" if self.generated else ""
+        made = f", an answer of {self.answer} {self.origin}" if self.answer else ""
         return (
             f"AttributionMatrix({self.objective} on {self.model['name']}, "
             f"{len(self.destinations)} destinations × {len(self.tokens)} sources{made})"
         )
+
+    @property
+    def origin(self) -> str:
+        """How the answer's tokens came about: "generated" or "given"."""
+        return "generated" if self.generated else "given"
 
     def span_totals(self, spans: Mapping[str, tuple[int, int]] | None = None) -> pandas.DataFrame:
         """How much each span of the text mattered to each other: scores summed over the sources of one span and
@@ -63,7 +71,8 @@ class AttributionMatrix(Result):
         ones (BOS) too.
 
         Args:
-            spans: names → token ranges [start, stop); by default `self.spans`; "generated" is added where it applies.
+            spans: names → token ranges [start, stop); by default `self.spans`; "answer" is added where there is one,
+                or "generated" for one that the model made.
 
         Returns:
             One row per target span, one column per source span; NaN where a span predicts nothing.
@@ -79,8 +88,9 @@ class AttributionMatrix(Result):
         import pandas
 
         chosen = dict(self.spans if spans is None else spans)
-        if self.generated:
-            chosen.setdefault("generated", (len(self.tokens) - self.generated, len(self.tokens)))
+        if self.answer:
+            name = "generated" if self.generated else "answer"
+            chosen.setdefault(name, (len(self.tokens) - self.answer, len(self.tokens)))
         if not chosen:
             raise PromptError("span totals need named spans: give {'name': (start, stop)} in tokens, or a chat prompt.")
         for name, (start, stop) in chosen.items():
@@ -88,7 +98,7 @@ class AttributionMatrix(Result):
                 raise PromptError(
                     f"span {name!r} is tokens {start} to {stop}, outside the text's 0 to {len(self.tokens)}."
                 )
-        ordinary = torch.tensor([not special for special in self.special])
+        ordinary = torch.tensor([not special for special in self.special], device="cpu")
         table = {}
         for source, (start, stop) in chosen.items():
             totals = (self.matrix[:, start:stop] * ordinary[start:stop].to(self.matrix)).sum(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -108,6 +109,18 @@ class ModeInspection(Result):
     replacements: list[TokenReplacement]
     baseline: str
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], tensor: Any) -> ModeInspection:
+        result = super().from_record(record, tensor)
+        for index, item in enumerate(result.replacements):
+            if item.index != index:
+                raise ValueError(f"replacements[{index}].index is {item.index}, expected {index}")
+            if len(item.amounts) != len(result.modes):
+                raise ValueError(
+                    f"replacements[{index}].amounts has {len(item.amounts)} entries for {len(result.modes)} modes"
+                )
+        return result
+
     def __repr__(self) -> str:
         named = "; ".join(f"λ={mode.eigenvalue:.3g} {mode.contrast}" for mode in self.modes[:3])
         return f"ModeInspection({len(self.modes)} modes on {self.model['name']}: {named})"
@@ -117,10 +130,10 @@ class ModeInspection(Result):
 
     def values(self) -> Float[Tensor, " pos"]:
         """KL(before ‖ after) of each replacement, in nats."""
-        return torch.tensor([item.actual_nats for item in self.replacements], dtype=torch.float64)
+        return torch.tensor([item.actual_nats for item in self.replacements], dtype=torch.float64, device="cpu")
 
     def subtracted(self) -> dict[str, Tensor]:
-        predicted = torch.tensor([item.predicted_nats for item in self.replacements], dtype=torch.float64)
+        predicted = torch.tensor([item.predicted_nats for item in self.replacements], dtype=torch.float64, device="cpu")
         return {"actual_nats": self.values(), "predicted_nats": predicted}
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -70,7 +70,7 @@ def decode(hint: Any, value: Any, tensor: Decode, place: str) -> Any:
     if origin is dict and isinstance(value, dict):
         return {key: decode(arguments[1], item, tensor, f"{place}[{key!r}]") for key, item in value.items()}
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return hint(**decode_fields(hint, value, tensor, {}, f"{place}."))
+        return hint(**decode_fields(hint, value, tensor, getattr(hint, "aligned", {}), f"{place}."))
     if isinstance(hint, type) and issubclass(hint, Tensor | AbstractArray):
         return _tensor(hint, value, tensor, place)
     return _primitive(hint, value, place)
@@ -99,11 +99,13 @@ def decode_fields(
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{prefix}{name} is missing")
     decoded = {name: decode(hints[name], item, tensor, prefix + name) for name, item in value.items()}
-    _check_lengths(hints, decoded, aligned)
+    _check_lengths(hints, decoded, aligned, prefix)
     return decoded
 
 
-def _check_lengths(hints: Mapping[str, Any], decoded: Mapping[str, Any], aligned: Mapping[str, Sequence[str]]) -> None:
+def _check_lengths(
+    hints: Mapping[str, Any], decoded: Mapping[str, Any], aligned: Mapping[str, Sequence[str]], prefix: str
+) -> None:
     # In one body: a run-time type checker gives every function dimensions of its own.
     with jaxtyped("context"):
         for dimension, names in aligned.items():
@@ -112,7 +114,7 @@ def _check_lengths(hints: Mapping[str, Any], decoded: Mapping[str, Any], aligned
             isinstance(torch.empty(length), named)  # gives the dimension its length
             for name in names[1:]:
                 if decoded.get(name) is not None and len(decoded[name]) != length:
-                    raise ValueError(f"{name} has {len(decoded[name])} entries for {length} {names[0]}")
+                    raise ValueError(f"{prefix}{name} has {len(decoded[name])} entries for {length} {names[0]}")
         for name, value in decoded.items():
             for kind, item in _tensors(hints[name], value):
                 if not isinstance(item, kind):

@@ -26,7 +26,7 @@ from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, as_span, write_span
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.contract import OF_ANSWER, contract
 from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Baseline(Explanation):
     takes_answer: ClassVar[bool] = False
     """Whether a whole answer can be explained."""
 
-    of_answer: ClassVar[str] = ", summed over the answer's predictions"
+    of_answer: ClassVar[str] = OF_ANSWER
     """What becomes of the score of a whole answer, for the contract."""
 
     @property
@@ -321,7 +321,7 @@ class RandomScores(Baseline):
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(prompt.token_ids)}".encode()))
-        return torch.rand(len(prompt), generator=generator).to(states[0].y.dtype)
+        return torch.rand(len(prompt), generator=generator, dtype=torch.float32).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def random_subsets(count: int, n_segments: int, seed: int, *, with_empty: bool) 
     kept = torch.zeros(count, n_segments, dtype=torch.bool)
     for row in kept:
         while True:
-            row.copy_(torch.rand(n_segments, generator=generator) < 0.5)
+            row.copy_(torch.rand(n_segments, generator=generator, dtype=torch.float32) < 0.5)
             if with_empty or bool(row.any()):
                 break
     return kept

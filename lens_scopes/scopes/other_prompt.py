@@ -1,7 +1,7 @@
 """Another prompt that a path starts from or a readout measures from, as a value and as text.
 
 The value is a text or a tuple of ids, which compare and hash; `prompts.alignment` reads it for a model. As text it is
-a quoted string, or ids: `"The capital"`, `#2,#651`.
+a quoted string, or ids: `"The capital"`, `#2#651`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from torch import Tensor
 from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.registry import read_token, write_token
+from lens_scopes.scopes.registry import IDS_AS_TEXT, read_text_or_ids, write_text_or_ids, write_token
 
 OtherPrompt: TypeAlias = str | tuple[int, ...]
 
-_IDS = r"#\d+(?:,#\d+)*"
-AS_TEXT = rf"{_IDS}|\"(?:[^\"\\]|\\.)+\""
+AS_TEXT = rf"{IDS_AS_TEXT}|\"(?:[^\"\\]|\\.)+\""
 _NAME = re.compile(r"[a-z]*")
 _MOST_SHOWN = 8  # ids
 
@@ -49,7 +48,7 @@ def as_baseline(value: Any) -> OtherPrompt | None:
 
 def write_other_prompt(other: OtherPrompt) -> str:
     """The text that `read_other_prompt` reads."""
-    return json.dumps(other, ensure_ascii=False) if isinstance(other, str) else ",".join(map(write_token, other))
+    return json.dumps(other, ensure_ascii=False) if isinstance(other, str) else write_text_or_ids(other)
 
 
 def read_other_prompt(text: str) -> OtherPrompt:
@@ -59,16 +58,11 @@ def read_other_prompt(text: str) -> OtherPrompt:
         ReadoutError: for a quoted string with an escape that JSON does not have.
     """
     if not text.startswith('"'):
-        return tuple(read_token(part) for part in text.split(","))  # pyright: ignore[reportReturnType]
+        return read_text_or_ids(text)
     try:
         return json.loads(text, strict=False)
     except ValueError as error:
         raise ReadoutError(f"{text} is not a quoted string ({error}); escapes are those of JSON.") from None
-
-
-def read_prompt_option(text: str) -> OtherPrompt:
-    """A prompt as the whole value of an option: ids such as "#2,#651", anything else the text itself."""
-    return read_other_prompt(text) if re.fullmatch(_IDS, text) else text
 
 
 def describe_other_prompt(other: OtherPrompt) -> str:

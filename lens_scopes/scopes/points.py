@@ -258,7 +258,7 @@ def as_points(points: PointsLike) -> Points | None:
 
     Text is `path[-START][-held][@N]` or `noise[@N][,scale=…][,seed=…]`, with 16 points unless N is given. START is
     zero (the default), mean, bos, eos or pad, a token as its id `#9079` or its quoted string `" the"`, or a prompt as
-    ids `#2,#651,#9079`; special tokens are held fixed after -held. None stands for the prompt itself.
+    ids `#2#651#9079`; special tokens are held fixed after -held. None stands for the prompt itself.
 
     Raises:
         ReadoutError: for anything else.

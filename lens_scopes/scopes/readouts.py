@@ -285,7 +285,7 @@ class Product(_FromBaseline):
 
 def as_readout(readout: Readout | str) -> Readout:
     """Reads a readout given by object or as text: a name, or one with its baseline: "dot-mean", or another prompt as in
-    'dot-"The capital"' and "dot-#2,#651".
+    'dot-"The capital"' and "dot-#2#651".
 
     Raises:
         ReadoutError: for an unknown one.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
 _TOKEN_ID = re.compile(r"#(\d+)")
-_TOKEN_IDS = re.compile(r"(#\d+)+")
+IDS_AS_TEXT = r"(?:#\d+)+"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ READOUTS = {
             "dot",
             "lens_scopes.scopes.readouts:Dot",
             "signed effect of the value against zero, the mean (dot-mean), another prompt of as many tokens "
-            '(dot-"TEXT", dot-#ID,#ID,…) or the path\'s start',
+            '(dot-"TEXT", dot-#ID#ID…) or the path\'s start',
         ),
         ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
         ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
@@ -363,7 +363,7 @@ def _read_other(text: Any) -> str | int | tuple[int, ...]:
     """A token, or an answer of several tokens."""
     if not isinstance(text, str):
         return text if isinstance(text, int) else tuple(text)
-    read = read_answer_text(text)
+    read = read_text_or_ids(text)
     return read[0] if isinstance(read, tuple) and len(read) == 1 else read
 
 
@@ -376,18 +376,18 @@ def _read_rank(text: str | int) -> int | str:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
 
 
-def read_answer_text(text: Any) -> str | tuple[int, ...]:
-    """An answer as text: "#12#34" is the ids 12 and 34, anything else the answer itself."""
+def read_text_or_ids(text: Any) -> str | tuple[int, ...]:
+    """An answer or a prompt as text: "#12#34" is the ids 12 and 34, anything else the text itself."""
     if not isinstance(text, str):
         return tuple(text)
-    return tuple(int(item) for item in text[1:].split("#")) if _TOKEN_IDS.fullmatch(text) else text
+    return tuple(map(int, text[1:].split("#"))) if re.fullmatch(IDS_AS_TEXT, text) else text
 
 
-def write_answer(answer: str | int | Sequence[int]) -> str:
-    """The text that `read_answer_text` reads; of one id, that of its token."""
-    if isinstance(answer, str | int):
-        return write_token(answer)
-    return "".join(f"#{item}" for item in answer)
+def write_text_or_ids(value: str | int | Sequence[int]) -> str:
+    """The text that `read_text_or_ids` reads; of one id, that of its token."""
+    if isinstance(value, str | int):
+        return write_token(value)
+    return "".join(map(write_token, value))
 
 
 SCOPE_OPTIONS = (
@@ -395,7 +395,8 @@ SCOPE_OPTIONS = (
     *("measure", "ablation", "ablations", "draws", "by", "within"),
 )
 TOKEN_OPTIONS = ("target", "other", "answer")
-ANSWER_OPTIONS = ("answer", "generate", "eligible")
+WHICH_ANSWER = ("answer", "generate")
+ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
 ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
 PATH_OPTIONS = ("through", "freeze")
@@ -449,7 +450,7 @@ _EXPLAINED_OPTIONS = (
         "included, or ids (#12#34).",
         "TEXT",
         longest=_LONGEST_TEXT,
-        read=read_answer_text,
+        read=read_text_or_ids,
     ),
     Option(
         "generate",

@@ -19,7 +19,7 @@ from lens_scopes.engine.memory import parse_memory
 from lens_scopes.engine.model import MatmulDtype, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
-from lens_scopes.prompts.answer import AnswerLike
+from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.spans import write_span
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
@@ -41,7 +41,7 @@ from lens_scopes.scopes.registry import (
     scope_entries,
     scope_entry,
     scope_names,
-    write_answer,
+    write_text_or_ids,
     write_token,
 )
 
@@ -226,10 +226,8 @@ class Spec:
                     'samples, exact and seed belong to rank "trace", and samples and seed to answers: without those '
                     f"there are no random directions, so leave {min(unused)} out."
                 )
-        if given.keys() >= {"answer", "generate"}:
-            raise ObjectiveError("an answer was given and one is to be generated; ask for one of them.")
-        if "generate" in given:
-            given["answer"] = given.pop("generate")
+        if answered:
+            given["answer"] = one_answer(given.get("answer"), given.pop("generate", None))
         own = {name for name in given if name in entry.settings or name not in _SHARED_OPTIONS}
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
         through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
@@ -254,10 +252,10 @@ class Spec:
             written["site"] = list(self.sites)
         if self.target is not None:
             written["target"] = write_token(self.target)
-        if self.answer is not None:
-            written |= (
-                {"generate": self.answer} if isinstance(self.answer, int) else {"answer": write_answer(self.answer)}
-            )
+        if isinstance(self.answer, int):
+            written["generate"] = self.answer
+        elif self.answer is not None:
+            written["answer"] = write_text_or_ids(self.answer)
         if self.eligible != "prompt":
             written["eligible"] = self.eligible
         if self.memory is not None:
@@ -526,7 +524,7 @@ def _as_answer(answer: Any) -> Any:
 def _option_text(option: str, value: Any) -> Any:
     """The text of a setting's value, which the option reads."""
     if option in TOKEN_OPTIONS:
-        return write_answer(value)
+        return write_text_or_ids(value)
     if option == "within":
         return write_span(value)
     return value if isinstance(value, int) else str(value)

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.models.source import ModelSource
 from lens_scopes.results.plain_json import as_json
+from lens_scopes.results.writing import utf8
 from lens_scopes.server.api.commands import command_of
 from lens_scopes.server.api.examples import EXAMPLES
 from lens_scopes.server.api.problems import (
@@ -333,7 +334,7 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
     if kind == "json":
         return stored.answer
     if kind == "csv":
-        return result.to_pandas().to_csv(index=False).encode()
+        return utf8(result.to_pandas().to_csv(index=False))
     if kind == "safetensors":
         return result.to_safetensors()
     companions = {other.result.kind: other.result for other in others}

@@ -72,7 +72,7 @@ def rendered(result: Viewable, suffix: str) -> bytes:
     if suffix == ".html":
         return to_html(result).encode("utf-8")
     if suffix in (".md", ".tex"):
-        return _view(_TABLES, result)(result, suffix).encode("utf-8")
+        return _view(_TABLES, result)(result, suffix).encode("utf-8", "backslashreplace")
     return figure_bytes(result, suffix[1:])
 
 

@@ -25,11 +25,45 @@ def test_heads_is_the_python_call(run: Callable[..., Run], loader: Loader) -> No
     assert len(got["ablations"]) == 3 and got["baseline"] == "zero"
 
 
+@pytest.mark.parametrize(
+    ("words", "objective", "answer"),
+    [
+        (["--scope", "logprob", "--answer", " sofa dog"], ls.LogProb(), " sofa dog"),
+        (["--scope", "fisher", "--generate", "2"], ls.Fisher(), 2),
+        (["--scope", "logprob-diff", "--answer", "#8#7", "--other", " sofa"], ls.LogProbDiff((8, 7), " sofa"), None),
+    ],
+)
+def test_heads_of_a_whole_answer(
+    run: Callable[..., Run], loader: Loader, words: list[str], objective: ls.Objective, answer: str | int | None
+) -> None:
+    expected = plain(ls.inspect_heads(loader.model, PROMPT, objective, answer=answer, verify=3).to_dict())
+    assert as_json(run("heads", PROMPT, *words, "--verify", "3", "--json")) == expected
+    both = as_json(run("attribute", PROMPT, *words, "--with", "heads", "--json"))["heads"]
+    assert (both["effect"], both["answer"]) == (expected["effect"], expected["answer"])
+    shown = run("heads", PROMPT, *words, "--verify", "3").out
+    assert "The answer" in shown and "log P(answer | prompt)" in shown
+
+
+def test_modes_do_not_go_with_a_whole_answer(run: Callable[..., Run]) -> None:
+    done = run("attribute", PROMPT, "--answer", " sofa", "--with", "modes")
+    assert done.status == 2 and "modes are those of one prediction" in done.err
+
+
 def test_matrix_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
     got = as_json(run("matrix", PROMPT, "--scope", "fisher", "--generate", "2", "--span", "start=The", "--json"))
     expected = ls.attribute_all(loader.model, PROMPT, ls.Fisher(), generate=2, spans={"start": "The"})
     assert got == plain(expected.to_dict())
     assert got["generated"] == 2 and "start" in got["spans"]
+
+
+def test_a_matrix_of_a_given_answer(run: Callable[..., Run], loader: Loader) -> None:
+    expected = plain(ls.attribute_all(loader.model, PROMPT, ls.LogProb(), answer=" sofa dog").to_dict())
+    got = as_json(run("matrix", PROMPT, "--scope", "logprob", "--answer", " sofa dog", "--json"))
+    assert got == expected and (got["answer"], got["generated"]) == (2, 0)
+    both = as_json(
+        run("attribute", PROMPT, "--scope", "logprob", "--answer", " sofa dog", "--with", "matrix", "--json")
+    )
+    assert both["matrix"]["matrix"] == expected["matrix"]
 
 
 def test_modes_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
@@ -40,7 +74,7 @@ def test_modes_is_the_python_call(run: Callable[..., Run], loader: Loader) -> No
 def test_heads_are_patched_from_another_prompt(run: Callable[..., Run], loader: Loader) -> None:
     other = "The sofa sleeps on the"
     expected = ls.inspect_heads(loader.model, PROMPT, baseline=other)
-    ids = ",".join(f"#{token}" for token in ls.read_prompt(loader.model, other).token_ids)
+    ids = "".join(f"#{token}" for token in ls.read_prompt(loader.model, other).token_ids)
     for words in (["heads", PROMPT, "--against", other], ["heads", PROMPT, "--against", ids]):
         got = as_json(run(*words, "--json"))
         assert got["effect"] == [pytest.approx(row) for row in expected.effect.tolist()]

@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import random
-import tempfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +25,8 @@ import lens_scopes as ls
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import FileError, PromptError
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.results.files import FORMAT, VERSION, write_whole
+from lens_scopes.results.files import FORMAT, VERSION
+from lens_scopes.results.writing import write_whole
 
 IDS = [3, 17, 0, 8, 22, 3]
 TEXT = "two words\nand 😀"
@@ -258,7 +258,7 @@ def test_special_files_are_not_replaced(plain: Attribution, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("module", "name", "error"),
     [
-        (tempfile, "mkstemp", PermissionError(errno.EACCES, "Permission denied")),
+        (os, "open", PermissionError(errno.EACCES, "Permission denied")),
         (os, "fdopen", OSError(errno.ENOSPC, "No space left on device")),
         (os, "chmod", PermissionError(errno.EPERM, "Operation not permitted")),
         (os, "replace", PermissionError(errno.EACCES, "Permission denied")),

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import torch
 from fake_attribution import fake_attribution
 from fake_results import fake_heads, fake_matrix, fake_modes
+from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from tiny_models import gemma_like
 from torch import Tensor
 
 import lens_scopes as ls
 from lens_scopes.errors import FileError, ResultError
+from lens_scopes.results import files
 from lens_scopes.results.load import KINDS
 from lens_scopes.scopes.contract import ELEMENTS
 
@@ -144,6 +147,31 @@ def test_a_file_of_another_kind_is_refused(results: dict[str, Any], kind: str, t
         assert repr(kind) in message and other in message
 
 
+def sealed(kind: str, record: str, result: Any) -> bytes:
+    """A file with any record in it, and the checksum of that."""
+    tensors = load_bytes(result.to_safetensors())
+    metadata = {"format": files.FORMAT, "version": str(files.VERSION), "kind": kind, "record": record}
+    blank = save_bytes(tensors, metadata | {"checksum": "0" * 64})
+    return blank.replace(b"0" * 64, sha256(blank).hexdigest().encode(), 1)
+
+
+@kinds
+def test_what_is_no_record_of_a_result_is_refused(results: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    for record in ("[" * 100_000, "null", "[]", "1" * 5000, "{}", '{"tokens": 1e999}', "not JSON"):
+        (tmp_path / "a").write_bytes(sealed(kind, record, results[kind]))
+        refusal(lambda: ls.load(tmp_path / "a"))
+
+
+@kinds
+def test_lone_surrogates_are_kept_and_shown(results: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    odd = replace(results[kind], turns={"\ud800": (0, 1)}, warnings=["\udfff"])
+    odd.save(tmp_path / "a.safetensors")
+    read = ls.load(tmp_path / "a.safetensors")
+    assert read.turns == odd.turns and read.warnings == odd.warnings
+    assert "⟨U+DFFF⟩" in odd.to_html(tmp_path / "a.html")
+    (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
 def test_files_of_before_the_first_release_are_refused_with_what_to_do(tmp_path: Path) -> None:
     for format in ("lens_scopes.attribution", "lens_scopes.information_flow"):
         metadata = {"format": format, "version": "1", "record": "{}"}
@@ -157,6 +185,7 @@ WRONG: dict[str, list[tuple[str, Any]]] = {
         ("prediction", {"top": [], "entropy": "x", "beta": 1.0}), ("scores", [1.0] * 5), ("scores", "none"),
         ("layers", [[1.0] * 5] * 3), ("layer_names", ["a"]), ("contract", {"a": 1}), ("memory", {"rows": 1}),
         ("offsets", [[1, 2]]), ("details", {"residual": "small"}), ("sites", {"a": [1.0]}), ("unheard_of", 1),
+        ("model", {}), ("model", None), ("turns", {"user 1": [0, "x"]}),
     ],
     "heads": [("effect", [1.0]), ("ablations", [{"layer": 0}]), ("patterns", {"L0H0": [[1.0]]}), ("spearman", "x")],
     "matrix": [("destinations", [0]), ("matrix", [[1.0]]), ("spans", {"a": [1]}), ("generated", 1.5)],

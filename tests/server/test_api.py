@@ -70,6 +70,11 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),
         MatrixAnswer,
     ),
+    "matrix of an answer": (
+        {"scope": "logprob", "answer": " sofa dog"},
+        lambda model: ls.attribute_all(model, PROMPT, ls.LogProb(), answer=" sofa dog"),
+        MatrixAnswer,
+    ),
     "modes": (
         {"rank": 2, "baseline": "zero"},
         lambda model: ls.inspect_modes(model, PROMPT, 2, baseline="zero"),
@@ -81,7 +86,7 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kind: str) -> None:
     question, expected, described = QUESTIONS[kind]
-    answer = ask(api, kind, **question)
+    answer = ask(api, kind.partition(" ")[0], **question)
     described.model_validate(answer)
     result = plain(expected(model))
     assert {name: value for name, value in answer.items() if name in result} == result
@@ -103,7 +108,7 @@ def test_the_python_and_the_command_line_give_the_same_result(
     loader: Loader,
     kind: str,
 ) -> None:
-    answer = ask(api, kind, **QUESTIONS[kind][0])
+    answer = ask(api, kind.partition(" ")[0], **QUESTIONS[kind][0])
     command = answer["command"]
     variables: dict[str, Any] = {}
     exec(command["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
@@ -135,11 +140,34 @@ def test_a_whole_answer_is_explained(
     answer = ask(api, "attribute", **question)
     AttributionAnswer.model_validate(answer)
     result = plain(ls.attribute(model, PROMPT, objective, **more))
+    assert answer["answer"]["tokens"]
     assert {name: value for name, value in answer.items() if name in result} == result
     variables: dict[str, Any] = {}
     python = answer["command"]["python"].replace("ls.load_model", "load_model")
     exec(python, {"load_model": loader}, variables)
     assert plain(variables["result"])["scores"] == result["scores"]
+
+
+@pytest.mark.parametrize(("question", "objective", "more"), ANSWERED)
+def test_heads_of_a_whole_answer(
+    api: TestClient,
+    run: Callable[..., Run],
+    loader: Loader,
+    model: Any,
+    question: dict[str, Any],
+    objective: Any,
+    more: dict[str, Any],
+) -> None:
+    question, more = ({k: v for k, v in some.items() if k != "eligible"} for some in (question, more))
+    answer = ask(api, "heads", **question, verify=2)
+    HeadsAnswer.model_validate(answer)
+    result = plain(ls.inspect_heads(model, PROMPT, objective, **more, verify=2))
+    assert {name: value for name, value in answer.items() if name in result} == result
+    variables: dict[str, Any] = {}
+    exec(answer["command"]["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
+    _, *arguments = shlex.split(answer["command"]["shell"])
+    for found in (plain(variables["result"]), json.loads(run(*arguments, "--json").out)):
+        assert (found["effect"], found["answer"]) == (result["effect"], result["answer"])
 
 
 @pytest.mark.parametrize("text", ["-", "--help", 'it\'s "a" $(b) `c` \\ !', "two\nlines\n", "- a\n"])

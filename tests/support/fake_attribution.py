@@ -105,9 +105,13 @@ def fake_attribution(
             "revision": "embedded",
             "backend": "hooked",
             "dtype": "float32",
+            "device": "cpu",
             "processing": {"fold_ln": False, "center_unembed": False},
             "n_layers": 18,
             "d_model": 640,
+            "d_vocab": 262_144,
+            "n_ctx": 32_768,
+            "n_heads": 4,
         },
         "settings": {
             "objective": {"scope": "semantic", "token": " sofa"},

@@ -83,7 +83,7 @@ class FakeEvaluator:
                 for ablation in self.ablations:
                     rows.append(Measurement(method, metric, ablation, draw.gauss(-float(shift)), None, 3, 1))
                     rows += [
-                        Measurement(method, "deletion-curve", ablation, -f * draw.random(), f, 1) for f in FRACTIONS
+                        Measurement(method, f"{metric}-curve", ablation, -f * draw.random(), f, 1) for f in FRACTIONS
                     ]
             rows.append(Measurement(method, "odd", None, float("nan"), note="undefined: 2 tokens"))
         correct = None if target is None else draw.random() < 0.6

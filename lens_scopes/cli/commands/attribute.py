@@ -35,8 +35,7 @@ def attribute(
         from lens_scopes.attribution.attribute import attribute
 
         spec = asked.spec()
-        if companions.add:
-            spec.require_gradient()
+        companions.check_spec(spec)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)

@@ -25,6 +25,16 @@ def matrix(
     asked: MatrixOptions,
     model: ModelOptions,
     output: ResultOptions,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Explain only the predictions of this answer's tokens after the prompt, one by one: a text, leading "
+            "space included, or ids (#12#34).",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
     generate: Annotated[
         int,
         typer.Option(help="Generate N tokens first, and explain only those.", min=0, rich_help_panel=_PANEL),
@@ -44,6 +54,7 @@ def matrix(
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.matrix import attribute_all
+        from lens_scopes.scopes.registry import read_text_or_ids
 
         spec = asked.spec().require_gradient()
         loaded = model.load()
@@ -52,6 +63,7 @@ def matrix(
                 loaded,
                 text,
                 spec,
+                answer=None if answer is None else read_text_or_ids(answer),
                 generate=generate,
                 spans=spans,
                 progress=progress,

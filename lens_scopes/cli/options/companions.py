@@ -43,6 +43,20 @@ class CompanionOptions:
             if kind not in KINDS:
                 raise LensScopesError(f"--with takes {', '.join(KINDS[:-1])} or {KINDS[-1]}; got {kind!r}.")
 
+    def check_spec(self, spec: Spec) -> None:
+        """Refuses kinds that what is asked has none of.
+
+        Raises:
+            LensScopesError: for a comparison method, and for modes of a whole answer.
+        """
+        if self.add:
+            spec.require_gradient()
+        if spec.answers and "modes" in (self.add or []):
+            raise LensScopesError(
+                "modes are those of one prediction, and a whole answer is explained; leave out --with modes, or call "
+                "modes with --position."
+            )
+
     def compute(self, model: ModelLike, prompt: PromptLike, spec: Spec, position: int) -> dict[str, Any]:
         """The results asked for, by kind, in the order of KINDS.
 

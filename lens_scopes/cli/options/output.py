@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import typer
 from lens_scopes.errors import FileError, PromptError
 from lens_scopes.prompts.groups import UNITS
 from lens_scopes.results.plain_json import as_json
+from lens_scopes.results.writing import check_writable, utf8, write_whole
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
@@ -98,13 +98,7 @@ def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
     for path in paths:
         if path.suffix.lower() not in suffixes:
             raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(suffixes)}.")
-        if path.is_dir():
-            raise FileError(f"cannot write {path}: it is a folder; give a file name inside it.")
-        try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+        check_writable(path)
 
 
 def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,10 +110,9 @@ def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) 
 
 
 def _write_page(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.files import write_whole
     from lens_scopes.views import attribution_page
 
-    write_whole(path, attribution_page(attribution, **companions, group=group).to_html().encode("utf-8"))
+    write_whole(path, utf8(attribution_page(attribution, **companions, group=group).to_html()))
 
 
 def _write_result(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
@@ -127,22 +120,17 @@ def _write_result(attribution: Attribution, path: Path, group: str, companions: 
 
 
 def _write_figure(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.files import write_whole
     from lens_scopes.views import figure_bytes
 
     write_whole(path, figure_bytes(attribution, path.suffix[1:].lower()))
 
 
 def _write_table(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.files import write_whole
-
     frame = attribution.to_pandas() if group == "token" else attribution.group(group)
-    write_whole(path, frame.to_csv(index=False).encode("utf-8"))
+    write_whole(path, utf8(frame.to_csv(index=False)))
 
 
 def _write_json(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.results.files import write_whole
-
     write_whole(path, as_json(_plain(attribution, group, companions)).encode("utf-8") + b"\n")
 
 

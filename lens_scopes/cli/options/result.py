@@ -12,6 +12,7 @@ import typer
 
 from lens_scopes.cli.options.output import PANEL, check_files
 from lens_scopes.results.plain_json import as_json
+from lens_scopes.results.writing import utf8, write_whole
 
 _SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")
 
@@ -47,7 +48,6 @@ class ResultOptions:
         Raises:
             FileError: when a file cannot be written after all.
         """
-        from lens_scopes.results.files import write_whole
         from lens_scopes.views import print_result
 
         for path in self.out or []:
@@ -62,13 +62,13 @@ class ResultOptions:
 
 def _content(result: Any, suffix: str) -> bytes:
     if suffix == ".html":
-        return result.to_html().encode("utf-8")
+        return utf8(result.to_html())
     if suffix == ".safetensors":
         return result.to_safetensors()
     if suffix == ".json":
         return as_json(result.to_dict()).encode("utf-8") + b"\n"
     if suffix == ".csv":
-        return result.to_pandas().to_csv(index=False).encode("utf-8")
+        return utf8(result.to_pandas().to_csv(index=False))
     from lens_scopes.views import figure_bytes
 
     return figure_bytes(result, suffix[1:])

@@ -16,6 +16,7 @@ from lens_scopes.scopes.registry import (
     PATH_OPTIONS,
     SCOPE_OPTIONS,
     SITE_OPTIONS,
+    WHICH_ANSWER,
     Option,
     options,
 )
@@ -74,15 +75,15 @@ def _field(option: Option) -> tuple[str, Any, Any]:
 
 
 if TYPE_CHECKING:
-    SpecOptions = ScopeOptions = MatrixOptions = PathOptions = _Choices
+    SpecOptions = HeadsOptions = MatrixOptions = PathOptions = _Choices
 else:
     SpecOptions = _group(
         "SpecOptions",
         (*SCOPE_OPTIONS, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS),
         "Everything that may be asked.",
     )
-    ScopeOptions = _group(
-        "ScopeOptions", (*SCOPE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For what has sites of its own."
+    HeadsOptions = _group(
+        "HeadsOptions", (*SCOPE_OPTIONS, *WHICH_ANSWER, *PATH_OPTIONS, *LIMIT_OPTIONS), "For heads and MLPs."
     )
     MatrixOptions = _group("MatrixOptions", (*SCOPE_OPTIONS, "readout", *PATH_OPTIONS, *LIMIT_OPTIONS), "For matrices.")
     PathOptions = _group("PathOptions", (*PATH_OPTIONS, *LIMIT_OPTIONS), "For what has an objective of its own.")

@@ -112,5 +112,5 @@ def _like(values: Tensor, generator: torch.Generator) -> Tensor:
     """Normal draws with the mean and standard deviation of the values."""
     exact = values.to(compute_dtype(values.dtype))
     spread = exact.std(unbiased=False)
-    noise = torch.randn(values.shape, generator=generator).to(exact.dtype)
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32).to(exact.dtype)
     return (exact.mean().cpu() + spread.cpu() * noise).to(values)

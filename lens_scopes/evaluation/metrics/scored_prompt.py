@@ -63,7 +63,8 @@ class ScoredPrompt:
         """The scores of a prompt's tokens but special ones, and of the token after it where the protocol ranks it."""
         values = scores.scores[[index for index, special in enumerate(prompt.special) if not special]].double()
         chance = isinstance(self.method.explanation, RandomScores)
-        return self.with_target(values, float(torch.rand((), generator=self._generator())) if chance else 0.0)
+        draw = torch.rand((), generator=self._generator(), dtype=torch.float32)
+        return self.with_target(values, float(draw) if chance else 0.0)
 
     def with_target(self, values: Float[Tensor, " n"], target: float = 0.0) -> Float[Tensor, " m"]:
         """The values, and that of the token after the prompt where the protocol ranks it."""

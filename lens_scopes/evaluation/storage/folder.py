@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lens_scopes.errors import EvaluationError, FileError
-from lens_scopes.evaluation.storage.records import MEASURED, PassageRecord
+from lens_scopes.evaluation.storage.records import MEASURED, PassageRecord, check_fields, session_of_line
 
 FORMAT = "lens_scopes.evaluation"
 FORMAT_VERSION = 1
 
 _MANIFEST = "manifest.json"
-_SHARDS = "results-*.jsonl"
+_PLANNED = {
+    "began": str,
+    "skip": int,
+    "limit": int | None,
+    "methods": list[str],
+    "metrics": list[str],
+    "ablations": list[str],
+}
+_SHARD = re.compile(r"results-(\d{3,9})\.jsonl", re.ASCII)
+_PATIENCE = 30.0  # seconds for another process to write the manifest
 _BLOCK = 1 << 16
 _UNCOMPARED = ("passages · name",)
 _PLAN, _COMMIT = "plan · ", "commit"
@@ -50,18 +60,23 @@ class ResultFolder:
                 `mixed_commits` allows it, for one measured by another commit of the code.
             FileError: when it cannot be made, read or written.
         """
-        from lens_scopes.results.files import write_whole
+        from lens_scopes.results.writing import utf8, write_whole
 
         wanted = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"cannot make the folder {path}: {error.strerror or error}.") from error
-        if not (path / _MANIFEST).exists():
-            if any(path.glob(_SHARDS)):
-                raise EvaluationError(f"{path} holds results without a {_MANIFEST}; give another folder.")
-            write_whole(path / _MANIFEST, json.dumps(wanted, indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
-        folder = cls.open(path)
+        # Of several that start at once, one writes the manifest, and the others compare theirs with it.
+        lock = _lock(path / _MANIFEST, seconds=_PATIENCE)
+        try:
+            if not (path / _MANIFEST).exists():
+                if _shards(path):
+                    raise EvaluationError(f"{path} holds results without a {_MANIFEST}; give another folder.")
+                write_whole(path / _MANIFEST, utf8(json.dumps(wanted, indent=1, ensure_ascii=False)) + b"\n")
+            folder = cls.open(path)
+        finally:
+            lock.release()
         _check_same(path, folder.manifest, wanted, mixed_commits)
         return folder
 
@@ -78,7 +93,7 @@ class ResultFolder:
             raise FileError(f"{path} holds no evaluation ({_MANIFEST} is missing).") from None
         except OSError as error:
             raise FileError(f"cannot read {path / _MANIFEST}: {error.strerror or error}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FileError(f"{path / _MANIFEST} is damaged ({error}); give another folder.") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise FileError(f"{path / _MANIFEST} is not of a lens_scopes evaluation; give another folder.")
@@ -87,6 +102,7 @@ class ResultFolder:
                 f"{path} has results of format version {version}, and this lens_scopes reads {FORMAT_VERSION}; "
                 "use the lens_scopes that wrote them, or another folder."
             )
+        _check_sections(path, manifest)
         return cls(path, manifest)
 
     def records(self) -> dict[int, PassageRecord]:
@@ -97,13 +113,15 @@ class ResultFolder:
         """
         records: dict[int, PassageRecord] = {}
         for line in self._lines():
-            if "passage" in line and (line["passage"] not in records or records[line["passage"]].status != MEASURED):
-                records[line["passage"]] = PassageRecord.of_line(line)
+            if isinstance(line, PassageRecord) and (
+                line.passage not in records or records[line.passage].status != MEASURED
+            ):
+                records[line.passage] = line
         return dict(sorted(records.items()))
 
     def sessions(self) -> list[dict[str, Any]]:
         """Who wrote the results: when, on what device, at which commit, as which of how many processes."""
-        return [line["session"] for line in self._lines() if "session" in line]
+        return [line for line in self._lines() if isinstance(line, dict)]
 
     def shard(self, rank: int, count: int) -> Shard:
         """The shard that process `rank` of `count` writes, held until it is closed.
@@ -112,25 +130,26 @@ class ResultFolder:
             EvaluationError: when another process is writing to this folder.
             FileError: when it cannot be written.
         """
-        for path in sorted(self.path.glob(_SHARDS)):
-            if int(path.stem.rpartition("-")[2]) >= count:  # of a run with more processes, which may still be going on
+        for number, path in _shards(self.path).items():
+            if number >= count:  # of a run with more processes, which may still be going on
                 _lock(path).release()
         return Shard(self.path / f"results-{rank:03}.jsonl")
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        for path in sorted(self.path.glob(_SHARDS)):
+    def _lines(self) -> Iterator[PassageRecord | dict[str, Any]]:
+        """Each line as what it is: a passage, or a session."""
+        for path in _shards(self.path).values():
             try:
                 content = path.read_bytes()
             except OSError as error:
                 raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
             *whole, _torn = content.split(b"\n")
             for number, text in enumerate(whole, 1):
-                line = _parsed(text)
-                if line is None:
-                    raise FileError(
-                        f"{path} line {number} is damaged; delete the line, and its passage is measured again."
-                    )
-                yield line
+                try:
+                    line = json.loads(text)
+                    yield session_of_line(line) if "session" in line else PassageRecord.of_line(line)
+                except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                    cure = "delete the line, and its passage is measured again"
+                    raise FileError(f"{path} line {number} is damaged ({error}); {cure}.") from error
 
 
 class Shard:
@@ -178,16 +197,31 @@ class Shard:
         self.close()
 
 
-def _parsed(text: bytes) -> dict[str, Any] | None:
+def _shards(path: Path) -> dict[int, Path]:
+    """The files of results in a folder by their process; files of other names are somebody else's."""
+    named = ((_SHARD.fullmatch(item.name), item) for item in sorted(path.glob("results-*.jsonl")))
+    return {int(match[1]): item for match, item in named if match}
+
+
+def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises FileError for a manifest whose parts are not what they should be."""
+    for name in ("passages", "laboratory", "model", "versions", "plan"):
+        if not isinstance(manifest.get(name, {}), dict):
+            raise FileError(
+                f"{path / _MANIFEST} is damaged: {name} is {_quote(manifest[name])}, expected an object; give another "
+                "folder."
+            )
     try:
-        line = json.loads(text)
-    except ValueError:
-        return None
-    return line if isinstance(line, dict) else None
+        check_fields(manifest.get("passages", {}), {"name": str, "count": int, "target": str}, "passages")
+        check_fields(manifest.get("model", {}), {"name": str}, "model")
+        if plan := manifest.get("plan"):
+            check_fields({**dict.fromkeys(_PLANNED), **plan}, _PLANNED, "plan")
+    except ValueError as error:
+        raise FileError(f"{path / _MANIFEST} is damaged ({error}); give another folder.") from error
 
 
-def _lock(path: Path) -> FileLock:
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+def _lock(path: Path, seconds: float = 0) -> FileLock:
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=seconds)
     try:
         lock.acquire()
     except Timeout:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.storage.folder import ResultFolder
-from lens_scopes.evaluation.storage.records import MEASURED, PassageRecord
+from lens_scopes.evaluation.storage.records import COLUMNS, MEASURED, PassageRecord
 
 if TYPE_CHECKING:
     import pandas
-
-COLUMNS = ("passage", "method", "metric", "ablation", "fraction", "value", "forwards", "backwards", "note")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
-from lens_scopes.scopes.registry import DEFAULT_SCOPE
+from lens_scopes.scopes.registry import DEFAULT_SCOPE, read_text_or_ids
 from lens_scopes.scopes.spec import cli_words
 from lens_scopes.server.api.schemas import (
     AttributeRequest,
@@ -45,7 +45,9 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments += [str(request.rank)] if isinstance(request, ModesRequest) else []
     arguments += cast(Any, request).spec().to_python()
     own = given.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
-    arguments += [f"{name}={given[name]!r}" for name in ("position", "generate", "spans", "baseline") if name in own]
+    given |= {"answer": read_text_or_ids(given["answer"])} if "answer" in own else {}
+    order = ("position", "answer", "generate", "spans", "baseline")
+    arguments += [f"{name}={given[name]!r}" for name in order if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
     arguments += [f"verify={given['verify']!r}"] if "verify" in given else []

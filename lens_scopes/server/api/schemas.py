@@ -17,6 +17,7 @@ from lens_scopes.scopes.registry import (
     READOUTS,
     SCOPE_OPTIONS,
     SITE_OPTIONS,
+    WHICH_ANSWER,
     Option,
     ScopeEntry,
     options,
@@ -109,10 +110,10 @@ _SCOPE = [name for name in SCOPE_OPTIONS if name in _GRADIENT_SETTINGS]
 _LIMITS = ("matmul_dtype",)
 
 if TYPE_CHECKING:
-    _SpecRequest = _ScopeRequest = _MatrixRequest = _PathRequest = _Choices
+    _SpecRequest = _HeadsRequest = _MatrixRequest = _PathRequest = _Choices
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
-    _ScopeRequest = _with_options("_ScopeRequest", *_SCOPE, *PATH_OPTIONS, *_LIMITS)
+    _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
     _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, "readout", *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
@@ -127,7 +128,7 @@ class AttributeRequest(PromptRequest, _SpecRequest):
     position: Position = -1
 
 
-class HeadsRequest(PromptRequest, _ScopeRequest):
+class HeadsRequest(PromptRequest, _HeadsRequest):
     """`lens_scopes.inspect_heads`."""
 
     position: Position = -1
@@ -140,6 +141,10 @@ class HeadsRequest(PromptRequest, _ScopeRequest):
 class MatrixRequest(PromptRequest, _MatrixRequest):
     """`lens_scopes.attribute_all`."""
 
+    answer: Annotated[str, Field(max_length=4000)] | None = Field(
+        None,
+        description="A text, or ids (#12#34), after the prompt, whose tokens alone are explained.",
+    )
     generate: int = Field(
         0, ge=0, lt=2**31, description="Tokens for the model to add first; those alone are explained."
     )
@@ -147,7 +152,7 @@ class MatrixRequest(PromptRequest, _MatrixRequest):
 
     @classmethod
     def option_names(cls) -> set[str]:
-        return super().option_names() - {"generate"}  # what a matrix generates is its own, and no answer
+        return super().option_names() - {*WHICH_ANSWER}  # a matrix sums nothing over an answer, so it has its own
 
 
 class ModesRequest(PromptRequest, _PathRequest):
@@ -176,6 +181,15 @@ class Prediction(BaseModel):
     top: list[PredictedToken]
     entropy: Number
     beta: Number
+
+
+class Answer(BaseModel):
+    """The answer explained, teacher-forced, with the probability of each of its tokens."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    log_probabilities: list[Number]
+    generated: bool
 
 
 class Command(BaseModel):
@@ -213,6 +227,8 @@ class AttributionAnswer(_Scoped):
     text: str | None
     position: int
     target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
     prediction: Prediction
     layers: list[list[Number]] | None
     layer_names: list[str]
@@ -247,6 +263,8 @@ class HeadsAnswer(_Scoped):
     baseline: str
     position: int
     target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
     prediction: Prediction
 
 
@@ -259,6 +277,7 @@ class MatrixAnswer(_Scoped):
     targets: list[PredictedToken | None]
     predicted: list[PredictedToken]
     text: str | None
+    answer: int
     generated: int
     spans: dict[str, tuple[int, int]]
 

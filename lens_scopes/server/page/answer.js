@@ -52,7 +52,8 @@ function section(id, title, ...children) {
 }
 
 function further(id, answer, want) {
-  const wanted = FURTHER.filter(([kind]) => !answer[kind]);
+  // Modes are those of one prediction.
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && !(kind === "modes" && answer.attribution.answer));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),

@@ -14,8 +14,8 @@ const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
-  heads: () => [...SCOPE, "target", "position"],
-  matrix: (fields) => (fields.scope === "logit-diff" ? [...SCOPE, "target"] : SCOPE),
+  heads: () => [...SCOPE, "target", "answer", "generate", "position"],
+  matrix: (fields) => [...SCOPE, "answer", "generate", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   modes: () => [...EVERY, "position"],
 };
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };

@@ -9,11 +9,11 @@ from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
 from lens_scopes.engine.model import ModelLike, ScopedModel
-from lens_scopes.prompts.answer import read_answer
+from lens_scopes.prompts.answer import AnswerLike, given_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.objectives import Fisher
-from lens_scopes.scopes.registry import options
+from lens_scopes.scopes.registry import options, read_text_or_ids
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
 from lens_scopes.server.api.schemas import AttributeRequest, HeadsRequest, MatrixRequest, ModesRequest, PromptRequest
@@ -71,9 +71,9 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
     if isinstance(request, AttributeRequest):
         return prompt, _attribution(model, prompt, request, limits, job)
     if isinstance(request, HeadsRequest):
-        return prompt, _heads(model, prompt, request, job)
+        return prompt, _heads(model, prompt, request, limits, job)
     if isinstance(request, MatrixRequest):
-        return prompt, _matrix(model, prompt, request, job)
+        return prompt, _matrix(model, prompt, request, limits, job)
     return prompt, _modes(model, prompt, request, job)
 
 
@@ -87,15 +87,18 @@ def _attribution(model: ModelLike, prompt: Prompt, request: AttributeRequest, li
 def _refuse_long_answers(model: ModelLike, prompt: Prompt, spec: Spec, limits: Limits) -> None:
     """Refuses answers that are too long with their prompt, and exact divergences of too many directions."""
     for answer in spec.answers:
-        length = answer if isinstance(answer, int) else len(read_answer(ScopedModel.of(model), prompt, answer))
-        if len(prompt) + length > limits.prompt_tokens:
-            raise Refusal(
-                413,
-                f"the prompt and its answer have {len(prompt) + length} tokens; this server takes "
-                f"{limits.prompt_tokens}.",
-            )
+        length = _answer_length(model, prompt, answer, limits)
         if isinstance(spec.objective, Fisher):
             _refuse_many_directions(spec.objective, length, limits)
+
+
+def _answer_length(model: ModelLike, prompt: Prompt, answer: AnswerLike, limits: Limits) -> int:
+    """How many tokens an answer has, which with the prompt are not too many."""
+    length = answer if isinstance(answer, int) else len(given_answer(ScopedModel.of(model), prompt, answer))
+    whole, most = len(prompt) + length, limits.prompt_tokens
+    if whole > most:
+        raise Refusal(413, f"the prompt and its answer have {whole} tokens; this server takes {most}.")
+    return length
 
 
 def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None:
@@ -107,13 +110,15 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
-def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
+def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, limits: Limits, job: Job) -> Any:
     baseline: Any = request.baseline
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "ablations") as progress:
         return inspect_heads(
             model,
             prompt,
-            request.spec(),
+            spec,
             position=request.position,
             baseline=baseline,
             patterns=request.head or request.top,
@@ -122,15 +127,19 @@ def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, job: Job) ->
         )
 
 
-def _matrix(model: ModelLike, prompt: Prompt, request: MatrixRequest, job: Job) -> Any:
+def _matrix(model: ModelLike, prompt: Prompt, request: MatrixRequest, limits: Limits, job: Job) -> Any:
     spans: Any = request.spans
     if spans:
         prompt = read_prompt(model, prompt, spans=spans)
+    answer = None if request.answer is None else read_text_or_ids(request.answer)
+    if answer is not None:
+        _answer_length(model, prompt, answer, limits)
     with interruptible(model, job, "predictions") as progress:
         return attribute_all(
             model,
             prompt,
             request.spec(),
+            answer=answer,
             generate=request.generate,
             progress=progress,
         )

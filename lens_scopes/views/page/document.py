@@ -103,7 +103,7 @@ class Page:
             css=STYLESHEET.read_text(encoding="utf-8"),
             scripts=[*scripts, joined(), f"_page.draw({data});"],
         )
-        return document.encode("utf-8", "replace").decode("utf-8")
+        return document.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def part(result: Any) -> dict[str, Any]:

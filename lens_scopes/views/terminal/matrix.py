@@ -47,7 +47,7 @@ class MatrixReport(TerminalView):
         yield spaced(Text(interpretation(matrix), "dim"))
         yield spaced(_map(matrix, lines, styles, width))
         yield spaced(_predictions(matrix, lines, width))
-        if matrix.spans or matrix.generated:
+        if matrix.spans or matrix.answer:
             yield spaced(_spans(matrix))
         yield spaced(definitions(matrix.contract))
 

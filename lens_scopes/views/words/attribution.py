@@ -327,6 +327,12 @@ def answer_of(result: object) -> AnswerRecord | None:
     return answer if isinstance(answer, AnswerRecord) else None
 
 
+def answers_of(result: object) -> dict[str, AnswerRecord]:
+    """The answer that a result explains and the one that it is contrasted with, by what they are."""
+    answers = {"The answer": answer_of(result), "The answer contrasted": getattr(result, "other_answer", None)}
+    return {role: answer for role, answer in answers.items() if answer is not None}
+
+
 def answer_summary(answer: AnswerRecord) -> str:
     """How probable an answer is, as a whole and per token, and where it came from."""
     count = len(answer.tokens)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lens_scopes.scopes.registry import entry_of_result
-from lens_scopes.views.words.attribution import is_divergence, ranking
+from lens_scopes.views.words.attribution import is_divergence, quantity_of, ranking
 
 if TYPE_CHECKING:
     from lens_scopes.results.heads import HeadInspection
@@ -94,13 +94,13 @@ def heads_interpretation(heads: HeadInspection) -> str:
                 f"Each number is ½ Σ w a², with a the amounts along the objective's directions by which the final state"
                 f" moves {moved}, at every position: predicted to second order. It has no sign."
             )
+        moves = "distribution moves" if heads.answer is None else "distributions of the answer's tokens move, added up,"
         return (
-            f"Each number says how far the predicted distribution moves {moved}, at every position: a Kullback–Leibler"
-            " divergence in nats, predicted to second order. It has no sign."
+            f"Each number says how far the predicted {moves} {moved}, at every position: a Kullback–Leibler divergence"
+            " in nats, predicted to second order. It has no sign."
         )
-    quantity = entry_of_result(heads.scope).quantity
     return (
-        f"Each number is the change of {quantity} {moved}, at every position, predicted to first order."
+        f"Each number is the change of {quantity_of(heads)} {moved}, at every position, predicted to first order."
         " Below zero (orange): without it that quantity falls, so it supports the output. Above zero (blue): it works"
         " against it."
     )

@@ -164,9 +164,7 @@ def _after(attribution: Attribution) -> str:
 def _answers(attribution: Attribution) -> list[Block]:
     """The answers explained, with the probability of each of their tokens."""
     blocks: list[Block] = []
-    for answer, role in ((attribution.answer, "The answer"), (attribution.other_answer, "The answer contrasted")):
-        if answer is None:
-            continue
+    for role, answer in words.answers_of(attribution).items():
         items = [
             {"label": token(text), "values": [percent(math.exp(log_p))], "shares": [math.exp(log_p)]}
             for text, log_p in zip(answer.tokens, answer.log_probabilities, strict=True)

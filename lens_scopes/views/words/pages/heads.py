@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.words.attribution import following, title
+from lens_scopes.views.words.attribution import answer_summary, answers_of, following, title
 from lens_scopes.views.words.charts import axis_of, named_points
 from lens_scopes.views.words.heads import (
     HeadLine,
@@ -115,11 +115,20 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         kind({"bold": inline_token(heads.objective)}, f" · baseline {inline_token(heads.baseline)}"),
         *alerts("Warnings", heads.warnings),
         *alerts("About these changes", heads_data_warnings(heads)),
+        *_answers(heads),
         lead(heads_interpretation(heads)),
         lead(heads_caveat(), quiet=True),
         columns(left, _strongest(heads, lines, links)),
     ]
     return Section("heads", "Heads", blocks)
+
+
+def _answers(heads: HeadInspection) -> list[Block]:
+    """The answers explained, each with its probability."""
+    return [
+        note(f"{role}, ", *token(answer.text), f": {answer_summary(answer)}")
+        for role, answer in answers_of(heads).items()
+    ]
 
 
 def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str], most: int = 10) -> list[Block]:

@@ -68,7 +68,7 @@ def sections(matrix: AttributionMatrix) -> list[Section]:
     """Sections `matrix`, `predictions`, `spans` where the text has named parts, `contract`, `details`."""
     lines = prediction_lines(matrix)
     parts = [_matrix(matrix, lines), _predictions(matrix, lines)]
-    if matrix.spans or matrix.generated:
+    if matrix.spans or matrix.answer:
         parts.append(_spans(matrix))
     return [
         *parts,
@@ -80,7 +80,7 @@ def sections(matrix: AttributionMatrix) -> list[Section]:
 def _kind(matrix: AttributionMatrix) -> list[str | dict[str, str]]:
     """The objective, and how many predictions it was taken of."""
     count = len(matrix.destinations)
-    made = f", {matrix.generated} tokens generated" if matrix.generated else ""
+    made = f" of an answer that was {matrix.origin}" if matrix.answer else ""
     return [{"bold": inline_token(matrix.objective)}, f" · {count} prediction{'' if count == 1 else 's'}{made}"]
 
 
@@ -157,12 +157,11 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
 
 def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
     rows = []
-    first = len(matrix.tokens) - matrix.generated
     for line in lines:
         sources = [token(matrix.tokens[i], number(line.scores[i])) for i in line.sources]
         same = line.predicted.token_id == line.explained.token_id
         own = token(line.predicted.token, percent(line.predicted.probability))
-        made = [" ", {"small": "generated"}] if line.dest + 1 >= first and matrix.generated else []
+        made = [" ", {"small": "generated"}] if matrix.generated else []
         rows.append(
             [
                 number_cell(str(line.dest), line.dest),
