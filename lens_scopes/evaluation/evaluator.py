@@ -16,7 +16,7 @@ from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
-from lens_scopes.evaluation.methods.method import Method, MethodScores
+from lens_scopes.evaluation.methods.method import Explained, Method, MethodScores
 from lens_scopes.evaluation.methods.names import MethodLike, as_method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
@@ -31,6 +31,7 @@ from lens_scopes.evaluation.metrics.table import (
 from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.storage.records import Measurement
 from lens_scopes.models.load import model_record
+from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import token_string
@@ -45,6 +46,7 @@ _EXPLAINED = {
     "top": "the model's own top token",
     "true": "the true next token by methods of one token; what is followed is the model's own top token",
 }
+_ANSWER = "the answer after each passage, whatever is measured summed over its predictions"
 
 
 class Evaluator:
@@ -59,6 +61,7 @@ class Evaluator:
         draws: random replacements averaged, where an ablation is random.
         corpus: token ids of all passages, for the ablations that draw on them.
         protocol: the conventions.
+        answered: whether passages have answers, which are then explained in place of the next token.
 
     Raises:
         EvaluationError: for unknown names, with near ones, for what the model or the corpus cannot give, and for a
@@ -76,7 +79,9 @@ class Evaluator:
         draws: int = 4,
         corpus: Sequence[Sequence[int]] = (),
         protocol: Protocol = OWN,
+        answered: bool = False,
     ) -> None:
+        self.answered = answered
         self.model = model = ScopedModel.of(model)
         self.protocol = protocol
         self.methods: list[Method] = [as_method(method, protocol.meanings) for method in methods]
@@ -94,8 +99,10 @@ class Evaluator:
     def _check(self) -> None:
         check_draws(self.draws)
         self.protocol.check_metrics([metric.name for metric in self.metrics])
+        if self.answered:
+            self.protocol.check_answers()
         for method in self.methods:
-            method.check(self.model)
+            method.check(self.model, answered=self.answered)
         for name in self.ablations:
             check_available(self.model, name, self.corpus)
         names = [method.name for method in self.methods]
@@ -132,13 +139,17 @@ class Evaluator:
             raise PromptError(f"a passage needs at least two tokens to rank, besides special ones; got {ranked}.")
         return prompt
 
-    def measure(self, prompt: Prompt, target: int | None, *, index: int) -> tuple[dict[str, Any], list[Measurement]]:
+    def measure(
+        self, prompt: Prompt, target: int | None, *, index: int, answer: tuple[int, ...] | int | None = None
+    ) -> tuple[dict[str, Any], list[Measurement]]:
         """Every method × metric × ablation on one passage.
 
         Args:
             prompt: the passage, up to the position explained.
             target: its true next token, where known.
             index: the passage's place in the data set, which decides its random draws.
+            answer: the answer's tokens, or how many the model is to generate: what methods explain is then summed over
+                its predictions, and metrics measure log P(answer | prompt) and the summed KL.
 
         Returns:
             Facts about the passage and its prediction, and the measurements.
@@ -148,10 +159,12 @@ class Evaluator:
 
     def _measure(self, prompt: Prompt, target: int | None, index: int) -> tuple[dict[str, Any], list[Measurement]]:
         seed = self.seed * _LARGE_PRIME + index
-        facts = self._facts(prompt, target)
-        top = facts["top_token_id"]
-        caches = self._caches(prompt, top, seed)
-        planned = self._planned(prompt, self.protocol.explained_token(top, target), facts["correct"], caches, seed)
+        answered = None if answer is None else read_answer(self.model, prompt, answer)
+        facts = self._facts(prompt, target, answered)
+        followed: Explained = facts["top_token_id"] if answered is None else answered.token_ids
+        explained = self.protocol.explained_token(followed, target) if isinstance(followed, int) else followed
+        caches = self._caches(prompt, followed, seed)
+        planned = self._planned(prompt, explained, facts["correct"], caches, seed)
         # What all methods and metrics ablate runs together: larger batches, and no set of tokens twice.
         for cache in caches.values():
             masks = [
@@ -163,13 +176,16 @@ class Evaluator:
                 cache.outcomes(torch.cat(masks))
         return facts, [measurement for plan in planned for measurement in self._measured(*plan)]
 
-    def _facts(self, prompt: Prompt, target: int | None) -> dict[str, Any]:
-        """The passage's length, the model's own prediction, and that of the true next token."""
+    def _facts(self, prompt: Prompt, target: int | None, answered: Answer | None) -> dict[str, Any]:
+        """The passage's length, the model's own prediction, and that of the true next token or of the answer."""
+        answer = () if answered is None else answered.token_ids
+        read, first = [*prompt.token_ids, *answer[:-1]], len(prompt) - 1
         with torch.no_grad():
-            logits = self._unembedding.logits(self.model.run_to_final_states([prompt.token_ids]))[0]
-        log_probabilities = logits.log_softmax(-1)
-        top = int(logits.argmax())
-        return {
+            ys = self.model.run_to_final_states([read], reads=[(0, place) for place in range(first, len(read))])
+            logits = self._unembedding.logits(ys)
+        tops = logits.argmax(-1).tolist()
+        log_probabilities, top = logits[0].log_softmax(-1), tops[0]
+        facts = {
             "n_tokens": len(prompt),
             "top_token_id": top,
             "top_token": token_string(self.model, top),
@@ -179,19 +195,31 @@ class Evaluator:
             "target_probability": None if target is None else float(log_probabilities[target].exp()),
             "correct": None if target is None else top == target,
         }
+        if answered is not None:
+            of_tokens = logits.log_softmax(-1)[range(len(answer)), answer]
+            facts |= {
+                "answer": answered.text,
+                "answer_tokens": len(answer),
+                "answer_generated": answered.generated,
+                "answer_log_probability": float(of_tokens.double().sum()),
+                "correct": None if answered.generated else tops == list(answer),
+            }
+        return facts
 
-    def _caches(self, prompt: Prompt, top: int, seed: int) -> dict[str, AblationCache]:
-        """The outcomes of each ablation, which follow the top token; none where no metric ablates."""
+    def _caches(self, prompt: Prompt, followed: Explained, seed: int) -> dict[str, AblationCache]:
+        """The outcomes of each ablation, which follow the top token or the answer; none where no metric ablates."""
         if not any(metric.needs_ablation for metric in self.metrics):
             return {}
         options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "seed": seed}
         return {
-            name: AblationCache(AblatedPrompt(self.model, prompt.token_ids, prompt.special, top, name, **options), seed)
+            name: AblationCache(
+                AblatedPrompt(self.model, prompt.token_ids, prompt.special, followed, name, **options), seed
+            )
             for name in self.ablations
         }
 
     def _planned(
-        self, prompt: Prompt, target: int, correct: bool | None, caches: Mapping[str, AblationCache], seed: int
+        self, prompt: Prompt, target: Explained, correct: bool | None, caches: Mapping[str, AblationCache], seed: int
     ) -> list[_Plan]:
         """Every method's scores with every metric and ablation."""
         planned: list[_Plan] = []
@@ -241,7 +269,7 @@ class Evaluator:
             "corpus": self.corpus.digest()
             if any(ABLATIONS[name].corpus != "unused" for name in self.ablations)
             else None,
-            "explained": _EXPLAINED[self.protocol.explained],
+            "explained": _ANSWER if self.answered else _EXPLAINED[self.protocol.explained],
             "protocol": self.protocol.record(),
             "fractions": {
                 "aopc": list(AOPC_FRACTIONS),

@@ -76,6 +76,13 @@ class Protocol:
             )
         return true
 
+    def check_answers(self) -> None:
+        """Raises EvaluationError where the protocol is about next tokens alone."""
+        if self.explained != "top" or self.target_ranked:
+            raise EvaluationError(
+                f"protocol {self.name!r} explains next tokens, and says nothing of answers; leave the protocol out."
+            )
+
     def prompt_tokens(self, model: ModelLike, token_ids: Sequence[int]) -> tuple[int, ...]:
         """A passage's tokens with BOS where the model's family has it, and without where it has none."""
         bos = getattr(model.tokenizer, "bos_token_id", None)

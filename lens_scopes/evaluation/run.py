@@ -37,7 +37,7 @@ class EvaluatorLike(Protocol):
 
     def passage(self, passage: Any) -> Prompt: ...
     def measure(
-        self, prompt: Prompt, target: int | None, *, index: int
+        self, prompt: Prompt, target: int | None, *, index: int, answer: tuple[int, ...] | int | None = None
     ) -> tuple[dict[str, Any], list[Measurement]]: ...
     def signature(self) -> dict[str, Any]: ...
 
@@ -53,8 +53,10 @@ def evaluate(
     out: str | Path | None = None,
     limit: int | None = None,
     skip: int = 0,
-    target: str = "last",
+    target: str | None = None,
     truncate: bool = False,
+    answer_field: str | None = None,
+    generate: int = 0,
     seed: int = 0,
     draws: int = 4,
     field: str | None = None,
@@ -86,8 +88,13 @@ def evaluate(
         skip: the number of passages to skip at the beginning.
         target: "last": the model reads a passage without its last token, which tells whether the prediction is correct;
             "own": it reads the whole passage. Methods explain the model's own top token, unless the protocol says
-            otherwise.
+            otherwise. By default "last"; with answers the whole passage is read.
         truncate: cut the beginning of passages that exceed the context window. By default they are skipped and counted.
+        answer_field: the field or column that holds an answer after each passage. What methods explain is then summed
+            over the predictions of the answer's tokens, and metrics measure log P(answer | prompt) and the KL summed
+            over them; only the passage's tokens are ranked and ablated. Methods that know of no prediction ("random",
+            "attention-rollout") score the passage as it is.
+        generate: explain this many tokens of the model's own continuation as the answer.
         seed: random seed; the global generator is not touched.
         draws: samples averaged where an ablation is random.
         field: the field or column that holds the text. By default "text".
@@ -118,9 +125,8 @@ def evaluate(
     check_target(target)
     if skip < 0 or (limit is not None and limit < 1):
         raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
-    selection = Selection(
-        read_passages(passages, field=field, split=split, subset=subset), skip, limit, target, truncate
-    )
+    given = read_passages(passages, field=field, answer_field=answer_field, split=split, subset=subset)
+    selection = Selection.of(given, skip, limit, target=target, truncate=truncate, generate=generate)
     if not selection.indices():
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
     from lens_scopes.evaluation.evaluator import Evaluator
@@ -135,6 +141,7 @@ def evaluate(
         draws=draws,
         corpus=_corpus(model, selection),
         protocol=conventions,
+        answered=selection.answers is not None,
     )
     # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
@@ -203,10 +210,12 @@ def measure_passages(
 def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
     began = time.perf_counter()
     try:
-        prompt = read_passage(model, selection.passages.items[index], selection.target, truncate=selection.truncate)
+        passage, answer = selection.passages.items[index], selection.answer(index)
+        prompt = read_passage(model, passage, selection.target, truncate=selection.truncate, answer=answer)
         if isinstance(prompt, TooLong):
             return PassageRecord(index, TOO_LONG, str(prompt))
-        facts, measurements = evaluator.measure(evaluator.passage(prompt.token_ids), prompt.target, index=index)
+        read = evaluator.passage(prompt.token_ids if prompt.prompt is None else prompt.prompt)
+        facts, measurements = evaluator.measure(read, prompt.target, index=index, answer=prompt.answer)
     except Exception as error:  # one passage must not end the run, whatever is wrong with it
         said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
         return PassageRecord(index, FAILED, " ".join(said.split()), seconds=time.perf_counter() - began)
@@ -245,6 +254,7 @@ def _manifest(model: Model, evaluator: EvaluatorLike, selection: Selection) -> d
             "count": len(selection.passages),
             "target": selection.target,
             "truncate": selection.truncate,
+            "answers": selection.answers,
         },
         "laboratory": signature,
         "model": record,

@@ -57,6 +57,7 @@ class FakeEvaluator:
         draws: int = 4,
         corpus: Sequence[Sequence[int]] = (),
         protocol: Any = None,
+        answered: bool = False,
         kill_at: int | None = None,
         fail_at: Sequence[int] = (),
         delay: float = 0.0,
@@ -69,7 +70,9 @@ class FakeEvaluator:
     def passage(self, passage: Any) -> Prompt:
         return read_prompt(self.model, passage)
 
-    def measure(self, prompt: Prompt, target: int | None, *, index: int) -> tuple[dict[str, Any], list[Measurement]]:
+    def measure(
+        self, prompt: Prompt, target: int | None, *, index: int, answer: Any = None
+    ) -> tuple[dict[str, Any], list[Measurement]]:
         self.measured.append(index)
         time.sleep(self.delay)
         if index == self.kill_at:

@@ -65,16 +65,33 @@ class PassageOptions:
             help="Measure at most N passages. By default all.", min=1, rich_help_panel=_DATA, show_default=False
         ),
     ] = None
+    answer_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Field or column that holds an answer after each passage: explain it as a whole, and measure its "
+            "log-probability and the KL summed over its predictions.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None
+    generate: Annotated[
+        int,
+        typer.Option(
+            help="Explain N tokens of the model's own continuation as the answer.", min=0, rich_help_panel=_DATA
+        ),
+    ] = 0
     target: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="last|own",
             help="last: the model reads the passage without its last token, which shows whether the prediction is "
             "correct; own: it reads the whole passage. Methods explain the model's own top token, unless the protocol "
-            "says otherwise.",
+            "says otherwise. By default last, and own with answers.",
             rich_help_panel=_DATA,
+            show_default=False,
         ),
-    ] = "last"
+    ] = None
     truncate: Annotated[
         bool,
         typer.Option(
@@ -181,7 +198,10 @@ def evaluate(
 
         # Each of several processes has a device of its own, and the first shows the progress.
         process = this_process()
-        passages = read_passages(data.passages, field=data.field, split=data.split, subset=data.subset)
+        passages = read_passages(
+            data.passages, field=data.field, answer_field=data.answer_field, split=data.split, subset=data.subset
+        )
+        Selection.of(passages, data.skip, data.limit, target=data.target, generate=data.generate)
         loaded = replace(model, device=model.device or process.device()).load()
         with progress_bar("Evaluating") as progress:
             measure(
@@ -196,6 +216,7 @@ def evaluate(
                 skip=data.skip,
                 target=data.target,
                 truncate=data.truncate,
+                generate=data.generate,
                 seed=measures.seed,
                 draws=measures.draws,
                 retry=retry,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +13,7 @@ from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ModelLike, ScopedModel
-from lens_scopes.errors import EvaluationError, LensScopesError
+from lens_scopes.errors import EvaluationError, LensScopesError, ObjectiveError
 from lens_scopes.evaluation.methods.path_gradients import PathGradients
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm
@@ -22,6 +23,9 @@ from lens_scopes.scopes.comparisons import Baseline, ExternalScores, LeaveOneOut
 from lens_scopes.scopes.context_cite import ContextCite
 from lens_scopes.scopes.objectives import Explanation
 from lens_scopes.scopes.spec import Spec
+
+Explained: TypeAlias = int | tuple[int, ...]
+"""What is explained of a prompt: the next token, or the tokens of an answer after it."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +62,30 @@ class Method:
         """The objective or comparison method."""
         return self.spec.objective
 
-    def check(self, model: ModelLike) -> None:
+    def check(self, model: ModelLike, *, answered: bool = False) -> None:
         """Checks the choices against the model, before any passage is scored.
 
+        Args:
+            answered: whether whole answers are explained.
+
         Raises:
-            EvaluationError: where one of them does not fit the model.
+            EvaluationError: where one of them does not fit the model, or answers.
         """
         try:
-            ResolvedSpec.of(model, self.spec).path_hooks()
+            spec = self._of_answer((0,)) if answered else self.spec
+            ResolvedSpec.of(model, spec, takes_answers=answered).path_hooks()
             if self.spec.points is not None:
                 self.spec.points.check(ScopedModel.of(model))
         except LensScopesError as error:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 
     def score(
-        self, model: ModelLike, prompt: Prompt, target: int, blocks: RandomizedBlocks | None = None
+        self, model: ModelLike, prompt: Prompt, target: Explained, blocks: RandomizedBlocks | None = None
     ) -> MethodScores:
-        """Scores the prompt's tokens for the prediction after its last one.
+        """Scores the prompt's tokens for the prediction after its last one, or for an answer after it.
 
         Args:
-            target: the next token that methods explain which take one.
+            target: the next token that methods explain which take one, or the tokens of the answer.
             blocks: the redrawn blocks for a method that is `redrawn`; drawn with seed 0 unless given.
         """
         if self.redrawn:
@@ -85,9 +93,26 @@ class Method:
         with blocks.final(model.cfg.n_layers) if blocks and self.redrawn else nullcontext():
             return self._score(model, prompt, target)
 
-    def _score(self, model: ModelLike, prompt: Prompt, target: int) -> MethodScores:
-        explained_token = target if self.explanation.takes_target else None
-        result = attribute(model, prompt, self.spec, target=explained_token)
+    def _of_answer(self, answer: tuple[int, ...]) -> Spec:
+        """What `attribute` is asked for with an answer, which methods that know of no prediction do without.
+
+        Raises:
+            ObjectiveError: for methods of one token, and for those that name an answer of their own.
+        """
+        if self.spec.answer is not None:
+            raise ObjectiveError("answers are those of the passages; leave the method's own out.")
+        if isinstance(self.explanation, Baseline) and not self.explanation.takes_answer:
+            if self.explanation.takes_target:
+                raise ObjectiveError("it explains one next token, and whole answers are explained; choose another.")
+            return self.spec
+        return self.spec.replace(answer=answer)
+
+    def _score(self, model: ModelLike, prompt: Prompt, target: Explained) -> MethodScores:
+        if isinstance(target, int):
+            spec = self.spec.replace(target=target) if self.explanation.takes_target else self.spec
+        else:
+            spec = self._of_answer(target)
+        result = attribute(model, prompt, spec)
         if isinstance(self.explanation, Baseline):
             backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
             return MethodScores(result.scores, _baseline_forwards(self.explanation, prompt), backwards)

@@ -30,14 +30,17 @@ def stability(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
     """Mean Spearman of the scores with those under noise of 0.05 (of their root mean square) on every embedding."""
     generator = torch.Generator().manual_seed(scored.seed)
     agreements = []
+    n_pos = len(scored.prompt)
+    read = n_pos if isinstance(scored.target, int) else n_pos + len(scored.target) - 1  # with the answer, which stays
     for _ in range(_NOISE_DRAWS):
-        noise = torch.randn(len(scored.prompt), scored.model.cfg.d_model, generator=generator, dtype=torch.float64)
+        noise = torch.randn(n_pos, scored.model.cfg.d_model, generator=generator, dtype=torch.float64)
 
         def add_noise(embedding: Tensor, noise: Tensor = noise) -> Tensor:
-            if embedding.shape[1] != len(noise):  # another forward pass, such as that of a baseline token
+            if embedding.shape[1] not in (n_pos, read):  # another forward pass, such as that of a baseline token
                 return embedding
-            sigma = _NOISE_SCALE * embedding.detach().double().square().mean().sqrt()
-            return embedding + (noise.to(embedding.device) * sigma).to(embedding.dtype)
+            own, answer = embedding.tensor_split([n_pos], dim=1)
+            sigma = _NOISE_SCALE * own.detach().double().square().mean().sqrt()
+            return torch.cat([own + (noise.to(own.device) * sigma).to(own.dtype), answer], dim=1)
 
         with ScopedModel.of(scored.model).hooked([(EMBEDDING, add_noise)]):
             noisy = scored.method.score(scored.model, scored.prompt, scored.target, scored.randomized).scores

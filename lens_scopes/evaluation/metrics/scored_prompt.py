@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import ModelLike
-from lens_scopes.evaluation.methods.method import Method, MethodScores
+from lens_scopes.evaluation.methods.method import Explained, Method, MethodScores
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
 from lens_scopes.evaluation.protocol import OWN, Protocol
@@ -22,7 +22,7 @@ class ScoredPrompt:
     """One method's scores of one passage, with what a metric may need to judge them.
 
     Attributes:
-        target: the token that methods of one token explain.
+        target: the token that methods of one token explain, or the tokens of the answer.
         ablation_cache: the passage under the ablation in question; None for metrics that ablate nothing.
         protocol: the conventions of the evaluation.
         correct: whether the model predicts the true next token; None where that is not known.
@@ -30,7 +30,7 @@ class ScoredPrompt:
 
     model: ModelLike
     prompt: Prompt
-    target: int
+    target: Explained
     method: Method
     method_scores: MethodScores
     ablation_cache: AblationCache | None

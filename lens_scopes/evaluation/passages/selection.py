@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, PromptError
+from lens_scopes.prompts.answer import given_answer
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import TokenModel
 
@@ -25,11 +27,16 @@ class PassagePrompt:
         token_ids: what the model reads.
         target: the id of the token that follows; None where it is not known.
         cut: how many tokens were cut off at the beginning to fit the context window.
+        answer: the tokens of the answer explained after the passage, or how many the model is to generate; None where
+            the next token is explained.
+        prompt: the passage with its text, where nothing was cut off.
     """
 
     token_ids: tuple[int, ...]
     target: int | None
     cut: int = 0
+    answer: tuple[int, ...] | int | None = None
+    prompt: Prompt | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -43,21 +50,28 @@ class TooLong:
         return f"{self.n_tokens} tokens do not fit in the context window of {self.n_ctx}"
 
 
-def check_target(target: str) -> None:
+def check_target(target: str | None) -> None:
     """Raises EvaluationError for a rule that is not "last" or "own"."""
-    if target not in TARGETS:
+    if target is not None and target not in TARGETS:
         raise EvaluationError(
             f"unknown target {target!r}; give 'last' (the passage's last token) or 'own' (the model's)."
         )
 
 
-def read_passage(model: TokenModel, passage: Passage, target: str, *, truncate: bool) -> PassagePrompt | TooLong:
+def read_passage(
+    model: TokenModel, passage: Passage, target: str, *, truncate: bool, answer: Passage | int | None = None
+) -> PassagePrompt | TooLong:
     """The tokens of a passage, and its last one set apart as the target where `target` is "last".
 
-    With `truncate` a passage beyond the context window keeps its end, and a first special token (BOS) its place.
+    With `truncate` a passage that does not fit the context window, with its answer, keeps its end, and a first special
+    token (BOS) its place.
+
+    Args:
+        answer: what follows the passage, to be explained: a text, ids, or a number of tokens to generate.
 
     Raises:
-        PromptError: for a passage that is empty, of one token, or not text of this tokenizer.
+        PromptError: for a passage that is empty, of one token, or not text of this tokenizer, and for an answer that
+            does not follow it.
     """
     window = getattr(model.cfg, "n_ctx", None)
     cfg = SimpleNamespace(
@@ -74,13 +88,17 @@ def read_passage(model: TokenModel, passage: Passage, target: str, *, truncate: 
         raise PromptError(
             f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
         )
-    if not window or len(ids) <= window:
-        return PassagePrompt(ids, next_id)
-    if not truncate:
-        return TooLong(len(ids), window)
+    if answer is not None and not isinstance(answer, int):
+        answer = given_answer(without_window, prompt, answer).token_ids
+    after = 0 if answer is None else answer if isinstance(answer, int) else len(answer)
+    if not window or len(ids) + after <= window:
+        return PassagePrompt(ids, next_id, answer=answer, prompt=prompt.first(len(ids)))
     first = ids[:1] if prompt.special[0] else ()
-    window_ids = (*first, *ids[len(ids) - window + len(first) :])
-    return PassagePrompt(window_ids, next_id, len(ids) - len(window_ids))
+    room = window - after
+    if not truncate or room < _LEAST_TOKENS + len(first):
+        return TooLong(len(ids) + after, window)
+    window_ids = (*first, *ids[len(ids) - room + len(first) :])
+    return PassagePrompt(window_ids, next_id, len(ids) - len(window_ids), answer)
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ class Selection:
         limit: how many are taken after those; None for all.
         target: "last" or "own".
         truncate: whether passages beyond the context window lose their beginning, or are left out.
+        generate: how many tokens the model generates after each passage as the answer explained; 0 for none.
     """
 
     passages: Passages
@@ -100,6 +119,44 @@ class Selection:
     limit: int | None = None
     target: str = "last"
     truncate: bool = False
+    generate: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        passages: Passages,
+        skip: int,
+        limit: int | None,
+        *,
+        target: str | None = None,
+        truncate: bool = False,
+        generate: int = 0,
+    ) -> Selection:
+        """A selection whose passages are read whole where answers follow them.
+
+        Raises:
+            EvaluationError: for a target, or tokens to generate, beside answers, and for fewer than none.
+        """
+        if generate < 0:
+            raise EvaluationError(f"generate is a number of tokens, at least 0; got {generate}.")
+        if generate and passages.answers:
+            raise EvaluationError("answers were given and some are to be generated; ask for one of them.")
+        if not (generate or passages.answers):
+            return cls(passages, skip, limit, target or "last", truncate)
+        if target == "last":
+            raise EvaluationError("an answer follows the whole passage, so target='last' does not apply; leave it out.")
+        return cls(passages, skip, limit, "own", truncate, generate)
+
+    @property
+    def answers(self) -> str | None:
+        """Where the answers explained come from, in words; None where next tokens are explained."""
+        if self.generate:
+            return f"{self.generate} tokens that the model generates"
+        return "given" if self.passages.answers else None
+
+    def answer(self, index: int) -> Passage | int | None:
+        """The answer explained after a passage; None for the next token."""
+        return self.passages.answers[index] if self.passages.answers else self.generate or None
 
     def indices(self) -> range:
         stop = len(self.passages) if self.limit is None else min(len(self.passages), self.skip + self.limit)

@@ -61,11 +61,11 @@ def facts(report: EvaluationReport) -> dict[str, str]:
     manifest = report.results.manifest
     evaluator, model = manifest.get("laboratory", {}), manifest.get("model", {})
     commits = sorted({session["commit"] for session in report.results.sessions if session.get("commit")})
-    read = (
-        "the passage without its last token, which tells whether the prediction is correct"
-        if manifest.get("passages", {}).get("target") == "last"
-        else "the whole passage"
-    )
+    read = "the whole passage"
+    if manifest.get("passages", {}).get("target") == "last":
+        read = "the passage without its last token, which tells whether the prediction is correct"
+    elif answers := manifest.get("passages", {}).get("answers"):
+        read = f"the whole passage, and the answer after it (teacher-forced; {answers})"
     found = {
         "model": ", ".join(str(model[key]) for key in ("name", "backend", "dtype") if key in model),
         "passages": passages(report),
