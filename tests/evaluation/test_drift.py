@@ -26,7 +26,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> EvaluationReport:
     model.tokenizer = tokenizer()
     model.tokenizer.pad_token = model.tokenizer.eos_token = "."
     out = tmp_path_factory.mktemp("drift") / "results"
-    ls.evaluate(model, TEXTS[:2], methods=["semantic"], metrics=list(METRICS), ablations=list(ABLATIONS), out=out)
+    ls.evaluate(
+        model, TEXTS[:2], methods=["semantic"], metrics=list(METRICS), ablations=list(ABLATIONS), out=out, by="word"
+    )
     return ls.report(out)
 
 
