@@ -29,14 +29,13 @@ from segment_documents import document
 from torch import Tensor
 
 import lens_scopes as ls
-from lens_scopes.engine.final_state import log_softmax
-from lens_scopes.engine.model import Batch, ScopedModel
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.evaluation.metrics.segments import segment_agreement
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
 from lens_scopes.prompts.generation import continuation
 from lens_scopes.prompts.groups import segments
-from lens_scopes.results.files import write_whole
+from lens_scopes.results.writing import write_whole
 from lens_scopes.scopes.comparisons import spread
 from lens_scopes.scopes.context_cite import logit, random_subsets, segment_weights
 
@@ -100,8 +99,9 @@ def measure(model: Any, index: int) -> dict[str, Any]:
         cost[name] = {**passes, "seconds": time.process_time() - started}
     for name, shares in FADED.items():
         started = time.process_time()
-        slopes = [faded_attention(model, prompt, answer, sentences, share) for share in shares]
-        scores[name] = torch.stack(slopes).mean(0)
+        faded = ls.FadedAttention(alphas=shares, within=item.text)
+        found = ls.attribute(model, prompt, faded, answer=answer, matmul_dtype=MATMUL).scores.double()
+        scores[name] = torch.stack([found[tokens].sum() for tokens in sentences])
         cost[name] = {**_passes(len(shares), len(shares)), "seconds": time.process_time() - started}
     scores |= trivial_scores(item.sentences, item.question, sentences, index)
     judged = segment_agreement(
@@ -175,31 +175,6 @@ def token_scores(model: Any, prompt: ls.Prompt, answer: Sequence[int], scope: Sc
     if scope.site is None:
         return att.scores.double()
     return torch.stack([values.double().flatten(1).sum(1) for values in att.sites.values()]).sum(0)
-
-
-def faded_attention(
-    model: Any, prompt: ls.Prompt, answer: Sequence[int], sentences: Sequence[Sequence[int]], share: float
-) -> Tensor:
-    """∂ log P(answer) / ∂ α_s where every sentence's keys weigh α = `share` for the tokens outside of it.
-
-    α_s = 1 is the prompt itself and α_s = 0 has nobody else attend to s. With each sentence kept with probability ½ the
-    best linear model of the outcomes has the mean slopes over such subsets, for which the slopes in the middle stand.
-    """
-    scoped, ids = _fast(model), [*prompt.token_ids, *answer[:-1]]
-    owner = torch.full((len(ids),), -1)
-    for place, tokens in enumerate(sentences):
-        owner[list(tokens)] = place
-    faded = (owner[:, None] != owner) & (owner >= 0)  # [dest, src]
-    alphas = torch.full((len(sentences),), share, requires_grad=True)
-    bias = torch.where(faded, alphas.log()[owner], 0.0)
-    hooks = [
-        (f"blocks.{layer}.attn.hook_attn_scores", lambda scores: scores + bias) for layer in range(scoped.n_layers)
-    ]
-    reads = [(0, len(prompt) - 1 + place) for place in range(len(answer))]
-    with scoped.hooked(hooks):
-        states = scoped.final_states(Batch.of(scoped, [ids], reads))
-    log_probabilities = log_softmax(scoped.unembedding().logits(states))[range(len(answer)), list(answer)]
-    return torch.autograd.grad(log_probabilities.sum(), alphas)[0].double()
 
 
 def trivial_scores(

@@ -29,6 +29,7 @@ from .scopes.comparisons import (
     ValueWeightedAttention,
 )
 from .scopes.context_cite import ContextCite
+from .scopes.faded_attention import FadedAttention
 from .scopes.objectives import (
     Custom,
     Directions,
@@ -61,6 +62,7 @@ __all__ = [
     "Dot",
     "Entropy",
     "EvaluationReport",
+    "FadedAttention",
     "Fisher",
     "FisherAtValues",
     "Frozen",

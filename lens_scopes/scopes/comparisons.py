@@ -38,7 +38,7 @@ OutsideFunction: TypeAlias = Annotated["Callable[[Any, Sequence[int]], OutsideAr
 
 
 class Baseline(Explanation):
-    """Base of the explanations that take no gradient."""
+    """Base of the methods to compare with, which have no site, path, readout or points."""
 
     process: ClassVar[str]
     """The generative process assumed, for the contract."""
@@ -51,6 +51,9 @@ class Baseline(Explanation):
 
     of_answer: ClassVar[str] = OF_ANSWER
     """What becomes of the score of a whole answer, for the contract."""
+
+    why_alone: ClassVar[str] = "takes no gradient"
+    """Why it has no site, path, readout or points."""
 
     @property
     def part(self) -> SpanLike | None:

@@ -171,6 +171,13 @@ _BUILT_IN = (
         takes_gradient=False,
     ),
     ScopeEntry(
+        "faded-attention",
+        "lens_scopes.scopes.faded_attention:FadedAttention",
+        "what an answer rests on, by fading the attention to its segments",
+        settings={**_SEGMENTS},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
         "attention-rollout", f"{_COMPARISONS}:AttentionRollout", "attention, layer by layer", takes_gradient=False
     ),
     ScopeEntry(
@@ -417,7 +424,7 @@ def _scope_option() -> Option:
     return Option(
         "scope",
         EXPLAINED,
-        f"What to explain: {scopes}. Comparison methods, which take no gradient: {comparisons}. A value after @ "
+        f"What to explain: {scopes}. Comparison methods, which have no readout: {comparisons}. A value after @ "
         "and choices after + may follow: fisher@8+dot-mean.",
         "NAME",
     )
@@ -515,15 +522,15 @@ _EXPLAINED_OPTIONS = (
     Option(
         "by",
         EXPLAINED,
-        "What leave-one-out and context-cite leave out as a whole, its effect divided evenly over its tokens. By "
-        "default token, and sentence for context-cite.",
+        "What leave-one-out, context-cite and faded-attention change as a whole, its effect divided evenly over its "
+        "tokens. By default token, and sentence for the other two.",
         "|".join(UNITS),
     ),
     Option(
         "within",
         EXPLAINED,
-        "The part of the prompt whose tokens leave-one-out and context-cite leave out, all others staying in place: a "
-        "text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
+        "The part of the prompt whose tokens leave-one-out, context-cite and faded-attention change, while all others "
+        "stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
         "TEXT|START:STOP",
         longest=_LONGEST_TEXT,
         read=read_span,

@@ -113,7 +113,7 @@ class Spec:
         self._check_answer()
         if isinstance(self.objective, Baseline):
             unread = ("eligible",) if self.objective.takes_answer else ("answer", "eligible")
-            names, why = (*unread, *self.NO_GRADIENT), f"{self.objective.scope} takes no gradient"
+            names, why = (*unread, *self.NO_GRADIENT), f"{self.objective.scope} {self.objective.why_alone}"
             self._refuse_choices(names, why, "a scope like Fisher()")
             return
         object.__setattr__(self, "readout", self.readout.along(self.points))
@@ -330,7 +330,8 @@ class Spec:
         """
         if isinstance(self.objective, Baseline):
             raise ObjectiveError(
-                f"{self.objective.scope} takes no gradient, which is needed here; choose a scope such as fisher."
+                f"{self.objective.scope} {self.objective.why_alone}, and a gradient along directions is needed here; "
+                "choose a scope such as fisher."
             )
         return self
 

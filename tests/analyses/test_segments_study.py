@@ -34,37 +34,6 @@ def test_documents_are_drawn_from_their_number_and_hold_what_is_asked() -> None:
     assert all(text.endswith(".") for text in PLACE) and len(ATTRIBUTES) == 7
 
 
-def log_probability(model: Any, ids: list[int], weights: torch.Tensor, owner: torch.Tensor) -> float:
-    """log P(answer) with each sentence's keys at a weight, by attention written out."""
-    faded = (owner[:, None] != owner) & (owner >= 0)
-    factor = torch.where(faded, weights[owner], 1.0)
-
-    def refade(pattern: Any, hook: Any) -> Any:
-        weighed = pattern * factor.to(pattern)
-        return weighed / weighed.sum(-1, keepdim=True)
-
-    hooks = [(f"blocks.{layer}.attn.hook_pattern", refade) for layer in range(model.cfg.n_layers)]
-    logits = model.run_with_hooks(torch.tensor([[*ids, *ANSWER[:-1]]]), fwd_hooks=hooks)[0]
-    rows = logits[len(ids) - 1 :].log_softmax(-1)
-    return float(sum(rows[place, token] for place, token in enumerate(ANSWER)))
-
-
-@pytest.mark.parametrize("share", [0.5, 1.0, 0.1])
-def test_faded_attention_is_the_slope_in_the_weight_of_a_sentences_keys(share: float) -> None:
-    model = example_model()
-    prompt = ls.read_prompt(model, TEXT)
-    sentences = segments(prompt, "sentence")[:3]
-    found = study.faded_attention(model, prompt, ANSWER, sentences, share)
-    owner = torch.full((len(prompt) + 2,), -1)
-    for place, tokens in enumerate(sentences):
-        owner[tokens] = place
-    for place in range(3):
-        step = torch.zeros(3, dtype=torch.float64)
-        step[place] = 1e-5
-        above, below = (log_probability(model, list(prompt.token_ids), share + sign * step, owner) for sign in (1, -1))
-        assert float(found[place]) == pytest.approx((above - below) / 2e-5, rel=1e-5, abs=1e-9)
-
-
 def test_fewer_ablations_are_the_first_of_the_same_draws() -> None:
     model = example_model()
     prompt = ls.read_prompt(model, TEXT)

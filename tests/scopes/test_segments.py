@@ -330,6 +330,7 @@ def test_a_part_is_a_name_a_text_characters_or_tokens(part: Any) -> None:
     found = ls.attribute(model, prompt, ls.ContextCite(8, within=part), answer=ANSWER)
     assert_close(found.scores, ls.attribute(model, prompt, ls.ContextCite(8, within=(4, 19)), answer=ANSWER).scores)
     assert bool(found.scores[4:19].any()) and not found.scores[:4].any() and not found.scores[19:].any()
+    assert ls.Attribution.from_dict(found.to_dict()).spec == found.spec and found.to_safetensors()
     spec = ls.Spec.read(ls.ContextCite(8, within=part))
     assert ls.Spec.from_options(**spec.to_options()) == spec and ls.Spec.parse(spec.line) == spec
 

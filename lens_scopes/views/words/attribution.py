@@ -169,7 +169,7 @@ def interpretation(result: Scored) -> str:
     readout = _readout_name(result)
     if readout is None:
         return (
-            "Each score is that of a baseline to compare with, which takes no gradient; its formula stands in the"
+            "Each score is that of a method to compare with, which has no readout; its formula stands in the"
             " contract under “score attributed”."
         )
     elsewhere = bool(result.settings.get("score_sites"))
