@@ -283,54 +283,54 @@ def summary(record: Mapping[str, Any]) -> list[str]:
 
 
 def draw(record: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
-    """How well each method foretells ablations, against its passes."""
+    """How well each method foretells ablations, beside its cost."""
     return {"segments": lambda: _figure(record["findings"])}
 
 
 def _figure(found: Mapping[str, Any]) -> Figure:
     import matplotlib
 
-    from lens_scopes.views.figures.style import STYLE, new_figure
+    from lens_scopes.views.figures.style import QUIET, STYLE, new_figure
 
-    panels = {
-        "lds": "linear datamodelling score (Spearman’s ρ)",
-        "top-1-drop": "fall of log P without the top sentence (nats)",
-    }
+    panels = {"lds": "linear datamodelling score", "top-1-drop": "fall of log P without\nthe top sentence, nats"}
+    methods = found["methods"]
+    order = sorted(methods, key=lambda name: (_kind(name), -methods[name]["lds"]["mean"]))
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(5.5, 2.9)
-        for axes, (metric, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            _panel(axes, found["methods"], metric)
-            axes.set_ylabel(label)
-        figure.axes[0].set_title(f"{found['documents']} documents, means with 95 % intervals", fontsize=7, loc="left")
+        figure = new_figure(5.5, 3.3)
+        sides = figure.subplots(1, 2, sharey=True, width_ratios=(1.4, 1))
+        for axes, (metric, label) in zip(sides, panels.items(), strict=True):
+            for row, name in enumerate(order):
+                _mark(axes, row, methods[name][metric], _kind(name))
+            axes.axvline(methods[REFERENCE][metric]["mean"], color=QUIET, linewidth=0.5, linestyle=":")
+            axes.set_xlabel(label)
+            axes.tick_params(left=False)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+        costs = [methods[name]["cost"] for name in order]
+        sides[0].set_yticks(range(len(order)), [_with_cost(*item) for item in zip(order, costs, strict=True)])
+        sides[0].invert_yaxis()
+        sides[0].set_title(f"{found['documents']} documents, 95 % intervals", fontsize=7, loc="left")
     return figure
 
 
-def _panel(axes: Any, methods: Mapping[str, Any], metric: str) -> None:
-    from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET
+def _kind(name: str) -> int:
+    """Ablations first, then faded attention, gradients, and what knows nothing of the model."""
+    if name.startswith("ContextCite") or name == "leave one out":
+        return 0
+    return 1 if name in FADED else 2 if name in SCOPES else 3
 
-    cited = []
-    for name, row in methods.items():
-        value, cost = row[metric], row["cost"]
-        if cost is None:
-            axes.axhline(value["mean"], color=QUIET, linewidth=0.5, linestyle=":")
-            axes.text(300, value["mean"], name, fontsize=5.5, color=QUIET, va="bottom", ha="right")
-            continue
-        by_ablation = name.startswith("ContextCite") or name == "leave one out"
-        colour = DEEP_NEGATIVE if by_ablation else DEEP_POSITIVE
-        errors = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]]
-        axes.errorbar(cost["passes"], value["mean"], yerr=errors, fmt="o", ms=3, lw=0.8, color=colour)
-        axes.annotate(
-            name, (cost["passes"], value["mean"]), (3, 2), textcoords="offset points", fontsize=5.5, color=colour
-        )
-        if name.startswith("ContextCite"):
-            cited.append((cost["passes"], value["mean"]))
-    axes.plot(*zip(*sorted(cited), strict=True), color=DEEP_NEGATIVE, linewidth=0.6)
-    axes.set_xscale("log")
-    axes.set_xlim(1.5, 330)
-    axes.set_xticks([2, 4, 8, 16, 32, 64, 128, 256], ["2", "4", "8", "16", "32", "64", "128", "256"])
-    axes.set_xticks([], minor=True)
-    axes.set_xlabel("passes, forward and backward")
-    axes.spines[["top", "right"]].set_visible(False)
+
+def _with_cost(name: str, cost: Mapping[str, float] | None) -> str:
+    return name if cost is None else f"{name}  ({cost['passes']:.0f} passes, {cost['seconds']:.1f} s)"
+
+
+def _mark(axes: Any, row: int, value: Mapping[str, Any], kind: int) -> None:
+    from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET
+    from lens_scopes.views.words.colour import POSITIVE
+
+    colour = (DEEP_NEGATIVE, DEEP_POSITIVE, POSITIVE, QUIET)[kind]
+    if value["low"] is not None:
+        axes.plot([value["low"], value["high"]], [row, row], color=colour, linewidth=1)
+    axes.plot(value["mean"], row, "o", color=colour, markersize=3.5)
 
 
 def main(
