@@ -160,13 +160,13 @@ class Evaluator:
             Facts about the passage and its prediction, and the measurements.
         """
         with self.model.exclusive():
-            return self._measure(prompt, target, index, answer)
+            answered = None if answer is None else read_answer(self.model, prompt, answer)
+            return self._measure(prompt, target, index, answered)
 
     def _measure(
-        self, prompt: Prompt, target: int | None, index: int, answer: tuple[int, ...] | int | None
+        self, prompt: Prompt, target: int | None, index: int, answered: Answer | None
     ) -> tuple[dict[str, Any], list[Measurement]]:
         seed = self.seed * _LARGE_PRIME + index
-        answered = None if answer is None else read_answer(self.model, prompt, answer)
         facts = self._facts(prompt, target, answered)
         followed: Explained = facts["top_token_id"] if answered is None else answered.token_ids
         explained = self.protocol.explained_token(followed, target) if isinstance(followed, int) else followed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import TEXTS, Loader, Run, as_json
@@ -109,3 +110,27 @@ def test_bad_input_is_one_line_with_nothing_written(
 
 def test_names_are_separated_by_commas_outside_parentheses() -> None:
     assert _names("fisher@8, ig(steps=4,start=0.1),,random") == ["fisher@8", "ig(steps=4,start=0.1)", "random"]
+
+
+def test_answers_come_from_a_field_or_from_the_model(
+    run: Callable[..., Run], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Recorded(FakeEvaluator):
+        def measure(self, prompt: Any, target: Any, *, index: int, answer: Any = None) -> Any:
+            asked.append((target, answer))
+            return super().measure(prompt, target, index=index)
+
+    monkeypatch.setattr("lens_scopes.evaluation.evaluator.Evaluator", Recorded)
+    rows = [{"text": "The dog sleeps", "answer": " on the sofa"}, {"text": "The sofa", "answer": " sleeps"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("evaluate", "rows.jsonl", *OPTIONS, "--answer-field", "answer").status == 0
+    assert [target for target, _ in asked] == [None, None] and [len(answer) for _, answer in asked] == [3, 1]
+    shown = run("report", "results")
+    assert "the answer after it" in shown.out, shown.out
+    assert run("evaluate", "rows.jsonl", *OPTIONS[:-1], "made", "--generate", "2").status == 0
+    assert asked[2:] == [(None, 2), (None, 2)]
+    for words in (["--answer-field", "answer", "--generate", "2"], ["--answer-field", "answer", "--target", "last"]):
+        refused = run("evaluate", "rows.jsonl", *OPTIONS, *words)
+        assert refused.status == 2 and "answer" in refused.err
