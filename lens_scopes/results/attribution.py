@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.prompts.groups import Grouping, group_tokens, text_of
+from lens_scopes.prompts.groups import Group, Grouping, group_tokens, text_of
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.answer import AnswerRecord
@@ -177,16 +177,7 @@ class Attribution(Result):
         """
         import pandas
 
-        prompt = Prompt(
-            text=self.text,
-            token_ids=tuple(self.token_ids),
-            tokens=tuple(self.tokens),
-            offsets=None if self.offsets is None else tuple(self.offsets),
-            special=tuple(self.special),
-            source="ids" if self.text is None else "chat" if self.turns else "text",
-            turns=self.turns,
-        )
-        groups = group_tokens(prompt, by, within)
+        prompt, groups = self._prompt, self.groups(by, within)
         return pandas.DataFrame(
             {
                 "label": [group.label for group in groups],
@@ -196,6 +187,23 @@ class Attribution(Result):
                 "special": [all(self.special[group.start : group.stop]) for group in groups],
                 "score": [float(self.scores[group.start : group.stop].sum()) for group in groups],
             }
+        )
+
+    def groups(self, by: Grouping = "word", within: SpanLike | None = None) -> list[Group]:
+        """The groups that `group` sums over, by label, start and stop; the arguments are the same."""
+        return group_tokens(self._prompt, by, within)
+
+    @property
+    def _prompt(self) -> Prompt:
+        """The tokens that have scores."""
+        return Prompt(
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            tokens=tuple(self.tokens),
+            offsets=None if self.offsets is None else tuple(self.offsets),
+            special=tuple(self.special),
+            source="ids" if self.text is None else "chat" if self.turns else "text",
+            turns=self.turns,
         )
 
     @classmethod

@@ -66,7 +66,7 @@ def attribution_page(
     others = {"heads": heads, "matrix": matrix, "modes": modes}
     companions = {kind: result for kind, result in others.items() if result is not None}
     if group != "token":
-        attribution.group(group)
+        attribution.groups(group)
     page = page_of(attribution)
     sections = _words(attribution).sections(attribution, with_heads=heads is not None, later=later, group=group)
     before = [section for section in sections if section.key in ("tokens", "prediction", "layers")]

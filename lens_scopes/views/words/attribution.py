@@ -123,14 +123,14 @@ def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
     Raises:
         PromptError: as `Attribution.group`.
     """
-    table = attribution.group(by)
-    scores, special = table["score"].tolist(), table["special"].tolist()
+    groups, values = attribution.groups(by), attribution.scores.tolist()
+    scores = [sum(values[group.start : group.stop]) for group in groups]
+    special = [all(attribution.special[group.start : group.stop]) for group in groups]
     counted = [math.isfinite(score) and not outside for score, outside in zip(scores, special, strict=True)]
     total = sum(abs(score) for score, counts in zip(scores, counted, strict=True) if counts)
-    columns = (table[name].tolist() for name in ("label", "start", "stop"))
     return [
-        Segment(label, start, stop, outside, score, abs(score) / total if counts and total > 0 else None)
-        for label, start, stop, outside, score, counts in zip(*columns, special, scores, counted, strict=True)
+        Segment(group.label, group.start, group.stop, outside, score, abs(score) / total if counts and total else None)
+        for group, outside, score, counts in zip(groups, special, scores, counted, strict=True)
     ]
 
 
