@@ -6,6 +6,7 @@ import pytest
 import segments as study
 import torch
 from docstring_examples import example_model
+from records import FIGURES, RESULTS, load_record
 from segment_documents import ATTRIBUTES, PLACE, document
 from torch.testing import assert_close
 
@@ -88,3 +89,13 @@ def test_the_answer_ends_with_its_line() -> None:
     answer = study.own_answer(model, prompt)
     assert len(answer) == study.ANSWER_TOKENS, "the example model writes no line break"
     assert answer[0] == ls.attribute(model, prompt, ls.Semantic()).prediction.top[0].token_id
+
+
+def test_the_saved_results_are_of_documents_no_setting_was_chosen_on_and_draw_the_figure() -> None:
+    record = load_record(RESULTS, "segments")
+    found, methods = record["findings"], record["findings"]["methods"]
+    assert found["documents"] >= 6 and record["settings"]["chosen on"].startswith("the first")
+    assert {*study.SCOPES, *study.FADED, *study.TRIVIAL, study.REFERENCE, "leave one out"} <= methods.keys()
+    assert all(methods[name]["lds"]["n"] == found["documents"] for name in study.FADED)
+    assert all((FIGURES / f"{stem}.{kind}").is_file() for stem in study.draw(record) for kind in ("png", "svg"))
+    assert len(study.summary(record)) == 1 + len(methods)
