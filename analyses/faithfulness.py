@@ -218,15 +218,15 @@ def measure(name: str, table: Table, files: Mapping[str, Path], folder: Path) ->
 
 def cut(model: Any, path: Path, count: int) -> Any:
     """The passages of a file as token ids: BOS, the last `count` tokens of what is read, and the target."""
-    from lens_scopes.evaluation.passages.read import Passages, read_passages
+    from lens_scopes.evaluation.passages.read import Passage, Passages, read_passages
     from lens_scopes.prompts.read import read_prompt
 
     passages = read_passages(path)
     items = []
-    for text in passages.items:
+    for text in passages.texts:
         prompt = read_prompt(model, text)
         first = prompt.token_ids[:1] if prompt.special[0] else ()
-        items.append((*first, *prompt.token_ids[max(len(first), len(prompt) - count - 1) :]))
+        items.append(Passage((*first, *prompt.token_ids[max(len(first), len(prompt) - count - 1) :])))
     return Passages(f"{passages.name}, last {count} tokens", tuple(items))
 
 

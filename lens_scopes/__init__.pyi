@@ -1,5 +1,5 @@
 from .attribution.attribute import attribute, attribute_batch
-from .attribution.cells import CellPatches, patch_cells
+from .attribution.cells import patch_cells
 from .attribution.flow import information_flow
 from .attribution.heads import inspect_heads
 from .attribution.matrix import attribute_all
@@ -16,6 +16,7 @@ from .prompts.read import read_prompt
 from .prompts.spans import Chars
 from .results.attribution import Attribution
 from .results.base import Difference, Ranked, Result
+from .results.cells import CellPatches
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
 from .results.load import load

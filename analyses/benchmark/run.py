@@ -118,7 +118,7 @@ def _sections(
     from lens_scopes.evaluation.passages.read import read_passages
     from lens_scopes.models.gemma import EMBEDDED_NAME
 
-    texts = generated_passages(count) if passages is None else list(read_passages(passages).items[:count])
+    texts = generated_passages(count) if passages is None else list(read_passages(passages).texts[:count])
     if "startup" in parts:
         with progress_bar("startup") as progress:
             yield startup_section(rounds, load=model == EMBEDDED_NAME, progress=progress)

@@ -29,8 +29,8 @@ class PromptPosition:
         target: the next token explained, for objectives that take one.
         answers: the answers explained after the whole prompt: one, or two that are contrasted; none for a token.
         with_answer: whether the answer's own tokens get scores too.
-        spec: what is asked of this prompt, where it differs from that of others run with it.
-        other: the prompt whose activations are the baseline, token by token beside this one; None for none.
+        spec: what is asked of this prompt, which may differ from others run with it in the answer and the other prompt.
+        other: the prompt that this one is measured from, token by token beside it; None for none.
     """
 
     prompt: Prompt
@@ -52,7 +52,8 @@ class PromptPosition:
     def answered(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
         """Reads a prompt with the position and target, or the answers, and the other prompt that a spec asks for."""
         if not spec.answers:
-            return cls.read(model, prompt, position, spec.target).beside(model, spec.readout.other_prompt)
+            place = replace(cls.read(model, prompt, position, spec.target), spec=spec)
+            return place.beside(model, spec.other_prompt(model))
         read = read_prompt(model, prompt)
         at = resolve_position(read, position)
         if at != len(read) - 1:
@@ -62,7 +63,7 @@ class PromptPosition:
             )
         answers = tuple(read_answer(model, read, answer) for answer in spec.answers)
         place = cls(read, at, None, answers, spec.eligible == "all", spec)
-        return place.beside(model, spec.readout.other_prompt)
+        return place.beside(model, spec.other_prompt(model))
 
     def beside(self, model: ScopedModel, other: OtherPrompt | None) -> PromptPosition:
         """The same with another prompt as its baseline, where one is given.

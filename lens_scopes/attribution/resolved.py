@@ -178,7 +178,7 @@ class ResolvedSpec:
             OutOfMemoryError: when they do not fit in memory together.
         """
         if self.points is not None:
-            return [self._run_at_points(place, self.points, progress) for place in places]
+            return [self._run_at_points(place, progress) for place in places]
         return self._run(places, progress, budget or self.budget())
 
     def _run(self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget) -> list[Attribution]:
@@ -202,6 +202,10 @@ class ResolvedSpec:
             self._result(row, place, states_of[row], directions[row], scores, memory)
             for row, place in enumerate(places)
         ]
+
+    def _asked(self, place: PromptPosition) -> Spec:
+        """What is asked of one prompt of a batch."""
+        return place.spec or self.spec
 
     def _other_activations(self, places: Sequence[PromptPosition]) -> dict[str, Tensor] | None:
         """The sites' activations under the other prompts that the readout measures from, one row for each place."""
@@ -227,8 +231,10 @@ class ResolvedSpec:
         first, *others = (self.objective.answer_change(*pair) for pair in pairs)
         return first - sum(others)
 
-    def _run_at_points(self, place: PromptPosition, points: Points, progress: Progress | None) -> Attribution:
+    def _run_at_points(self, place: PromptPosition, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
+        points = self._asked(place).points
+        assert points is not None
         path_hooks, budget = self.path_hooks(), self.budget()
         traced = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
         states = self.final_states(traced, place.targets)
@@ -321,6 +327,7 @@ class ResolvedSpec:
 
     def _terms(self, place: PromptPosition, state: FinalState, length: int, directions: Directions) -> ContractTerms:
         """What the contract of an attribution is made of."""
+        asked = self._asked(place)
         return ContractTerms(
             output=self.output(place, state),
             position=place.position,
@@ -329,21 +336,22 @@ class ResolvedSpec:
             sites=[*self.layer_names, *self.site_names],
             path=None if self.path is None else str(self.path),
             equation=self.objective.equation,
-            readout=self.readout,
+            readout=asked.readout,
             n_directions=len(directions.vectors),
             squared=directions.squared,
             sampled=directions.sampled,
-            points=None if self.points is None else self.points.describe(),
+            points=None if asked.points is None else asked.points.describe(),
             answer_process=place.answer_process,
             eligible_answer=length - len(place.token_ids),
         )
 
     def _attribution_settings(self, place: PromptPosition, directions: Directions) -> dict[str, Any]:
         """The settings of an attribution: how its scores are read, and what their unit follows from."""
+        asked = self._asked(place)
         return self.settings(
             place.position,
-            readout=readout_record(self.readout, place.other, place.position + 1),
-            points=None if self.points is None else choice_record(self.points),
+            readout=readout_record(asked.readout, place.other, place.position + 1),
+            points=None if asked.points is None else choice_record(asked.points),
             score_sites=[] if self.at_embedding else self.score_names,
             sites=[EMBEDDING, *self.layer_names, *self.site_names],
             squared=directions.squared and self.at_embedding,
@@ -380,7 +388,7 @@ class ResolvedSpec:
             "prediction": self.prediction(state),
             "scope": self.explanation.scope,
             "objective": self.explanation.signature(self.label, state),
-            "spec": self.spec_record(),
+            "spec": self.spec_record(self.spec),
             "model": asdict(model_record(self.model)),
             "versions": package_versions(),
         }
@@ -395,19 +403,19 @@ class ResolvedSpec:
 
     def asked_of(self, place: PromptPosition, state: FinalState) -> dict[str, Any]:
         """The fields that say which answer is explained, where one is given or generated."""
-        asked, spec = self.explanation, place.spec
-        if not place.answers or spec is None or asked.contrasted:
-            return {}
+        asked, spec = self.explanation, self._asked(place)
+        if not place.answers or asked.contrasted:
+            return {"spec": self.spec_record(spec)}
         # The name of an objective that takes a token would name the answer's first.
         names_token = asked.takes_target and isinstance(asked, Objective)
         name = f"{type(asked).__name__}()" if names_token else asked.signature(self.label, state)
         (answer,) = place.answers
         return {"objective": f"{name}, answer={answer.text!r}", "spec": self.spec_record(spec)}
 
-    def spec_record(self, spec: Spec | None = None) -> dict[str, Any]:
+    def spec_record(self, spec: Spec) -> dict[str, Any]:
         """The options that ask for the result again; for a value of Python that has no text, its name alone."""
         try:
-            return (spec or self.spec).to_options()
+            return spec.to_options()
         except LensScopesError:
             return {"scope": self.explanation.scope, **plain(self.explanation.settings())}
 
@@ -464,7 +472,8 @@ def choice_record(choice: Readout | Points) -> dict[str, Any]:
 
 def readout_record(readout: Readout, other: Prompt | None, length: int) -> dict[str, Any]:
     """As `choice_record`, with the tokens of the other prompt that stand beside the prompt's first `length`."""
-    return choice_record(readout) | ({} if other is None else {"baseline_tokens": list(other.tokens[:length])})
+    beside = other if readout.from_baseline else None
+    return choice_record(readout) | ({} if beside is None else {"baseline_tokens": list(beside.tokens[:length])})
 
 
 def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:

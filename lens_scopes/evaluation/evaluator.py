@@ -65,6 +65,9 @@ class Evaluator:
         by: what metrics of segments leave out as a whole: "token", or as for `Attribution.group` "word", "line",
             "sentence", "paragraph" or "turn".
 
+    Attributes:
+        needs_other: whether every passage must bring another prompt.
+
     Raises:
         EvaluationError: for unknown names, with near ones, for what the model or the corpus cannot give, and for a
             metric that ablates without an ablation.
@@ -99,6 +102,8 @@ class Evaluator:
         with model.exclusive():
             self._check()
             self._unembedding = model.unembedding()
+        self.needs_other = any(ABLATIONS[name].other_prompt for name in self.ablations)
+        self.needs_other |= any(method.per_prompt for method in self.methods)
         self._randomized = RandomizedBlocks(model, seed, protocol.redraw)
 
     def _check(self) -> None:
@@ -145,7 +150,13 @@ class Evaluator:
         return prompt
 
     def measure(
-        self, prompt: Prompt, target: int | None, *, index: int, answer: tuple[int, ...] | int | None = None
+        self,
+        prompt: Prompt,
+        target: int | None,
+        *,
+        index: int,
+        answer: tuple[int, ...] | int | None = None,
+        other: Sequence[int] | None = None,
     ) -> tuple[dict[str, Any], list[Measurement]]:
         """Every method × metric × ablation on one passage.
 
@@ -155,23 +166,25 @@ class Evaluator:
             index: the passage's place in the data set, which decides its random draws.
             answer: the answer's tokens, or how many the model is to generate: what methods explain is then summed over
                 its predictions, and metrics measure log P(answer | prompt) and the summed KL.
+            other: the tokens of the passage's other prompt, token by token beside it, where it has one.
 
         Returns:
             Facts about the passage and its prediction, and the measurements.
         """
         with self.model.exclusive():
             answered = None if answer is None else read_answer(self.model, prompt, answer)
-            return self._measure(prompt, target, index, answered)
+            beside = None if other is None else self.protocol.prompt_tokens(self.model, other)
+            return self._measure(prompt, target, index, answered, beside)
 
     def _measure(
-        self, prompt: Prompt, target: int | None, index: int, answered: Answer | None
+        self, prompt: Prompt, target: int | None, index: int, answered: Answer | None, other: Sequence[int] | None
     ) -> tuple[dict[str, Any], list[Measurement]]:
         seed = self.seed * _LARGE_PRIME + index
         facts = self._facts(prompt, target, answered)
         followed: Explained = facts["top_token_id"] if answered is None else answered.token_ids
         explained = self.protocol.explained_token(followed, target) if isinstance(followed, int) else followed
-        caches = self._caches(prompt, followed, seed)
-        planned = self._planned(prompt, explained, facts["correct"], caches, seed)
+        caches = self._caches(prompt, followed, seed, other)
+        planned = self._planned(prompt, explained, facts["correct"], caches, seed, other)
         # What all methods and metrics ablate runs together: larger batches, and no set of tokens twice.
         for cache in caches.values():
             masks = [
@@ -213,11 +226,13 @@ class Evaluator:
             }
         return facts
 
-    def _caches(self, prompt: Prompt, followed: Explained, seed: int) -> dict[str, AblationCache]:
+    def _caches(
+        self, prompt: Prompt, followed: Explained, seed: int, other: Sequence[int] | None
+    ) -> dict[str, AblationCache]:
         """The outcomes of each ablation, which follow the top token or the answer; none where no metric ablates."""
         if not any(metric.needs_ablation for metric in self.metrics):
             return {}
-        options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "seed": seed}
+        options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "other": other, "seed": seed}
         return {
             name: AblationCache(
                 AblatedPrompt(self.model, prompt.token_ids, prompt.special, followed, name, **options), seed
@@ -226,12 +241,19 @@ class Evaluator:
         }
 
     def _planned(
-        self, prompt: Prompt, target: Explained, correct: bool | None, caches: Mapping[str, AblationCache], seed: int
+        self,
+        prompt: Prompt,
+        target: Explained,
+        correct: bool | None,
+        caches: Mapping[str, AblationCache],
+        seed: int,
+        other: Sequence[int] | None,
     ) -> list[_Plan]:
         """Every method's scores with every metric and ablation."""
         planned: list[_Plan] = []
-        for method in self.methods:
-            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
+        for asked in self.methods:
+            method = asked.against(other)
+            scores = _left_out(asked, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.needs_ablation else (None,):
                     scored = ScoredPrompt(
@@ -293,9 +315,9 @@ def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache
     kind = method.explanation
     if not isinstance(kind, LeaveOneOut) or (kind.measure, kind.by) != ("kl", "token"):
         return None
-    if ABLATIONS[kind.ablation].random:
+    if kind.token_ablation.random:
         return None
-    cache = caches.get(kind.ablation)
+    cache = caches.get(kind.token_ablation.name) if kind.other_prompt is None else None
     if cache is None:
         return None
     scores = torch.zeros(len(prompt), dtype=torch.float64)

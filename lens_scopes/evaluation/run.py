@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_scopes.engine.backward import Progress
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
-from lens_scopes.evaluation.passages.read import PassagesLike, read_passages
+from lens_scopes.evaluation.passages.read import Passage, PassagesLike, read_passages
 from lens_scopes.evaluation.passages.selection import PassagePrompt, Selection, TooLong, check_target, read_passage
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.protocol import ProtocolLike, as_protocol
@@ -35,9 +35,17 @@ _CORPUS = 256  # first passages of a data set, from which a corpus mean and resa
 class EvaluatorLike(Protocol):
     """What the run needs of an evaluator."""
 
+    needs_other: bool
+
     def passage(self, passage: Any) -> Prompt: ...
     def measure(
-        self, prompt: Prompt, target: int | None, *, index: int, answer: tuple[int, ...] | int | None = None
+        self,
+        prompt: Prompt,
+        target: int | None,
+        *,
+        index: int,
+        answer: tuple[int, ...] | int | None = None,
+        other: Sequence[int] | None = None,
     ) -> tuple[dict[str, Any], list[Measurement]]: ...
     def signature(self) -> dict[str, Any]: ...
 
@@ -61,6 +69,7 @@ def evaluate(
     seed: int = 0,
     draws: int = 4,
     field: str | None = None,
+    other: str | None = None,
     split: str | None = None,
     subset: str | None = None,
     retry: bool = False,
@@ -76,7 +85,9 @@ def evaluate(
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        passages: a file, the name of a data set, or texts; see `read_passages`.
+        passages: a file, the name of a data set, or texts, pairs of a text and another prompt, or mappings with the
+            fields; see `read_passages`. Another prompt of as many tokens is for the ablation "prompt", and for methods
+            measured from it: "semantic+dot-prompt", "semantic+dot+path-prompt@8", "loo-kl@prompt".
         methods: names such as "fisher@8", objectives, Specs, or pairs (name, scores or function); see `as_method`. By
             default the protocol's own.
         metrics: names of METRICS, such as "aopc"; `lens-scopes evaluate --help` describes all.
@@ -101,6 +112,7 @@ def evaluate(
         seed: random seed; the global generator is not touched.
         draws: samples averaged where an ablation is random.
         field: the field or column that holds the text. By default "text".
+        other: the field or column that holds another prompt for each passage. By default none is read.
         split: the split of a data set that has several.
         subset: the configuration of a data set that has several.
         retry: measure passages again that failed before.
@@ -128,7 +140,7 @@ def evaluate(
     check_target(target)
     if skip < 0 or (limit is not None and limit < 1):
         raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
-    given = read_passages(passages, field=field, answer_field=answer_field, split=split, subset=subset)
+    given = read_passages(passages, field=field, answer_field=answer_field, other=other, split=split, subset=subset)
     selection = Selection.of(given, skip, limit, target=target, truncate=truncate, generate=generate)
     if not selection.indices():
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
@@ -147,6 +159,11 @@ def evaluate(
         answered=selection.answers is not None,
         by=by,
     )
+    if evaluator.needs_other and not given.bring("other"):
+        raise EvaluationError(
+            "what is asked needs another prompt for each passage, and none came with them; name the field that holds "
+            "it (other=, --other-field), or give pairs (text, other)."
+        )
     # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(
@@ -214,12 +231,13 @@ def measure_passages(
 def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
     began = time.perf_counter()
     try:
-        passage, answer = selection.passages.items[index], selection.answer(index)
-        prompt = read_passage(model, passage, selection.target, truncate=selection.truncate, answer=answer)
+        prompt = selection.read(model, index)
         if isinstance(prompt, TooLong):
             return PassageRecord(index, TOO_LONG, str(prompt))
         read = evaluator.passage(prompt.token_ids if prompt.prompt is None else prompt.prompt)
-        facts, measurements = evaluator.measure(read, prompt.target, index=index, answer=prompt.answer)
+        facts, measurements = evaluator.measure(
+            read, prompt.target, index=index, answer=prompt.answer, other=prompt.other
+        )
     except Exception as error:  # one passage must not end the run, whatever is wrong with it
         said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
         return PassageRecord(index, FAILED, " ".join(said.split()), seconds=time.perf_counter() - began)
@@ -233,9 +251,9 @@ def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, inde
 def _corpus(model: Model, selection: Selection) -> list[tuple[int, ...]]:
     """The first passages of the data set as token ids: the same whichever of its passages are measured."""
     corpus = []
-    for passage in selection.passages.items[:_CORPUS]:
+    for text in selection.passages.texts[:_CORPUS]:
         try:
-            prompt = read_passage(model, passage, selection.target, truncate=True)
+            prompt = read_passage(model, Passage(text), selection.target, truncate=True)
         except PromptError:
             continue
         if isinstance(prompt, PassagePrompt):

@@ -152,7 +152,7 @@ class Result(Viewable, ABC):
     """
 
     kind: ClassVar[str]
-    """The kind of the result: attribution, heads, matrix, modes or flow."""
+    """The kind of the result: attribution, heads, cells, matrix, modes or flow."""
 
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""
@@ -210,8 +210,8 @@ class Result(Viewable, ABC):
     def difference(self, other: Result) -> Difference:
         """This result minus another of its kind on the same tokens, entry by entry; also written `a - b`.
 
-        Subtracted are: scores, layers and sites of attributions; effects of heads and MLPs; the matrix; the actual
-        nats of token replacements; bound and channel of flows, both at this result's σ.
+        Subtracted are: scores, layers and sites of attributions; effects of heads, MLPs and cells; the matrix; the
+        actual nats of token replacements; bound and channel of flows, both at this result's σ.
 
         Raises:
             ResultError: for another kind, other tokens, another scope or readout (and so another unit), or other rows.

@@ -10,29 +10,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons import (
-    Baseline,
-    check_ablation,
-    check_part,
-    check_unit,
-    part_argument,
-    spread,
-)
+from lens_scopes.scopes.comparisons import Ablating, Ablation, check_part, check_unit, part_argument, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
 
 
 @dataclass(frozen=True)
-class ContextCite(Baseline):
+class ContextCite(Ablating):
     """Which segments an answer rests on: the weights of a sparse linear model of what random ablations do.
 
     Each ablation keeps every segment with probability ½. The logit of the answer's probability, log p − log(1 − p) with
@@ -64,7 +55,7 @@ class ContextCite(Baseline):
 
     ablations: int = 64
     by: str = "sentence"
-    ablation: str = "remove"
+    ablation: Ablation = "remove"
     seed: int = 0
     within: SpanLike | None = None
     scope: ClassVar[str] = "context-cite"
@@ -80,7 +71,7 @@ class ContextCite(Baseline):
             )
         check_unit(self.by)
         check_part(self)
-        check_ablation(self)
+        self._read_ablation()
 
     @property
     def part(self) -> SpanLike | None:
@@ -97,7 +88,7 @@ class ContextCite(Baseline):
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (
             f"{self.ablations} times, every {self.by} is kept with probability ½; each token of the others is replaced "
-            f"by {ABLATIONS[self.ablation].help}"
+            f"by {self.replacement}"
         )
 
     @property
@@ -116,12 +107,10 @@ class ContextCite(Baseline):
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
-        ablated = AblatedPrompt(
+        ablated = self.ablated(
             model,
-            prompt.token_ids,
-            prompt.special,
+            prompt,
             targets,
-            self.ablation,
             draws=1,
             seed=self.seed,
             clean_states=torch.stack([state.y for state in states]),

@@ -21,12 +21,19 @@ from lens_scopes.scopes.registry import IDS_AS_TEXT, read_text_or_ids, write_tex
 OtherPrompt: TypeAlias = str | tuple[int, ...]
 
 AS_TEXT = rf"{IDS_AS_TEXT}|\"(?:[^\"\\]|\\.)+\""
-_NAME = re.compile(r"[a-z]*")
+_NAME = re.compile(r"[a-z-]*")
 _MOST_SHOWN = 8  # ids
+
+EACH = "prompt"
+"""The name that stands for each prompt's own other one: in an evaluation that of the passage."""
 
 
 def as_other_prompt(value: Any) -> OtherPrompt | None:
-    """A prompt given as text, ids or a Prompt; None for what is none of these."""
+    """A prompt given as text, ids or a Prompt; None for what is none of these.
+
+    >>> as_other_prompt("The capital"), as_other_prompt([2, 651]), as_other_prompt(3.5)
+    ('The capital', (2, 651), None)
+    """
     if isinstance(value, str):
         return value or None
     if isinstance(value, Prompt):
@@ -63,6 +70,14 @@ def read_other_prompt(text: str) -> OtherPrompt:
         return json.loads(text, strict=False)
     except ValueError as error:
         raise ReadoutError(f"{text} is not a quoted string ({error}); escapes are those of JSON.") from None
+
+
+def no_other_prompt(where: str) -> str:
+    """What is wrong where EACH stands for a prompt that nobody gave, for messages."""
+    return (
+        f'{where} "{EACH}" stands for the other prompt of each passage of an evaluation, and there is none here; give '
+        "the prompt itself, as text, ids or a Prompt."
+    )
 
 
 def describe_other_prompt(other: OtherPrompt) -> str:

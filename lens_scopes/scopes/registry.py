@@ -405,7 +405,9 @@ TOKEN_OPTIONS = ("target", "other", "answer")
 WHICH_ANSWER = ("answer", "generate")
 ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
 ELIGIBLE = ("prompt", "all")
-SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
+SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points", "against")
+CELL_OPTIONS = ("against", "points", "layer_site")
+MATRIX_OPTIONS = ("readout", "against")
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
@@ -430,7 +432,9 @@ def _scope_option() -> Option:
     )
 
 
-_OF_ONE_PROMPT = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
+_OF_ONE_PROMPT = ", ".join(
+    name for name, ablation in ABLATIONS.items() if ablation.corpus != "required" and not ablation.other_prompt
+)
 _RANDOM = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
 _EXPLAINED_OPTIONS = (
     Option(
@@ -507,8 +511,11 @@ _EXPLAINED_OPTIONS = (
     Option(
         "ablation",
         EXPLAINED,
-        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}. By default zero, and remove for context-cite.",
-        "NAME",
+        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
+        "tokens, given as its text or ids (#2#651). By default zero, and remove for context-cite.",
+        "NAME|TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_text_or_ids,
     ),
     Option(
         "ablations",
@@ -572,6 +579,15 @@ _READ_OPTIONS = (
         + ". By default the gradient at the prompt alone.",
         "path[-START][-held]|noise[@N]",
         longest=_LONGEST_TEXT,
+    ),
+    Option(
+        "against",
+        READ,
+        "Measure from another prompt of as many tokens, given as its text or ids (#2#651), as by the readout "
+        'dot-"TEXT": attribution patching. With points, a path starts at it.',
+        "TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_text_or_ids,
     ),
     Option(
         "through",

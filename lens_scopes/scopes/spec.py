@@ -16,15 +16,17 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
-from lens_scopes.engine.model import MatmulDtype, check_matmul_dtype
+from lens_scopes.engine.model import MatmulDtype, ScopedModel, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.spans import write_span
+from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
+from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
-from lens_scopes.scopes.points import Points, PointsLike, as_points
+from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, Relative, as_readout
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
@@ -231,11 +233,15 @@ class Spec:
         own = {name for name in given if name in entry.settings or name not in _SHARED_OPTIONS}
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
         through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
+        other = given.pop("against", None)
+        if other is not None and base.readout == Norm() and entry.takes_gradient:
+            given.setdefault("readout", "dot")
         if frozen:
             through = Frozen(*frozen) if through is None else through & Frozen(*frozen)
         every_layer = given.pop("layers", False)
         layers = given.pop("layer_site", None) or every_layer
-        return cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
+        spec = cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
+        return spec if other is None else spec.against(other)
 
     # Writing
 
@@ -318,9 +324,49 @@ class Spec:
         """The spec with some of its attributes changed."""
         return Spec(**(self._values() | changes))
 
+    def against(self, other: Any) -> Spec:
+        """The same measured from another prompt of as many tokens: by the readout, by the path where gradients are
+        averaged on one, or by the ablation of a comparison method.
+
+        Args:
+            other: text, ids or a Prompt.
+
+        Raises:
+            ReadoutError: for what is no prompt, and a readout or path that has no place for one.
+            ObjectiveError: for a comparison method that ablates nothing.
+        """
+        prompt = as_other_prompt(other)
+        if prompt is None:
+            raise ReadoutError(f"another prompt is a text, ids or a Prompt; got {quote(other)}.")
+        if isinstance(self.objective, Baseline):
+            return self.replace(objective=self.objective.against(prompt))
+        if isinstance(self.points, StraightPath):
+            return self.replace(points=self.points.against(prompt))
+        return self.replace(readout=self.readout.against(prompt))
+
+    @property
+    def per_prompt(self) -> bool:
+        """Whether it is measured from each prompt's own other one, which `against` gives."""
+        named = (
+            getattr(self.readout, "baseline", None),
+            getattr(self.points, "start", None),
+            getattr(self.objective, "ablation", None),
+        )
+        return EACH in named
+
+    def other_prompt(self, model: ScopedModel) -> OtherPrompt | None:
+        """The prompt that it is measured from, by the readout, a path or an ablation; None for none."""
+        if isinstance(self.objective, Baseline):
+            return self.objective.other_prompt
+        return self.points.other_prompt(model) if isinstance(self.points, StraightPath) else self.readout.other_prompt
+
     def without_sites(self) -> Spec:
         """The same objective, path and limits, read at the embedding by the norm."""
         return self.replace(layers=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
+
+    def with_layers(self) -> Spec:
+        """The same read at every layer's residual stream, the usual one unless another is asked for."""
+        return self if self.layers else self.replace(layers="resid_pre")
 
     def require_gradient(self) -> Spec:
         """The spec itself, for what needs gradients.
@@ -524,10 +570,10 @@ def _as_answer(answer: Any) -> Any:
 
 def _option_text(option: str, value: Any) -> Any:
     """The text of a setting's value, which the option reads."""
-    if option in TOKEN_OPTIONS:
-        return write_text_or_ids(value)
     if option == "within":
         return write_span(value)
+    if option in TOKEN_OPTIONS or isinstance(value, tuple):
+        return write_text_or_ids(value)
     return value if isinstance(value, int) else str(value)
 
 

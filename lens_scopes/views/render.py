@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FIGURES = {
     "Attribution": "figures.attribution.figure",
     "HeadInspection": "figures.heads.heads_figure",
+    "CellPatches": "figures.cells.cells_figure",
     "AttributionMatrix": "figures.matrix.matrix_figure",
     "ModeInspection": "figures.modes.modes_figure",
     "EvaluationReport": "figures.evaluation.evaluation_figure",
@@ -29,6 +30,7 @@ _TABLES = {"EvaluationReport": "tables.table"}
 _PRINTERS = {
     "Attribution": "terminal.attribution.print_terminal",
     "HeadInspection": "terminal.heads.print_heads",
+    "CellPatches": "terminal.cells.print_cells",
     "AttributionMatrix": "terminal.matrix.print_matrix",
     "ModeInspection": "terminal.modes.print_modes",
     "EvaluationReport": "terminal.evaluation.print_evaluation",

@@ -118,7 +118,7 @@ def test_answers_come_from_a_field_or_from_the_model(
     asked: list[Any] = []
 
     class Recorded(FakeEvaluator):
-        def measure(self, prompt: Any, target: Any, *, index: int, answer: Any = None) -> Any:
+        def measure(self, prompt: Any, target: Any, *, index: int, answer: Any = None, other: Any = None) -> Any:
             asked.append((target, answer))
             return super().measure(prompt, target, index=index)
 

@@ -184,3 +184,48 @@ def test_serve_says_how_to_get_what_it_needs(run: Callable[..., Run], monkeypatc
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("serve")
     assert result.status == 2 and "pip install 'lens-scopes[serve]'" in result.err and result.err.count("\n") == 1
+
+
+OTHER = "The sofa sleeps on the"
+
+
+def test_cells_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
+    got = as_json(run("cells", PROMPT, "--against", OTHER, "--scope", "logprob", "--verify", "3", "--json"))
+    att = ls.attribute(loader.model, PROMPT, ls.LogProb(), layers=True, readout=ls.Dot(OTHER))
+    assert got == plain(ls.patch_cells(loader.model, att, 3).to_dict())
+    assert len(got["cells"]) == 3 and got["baseline_tokens"][2] == " sofa"
+    along = as_json(
+        run("cells", PROMPT, "--against", OTHER, "--points", "path@4", "--layer-site", "resid_mid", "--json")
+    )
+    path = ls.StraightPath(OTHER, 4)
+    att = ls.attribute(loader.model, PROMPT, layers="resid_mid", readout="dot", points=path)
+    assert along == plain(ls.patch_cells(loader.model, att).to_dict())
+
+
+def test_cells_beside_an_attribution_and_in_every_file(run: Callable[..., Run], folder: Path) -> None:
+    both = as_json(run("attribute", PROMPT, "--layers", "--against", OTHER, "--with", "cells", "--json"))
+    alone = as_json(run("cells", PROMPT, "--against", OTHER, "--json"))
+    assert both["cells"] == alone and both["spec"]["readout"] == f'dot-"{OTHER}"'
+    names = ["a.html", "a.safetensors", "a.json", "a.csv", "a.png"]
+    done = run("cells", PROMPT, "--against", OTHER, *(word for name in names for word in ("--out", name)))
+    assert done.status == 0 and "Patched: the" in done.out and all((folder / name).stat().st_size for name in names)
+    assert run("show", "a.safetensors").out == done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cells", PROMPT], "give it with --against"),
+        (["cells", PROMPT, "--against", "The sofa. sleeps on the"], "they part at position 2: ' dog' (1 token)"),
+        (["cells", PROMPT, "--against", OTHER, "--scope", "random"], "random replaces no tokens"),
+        (["cells", PROMPT, "--against", OTHER, "--points", "path-mean@4"], "the path starts at 'mean' already"),
+        (["cells", PROMPT, "--against", OTHER, "--points", "noise"], ""),
+        (["attribute", PROMPT, "--with", "cells"], "on the command line with --layers --against"),
+        (["attribute", PROMPT, "--against", OTHER, "--readout", "norm"], "norm has no baseline"),
+        (["attribute", PROMPT, "--scope", "leave-one-out", "--ablation", "promt"], "did you mean 'prompt'"),
+    ],
+)
+def test_cells_without_a_prompt_that_fits_are_one_line(run: Callable[..., Run], words: list[str], said: str) -> None:
+    result = run(*words)
+    assert result.status == (2 if said else 0)
+    assert said in result.err and (not said or len(result.err.strip().splitlines()) == 1)

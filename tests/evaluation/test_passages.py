@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from lens_scopes.errors import FileError
-from lens_scopes.evaluation.passages.read import Passages, read_passages
+from lens_scopes.evaluation.passages.read import Passage, Passages, read_passages
 
 TEXTS = ["Der Hund\u2028schläft. ", "“On the sofa”", "a\tb 🛋"]
 
@@ -69,7 +69,7 @@ def test_every_kind_of_file_holds_the_same_passages(
     source = write(tmp_path)
     capfd.readouterr()
     read = read_passages(source)
-    assert read.items == tuple(TEXTS) and read.name == source.name
+    assert read.texts == tuple(TEXTS) and read.name == source.name
     assert read.digest() == read_passages(TEXTS).digest() != read_passages(TEXTS[::-1]).digest()
     printed = capfd.readouterr()
     assert not printed.out and not printed.err
@@ -77,14 +77,14 @@ def test_every_kind_of_file_holds_the_same_passages(
 
 def test_passages_as_they_are() -> None:
     given = read_passages(["a", [1, 2]])
-    assert given == Passages("given", ("a", (1, 2))) == read_passages(given)
+    assert given == Passages("given", (Passage("a"), Passage((1, 2)))) == read_passages(given)
     assert read_passages([[1, 2]]).digest() != read_passages(["12"]).digest()
 
 
 def test_another_field(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
-    assert read_passages(file, field="prompt").items == ("a", "b")
+    assert read_passages(file, field="prompt").texts == ("a", "b")
     with pytest.raises(FileError, match=r"a\.jsonl line 1 has no field 'prompts', only 'prompt'.*--field prompt"):
         read_passages(file, field="prompts")
 
@@ -94,7 +94,7 @@ def test_splits_of_a_data_set(tmp_path: Path) -> None:
 
     parts = {name: datasets.Dataset.from_dict({"text": [name]}) for name in ("train", "test")}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
-    assert read_passages(tmp_path / "set", split="test").items == ("test",)
+    assert read_passages(tmp_path / "set", split="test").texts == ("test",)
     with pytest.raises(FileError, match="has the splits train, test; choose one"):
         read_passages(tmp_path / "set")
     with pytest.raises(FileError, match="has no split 'dev'; it has train, test"):

@@ -25,7 +25,7 @@ import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation import run as run_module
 from lens_scopes.evaluation.evaluator import Evaluator
-from lens_scopes.evaluation.passages.read import Passages
+from lens_scopes.evaluation.passages.read import read_passages
 from lens_scopes.evaluation.passages.selection import Selection
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.run import measure_passages
@@ -58,7 +58,7 @@ def begin(tmp_path: Path, model: Any) -> Callable[..., ResultFolder]:
         **options: Any,
     ) -> ResultFolder:
         evaluator = FakeEvaluator(model, **options)
-        selection = Selection(Passages("given", texts), limit=limit)
+        selection = Selection(read_passages(texts), limit=limit)
         folder = ResultFolder.begin(tmp_path / name, {"laboratory": evaluator.signature()})
         measure_passages(model, evaluator, selection, folder, process or Process(), retry=retry)
         return folder
@@ -418,7 +418,7 @@ def test_measured_in_pieces_by_several_processes_the_evaluator_gives_the_same_ro
     choices = (["fisher", "random", "loo-kl"], ["aopc", "loo-kl", "deletion"], ["zero", "resample"])
     texts = [text.replace(" on", " on." * (1 + n % 3)) for n, text in enumerate(TEXTS[:6])]
     whole = ls.evaluate(model, texts, methods=choices[0], metrics=choices[1], ablations=choices[2], seed=3)
-    selection = Selection(Passages("given", tuple(texts)))
+    selection = Selection(read_passages(texts))
     for limit in (3, None):
         for rank in (1, 0):
             evaluator = Evaluator(model, *choices, seed=3, corpus=run_module._corpus(model, selection))

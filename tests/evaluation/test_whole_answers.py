@@ -14,7 +14,7 @@ from torch import Tensor
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.evaluator import Evaluator
-from lens_scopes.evaluation.passages.read import Passages, read_passages
+from lens_scopes.evaluation.passages.read import Passage, Passages, read_passages
 from lens_scopes.evaluation.passages.selection import PassagePrompt, TooLong, read_passage
 from lens_scopes.evaluation.protocol import PAPER
 from lens_scopes.evaluation.report import report
@@ -22,25 +22,31 @@ from lens_scopes.evaluation.storage.results import read_results
 from lens_scopes.views.words.evaluation import facts
 
 PROMPT = [1, 17, 0, 8, 11, 6, 13, 2, 9, 20]
+OTHER = [21, 3, 14, 18, 7, 10, 5, 15, 4, 19]
 ANSWER = [22, 3, 5]
 ROWS = [{"text": PROMPT, "answer": ANSWER}, {"text": PROMPT[::-1], "answer": [4, 4]}]
 
 
-def predictions(model: Any, left_out: list[int], answer: list[int] = ANSWER) -> Tensor:
-    """The log-probabilities [token, vocabulary] of the answer's predictions, embeddings of some tokens zeroed."""
+def predictions(model: Any, replaced: list[int], answer: list[int] = ANSWER, other: list[int] | None = None) -> Tensor:
+    """The log-probabilities [token, vocabulary] of the answer's predictions, embeddings of some tokens zeroed, or those
+    of another prompt."""
+    embeddings = reference.site_activation(model, [*PROMPT, *answer[:-1]], "hook_embed")
+    embeddings[replaced] = 0 if other is None else reference.site_activation(model, other, "hook_embed")[replaced]
+    return from_embeddings(model, embeddings, answer)
+
+
+def from_embeddings(model: Any, embeddings: Tensor, answer: list[int] = ANSWER) -> Tensor:
     ids = [*PROMPT, *answer[:-1]]
-    embeddings = reference.site_activation(model, ids, "hook_embed")
-    embeddings[left_out] = 0
     states = [reference.final_state(model, embeddings, ids, len(PROMPT) - 1 + n) for n in range(len(answer))]
     return torch.stack([reference.logits_from_final_state(model, y).log_softmax(-1) for y in states])
 
 
-def log_probability(model: Any, left_out: list[int]) -> float:
-    return float(predictions(model, left_out)[range(len(ANSWER)), ANSWER].sum())
+def log_probability(model: Any, replaced: list[int], other: list[int] | None = None) -> float:
+    return float(predictions(model, replaced, other=other)[range(len(ANSWER)), ANSWER].sum())
 
 
-def divergence(model: Any, left_out: list[int]) -> float:
-    clean, after = predictions(model, []), predictions(model, left_out)
+def divergence(model: Any, replaced: list[int], other: list[int] | None = None) -> float:
+    clean, after = predictions(model, []), predictions(model, replaced, other=other)
     return float((clean.exp() * (clean - after)).sum())
 
 
@@ -101,6 +107,54 @@ def test_methods_explain_the_objective_summed_over_the_answer() -> None:
     # What knows of no prediction scores the passage as it is.
     alone = measured(model, ["attention-rollout", "random", "closeness", "embedding-norm"], ["first-token"])
     assert {values[0] for values in alone.values()} >= {0.0}
+
+
+@pytest.mark.parametrize("build", [gpt2_like, llama_like])
+def test_a_passage_has_an_answer_and_another_prompt(build: Any) -> None:
+    model = build()
+    # ∂ log P(answer | prompt) by each embedding, token by token, times the step from the other prompt's.
+    n, beside = len(PROMPT), [*OTHER, *ANSWER[:-1]]
+    x = reference.site_activation(model, [*PROMPT, *ANSWER[:-1]], "hook_embed").requires_grad_()
+    (gradient,) = torch.autograd.grad(from_embeddings(model, x)[range(len(ANSWER)), ANSWER].sum(), x)
+    scores = ((x - reference.site_activation(model, beside, "hook_embed")) * gradient).sum(-1)[:n].detach()
+    # What the metrics measure, with tokens replaced by the other prompt's.
+    order = scores.argsort(descending=True).tolist()
+    falls = [log_probability(model, order[:k], OTHER) - log_probability(model, []) for k in (1, 1, 2)]
+    aopc = 0.05 * (falls[0] + falls[1]) / 2 + 0.1 * (falls[1] + falls[2]) / 2
+    effects = torch.tensor([divergence(model, [place], OTHER) for place in range(n)])
+    ranks = torch.stack([scores.abs().argsort().argsort(), effects.argsort().argsort()]).double()
+
+    rows = ls.evaluate(
+        model,
+        [{"clean": PROMPT, "answer": ANSWER, "corrupted": OTHER}],
+        methods=["logprob+dot-prompt", "loo-kl@prompt"],
+        metrics=["aopc", "loo-kl"],
+        ablations=["prompt"],
+        field="clean",
+        answer_field="answer",
+        other="corrupted",
+    )
+    values = rows.set_index(["method", "metric"])["value"]
+    assert values["logprob+dot-prompt", "aopc"] == pytest.approx(aopc)
+    assert values["logprob+dot-prompt", "loo-kl-spearman"] == pytest.approx(float(torch.corrcoef(ranks)[0, 1]))
+    assert values["loo-kl@prompt", "loo-kl-spearman"] == pytest.approx(1)
+    assert rows["answer_log_probability"].unique() == pytest.approx([log_probability(model, [])])
+
+
+def test_a_part_that_some_passages_lack_or_have_no_field_for_is_refused() -> None:
+    fields: dict[str, Any] = {"answer_field": "answer", "other": "corrupted"}
+    row = {"text": PROMPT, "answer": ANSWER, "corrupted": OTHER}
+    assert read_passages([row], **fields).items == (Passage(tuple(PROMPT), tuple(ANSWER), tuple(OTHER)),)
+    assert read_passages([row]).items == (Passage(tuple(PROMPT)),)
+    for given, words in (
+        ([{"text": "a", "answer": "b"}], r"name the other prompt's \(--other-field NAME\)"),
+        ([("a", "b")], "so it has no field 'answer'; expected an object with the fields 'text' and 'answer' and 'corr"),
+        ([{**row, "corrupted": 3.5}], "passage 0 has 3.5 as 'corrupted'; expected a text or token ids"),
+    ):
+        with pytest.raises(FileError, match=words):
+            read_passages(given, **fields)
+    with pytest.raises(FileError, match="passage 1 brings no answer, and others do"):
+        Passages("given", (Passage("a", "b"), Passage("c")))
 
 
 def test_directions_of_an_answer_are_counted_as_passes() -> None:
@@ -209,10 +263,13 @@ def test_what_does_not_go_with_answers_is_refused(rows: Any, more: dict[str, Any
 def test_answers_count_in_the_context_window_and_the_digest() -> None:
     model = gpt2_like()
     ids = tuple(range(1, 21)) * 2
-    assert read_passage(model, ids[:30], "own", truncate=False, answer=(4, 5, 6)) == TooLong(33, 32)
-    cut = read_passage(model, ids[:30], "own", truncate=True, answer=(4, 5, 6))
-    assert cut == PassagePrompt(ids[1:30], None, 1, (4, 5, 6))
-    assert read_passage(model, ids[:30], "own", truncate=True, answer=31) == TooLong(61, 32)
-    plain, answered = Passages("a", (ids,)), Passages("a", (ids,), ((4,),))
-    assert plain.digest() != answered.digest() != Passages("a", (ids,), ((5,),)).digest()
-    assert read_passages(ROWS, answer_field="answer").answers == (tuple(ANSWER), (4, 4))
+    passage = Passage(ids[:30], answer=(4, 5, 6))
+    assert read_passage(model, passage, "own", truncate=False) == TooLong(33, 32)
+    assert read_passage(model, passage, "own", truncate=True) == PassagePrompt(ids[1:30], None, 1, (4, 5, 6))
+    assert read_passage(model, Passage(ids[:30]), "own", truncate=True, generate=31) == TooLong(61, 32)
+    digests = {Passages("a", (Passage(ids, *more),)).digest() for more in ((), ((4,),), ((5,),), (None, (4,)))}
+    assert len(digests) == 4
+    assert read_passages(ROWS, answer_field="answer").items == (
+        Passage(tuple(PROMPT), tuple(ANSWER)),
+        Passage(tuple(PROMPT[::-1]), (4, 4)),
+    )

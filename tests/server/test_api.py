@@ -20,7 +20,14 @@ import lens_scopes as ls
 from lens_scopes.scopes.registry import READOUTS
 from lens_scopes.server import create_app
 from lens_scopes.server.api.examples import EXAMPLES
-from lens_scopes.server.api.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
+from lens_scopes.server.api.schemas import (
+    AttributeRequest,
+    AttributionAnswer,
+    CellsAnswer,
+    HeadsAnswer,
+    MatrixAnswer,
+    ModesAnswer,
+)
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.explain import refuse_early
 from lens_scopes.views import attribution_page
@@ -47,6 +54,7 @@ def ask(api: TestClient, kind: str, **question: Any) -> Any:
     return answer.json()
 
 
+OTHER = "The sofa sleeps on the"
 QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
     "attribute": (
         {"scope": "logprob", "target": " sofa", "position": 3, "layers": True, "through": "0", "freeze": ["norms"]},
@@ -64,6 +72,29 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         {"scope": "fisher", "rank": "2", "baseline": "zero", "head": ["L1H2"], "verify": 3},
         lambda model: ls.inspect_heads(model, PROMPT, ls.Fisher(2), baseline="zero", patterns=["L1H2"], verify=3),
         HeadsAnswer,
+    ),
+    "cells": (
+        {
+            "scope": "logprob",
+            "target": " sofa",
+            "against": OTHER,
+            "points": "path@2",
+            "layer_site": "resid_mid",
+            "verify": 3,
+        },
+        lambda model: ls.patch_cells(
+            model,
+            ls.attribute(
+                model,
+                PROMPT,
+                ls.LogProb(" sofa"),
+                layers="resid_mid",
+                readout="dot",
+                points=ls.StraightPath(OTHER, 2),
+            ),
+            3,
+        ),
+        CellsAnswer,
     ),
     "matrix": (
         {"scope": "entropy", "generate": 2, "spans": {"start": "The"}},
@@ -178,6 +209,36 @@ def test_any_text_survives_the_shell(api: TestClient, text: str) -> None:
     assert done.stdout.removesuffix("\n" if "--file" in shell else "") == text
 
 
+def test_another_prompt_is_contrasted_everywhere(api: TestClient, model: Any) -> None:
+    heads = ask(api, "heads", against=OTHER, verify=2)
+    assert heads["effect"] == plain(ls.inspect_heads(model, PROMPT, baseline=OTHER, verify=2))["effect"]
+    assert f"baseline={OTHER!r}" in heads["command"]["python"] and "--against" in heads["command"]["shell"]
+    both = api.post("/api/heads", json={"text": PROMPT, "against": OTHER, "baseline": "zero"})
+    assert both.status_code == 422 and "give one of them" in both.text
+    matrix = ask(api, "matrix", against=OTHER)
+    assert matrix["matrix"] == plain(ls.attribute_all(model, PROMPT, readout=ls.Dot(OTHER)))["matrix"]
+    attribution, cells = ask(api, "attribute", against=OTHER, layers=True), ask(api, "cells", against=OTHER)
+    assert attribution["layers"][0][2] == -cells["effect"][0][2] != 0
+    assert "ls.patch_cells(model, attribution, 10)" in cells["command"]["python"]
+    place = f"/api/results/{attribution['id']}"
+    page = api.get(f"{place}/page", params={"with": cells["id"]}).json()
+    assert {"cells", "patches", "cells-contract"} <= {section["key"] for section in page["sections"]}
+    assert api.get(f"/api/results/{cells['id']}/csv").text.startswith("layer,site,position,token,other_token")
+    assert api.post("/api/cells", json={"text": PROMPT}).status_code == 422
+
+
+def test_two_prompts_are_put_beside_each_other_before_anything_is_asked(api: TestClient) -> None:
+    same = ask(api, "alignment", against=OTHER)
+    assert same["aligned"] is True and same["problem"] == ""
+    (row,) = same["blocks"][1]["rows"]
+    assert [cell["value"] for cell in row] == [2, " dog", " sofa"]
+    longer = ask(api, "alignment", against="The sofa. sleeps on the")
+    assert longer["aligned"] is False and "they part at position 2: ' dog' (1 token)" in longer["problem"]
+    assert longer["blocks"][1]["rows"][0][-1]["text"] == [{"bold": "1 | 2"}]
+    assert api.post("/api/alignment", json={"text": PROMPT, "against": ""}).status_code == 422
+    assert api.post("/api/alignment", json={"text": "x" * 10**6, "against": OTHER}).status_code == 413
+
+
 def test_a_chat_is_explained() -> None:
     chat = [{"role": "user", "content": "The dog"}, {"role": "assistant", "content": "it's <&> on"}]
     with client(create_app({"chatty": chat_model()})) as api:
@@ -211,6 +272,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("attribute", {"layer_site": "resid"}, ["--layer-site", "resid"]),
     ("heads", {"baseline": "mode"}, ["--baseline", "mode"]),
     ("heads", {"head": ["L9H9"]}, ["--head", "L9H9"]),
+    ("heads", {"against": "The sofa"}, ["--against", "The sofa"]),
+    ("cells", {"against": "The sofa. sleeps on the"}, ["--against", "The sofa. sleeps on the"]),
+    ("cells", {"against": OTHER, "points": "path-mean"}, ["--against", OTHER, "--points", "path-mean"]),
+    ("attribute", {"against": OTHER, "readout": "norm"}, ["--against", OTHER, "--readout", "norm"]),
+    ("attribute", {"against": "The sofa sleeps on"}, ["--against", "The sofa sleeps on"]),
     ("matrix", {"generate": 40}, ["--generate", "40"]),
     ("matrix", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
     ("modes", {"rank": 0}, ["--rank", "0"]),

@@ -171,6 +171,14 @@ def test_a_whole_answer_is_explained_and_left_for_a_token(visit: Callable[..., A
     again.keyboard.press("Escape")
     asked(again, lambda: again.click("#explain"))
     assert "The answer contrasted" in again.inner_text("#results")
+    # Modes, which are those of one prediction, leave a view of answers; a side without one keeps them.
+    whole = f"text={PROMPT}&answer=+sofa&scope=fisher"
+    alone = visit(f"{whole}&show=modes,heads")
+    alone.wait_for_selector("#a-heads")
+    assert "show=heads" in alone.url and alone.locator("#problem").is_hidden()
+    beside = visit(f"{whole}&show=modes&b.text={PROMPT}")
+    beside.wait_for_selector("#b-modes")
+    assert "show=modes" in beside.url and beside.locator("#a-modes").count() == 0
     # A token that is chosen is explained alone.
     asked(again, lambda: again.locator("#a-prediction .bars [role=button], #a-prediction .bars button").last.click())
     assert again.input_value("[name=answer]") == ""
@@ -396,6 +404,33 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width
     ]
     assert serious == []
     assert tab.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_two_prompts_are_contrasted(visit: Callable[..., Any], model: Any) -> None:
+    other = "The sofa sleeps on the"
+    tab = visit(f"text={PROMPT}&against={other}&show=cells,heads")
+    tab.wait_for_selector("#a-patches .dot")
+    until(tab, READY)
+    att = ls.attribute(model, PROMPT, layers=True, readout=ls.Dot(other))
+    patches = ls.patch_cells(model, att)
+    frames = tab.locator("#a-cells .heat td.framed")
+    assert frames.count() == len(patches.cells) == tab.locator("#a-patches .chart .dot").count()
+    assert f"patched: {number(patches.cells[0].actual)}" in tab.locator("#a-cells td.framed").first.get_attribute(
+        "title"
+    )
+    assert tab.locator("#a-tokens .scores td").all_inner_texts() == ["2", "␣dog", "␣sofa"]
+    assert tab.locator("#a-further").inner_text().count("Patch cells") == 0
+    assert "against another prompt" in tab.inner_text("#a-cells") and tab.locator("#a-ablation .square").count()
+
+    # Another length: shown beside each other while it is written, and the sentence when it is asked.
+    tab.fill("[name=against]", "The sofa. sleeps on the")
+    tab.wait_for_selector(".alignment .problem")
+    assert "they part at position 2" in tab.inner_text(".alignment")
+    tab.click("#explain")
+    until(tab, "!document.querySelector('#problem').hidden")
+    assert "they part at position 2" in tab.inner_text("#problem")
+    tab.fill("[name=against]", "")
+    tab.wait_for_selector(".alignment", state="hidden")
 
 
 def test_the_examples_are_there(visit: Callable[..., Any]) -> None:

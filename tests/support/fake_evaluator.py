@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lens_scopes.errors import NumericsError
-from lens_scopes.evaluation.passages.read import Passages
+from lens_scopes.evaluation.passages.read import read_passages
 from lens_scopes.evaluation.passages.selection import Selection
 from lens_scopes.evaluation.processes import Process, this_process
 from lens_scopes.evaluation.run import measure_passages
@@ -66,12 +66,13 @@ class FakeEvaluator:
         self.seed, self.draws, self.corpus = seed, draws, [list(ids) for ids in corpus]
         self.kill_at, self.fail_at, self.delay = kill_at, fail_at, delay
         self.measured: list[int] = []
+        self.needs_other = False
 
     def passage(self, passage: Any) -> Prompt:
         return read_prompt(self.model, passage)
 
     def measure(
-        self, prompt: Prompt, target: int | None, *, index: int, answer: Any = None
+        self, prompt: Prompt, target: int | None, *, index: int, answer: Any = None, other: Sequence[int] | None = None
     ) -> tuple[dict[str, Any], list[Measurement]]:
         self.measured.append(index)
         time.sleep(self.delay)
@@ -114,7 +115,7 @@ def measure_token_ids(path: Path, kill_at: int | None = None, process: Process |
     model = bare_model()
     evaluator = FakeEvaluator(model, kill_at=kill_at)
     folder = ResultFolder.begin(path, {"laboratory": evaluator.signature()})
-    measure_passages(model, evaluator, Selection(Passages("given", TOKEN_IDS)), folder, process or this_process())
+    measure_passages(model, evaluator, Selection(read_passages(TOKEN_IDS)), folder, process or this_process())
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Head inspections, matrices and mode inspections with plausible made-up numbers, so that views need no model."""
+"""Results of every kind but attributions with plausible made-up numbers, so that views need no model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from fake_attribution import GERMAN_TOKENS, fake_attribution
 
 from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.results.cells import CellPatches, PatchedCell
 from lens_scopes.results.heads import AblationEffect, HeadInspection
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
@@ -76,6 +77,46 @@ def fake_heads(
         "versions": base.versions,
     }
     return HeadInspection(**(values | fields))
+
+
+def fake_cells(
+    tokens: Sequence[str] = GERMAN_TOKENS, n_layers: int = 18, patched: int = 12, **fields: Any
+) -> CellPatches:
+    """Random changes against a prompt that has another token at index 9, whose cell at L13 is the strongest."""
+    base = fake_attribution(tokens)
+    n = len(tokens)
+    generator = torch.Generator().manual_seed(3)
+    effect = 0.3 * torch.randn(n_layers, n, generator=generator, dtype=torch.float64)
+    effect[min(13, n_layers - 1), min(9, n - 1)] = -2.5
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
+    others: list[str] = [" Stuhl" if index == 9 else token for index, token in enumerate(tokens)]
+    order = effect.abs().flatten().argsort(descending=True)[:patched].tolist()
+    places = [(index // n, index % n, float(effect.flatten()[index])) for index in order]
+    values: dict[str, Any] = {
+        "effect": effect,
+        "layer_names": names,
+        "baseline_tokens": others,
+        "cells": [
+            PatchedCell(layer, names[layer], at, str(tokens[at]), others[at], change, 0.8 * change + 0.01)
+            for layer, at, change in places
+        ],
+        "spearman": 0.91,
+        "tokens": list(tokens),
+        "token_ids": base.token_ids,
+        "special": base.special,
+        "text": base.text,
+        "position": base.position,
+        "target": base.target,
+        "prediction": base.prediction,
+        "scope": "semantic",
+        "objective": "Semantic(' sofa')",
+        "spec": base.spec,
+        "contract": base.contract | {"held fixed": "the same layer's other positions"},
+        "model": base.model,
+        "settings": {"readout": {"name": "dot", "baseline": "other"}, "verified": patched, "divergence": False},
+        "versions": base.versions,
+    }
+    return CellPatches(**(values | fields))
 
 
 def fake_matrix(tokens: Sequence[str] = GERMAN_TOKENS, generated: int = 0, **fields: Any) -> AttributionMatrix:

@@ -39,7 +39,7 @@ def attribute(
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)
-        others = companions.compute(loaded, text, spec, prompt.position)
+        others = companions.compute(loaded, text, spec, prompt.position, attribution)
     asked.remark(attribution, *others.values())
     _remark_on_space(attribution)
     output.deliver(attribution, others)

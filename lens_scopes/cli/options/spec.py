@@ -11,8 +11,10 @@ import typer
 
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
+    CELL_OPTIONS,
     DEFAULT_SCOPE,
     LIMIT_OPTIONS,
+    MATRIX_OPTIONS,
     PATH_OPTIONS,
     SCOPE_OPTIONS,
     SITE_OPTIONS,
@@ -75,7 +77,7 @@ def _field(option: Option) -> tuple[str, Any, Any]:
 
 
 if TYPE_CHECKING:
-    SpecOptions = HeadsOptions = MatrixOptions = PathOptions = _Choices
+    SpecOptions = HeadsOptions = CellOptions = MatrixOptions = PathOptions = _Choices
 else:
     SpecOptions = _group(
         "SpecOptions",
@@ -85,5 +87,10 @@ else:
     HeadsOptions = _group(
         "HeadsOptions", (*SCOPE_OPTIONS, *WHICH_ANSWER, *PATH_OPTIONS, *LIMIT_OPTIONS), "For heads and MLPs."
     )
-    MatrixOptions = _group("MatrixOptions", (*SCOPE_OPTIONS, "readout", *PATH_OPTIONS, *LIMIT_OPTIONS), "For matrices.")
+    CellOptions = _group(
+        "CellOptions", (*SCOPE_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For patched cells."
+    )
+    MatrixOptions = _group(
+        "MatrixOptions", (*SCOPE_OPTIONS, *MATRIX_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For matrices."
+    )
     PathOptions = _group("PathOptions", (*PATH_OPTIONS, *LIMIT_OPTIONS), "For what has an objective of its own.")

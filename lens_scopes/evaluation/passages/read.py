@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,41 @@ from typing import Annotated, Any, TypeAlias
 from lens_scopes.errors import VALIDATED, FileError, near_names
 from lens_scopes.prompts.tokens import quote
 
-Passage: TypeAlias = Annotated["str | tuple[int, ...]", VALIDATED]
-PassagesLike: TypeAlias = Annotated["str | Path | Sequence[str | Sequence[int]] | Passages", VALIDATED]
+Text: TypeAlias = Annotated["str | tuple[int, ...]", VALIDATED]
+PassagesLike: TypeAlias = Annotated[
+    "str | Path | Sequence[str | Sequence[int] | tuple[Any, Any] | Mapping[str, Any]] | Passages", VALIDATED
+]
+
+_Fields: TypeAlias = Mapping[str, str]  # an attribute of a Passage, and the field or column that holds it
 
 FIELD = "text"
 _SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+_OPTIONS = {
+    "text": ("text", "--field"),
+    "answer": ("answer", "--answer-field"),
+    "other": ("other prompt", "--other-field"),
+}
+"""For each attribute of a Passage what it is in words, and the option that names its field."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage, each part of it as text or token ids.
+
+    Attributes:
+        text: the passage itself.
+        answer: what follows it, to be explained; None where the next token is explained, or the model's own answer.
+        other: another prompt of as many tokens; None for none.
+    """
+
+    text: Text
+    answer: Text | None = None
+    other: Text | None = None
+
+    def parts(self) -> dict[str, Text]:
+        """What it consists of, by attribute."""
+        values = {part: getattr(self, part) for part in _OPTIONS}
+        return {part: value for part, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -27,23 +57,42 @@ class Passages:
 
     Attributes:
         name: the file's name without its folder, or the name of the data set.
-        items: texts, or token ids where ids were given.
-        answers: what follows each passage, to be explained; empty where none were given.
+        items: the passages, all of the same parts.
+
+    Raises:
+        FileError: where a passage lacks a part that others have.
     """
 
     name: str
     items: tuple[Passage, ...]
-    answers: tuple[Passage, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part, (what, _) in _OPTIONS.items():
+            lacking = [index for index, item in enumerate(self.items) if getattr(item, part) is None]
+            if 0 < len(lacking) < len(self.items):
+                raise FileError(
+                    f"passage {lacking[0]} brings no {what}, and others do; give each passage one, or none."
+                )
 
     def __len__(self) -> int:
         """The number of passages."""
         return len(self.items)
 
+    @property
+    def texts(self) -> tuple[Text, ...]:
+        """The passages themselves."""
+        return tuple(item.text for item in self.items)
+
+    def bring(self, part: str) -> bool:
+        """Whether each passage has an "answer" or an "other" prompt."""
+        return any(getattr(item, part) is not None for item in self.items)
+
     def digest(self) -> str:
         """SHA-256 of all passages in order, whatever kind of file they came from."""
         digest = hashlib.sha256()
-        for item in self.items if not self.answers else zip(self.items, self.answers, strict=True):
-            digest.update(json.dumps(item).encode("ascii") + b"\n")
+        for item in self.items:
+            parts = item.parts()
+            digest.update(json.dumps(parts if len(parts) > 1 else item.text).encode("ascii") + b"\n")
         return digest.hexdigest()
 
 
@@ -52,6 +101,7 @@ def read_passages(
     *,
     field: str | None = None,
     answer_field: str | None = None,
+    other: str | None = None,
     split: str | None = None,
     subset: str | None = None,
 ) -> Passages:
@@ -62,12 +112,14 @@ def read_passages(
     - a file: `.txt` (one passage a line, blank lines left out), `.json` (a list), `.jsonl` or `.ndjson` (one a line) or
       `.parquet` (one a row). In JSON a passage is a string, or an object whose `field` is one.
     - a folder that `datasets` saved or can load, or the name of a data set on the hub or in the local cache.
-    - the passages themselves: texts, or token ids each; or mappings with the fields, as objects in JSON.
+    - the passages themselves: texts, or token ids each; pairs of a passage and another prompt of as many tokens; or
+      mappings with the fields, as objects in JSON.
 
     Args:
         source: where the passages are.
         field: the field or column that holds the text; "text" unless given.
-        answer_field: the field or column that holds the answer after each passage; without it there are no answers.
+        answer_field: the field or column that holds the answer after each passage; none is read unless given.
+        other: the field or column that holds another prompt of as many tokens; none is read unless given.
         split: of a data set, such as "test"; only needed where there are several.
         subset: the configuration of a data set, where it has several.
 
@@ -76,9 +128,10 @@ def read_passages(
     """
     if isinstance(source, Passages):
         return source
-    fields = (field or FIELD, *((answer_field,) if answer_field else ()))
+    named = {"text": field or FIELD, "answer": answer_field, "other": other}
+    fields = {part: name for part, name in named.items() if name}
     if not isinstance(source, (str, Path)):
-        return _passages("given", list(_given(source, fields)))
+        return Passages("given", tuple(_given(source, fields)))
     path = Path(source)
     if path.is_file():
         items = _from_file(path, fields)
@@ -90,32 +143,17 @@ def read_passages(
         name = path.name if path.is_dir() else str(source)
     if not items:
         raise FileError(f"{source} holds no passage; give at least one.")
-    return _passages(name, items)
+    return Passages(name, tuple(items))
 
 
-def _passages(name: str, rows: Sequence[tuple[Passage, ...]]) -> Passages:
-    """The passages of rows with a text, or a text and an answer each."""
-    items, *answers = zip(*rows, strict=True)
-    return Passages(name, items, *answers)
-
-
-def _given(source: Any, fields: Sequence[str]) -> Iterable[tuple[Passage, ...]]:
+def _given(source: Any, fields: _Fields) -> Iterator[Passage]:
     if not isinstance(source, Sequence) or not source:
         raise FileError(f"passages are a file, a data set's name or a list of texts, got {type(source).__name__}.")
     for index, item in enumerate(source):
-        values = [item]
-        if isinstance(item, Mapping) or len(fields) > 1:
-            values = [_field_of(item, f"passage {index}", field, fields) for field in fields]
-        if not all(isinstance(value, str) or _is_ids(value) for value in values):
-            raise FileError(f"passage {index} is {quote(item)}; give a text or token ids.")
-        yield tuple(value if isinstance(value, str) else tuple(value) for value in values)
+        yield _passage(item, f"passage {index}", fields, given=True)
 
 
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(token_id, int) for token_id in value)
-
-
-def _from_file(path: Path, fields: Sequence[str]) -> list[tuple[str, ...]]:
+def _from_file(path: Path, fields: _Fields) -> list[Passage]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _from_parquet(path, fields)
@@ -126,10 +164,8 @@ def _from_file(path: Path, fields: Sequence[str]) -> list[tuple[str, ...]]:
         return _from_json(path, text, fields)
     lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if suffix == ".txt":
-        return [_texts_of(line, f"{path} line {number}", fields) for number, line in lines]
-    return [
-        _texts_of(_parsed(line, f"{path} line {number}"), f"{path} line {number}", fields) for number, line in lines
-    ]
+        return [_passage(line, f"{path} line {number}", fields) for number, line in lines]
+    return [_passage(_parsed(line, f"{path} line {number}"), f"{path} line {number}", fields) for number, line in lines]
 
 
 def _decoded(path: Path) -> str:
@@ -154,7 +190,7 @@ def _parsed(line: str, where: str) -> Any:
         raise FileError(f"{where} is not JSON ({said}); expected a string or an object a line.") from error
 
 
-def _from_json(path: Path, text: str, fields: Sequence[str]) -> list[tuple[str, ...]]:
+def _from_json(path: Path, text: str, fields: _Fields) -> list[Passage]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -164,12 +200,10 @@ def _from_json(path: Path, text: str, fields: Sequence[str]) -> list[tuple[str, 
     except RecursionError as error:
         raise FileError(f"{path} is nested too deeply; expected a list of texts.") from error
     if not isinstance(rows, list):
-        raise FileError(
-            f"{path} holds {quote(rows)}; expected a list of texts, or of objects with a field {fields[0]!r}."
-        )
+        raise FileError(f"{path} holds {quote(rows)}; expected a list of texts, or of objects with {_listed(fields)}.")
     lines = _Lines(text)
     return [
-        _texts_of(row, lambda index=index: f"{path} line {lines.of_item(index)}", fields)
+        _passage(row, lambda index=index: f"{path} line {lines.of_item(index)}", fields)
         for index, row in enumerate(rows)
     ]
 
@@ -192,28 +226,20 @@ class _Lines:
         return at + len(self.text[at:]) - len(self.text[at:].lstrip())
 
 
-def _from_parquet(path: Path, fields: Sequence[str]) -> list[tuple[str, ...]]:
+def _from_parquet(path: Path, fields: _Fields) -> list[Passage]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(path, fields, file.schema_arrow.names)
-            rows = file.read(list(fields)).to_pylist()
+            _check_fields(path, fields, file.schema_arrow.names)
+            rows = file.read(list(fields.values())).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise FileError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    return [_texts_of(row, f"{path} row {number}", fields) for number, row in enumerate(rows, 1)]
+    return [_passage(row, f"{path} row {number}", fields) for number, row in enumerate(rows, 1)]
 
 
-def _check_columns(source: str | Path, fields: Sequence[str], columns: Sequence[str]) -> None:
-    for field in fields:
-        if field not in columns:
-            raise FileError(f"{source} {_no_field(field, columns, fields)}")
-
-
-def _from_data_set(
-    source: str | Path, fields: Sequence[str], split: str | None, subset: str | None
-) -> list[tuple[str, ...]]:
+def _from_data_set(source: str | Path, fields: _Fields, split: str | None, subset: str | None) -> list[Passage]:
     import datasets
 
     from lens_scopes.models.quiet import quiet_libraries
@@ -228,17 +254,20 @@ def _from_data_set(
             said = " ".join(str(error).split()) or type(error).__name__
             raise FileError(f"cannot read {source} as a file or a data set: {said}") from error
     if isinstance(data, dict):
-        names = list(data)
-        if split is None and len(names) > 1:
-            raise FileError(f"{source} has the splits {', '.join(names)}; choose one with split (--split {names[0]}).")
-        chosen = split or names[0]
+        splits = list(data)
+        if split is None and len(splits) > 1:
+            raise FileError(
+                f"{source} has the splits {', '.join(splits)}; choose one with split (--split {splits[0]})."
+            )
+        chosen = split or splits[0]
         if chosen not in data:
-            raise FileError(f"{source} has no split {chosen!r}; it has {', '.join(names)}.")
+            raise FileError(f"{source} has no split {chosen!r}; it has {', '.join(splits)}.")
         data = data[chosen]
-    _check_columns(source, fields, data.column_names)
-    columns = zip(*(data[field] for field in fields), strict=True)
-    rows = (dict(zip(fields, values, strict=True)) for values in columns)
-    return [_texts_of(row, f"{source} row {number}", fields) for number, row in enumerate(rows, 1)]
+    _check_fields(source, fields, data.column_names)
+    names = list(fields.values())
+    columns = zip(*(data[name] for name in names), strict=True)
+    rows = (dict(zip(names, values, strict=True)) for values in columns)
+    return [_passage(row, f"{source} row {number}", fields) for number, row in enumerate(rows, 1)]
 
 
 @contextmanager
@@ -254,35 +283,59 @@ def _data_set_bars(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _texts_of(row: Any, where: Any, fields: Sequence[str]) -> tuple[str, ...]:
-    """The text of a row, and its answer where that has a field; `where` is its place, or gives it."""
-    if isinstance(row, str) and len(fields) == 1:
-        return (row,)
-    texts = []
-    for field in fields:
-        text = _field_of(row, where, field, fields)
-        if not isinstance(text, str):
-            raise FileError(f"{_place(where)} has {quote(text)} as {field!r}; expected a text.")
-        texts.append(text)
-    return tuple(texts)
+def _passage(row: Any, where: str | Callable[[], str], fields: _Fields, *, given: bool = False) -> Passage:
+    """The passage of a row; `where` is its place, or gives it.
+
+    A value `given` in Python may have token ids for texts, and be a pair of a passage and its other prompt.
+    """
+    parts = _parts(row, where, fields, pairs=given)
+    for part, value in parts.items():
+        if not (isinstance(value, str) or (given and _is_ids(value))):
+            what = f"has {quote(value)} as {fields[part]!r}" if isinstance(row, Mapping) else f"is {quote(row)}"
+            raise FileError(f"{_place(where)} {what}; expected a text{' or token ids' * given}.")
+    return Passage(**{part: value if isinstance(value, str) else tuple(value) for part, value in parts.items()})
 
 
-def _field_of(row: Any, where: Any, field: str, fields: Sequence[str]) -> Any:
-    if not isinstance(row, Mapping):
-        expected = "a text" if len(fields) == 1 else f"an object with the fields {' and '.join(map(repr, fields))}"
-        raise FileError(f"{_place(where)} is {quote(row)}; expected {expected}.")
-    if field not in row:
-        raise FileError(f"{_place(where)} {_no_field(field, list(row), fields)}")
-    return row[field]
+def _parts(row: Any, where: str | Callable[[], str], fields: _Fields, *, pairs: bool) -> dict[str, Any]:
+    """What a row has for each part of a passage, all that have a field among them."""
+    if isinstance(row, Mapping):
+        _check_fields(where, fields, list(row))
+        return {part: row[name] for part, name in fields.items()}
+    parts = {"text": row[0], "other": row[1]} if pairs and _is_pair(row) else {"text": row}
+    missing = [name for part, name in fields.items() if part not in parts]
+    if missing:
+        what = "a text alone" if isinstance(row, str) else quote(row)
+        raise FileError(
+            f"{_place(where)} is {what}, so it has no field {missing[0]!r}; expected an object with {_listed(fields)}."
+        )
+    return parts
 
 
-def _place(where: Any) -> str:
+def _is_pair(item: Any) -> bool:
+    """Whether it is a passage with its other prompt, and not two token ids."""
+    is_pair = isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2
+    return is_pair and not any(isinstance(part, int) for part in item)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(token_id, int) for token_id in value)
+
+
+def _check_fields(where: str | Path | Callable[[], str], fields: _Fields, known: Sequence[str]) -> None:
+    for part, name in fields.items():
+        if name not in known:
+            what, option = _OPTIONS[part]
+            instead = (*near_names(name, known), *(one for one in known if one not in fields.values()), "NAME")[0]
+            raise FileError(
+                f"{_place(where)} has no field {name!r}, only {', '.join(map(repr, known)) or 'none'}; name the "
+                f"{what}'s ({option} {instead})."
+            )
+
+
+def _listed(fields: _Fields) -> str:
+    names = [repr(name) for name in fields.values()]
+    return f"the field{'s' * (len(names) > 1)} {' and '.join(names)}"
+
+
+def _place(where: str | Path | Callable[[], str]) -> str:
     return str(where() if callable(where) else where)
-
-
-def _no_field(field: str, known: Sequence[str], fields: Sequence[str]) -> str:
-    which = (*near_names(field, known), *(name for name in known if name not in fields), "NAME")[0]
-    role, option = ("text", "--field") if field == fields[0] else ("answer", "--answer-field")
-    return (
-        f"has no field {field!r}, only {', '.join(map(repr, known)) or 'none'}; name the {role}'s ({option} {which})."
-    )

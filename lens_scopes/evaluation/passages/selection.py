@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, PromptError
+from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import given_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -29,6 +30,7 @@ class PassagePrompt:
         cut: how many tokens were cut off at the beginning to fit the context window.
         answer: the tokens of the answer explained after the passage, or how many the model is to generate; None where
             the next token is explained.
+        other: the tokens of the passage's other prompt, cut as this one; None for none.
         prompt: the passage with its text, where nothing was cut off.
     """
 
@@ -36,6 +38,7 @@ class PassagePrompt:
     target: int | None
     cut: int = 0
     answer: tuple[int, ...] | int | None = None
+    other: tuple[int, ...] | None = None
     prompt: Prompt | None = field(default=None, compare=False)
 
 
@@ -59,26 +62,27 @@ def check_target(target: str | None) -> None:
 
 
 def read_passage(
-    model: TokenModel, passage: Passage, target: str, *, truncate: bool, answer: Passage | int | None = None
+    model: TokenModel, passage: Passage, target: str, *, truncate: bool, generate: int = 0
 ) -> PassagePrompt | TooLong:
     """The tokens of a passage, and its last one set apart as the target where `target` is "last".
 
-    With `truncate` a passage that does not fit the context window, with its answer, keeps its end, and a first special
-    token (BOS) its place.
+    Another prompt of the passage has as many tokens, with or without the target. With `truncate` a passage that does
+    not fit the context window, with its answer, keeps its end, and a first special token (BOS) its place; its other
+    prompt keeps the same places.
 
     Args:
-        answer: what follows the passage, to be explained: a text, ids, or a number of tokens to generate.
+        generate: how many tokens the model is to generate as the answer; 0 for the passage's own answer, or none.
 
     Raises:
-        PromptError: for a passage that is empty, of one token, or not text of this tokenizer, and for an answer that
-            does not follow it.
+        PromptError: for a passage that is empty, of one token, or not text of this tokenizer, for an answer that does
+            not follow it, and for another prompt of another length, with the place where the two part.
     """
     window = getattr(model.cfg, "n_ctx", None)
     cfg = SimpleNamespace(
         d_vocab=getattr(model.cfg, "d_vocab", None), default_prepend_bos=getattr(model.cfg, "default_prepend_bos", True)
     )
     without_window: Any = SimpleNamespace(tokenizer=model.tokenizer, cfg=cfg)
-    prompt = read_prompt(without_window, passage)
+    prompt = read_prompt(without_window, passage.text)
     ids = prompt.token_ids
     next_id = None
     if target == "last":
@@ -88,17 +92,23 @@ def read_passage(
         raise PromptError(
             f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
         )
-    if answer is not None and not isinstance(answer, int):
-        answer = given_answer(without_window, prompt, answer).token_ids
-    after = 0 if answer is None else answer if isinstance(answer, int) else len(answer)
+    answer: tuple[int, ...] | int | None = generate or None
+    if passage.answer is not None:
+        answer = given_answer(without_window, prompt, passage.answer).token_ids
+    other = None
+    if passage.other is not None:
+        other = read_aligned(without_window, prompt, passage.other, len(ids)).token_ids[: len(ids)]
+    # What the window does not hold is cut between a first special token and the end.
+    after = len(answer) if isinstance(answer, tuple) else generate
     if not window or len(ids) + after <= window:
-        return PassagePrompt(ids, next_id, answer=answer, prompt=prompt.first(len(ids)))
-    first = ids[:1] if prompt.special[0] else ()
+        return PassagePrompt(ids, next_id, 0, answer, other, prompt.first(len(ids)))
+    first = int(prompt.special[0])
     room = window - after
-    if not truncate or room < _LEAST_TOKENS + len(first):
+    if not truncate or room < _LEAST_TOKENS + first:
         return TooLong(len(ids) + after, window)
-    window_ids = (*first, *ids[len(ids) - room + len(first) :])
-    return PassagePrompt(window_ids, next_id, len(ids) - len(window_ids), answer)
+    cut = len(ids) - room
+    window_ids = (*ids[:first], *ids[first + cut :])
+    return PassagePrompt(window_ids, next_id, cut, answer, other and (*other[:first], *other[first + cut :]))
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,9 @@ class Selection:
         """
         if generate < 0:
             raise EvaluationError(f"generate is a number of tokens, at least 0; got {generate}.")
-        if generate and passages.answers:
+        if generate and passages.bring("answer"):
             raise EvaluationError("answers were given and some are to be generated; ask for one of them.")
-        if not (generate or passages.answers):
+        if not (generate or passages.bring("answer")):
             return cls(passages, skip, limit, target or "last", truncate)
         if target == "last":
             raise EvaluationError("an answer follows the whole passage, so target='last' does not apply; leave it out.")
@@ -152,11 +162,12 @@ class Selection:
         """Where the answers explained come from, in words; None where next tokens are explained."""
         if self.generate:
             return f"{self.generate} tokens that the model generates"
-        return "given" if self.passages.answers else None
+        return "given" if self.passages.bring("answer") else None
 
-    def answer(self, index: int) -> Passage | int | None:
-        """The answer explained after a passage; None for the next token."""
-        return self.passages.answers[index] if self.passages.answers else self.generate or None
+    def read(self, model: TokenModel, index: int) -> PassagePrompt | TooLong:
+        """A passage as `read_passage` reads it."""
+        passage = self.passages.items[index]
+        return read_passage(model, passage, self.target, truncate=self.truncate, generate=self.generate)
 
     def indices(self) -> range:
         stop = len(self.passages) if self.limit is None else min(len(self.passages), self.skip + self.limit)

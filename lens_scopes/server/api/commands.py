@@ -8,10 +8,11 @@ from dataclasses import fields
 from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
-from lens_scopes.scopes.registry import DEFAULT_SCOPE, read_text_or_ids
+from lens_scopes.scopes.registry import CELL_OPTIONS, DEFAULT_SCOPE, SITE_OPTIONS, read_text_or_ids
 from lens_scopes.scopes.spec import cli_words
 from lens_scopes.server.api.schemas import (
     AttributeRequest,
+    CellsRequest,
     Command,
     HeadsRequest,
     MatrixRequest,
@@ -21,11 +22,18 @@ from lens_scopes.server.api.schemas import (
 
 _FUNCTIONS = {
     AttributeRequest: "attribute",
+    CellsRequest: "attribute",  # whose cells are then patched
     HeadsRequest: "inspect_heads",
     MatrixRequest: "attribute_all",
     ModesRequest: "inspect_modes",
 }
-_COMMANDS = {AttributeRequest: "attribute", HeadsRequest: "heads", MatrixRequest: "matrix", ModesRequest: "modes"}
+_COMMANDS = {
+    AttributeRequest: "attribute",
+    CellsRequest: "cells",
+    HeadsRequest: "heads",
+    MatrixRequest: "matrix",
+    ModesRequest: "modes",
+}
 _LINE = 100
 
 
@@ -50,10 +58,16 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments += [f"{name}={given[name]!r}" for name in order if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
-    arguments += [f"verify={given['verify']!r}"] if "verify" in given else []
+    if "against" in own:
+        arguments.append(f"baseline={read_text_or_ids(given['against'])!r}")
+    if isinstance(request, HeadsRequest) and "verify" in given:
+        arguments.append(f"verify={given['verify']!r}")
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)
+    if isinstance(request, CellsRequest):
+        call = f"{call}\nresult = ls.patch_cells(model, attribution, {request.verify})"
+    name = "attribution" if isinstance(request, CellsRequest) else "result"
     model = _call("ls.load_model", _loading(options))
-    return f"import lens_scopes as ls\n\nmodel = {model}\nresult = {call}\n"
+    return f"import lens_scopes as ls\n\nmodel = {model}\n{name} = {call}\n"
 
 
 def _call(name: str, arguments: list[str]) -> str:
@@ -87,6 +101,9 @@ def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     given = _differing(request)
     spans = given.pop("spans", {})
     asked = cast(Any, request).spec().to_options()
+    if isinstance(request, CellsRequest):  # whose command has its own words for the readout and the layers
+        own = {name: getattr(request, name) for name in CELL_OPTIONS if getattr(request, name) is not None}
+        asked = {name: value for name, value in asked.items() if name not in SITE_OPTIONS} | own
     if isinstance(request, ModesRequest) or asked["scope"] == DEFAULT_SCOPE:
         del asked["scope"]
     words = ["lens-scopes", _COMMANDS[type(request)], *_prompt_words(request)]

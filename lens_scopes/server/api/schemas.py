@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
+    CELL_OPTIONS,
     FREEZABLE,
+    MATRIX_OPTIONS,
     PATH_OPTIONS,
     POINTS,
     READOUTS,
@@ -27,6 +29,7 @@ from lens_scopes.scopes.spec import Spec
 
 Number = float | None
 Name = Annotated[str, Field(max_length=200)]
+OtherText = Annotated[str, Field(min_length=1, max_length=options()["against"].longest)]
 
 
 class _Request(BaseModel):
@@ -110,11 +113,12 @@ _SCOPE = [name for name in SCOPE_OPTIONS if name in _GRADIENT_SETTINGS]
 _LIMITS = ("matmul_dtype",)
 
 if TYPE_CHECKING:
-    _SpecRequest = _HeadsRequest = _MatrixRequest = _PathRequest = _Choices
+    _SpecRequest = _HeadsRequest = _CellRequest = _MatrixRequest = _PathRequest = _Choices
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
-    _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, "readout", *PATH_OPTIONS, *_LIMITS)
+    _CellRequest = _with_options("_CellRequest", *_SCOPE, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, *MATRIX_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
 Position = Annotated[
@@ -133,9 +137,33 @@ class HeadsRequest(PromptRequest, _HeadsRequest):
 
     position: Position = -1
     baseline: Name = Field("mean", description="zero, mean or shuffle.")
+    against: OtherText | None = Field(
+        None, description="In place of a baseline, another prompt of as many tokens: its text, or ids (#2#651)."
+    )
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")
     verify: int | None = Field(None, ge=0, lt=2**31, description="How many components to ablate.")
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        return super().option_names() - {"against"}  # what replaces an output is no readout
+
+
+class CellsRequest(PromptRequest, _CellRequest):
+    """`lens_scopes.patch_cells`, of an attribution of every layer against another prompt."""
+
+    against: OtherText = Field(description=options()["against"].help)
+    position: Position = -1
+    verify: int = Field(10, ge=0, lt=2**31, description="How many of the strongest cells to patch.")
+
+    def spec(self) -> Spec:
+        return super().spec().with_layers()
+
+
+class AlignmentRequest(PromptRequest):
+    """Two prompts, to be put beside each other."""
+
+    against: OtherText
 
 
 class MatrixRequest(PromptRequest, _MatrixRequest):
@@ -266,6 +294,40 @@ class HeadsAnswer(_Scoped):
     answer: Answer | None
     other_answer: Answer | None
     prediction: Prediction
+
+
+class PatchedCell(BaseModel):
+    """A cell's predicted and actual change."""
+
+    layer: int
+    site: str
+    position: int
+    token: str
+    other_token: str
+    predicted: Number
+    actual: Number
+
+
+class CellsAnswer(_Scoped):
+    """`CellPatches` and its id."""
+
+    kind: Literal["cells"]
+    effect: list[list[Number]]
+    layer_names: list[str]
+    baseline_tokens: list[str]
+    cells: list[PatchedCell]
+    spearman: Number
+    position: int
+    target: PredictedToken | None
+    prediction: Prediction
+
+
+class Alignment(BaseModel):
+    """Whether two prompts have as many tokens, and where they differ; nothing until the model is loaded."""
+
+    aligned: bool | None
+    problem: str = Field(default="", description="Where the two part, in a sentence.")
+    blocks: list[dict[str, Any]] = Field(default=[], description="What the page draws of it.")
 
 
 class MatrixAnswer(_Scoped):

@@ -4,6 +4,7 @@ import { contents } from "../../views/page/scripts/page.js";
 
 const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
+  ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real"],
   ["matrix", "Source × target", "every token on every later prediction"],
   ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
 ];
@@ -51,9 +52,17 @@ function section(id, title, ...children) {
   return h("section", { id, class: "full", "aria-label": title }, h("h3", { class: "title" }, title), ...children);
 }
 
+/** The further questions that an answer has a place for. */
+export function offered({ attribution: { settings, answer: whole } }) {
+  const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot" && !whole;
+  // Modes are those of one prediction, and so are cells, which take another prompt.
+  const placed = { modes: !whole, cells: contrasts };
+  return FURTHER.map(([kind]) => kind).filter((kind) => placed[kind] ?? true);
+}
+
 function further(id, answer, want) {
-  // Modes are those of one prediction.
-  const wanted = FURTHER.filter(([kind]) => !answer[kind] && !(kind === "modes" && answer.attribution.answer));
+  const kinds = offered(answer);
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && kinds.includes(kind));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),

@@ -14,15 +14,16 @@ const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
-  heads: () => [...SCOPE, "target", "answer", "generate", "position"],
-  matrix: (fields) => [...SCOPE, "answer", "generate", ...(fields.scope === "logit-diff" ? ["target"] : [])],
+  heads: () => [...SCOPE, "target", "answer", "generate", "position", "against"],
+  cells: () => [...SCOPE, "target", "position", "against", "points"],
+  matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   modes: () => [...EVERY, "position"],
 };
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
 
 let about;
 let sides = [];
-let answers = []; // one for each side: {attribution, heads, matrix, modes, page}, the last with what all of them draw
+let answers = []; // one for each side: {attribution, heads, cells, matrix, modes, page}, the last with what all of them draw
 let drawn = []; // the drawing of each answer
 let view = { ...PLAIN_VIEW };
 let running = null;
@@ -119,9 +120,10 @@ async function explain(push = true) {
     }
     if (mine !== running) return;
     answers = found;
+    view.show = view.show.filter((kind) => answers.some((one) => answer.offered(one).includes(kind)));
     write(push);
     show();
-    for (const kind of view.show.filter((kind) => kind in TAKEN)) await add(kind, mine);
+    for (const kind of view.show) await add(kind, mine);
   } catch (error) {
     if (mine === running) say(error);
   } finally {
@@ -129,9 +131,10 @@ async function explain(push = true) {
   }
 }
 
-/** Adds heads, the matrix or the modes to what is shown, for each side. */
+/** Adds heads, cells, the matrix or the modes to what is shown, for each side that has a place for them. */
 async function add(kind, mine) {
   for (const [i, side] of sides.slice(0, answers.length).entries()) {
+    if (!answer.offered(answers[i]).includes(kind)) continue;
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
     const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lens_scopes.attribution.attribute import attribute
+from lens_scopes.attribution.cells import patch_cells
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
 from lens_scopes.engine.model import ModelLike, ScopedModel
+from lens_scopes.errors import PathError, PromptError
+from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import AnswerLike, given_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -16,12 +19,22 @@ from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.registry import options, read_text_or_ids
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
-from lens_scopes.server.api.schemas import AttributeRequest, HeadsRequest, MatrixRequest, ModesRequest, PromptRequest
+from lens_scopes.server.api.schemas import (
+    Alignment,
+    AlignmentRequest,
+    AttributeRequest,
+    CellsRequest,
+    HeadsRequest,
+    MatrixRequest,
+    ModesRequest,
+    PromptRequest,
+)
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.interruption import interruptible
 from lens_scopes.server.work.queue import Job
+from lens_scopes.views.words.pages.alignment import alignment_blocks
 
-Explanation = AttributeRequest | HeadsRequest | MatrixRequest | ModesRequest
+Explanation = AttributeRequest | CellsRequest | HeadsRequest | MatrixRequest | ModesRequest
 
 
 def refuse_early(request: PromptRequest, limits: Limits) -> None:
@@ -31,15 +44,19 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
         Refusal: 413 for a prompt or a continuation beyond the limits.
         LensScopesError: for choices that do not fit.
     """
-    if request.characters > limits.prompt_characters:
-        raise Refusal(
-            413, f"the prompt has {request.characters} characters; this server takes {limits.prompt_characters}."
-        )
+    _refuse_long_prompt(request, limits)
     generated = getattr(request, "generate", None) or 0
     if generated > limits.generated_tokens:
         raise Refusal(413, f"{generated} tokens were to be generated; this server takes {limits.generated_tokens}.")
     choices: Any = request
     _refuse_costly(choices.spec(), limits)
+
+
+def _refuse_long_prompt(request: PromptRequest, limits: Limits) -> None:
+    if request.characters > limits.prompt_characters:
+        raise Refusal(
+            413, f"the prompt has {request.characters} characters; this server takes {limits.prompt_characters}."
+        )
 
 
 def _refuse_costly(spec: Spec, limits: Limits) -> None:
@@ -70,6 +87,8 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
         raise Refusal(413, f"the prompt has {len(prompt)} tokens; this server takes {limits.prompt_tokens}.")
     if isinstance(request, AttributeRequest):
         return prompt, _attribution(model, prompt, request, limits, job)
+    if isinstance(request, CellsRequest):
+        return prompt, _cells(model, prompt, request, job)
     if isinstance(request, HeadsRequest):
         return prompt, _heads(model, prompt, request, limits, job)
     if isinstance(request, MatrixRequest):
@@ -110,8 +129,17 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
+def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, job: Job) -> Any:
+    with interruptible(model, job, "directions") as progress:
+        attribution = attribute(model, prompt, request.spec(), position=request.position, progress=progress)
+    with interruptible(model, job, "patches") as progress:
+        return patch_cells(model, attribution, request.verify, progress=progress)
+
+
 def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, limits: Limits, job: Job) -> Any:
-    baseline: Any = request.baseline
+    if request.against is not None and "baseline" in request.model_fields_set:
+        raise PathError("baseline and against both say what replaces an output; give one of them.")
+    baseline: Any = request.baseline if request.against is None else read_text_or_ids(request.against)
     spec = request.spec()
     _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "ablations") as progress:
@@ -158,3 +186,21 @@ def _modes(model: ModelLike, prompt: Prompt, request: ModesRequest, job: Job) ->
             matmul_dtype=spec.matmul_dtype,
             progress=progress,
         )
+
+
+def align(model: ModelLike, request: AlignmentRequest, limits: Limits) -> Alignment:
+    """Two prompts beside each other, as the model reads them.
+
+    Raises:
+        Refusal: 413 for a prompt beyond the limits.
+        PromptError: for a text that is no prompt.
+    """
+    _refuse_long_prompt(request, limits)
+    scoped = ScopedModel.of(model)
+    prompt, other = (read_prompt(scoped, text) for text in (request.prompt(), read_text_or_ids(request.against)))
+    blocks = alignment_blocks(prompt.tokens, other.tokens)
+    try:
+        read_aligned(scoped, prompt, other, len(prompt))
+    except PromptError as error:
+        return Alignment(aligned=False, problem=str(error), blocks=blocks)
+    return Alignment(aligned=True, blocks=blocks)

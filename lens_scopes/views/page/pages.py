@@ -13,6 +13,7 @@ from lens_scopes.views.words.pages.blocks import alerts, contract_section
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.cells import CellPatches
     from lens_scopes.results.heads import HeadInspection
     from lens_scopes.results.matrix import AttributionMatrix
     from lens_scopes.results.modes import ModeInspection
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 _WORDS = {
     "Attribution": "attribution",
     "HeadInspection": "heads",
+    "CellPatches": "cells",
     "AttributionMatrix": "matrix",
     "ModeInspection": "modes",
     "EvaluationReport": "evaluation",
     "InformationFlow": "flow",
 }
-_OF = {"heads": "the heads", "matrix": "source × target", "modes": "the modes"}
+_OF = {"heads": "the heads", "cells": "the cells", "matrix": "source × target", "modes": "the modes"}
 _SHARED = ("contract", "details")
 
 
@@ -42,20 +44,21 @@ def attribution_page(
     heads: HeadInspection | None = None,
     matrix: AttributionMatrix | None = None,
     modes: ModeInspection | None = None,
+    cells: CellPatches | None = None,
     *,
     later: Sequence[str] = (),
     group: str = "token",
 ) -> Page:
-    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, other sites,
-    contract, scores, details.
+    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, cells, other
+    sites, contract, scores, details.
 
     The sections for layers and other sites are there where the attribution has them. Add your own with
     `Page.with_section`.
 
     Args:
         attribution: what the page is about.
-        heads, matrix, modes: other results on the same prompt, each with its contract, shown on the same page. Where
-            one is about another prompt, position or model, the page says so.
+        heads, matrix, modes, cells: other results on the same prompt, each with its contract, shown on the same page.
+            Where one is about another prompt, position or model, the page says so.
         later: tokens of the prompt after the position explained, for a page where a reader can choose them.
         group: what the strip of tokens is folded by at first: "token", or as for `Attribution.group` the name of a
             grouping. A reader can choose another.
@@ -63,7 +66,7 @@ def attribution_page(
     Raises:
         PromptError: for a grouping that these tokens do not have.
     """
-    others = {"heads": heads, "matrix": matrix, "modes": modes}
+    others = {"heads": heads, "matrix": matrix, "modes": modes, "cells": cells}
     companions = {kind: result for kind, result in others.items() if result is not None}
     if group != "token":
         attribution.groups(group)

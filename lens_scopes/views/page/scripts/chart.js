@@ -42,7 +42,8 @@ export function chart(page, block) {
   );
   if (!square) return drawing;
   const mark = (shape, name) => h("span", { class: "mark" }, h("b", { class: shape }), say(name));
-  return h("div", {}, drawing, h("p", { class: "legend" }, mark("dot", "head"), mark("square", "mlp"), h("span", {}, block.note)));
+  const marks = block.marks.map(([name, shape]) => mark(shape, name));
+  return h("div", {}, drawing, h("p", { class: "legend" }, ...marks, h("span", {}, block.note)));
 }
 
 /** The looks of lines with their names. */

@@ -22,8 +22,11 @@ function colouredMap(page, block) {
   const shared = jointScale(own);
   const cells = [];
   const cellRows = values.map(() => []);
+  const frames = new Map((block.marks ?? []).map(([r, c, words]) => [`${r} ${c}`, words]));
   const recolour = (scaleOfRow) =>
-    cells.forEach(({ element, value, r, c }) => (element.className = levelOf(value, special[c], scaleOfRow(r))));
+    cells.forEach(({ element, value, r, c }) => {
+      element.className = levelOf(value, special[c], scaleOfRow(r)) + (frames.has(`${r} ${c}`) ? " framed" : "");
+    });
   const body = values.map((row, r) => {
     const best = ranking(row, special)[0];
     const top = best === undefined ? "—" : [token(columns[best]), " ", h("span", {}, number(row[best]))];
@@ -37,6 +40,7 @@ function colouredMap(page, block) {
       if (own[r].bound && !special[c] && Number.isFinite(value)) {
         about += ` · ${say("of_row", { percent: percent(Math.abs(value) / own[r].bound) })}`;
       }
+      if (frames.has(`${r} ${c}`)) about += ` · ${frames.get(`${r} ${c}`)}`;
       const element = h("td", { title: about }, short(value));
       cells.push({ element, value, r, c });
       cellRows[r].push(element);
@@ -44,7 +48,7 @@ function colouredMap(page, block) {
     });
     return h("tr", {}, h("th", { scope: "row", class: "name" }, name), h("td", { class: "top" }, top), ...rowCells);
   });
-  recolour((r) => own[r]);
+  recolour(block.by_all ? () => shared : (r) => own[r]);
   const outside = { special: special.some(Boolean), broken: values.flat().some((value) => value === null) };
   const control = (type, name, label, more) => {
     const attributes = { type, id: page.id(`${key}-${name}`), class: name, ...more };
@@ -74,8 +78,8 @@ function colouredMap(page, block) {
     "div",
     { class: "heat" },
     chosen && block.choose === "position" && h("p", { class: "note" }, say("choose_position")),
-    radio("by-row", say("by_row", { noun }), true, (r) => own[r]),
-    radio("by-all", say("by_all", { noun }), false, () => shared),
+    radio("by-row", say("by_row", { noun }), !block.by_all, (r) => own[r]),
+    radio("by-all", say("by_all", { noun }), Boolean(block.by_all), () => shared),
     control("checkbox", "numbers", say("numbers"), {}),
     h("div", { class: "row-legend" }, rowLegend(noun, shared.signed, outside)),
     h("div", { class: "all-legend" }, legend(shared, say("all_rows", { noun }), outside)),

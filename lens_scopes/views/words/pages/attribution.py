@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lens_scopes.views.words import attribution as words
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, percent
+from lens_scopes.views.words.pages.alignment import alignment_blocks
 from lens_scopes.views.words.pages.blocks import (
     Block,
     Section,
@@ -119,7 +120,7 @@ def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Secti
     if attribution.answer is not None:
         own = len(attribution.tokens) > attribution.position + 1
         shown = "The prompt, and the answer's tokens but the last." if own else "The prompt."
-    blocks = [note(f"{shown} Point at a token for its score."), strip]
+    blocks = [note(f"{shown} Point at a token for its score."), strip, *_other_prompt(attribution)]
     blocks += [lead(words.interpretation(attribution)), lead(words.caveat(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
 
@@ -131,6 +132,13 @@ def _folded(name: str, segments: Sequence[words.Segment]) -> Block:
         "spans": [[segment.start, segment.stop] for segment in segments],
         "labels": [printable_token(segment.label) for segment in segments],
     }
+
+
+def _other_prompt(attribution: Attribution) -> list[Block]:
+    """The prompt that scores are measured from beside this one, where there is one."""
+    readout = attribution.settings.get("readout")
+    others = readout.get("baseline_tokens") if isinstance(readout, dict) else None
+    return alignment_blocks(attribution.tokens[: len(others)], others) if others else []
 
 
 def _score_place(attribution: Attribution) -> str:

@@ -58,6 +58,7 @@ LABELS = {
     "through": "Explain through {name} alone",
     "head": "head",
     "mlp": "MLP",
+    "cell": "cell",
     "sections": "Sections",
     "made_with": "Made with lens_scopes. This page is complete in itself: it loads nothing and sends nothing.",
     "no_scripts": "Scripts are off: these are the texts and tables without the charts.",
@@ -194,7 +195,8 @@ def heat_map(
         columns: their names; the tokens of the result if not given.
         special: which columns stay outside the colour scale; those of the result if not given.
         more: `errors` (as values), `row_links` and `cell_links` (ids), `row_ids`, `apart` (a further column with a
-            scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers, without controls).
+            scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers, without controls),
+            `by_all` (one scale for all rows at first), `marks` (row, column and a few words of cells to be framed).
     """
     if not isinstance(values, dict):
         values = [[value if math.isfinite(value) else None for value in row] for row in values]  # type: ignore[misc]
