@@ -19,6 +19,7 @@ from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
+from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
@@ -31,6 +32,7 @@ from .scopes.comparisons import (
 )
 from .scopes.context_cite import ContextCite
 from .scopes.faded_attention import FadedAttention
+from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
     Directions,
@@ -66,6 +68,7 @@ __all__ = [
     "FadedAttention",
     "Fisher",
     "FisherAtValues",
+    "FittedLens",
     "Frozen",
     "HeadInspection",
     "Heads",
@@ -75,6 +78,7 @@ __all__ = [
     "LensScopesError",
     "LogProb",
     "LogProbDiff",
+    "LogitLens",
     "LogitDiff",
     "MLP",
     "ModeInspection",
@@ -95,6 +99,7 @@ __all__ = [
     "Spec",
     "StraightPath",
     "Temperature",
+    "TotalInfluence",
     "ValueDistribution",
     "ValueWeightedAttention",
     "attribute",

@@ -18,6 +18,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.lens import LensLike
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.points import PointsLike
 from lens_scopes.scopes.readouts import Dot, Norm, Readout
@@ -35,6 +36,7 @@ def attribute(
     answer: AnswerLike | None = None,
     eligible: str | None = None,
     layers: bool | str = False,
+    lens: LensLike = None,
     sites: str | Sequence[str] = (),
     score_site: str | None = None,
     through: PathLike = None,
@@ -70,6 +72,9 @@ def attribute(
         eligible: which tokens get scores where an answer is explained: "prompt" (usual), or "all" for the answer's own
             tokens but the last too.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
+        lens: also what the residual stream reads as in each cell of `layers`, which it asks for: True or "logit" for
+            the model's own final norm and unembedding (`LogitLens`), or a fitted JacobianLens of TransformerLens or its
+            file. One more forward pass, and one product with the unembedding for each cell.
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
         score_site: where the tokens' scores are read: the embedding, or an activation by such a name. Over its layers
             and heads scores s are put together as Σ_l √(Σ_h s_l,h,t); the readout "relative" makes layers comparable.
@@ -107,6 +112,7 @@ def attribute(
     spec = Spec.read(
         objective,
         layers=layers,
+        lens=lens,
         sites=sites,
         score_site=score_site,
         through=through,
@@ -162,6 +168,7 @@ def attribute_batch(
     answer: AnswerLike | Sequence[AnswerLike] | None = None,
     eligible: str | None = None,
     layers: bool | str = False,
+    lens: LensLike = None,
     sites: str | Sequence[str] = (),
     score_site: str | None = None,
     through: PathLike = None,
@@ -176,7 +183,7 @@ def attribute_batch(
 
     Args:
         prompts: as for `attribute`.
-        model, objective, position, target, layers, sites, score_site, through, readout: as for `attribute`.
+        model, objective, position, target, layers, lens, sites, score_site, through, readout: as for `attribute`.
         answer: as for `attribute`, the same for all prompts; or a list of one for each prompt.
         against: another prompt for each prompt, of as many tokens, as a list of one each, or a text for all: scores are
             measured from it, as by `readout=ls.Dot(other)`, or along the path from it where `points` is one.
@@ -199,6 +206,7 @@ def attribute_batch(
     spec = Spec.read(
         objective,
         layers=layers,
+        lens=lens,
         sites=sites,
         score_site=score_site,
         through=through,

@@ -13,7 +13,7 @@ from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import resolve_token
-from lens_scopes.results.answer import AnswerRecord
+from lens_scopes.results.base import AnswerRecord
 from lens_scopes.scopes.contract import answer_process
 from lens_scopes.scopes.other_prompt import OtherPrompt
 from lens_scopes.scopes.spec import Spec

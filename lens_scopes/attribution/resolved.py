@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -40,9 +40,10 @@ from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, S
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.results.attribution import Attribution, DirectionDetails
+from lens_scopes.results.attribution import Attribution, DirectionDetails, LensReading
 from lens_scopes.results.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
+from lens_scopes.scopes.lens import Lens, read_cells
 from lens_scopes.scopes.objectives import Directions, Explanation, Objective, contrast
 from lens_scopes.scopes.paths import Path
 from lens_scopes.scopes.points import Points
@@ -92,6 +93,8 @@ class ResolvedSpec:
         layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
         score_names = named_sites(model, spec.score_site)
         require_used(model, [*layer_names, *site_names, *score_names], SiteError)
+        if spec.lens is not None:
+            spec.lens.prepare(model, layer_names)
         return cls(
             model=model,
             spec=spec,
@@ -178,8 +181,40 @@ class ResolvedSpec:
             OutOfMemoryError: when they do not fit in memory together.
         """
         if self.points is not None:
-            return [self._run_at_points(place, progress) for place in places]
-        return self._run(places, progress, budget or self.budget())
+            results = [self._run_at_points(place, progress) for place in places]
+        else:
+            results = self._run(places, progress, budget or self.budget())
+        return results if self.spec.lens is None else self._with_readings(self.spec.lens, places, results)
+
+    def _with_readings(
+        self, lens: Lens, places: Sequence[PromptPosition], results: Sequence[Attribution]
+    ) -> list[Attribution]:
+        """The results with what a lens reads in the cells of their maps, from one more forward pass for all."""
+        sequences = [place.sequences[0] for place in places]
+        chosen = torch.zeros(len(places), len(self.layer_names), max(map(len, sequences)), dtype=torch.bool)
+        for row, result in enumerate(results):
+            assert result.layers is not None
+            sizes = result.layers.abs().nan_to_num(nan=torch.inf)
+            sizes[:, torch.tensor(result.special)] = -1  # the last to be read
+            largest = sizes.flatten().topk(min(lens.cells, sizes.numel())).indices
+            layer, position = largest // len(result), largest % len(result)
+            chosen[row, layer, position] = True
+        ids, probabilities = read_cells(self.model, self.unembedding, lens, sequences, self.layer_names, chosen)
+        names = {token: self.token(token) for token in ids[ids >= 0].unique().tolist()}
+        readings = []
+        for row, result in enumerate(results):
+            kept = ids[row, :, : len(result)].tolist()
+            of_cells = [[[token for token in cell if token >= 0] for cell in line] for line in kept]
+            readings.append(
+                LensReading(
+                    lens=lens.name,
+                    equation=lens.equation,
+                    token_ids=of_cells,
+                    tokens=[[[names[token] for token in cell] for cell in line] for line in of_cells],
+                    probabilities=probabilities[row, :, : len(result)].clone(),
+                )
+            )
+        return [replace(result, lens=reading) for result, reading in zip(results, readings, strict=True)]
 
     def _run(self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget) -> list[Attribution]:
         # One row for each prompt, or for each answer to it, and one final state for each prediction.
@@ -354,6 +389,7 @@ class ResolvedSpec:
             points=None if asked.points is None else choice_record(asked.points),
             score_sites=[] if self.at_embedding else self.score_names,
             sites=[EMBEDDING, *self.layer_names, *self.site_names],
+            **({} if self.spec.lens is None else {"lens": self.spec.lens.name}),
             squared=directions.squared and self.at_embedding,
             divergence=directions.squared,
             directions=len(directions.vectors),

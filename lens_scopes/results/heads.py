@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.results.answer import AnswerRecord
-from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.base import AnswerRecord, Entry, Result
 from lens_scopes.scopes.paths import Component
 
 if TYPE_CHECKING:

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import PromptError
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.base import Entry, Result
 
 if TYPE_CHECKING:
     import pandas
+
+    from lens_scopes.results.influence import TotalInfluence
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -108,6 +111,39 @@ class AttributionMatrix(Result):
                 column.append(float(totals[rows].mean()) if rows else float("nan"))
             table[source] = column
         return pandas.DataFrame(table, index=pandas.Index(list(chosen), name="target \\ source"))
+
+    def total_influence(self, of: SpanLike = "answer", *, special: bool = False) -> TotalInfluence:
+        """What a part of the generated text rests on in the prompt, through the generated tokens between.
+
+        Every row becomes shares of the tokens before it, and influence is followed from the part back to the prompt
+        along all paths: total = e (I − A)⁻¹ P, as `TotalInfluence` has it. No run of the model is needed.
+
+        Args:
+            of: the part: "answer" for the last sentence of the text after the prompt (all of it where the prompt was
+                given as ids), "generated" for all of it, the name of one of `spans`, or a span as everywhere: a part of
+                the text that occurs once, `Chars(start, stop)`, or (start, stop) in tokens.
+            special: whether special tokens are sources too. BOS is an attention sink: most influence would end there.
+
+        Returns:
+            A TotalInfluence: total and direct share of each prompt token, what passes through each generated one, and
+            the hops between sentences.
+
+        Raises:
+            PromptError: for a matrix without generated tokens or a given answer, and for a part that is missing,
+                ambiguous or in the prompt.
+            ResultError: for scores that are not finite.
+
+        Source: CAGE, arXiv:2512.15663.
+
+        Example:
+            >>> matrix = ls.attribute_all(model, "The capital of France is", ls.Semantic(), generate=3)
+            >>> influence = matrix.total_influence((8, 9))  # the last token, through the two before it
+            >>> round(float(influence.scores.sum()), 6), bool(influence.direct.sum() < 1)
+            (1.0, True)
+        """
+        from lens_scopes.results.influence import total_influence
+
+        return total_influence(self, of, special)
 
     def _places(self) -> list[tuple[int, int, int]]:
         """Row, destination and source of every entry on and below the diagonal."""

@@ -196,7 +196,7 @@ _added: dict[str, ScopeEntry] = {}
 
 @dataclass(frozen=True)
 class ChoiceEntry:
-    """One name of a readout or of points, as text: name, class and one-line help."""
+    """One name of a readout, of points or of a lens, as text: name, class and one-line help."""
 
     name: str
     home: str
@@ -227,6 +227,12 @@ POINTS = {
             "special tokens fixed where -held follows (with dot: Integrated Gradients)",
         ),
         ChoiceEntry("noise", "lens_scopes.scopes.points:Noise", "noise around the prompt (SmoothGrad)"),
+    )
+}
+LENSES = {
+    entry.name: entry
+    for entry in (
+        ChoiceEntry("logit", "lens_scopes.scopes.lens:LogitLens", "the model's own final norm and unembedding"),
     )
 }
 FREEZABLE = {"patterns": "attention patterns", "norms": "normalisation scales", "gates": "MLP activations"}
@@ -405,7 +411,7 @@ TOKEN_OPTIONS = ("target", "other", "answer")
 WHICH_ANSWER = ("answer", "generate")
 ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
 ELIGIBLE = ("prompt", "all")
-SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points", "against")
+SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
 CELL_OPTIONS = ("against", "points", "layer_site")
 MATRIX_OPTIONS = ("readout", "against")
 PATH_OPTIONS = ("through", "freeze")
@@ -551,6 +557,14 @@ _READ_OPTIONS = (
         "The residual stream read at each layer: resid_pre, resid_mid or resid_post; asks for layers. By default "
         "resid_pre.",
         "NAME",
+    ),
+    Option(
+        "lens",
+        READ,
+        "Also read each cell of the layers map as tokens, by "
+        + ", ".join(f"{entry.name} ({entry.explains}; {entry.name}@10 keeps ten tokens)" for entry in LENSES.values())
+        + " or by a fitted JacobianLens of TransformerLens, given as its file; asks for layers.",
+        "logit[@N]|FILE.pt",
     ),
     Option(
         "site", READ, "Another activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True

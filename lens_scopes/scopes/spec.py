@@ -23,6 +23,7 @@ from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.spans import write_span
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
@@ -67,6 +68,7 @@ class Spec:
     Attributes:
         objective: what is explained, or the comparison method.
         layers: the residual stream read at each layer, "resid_pre", "resid_mid" or "resid_post"; None for none.
+        lens: what reads the cells of the layers map as tokens, which asks for layers; None for nothing.
         sites: further activations to read.
         score_site: where the tokens' scores are read.
         through: which components carry gradient; None for all.
@@ -92,6 +94,7 @@ class Spec:
 
     objective: Explanation = Semantic()
     layers: str | None = None
+    lens: Lens | None = None
     sites: tuple[str, ...] = ()
     score_site: str = EMBEDDING
     through: Path | None = None
@@ -103,7 +106,7 @@ class Spec:
     memory: int | None = None
     matmul_dtype: MatmulDtype = None
 
-    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
+    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "lens", "sites", "score_site", "through", "readout", "points")
 
     def __post_init__(self) -> None:
         check_matmul_dtype(self.matmul_dtype)
@@ -119,6 +122,8 @@ class Spec:
             self._refuse_choices(names, why, "a scope like Fisher()")
             return
         object.__setattr__(self, "readout", self.readout.along(self.points))
+        if self.lens is not None and self.layers is None:
+            object.__setattr__(self, "layers", "resid_pre")
         if self.score_site != EMBEDDING and self.readout.signed:
             raise SiteError(
                 f"signed scores have no total over {self.score_site}: read them by norm, product or relative, or ask "
@@ -151,6 +156,7 @@ class Spec:
         objective: ObjectiveLike = None,
         *,
         layers: bool | str = False,
+        lens: LensLike = None,
         sites: str | Sequence[str] = (),
         score_site: str | None = None,
         through: PathLike = None,
@@ -170,6 +176,8 @@ class Spec:
         given: dict[str, Any] = {}
         if layers is not False:
             given["layers"] = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
+        if (chosen := as_lens(lens)) is not None:
+            given["lens"] = chosen
         if sites:
             given["sites"] = (sites,) if isinstance(sites, str) else tuple(sites)
         if readout is not None:
@@ -362,7 +370,7 @@ class Spec:
 
     def without_sites(self) -> Spec:
         """The same objective, path and limits, read at the embedding by the norm."""
-        return self.replace(layers=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
+        return self.replace(layers=None, lens=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
 
     def with_layers(self) -> Spec:
         """The same read at every layer's residual stream, the usual one unless another is asked for."""
@@ -396,6 +404,7 @@ class Spec:
     def _texts(self) -> dict[str, str]:
         """The choices that are written alike everywhere, where they are not as usual."""
         texts = {
+            "lens": None if self.lens is None else self.lens.text,
             "score_site": None if self.score_site == EMBEDDING else self.score_site,
             "readout": None if self.readout == Norm() else self.readout.text,
             "points": None if self.points is None else self.points.text,

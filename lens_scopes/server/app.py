@@ -16,8 +16,7 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.errors import LensScopesError
 from lens_scopes.models.source import ModelSource
-from lens_scopes.results.plain_json import as_json
-from lens_scopes.results.writing import utf8
+from lens_scopes.results.writing import as_json, utf8
 from lens_scopes.server.api.commands import command_of
 from lens_scopes.server.api.examples import EXAMPLES
 from lens_scopes.server.api.problems import (
@@ -39,6 +38,8 @@ from lens_scopes.server.api.schemas import (
     CellsRequest,
     HeadsAnswer,
     HeadsRequest,
+    InfluenceAnswer,
+    InfluenceRequest,
     MatrixAnswer,
     MatrixRequest,
     ModesAnswer,
@@ -210,6 +211,11 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """The influence of every token on every later prediction."""
         return await _respond(service, question, request)
 
+    @app.post("/api/influence", **answers(InfluenceAnswer))
+    async def influence(question: InfluenceRequest, request: Request) -> Response:
+        """What a part of a generated text rests on in the prompt, through the generated text before it."""
+        return await _respond(service, question, request)
+
     @app.post("/api/modes", **answers(ModesAnswer))
     async def modes(question: ModesRequest, request: Request) -> Response:
         """What the leading Fisher directions mean."""
@@ -365,7 +371,7 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
     if result.kind == "attribution" and "attribution" not in companions:
         page = attribution_page(result, **companions, later=later)
     elif companions:
-        raise Refusal(422, "only an attribution's report takes others: heads, matrix, modes or cells.")
+        raise Refusal(422, "only an attribution's report takes others: heads, cells, matrix, influence or modes.")
     else:
         page = page_of(result)
     if kind == "html":

@@ -56,6 +56,21 @@ def test_matrix_is_the_python_call(run: Callable[..., Run], loader: Loader) -> N
     assert got["generated"] == 2 and "start" in got["spans"]
 
 
+def test_total_influence_is_the_python_call(run: Callable[..., Run], loader: Loader, folder: Path) -> None:
+    asked = ("matrix", PROMPT, "--generate", "4", "--total-influence", "generated")
+    got = as_json(run(*asked, "--json"))
+    matrix = ls.attribute_all(loader.model, PROMPT, generate=4)
+    assert got == plain(matrix.total_influence("generated").to_dict())
+    assert got["of"] == "generated" and got["chains"] and got["hops"]
+    names = ["a.html", "a.safetensors", "a.json", "a.csv", "a.png"]
+    done = run(*asked, *(argument for name in names for argument in ("--out", name)))
+    assert done.status == 0 and "the strongest ways to the prompt" in done.out
+    assert isinstance(ls.load(folder / "a.safetensors"), ls.TotalInfluence)
+    for words in (("--total-influence", "answer"), ("--generate", "3", "--total-influence", "nowhere")):
+        refused = run("matrix", PROMPT, *words)
+        assert refused.status == 2 and len(refused.err.strip().splitlines()) == 1
+
+
 def test_a_matrix_of_a_given_answer(run: Callable[..., Run], loader: Loader) -> None:
     expected = plain(ls.attribute_all(loader.model, PROMPT, ls.LogProb(), answer=" sofa dog").to_dict())
     got = as_json(run("matrix", PROMPT, "--scope", "logprob", "--answer", " sofa dog", "--json"))

@@ -1,7 +1,7 @@
 // What the page's scripts compute before they draw: scales and levels, places on axes, orders of tables, safe tokens.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { read, write } from "../../lens_scopes/server/page/address.js";
+import { DEFAULTS, read, write } from "../../lens_scopes/server/page/address.js";
 import { align, difference } from "../../lens_scopes/server/page/difference.js";
 import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
 import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
@@ -88,7 +88,7 @@ test("a text is folded into segments with their sums", () => {
 });
 
 test("the fold is part of the address", () => {
-  const sides = [{ text: "a", scope: "semantic", readout: "" }];
+  const sides = [{ ...DEFAULTS, text: "a" }];
   const view = { layer: "", fold: "sentence", head: "", show: [] };
   const hash = write({ sides, ...view });
   assert.equal(hash, "#text=a&fold=sentence");

@@ -25,6 +25,7 @@ from lens_scopes.server.api.schemas import (
     AttributionAnswer,
     CellsAnswer,
     HeadsAnswer,
+    InfluenceAnswer,
     MatrixAnswer,
     ModesAnswer,
 )
@@ -101,6 +102,11 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),
         MatrixAnswer,
     ),
+    "influence": (
+        {"scope": "entropy", "generate": 3, "of": "generated"},
+        lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=3).total_influence("generated"),
+        InfluenceAnswer,
+    ),
     "matrix of an answer": (
         {"scope": "logprob", "answer": " sofa dog"},
         lambda model: ls.attribute_all(model, PROMPT, ls.LogProb(), answer=" sofa dog"),
@@ -122,6 +128,14 @@ def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kin
     result = plain(expected(model))
     assert {name: value for name, value in answer.items() if name in result} == result
     assert set(answer) - set(result) == {"id", "kind", "command"}
+
+
+def test_layers_are_read_as_tokens(api: TestClient, model: Any) -> None:
+    answer = ask(api, "attribute", lens="logit@2")
+    expected = ls.attribute(model, PROMPT, ls.Semantic(), lens="logit@2")
+    assert answer["lens"] == plain(expected)["lens"] and answer["layers"] is not None
+    assert "lens='logit@2'" in answer["command"]["python"] and "--lens logit@2" in answer["command"]["shell"]
+    assert ask(api, "attribute", layers=True)["lens"] is None
 
 
 def test_a_scope_with_a_place_of_its_own_is_read_there(api: TestClient, model: Any) -> None:
@@ -279,6 +293,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("attribute", {"against": "The sofa sleeps on"}, ["--against", "The sofa sleeps on"]),
     ("matrix", {"generate": 40}, ["--generate", "40"]),
     ("matrix", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
+    ("attribute", {"lens": "tuned"}, ["--lens", "tuned"]),
     ("modes", {"rank": 0}, ["--rank", "0"]),
     ("modes", {"baseline": "mode"}, ["--baseline", "mode"]),
 ]

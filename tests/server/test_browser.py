@@ -268,6 +268,30 @@ def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None
     assert "through=L" in tab.url and "through head L" in tab.locator(".answer .kind").first.inner_text()
 
 
+def test_influence_is_followed_through_what_was_generated(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    assert tab.get_by_role("button", name="Through the generated text").count() == 0
+    tab = visit(f"text={PROMPT}&generate=4")
+    asked(tab, lambda: tab.get_by_role("button", name="Through the generated text").click())
+    tab.wait_for_selector("#a-chain .sentences button")
+    assert texts(tab, "#a-chain .way button")[0] in ("answer", "generated")
+    tab.locator("#a-chain .hops .bars button").first.click()
+    assert len(texts(tab, "#a-chain .way button")) == 2 and "show=influence" in tab.url
+    again = visit(tab.url.partition("#")[2])
+    again.wait_for_selector("#a-chain .sentences button")
+
+
+def test_cells_tell_what_they_read_as(visit: Callable[..., Any]) -> None:
+    tab = visit(f"text={PROMPT}&lens=logit")
+    assert (
+        tab.locator("[name=lens]").input_value() == "logit"
+        and tab.locator("details.more").get_attribute("open") is not None
+    )
+    tab.locator("#a-layers .heat tbody td:not(.top)").nth(2).hover()
+    assert len(texts(tab, "#a-layers .reading .token")) == 5
+    assert visit().locator("#a-layers .reading").count() == 0
+
+
 def test_charts_of_circuitsvis_are_drawn(visit: Callable[..., Any]) -> None:
     tab = visit(f"text={PROMPT}&show=heads,matrix")
     for chart in ("#a-patterns", "#a-pattern-gradients", "#a-matrix-chart"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from fake_attribution import GERMAN_TOKENS, fake_attribution
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.results.cells import CellPatches, PatchedCell
 from lens_scopes.results.heads import AblationEffect, HeadInspection
+from lens_scopes.results.influence import TotalInfluence
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 
@@ -140,6 +143,7 @@ def fake_matrix(tokens: Sequence[str] = GERMAN_TOKENS, generated: int = 0, **fie
         "text": base.text,
         "position": destinations[-1],
         "prediction": base.prediction,
+        "answer": generated,
         "generated": generated,
         "spans": {"German": (1, min(11, n)), "English": (min(11, n - 1), n)} if n > 11 else {},
         "scope": "semantic",
@@ -151,6 +155,24 @@ def fake_matrix(tokens: Sequence[str] = GERMAN_TOKENS, generated: int = 0, **fie
         "versions": base.versions,
     }
     return AttributionMatrix(**(values | fields))
+
+
+SENTENCES = ("Ann is in Rome.", " Joe is in Bonn.", " Ann waits.", " Joe sings.", " So Rome waits.")
+
+
+def fake_story(sentences: Sequence[str] = SENTENCES, given: int = 2, **fields: Any) -> AttributionMatrix:
+    """Random scores on a text of words, of which all sentences but the first `given` are generated."""
+    text = "".join(sentences)
+    words = re.findall(r"\s?[^\s.]+|\.", text)
+    offsets = [(0, 0), *itertools.pairwise(itertools.accumulate(map(len, words), initial=0))]
+    generated = len(re.findall(r"\s?[^\s.]+|\.", "".join(sentences[given:])))
+    named = {"text": text, "offsets": offsets, "spans": {}, "objective": "Semantic"}
+    return fake_matrix(["<bos>", *words], generated, **(named | fields))
+
+
+def fake_influence(tokens: Sequence[str] = GERMAN_TOKENS, **fields: Any) -> TotalInfluence:
+    """The influence on the last third of a text without sentences, of all tokens before it."""
+    return fake_matrix(tokens, max(1, len(tokens) // 3), spans={}, **fields).total_influence()
 
 
 def fake_modes(tokens: Sequence[str] = GERMAN_TOKENS, vocabulary: Sequence[str] = (), **fields: Any) -> ModeInspection:

@@ -17,7 +17,7 @@ from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.evaluation.report import report
-from lens_scopes.results.answer import AnswerRecord
+from lens_scopes.results.base import AnswerRecord
 from lens_scopes.views import page_of
 from lens_scopes.views.words.changes import head_lines
 from lens_scopes.views.words.numbers import number

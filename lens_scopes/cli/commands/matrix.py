@@ -47,9 +47,22 @@ def matrix(
             rich_help_panel=_PANEL,
         ),
     ] = None,
+    total_influence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="answer|generated|TEXT",
+            help="Give the influence of the prompt on this part of the generated text, through the generated text "
+            "before it, in place of the matrix: answer (its last sentence), generated (all of it), or a text in it.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Attribute every prediction of a text, given or generated, to every earlier token."""
     output.check()
+    if total_influence is not None and not generate and answer is None:
+        raise PromptError(
+            "--total-influence goes through text after the prompt, and there is none; add --generate 40, or --answer."
+        )
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
@@ -69,7 +82,7 @@ def matrix(
                 progress=progress,
             )
     asked.remark(result)
-    output.deliver(result)
+    output.deliver(result if total_influence is None else result.total_influence(total_influence))
 
 
 def _named(item: str) -> tuple[str, str]:

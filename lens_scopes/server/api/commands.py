@@ -15,6 +15,7 @@ from lens_scopes.server.api.schemas import (
     CellsRequest,
     Command,
     HeadsRequest,
+    InfluenceRequest,
     MatrixRequest,
     ModesRequest,
     PromptRequest,
@@ -25,6 +26,7 @@ _FUNCTIONS = {
     CellsRequest: "attribute",  # whose cells are then patched
     HeadsRequest: "inspect_heads",
     MatrixRequest: "attribute_all",
+    InfluenceRequest: "attribute_all",
     ModesRequest: "inspect_modes",
 }
 _COMMANDS = {
@@ -32,6 +34,7 @@ _COMMANDS = {
     CellsRequest: "cells",
     HeadsRequest: "heads",
     MatrixRequest: "matrix",
+    InfluenceRequest: "matrix",
     ModesRequest: "modes",
 }
 _LINE = 100
@@ -63,6 +66,8 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     if isinstance(request, HeadsRequest) and "verify" in given:
         arguments.append(f"verify={given['verify']!r}")
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)
+    if isinstance(request, InfluenceRequest):
+        call += f".total_influence({'' if request.of == 'answer' else repr(request.of)})"
     if isinstance(request, CellsRequest):
         call = f"{call}\nresult = ls.patch_cells(model, attribution, {request.verify})"
     name = "attribution" if isinstance(request, CellsRequest) else "result"
@@ -99,6 +104,8 @@ def _differing(request: PromptRequest) -> dict[str, Any]:
 
 def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     given = _differing(request)
+    if isinstance(request, InfluenceRequest):
+        given["total_influence"] = given.pop("of", request.of)
     spans = given.pop("spans", {})
     asked = cast(Any, request).spec().to_options()
     if isinstance(request, CellsRequest):  # whose command has its own words for the readout and the layers

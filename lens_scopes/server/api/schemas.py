@@ -13,6 +13,7 @@ from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
     CELL_OPTIONS,
     FREEZABLE,
+    LENSES,
     MATRIX_OPTIONS,
     PATH_OPTIONS,
     POINTS,
@@ -183,6 +184,23 @@ class MatrixRequest(PromptRequest, _MatrixRequest):
         return super().option_names() - {*WHICH_ANSWER}  # a matrix sums nothing over an answer, so it has its own
 
 
+class InfluenceRequest(MatrixRequest):
+    """`lens_scopes.attribute_all(…).total_influence(of)`."""
+
+    of: str = Field(
+        "answer",
+        max_length=4000,
+        description="The part of the text after the prompt that is explained: answer (its last sentence), generated "
+        "(all of it), or a text in it.",
+    )
+
+    @model_validator(mode="after")
+    def _text_to_go_through(self) -> InfluenceRequest:
+        if not self.generate and self.answer is None:
+            raise ValueError("influence goes through the text after the prompt; give answer or generate")
+        return self
+
+
 class ModesRequest(PromptRequest, _PathRequest):
     """`lens_scopes.inspect_modes`."""
 
@@ -260,6 +278,7 @@ class AttributionAnswer(_Scoped):
     prediction: Prediction
     layers: list[list[Number]] | None
     layer_names: list[str]
+    lens: dict[str, Any] | None
     sites: dict[str, list[Any]]
     standard_error: list[Number] | None
     layers_standard_error: list[list[Number]] | None
@@ -344,6 +363,23 @@ class MatrixAnswer(_Scoped):
     spans: dict[str, tuple[int, int]]
 
 
+class InfluenceAnswer(_Scoped):
+    """`TotalInfluence` and its id."""
+
+    kind: Literal["influence"]
+    scores: list[Number]
+    direct: list[Number]
+    through: list[Number]
+    shares: list[list[Number]]
+    of: str
+    target: tuple[int, int]
+    text: str | None
+    spans: dict[str, tuple[int, int]]
+    segments: list[dict[str, Any]]
+    hops: list[dict[str, Any]]
+    chains: list[dict[str, Any]]
+
+
 class ModesAnswer(_Result):
     """`ModeInspection` and its id."""
 
@@ -386,6 +422,7 @@ def choices() -> dict[str, Any]:
         "scopes": scopes,
         "readouts": [Choice(name=entry.name, explains=entry.explains) for entry in READOUTS.values()],
         "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
+        "lenses": [Choice(name=entry.name, explains=entry.explains) for entry in LENSES.values()],
         "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
         "help": {name: option.help for name, option in known.items()},
     }
@@ -415,7 +452,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout, a kind of points, or what can be held constant."""
+    """A readout, a kind of points, a lens, or what can be held constant."""
 
     name: str
     explains: str
@@ -429,6 +466,7 @@ class About(BaseModel):
     scopes: list[ScopeChoice]
     readouts: list[Choice]
     points: list[Choice]
+    lenses: list[Choice]
     freezable: list[Choice]
     help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]

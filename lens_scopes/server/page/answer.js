@@ -6,6 +6,7 @@ const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
   ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real"],
   ["matrix", "Source × target", "every token on every later prediction"],
+  ["influence", "Through the generated text", "which sentences its end rests on, hop by hop down to the prompt"],
   ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
 ];
 
@@ -53,10 +54,10 @@ function section(id, title, ...children) {
 }
 
 /** The further questions that an answer has a place for. */
-export function offered({ attribution: { settings, answer: whole } }) {
+export function offered({ attribution: { settings, answer: whole, other_answer: other } }) {
   const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot" && !whole;
-  // Modes are those of one prediction, and so are cells, which take another prompt.
-  const placed = { modes: !whole, cells: contrasts };
+  // Modes are those of one prediction, and so are cells, which take another prompt; influence goes through an answer.
+  const placed = { modes: !whole, cells: contrasts, influence: Boolean(whole && !other) };
   return FURTHER.map(([kind]) => kind).filter((kind) => placed[kind] ?? true);
 }
 

@@ -25,6 +25,7 @@ export class Side {
     const offered = (entries) => entries.map(({ name, explains }) => h("option", { value: name }, `${name} — ${explains}`));
     this.get("scope").append(...offered(about.scopes));
     this.get("readout").append(...offered(about.readouts));
+    this.get("lens").append(...offered(about.lenses));
     this.element.querySelector(".freeze").append(
       ...about.freezable.map(({ name, explains }) =>
         h("label", {}, h("input", { type: "checkbox", name: "freeze", value: name }), ` ${explains}`),
@@ -50,7 +51,7 @@ export class Side {
     const fields = { scope: this.get("scope").value };
     if (this.isChat) fields.chat = this.chat();
     else fields.text = this.get("text").value;
-    const names = ["answer", "position", "through", "readout"];
+    const names = ["answer", "position", "through", "readout", "lens"];
     if (this.generates) names.push("generate");
     names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
     if (this.contrasts) names.push("against", "steps");
@@ -66,14 +67,15 @@ export class Side {
     for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through", "against", "steps"]) {
       this.get(name).value = all[name] ?? "";
     }
-    for (const name of ["scope", "readout"]) this.choose(this.get(name), all[name]);
+    for (const name of ["scope", "readout", "lens"]) this.choose(this.get(name), all[name]);
     if (all.model) this.choose(this.get("model"), all.model);
     for (const box of this.element.querySelectorAll("[name=freeze]")) {
       box.checked = (all.freeze ?? []).includes(box.value);
     }
     this.kinds[all.chat ? 1 : 0].checked = true;
     this.turns(all.chat ?? [{ role: "user", content: "" }]);
-    this.element.querySelector(".more").open ||= Boolean(all.through || all.freeze?.length || all.readout || all.steps);
+    const more = all.through || all.freeze?.length || all.readout || all.steps || all.lens;
+    this.element.querySelector(".more").open ||= Boolean(more);
     this.adapt();
     this.compare(0);
   }

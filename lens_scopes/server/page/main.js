@@ -17,13 +17,14 @@ const TAKEN = {
   heads: () => [...SCOPE, "target", "answer", "generate", "position", "against"],
   cells: () => [...SCOPE, "target", "position", "against", "points"],
   matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
+  influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],
 };
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
 
 let about;
 let sides = [];
-let answers = []; // one for each side: {attribution, heads, cells, matrix, modes, page}, the last with what all of them draw
+let answers = []; // one for each side: {attribution, heads, cells, matrix, influence, modes, page}, the last with what all of them draw
 let drawn = []; // the drawing of each answer
 let view = { ...PLAIN_VIEW };
 let running = null;
@@ -131,12 +132,13 @@ async function explain(push = true) {
   }
 }
 
-/** Adds heads, cells, the matrix or the modes to what is shown, for each side that has a place for them. */
+/** Adds heads, cells, the matrix, the influence or the modes to what is shown, for each side that has a place for them. */
 async function add(kind, mine) {
   for (const [i, side] of sides.slice(0, answers.length).entries()) {
     if (!answer.offered(answers[i]).includes(kind)) continue;
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
+    if (!names.length) continue;
     const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
     if (asked.scope) asked.scope = about.scopes.find((one) => one.name === asked.scope)?.elsewhere ?? asked.scope;
     const found = await paged({ ...answers[i], [kind]: await question(kind, asked, tell, mine.signal) }, mine.signal);

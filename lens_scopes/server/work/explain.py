@@ -15,6 +15,7 @@ from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import AnswerLike, given_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.registry import options, read_text_or_ids
 from lens_scopes.scopes.spec import Spec
@@ -25,6 +26,7 @@ from lens_scopes.server.api.schemas import (
     AttributeRequest,
     CellsRequest,
     HeadsRequest,
+    InfluenceRequest,
     MatrixRequest,
     ModesRequest,
     PromptRequest,
@@ -70,6 +72,10 @@ def _refuse_costly(spec: Spec, limits: Limits) -> None:
         raise Refusal(
             413, f"gradients were asked for at {spec.points.count} points; this server takes {limits.points}."
         )
+    if isinstance(spec.lens, FittedLens):
+        raise Refusal(422, "this server reads no files, a fitted lens among them; ask for the lens logit.")
+    if spec.lens is not None and spec.lens.cells > LogitLens.cells:
+        raise Refusal(413, f"a lens was to read {spec.lens.cells} cells; this server takes {LogitLens.cells}.")
     if spec.memory is not None:
         raise Refusal(422, "memory is the server's to choose.")
 
@@ -92,7 +98,8 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
     if isinstance(request, HeadsRequest):
         return prompt, _heads(model, prompt, request, limits, job)
     if isinstance(request, MatrixRequest):
-        return prompt, _matrix(model, prompt, request, limits, job)
+        matrix = _matrix(model, prompt, request, limits, job)
+        return prompt, matrix.total_influence(request.of) if isinstance(request, InfluenceRequest) else matrix
     return prompt, _modes(model, prompt, request, job)
 
 

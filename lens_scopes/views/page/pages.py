@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
     from lens_scopes.results.cells import CellPatches
     from lens_scopes.results.heads import HeadInspection
+    from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
     from lens_scopes.results.modes import ModeInspection
 
@@ -23,11 +24,18 @@ _WORDS = {
     "HeadInspection": "heads",
     "CellPatches": "cells",
     "AttributionMatrix": "matrix",
+    "TotalInfluence": "influence",
     "ModeInspection": "modes",
     "EvaluationReport": "evaluation",
     "InformationFlow": "flow",
 }
-_OF = {"heads": "the heads", "cells": "the cells", "matrix": "source × target", "modes": "the modes"}
+_OF = {
+    "heads": "the heads",
+    "cells": "the cells",
+    "matrix": "source × target",
+    "modes": "the modes",
+    "influence": "the total influence",
+}
 _SHARED = ("contract", "details")
 
 
@@ -44,6 +52,7 @@ def attribution_page(
     heads: HeadInspection | None = None,
     matrix: AttributionMatrix | None = None,
     modes: ModeInspection | None = None,
+    influence: TotalInfluence | None = None,
     cells: CellPatches | None = None,
     *,
     later: Sequence[str] = (),
@@ -57,8 +66,8 @@ def attribution_page(
 
     Args:
         attribution: what the page is about.
-        heads, matrix, modes, cells: other results on the same prompt, each with its contract, shown on the same page.
-            Where one is about another prompt, position or model, the page says so.
+        heads, matrix, modes, influence, cells: other results on the same prompt, each with its contract, shown on the
+            same page. Where one is about another prompt, position or model, the page says so.
         later: tokens of the prompt after the position explained, for a page where a reader can choose them.
         group: what the strip of tokens is folded by at first: "token", or as for `Attribution.group` the name of a
             grouping. A reader can choose another.
@@ -66,7 +75,7 @@ def attribution_page(
     Raises:
         PromptError: for a grouping that these tokens do not have.
     """
-    others = {"heads": heads, "matrix": matrix, "modes": modes, "cells": cells}
+    others = {"heads": heads, "matrix": matrix, "modes": modes, "influence": influence, "cells": cells}
     companions = {kind: result for kind, result in others.items() if result is not None}
     if group != "token":
         attribution.groups(group)
@@ -101,7 +110,7 @@ def _words(result: Any) -> Any:
 def _differences(attribution: Attribution, other: Any) -> list[str]:
     """What a reader must know where another result is not about the same tokens of the same model."""
     notes = []
-    covers_more = hasattr(other, "destinations")
+    covers_more = hasattr(other, "destinations") or hasattr(other, "through")
     tokens = other.tokens[: len(attribution.tokens)] if covers_more else other.tokens
     if tokens != attribution.tokens:
         notes.append(f"This part is about another prompt or position: {prompt_text(other)}")

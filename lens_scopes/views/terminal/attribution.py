@@ -35,11 +35,14 @@ from lens_scopes.views.words.attribution import (
     answer_summary,
     data_warnings,
     following,
+    layer_leaders,
+    lens_note,
     likely,
     meaning_of_sum,
     number,
     percent,
     ranking,
+    reading_text,
     rows,
     segments_of,
     short_names,
@@ -280,6 +283,21 @@ def _layers(attribution: Attribution, styles: ScoreStyle, width: int) -> Iterato
     labels = [printable_token(token) for token in attribution.tokens]
     yield spaced(score_map(labels, attribution.special, values, names, styles, width))
     yield spaced(_leaders(attribution, values, names))
+    if attribution.lens is not None:
+        yield spaced(_readings(attribution, names))
+
+
+def _readings(attribution: Attribution, names: list[str]) -> RenderableType:
+    """The strongest token of each layer, and what the residual stream there reads as."""
+    assert attribution.lens is not None
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("strongest token", overflow="fold")
+    table.add_column("reads as", overflow="fold")
+    for row, index, _ in layer_leaders(attribution):
+        read = reading_text(attribution.lens.at(row, index))
+        table.add_row(Text(names[row]), Text(printable_token(attribution.tokens[index])), Text(read or "was not read"))
+    return Group(Text(lens_note(attribution), "dim"), table)
 
 
 def _leaders(attribution: Attribution, values: list[list[float]], names: list[str]) -> RenderableType:

@@ -1,4 +1,5 @@
 // Maps of numbers, layers × tokens, layers × heads, targets × sources: a table with a colour in every cell.
+import { bars } from "./chart.js";
 import { h, onPress, rove, say } from "./dom.js";
 import { number, percent, short } from "./numbers.js";
 import { token } from "./prose.js";
@@ -40,6 +41,8 @@ function colouredMap(page, block) {
       if (own[r].bound && !special[c] && Number.isFinite(value)) {
         about += ` · ${say("of_row", { percent: percent(Math.abs(value) / own[r].bound) })}`;
       }
+      const best = block.readings?.tokens[r][c][0];
+      if (best !== undefined) about += ` · ${say("reads_as")} ${best}`;
       if (frames.has(`${r} ${c}`)) about += ` · ${frames.get(`${r} ${c}`)}`;
       const element = h("td", { title: about }, short(value));
       cells.push({ element, value, r, c });
@@ -74,6 +77,8 @@ function colouredMap(page, block) {
   scroll.style.setProperty("--tokens", columns.length);
   scroll.style.setProperty("--name", rows.reduce((most, name) => Math.max(most, [...name].length), 0));
   const chosen = choosable(page, block, grid, cells, cellRows);
+  const detail = block.readings && readings(page, block, columns, cells);
+  if (detail && !chosen) rove(grid, ...cellRows);
   return h(
     "div",
     { class: "heat" },
@@ -84,7 +89,29 @@ function colouredMap(page, block) {
     h("div", { class: "row-legend" }, rowLegend(noun, shared.signed, outside)),
     h("div", { class: "all-legend" }, legend(shared, say("all_rows", { noun }), outside)),
     scroll,
+    detail,
   );
+}
+
+/** What the cell that is pointed at, has the focus or was chosen last reads as, below the map. */
+function readings(page, block, columns, cells) {
+  const probabilities = page.values(block.readings.probabilities);
+  const panel = h("div", { class: "reading", "aria-live": "polite" }, h("p", { class: "note" }, say("point_cell")));
+  const tell = ({ value, r, c }) => {
+    const tokens = block.readings.tokens[r][c];
+    const place = [h("b", {}, block.rows[r]), " · ", token(columns[c]), ` · ${number(value)} · `];
+    const items = tokens.map((text, i) => ({
+      label: [{ token: text }],
+      values: [percent(probabilities[r][c][i])],
+      shares: [probabilities[r][c][i]],
+    }));
+    const head = h("p", { class: "readout" }, ...place, say(tokens.length ? "reads_as" : "not_read"));
+    panel.replaceChildren(head, items.length ? bars(page, { items, css: "" }) : "");
+  };
+  for (const cell of cells) {
+    for (const event of ["pointerenter", "focus", "click"]) cell.element.addEventListener(event, () => tell(cell));
+  }
+  return panel;
 }
 
 /** Cells that choose a layer, a head or a position: the arrow keys move between them, Enter chooses. */

@@ -21,6 +21,7 @@ from lens_scopes.views.words.pages.blocks import (
     definitions,
     heading,
     heat_map,
+    joined,
     kind,
     lead,
     level,
@@ -193,6 +194,7 @@ def _layers(attribution: Attribution, with_heads: bool) -> Section:
         errors=errors,
         row_links=[_heads_of(name) for name in names] if with_heads else None,
         choose="layer",
+        readings=_readings(attribution),
     )
     text = (
         "Each row reads the same scores at another layer of the residual stream, from the first"
@@ -200,7 +202,39 @@ def _layers(attribution: Attribution, with_heads: bool) -> Section:
         " has moved along. A cell chooses its layer in the strip of tokens"
         f"{', the name of a layer leads to its heads' if with_heads else ''}."
     )
-    return Section("layers", "Through the layers", [note(text), layer_map])
+    blocks = [note(text), layer_map]
+    if attribution.lens is not None:
+        blocks += [heading("What the layers say"), note(words.lens_note(attribution)), _leaders(attribution)]
+    return Section("layers", "Through the layers", blocks)
+
+
+def _readings(attribution: Attribution) -> Block | None:
+    """What each cell reads as: tokens as they are shown, and the reference to their probabilities."""
+    if attribution.lens is None:
+        return None
+    tokens = [[[printable_token(text) for text in cell] for cell in line] for line in attribution.lens.tokens]
+    return {"tokens": tokens, "probabilities": reference("lens", "probabilities")}
+
+
+def _leaders(attribution: Attribution) -> Block:
+    """The strongest cell of each layer with what it reads as, for readers without the map."""
+    reading = attribution.lens
+    assert reading is not None
+    names = words.short_names(attribution.layer_names)
+    rows = []
+    for row, index, score in words.layer_leaders(attribution):
+        read = reading.at(row, index)
+        pieces = joined([token(item.token, percent(item.probability)) for item in read[:3]], "was not read")
+        rows.append(
+            [
+                text_cell(names[row], f"{row:04}", "component"),
+                text_cell(token(attribution.tokens[index]), attribution.tokens[index]),
+                number_cell(number(score), score),
+                text_cell(pieces, "".join(item.token for item in read[:1]), "sources"),
+            ]
+        )
+    columns = [("layer", "text"), ("strongest token", "text"), ("score", "number"), ("reads as", "text")]
+    return table("The strongest cell of each layer, and what it reads as", columns, rows)
 
 
 def _heads_of(layer_name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import LensScopesError, PromptError
 from lens_scopes.views.words.attribution import NOT_TO_READ, interpretation, prompt_text, ranking
 from lens_scopes.views.words.matrix import (
     PredictionLine,
@@ -38,6 +38,7 @@ from lens_scopes.views.words.pages.blocks import (
     token,
 )
 from lens_scopes.views.words.pages.heads import chart_cells
+from lens_scopes.views.words.pages.influence import chain_section
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
@@ -65,11 +66,14 @@ def header(matrix: AttributionMatrix) -> list[Block]:
 
 
 def sections(matrix: AttributionMatrix) -> list[Section]:
-    """Sections `matrix`, `predictions`, `spans` where the text has named parts, `contract`, `details`."""
+    """Sections `matrix`, `predictions`, `spans` where the text has named parts, `chain` where it was generated,
+    `contract`, `details`."""
     lines = prediction_lines(matrix)
     parts = [_matrix(matrix, lines), _predictions(matrix, lines)]
     if matrix.spans or matrix.answer:
         parts.append(_spans(matrix))
+    if matrix.answer or matrix.generated:
+        parts.append(_chain(matrix))
     return [
         *parts,
         contract_section(matrix.contract),
@@ -180,6 +184,14 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
     )
     strongest = table("The strongest sources of each prediction", names, rows)
     return Section("predictions", "Which token predicted what", [note(text), strongest])
+
+
+def _chain(matrix: AttributionMatrix) -> Section:
+    """What the end of the generated text rests on, through what was generated before it."""
+    try:
+        return chain_section(matrix.total_influence())
+    except LensScopesError as error:  # scores that are not finite have no shares
+        return Section("chain", "Through the generated text", alerts("No chains", [str(error)]))
 
 
 def _spans(matrix: AttributionMatrix) -> Section:
