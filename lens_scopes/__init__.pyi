@@ -6,6 +6,7 @@ from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
 from .attribution.series import Series, ValueDistribution, read_series, value_distribution
 from .errors import LensScopesError
+from .evaluation.metrics.segments import segment_agreement
 from .evaluation.report import EvaluationReport, report
 from .evaluation.run import evaluate
 from .evaluation.storage.results import load_results
@@ -30,6 +31,7 @@ from .scopes.comparisons import (
     ValueWeightedAttention,
 )
 from .scopes.context_cite import ContextCite
+from .scopes.faded_attention import FadedAttention
 from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
@@ -63,6 +65,7 @@ __all__ = [
     "Dot",
     "Entropy",
     "EvaluationReport",
+    "FadedAttention",
     "Fisher",
     "FisherAtValues",
     "FittedLens",
@@ -116,6 +119,7 @@ __all__ = [
     "read_series",
     "register_objective",
     "report",
+    "segment_agreement",
     "value_distribution",
     "__version__",
 ]

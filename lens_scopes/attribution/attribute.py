@@ -57,9 +57,9 @@ def attribute(
         objective: what is explained: an objective (`Semantic`, `LogProb`, `LogitDiff`, `Temperature`, `Entropy`,
             `Fisher`, `Custom`), its name or a line such as "fisher@8+dot", or a function of (y, logits). By default
             Semantic. A `Spec` such as `FisherAtValues()` chooses more, and stands where no other choice is given. A
-            method to compare with takes no gradient (`LeaveOneOut`, `ContextCite`, `AttentionRollout`,
-            `ValueWeightedAttention`, `RandomScores`, `ExternalScores`): sites, path, readout and points do not apply to
-            it.
+            method to compare with has a readout of its own (`LeaveOneOut`, `ContextCite`, `FadedAttention`,
+            `AttentionRollout`, `ValueWeightedAttention`, `RandomScores`, `ExternalScores`): sites, path, readout and
+            points do not apply to it.
         position: the token after which the prediction is explained, negative from the end; later tokens are dropped.
         target: the next token explained by `Semantic()`, `LogProb()`, `LeaveOneOut("logit" or "logprob")` and
             `ContextCite()`, as a string that is one token or an id; by default the token that follows in the text,
@@ -132,7 +132,7 @@ def attribute(
 
 
 def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, progress: Progress | None) -> Attribution:
-    """The result of a comparison method, which takes no gradient."""
+    """The result of a comparison method."""
     model, length = resolved.model, len(place.token_ids)
     batch = Batch.of(model, place.sequences, place.reads)
     with torch.no_grad():

@@ -35,7 +35,7 @@ from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.scopes.comparisons import LeaveOneOut
+from lens_scopes.scopes.comparisons import LeaveOneOut, check_unit
 from lens_scopes.scopes.objectives import Semantic
 
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
@@ -62,6 +62,8 @@ class Evaluator:
         corpus: token ids of all passages, for the ablations that draw on them.
         protocol: the conventions.
         answered: whether passages have answers, which are then explained in place of the next token.
+        by: what metrics of segments leave out as a whole: "token", or as for `Attribution.group` "word", "line",
+            "sentence", "paragraph" or "turn".
 
     Attributes:
         needs_other: whether every passage must bring another prompt.
@@ -83,7 +85,10 @@ class Evaluator:
         corpus: Sequence[Sequence[int]] = (),
         protocol: Protocol = OWN,
         answered: bool = False,
+        by: str = "sentence",
     ) -> None:
+        check_unit(by)
+        self.by = by
         self.answered = answered
         self.model = model = ScopedModel.of(model)
         self.protocol = protocol
@@ -262,6 +267,7 @@ class Evaluator:
                         seed,
                         self.protocol,
                         correct,
+                        self.by,
                     )
                     planned.append((metric, ablation, scored))
         return planned
@@ -295,6 +301,7 @@ class Evaluator:
             else None,
             "explained": _ANSWER if self.answered else _EXPLAINED[self.protocol.explained],
             "protocol": self.protocol.record(),
+            "by": self.by if any(metric.of_segments for metric in self.metrics) else None,
             "fractions": {
                 "aopc": list(AOPC_FRACTIONS),
                 "comprehensiveness and sufficiency": list(ERASER_FRACTIONS),

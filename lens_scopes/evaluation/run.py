@@ -65,6 +65,7 @@ def evaluate(
     truncate: bool = False,
     answer_field: str | None = None,
     generate: int = 0,
+    by: str = "sentence",
     seed: int = 0,
     draws: int = 4,
     field: str | None = None,
@@ -106,6 +107,8 @@ def evaluate(
             over them; only the passage's tokens are ranked and ablated. Methods that know of no prediction ("random",
             "attention-rollout") score the passage as it is.
         generate: explain this many tokens of the model's own continuation as the answer.
+        by: what metrics of segments ("lds", "top-k-drop") leave out as a whole: "token", or as for `Attribution.group`
+            "word", "line", "sentence", "paragraph" or "turn".
         seed: random seed; the global generator is not touched.
         draws: samples averaged where an ablation is random.
         field: the field or column that holds the text. By default "text".
@@ -154,6 +157,7 @@ def evaluate(
         corpus=_corpus(model, selection),
         protocol=conventions,
         answered=selection.answers is not None,
+        by=by,
     )
     if evaluator.needs_other and not given.bring("other"):
         raise EvaluationError(

@@ -37,7 +37,7 @@ class Group:
     stop: int
 
 
-def group_tokens(prompt: Prompt, by: Grouping) -> list[Group]:
+def group_tokens(prompt: Prompt, by: Grouping, within: SpanLike | None = None) -> list[Group]:
     """Group consecutive tokens, to sum their scores.
 
     - `by="word"`: a word begins at a token that starts with white space, or that follows one which ends with
@@ -58,10 +58,60 @@ def group_tokens(prompt: Prompt, by: Grouping) -> list[Group]:
     the order of the text and, but for named spans that overlap, cover every token exactly once. The label of a group
     without a name is its text without the white space around it.
 
+    Args:
+        prompt: the prompt.
+        by: what a group is.
+        within: the part of the prompt whose groups are returned, as `eligible_range` reads it; None for all of it.
+            Groups that reach over its edges are cut there.
+
     Raises:
         PromptError: for another `by`, for a span that is missing, ambiguous or outside the tokens, for sentences and
             paragraphs of a prompt given as ids, and for turns of a prompt that is no chat.
     """
+    groups = _group_all(prompt, by)
+    if within is None:
+        return groups
+    first, last = eligible_range(prompt, within)
+    return [
+        _cut(prompt, group, max(group.start, first), min(group.stop, last))
+        for group in groups
+        if group.start < last and group.stop > first
+    ]
+
+
+def eligible_range(prompt: Prompt, within: SpanLike) -> tuple[int, int]:
+    """The tokens [start, stop) of a part of a prompt: the name of one of its spans or chat turns, else a part of its
+    text that occurs once, `Chars(start, stop)`, or (start, stop) in tokens.
+
+    Raises:
+        PromptError: for a part that is missing, ambiguous, outside the tokens, or cuts a token.
+    """
+    if isinstance(within, str):
+        named = {**prompt.turns, **prompt.spans}
+        if within in named:
+            return named[within]
+        if prompt.text is not None and within not in prompt.text:
+            known = f"; it has {', '.join(map(repr, named))}" if named else ""
+            raise PromptError(
+                f"within={quote(within)} is neither a span's name nor a part of the prompt's text{known}; give such a "
+                "part, or (start, stop) in tokens."
+            )
+    return resolve_spans(prompt, {"within": within})["within"]
+
+
+def _cut(prompt: Prompt, group: Group, start: int, stop: int) -> Group:
+    """What of a group lies between two tokens; its label is that text, unless it is whole or has a name."""
+    own = text_of(prompt, group.start, group.stop)
+    if (start, stop) == (group.start, group.stop) or group.label != _label(own):
+        return Group(group.label, start, stop)
+    return Group(_label(text_of(prompt, start, stop)), start, stop)
+
+
+def _label(text: str) -> str:
+    return text.strip() or repr(text)
+
+
+def _group_all(prompt: Prompt, by: Grouping) -> list[Group]:
     if isinstance(by, str):
         if by == "turn":
             if not prompt.turns:
@@ -82,22 +132,29 @@ def group_tokens(prompt: Prompt, by: Grouping) -> list[Group]:
     )
 
 
-def segments(prompt: Prompt, by: str) -> list[list[int]]:
+def segments(prompt: Prompt, by: str, within: SpanLike | None = None) -> list[list[int]]:
     """The tokens that can be left out together, by the name of a unit: each group's without its special tokens.
 
+    Args:
+        prompt: the prompt.
+        by: "token", or the name of a grouping.
+        within: the part of the prompt whose tokens can be left out, as `eligible_range` reads it; None for all of it.
+
     Raises:
-        PromptError: as `group_tokens`, and for a prompt of one segment alone.
+        PromptError: as `group_tokens`, and for a prompt, or a part of it, of one segment alone.
     """
     if by == "token":
-        return [[index] for index, special in enumerate(prompt.special) if not special]
-    groups = [range(group.start, group.stop) for group in group_tokens(prompt, by)]
+        first, last = (0, len(prompt)) if within is None else eligible_range(prompt, within)
+        return [[index] for index in range(first, last) if not prompt.special[index]]
+    groups = [range(group.start, group.stop) for group in group_tokens(prompt, by, within)]
     ordinary = [[index for index in group if not prompt.special[index]] for group in groups]
     found = [segment for segment in ordinary if segment]
     if len(found) < 2:
         finer = {"word": "token", "paragraph": "sentence", "turn": "sentence"}.get(by, "word")
+        place = "the prompt" if within is None else f"within={quote(within)}"
         raise PromptError(
-            f"leaving out one {by} of several takes at least two of them, and the prompt has {len(found)}; give a "
-            f"longer prompt, or choose by={finer!r}."
+            f"leaving out one {by} of several takes at least two of them, and {place} has {len(found)}; give a "
+            f"longer {'prompt' if within is None else 'part'}, or choose by={finer!r}."
         )
     return found
 
@@ -114,8 +171,7 @@ def _runs(prompt: Prompt, begins: Callable[[int], bool]) -> list[Group]:
     edges = [i for i in range(len(prompt)) if _is_boundary(prompt.special, i) or begins(i)]
     groups = []
     for start, stop in itertools.pairwise([*edges, len(prompt)]):
-        covered = text_of(prompt, start, stop)
-        groups.append(Group(covered.strip() or repr(covered), start, stop))
+        groups.append(Group(_label(text_of(prompt, start, stop)), start, stop))
     return groups
 
 

@@ -30,6 +30,47 @@ class Chars:
 SpanLike: TypeAlias = Annotated[str | Chars | tuple[int, int] | range, VALIDATED]
 
 
+_TOKENS = re.compile(r"(\d+):(\d+)")
+_CHARACTERS = re.compile(r"chars (\d+):(\d+)")
+
+
+def as_span(span: SpanLike) -> str | Chars | tuple[int, int]:
+    """A span as a value that can be compared and written down: text, Chars, or a pair of integers.
+
+    Raises:
+        PromptError: for what is none.
+    """
+    if isinstance(span, Chars) or (isinstance(span, str) and span):
+        return span
+    if isinstance(span, range) and span.step == 1:
+        return span.start, span.stop
+    try:
+        return integer_pair("", span)
+    except PromptError:
+        raise PromptError(
+            "a part of a prompt is the name of a span or chat turn, a part of the text, Chars(start, stop), or "
+            f"(start, stop) in tokens; got {quote(span)}."
+        ) from None
+
+
+def read_span(text: Any) -> SpanLike:
+    """A span as text: "12:80" is tokens 12 to 80, "chars 12:80" characters, anything else the text or name itself."""
+    if not isinstance(text, str):
+        return text
+    if match := _TOKENS.fullmatch(text):
+        return int(match[1]), int(match[2])
+    match = _CHARACTERS.fullmatch(text)
+    return Chars(int(match[1]), int(match[2])) if match else text
+
+
+def write_span(span: SpanLike) -> str:
+    """The text that `read_span` reads."""
+    span = as_span(span)
+    if isinstance(span, str):
+        return span
+    return f"chars {span.start}:{span.stop}" if isinstance(span, Chars) else f"{span[0]}:{span[1]}"
+
+
 def resolve_spans(prompt: Prompt, spans: Mapping[str, SpanLike]) -> dict[str, tuple[int, int]]:
     """name → [start, stop) in tokens.
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import ResultError
-from lens_scopes.prompts.groups import Grouping, group_tokens, text_of
+from lens_scopes.prompts.groups import Group, Grouping, group_tokens, text_of
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.base import AnswerRecord, Entry, Result
 from lens_scopes.results.record import plain
 
@@ -211,7 +212,7 @@ class Attribution(Result):
         frame = frame if k is None else frame[~frame["special"]].head(k)
         return frame.reset_index(drop=True)
 
-    def group(self, by: Grouping = "word") -> pandas.DataFrame:
+    def group(self, by: Grouping = "word", within: SpanLike | None = None) -> pandas.DataFrame:
         """Scores summed over words, lines, sentences, paragraphs, chat turns or named documents.
 
         A squared-norm score of a group of tokens moved independently is the sum of theirs; for plain norms the sum
@@ -222,6 +223,8 @@ class Attribution(Result):
                 of the prompt; or a mapping from names to such texts, to `Chars(start, stop)` or to token ranges
                 [start, stop). A sentence ends with `.`, `!`, `?` or `…` before white space, and with its line: "Dr."
                 ends one too. Special tokens are apart.
+            within: the part whose groups are returned, cut at its edges: the name of a chat turn, a text that occurs
+                once, `Chars(start, stop)`, or (start, stop) in tokens; by default all of the prompt.
 
         Returns:
             One row per group, in the order of the text: label, start and stop in tokens, text, whether it is a special
@@ -242,8 +245,7 @@ class Attribution(Result):
         """
         import pandas
 
-        prompt = self.as_prompt()
-        groups = group_tokens(prompt, by)
+        prompt, groups = self.as_prompt(), self.groups(by, within)
         return pandas.DataFrame(
             {
                 "label": [group.label for group in groups],
@@ -254,6 +256,10 @@ class Attribution(Result):
                 "score": [float(self.scores[group.start : group.stop].sum()) for group in groups],
             }
         )
+
+    def groups(self, by: Grouping = "word", within: SpanLike | None = None) -> list[Group]:
+        """The groups that `group` sums over, by label, start and stop; the arguments are the same."""
+        return group_tokens(self.as_prompt(), by, within)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensor: Any) -> Attribution:

@@ -25,6 +25,7 @@ from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import SpanLike, as_span, write_span
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.contract import OF_ANSWER, contract
 from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
@@ -40,7 +41,7 @@ Ablation: TypeAlias = Annotated["str | Sequence[int] | Tensor | Prompt", VALIDAT
 
 
 class Baseline(Explanation):
-    """Base of the explanations that take no gradient."""
+    """Base of the methods to compare with, which have no site, path, readout or points."""
 
     process: ClassVar[str]
     """The generative process assumed, for the contract."""
@@ -53,6 +54,14 @@ class Baseline(Explanation):
 
     of_answer: ClassVar[str] = OF_ANSWER
     """What becomes of the score of a whole answer, for the contract."""
+
+    why_alone: ClassVar[str] = "takes no gradient"
+    """Why it has no site, path, readout or points."""
+
+    @property
+    def part(self) -> SpanLike | None:
+        """The part of the prompt whose tokens alone are eligible; None for all of them."""
+        return None
 
     @property
     def other_prompt(self) -> OtherPrompt | None:
@@ -96,6 +105,9 @@ class Baseline(Explanation):
         if answer_process:
             features, process = f"the prompt's {n_tokens} tokens", f"{answer_process}; {process}"
             held, score = f"the answer's tokens, {held}", f"{score}{self.of_answer}"
+        if self.part is not None:
+            part = quote(write_span(self.part))
+            features, held = f"of {features}, those within {part}", f"every token outside {part}, {held}"
         return contract(
             output=f"{output}, after position {position}", features=features, process=process, held=held, score=score
         )
@@ -191,11 +203,15 @@ class LeaveOneOut(Ablating):
         seed: of the draws.
         by: what is ablated together: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or
             "turn".
+        within: the eligible part of the prompt, such as a document; all else (a question) stays, and scores 0. The name
+            of a span or chat turn, a part of the text, `Chars(start, stop)`, or (start, stop) in tokens; by default the
+            whole prompt.
 
     Raises:
         ObjectiveError: for an unknown measure or unit.
         EvaluationError: for an unknown ablation, for "corpus-mean", and draws that are not a positive integer.
-        PromptError: when used, for another prompt of another length, with the place where the two part.
+        PromptError: for a part of another kind; when used, for a part that the prompt has not, for one segment alone,
+            and for another prompt of another length, with the place where the two part.
 
     Example:
         >>> att = ls.attribute(model, "The capital of France is", ls.LeaveOneOut("kl", ablation="mean"))
@@ -208,6 +224,7 @@ class LeaveOneOut(Ablating):
     draws: int = 4
     seed: int = 0
     by: str = "token"
+    within: SpanLike | None = None
     scope: ClassVar[str] = "leave-one-out"
     takes_answer: ClassVar[bool] = True
     held: ClassVar[str] = "the weights, the other tokens and the positions"
@@ -217,7 +234,12 @@ class LeaveOneOut(Ablating):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
         check_draws(self.draws)
         check_unit(self.by)
+        check_part(self)
         self._read_ablation()
+
+    @property
+    def part(self) -> SpanLike | None:
+        return self.within
 
     @property
     def output(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -262,12 +284,12 @@ class LeaveOneOut(Ablating):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         by = "" if self.by == "token" else f", by={self.by!r}"
-        return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r}{by})"
+        return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r}{by}{part_argument(self)})"
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         targets = [state.followed_token for state in states]
         ablated = self.ablated(model, prompt, targets, draws=self.draws, seed=self.seed)
-        left_out = segments(prompt, self.by)
+        left_out = segments(prompt, self.by, self.within)
         after = ablated.outcomes(ablated.masks(left_out), with_divergence=self.measure == "kl")
         values = {
             "kl": after.divergence,
@@ -281,6 +303,17 @@ def check_unit(by: str) -> None:
     """Raises ObjectiveError for what is no unit that can be left out as a whole."""
     if by not in UNITS:
         raise ObjectiveError(f"by is {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}; got {by!r}.")
+
+
+def check_part(method: Any) -> None:
+    """Makes a method's eligible part a plain value; PromptError for what is none."""
+    if method.within is not None:
+        object.__setattr__(method, "within", as_span(method.within))
+
+
+def part_argument(method: Any) -> str:
+    """How a method's eligible part is written in Python, after its other arguments."""
+    return "" if method.within is None else f", within={quote(write_span(method.within))}"
 
 
 def spread(values: Float[Tensor, " segment"], segments: Sequence[Sequence[int]], n_pos: int) -> Float[Tensor, " pos"]:

@@ -15,7 +15,8 @@ from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Ablating, Ablation, check_unit, spread
+from lens_scopes.prompts.spans import SpanLike
+from lens_scopes.scopes.comparisons import Ablating, Ablation, check_part, check_unit, part_argument, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
@@ -37,10 +38,11 @@ class ContextCite(Ablating):
         by: what a segment is: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or "turn".
         ablation: what a token that is left out is replaced by, as for `LeaveOneOut`: "remove" takes it out.
         seed: of the draws; the global generator is not touched.
+        within: the eligible part of the prompt, as for `LeaveOneOut`: `within=document` leaves the question in place.
 
     Raises:
         ObjectiveError: for fewer than two ablations and another unit.
-        EvaluationError: as for `LeaveOneOut`.
+        PromptError, EvaluationError: as for `LeaveOneOut`.
 
     Source: ContextCite, arXiv:2409.00729.
 
@@ -55,6 +57,7 @@ class ContextCite(Ablating):
     by: str = "sentence"
     ablation: Ablation = "remove"
     seed: int = 0
+    within: SpanLike | None = None
     scope: ClassVar[str] = "context-cite"
     output: ClassVar[str] = "log p − log(1 − p) of the probability p of the next token"
     held: ClassVar[str] = "the weights and special tokens"
@@ -67,7 +70,12 @@ class ContextCite(Ablating):
                 f"ContextCite takes two ablations at least, better 32 or more; got {self.ablations!r}."
             )
         check_unit(self.by)
+        check_part(self)
         self._read_ablation()
+
+    @property
+    def part(self) -> SpanLike | None:
+        return self.within
 
     @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -94,10 +102,10 @@ class ContextCite(Ablating):
         return f"log p − log(1 − p) of p = P(answer | prompt) of the answer {text!r}, of {n_tokens} tokens"
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
-        return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r})"
+        return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found, targets = segments(prompt, self.by), [state.followed_token for state in states]
+        found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
         ablated = self.ablated(
             model,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.errors import ObjectiveError, suggest
 from lens_scopes.prompts.groups import UNITS
+from lens_scopes.prompts.spans import read_span
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction, Explanation
@@ -86,6 +87,7 @@ class ScopeEntry:
 
 _OBJECTIVES, _COMPARISONS = "lens_scopes.scopes.objectives", "lens_scopes.scopes.comparisons"
 _FISHER = {"rank": "rank", "samples": "samples", "exact": "exact", "seed": "seed"}
+_SEGMENTS = {"by": "by", "within": "within"}
 _BUILT_IN = (
     ScopeEntry(
         "semantic",
@@ -158,14 +160,21 @@ _BUILT_IN = (
         "leave-one-out",
         f"{_COMPARISONS}:LeaveOneOut",
         "the prediction without each token",
-        settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed", "by": "by"},
+        settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed", **_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
         "context-cite",
         "lens_scopes.scopes.context_cite:ContextCite",
         "what an answer rests on, by random ablations",
-        settings={"ablations": "ablations", "by": "by", "ablation": "ablation", "seed": "seed"},
+        settings={"ablations": "ablations", "ablation": "ablation", "seed": "seed", **_SEGMENTS},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "faded-attention",
+        "lens_scopes.scopes.faded_attention:FadedAttention",
+        "what an answer rests on, by fading the attention to its segments",
+        settings={**_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
@@ -396,7 +405,7 @@ def write_text_or_ids(value: str | int | Sequence[int]) -> str:
 
 SCOPE_OPTIONS = (
     *("scope", "target", "other", "rank", "samples", "exact", "seed"),
-    *("measure", "ablation", "ablations", "draws", "by"),
+    *("measure", "ablation", "ablations", "draws", "by", "within"),
 )
 TOKEN_OPTIONS = ("target", "other", "answer")
 WHICH_ANSWER = ("answer", "generate")
@@ -423,7 +432,7 @@ def _scope_option() -> Option:
     return Option(
         "scope",
         EXPLAINED,
-        f"What to explain: {scopes}. Comparison methods, which take no gradient: {comparisons}. A value after @ "
+        f"What to explain: {scopes}. Comparison methods, which have no readout: {comparisons}. A value after @ "
         "and choices after + may follow: fisher@8+dot-mean.",
         "NAME",
     )
@@ -526,9 +535,18 @@ _EXPLAINED_OPTIONS = (
     Option(
         "by",
         EXPLAINED,
-        "What leave-one-out and context-cite leave out as a whole, its effect divided evenly over its tokens. By "
-        "default token, and sentence for context-cite.",
+        "What leave-one-out, context-cite and faded-attention change as a whole, its effect divided evenly over its "
+        "tokens. By default token, and sentence for the other two.",
         "|".join(UNITS),
+    ),
+    Option(
+        "within",
+        EXPLAINED,
+        "The part of the prompt whose tokens leave-one-out, context-cite and faded-attention change, while all others "
+        "stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
+        "TEXT|START:STOP",
+        longest=_LONGEST_TEXT,
+        read=read_span,
     ),
 )
 _READ_OPTIONS = (

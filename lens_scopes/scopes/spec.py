@@ -20,6 +20,7 @@ from lens_scopes.engine.model import MatmulDtype, ScopedModel, check_matmul_dtyp
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.prompts.answer import AnswerLike, one_answer
+from lens_scopes.prompts.spans import write_span
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.comparisons import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
@@ -117,7 +118,7 @@ class Spec:
         self._check_answer()
         if isinstance(self.objective, Baseline):
             unread = ("eligible",) if self.objective.takes_answer else ("answer", "eligible")
-            names, why = (*unread, *self.NO_GRADIENT), f"{self.objective.scope} takes no gradient"
+            names, why = (*unread, *self.NO_GRADIENT), f"{self.objective.scope} {self.objective.why_alone}"
             self._refuse_choices(names, why, "a scope like Fisher()")
             return
         object.__setattr__(self, "readout", self.readout.along(self.points))
@@ -383,7 +384,8 @@ class Spec:
         """
         if isinstance(self.objective, Baseline):
             raise ObjectiveError(
-                f"{self.objective.scope} takes no gradient, which is needed here; choose a scope such as fisher."
+                f"{self.objective.scope} {self.objective.why_alone}, and a gradient along directions is needed here; "
+                "choose a scope such as fisher."
             )
         return self
 
@@ -435,7 +437,7 @@ class Spec:
         for option, argument in scope_entries()[name].settings.items():
             value = getattr(objective, argument)
             if value != usual[argument]:
-                written[option] = write_text_or_ids(value) if option in TOKEN_OPTIONS else _as_text(value)
+                written[option] = _option_text(option, value)
         return written
 
 
@@ -575,8 +577,11 @@ def _as_answer(answer: Any) -> Any:
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
 
 
-def _as_text(value: Any) -> Any:
-    if isinstance(value, tuple):
+def _option_text(option: str, value: Any) -> Any:
+    """The text of a setting's value, which the option reads."""
+    if option == "within":
+        return write_span(value)
+    if option in TOKEN_OPTIONS or isinstance(value, tuple):
         return write_text_or_ids(value)
     return value if isinstance(value, int) else str(value)
 

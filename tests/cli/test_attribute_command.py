@@ -224,6 +224,22 @@ def test_words_group_their_tokens_in_table_json_and_terminal(run: Callable[..., 
     assert "no turns to group by" in run("attribute", text, "--group", "turn").err
 
 
+def test_the_page_opens_folded_and_a_part_alone_is_eligible(run: Callable[..., Run], folder: Path) -> None:
+    text = "The dog. The sofa. The dog on the"
+    run("attribute", text, "--group", "sentence", "--out", "page.html")
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert '"fold": "sentence"' in page or '"fold":"sentence"' in page
+    asked = ("attribute", text, "--scope", "leave-one-out", "--by", "sentence", "--within")
+    for part in ("The dog. The sofa.", "1:7"):
+        got = as_json(run(*asked, part, "--group", "sentence", "--json"))
+        assert [bool(group["score"]) for group in got["groups"]] == [False, True, True, False]
+        assert "those within" in got["contract"]["eligible features"]
+    refused = run(*asked, "The sofa.")
+    assert refused.status == 2 and "has 1; give a longer part, or choose by='word'" in refused.err
+    refused = run(*asked, "a cat")
+    assert refused.status == 2 and "neither a span's name nor a part of the prompt's text" in refused.err
+
+
 def test_a_saved_result_is_shown_again_and_converted(run: Callable[..., Run], folder: Path) -> None:
     first = run("attribute", PROMPT, "--layers", "--out", "result.safetensors")
     again = run("show", "result.safetensors", "--out", "page.html")

@@ -27,7 +27,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> EvaluationReport:
     model.tokenizer.pad_token = model.tokenizer.eos_token = "."
     out = tmp_path_factory.mktemp("drift") / "results"
     pairs = [(text, text.replace("dog", "sofa")) for text in TEXTS[:2]]  # one ablation takes another prompt
-    ls.evaluate(model, pairs, methods=["semantic"], metrics=list(METRICS), ablations=list(ABLATIONS), out=out)
+    ls.evaluate(
+        model, pairs, methods=["semantic"], metrics=list(METRICS), ablations=list(ABLATIONS), out=out, by="word"
+    )
     return ls.report(out)
 
 

@@ -80,7 +80,8 @@ def test_every_method_metric_and_ablation_is_measured() -> None:
     found = rows(measurements)
     for method in ("temperature", "random"):
         for name in cheap:
-            ablations = {key[2] for key in found if key[0] == method and key[1].startswith(name)}
+            names = tuple(quantity.name for quantity in METRICS[name].quantities)
+            ablations = {key[2] for key in found if key[0] == method and key[1].startswith(names)}
             assert ablations >= ({"zero", "mean"} if METRICS[name].needs_ablation else {None}), name
     assert {item.metric for item in measurements} >= {"loo-kl-kendall", "deletion-kl", "randomization-final-half"}
     assert {(item.method, item.forwards, item.backwards) for item in measurements} == {

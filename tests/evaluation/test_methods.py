@@ -115,7 +115,7 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 def test_the_names_are_those_tested_here() -> None:
     tested = {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS, *PAPER)}
-    assert tested | {"fisher-at-values", "leave-one-out", "context-cite"} == set(method_names())
+    assert tested | {"fisher-at-values", "leave-one-out", "context-cite", "faded-attention"} == set(method_names())
 
 
 @pytest.mark.parametrize("name", STARTS)

@@ -1,17 +1,21 @@
 """What leaving segments out does, foretold by true, opposite and useless scores of an additive model."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import reference
 import torch
-from tiny_models import linear_toy
+from command_line import TEXTS, tokenizer
+from tiny_models import gpt2_like, linear_toy
 from torch import Tensor
 
 import lens_scopes as ls
-from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.metrics.segments import segment_agreement
+from lens_scopes.errors import EvaluationError, ObjectiveError
+from lens_scopes.evaluation.evaluator import Evaluator
+from lens_scopes.evaluation.metrics.segments import _SEED_APART, segment_agreement
+from lens_scopes.scopes.context_cite import random_subsets
 
 IDS, TOKEN = [1, 17, 0, 8, 22, 3, 8, 11], 5
 LINES = [(1, 3), (3, 4), (4, 7), (7, 8)]
@@ -71,3 +75,63 @@ def test_the_outcomes_are_those_of_the_whole_answer() -> None:
 def test_scores_of_another_length_are_refused() -> None:
     with pytest.raises(EvaluationError, match="'short' scores 3 tokens; the prompt has 8"):
         values({"short": torch.zeros(3)})
+
+
+# The same as metrics of an evaluation
+
+
+def measured(scores: dict[str, Tensor], **settings: Any) -> dict[tuple[str, str], Any]:
+    model, _ = additive()
+    evaluator = Evaluator(
+        model, list(scores.items()), ["lds", "top-k-drop"], ["zero"], answered=True, **{"by": "line", **settings}
+    )
+    _, found = evaluator.measure(PROMPT, None, index=0, answer=(TOKEN,))
+    return {(item.method, item.metric): item for item in found}
+
+
+def test_metrics_are_those_of_the_function_on_the_same_draws() -> None:
+    _, effects = additive()
+    scores = {"true": effects, "opposite": -effects, "other": torch.linspace(-1, 1, 8, dtype=torch.float64) ** 3}
+    found = measured(scores)
+    expected = values(scores, seed=_SEED_APART, top=(1, 3, 5))
+    for key, value in expected.items():
+        assert found[key].value == pytest.approx(value, abs=1e-12) and found[key].note is None
+    assert found["true", "lds"].value == pytest.approx(1)
+    assert (
+        math.isnan(found["true", "top-5-drop"].value)
+        and found["true", "top-5-drop"].note == "the passage has 4 segments"
+    )
+
+
+def test_the_held_out_ablations_are_not_those_that_context_cite_draws() -> None:
+    """Passage 0 of seed 0 has the seed that ContextCite has by default."""
+    drawn = random_subsets(64, 4, 0, with_empty=True)
+    held_out = random_subsets(64, 4, _SEED_APART, with_empty=True)
+    assert not torch.equal(drawn, held_out)
+
+
+def test_passages_of_one_segment_have_no_number_and_say_why() -> None:
+    _, effects = additive()
+    found = measured({"true": effects}, by="paragraph")
+    for metric in ("lds", "top-1-drop", "top-3-drop", "top-5-drop"):
+        item = found["true", metric]
+        assert math.isnan(item.value) and "was given as ids" in str(item.note)
+
+
+def test_an_evaluation_measures_sentences_of_texts_with_answers(tmp_path: Path) -> None:
+    model = gpt2_like()
+    model.tokenizer = tokenizer()
+    texts = [f"{first} {second}" for first, second in zip(TEXTS, TEXTS[1:], strict=False)][:3]
+    settings: dict[str, Any] = {
+        "methods": ["fisher", "context-cite@200+by=word+ablation=mean"],
+        "metrics": ["lds", "top-k-drop"],
+    }
+    rows = ls.evaluate(model, texts, **settings, ablations=["mean"], by="word", generate=2, out=tmp_path / "a")
+    table = rows[rows["metric"] == "lds"].pivot(index="passage", columns="method", values="value")
+    assert table.shape == (3, 2) and bool(
+        table["context-cite@200+by=word+ablation=mean"].mean() > table["fisher"].mean()
+    )
+    with pytest.raises(EvaluationError, match="by"):
+        ls.evaluate(model, texts, **settings, ablations=["mean"], by="line", generate=2, out=tmp_path / "a")
+    with pytest.raises(ObjectiveError, match="'turn'; got 'chapter'"):
+        ls.evaluate(model, texts, **settings, by="chapter")

@@ -248,11 +248,14 @@ def test_outside_scores_that_fit_no_prompt_are_refused(source: Any, words: str) 
 # One interface
 
 
-@pytest.mark.parametrize("name", ["leave-one-out", "context-cite", "attention-rollout", "value-attention", "random"])
+@pytest.mark.parametrize(
+    "name", ["leave-one-out", "context-cite", "faded-attention", "attention-rollout", "value-attention", "random"]
+)
 def test_baselines_are_asked_for_by_name_class_or_object(name: str) -> None:
     kinds = {
         "leave-one-out": ls.LeaveOneOut,
         "context-cite": ls.ContextCite,
+        "faded-attention": ls.FadedAttention,
         "attention-rollout": ls.AttentionRollout,
         "value-attention": ls.ValueWeightedAttention,
         "random": ls.RandomScores,
@@ -308,6 +311,7 @@ def test_contracts_name_what_is_left_out_and_by_what() -> None:
     assert att.objective == "LeaveOneOut('logprob', ablation='mean')"
     assert att.settings["objective"] == {
         "scope": "leave-one-out", "measure": "logprob", "ablation": "mean", "draws": 4, "seed": 0, "by": "token",
+        "within": None,
     }  # fmt: skip
 
 

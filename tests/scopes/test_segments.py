@@ -294,3 +294,75 @@ def test_a_segment_that_is_always_kept_has_no_weight() -> None:
     kept = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
     weights = segment_weights(kept, torch.tensor([2.0, 0, 2, 0]))
     assert weights.tolist() == pytest.approx([0, 2 - 2 * 0.01], abs=1e-9)
+
+
+# A part of the prompt alone is eligible
+
+DOCUMENT = "Paris is of Italy. Rome is the capital. France is of Italy."
+ASKED = f"The capital. {DOCUMENT} The capital of Italy is"
+
+
+def test_segments_outside_the_part_stay_and_those_inside_have_the_same_effects() -> None:
+    model = example_model()
+    whole = ls.attribute(model, ASKED, ls.LeaveOneOut("logprob", by="sentence"), answer=ANSWER).group("sentence")
+    method = ls.LeaveOneOut("logprob", by="sentence", within=DOCUMENT)
+    att = ls.attribute(model, ASKED, method, answer=ANSWER)
+    inside = whole[
+        whole["text"].str.strip().isin(["Paris is of Italy.", "Rome is the capital.", "France is of Italy."])
+    ]
+    own = att.group("sentence", within=DOCUMENT)
+    assert len(own) == 3 and own["label"].tolist() == inside["label"].tolist()
+    assert own["score"].tolist() == pytest.approx(inside["score"].tolist(), rel=1e-9, abs=1e-12)
+    start, stop = own["start"].min(), own["stop"].max()
+    assert not att.scores[:start].any() and not att.scores[stop:].any() and bool(att.scores[start:stop].all())
+    assert "those within 'Paris is" in att.contract["eligible features"]
+    assert att.contract["held fixed"].startswith("every token outside 'Paris is")
+    assert "within='Paris is" in att.objective
+
+
+@pytest.mark.parametrize(
+    "part", [DOCUMENT, (4, 19), range(4, 19), [4, 19], ls.Chars(13, 13 + len(DOCUMENT)), "document"]
+)
+def test_a_part_is_a_name_a_text_characters_or_tokens(part: Any) -> None:
+    model = example_model()
+    prompt = read_prompt(model, ASKED, spans={"document": DOCUMENT})
+    assert prompt.spans["document"] == (4, 19)
+    found = ls.attribute(model, prompt, ls.ContextCite(8, within=part), answer=ANSWER)
+    assert_close(found.scores, ls.attribute(model, prompt, ls.ContextCite(8, within=(4, 19)), answer=ANSWER).scores)
+    assert bool(found.scores[4:19].any()) and not found.scores[:4].any() and not found.scores[19:].any()
+    assert ls.Attribution.from_dict(found.to_dict()).spec == found.spec and found.to_safetensors()
+    spec = ls.Spec.read(ls.ContextCite(8, within=part))
+    assert ls.Spec.from_options(**spec.to_options()) == spec and ls.Spec.parse(spec.line) == spec
+
+
+def test_a_turn_can_be_the_part_and_its_edges_cut_segments() -> None:
+    model = example_model()
+    chat = read_prompt(model, [{"role": "user", "content": "Rome is. The capital of Italy is Paris."}, *CHAT])
+    name = next(iter(chat.turns))
+    start, stop = chat.turns[name]
+    att = ls.attribute(model, chat, ls.LeaveOneOut(by="sentence", within=name))
+    groups = att.group("sentence", within=name)
+    assert groups["start"].min() == start and groups["stop"].max() == stop and len(groups) == 2
+    assert not att.scores[:start].any() and not att.scores[stop:].any()
+    cut = att.group("sentence", within=(start + 1, stop))
+    assert cut["start"].tolist()[0] == start + 1 and cut["label"].tolist()[0] == cut["text"].tolist()[0].strip()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("Berlin", "within='Berlin' is neither a span's name nor a part of the prompt's text"),
+        ("capital", "occurs 3 times"),
+        ((4, 99), "must be 0 ≤ start < stop ≤"),
+        ("Rome is the capital.", "within='Rome is the capital.' has 1; give a longer part, or choose by='word'"),
+    ],
+)
+def test_parts_that_are_not_there_or_hold_one_segment_are_refused(part: Any, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        ls.attribute(example_model(), ASKED, ls.LeaveOneOut(by="sentence", within=part))
+
+
+@pytest.mark.parametrize("part", [5, "", (1,), range(1, 9, 2), ("a", "b")])
+def test_what_is_no_part_is_refused_before_a_model_is_seen(part: Any) -> None:
+    with pytest.raises(PromptError, match="a part of a prompt is the name of a span or chat turn"):
+        ls.ContextCite(within=part)

@@ -1,11 +1,13 @@
 // What the page's scripts compute before they draw: scales and levels, places on axes, orders of tables, safe tokens.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { DEFAULTS, read, write } from "../../lens_scopes/server/page/address.js";
 import { align, difference } from "../../lens_scopes/server/page/difference.js";
 import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
 import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
 import { say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
 import { jointScale, levelOf, ranking, scaleOf, shares } from "../../lens_scopes/views/page/scripts/scale.js";
+import { folded } from "../../lens_scopes/views/page/scripts/strip.js";
 import { compare } from "../../lens_scopes/views/page/scripts/table.js";
 
 const scores = [100, 2, -4, null, 0];
@@ -72,4 +74,23 @@ test("a difference is of shares, and of what both texts have", () => {
   const [, strip] = page.sections[0].blocks;
   assert.deepEqual(strip.values, [null, 0.5, null, null]);
   assert.deepEqual(strip.about.slice(1), ["“a”: A 25.0%, B 75.0%, +50.0%", "“b”: only in A", "“c”: only in B"]);
+});
+
+test("a text is folded into segments with their sums", () => {
+  setLabels({ segment_value: "{first}-{last} {text}: {number}" });
+  const page = { part: { running: ["<s>", "A", " b.", " C\n"], labels: [], special: [true, false, false, false] } };
+  const fold = { name: "sentence", spans: [[0, 1], [1, 3], [3, 4]], labels: ["<s>", "A b.", "C"] };
+  const text = folded(page, [9, 1, -3, null], fold);
+  assert.deepEqual(text.running, ["<s>", "A b.", " C\n"]);
+  assert.deepEqual(text.values, [9, -2, null]);
+  assert.deepEqual(text.special, [true, false, false]);
+  assert.equal(text.about[1], "1-2 A b.: -2.000");
+});
+
+test("the fold is part of the address", () => {
+  const sides = [{ ...DEFAULTS, text: "a" }];
+  const view = { layer: "", fold: "sentence", head: "", show: [] };
+  const hash = write({ sides, ...view });
+  assert.equal(hash, "#text=a&fold=sentence");
+  assert.deepEqual(read(hash), { sides, view });
 });

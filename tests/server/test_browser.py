@@ -126,6 +126,26 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     assert tab.locator(".answer .kind b").inner_text().startswith("Semantic")
 
 
+def test_the_fold_stays_in_the_address_and_with_other_questions(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    tab.fill("textarea[name=text]", "The dog sleeps on the")
+    asked(tab, lambda: tab.click("#explain"))
+    tab.fill("textarea[name=text]", "The dog. the sofa")
+    asked(tab, lambda: tab.click("#explain"))
+    tab.locator(".folds label", has_text="sentence").click()
+    tab.wait_for_selector(".bars.segments li:nth-child(2)")
+    assert tab.url.endswith("fold=sentence")
+    assert tokens(tab) == ["<bos>", "The dog.", " the sofa"]
+    assert tab.locator(f"{STRIP}[role=button]").count() == 0, "a segment is no position"
+    asked(tab, lambda: tab.click("#explain"))
+    assert tab.locator(".folds input:checked").get_attribute("value") == "sentence"
+    again = visit(tab.url.partition("#")[2])
+    assert texts(again, ".bars.segments .token") == texts(tab, ".bars.segments .token")
+    again.locator(".folds label", has_text="token").click()
+    again.wait_for_selector(f"{STRIP}[role=button]")
+    assert "fold" not in again.url
+
+
 def test_a_whole_answer_is_explained_and_left_for_a_token(visit: Callable[..., Any], model: Any) -> None:
     tab = visit()
     tab.select_option("[name=scope]", "logprob")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,3 +122,16 @@ def fake_attribution(
         "versions": {"lens_scopes": "0.1.0", "torch": "2.13.0"},
     }
     return Attribution(**(values | fields))
+
+
+STORY_TOKENS = ["<bos>", "Ann", " bakes", ".", " She", " sings", ".", "\n", "Bob", " <b>", "naps", "!"]
+
+
+def fake_story(**fields: Any) -> Attribution:
+    """Three sentences on two lines, with offsets and scores of both signs, so that they can be grouped."""
+    ends = [0]
+    for token in STORY_TOKENS[1:]:
+        ends.append(ends[-1] + len(token))
+    offsets = [(0, 0), *itertools.pairwise(ends)]
+    scores = [40.0, 1.0, 2.0, 0.5, -4.0, -1.0, 0.25, 0.0, 0.5, 0.25, 1.0, -0.25]
+    return fake_attribution(STORY_TOKENS, scores, offsets=offsets, **fields)

@@ -18,6 +18,7 @@ from lens_scopes.cli.progress import progress_bar
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.evaluation.methods.table import method_names
 from lens_scopes.evaluation.metrics.table import METRICS
+from lens_scopes.prompts.groups import UNITS
 
 _DATA = "Passages"
 _TESTS = "What is measured"
@@ -144,6 +145,14 @@ class MeasureOptions:
             rich_help_panel=_TESTS,
         ),
     ] = "zero,mean"
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(UNITS),
+            help="What metrics of segments (lds, top-k-drop) leave out as a whole.",
+            rich_help_panel=_TESTS,
+        ),
+    ] = "sentence"
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -196,6 +205,7 @@ def evaluate(
         from lens_scopes.evaluation.run import evaluate as measure
         from lens_scopes.evaluation.statistics.comparison import check_reference
         from lens_scopes.evaluation.storage.folder import ResultFolder
+        from lens_scopes.scopes.comparisons import check_unit
 
         # What can be refused without the model is refused before it is loaded.
         check_target(data.target)
@@ -204,6 +214,7 @@ def evaluate(
         protocol.check_metrics(metrics)
         methods = _names(measures.methods or ",".join(protocol.methods_of(metrics)) or _METHODS)
         check_choices(methods, metrics, ablations)
+        check_unit(measures.by)
         check_reference(output.reference, methods)
 
         # Each of several processes has a device of its own, and the first shows the progress.
@@ -232,6 +243,7 @@ def evaluate(
                 target=data.target,
                 truncate=data.truncate,
                 generate=data.generate,
+                by=measures.by,
                 seed=measures.seed,
                 draws=measures.draws,
                 retry=retry,

@@ -42,8 +42,8 @@ class OutputOptions:
         str,
         typer.Option(
             metavar="|".join(UNITS),
-            help="Sum token scores over words, lines, sentences, paragraphs or chat messages in the table and .csv; "
-            "JSON has the sums beside the tokens.",
+            help="Sum token scores over words, lines, sentences, paragraphs or chat messages: on the terminal, on the "
+            "page and in .csv; JSON has the sums beside the tokens.",
             rich_help_panel=PANEL,
         ),
     ] = "token"
@@ -82,33 +82,10 @@ class OutputOptions:
 def _print(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> None:
     from lens_scopes.views import print_result, print_terminal
 
-    print_terminal(attribution, layers=attribution.layers is not None)
-    if group != "token":
-        _print_groups(attribution, group)
+    print_terminal(attribution, layers=attribution.layers is not None, group=group)
     for result in companions.values():
         print()
         print_result(result)
-
-
-def _print_groups(attribution: Attribution, group: str) -> None:
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    from lens_scopes.views.words.attribution import number
-    from lens_scopes.views.words.token_text import printable_token
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(group, overflow="fold")
-    table.add_column("tokens", justify="right")
-    table.add_column("score", justify="right")
-    columns = ["label", "start", "stop", "score"]
-    for label, start, stop, score in attribution.group(group)[columns].itertuples(index=False):
-        table.add_row(
-            Text(printable_token(label)), f"{start}–{stop - 1}" if stop - start > 1 else str(start), number(score)
-        )
-    Console().print(Padding(table, (1, 0, 0, 0)))
 
 
 def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
@@ -134,7 +111,7 @@ def _plain(attribution: Attribution, group: str, companions: Mapping[str, Any]) 
 def _write_page(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:
     from lens_scopes.views import attribution_page
 
-    write_whole(path, utf8(attribution_page(attribution, **companions).to_html()))
+    write_whole(path, utf8(attribution_page(attribution, **companions, group=group).to_html()))
 
 
 def _write_result(attribution: Attribution, path: Path, group: str, companions: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons import Baseline, ExternalScores, LeaveOneOut, RandomScores
 from lens_scopes.scopes.context_cite import ContextCite
+from lens_scopes.scopes.faded_attention import FadedAttention
 from lens_scopes.scopes.objectives import Explanation
 from lens_scopes.scopes.spec import Spec
 
@@ -131,7 +132,8 @@ class Method:
             spec = self._of_answer(target)
         result = attribute(model, prompt, spec)
         if isinstance(self.explanation, Baseline):
-            backwards = len(self.explanation.alphas) if isinstance(self.explanation, PathGradients) else 0
+            along = self.explanation if isinstance(self.explanation, PathGradients | FadedAttention) else None
+            backwards = 0 if along is None else len(along.alphas)
             return MethodScores(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
         directions, points = result.settings["directions"], self.spec.points
         if points is None:
@@ -142,11 +144,11 @@ class Method:
 def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
     if isinstance(baseline, (RandomScores, ExternalScores, Closeness, EmbeddingNorm)):
         return 0
-    if isinstance(baseline, PathGradients):
+    if isinstance(baseline, PathGradients | FadedAttention):
         return 1 + len(baseline.alphas)
     if isinstance(baseline, ContextCite):
         return baseline.ablations
     if not isinstance(baseline, LeaveOneOut):
         return 1
     draws = baseline.draws if baseline.token_ablation.random else 1
-    return 1 + draws * len(segments(prompt, baseline.by))
+    return 1 + draws * len(segments(prompt, baseline.by, baseline.within))

@@ -26,6 +26,7 @@ class ScoredPrompt:
         ablation_cache: the passage under the ablation in question; None for metrics that ablate nothing.
         protocol: the conventions of the evaluation.
         correct: whether the model predicts the true next token; None where that is not known.
+        by: what metrics of segments leave out as a whole.
     """
 
     model: ModelLike
@@ -38,6 +39,7 @@ class ScoredPrompt:
     seed: int
     protocol: Protocol = OWN
     correct: bool | None = None
+    by: str = "sentence"
 
     @property
     def eligible(self) -> list[int]:

@@ -1,25 +1,117 @@
-"""How well scores of segments foretell what leaving segments out does to an answer."""
+"""How well scores of segments foretell what leaving segments out does to a prediction or an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt
-from lens_scopes.errors import EvaluationError
-from lens_scopes.evaluation.metrics.ablation_cache import ranking
+from lens_scopes.errors import EvaluationError, PromptError
+from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, ranking
 from lens_scopes.evaluation.metrics.agreement import correlation
+from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
+from lens_scopes.evaluation.metrics.table import TOP_SEGMENTS, Metric
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.scopes.context_cite import logit, random_subsets
 
 if TYPE_CHECKING:
     import pandas
+
+_ABLATIONS = 64
+_SEED_APART = 0x9E3779B9  # from the seeds of methods that draw such ablations; generators read 32 bits
+
+
+def datamodelling_score(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """Spearman's ρ, over 64 random ablations that keep each segment with probability ½, between the summed scores of
+    the segments kept and log p − log(1 − p) of the probability p of the prediction or answer.
+
+    The same ablations judge all methods of a passage; methods that draw ablations themselves draw others.
+    """
+    try:
+        parts = _Parts.of(scored.prompt, scored.by)
+    except PromptError as error:
+        return [MetricValue(metric.name, float("nan"), note=str(error))]
+    kept = random_subsets(_ABLATIONS, parts.count, scored.seed + _SEED_APART, with_empty=any(scored.prompt.special))
+    value, note = _foretold(
+        kept, parts.totals(scored.method_scores.scores), parts.log_probabilities(scored.cache, kept)
+    )
+    return [MetricValue(metric.name, value, note=note)]
+
+
+def top_drops(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
+    """log p − log p without the k segments of largest score, k = 1, 3 and 5; NaN where no segment would be left."""
+    try:
+        parts = _Parts.of(scored.prompt, scored.by)
+    except PromptError as error:
+        return [MetricValue(quantity.name, float("nan"), note=str(error)) for quantity in metric.quantities]
+    possible = [k for k in TOP_SEGMENTS if k < parts.count]
+    kept = parts.without_top(ranking(parts.totals(scored.method_scores.scores)), possible)
+    falls = scored.cache.clean_log_probability - parts.log_probabilities(scored.cache, kept)
+    known = dict(zip(possible, falls.tolist(), strict=True))
+    return [
+        MetricValue(quantity.name, known[k])
+        if k in known
+        else MetricValue(quantity.name, float("nan"), note=f"the passage has {parts.count} segments")
+        for quantity, k in zip(metric.quantities, TOP_SEGMENTS, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The segments of a prompt that can be left out.
+
+    Attributes:
+        own: which tokens are each one's.
+    """
+
+    own: Bool[Tensor, "segment pos"]
+
+    @classmethod
+    def of(cls, prompt: Prompt, by: str, within: SpanLike | None = None) -> _Parts:
+        """Raises PromptError for a prompt without several of them."""
+        found = segments(prompt, by, within)
+        own = torch.zeros(len(found), len(prompt), dtype=torch.bool)
+        for row, tokens in zip(own, found, strict=True):
+            row[list(tokens)] = True
+        return cls(own)
+
+    @property
+    def count(self) -> int:
+        return len(self.own)
+
+    def totals(self, scores: Float[Tensor, " pos"]) -> Float[Tensor, " segment"]:
+        """The sums of the segments' scores."""
+        return self.own.double() @ scores.double().cpu()
+
+    def without_top(self, order: Sequence[int], counts: Sequence[int]) -> Bool[Tensor, "row segment"]:
+        """Which segments are kept where the first ones of an order are left out, a row for each number of them."""
+        kept = torch.ones(len(counts), self.count, dtype=torch.bool)
+        for row, count in zip(kept, counts, strict=True):
+            row[list(order[:count])] = False
+        return kept
+
+    def log_probabilities(
+        self, outcomes: AblationCache | AblatedPrompt, kept: Bool[Tensor, "row segment"]
+    ) -> Float[Tensor, " row"]:
+        """log p with the segments kept."""
+        masks = (~kept).float() @ self.own.float() > 0
+        if isinstance(outcomes, AblationCache):
+            return outcomes.outcomes(masks).log_probability
+        return outcomes.outcomes(masks, with_divergence=False).log_probability
+
+
+def _foretold(
+    kept: Bool[Tensor, "row segment"], totals: Float[Tensor, " segment"], log_probability: Float[Tensor, " row"]
+) -> tuple[float, str | None]:
+    return correlation(kept.double() @ totals, logit(log_probability))
 
 
 def segment_agreement(
@@ -29,6 +121,7 @@ def segment_agreement(
     scores: Mapping[str, Float[Tensor, " pos"]],
     *,
     by: str = "sentence",
+    within: SpanLike | None = None,
     ablation: str = "remove",
     ablations: int = 64,
     top: Sequence[int] = (1, 3, 5),
@@ -48,7 +141,7 @@ def segment_agreement(
         prompt: the prompt whose segments are scored.
         answer: the answer's token ids.
         scores: those of each method, one a token of the prompt; a segment's is the sum of its tokens'.
-        by, ablation: as for `ContextCite`.
+        by, within, ablation: as for `ContextCite`.
         ablations: how many random ablations are run.
         top: the k of the drops.
         seed: of the random ablations.
@@ -60,6 +153,13 @@ def segment_agreement(
         PromptError: for a prompt without several segments.
         EvaluationError: for scores of another number of tokens, and an ablation as for `ContextCite`.
 
+    Example:
+        >>> prompt = ls.read_prompt(model, "The capital of France is Paris. The capital of Italy is")
+        >>> att = ls.attribute(model, prompt, ls.LogProb(), answer=" Rome.")
+        >>> judged = ls.segment_agreement(model, prompt, att.answer.token_ids, {"logprob": att.scores}, ablations=8)
+        >>> judged["metric"].tolist()
+        ['lds', 'top-1-drop']
+
     Source: ContextCite, arXiv:2409.00729.
     """
     import pandas
@@ -67,23 +167,19 @@ def segment_agreement(
     for name, values in scores.items():
         if len(values) != len(prompt):
             raise EvaluationError(f"{name!r} scores {len(values)} tokens; the prompt has {len(prompt)}.")
-    found = segments(prompt, by)
+    parts = _Parts.of(prompt, by, within)
     prompt_ablated = AblatedPrompt(
         ScopedModel.of(model), prompt.token_ids, prompt.special, answer, ablation, draws=1, seed=seed
     )
-    own = prompt_ablated.masks(found)
-    totals = {name: own.double() @ values.double().cpu() for name, values in scores.items()}
-    orders = {name: ranking(values) for name, values in totals.items()}
+    totals = {name: parts.totals(values) for name, values in scores.items()}
     # All random and all top-k ablations run together; equal sets run once.
-    kept = random_subsets(ablations, len(found), seed, with_empty=any(prompt.special))
-    drops = [(name, k) for name in scores for k in top if k < len(found)]
-    without = torch.ones(len(drops), len(found), dtype=torch.bool)
-    for row, (name, k) in enumerate(drops):
-        without[row, orders[name][:k]] = False
-    sets, places = torch.cat([kept, without]).unique(dim=0, return_inverse=True)
-    after = prompt_ablated.outcomes((~sets).float() @ own.float() > 0, with_divergence=False).log_probability[places]
-    outcomes = logit(after[:ablations])
-    rows = [(name, "lds", correlation(kept.double() @ totals[name], outcomes)[0]) for name in scores]
+    kept = random_subsets(ablations, parts.count, seed, with_empty=any(prompt.special))
+    possible = [k for k in top if k < parts.count]
+    without = [parts.without_top(ranking(values), possible) for values in totals.values()]
+    sets, places = torch.cat([kept, *without]).unique(dim=0, return_inverse=True)
+    after = parts.log_probabilities(prompt_ablated, sets)[places]
+    rows = [(name, "lds", _foretold(kept, values, after[:ablations])[0]) for name, values in totals.items()]
     falls = prompt_ablated.clean_log_probability - after[ablations:]
-    rows += [(name, f"top-{k}-drop", float(fall)) for (name, k), fall in zip(drops, falls, strict=True)]
+    drops = [(name, f"top-{k}-drop") for name in scores for k in possible]
+    rows += [(*drop, float(fall)) for drop, fall in zip(drops, falls, strict=True)]
     return pandas.DataFrame(rows, columns=["method", "metric", "value"])

@@ -60,6 +60,7 @@ class Metric(Quantity):
     Attributes:
         function: of `lens_scopes.evaluation.metrics`, as "module:function"; it takes a ScoredPrompt and the metric.
         needs_ablation: whether the numbers depend on what tokens are replaced by.
+        of_segments: whether segments of the passage are ablated as a whole: sentences, or what `by` says.
         fractions: of the tokens that rank highest, which are ablated.
         keep: whether these are kept instead, and all others ablated.
         redraw: how blocks are redrawn; None for the protocol's way.
@@ -68,6 +69,7 @@ class Metric(Quantity):
 
     function: str = ""
     needs_ablation: bool = True
+    of_segments: bool = False
     fractions: tuple[float, ...] = ()
     keep: bool = False
     redraw: Literal["spread", "initializer"] | None = None
@@ -107,6 +109,17 @@ _DELETION = (
 _INSERTION = (
     Quantity("insertion-logprob", "change of log p with only the top tokens kept", "nats", "higher"),
     Quantity("insertion-kl", "KL of the prediction with only the top tokens kept", "nats", "lower"),
+)
+
+TOP_SEGMENTS = (1, 3, 5)
+_TOP_DROPS = tuple(
+    Quantity(
+        f"top-{k}-drop",
+        "fall of log p without the top segment" if k == 1 else f"fall of log p without the {k} top segments",
+        "nats",
+        "higher",
+    )
+    for k in TOP_SEGMENTS
 )
 
 METRICS: dict[str, Metric] = {
@@ -204,6 +217,24 @@ METRICS: dict[str, Metric] = {
             "0 to 1",
             "lower",
             function="perturbation:infidelity",
+        ),
+        Metric(
+            "lds",
+            "linear datamodelling score: rank agreement of the sums of the segments kept with log p − log(1 − p), over "
+            "random ablations of segments",
+            _SPEARMAN,
+            "higher",
+            function="segments:datamodelling_score",
+            of_segments=True,
+        ),
+        Metric(
+            "top-k-drop",
+            "fall of log p without the segments of largest score",
+            "nats",
+            "higher",
+            function="segments:top_drops",
+            of_segments=True,
+            parts=_TOP_DROPS,
         ),
         Metric(
             "stability",

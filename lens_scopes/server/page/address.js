@@ -5,7 +5,7 @@ const PLAIN = ["text", "answer", "generate", "scope", "target", "other", "rank",
 /** What the fields of one side are by default, which the address leaves out. */
 export const DEFAULTS = { scope: "semantic", readout: "", lens: "" };
 
-/** {sides: [fields…], layer, head, show: [kinds…]} as the part of an address after the #. */
+/** {sides: [fields…], layer, fold, head, show: [kinds…]} as the part of an address after the #. */
 export function write(view) {
   const parameters = new URLSearchParams();
   view.sides.forEach((side, index) => {
@@ -15,6 +15,7 @@ export function write(view) {
     if (side.freeze?.length) parameters.set(`${prefix}freeze`, side.freeze.join(","));
   });
   if (view.layer) parameters.set("layer", view.layer);
+  if (view.fold) parameters.set("fold", view.fold);
   if (view.head) parameters.set("head", view.head);
   if (view.show.length) parameters.set("show", view.show.join(","));
   return `#${parameters}`;
@@ -26,7 +27,8 @@ export function read(hash) {
   const sides = [side(parameters, ""), side(parameters, "b.")].filter(Boolean);
   if (!sides.length) return null;
   const show = (parameters.get("show") ?? "").split(",").filter(Boolean);
-  return { sides, layer: parameters.get("layer") ?? "", head: parameters.get("head") ?? "", show };
+  const [layer, fold, head] = ["layer", "fold", "head"].map((name) => parameters.get(name) ?? "");
+  return { sides, view: { layer, fold, head, show } };
 }
 
 function side(parameters, prefix) {

@@ -9,7 +9,7 @@ import { difference } from "./difference.js";
 import { asRequest, settingsOf, Side } from "./form.js";
 
 const at = (id) => document.getElementById(id);
-const PLAIN_VIEW = { layer: "", head: "", show: [] };
+const PLAIN_VIEW = { layer: "", fold: "", head: "", show: [] };
 const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
@@ -40,7 +40,7 @@ async function start() {
   examples();
   at("question").addEventListener("submit", (event) => {
     event.preventDefault();
-    view = { ...PLAIN_VIEW, layer: view.layer };
+    view = { ...PLAIN_VIEW, layer: view.layer, fold: view.fold };
     explain();
   });
   at("cancel").addEventListener("click", () => running?.abort());
@@ -69,7 +69,7 @@ async function start() {
 function arrive() {
   const wanted = address.read(location.hash);
   const first = about.examples[0]?.request ?? { text: "" };
-  view = { layer: wanted?.layer ?? "", head: wanted?.head ?? "", show: wanted?.show ?? [] };
+  view = { ...PLAIN_VIEW, ...wanted?.view };
   arrange(wanted?.sides ?? [first]);
   return sides[0].fields.text || sides[0].fields.chat ? explain(false) : undefined;
 }
@@ -166,6 +166,7 @@ function actions(i) {
   };
   return {
     layer: (row) => changeLayer(i, row),
+    fold: (name) => changeFold(i, name),
     head: (layer, head) => {
       view.head = `L${layer}H${head}`;
       write(false);
@@ -198,7 +199,7 @@ function show() {
   const shown = both ? answers : answers.slice(0, 1);
   keepFocus();
   drawn = shown.map((one, i) =>
-    answer.draw(one, { letter: both ? "AB"[i] : "", act: actions(i), layer: layerRow(one) }),
+    answer.draw(one, { letter: both ? "AB"[i] : "", act: actions(i), layer: layerRow(one), fold: view.fold }),
   );
   const results = at("results");
   results.classList.toggle("both", both);
@@ -233,6 +234,13 @@ function changeLayer(i, row) {
   write(false);
   drawn.forEach(({ choose }, other) => other !== i && choose("layer", layerRow(answers[other])));
   if (drawn.length > 1) showDifference();
+}
+
+/** The text is folded otherwise on one side: the other side follows. */
+function changeFold(i, name) {
+  view.fold = name === "token" ? "" : name;
+  write(false);
+  drawn.forEach(({ choose }, other) => other !== i && choose("fold", name));
 }
 
 function headId(i) {

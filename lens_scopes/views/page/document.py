@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -170,6 +170,16 @@ def _rounded(value: Any) -> Any:
     return value
 
 
+def _sums(fold: Mapping[str, Any], part: Mapping[str, Any], values: Sequence[float | None]) -> list[tuple[str, float]]:
+    """The segments that a strip is folded into with the sums of their tokens' values, from the strongest."""
+    summed = []
+    for label, (start, stop) in zip(fold["labels"], fold["spans"], strict=True):
+        own = values[start:stop]
+        if None not in own and not all(part["special"][start:stop]):
+            summed.append((label, sum(value for value in own if value is not None)))
+    return sorted(summed, key=lambda item: -abs(item[1]))
+
+
 @cache
 def _template() -> Any:
     """The template of the document; the functions are for its tables without scripts."""
@@ -185,6 +195,7 @@ def _template() -> Any:
         "short": lambda value: "nan" if value is None else short_number(value),
         "level": lambda value, special, scale: level(math.nan if value is None else value, special, scale),
         "scale_of": lambda values, special: scale_of(known(values), special) if special else plain_scale(known(values)),
+        "sums": _sums,
         "numbers": lambda part, values: _at(part["data"], values["at"]) if isinstance(values, dict) else values,
     }
     return environment.get_template("page.html.j2")

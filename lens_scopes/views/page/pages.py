@@ -56,6 +56,7 @@ def attribution_page(
     cells: CellPatches | None = None,
     *,
     later: Sequence[str] = (),
+    group: str = "token",
 ) -> Page:
     """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, cells, other
     sites, contract, scores, details.
@@ -68,11 +69,18 @@ def attribution_page(
         heads, matrix, modes, influence, cells: other results on the same prompt, each with its contract, shown on the
             same page. Where one is about another prompt, position or model, the page says so.
         later: tokens of the prompt after the position explained, for a page where a reader can choose them.
+        group: what the strip of tokens is folded by at first: "token", or as for `Attribution.group` the name of a
+            grouping. A reader can choose another.
+
+    Raises:
+        PromptError: for a grouping that these tokens do not have.
     """
     others = {"heads": heads, "matrix": matrix, "modes": modes, "influence": influence, "cells": cells}
     companions = {kind: result for kind, result in others.items() if result is not None}
+    if group != "token":
+        attribution.groups(group)
     page = page_of(attribution)
-    sections = _words(attribution).sections(attribution, with_heads=heads is not None, later=later)
+    sections = _words(attribution).sections(attribution, with_heads=heads is not None, later=later, group=group)
     before = [section for section in sections if section.key in ("tokens", "prediction", "layers")]
     after = sections[len(before) :]
     contracts = []

@@ -7,7 +7,9 @@ Where the terminal has no colour (a pipe, `NO_COLOR`) the same heights are drawn
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -29,17 +31,20 @@ from lens_scopes.views.terminal.parts import (
     warning_lines,
 )
 from lens_scopes.views.words.attribution import (
+    Segment,
     answer_summary,
     data_warnings,
     following,
     layer_leaders,
     lens_note,
     likely,
+    meaning_of_sum,
     number,
     percent,
     ranking,
     reading_text,
     rows,
+    segments_of,
     short_names,
 )
 from lens_scopes.views.words.colour import Scale, scale_of
@@ -57,6 +62,8 @@ class TerminalReport(TerminalView):
         layers: also the layers × tokens map and the leading token of each layer; the map needs an attribution
             with layers, and says so where there are none.
         most: how many of the strongest tokens the table lists.
+        group: sums over segments in place of the strongest tokens, and the text in their colours: the name of a
+            grouping, as for `Attribution.group`; "token" for none.
         on_dark: colours for a dark terminal background; None reads `COLORFGBG` and takes dark where that is
             not set.
 
@@ -66,32 +73,47 @@ class TerminalReport(TerminalView):
     """
 
     def __init__(
-        self, attribution: Attribution, *, layers: bool = False, most: int = 10, on_dark: bool | None = None
+        self,
+        attribution: Attribution,
+        *,
+        layers: bool = False,
+        most: int = 10,
+        on_dark: bool | None = None,
+        group: str = "token",
     ) -> None:
         super().__init__(on_dark=on_dark)
         self.attribution = attribution
         self.layers = layers
         self.most = most
+        self.group = group
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        yield from _parts(self.attribution, styles, width, self.layers, self.most)
+        yield from _parts(self.attribution, styles, width, self.layers, self.most, self.group)
 
 
-def print_terminal(attribution: Attribution, console: Console | None = None, layers: bool = False) -> None:
+def print_terminal(
+    attribution: Attribution, console: Console | None = None, layers: bool = False, group: str = "token"
+) -> None:
     """Print an attribution to a terminal; see `TerminalReport`."""
-    (console or Console()).print(TerminalReport(attribution, layers=layers))
+    (console or Console()).print(TerminalReport(attribution, layers=layers, group=group))
 
 
 def _parts(
-    attribution: Attribution, styles: ScoreStyle, width: int, layers: bool, most: int
+    attribution: Attribution, styles: ScoreStyle, width: int, layers: bool, most: int, group: str
 ) -> Iterator[RenderableType]:
+    segments = None if group == "token" else segments_of(attribution, group)
+    text = _Pieces.of(attribution, segments, group)
     yield _heading(attribution)
     yield from warning_lines((*attribution.warnings, *data_warnings(attribution)))
-    yield spaced(_strip(attribution, styles, width))
-    yield _legend(attribution, styles)
+    yield spaced(_strip(attribution, text, styles, width))
+    yield _legend(text, styles)
     if layers:
         yield from _layers(attribution, styles, width)
-    yield spaced(_strongest(attribution, styles, width, most))
+    if segments is None:
+        yield spaced(_strongest(attribution, styles, width, most))
+    else:
+        yield spaced(_sums(segments, group, styles, width))
+        yield Text(meaning_of_sum(attribution), "dim")
     yield spaced(_prediction(attribution, styles, width))
     yield spaced(definitions(attribution.contract))
 
@@ -103,51 +125,102 @@ def _heading(attribution: Attribution) -> Text:
     return line
 
 
-def _strip(attribution: Attribution, styles: ScoreStyle, width: int) -> RenderableType:
-    scores = attribution.scores.tolist()
-    scale = scale_of(scores, attribution.special)
+@dataclass(frozen=True)
+class _Pieces:
+    """The text in tokens or segments, each with its score, and what its scale is of."""
+
+    texts: Sequence[str]
+    scores: Sequence[float]
+    special: Sequence[bool]
+    name: str
+
+    @classmethod
+    def of(cls, attribution: Attribution, segments: Sequence[Segment] | None, group: str) -> _Pieces:
+        tokens = [inline_token(token) for token in attribution.tokens]
+        if segments is None:
+            rest = "the other tokens" if any(attribution.special) else "these tokens"
+            return cls(tokens, attribution.scores.tolist(), attribution.special, rest)
+        texts = ["".join(tokens[item.start : item.stop]) for item in segments]
+        scores, special = [item.score for item in segments], [item.special for item in segments]
+        return cls(texts, scores, special, f"these {group}s")
+
+    @property
+    def scale(self) -> Scale:
+        return scale_of(self.scores, self.special)
+
+
+def _strip(attribution: Attribution, pieces: _Pieces, styles: ScoreStyle, width: int) -> RenderableType:
     if not styles.coloured:
-        return _plain_strip(attribution, scores, scale, width)
+        return _plain_strip(pieces, width)
+    scale = pieces.scale
     text = Text(no_wrap=False, overflow="fold")
-    for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
+    for piece, score, special in zip(pieces.texts, pieces.scores, pieces.special, strict=True):
         outside = special or not math.isfinite(score)
-        text.append(inline_token(token), Style(dim=True, italic=True) if outside else styles.style(score, scale))
+        text.append(piece, Style(dim=True, italic=True) if outside else styles.style(score, scale))
     after = following(attribution)
     if after is not None:
         text.append(f"  → {after.text}", Style(bold=True))
     return text
 
 
-def _plain_strip(attribution: Attribution, scores: list[float], scale: Scale, width: int) -> Text:
-    """The text and, under every line of it, one column of height for each character of a token."""
+def _plain_strip(pieces: _Pieces, width: int) -> Text:
+    """The text and, under every line of it, one column of height for each character."""
     lines: list[tuple[str, str]] = [("", "")]
-    for token, score, special in zip(attribution.tokens, scores, attribution.special, strict=True):
-        piece = inline_token(token).rstrip("\n") or " "
+    scale = pieces.scale
+    for whole, score, special in zip(pieces.texts, pieces.scores, pieces.special, strict=True):
         outside = special or not math.isfinite(score)
         block = "·" if outside else HEIGHTS[math.ceil(abs(scale.relative(score)) * 8 - 0.5) if score else 0]
-        if cell_len(lines[-1][0]) + cell_len(piece) > width:
-            lines.append(("", ""))
-        above, below = lines[-1]
-        lines[-1] = (above + piece, below + block * cell_len(piece))
-        if inline_token(token).endswith("\n"):
-            lines.append(("", ""))
+        for number_of_line, line in enumerate(whole.split("\n")):
+            if number_of_line:
+                lines.append(("", ""))
+            for piece in _wrapped(line, width):
+                if cell_len(lines[-1][0]) + cell_len(piece) > width:
+                    lines.append(("", ""))
+                above, below = lines[-1]
+                lines[-1] = (above + piece, below + block * cell_len(piece))
     return Text("\n".join(f"{above}\n{below}" for above, below in lines if above), no_wrap=True, overflow="crop")
 
 
-def _legend(attribution: Attribution, styles: ScoreStyle) -> Text:
-    scale = scale_of(attribution.scores.tolist(), attribution.special)
+def _wrapped(piece: str, width: int) -> list[str]:
+    """A piece of text that fits a line, or its words where it does not."""
+    return [piece] if cell_len(piece) <= width else re.findall(r"\s*\S+|\s+$", piece)
+
+
+def _legend(pieces: _Pieces, styles: ScoreStyle) -> Text:
+    scale = pieces.scale
     line = Text(style="dim")
     if scale.bound:
         if scale.signed and styles.coloured:
             line.append(f"{number(-scale.bound)} ")
         append_ramp(line, scale, styles)
-        rest = "the other tokens" if any(attribution.special) else "these tokens"
-        line.append(f" {number(scale.bound)} = largest magnitude of {rest}")
-    notes = ["special tokens are outside the scale"] if any(attribution.special) else []
+        line.append(f" {number(scale.bound)} = largest magnitude of {pieces.name}")
+    notes = ["special tokens are outside the scale"] if any(pieces.special) else []
     if scale.signed and not styles.coloured:
         notes.append("heights and shades are magnitudes, signs stand in the table")
     line.append("".join(f"; {note}" for note in notes) if scale.bound else "; ".join(notes))
     return line
+
+
+def _sums(segments: Sequence[Segment], group: str, styles: ScoreStyle, width: int) -> RenderableType:
+    """All segments by their sums, from the strongest; special tokens last."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
+    table.add_column("tokens", justify="right")
+    table.add_column(group, overflow="fold", max_width=max(16, width // 2))
+    table.add_column("sum", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    order = sorted(segments, key=lambda item: (item.special, -abs(item.score) if math.isfinite(item.score) else 0.0))
+    largest = max((abs(item.score) for item in segments if item.share is not None), default=0.0)
+    room = max(6, min(24, width // 2 - 30))
+    for item in order:
+        bar = Text("outside the scale" if item.special else "")
+        if item.share is not None and largest:
+            bar = Text(blocks(abs(item.score) / largest, room), styles.negative_bar if item.score < 0 else styles.bar)
+        span = f"{item.start}–{item.stop - 1}" if item.stop - item.start > 1 else str(item.start)
+        share = "—" if item.share is None else percent(item.share)
+        cells = [Text(span), Text(printable_token(item.label)), Text(number(item.score)), Text(share), bar]
+        table.add_row(*cells, style="dim" if item.special else "")
+    return table
 
 
 def _strongest(attribution: Attribution, styles: ScoreStyle, width: int, most: int) -> RenderableType:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from lens_scopes.errors import PromptError
+from lens_scopes.prompts.groups import GROUPINGS, Grouping
 from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
@@ -69,6 +71,18 @@ class Row:
     standard_error: float | None
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens `start` to `stop`, `stop` left out, with its summed score; `share` as for `Row`."""
+
+    label: str
+    start: int
+    stop: int
+    special: bool
+    score: float
+    share: float | None
+
+
 def rows(attribution: Attribution) -> list[Row]:
     """One row per token, in the order of the text; special tokens and non-finite scores have no share."""
     scores = attribution.scores.tolist()
@@ -87,6 +101,51 @@ def rows(attribution: Attribution) -> list[Row]:
         )
         for i in range(len(scores))
     ]
+
+
+def groupings(attribution: Attribution) -> dict[str, list[Segment]]:
+    """The segments of each grouping that puts several tokens into one segment and makes several segments, by name."""
+    found = {}
+    for name in GROUPINGS:
+        try:
+            groups = segments_of(attribution, name)
+        except PromptError:  # ids have no sentences, and what is no chat has no turns
+            continue
+        several = sum(not segment.special for segment in groups) > 1
+        if several and len(groups) < len(attribution.tokens) and groups not in found.values():
+            found[name] = groups
+    return found
+
+
+def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
+    """The segments of a grouping with their summed scores, in the order of the text; shares as for `rows`.
+
+    Raises:
+        PromptError: as `Attribution.group`.
+    """
+    groups, values = attribution.groups(by), attribution.scores.tolist()
+    scores = [sum(values[group.start : group.stop]) for group in groups]
+    special = [all(attribution.special[group.start : group.stop]) for group in groups]
+    counted = [math.isfinite(score) and not outside for score, outside in zip(scores, special, strict=True)]
+    total = sum(abs(score) for score, counts in zip(scores, counted, strict=True) if counts)
+    return [
+        Segment(group.label, group.start, group.stop, outside, score, abs(score) / total if counts and total else None)
+        for group, outside, score, counts in zip(groups, special, scores, counted, strict=True)
+    ]
+
+
+def meaning_of_sum(attribution: Attribution) -> str:
+    """What the sum of a segment's scores means, in a sentence."""
+    readout = _readout_name(attribution)
+    if readout is None:
+        return "A segment's score is the sum of its tokens' scores."
+    if readout == "dot":
+        return "A sum is the first-order effect of all the segment's tokens moving together."
+    if is_divergence(attribution) and not attribution.settings.get("score_sites"):
+        return "A sum is the score of the segment's tokens moved independently of each other."
+    return (
+        "A sum is an upper bound of what the segment's tokens do together, to first order; it grows with their number."
+    )
 
 
 def ranking(scores: Sequence[float], special: Sequence[bool]) -> list[int]:
@@ -110,7 +169,7 @@ def interpretation(result: Scored) -> str:
     readout = _readout_name(result)
     if readout is None:
         return (
-            "Each score is that of a baseline to compare with, which takes no gradient; its formula stands in the"
+            "Each score is that of a method to compare with, which has no readout; its formula stands in the"
             " contract under “score attributed”."
         )
     elsewhere = bool(result.settings.get("score_sites"))

@@ -23,7 +23,7 @@ class Context {
     return this.shared.prefix + name;
   }
 
-  /** What a reader can do here: `layer`, `position`, `target`, `head`, `through`. */
+  /** What a reader can do here: `layer`, `fold`, `position`, `target`, `head`, `through`. */
   get act() {
     return this.shared.act;
   }
@@ -38,9 +38,9 @@ class Context {
     return Array.isArray(numbers) ? numbers : numbers.at.reduce((value, key) => value[key], this.part.data);
   }
 
-  /** What was last chosen of a kind, −1 for nothing. */
-  chosen(kind) {
-    return this.shared.choices[kind] ?? -1;
+  /** What was last chosen of a kind. */
+  chosen(kind, otherwise = -1) {
+    return this.shared.choices[kind] ?? otherwise;
   }
 
   /** Calls back when something of a kind is chosen. */
@@ -61,16 +61,17 @@ class Context {
 
 /**
  * The elements of a page's content: `header`, `sections`, `navigation`; `ready` is to be called when they are in place, and
- * `choose(kind, index)` when something is chosen elsewhere.
+ * `choose(kind, chosen)` when something is chosen elsewhere.
  */
 export function contents({ header, sections, parts }, { act = {}, prefix = "", choices = {}, level = 2 } = {}) {
   const shared = { act: {}, prefix, choices, level, listeners: [], waiting: [] };
-  const choose = (kind, index) => {
-    choices[kind] = index;
-    for (const [listened, tell] of shared.listeners) if (listened === kind) tell(index);
+  const choose = (kind, chosen) => {
+    choices[kind] = chosen;
+    for (const [listened, tell] of shared.listeners) if (listened === kind) tell(chosen);
   };
-  const layered = sections.some(({ blocks }) => blocks.some((block) => block.choices));
-  if (layered) shared.act.layer = (index) => choose("layer", index);
+  const offered = (what) => sections.some(({ blocks }) => blocks.some((block) => block[what]?.length));
+  if (offered("choices")) shared.act.layer = (index) => choose("layer", index);
+  if (offered("folds")) shared.act.fold = (name) => choose("fold", name);
   for (const [kind, more] of Object.entries(act)) {
     const own = shared.act[kind];
     shared.act[kind] = (...chosen) => {

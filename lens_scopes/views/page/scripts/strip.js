@@ -7,32 +7,82 @@ import { pieces } from "./prose.js";
 import { legend, ranking, scaleOf, shares } from "./scale.js";
 
 /**
- * The strip of a block with its legend and its strongest tokens, and a switch where it has several rows of values. Where
- * the page can explain a position, or the block says something `about` its tokens, the text stands below the strip.
+ * The strip of a block with its legend and its strongest tokens, and a switch where it has several rows of values. Another
+ * switch folds it into segments of the text, whose values are sums. Where the page can explain a position, or the block says
+ * something `about` its tokens, the text stands below the strip.
  */
 export function strip(page, block) {
   const rows = [page.values(block.values), ...(block.choices ? page.values(block.choice_values) : [])];
   const place = h("div", { class: "circuitsvis", id: page.id(block.id), role: "group", "aria-label": block.label });
   const readout = readoutOf(page, block);
   const below = h("div");
-  const draw = (row) => {
-    paint(page, place, readout, rows[row], block);
-    below.replaceChildren(legendOf(page, rows[row], block), ...strongest(page, rows[row], block.strongest));
+  const state = { row: page.chosen(block.choose) + 1, fold: page.chosen("fold", block.fold) };
+  const draw = () => {
+    const fold = block.folds?.find(({ name }) => name === state.fold);
+    const text = fold ? folded(page, rows[state.row], fold) : unfolded(page, rows[state.row]);
+    place.classList.toggle("folded", Boolean(fold));
+    if (readout) readout.textContent = invitation(page, block, fold);
+    paint(page, place, readout, text, block);
+    const best = fold ? sums(page, text, fold.name, block.sum) : strongest(page, text, block.strongest);
+    below.replaceChildren(legendOf(text, fold ? { ...block, of: say("segments_of", fold) } : block), ...best);
   };
-  const first = page.chosen(block.choose) + 1;
-  page.ready(() => draw(first));
-  if (!block.choices) return h("div", {}, place, readout, below);
-  const names = [block.first, ...block.choices];
-  const inputs = names.map((name, i) =>
-    h("input", { type: "radio", name: page.id(`${block.id}-row`), value: name, checked: i === first, onchange: () => page.act.layer(i - 1) }),
-  );
-  page.on(block.choose, (row) => {
-    inputs[row + 1].checked = true;
-    draw(row + 1);
+  page.ready(draw);
+  const layers = block.choices && choice(page, block, "row", block.choice_label, [block.first, ...block.choices], {
+    first: state.row,
+    act: (i) => page.act.layer(i - 1),
   });
+  const names = ["token", ...(block.folds ?? []).map(({ name }) => name)];
+  const shown = names.map((name) => (name === "token" ? say("unfolded") : name));
+  const folds = names.length > 1 && choice(page, block, "fold", say("fold_by"), shown, {
+    first: Math.max(0, names.indexOf(state.fold)),
+    act: (i) => page.act.fold(names[i]),
+    caption: say("fold_by"),
+  });
+  page.on(block.choose, (row) => {
+    layers.check(row + 1);
+    state.row = row + 1;
+    draw();
+  });
+  page.on("fold", (name) => {
+    folds?.check?.(Math.max(0, names.indexOf(name)));
+    state.fold = name;
+    draw();
+  });
+  return h("div", {}, folds && folds.element, place, readout, layers && layers.element, below);
+}
+
+/** One of several names to choose: its element, and what checks the one that was chosen elsewhere. */
+function choice(page, block, key, label, names, { first, act, caption }) {
+  const inputs = names.map((name, i) =>
+    h("input", { type: "radio", name: page.id(`${block.id}-${key}`), value: name, checked: i === first, onchange: () => act(i) }),
+  );
   const options = names.map((name, i) => h("label", {}, inputs[i], h("span", {}, name)));
-  const group = { class: "switch", role: "radiogroup", "aria-label": block.choice_label };
-  return h("div", {}, place, readout, h("div", group, ...options), below);
+  const attributes = { class: caption ? "folds" : "switch", role: "radiogroup", "aria-label": label };
+  const element = h("div", attributes, caption && h("b", { "aria-hidden": "true" }, caption), ...options);
+  return { element, check: (i) => (inputs[i].checked = true) };
+}
+
+/** The tokens of a page with values, as a text to paint. */
+function unfolded(page, values) {
+  const { running, labels, special } = page.part;
+  return { running, labels, special, values, about: null };
+}
+
+/** The text in segments, each with the sum of its tokens' values; what is not finite leaves its sum out. */
+export function folded(page, values, { spans, labels }) {
+  const { running, special } = page.part;
+  const text = { running: [], labels, special: [], values: [], about: [] };
+  for (const [start, stop] of spans) {
+    const own = values.slice(start, stop);
+    const known = own.every(Number.isFinite);
+    const token = running.slice(start, stop).join("");
+    const sum = known ? own.reduce((total, value) => total + value, 0) : null;
+    text.running.push(token);
+    text.special.push(special.slice(start, stop).every(Boolean));
+    text.values.push(sum);
+    text.about.push(say("segment_value", { first: start, last: stop - 1, text: token.trim() || token, number: number(sum) }));
+  }
+  return text;
 }
 
 /** A fold with a strip for every item, the first of them open; each is drawn when it comes into view. */
@@ -41,7 +91,7 @@ export function strips(page, block) {
     const values = page.values(item.values);
     const place = h("div", { class: "circuitsvis", id: page.id(`${item.key}-strip`) });
     const readout = readoutOf(page, item);
-    page.ready(() => later(place, () => paint(page, place, readout, values, item)));
+    page.ready(() => later(place, () => paint(page, place, readout, unfolded(page, values), item)));
     const { through } = page.act;
     return h(
       "details",
@@ -50,7 +100,7 @@ export function strips(page, block) {
       ...page.draw(item.blocks),
       place,
       readout,
-      legendOf(page, values, block),
+      legendOf(unfolded(page, values), block),
       through && h("button", { type: "button", onclick: () => through(item.name) }, say("through", { name: item.name })),
     );
   });
@@ -59,30 +109,55 @@ export function strips(page, block) {
   return h("div", { id: page.id(block.id) }, ...folds, more);
 }
 
-function readoutOf(page, { about }) {
-  return (about || page.act.position) && h("p", { class: "readout" }, say(about ? "point_token" : "choose_token"));
+function readoutOf(page, block) {
+  return (block.about || page.act.position) && h("p", { class: "readout" }, invitation(page, block));
 }
 
-function legendOf(page, values, { of, broken }) {
-  const { special } = page.part;
+/** What a reader can do with a strip, as long as nothing was pointed at. */
+function invitation(page, { about }, fold) {
+  return say(fold ? "point_segment" : about ? "point_token" : "choose_token");
+}
+
+function legendOf({ values, special }, { of, broken }) {
   const unknown = values.some((value, i) => !special[i] && !Number.isFinite(value)) && (broken ?? true);
   return legend(scaleOf(values, special), of, { special: special.some(Boolean), broken: unknown });
 }
 
-function strongest(page, values, most) {
-  const best = ranking(values, page.part.special).slice(0, most ?? 0);
+function strongest(page, { values, labels, special }, most) {
+  const best = ranking(values, special).slice(0, most ?? 0);
   const largest = Math.abs(values[best[0]]);
   const items = best.map((i) => ({
-    label: [{ token: page.part.labels[i] }],
+    label: [{ token: labels[i] }],
     values: [number(values[i])],
     shares: [values[i] / largest],
   }));
   return items.length ? [page.heading(say("strongest")), bars(page, { items, css: "" })] : [];
 }
 
-/** Has CircuitsVis colour the tokens; those outside the scale are hatched. */
-function paint(page, place, readout, values, block) {
-  const { running, special } = page.part;
+const MOST_SEGMENTS = 12;
+
+/** All segments by their sums, the weakest of many of them in a fold. */
+function sums(page, { values, labels, special }, name, meaning) {
+  const best = ranking(values, special);
+  const share = shares(values, special);
+  const { bound, signed } = scaleOf(values, special);
+  const items = best.map((i) => ({
+    label: [{ token: labels[i] }],
+    values: [`${number(values[i])} · ${percent(share[i])}`],
+    shares: [values[i] / bound],
+    middle: signed,
+  }));
+  if (!items.length) return [];
+  const list = (some) => bars(page, { items: some, css: "segments" });
+  const rest = items.splice(MOST_SEGMENTS);
+  const more = rest.length > 0 && h("details", {}, h("summary", {}, say("other_segments", { count: rest.length })), list(rest));
+  const note = h("p", { class: "note" }, meaning);
+  return [page.heading(say("segments", { name })), note, list(items), ...(more ? [more] : [])];
+}
+
+/** Has CircuitsVis colour the tokens or segments; those outside the scale are hatched. */
+function paint(page, place, readout, text, block) {
+  const { running, special, values } = text;
   const scale = scaleOf(values, special);
   const bound = scale.bound || 1;
   const outside = values.map((value, i) => (special[i] ? "s" : Number.isFinite(value) ? "" : "x"));
@@ -95,11 +170,17 @@ function paint(page, place, readout, values, block) {
   render(place, "ColoredTokens", props, (view) => {
     const cells = [...view.querySelectorAll(".colored-tokens>span>span")];
     cells.forEach((cell, i) => outside[i] && cell.classList.add(outside[i]));
-    const about = readout && (block.about ?? aboutTokens(page, values));
-    if (page.act.position) choosable(page, view, cells, about, block.later ?? []);
+    if (text.about) cells.forEach(breakable);
+    const about = readout && (text.about ?? block.about ?? aboutTokens(page, values));
+    if (page.act.position && !text.about) choosable(page, view, cells, about, block.later ?? []);
     if (readout) tellAbout(readout, view.querySelectorAll(".colored-tokens>span>span,.later"), about);
     place.dispatchEvent(new Event("drawn", { bubbles: true }));
   });
+}
+
+/** CircuitsVis joins words by spaces that do not break; a segment's text is to be broken between its words. */
+function breakable(cell) {
+  for (const node of cell.childNodes) if (node.nodeType === Node.TEXT_NODE) node.data = node.data.replaceAll("\u00a0", " ");
 }
 
 /** What is said of each token: its number and its share of all. */

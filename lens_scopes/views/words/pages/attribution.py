@@ -54,15 +54,18 @@ def header(attribution: Attribution) -> list[Block]:
     ]
 
 
-def sections(attribution: Attribution, *, with_heads: bool = False, later: Sequence[str] = ()) -> list[Section]:
+def sections(
+    attribution: Attribution, *, with_heads: bool = False, later: Sequence[str] = (), group: str = "token"
+) -> list[Section]:
     """Sections `tokens`, `prediction`, `layers`, `sites`, `contract`, `scores`, `details`.
 
     Args:
         attribution: the result.
         with_heads: whether the page has the heads × layers map, which the names of layers then lead to.
         later: tokens of the prompt after the position explained, which a page can offer to explain.
+        group: the segments that the strip of tokens is folded by at first; "token" for none.
     """
-    parts = [_tokens(attribution, later), _prediction(attribution)]
+    parts = [_tokens(attribution, later, group), _prediction(attribution)]
     if attribution.layers is not None:
         parts.append(_layers(attribution, with_heads))
     if attribution.sites:
@@ -91,7 +94,7 @@ def prompt(result: Any, after: words.Following | None) -> Block:
     return block if after is None else block | {"token": after.text, "small": after.probability, "title": after.role}
 
 
-def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
+def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Section:
     strip: Block = {
         "type": "strip",
         "id": "token-strip",
@@ -99,6 +102,9 @@ def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
         "of": "the other tokens" if any(attribution.special) else "these tokens",
         "label": "The prompt, coloured by influence",
         "strongest": 6,
+        "folds": [_folded(name, segments) for name, segments in words.groupings(attribution).items()],
+        "fold": group,
+        "sum": words.meaning_of_sum(attribution),
     }
     if later:
         first = len(attribution.tokens)
@@ -118,6 +124,15 @@ def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
     blocks = [note(f"{shown} Point at a token for its score."), strip, *_other_prompt(attribution)]
     blocks += [lead(words.interpretation(attribution)), lead(words.caveat(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
+
+
+def _folded(name: str, segments: Sequence[words.Segment]) -> Block:
+    """A grouping of the strip: its name, and the tokens of each segment, whose scores the page sums."""
+    return {
+        "name": name,
+        "spans": [[segment.start, segment.stop] for segment in segments],
+        "labels": [printable_token(segment.label) for segment in segments],
+    }
 
 
 def _other_prompt(attribution: Attribution) -> list[Block]:
