@@ -189,6 +189,8 @@ def attribute_batch(
     """
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+        raise PromptError(f"attribute_batch takes a list of prompts, and got {type(prompts).__name__}.")
     spec = Spec.read(
         objective,
         layers=layers,
@@ -216,6 +218,8 @@ def _one_each(answer: AnswerLike | Sequence[AnswerLike] | None, n_prompts: int) 
     """The answer of each prompt; a text or a number is that of all of them."""
     if answer is None or isinstance(answer, str | int):
         return [answer] * n_prompts
+    if not isinstance(answer, Sequence):
+        raise PromptError(f"answers are a text, a number or a list of them; got {type(answer).__name__}.")
     if len(answer) != n_prompts:
         raise PromptError(
             f"attribute_batch takes one answer for all prompts, or a list of one each; got {len(answer)} answers for "

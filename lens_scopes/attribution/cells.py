@@ -18,7 +18,7 @@ from lens_scopes.attribution.component_ablation import changed_final_states, dis
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
-from lens_scopes.errors import ObjectiveError, ReadoutError
+from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.scopes.other_prompt import OtherPrompt
@@ -104,6 +104,9 @@ def patch_cells(
         >>> [(cell.layer, cell.token, cell.other_token) for cell in ls.patch_cells(model, att, 1).cells]
         [(1, ' France', ' Italy')]
     """
+    if not isinstance(attribution, Attribution):
+        raise ReadoutError(f"patch_cells takes an Attribution, and got {type(attribution).__name__}.")
+    strongest = whole_number(strongest, "the number of cells to patch", ReadoutError)
     if attribution.spec["scope"] not in scope_entries():
         raise ObjectiveError(
             f"{attribution.objective} is a value of Python alone, which no record holds; give it a name with "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_scopes.engine.backward import Progress
-from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
+from lens_scopes.errors import EvaluationError, LensScopesError, PromptError, whole_number
 from lens_scopes.evaluation.passages.read import PassagesLike, read_passages
 from lens_scopes.evaluation.passages.selection import PassagePrompt, Selection, TooLong, check_target, read_passage
 from lens_scopes.evaluation.processes import Process, this_process
@@ -116,8 +116,9 @@ def evaluate(
     """
     # What is asked for, checked before anything is measured.
     check_target(target)
-    if skip < 0 or (limit is not None and limit < 1):
-        raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
+    skip = whole_number(skip, "skip", EvaluationError)
+    if limit is not None:
+        limit = whole_number(limit, "limit", EvaluationError, least=1)
     selection = Selection(
         read_passages(passages, field=field, split=split, subset=subset), skip, limit, target, truncate
     )

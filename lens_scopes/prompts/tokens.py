@@ -180,5 +180,8 @@ def id_range(d_vocab: int | None) -> str:
 
 def quote(value: Any) -> str:
     """A value as it is quoted in messages, cut where it is long."""
-    quoted = repr(value)
+    try:
+        quoted = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        quoted = type(value).__name__
     return quoted if len(quoted) <= 60 else f"{quoted[:57]}…{quoted[-1]}"

@@ -21,7 +21,7 @@ from lens_scopes.engine.ablations import ABLATIONS, ablation_named
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
-from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError
+from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError, check_seed
 from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.contract import contract
@@ -130,6 +130,7 @@ class LeaveOneOut(Baseline):
         if self.measure not in ("kl", "logit", "logprob"):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
         check_draws(self.draws)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
         check_ablation(self)
 
@@ -202,7 +203,7 @@ def check_ablation(method: Any) -> None:
 
 def check_unit(by: str) -> None:
     """Raises ObjectiveError for what is no unit that can be left out as a whole."""
-    if by not in UNITS:
+    if not isinstance(by, str) or by not in UNITS:
         raise ObjectiveError(f"by is {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}; got {by!r}.")
 
 
@@ -282,6 +283,10 @@ class RandomScores(Baseline):
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", check_seed(self.seed))
+
     scope: ClassVar[str] = "random"
     output: ClassVar[str] = "nothing: chance"
     equation: ClassVar[str] = "score_t ~ U[0, 1)"

@@ -14,7 +14,7 @@ from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt
-from lens_scopes.errors import ObjectiveError
+from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons import Baseline, check_ablation, check_unit, spread
@@ -64,10 +64,9 @@ class ContextCite(Baseline):
     of_answer: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ablations, int) or isinstance(self.ablations, bool) or self.ablations < 2:
-            raise ObjectiveError(
-                f"ContextCite takes two ablations at least, better 32 or more; got {self.ablations!r}."
-            )
+        ablations = whole_number(self.ablations, "the number of ablations", ObjectiveError, least=2, most=100_000)
+        object.__setattr__(self, "ablations", ablations)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
         check_ablation(self)
 

@@ -20,7 +20,7 @@ from lens_scopes.scopes.registry import read_token, write_token
 
 OtherPrompt: TypeAlias = str | tuple[int, ...]
 
-_IDS = r"#\d+(?:,#\d+)*"
+_IDS = r"#[0-9]{1,18}(?:,#[0-9]{1,18})*"
 AS_TEXT = rf"{_IDS}|\"(?:[^\"\\]|\\.)+\""
 _NAME = re.compile(r"[a-z]*")
 _MOST_SHOWN = 8  # ids

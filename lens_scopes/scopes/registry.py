@@ -19,7 +19,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
-from lens_scopes.errors import ObjectiveError, suggest
+from lens_scopes.errors import LARGEST_SEED, ObjectiveError, suggest
 from lens_scopes.prompts.groups import UNITS
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
-_TOKEN_ID = re.compile(r"#(\d+)")
-_TOKEN_IDS = re.compile(r"(#\d+)+")
+_TOKEN_ID = re.compile(r"#([0-9]{1,18})")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_TOKEN_IDS = re.compile(r"(#[0-9]{1,18})+")
 
 
 @dataclass(frozen=True)
@@ -340,6 +341,8 @@ class Option:
         try:
             if self.kind is bool:
                 return {"true": True, "false": False}[str(text).lower()]
+            if self.kind is int and isinstance(text, str) and not _INTEGER.fullmatch(text):
+                raise ValueError
             return self.kind(text)
         except (KeyError, ValueError):
             expected = "true or false" if self.kind is bool else "an integer"
@@ -369,6 +372,8 @@ def _read_rank(text: str | int) -> int | str:
     if text == "trace":
         return text
     try:
+        if isinstance(text, str) and not _INTEGER.fullmatch(text):
+            raise ValueError
         return int(text)
     except ValueError:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
@@ -399,7 +404,6 @@ SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
-_LARGEST_SEED = 2**63 - 1
 _LONGEST_TEXT = 4000
 
 
@@ -487,7 +491,7 @@ _EXPLAINED_OPTIONS = (
         kind=int,
         maximum=256,
     ),
-    Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=_LARGEST_SEED),
+    Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=LARGEST_SEED),
     Option(
         "measure",
         EXPLAINED,

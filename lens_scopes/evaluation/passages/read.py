@@ -68,11 +68,15 @@ def read_passages(
     """
     if isinstance(source, Passages):
         return source
-    if not isinstance(source, (str, Path)):
+    if source == "" or not isinstance(source, (str, Path)):
         return Passages("given", tuple(_given(source)))
     path = Path(source)
     field = field or FIELD
-    if path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {quote(str(source))}: {error}.") from error
+    if there:
         items = _from_file(path, field)
         name = path.name
     elif path.suffix.lower() in _SUFFIXES:
