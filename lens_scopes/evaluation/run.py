@@ -21,6 +21,8 @@ from lens_scopes.evaluation.protocol import ProtocolLike, as_protocol
 from lens_scopes.evaluation.storage.folder import ResultFolder
 from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG, Measurement, PassageRecord
 from lens_scopes.evaluation.storage.results import load_results
+from lens_scopes.prompts.tokens import check_model
+from lens_scopes.results.writing import file_path
 
 if TYPE_CHECKING:
     import pandas
@@ -115,6 +117,12 @@ def evaluate(
     sufficiency ERASER (arXiv:1911.03429), infidelity arXiv:1901.09392, and randomization arXiv:1810.03292.
     """
     # What is asked for, checked before anything is measured.
+    check_model(model)
+    if out is not None:
+        file_path(out)
+    for what, names in (("methods", methods or ()), ("metrics", metrics), ("ablations", ablations)):
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise EvaluationError(f"{what} are a list of names; got {type(names).__name__}.")
     check_target(target)
     skip = whole_number(skip, "skip", EvaluationError)
     if limit is not None:
@@ -140,7 +148,7 @@ def evaluate(
     # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(
-            Path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
+            file_path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
         )
         measure_passages(model, evaluator, selection, folder, this_process(), retry=retry, progress=progress)
         _require_measured(folder)

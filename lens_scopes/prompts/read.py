@@ -21,6 +21,7 @@ from lens_scopes.prompts.spans import SpanLike, resolve_spans
 from lens_scopes.prompts.tokens import (
     TokenModel,
     as_integer,
+    check_model,
     id_range,
     in_vocabulary,
     quote,
@@ -65,6 +66,7 @@ def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, Sp
         >>> ls.read_prompt(model, [{"role": "user", "content": "The capital of France is"}]).spans
         {'user 1': (3, 8)}
     """
+    check_model(model)
     if isinstance(prompt, Prompt):
         result = prompt
     elif isinstance(prompt, str):

@@ -698,6 +698,10 @@ class Custom(Objective):
     equation: ClassVar[str] = "v_i and w_i as the function gives them"
     output: ClassVar[str] = "a user-defined function of the final state"
 
+    def __post_init__(self) -> None:
+        if not callable(self.function) or not isinstance(self.name, str):
+            raise ObjectiveError("a custom objective is a function of (y, logits), and its name is a text.")
+
     def directions(self, state: FinalState) -> Directions:
         with torch.no_grad():
             returned = self.function(state.y.clone(), state.logits.clone())

@@ -132,6 +132,8 @@ class StraightPath(Points):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", _plain_start(self.start))
+        if not isinstance(self.hold_special, bool):
+            raise ReadoutError(f"hold_special is True or False; got {self.hold_special!r}.")
         if not _is_count(self.steps):
             raise ReadoutError(f"a path needs at least one step, a whole number of them; got {self.steps!r}.")
 

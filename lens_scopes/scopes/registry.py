@@ -288,6 +288,8 @@ def register_objective(name: str, function: DirectionFunction, explains: str = "
         >>> ls.attribute(model, "The capital of France is", "example-confidence").scope
         'custom'
     """
+    if not isinstance(name, str) or not name or not callable(function):
+        raise ObjectiveError("register_objective takes a name and a function of (y, logits).")
     if name in scope_entries():
         raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
     _added[name] = ScopeEntry(name, lambda: resolve_name(f"{_OBJECTIVES}:Custom")(function, name), explains)
