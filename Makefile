@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve figures studies bench attack test test-tl4 lint scripts types format venv python system clean
+.PHONY: help demo serve docs figures studies bench attack test test-tl4 lint scripts types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,10 @@ demo: venv  ## Explain a prediction of Gemma 3 270M in the terminal and in an HT
 serve: venv  ## Open the page on Gemma 3 270M at http://127.0.0.1:8765 until Ctrl-C
 	@$(BIN)/lens-scopes serve
 
+docs: venv  ## Build the documentation into site/, which opens without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	@echo "The documentation: $(CURDIR)/site/index.html"
+
 figures: venv  ## Draw all of figures/ again, from the saved results of the studies; the page's pictures from the page
 	$(BIN)/python analyses/draw.py
 	$(BIN)/python analyses/serve_pictures.py
@@ -44,7 +48,7 @@ attack: venv  ## Drive every command and public function with every hostile valu
 	OMP_NUM_THREADS=1 $(BIN)/python tests/attacks/hostile_values.py
 
 # The real weights take gigabytes, so one process at a time may hold them.
-test: system lint types scripts  ## Lint, check types and run all the tests
+test: system lint types scripts docs  ## Lint, check types and run all the tests
 	$(BIN)/pytest -q -n 2 -m "not gemma"
 	$(BIN)/pytest -q -m gemma
 
@@ -112,5 +116,5 @@ system:  ## Install Chromium and fonts for the browser tests, where that can be 
 	fi
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) $(VENV_TL4) $(dir $(PAGE)) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_TL4) $(dir $(PAGE)) build dist site *.egg-info .pytest_cache .ruff_cache
 	find lens_scopes tests -name __pycache__ -type d -prune -exec rm -rf {} +

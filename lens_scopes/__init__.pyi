@@ -1,5 +1,5 @@
 from .attribution.attribute import attribute, attribute_batch
-from .attribution.cells import CellPatches, patch_cells
+from .attribution.cells import patch_cells
 from .attribution.flow import information_flow
 from .attribution.heads import inspect_heads
 from .attribution.matrix import attribute_all
@@ -15,8 +15,10 @@ from .prompts.read import read_prompt
 from .prompts.spans import Chars
 from .results.attribution import Attribution
 from .results.base import Difference, Ranked, Result
+from .results.cells import CellPatches
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
+from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
@@ -28,6 +30,7 @@ from .scopes.comparisons import (
     ValueWeightedAttention,
 )
 from .scopes.context_cite import ContextCite
+from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
     Directions,
@@ -62,6 +65,7 @@ __all__ = [
     "EvaluationReport",
     "Fisher",
     "FisherAtValues",
+    "FittedLens",
     "Frozen",
     "HeadInspection",
     "Heads",
@@ -71,6 +75,7 @@ __all__ = [
     "LensScopesError",
     "LogProb",
     "LogProbDiff",
+    "LogitLens",
     "LogitDiff",
     "MLP",
     "ModeInspection",
@@ -91,6 +96,7 @@ __all__ = [
     "Spec",
     "StraightPath",
     "Temperature",
+    "TotalInfluence",
     "ValueDistribution",
     "ValueWeightedAttention",
     "attribute",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,12 +14,14 @@ from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_tim
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.answer import AnswerLike
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.lens import LensLike
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.points import PointsLike
-from lens_scopes.scopes.readouts import Readout
+from lens_scopes.scopes.readouts import Dot, Norm, Readout
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 
@@ -33,6 +36,7 @@ def attribute(
     answer: AnswerLike | None = None,
     eligible: str | None = None,
     layers: bool | str = False,
+    lens: LensLike = None,
     sites: str | Sequence[str] = (),
     score_site: str | None = None,
     through: PathLike = None,
@@ -68,6 +72,9 @@ def attribute(
         eligible: which tokens get scores where an answer is explained: "prompt" (usual), or "all" for the answer's own
             tokens but the last too.
         layers: True for influence at every layer's hook_resid_pre too; or "resid_mid", "resid_post".
+        lens: also what the residual stream reads as in each cell of `layers`, which it asks for: True or "logit" for
+            the model's own final norm and unembedding (`LogitLens`), or a fitted JacobianLens of TransformerLens or its
+            file. One more forward pass, and one product with the unembedding for each cell.
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
         score_site: where the tokens' scores are read: the embedding, or an activation by such a name. Over its layers
             and heads scores s are put together as Σ_l √(Σ_h s_l,h,t); the readout "relative" makes layers comparable.
@@ -105,6 +112,7 @@ def attribute(
     spec = Spec.read(
         objective,
         layers=layers,
+        lens=lens,
         sites=sites,
         score_site=score_site,
         through=through,
@@ -126,12 +134,14 @@ def attribute(
 def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, progress: Progress | None) -> Attribution:
     """The result of a comparison method, which takes no gradient."""
     model, length = resolved.model, len(place.token_ids)
-    batch = Batch.of(model, place.sequences, [(row, position) for row, position, _ in place.predictions])
+    batch = Batch.of(model, place.sequences, place.reads)
     with torch.no_grad():
         ys = model.final_states(batch)
     model.check_finite(ys, batch)
-    states = resolved.checked_states(ys, [target for _, _, target in place.predictions])
-    scores = method.scores(model, place.prompt.first(length), states).cpu()
+    states = resolved.checked_states(ys, place.targets)
+    # Another prompt is cut where this one is.
+    cut = method if place.other is None else method.against(place.other.token_ids[:length])
+    scores = cut.scores(model, place.prompt.first(length), states).cpu()
     if progress is not None:
         progress(1, 1)
     answers = place.answer_records(states)
@@ -158,11 +168,13 @@ def attribute_batch(
     answer: AnswerLike | Sequence[AnswerLike] | None = None,
     eligible: str | None = None,
     layers: bool | str = False,
+    lens: LensLike = None,
     sites: str | Sequence[str] = (),
     score_site: str | None = None,
     through: PathLike = None,
     readout: Readout | str | None = None,
     points: PointsLike = None,
+    against: PromptLike | Sequence[PromptLike] | None = None,
     memory: str | int | None = None,
     matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
@@ -171,8 +183,10 @@ def attribute_batch(
 
     Args:
         prompts: as for `attribute`.
-        model, objective, position, target, layers, sites, score_site, through, readout: as for `attribute`.
+        model, objective, position, target, layers, lens, sites, score_site, through, readout: as for `attribute`.
         answer: as for `attribute`, the same for all prompts; or a list of one for each prompt.
+        against: another prompt for each prompt, of as many tokens, as a list of one each, or a text for all: scores are
+            measured from it, as by `readout=ls.Dot(other)`, or along the path from it where `points` is one.
         eligible, points, memory, matmul_dtype: as for `attribute`. Comparison methods take one prompt at a time.
         progress: called with (prompts done, prompts in all).
 
@@ -194,6 +208,7 @@ def attribute_batch(
     spec = Spec.read(
         objective,
         layers=layers,
+        lens=lens,
         sites=sites,
         score_site=score_site,
         through=through,
@@ -204,8 +219,13 @@ def attribute_batch(
         memory=memory,
         matmul_dtype=matmul_dtype,
     )
-    answers = _one_each(answer, len(prompts))
+    answers = _one_each(answer, len(prompts), "answer")
     specs = [spec if item is None else Spec.read(spec, answer=item, eligible=eligible) for item in answers]
+    if against is not None:
+        others = _one_each(against, len(prompts), "other prompt")
+        # As `from_options`: a prompt to measure from asks for `dot` where no readout is named.
+        by_default = {"readout": Dot()} if readout is None and spec.readout == Norm() else {}
+        specs = [one.replace(**by_default).against(item) for one, item in zip(specs, others, strict=True)]
     resolved = ResolvedSpec.of(model, (specs or [spec])[0].require_gradient(), takes_answers=True)
     places = [
         PromptPosition.answered(resolved.model, prompt, position, one)
@@ -214,15 +234,15 @@ def attribute_batch(
     return resolved.run_all(places, None, progress)
 
 
-def _one_each(answer: AnswerLike | Sequence[AnswerLike] | None, n_prompts: int) -> list[AnswerLike | None]:
-    """The answer of each prompt; a text or a number is that of all of them."""
-    if answer is None or isinstance(answer, str | int):
-        return [answer] * n_prompts
-    if not isinstance(answer, Sequence):
-        raise PromptError(f"answers are a text, a number or a list of them; got {type(answer).__name__}.")
-    if len(answer) != n_prompts:
+def _one_each(given: Any, n_prompts: int, noun: str) -> list[Any]:
+    """The answer or the other prompt of each prompt; a text, a number or a Prompt is that of all of them."""
+    if given is None or isinstance(given, str | int | Prompt):
+        return [given] * n_prompts
+    if not isinstance(given, Sequence):
+        raise PromptError(f"{noun}s are a text, a number or a list of them; got {type(given).__name__}.")
+    if len(given) != n_prompts:
         raise PromptError(
-            f"attribute_batch takes one answer for all prompts, or a list of one each; got {len(answer)} answers for "
+            f"attribute_batch takes one {noun} for all prompts, or a list of one each; got {len(given)} {noun}s for "
             f"{n_prompts} prompts."
         )
-    return list(answer)
+    return list(given)

@@ -80,7 +80,7 @@ def average_over_points(
     Raises:
         ObjectiveError: when a number has several directions at some point.
     """
-    sequences, reads = place.sequences, [(row, position) for row, position, _ in place.predictions]
+    sequences, reads = place.sequences, place.reads
     names, length = list(traced.activations), len(place.token_ids)
     start = points.start_embeddings(model, place.prompt, length)
     embeddings = points.embeddings(model.token_embeddings(place.token_ids), start)

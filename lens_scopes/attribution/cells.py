@@ -8,74 +8,30 @@ Gradients averaged along the path from that prompt predict large changes better 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
+from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
-from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number
+from lens_scopes.errors import ModelError, ObjectiveError, ReadoutError, whole_number
+from lens_scopes.models.load import model_record
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.scopes.other_prompt import OtherPrompt
-from lens_scopes.scopes.points import StraightPath
+from lens_scopes.results.base import Result
+from lens_scopes.results.cells import CellPatches, PatchedCell
+from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.other_prompt import OtherPrompt, describe_other_prompt
 from lens_scopes.scopes.readouts import Dot
 from lens_scopes.scopes.registry import scope_entries
 from lens_scopes.scopes.spec import Spec
 
-if TYPE_CHECKING:
-    import pandas
-
-
-@dataclass(frozen=True)
-class PatchedCell:
-    """One cell of a layers × tokens map, patched.
-
-    Attributes:
-        layer, position: the cell; its activation is that of the hook `site` at this position.
-        token, other_token: the tokens of the two prompts there.
-        predicted: predicted change of the output explained when the other prompt's activation is put there.
-        actual: the change that doing it brings about.
-    """
-
-    layer: int
-    site: str
-    position: int
-    token: str
-    other_token: str
-    predicted: float
-    actual: float
-
-
-@dataclass(frozen=True)
-class CellPatches:
-    """The strongest cells of a map, patched one at a time.
-
-    Attributes:
-        cells: strongest first, by what was predicted.
-        spearman: rank correlation of predicted and actual changes; None for fewer than three cells.
-        warnings: a sentence where the two do not agree.
-
-    Example:
-        >>> other = ls.Dot("The capital of Italy is")
-        >>> att = ls.attribute(model, "The capital of France is", layers=True, readout=other)
-        >>> ls.patch_cells(model, att, 2).to_pandas().columns.tolist()
-        ['layer', 'site', 'position', 'token', 'other_token', 'predicted', 'actual']
-    """
-
-    cells: list[PatchedCell]
-    spearman: float | None
-    warnings: list[str] = field(default_factory=list)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """One row per cell: layer, site, position, token, other_token, predicted and actual."""
-        import pandas
-
-        return pandas.DataFrame([asdict(cell) for cell in self.cells], columns=list(PatchedCell.__dataclass_fields__))
+_MOST_NAMED = 2  # sites in the contract
 
 
 @one_at_a_time
@@ -88,14 +44,16 @@ def patch_cells(
         model: the model that the attribution is of.
         attribution: of the next token, from `attribute(..., layers=True, readout=ls.Dot(other_prompt))`, also with
             `points=ls.StraightPath(other_prompt)`.
-        strongest: how many cells to patch.
+        strongest: how many cells to patch, of those whose activation differs between the two prompts.
         progress: called with (cells patched, cells to patch).
 
     Returns:
-        The predicted and actual change of the output explained for each cell, in the output's unit: logits, nats or β.
+        A CellPatches: the predicted change of the output explained for every cell, in the output's unit (logits, nats
+        or β), and beside it the actual one for the strongest.
 
     Raises:
         ReadoutError: for an attribution without layers, of a whole answer, or by another readout.
+        ModelError: for another model than the attribution's.
         LensScopesError: as `attribute`; ObjectiveError for a function of one's own, which no record holds.
 
     Example:
@@ -107,56 +65,113 @@ def patch_cells(
     if not isinstance(attribution, Attribution):
         raise ReadoutError(f"patch_cells takes an Attribution, and got {type(attribution).__name__}.")
     strongest = whole_number(strongest, "the number of cells to patch", ReadoutError)
+    scoped = ScopedModel.of(model)
+    _check_model(scoped, attribution)
+    spec, other = _asked(scoped, attribution)
+    resolved = ResolvedSpec.of(scoped, spec)
+    scoped, ids = resolved.model, attribution.token_ids
+    beside = read_prompt(scoped, other)
+    here, there = (
+        read_activations(scoped, [list(tokens)], attribution.layer_names)
+        for tokens in (ids, beside.token_ids[: len(ids)])
+    )
+    target = None if attribution.target is None else attribution.target.token_id
+    place = PromptPosition.read(scoped, ids, -1, target)
+    (state,) = resolved.checked_states(scoped.run_to_final_states([ids]), [target])
+
+    # What is predicted of every cell, and the strongest.
+    assert attribution.layers is not None
+    effect = 0.5 * attribution.layers if attribution.settings["divergence"] else 0.0 - attribution.layers
+    order = effect.abs().flatten().argsort(descending=True, stable=True).tolist()
+    places = [divmod(index, len(ids)) for index in order]
+    # Where both prompts have the same activation, a patch is none.
+    differs = [(here[name][0] != there[name][0]).any(-1).tolist() for name in attribution.layer_names]
+    places = [(layer, position) for layer, position in places if differs[layer][position]][:strongest]
+
+    # What patching does.
+    def hooks(rows: Sequence[tuple[int, int]]) -> list[tuple[str, Hook]]:
+        return [(name, _patching(rows, layer, there[name][0])) for layer, name in enumerate(attribution.layer_names)]
+
+    ys = changed_final_states(scoped, place, places, hooks, progress, resolved.budget())[:, 0] if places else None
+    after = [] if ys is None else resolved.checked_states(ys, [target] * len(places))
+    actual = [resolved.objective.change(state, reached) for reached in after]
+    expected = [float(effect[place]) for place in places]
+    spearman = rank_agreement(expected, actual)
+    record = {item.name: getattr(attribution, item.name) for item in fields(Result)} | {
+        "contract": _contract(attribution, resolved, beside),
+        "settings": {**attribution.settings, "verified": len(places)},
+        "warnings": [
+            *attribution.warnings,
+            *disagreement_warnings(spearman, f"{len(places)} cells", "patches"),
+        ],
+    }
+    return CellPatches(
+        **record,
+        effect=effect,
+        layer_names=list(attribution.layer_names),
+        baseline_tokens=list(beside.tokens[: len(ids)]),
+        cells=[
+            PatchedCell(layer, attribution.layer_names[layer], at, attribution.tokens[at], beside.tokens[at], *changes)
+            for (layer, at), *changes in zip(places, expected, actual, strict=True)
+        ],
+        spearman=spearman,
+        target=attribution.target,
+    )
+
+
+def _check_model(model: ScopedModel, attribution: Attribution) -> None:
+    """Raises ModelError where the attribution is of another model."""
+    record: Any = model_record(model)
+    for name in ("name", "n_layers", "d_model", "d_vocab"):
+        mine, theirs = getattr(record, name), attribution.model.get(name)
+        if mine != theirs:
+            raise ModelError(
+                f"the attribution is of a model whose {name} is {theirs!r}, and this one's is {mine!r}; give the model "
+                "that it is of."
+            )
+
+
+def _asked(model: ScopedModel, attribution: Attribution) -> tuple[Spec, OtherPrompt]:
+    """What an attribution was asked for, and the other prompt that its map is measured from.
+
+    Raises:
+        ReadoutError: where there is no such map.
+        ObjectiveError: for a function of one's own, which no record holds.
+    """
     if attribution.spec["scope"] not in scope_entries():
         raise ObjectiveError(
             f"{attribution.objective} is a value of Python alone, which no record holds; give it a name with "
             "ls.register_objective."
         )
     spec = Spec.from_options(**attribution.spec)
-    scoped = ScopedModel.of(model)
-    other = _other_prompt(spec, scoped)
+    other = spec.other_prompt(model) if isinstance(spec.readout, Dot) else None
     if attribution.layers is None or attribution.answer is not None or spec.answers or other is None:
         raise ReadoutError(
             "cells are patched from the other prompt of an attribution of the next token; make one with "
-            "attribute(..., layers=True, readout=ls.Dot(other_prompt))."
+            "attribute(..., layers=True, readout=ls.Dot(other_prompt)), on the command line with --layers --against."
         )
-    resolved = ResolvedSpec.of(scoped, spec)
-    scoped, ids = resolved.model, attribution.token_ids
-    beside = read_prompt(scoped, other)
-    there = read_activations(scoped, [beside.token_ids[: len(ids)]], attribution.layer_names)
-    target = None if attribution.target is None else attribution.target.token_id
-    (state,) = resolved.checked_states(scoped.run_to_final_states([ids]), [target])
+    return spec, other
 
-    # The strongest cells, and what was predicted of them.
-    divergence = attribution.settings["divergence"]
-    predicted = 0.5 * attribution.layers if divergence else -attribution.layers
-    order = predicted.abs().flatten().argsort(descending=True, stable=True)[:strongest].tolist()
-    places = [divmod(index, len(ids)) for index in order]
 
-    # What patching does.
-    def hooks(rows: Sequence[tuple[int, int]]) -> list[tuple[str, Hook]]:
-        return [(name, _patching(rows, layer, there[name][0])) for layer, name in enumerate(attribution.layer_names)]
-
-    ys = changed_final_states(scoped, ids, places, hooks, progress, resolved.budget()) if places else torch.empty(0)
-    after = resolved.checked_states(ys, [target] * len(places)) if places else []
-    actual = [resolved.objective.change(state, reached) for reached in after]
-    expected = [float(predicted[place]) for place in places]
-    spearman = rank_agreement(expected, actual)
-    return CellPatches(
-        [
-            PatchedCell(layer, attribution.layer_names[layer], at, attribution.tokens[at], beside.tokens[at], *changes)
-            for (layer, at), *changes in zip(places, expected, actual, strict=True)
-        ],
-        spearman,
-        disagreement_warnings(spearman, f"{len(places)} cells", "patches"),
+def _contract(attribution: Attribution, resolved: ResolvedSpec, other: Prompt) -> dict[str, str]:
+    names, points, path = attribution.layer_names, resolved.points, resolved.path
+    sites = " and ".join(names) if len(names) <= _MOST_NAMED else f"{names[0]} … {names[-1]} ({len(names)} layers)"
+    averaged = "" if points is None else f", gradients averaged over {points.describe()}"
+    held = (
+        "the weights, all embeddings, the residual stream at the same layer's other positions, and the explained "
+        "directions v; later layers respond"
     )
-
-
-def _other_prompt(spec: Spec, model: ScopedModel) -> OtherPrompt | None:
-    """The prompt that scores are measured from, by the readout alone or along a path."""
-    if not isinstance(spec.readout, Dot):
-        return None
-    return spec.points.other_prompt(model) if isinstance(spec.points, StraightPath) else spec.readout.other_prompt
+    if path is not None:
+        held += f"; gradient flows only {path}, and a patch through everything"
+    moved_to = f"its value x′ under {describe_other_prompt(other.text or other.token_ids)}"
+    amount = "½ Σ_i w_i a_i²" if attribution.settings["divergence"] else "−a"
+    return contract(
+        output=attribution.contract["output explained"],
+        features=f"the residual stream ({sites}) of the {len(attribution.tokens)} tokens up to that position",
+        process=f"one cell at a time is set to {moved_to}; predicted to first order{averaged}, checked by doing it",
+        held=held,
+        score=f"change of the output explained: {amount} with a = vᵀJ (x − x′) along {resolved.objective.equation}",
+    )
 
 
 def _patching(rows: Sequence[tuple[int, int]], layer: int, values: Tensor) -> Hook:

@@ -55,61 +55,66 @@ def component_site(component: Component) -> str:
 def baseline_activations(
     model: ScopedModel,
     place: PromptPosition,
-    activations: Mapping[str, Float[Tensor, "1 pos *inner"]],
+    activations: Mapping[str, Float[Tensor, "row pos *inner"]],
     baseline: str,
     generator: torch.Generator,
-) -> dict[str, Float[Tensor, "pos ..."]]:
+) -> dict[str, Float[Tensor, "row pos ..."]]:
     """What each activation is set to: zero; its mean over the prompt's non-special tokens; its value in a prompt of the
-    same tokens in a random order, special tokens in place; or its value in the other prompt of the place."""
+    same tokens in a random order, special tokens in place; or its value in the other prompt of the place. Answers
+    follow the prompt in each."""
     if baseline == "zero":
-        return {name: torch.zeros_like(values[0]) for name, values in activations.items()}
+        return {name: torch.zeros_like(values) for name, values in activations.items()}
     if baseline == "mean":
-        averaged = averaged_mask([place.special])
+        averaged = averaged_mask([place.special] * len(place.sequences))
+        longest = max(map(len, place.sequences))
+        averaged = torch.nn.functional.pad(averaged, (0, longest - averaged.shape[1]))
         return {
-            name: text_mean(values.detach(), averaged.to(values.device))[0].to(values).expand_as(values[0])
+            name: text_mean(values.detach(), averaged.to(values.device)).to(values).expand_as(values)
             for name, values in activations.items()
         }
-    (other,) = [_shuffled(place, generator)] if place.other is None else place.other_sequences
-    return {name: values[0] for name, values in read_activations(model, [other], list(activations)).items()}
+    sequences = _shuffled(place, generator) if place.other is None else place.other_sequences
+    return read_activations(model, sequences, list(activations))
 
 
-def _shuffled(place: PromptPosition, generator: torch.Generator) -> list[int]:
-    """The prompt's tokens in a random order, special ones in place."""
+def _shuffled(place: PromptPosition, generator: torch.Generator) -> list[list[int]]:
+    """What the model reads with the prompt's tokens in a random order, special ones in place."""
     movable = [index for index, is_special in enumerate(place.special) if not is_special]
     order = torch.randperm(len(movable), generator=generator).tolist()
     shuffled = list(place.token_ids)
     for index, source in zip(movable, order, strict=True):
         shuffled[index] = place.token_ids[movable[source]]
-    return shuffled
+    return [[*shuffled, *sequence[len(shuffled) :]] for sequence in place.sequences]
 
 
 def ablated_final_states(
     model: ScopedModel,
-    token_ids: Sequence[int],
+    place: PromptPosition,
     components: Sequence[Component],
-    baselines: Mapping[str, Float[Tensor, "pos ..."]],
+    baselines: Mapping[str, Float[Tensor, "row pos ..."]],
     progress: Progress | None = None,
     budget: Budget | None = None,
-) -> Float[Tensor, "component d_model"]:
-    """y after each component, alone, is set to its baseline at every position."""
+) -> Float[Tensor, "component read d_model"]:
+    """y of every prediction after each component, alone, is set to its baseline at every position."""
     return changed_final_states(
-        model, token_ids, components, lambda rows: list(_row_hooks(rows, baselines)), progress, budget
+        model, place, components, lambda rows: list(_row_hooks(rows, baselines)), progress, budget
     )
 
 
 def changed_final_states(
     model: ScopedModel,
-    token_ids: Sequence[int],
+    place: PromptPosition,
     changes: Sequence[Any],
     hooks: Callable[[Sequence[Any]], list[tuple[str, Hook]]],
     progress: Progress | None = None,
     budget: Budget | None = None,
-) -> Float[Tensor, "change d_model"]:
-    """y after each change, alone. Copies of the prompt run as rows of one batch, as many at a time as memory holds.
+) -> Float[Tensor, "change read d_model"]:
+    """y of every prediction after each change, alone. Copies of what the model reads run as rows of one batch, as many
+    at a time as memory holds.
 
     Args:
-        changes: what to change, one row each.
-        hooks: makes the forward hooks for the changes of one batch, which row by row bring them about.
+        place: the prompt, with the answers explained after it: one row of a copy each.
+        changes: what to change, one copy each.
+        hooks: makes the forward hooks for the changes of one batch, which copy by copy bring them about.
         progress: called with (changes done, changes in all).
         budget: the memory that a batch may take; by default a share of what is free.
 
@@ -117,11 +122,15 @@ def changed_final_states(
         OutOfMemoryError: when memory runs out for a single copy.
     """
     states: list[Tensor] = []
-    most = (budget or Budget(model)).forward_rows(len(token_ids), max(1, _BATCH_TOKENS // len(token_ids)))
+    sequences, reads = place.sequences, place.reads
+    length, rows_each = max(map(len, sequences)), len(sequences)
+    most = max(1, (budget or Budget(model)).forward_rows(length, max(1, _BATCH_TOKENS // length)) // rows_each)
 
     def run(items: range) -> None:
-        rows = changes[items.start : items.stop]
-        states.append(model.run_to_final_states([token_ids] * len(rows), hooks(rows)))
+        some = changes[items.start : items.stop]
+        copied = [(copy * rows_each + row, position) for copy in range(len(some)) for row, position in reads]
+        ys = model.run_to_final_states(sequences * len(some), hooks(some), copied)
+        states.append(ys.unflatten(0, (len(some), len(reads))))
         if progress is not None:
             progress(items.stop, len(changes))
 
@@ -152,17 +161,18 @@ def disagreement_warnings(spearman: float | None, over: str, interventions: str)
 
 def _row_hooks(rows: Sequence[Component], baselines: Mapping[str, Tensor]) -> Iterator[tuple[str, Hook]]:
     by_site: dict[str, list[tuple[int, int | None]]] = {}
-    for row, component in enumerate(rows):
-        by_site.setdefault(component_site(component), []).append((row, component[1]))
+    for copy, component in enumerate(rows):
+        by_site.setdefault(component_site(component), []).append((copy, component[1]))
 
     def hook_for(name: str, changes: list[tuple[int, int | None]]) -> Hook:
         def hook(activation: Tensor) -> Tensor:
-            changed = activation.clone()
-            for row, head in changes:
+            changed, baseline = activation.clone(), baselines[name]
+            copies = changed.unflatten(0, (-1, len(baseline)))
+            for copy, head in changes:
                 if head is None:
-                    changed[row] = baselines[name]
+                    copies[copy] = baseline
                 else:
-                    changed[row, :, head] = baselines[name][:, head]
+                    copies[copy, :, :, head] = baseline[:, :, head]
             return changed
 
         return hook

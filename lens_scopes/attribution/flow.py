@@ -12,7 +12,7 @@ since it is concave.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,18 +25,16 @@ from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_d
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.errors import VALIDATED, ObjectiveError, PromptError, check_seed, whole_number
-from lens_scopes.prompts.generation import with_continuation
+from lens_scopes.errors import ObjectiveError, PromptError, check_seed, whole_number
+from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
-from lens_scopes.prompts.read import PromptLike, extended, read_prompt
+from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
-from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.contract import answer_process, contract
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
-
-AnswerLike: TypeAlias = Annotated["str | Sequence[int]", VALIDATED]
 
 _RANK, _SAMPLES = 16, 16
 _MOST_SAMPLES = 100_000
@@ -84,8 +82,8 @@ def information_flow(
         prompt: text, chat messages, token ids or a Prompt.
         spans: names → a part of the text, `Chars(start, stop)`, or (start, stop) in tokens; they must not overlap. By
             default the messages of a chat.
-        answer: text or token ids after the prompt; the predictions of its tokens are explained, and values summed.
-        generate: tokens for the model to add instead, each its most probable one.
+        answer: as for `attribute`: the predictions of its tokens are explained, and values summed.
+        generate: the same as a number in `answer`.
         position: without an answer, the token after which the one prediction is explained, negative from the end.
         sigma: σ in units of the typical root mean square coordinate of an embedding, r/√d_model with r the median of
             ‖x‖₂ over the vocabulary: at 1 the noise on a token is as long as that median. Curves over σ come with
@@ -119,7 +117,8 @@ def information_flow(
     )
     scoped = resolved.model
     rank, samples = _checked_directions(scoped.cfg.d_model, rank, samples)
-    text, n_answer = _with_answer(scoped, prompt, spans, answer, generate, position)
+    text, answered = _with_answer(scoped, prompt, spans, one_answer(answer, generate or None), position)
+    n_answer, generated = (0, False) if answered is None else (len(answered), answered.generated)
     span_ranges = _checked_spans(text)
     destinations = _destinations(text, n_answer, position)
     ids = text.token_ids[: destinations[-1] + 1]
@@ -153,9 +152,9 @@ def information_flow(
         targets=[_target(resolved, state) if n_answer else None for state in states],
         predicted=[resolved.prediction(state).top[0] for state in states],
         answer=n_answer,
-        generated=bool(generate),
+        generated=generated,
         **resolved.record(text, destinations[-1], states[-1], whole=True),
-        contract=_contract(resolved, destinations, span_ranges, n_answer, relative, rank, samples),
+        contract=_contract(resolved, destinations, span_ranges, answered, relative, rank, samples),
         settings=resolved.settings(
             destinations[-1],
             sigma=relative,
@@ -163,7 +162,7 @@ def information_flow(
             samples=samples,
             seed=seed,
             answer_tokens=n_answer,
-            generated=bool(generate),
+            generated=generated,
             matmul_dtype=scoped.matmul_dtype,
         ),
         memory=traced.outcome(plan, len(destinations) * (rank + samples)),
@@ -196,43 +195,19 @@ def _with_answer(
     prompt: PromptLike,
     spans: Mapping[str, SpanLike] | None,
     answer: AnswerLike | None,
-    generate: int,
     position: int,
-) -> tuple[Prompt, int]:
-    """The prompt with named spans, the answer at its end, and how many tokens that is."""
-    if answer is not None and generate:
-        raise PromptError("an answer was given and one is to be generated; ask for one of them.")
-    if (answer is not None or generate) and position != -1:
+) -> tuple[Prompt, Answer | None]:
+    """The prompt with named spans, the answer at its end, and that answer."""
+    if answer is not None and position != -1:
         raise PromptError(f"an answer follows the whole prompt, and position {position} was asked for; leave it out.")
     read = read_prompt(model, prompt)
     if spans is not None:
         named = read_prompt(model, read, spans=spans).spans
         read = Prompt(**{**vars(read), "spans": {name: named[name] for name in spans}})
-    length = len(read)
-    if generate:
-        read = with_continuation(model, read, generate)
-    elif answer is not None:
-        read = extended(model, read, _answer_ids(model, read, answer))
-    return read, len(read) - length
-
-
-def _answer_ids(model: ScopedModel, prompt: Prompt, answer: AnswerLike) -> Sequence[int]:
-    """The tokens of an answer as they follow the prompt."""
-    if not isinstance(answer, str):
-        ids = read_prompt(model, answer).token_ids
-    elif prompt.text is None:
-        raise PromptError("the prompt was given as ids, so the answer must be too; got text.")
-    else:
-        whole = read_prompt(model, prompt.text + answer).token_ids
-        if whole[: len(prompt)] != prompt.token_ids:
-            raise PromptError(
-                f"the answer {answer[:40]!r} joins the prompt's last token, {prompt.tokens[-1]!r}, to another one; "
-                "begin it with a space or a line break, or move text between the two."
-            )
-        ids = whole[len(prompt) :]
-    if not ids:
-        raise PromptError("the answer is empty; give at least one token, or none for the next-token prediction.")
-    return ids
+    if answer is None:
+        return read, None
+    answered = read_answer(model, read, answer)
+    return answered.prompt, answered
 
 
 def _checked_spans(prompt: Prompt) -> dict[str, tuple[int, int]]:
@@ -333,24 +308,27 @@ def _contract(
     resolved: ResolvedSpec,
     destinations: Sequence[int],
     spans: Mapping[str, tuple[int, int]],
-    answer: int,
+    answer: Answer | None,
     sigma: float,
     rank: int,
     samples: int,
 ) -> dict[str, str]:
     after = f"after position {destinations[-1]}"
-    if answer:
-        after = f"after positions {destinations[0]} to {destinations[-1]}, those of the answer, summed"
+    process = f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square "
+    process += "coordinate of an embedding, to second order"
+    if answer is not None:
+        after = f"after positions {destinations[0]} to {destinations[-1]}, those of the answer {answer.text!r}, summed"
+        process = f"{answer_process([answer])}; {process}"
     named = ", ".join(f"{name!r} ({start} to {stop - 1})" for name, (start, stop) in spans.items())
-    held = "the weights, all other embeddings, the answer's own tokens and the positions"
+    own = "" if answer is None else "the answer's own tokens, "
+    held = f"{own}the weights, all other embeddings and the positions"
     if resolved.path is not None:
         held += f"; gradient flows only {resolved.path}, all else keeps its value"
     estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
     return contract(
         output=f"the whole next-token distribution, {after}",
         features=f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
-        process=f"noise ε ~ N(0, σ²I) on one span's embeddings, σ = {sigma:g} times the typical root mean square "
-        "coordinate of an embedding, to second order",
+        process=process,
         held=held,
         score="bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
         f"F = W_U (diag p − p pᵀ) W_Uᵀ = U diag(λ) Uᵀ; {rank} directions a prediction{estimated}",

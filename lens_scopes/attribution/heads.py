@@ -38,9 +38,11 @@ from lens_scopes.engine.memory import shortage_named
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
+from lens_scopes.prompts.answer import AnswerLike
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
-from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.contract import OF_ANSWER, contract
 from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.other_prompt import describe_other_prompt
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, parse_head
@@ -59,6 +61,7 @@ def inspect_heads(
     *,
     position: int = -1,
     target: str | int | None = None,
+    answer: AnswerLike | None = None,
     baseline: Baseline = "mean",
     through: PathLike = None,
     patterns: int | Sequence[str | tuple[int, int]] = 6,
@@ -68,21 +71,25 @@ def inspect_heads(
     matmul_dtype: MatmulDtype = None,
     progress: Progress | None = None,
 ) -> HeadInspection:
-    """Influence of every head and MLP on one prediction, predicted by gradients and verified by ablation.
+    """Influence of every head and MLP on one prediction or a whole answer, predicted by gradients and verified by
+    ablation.
 
     One forward pass and one backward pass per direction give every head's predicted effect; a second forward pass with
     frozen scales gives the direct effects; then the strongest components (all of them where that is cheap) are
     ablated for real.
 
     `readout` and `points` have no place here: an effect is a move to `baseline`, and its check is one real move from
-    the prompt itself.
+    the prompt itself. Nor has `eligible`: a component is moved at all positions together, those of an answer included.
 
     Args:
         model, prompt, objective, position, target, through, matmul_dtype: as for `attribute`.
+        answer: as for `attribute`: effects are those on the objective summed over the answer's predictions, and the
+            check ablates each component over the prompt and the whole answer. Numbers take one backward pass at any
+            length. `LogProbDiff` names two answers of its own.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), "shuffle"
             (its output in a prompt of the same tokens in a random order, special tokens in place), or its output under
             another prompt of as many tokens, given as text, ids or a Prompt: effects are then those of attribution
-            patching, and the check patches for real.
+            patching, and the check patches for real. An answer follows either prompt.
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
@@ -92,7 +99,8 @@ def inspect_heads(
 
     Returns:
         A HeadInspection. Effects are changes of the output explained, in its units (logits, nats or β), when a
-        component is set to its baseline.
+        component is set to its baseline. Positions are those of all tokens read: the prompt's, then an answer's but its
+        last, of two answers the second's after the first's.
 
     Raises:
         LensScopesError: as `attribute`; PathError for heads that do not exist and unknown baselines; PromptError
@@ -113,31 +121,34 @@ def inspect_heads(
     if not isinstance(patterns, Sequence) or isinstance(patterns, str):
         patterns = whole_number(patterns, "patterns, unless heads are named,", PathError)
     spec = (
-        Spec.read(objective, through=through, target=target, memory=memory, matmul_dtype=matmul_dtype)
+        Spec.read(objective, through=through, target=target, answer=answer, memory=memory, matmul_dtype=matmul_dtype)
         .require_gradient()
         .require_usual(
-            ("layers", "sites", "score_site", "readout", "points"), "heads and MLPs are read at sites of their own"
+            ("layers", "sites", "score_site", "readout", "points", "eligible"),
+            "heads and MLPs are read at sites of their own",
         )
     )
-    resolved = ResolvedSpec.of(model, spec)
+    resolved = ResolvedSpec.of(model, spec, takes_answers=True)
     scoped = resolved.model
-    place = PromptPosition.read(scoped, prompt, position, spec.target).beside(scoped, other)
+    place = PromptPosition.answered(scoped, prompt, position, spec).beside(scoped, other)
+    tokens = place.laid_out
+    layout = _Layout(len(place.token_ids), [len(sequence) for sequence in place.sequences])
     named_heads = None if isinstance(patterns, int) else [_existing_head(scoped, head) for head in patterns]
     sites = _Sites.of(scoped)
     require_used(scoped, sites.outputs, SiteError)
 
     # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
-    plan = budget.plan_patterns(len(place.token_ids))
-    traced = trace(scoped, [place.token_ids], sites.names, resolved.path_hooks())
-    state = resolved.final_states(traced, [place.target])[0]
-    directions = resolved.objective.directions(state)
+    plan = budget.plan_patterns(max(layout.lengths), len(layout.lengths))
+    traced = trace(scoped, place.sequences, sites.names, resolved.path_hooks(), place.reads)
+    states = resolved.final_states(traced, place.targets)
+    directions = resolved.directions(place, states)
     activations = {name: traced.activations[name] for name in sites.outputs}
     generator = torch.Generator().manual_seed(seed)
     baselines = baseline_activations(scoped, place, activations, baseline, generator)
 
     # a_i,h along each direction, and from them the predicted effects.
-    amounts = _amounts_of_each(traced, directions, sites, baselines)
+    amounts = _amounts_of_each(traced, directions, sites, baselines, layout)
     direct_amounts = _direct_amounts(scoped, place, directions, resolved.path, baselines)
 
     def predicted(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
@@ -149,32 +160,36 @@ def inspect_heads(
 
     # The check: the strongest components are really ablated, each alone.
     effects = _by_component(effect, mlp_effect)
-    components = _to_verify(effects, verify, len(place.token_ids))
+    components = _to_verify(effects, verify, len(tokens))
     ablations: list[AblationEffect] = []
     if components:
-        ys = ablated_final_states(scoped, place.token_ids, components, baselines, progress, budget)
-        after = [FinalState(y, resolved.unembedding, state.target) for y in ys.to(state.y)]
-        ablations = [
-            AblationEffect(*component, predicted=effects[component], actual=resolved.objective.change(state, reached))
-            for component, reached in zip(components, after, strict=True)
-        ]
+        ys = ablated_final_states(scoped, place, components, baselines, progress, budget).to(states[0].y)
+        for component, reached in zip(components, ys, strict=True):
+            after = FinalState.several(reached, resolved.unembedding, place.targets)
+            actual = resolved.change(place, states, after)
+            ablations.append(AblationEffect(*component, predicted=effects[component], actual=actual))
     spearman = rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
+    answers = place.answer_records(states)
+    record = resolved.record(tokens, len(tokens) - 1, states[0])
+    record |= {"position": place.position, **resolved.asked_of(place, states[0])}
     return HeadInspection(
         effect=effect,
         mlp_effect=mlp_effect,
         by_source=predicted(amounts.by_source),
         norms=_combined_norms(directions, amounts.norms).cpu(),
         direct_effect=predicted(direct_amounts),
-        patterns={component_name(item): _pattern(traced, item) for item in pattern_heads},
+        patterns={component_name(item): amounts.pattern(item) for item in pattern_heads},
         pattern_gradients={component_name(item): predicted(amounts.edges(item)) for item in pattern_heads},
         head_types=head_type_scores(scoped, seed),
         ablations=ablations,
         spearman=spearman,
         baseline=baseline,
-        baseline_tokens=[] if place.other is None else list(place.other.tokens[: place.position + 1]),
-        target=resolved.predicted_target(state),
-        **resolved.record(place.prompt, place.position, state),
-        contract=_contract(resolved, place, state, baseline),
+        baseline_tokens=_baseline_tokens(place, tokens),
+        target=None if answers else resolved.predicted_target(states[0]),
+        answer=answers[0] if answers else None,
+        other_answer=answers[1] if len(answers) > 1 else None,
+        **record,
+        contract=_contract(resolved, place, states[0], baseline),
         settings=resolved.settings(
             place.position,
             baseline=baseline,
@@ -218,6 +233,41 @@ class _Sites:
 
 
 @dataclass(frozen=True)
+class _Layout:
+    """The positions of what the model reads, once each: those of the prompt, then those of each answer.
+
+    Attributes:
+        shared: how many positions are the prompt's, with which every row begins.
+        lengths: of the rows, one for each answer.
+    """
+
+    shared: int
+    lengths: list[int]
+
+    def values(self, rows: Float[Tensor, "row pos ..."]) -> Float[Tensor, "place ..."]:
+        """An activation at each position."""
+        return torch.cat([rows[0, : self.shared], *self._own(rows)])
+
+    def gradients(self, rows: Float[Tensor, "row pos ..."]) -> Float[Tensor, "place ..."]:
+        """The gradient of an activation, to which at the prompt's positions every row adds."""
+        return torch.cat([rows[:, : self.shared].sum(0), *self._own(rows)])
+
+    def patterns(self, rows: Float[Tensor, "row head dest src"]) -> Float[Tensor, "head place place"]:
+        """The attention among all positions; answers do not see each other."""
+        count = self.shared + sum(length - self.shared for length in self.lengths)
+        patterns = rows.new_zeros(rows.shape[1], count, count)
+        start = self.shared
+        for row, length in zip(rows, self.lengths, strict=True):
+            places = [*range(self.shared), *range(start, start + length - self.shared)]
+            patterns[:, torch.tensor(places)[:, None], places] = row[:, :length, :length]
+            start += length - self.shared
+        return patterns
+
+    def _own(self, rows: Tensor) -> list[Tensor]:
+        return [row[self.shared : length] for row, length in zip(rows, self.lengths, strict=True)]
+
+
+@dataclass(frozen=True)
 class _Amounts:
     """a_i,h along each direction i, for heads and MLPs moved to their baselines, and their parts by source.
 
@@ -242,8 +292,15 @@ class _Amounts:
         gradients = torch.stack([by_layer[layer][index] for by_layer in self.pattern_gradients])
         return (-self.patterns[layer][index] * gradients).to(self.heads.device)
 
+    def pattern(self, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:
+        """A of one head."""
+        layer, index = head
+        return self.patterns[layer][index].float().cpu()
 
-def _amounts_of_each(traced: Trace, directions: Directions, sites: _Sites, baselines: dict[str, Tensor]) -> _Amounts:
+
+def _amounts_of_each(
+    traced: Trace, directions: Directions, sites: _Sites, baselines: dict[str, Tensor], layout: _Layout
+) -> _Amounts:
     """One backward pass per direction, to the components' outputs alone.
 
     ∂/∂A is not asked of autograd: z_dest = Σ_src A[dest, src] v_src, so ∂/∂A[dest, src] = g_dest · v_src.
@@ -251,15 +308,15 @@ def _amounts_of_each(traced: Trace, directions: Directions, sites: _Sites, basel
     dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
 
     def value(name: str) -> Tensor:
-        return traced.activations[name][0].detach().to(dtype)
+        return layout.values(traced.activations[name].detach()).to(dtype)
 
-    patterns = [value(name) for name in sites.patterns]
+    patterns = [layout.patterns(traced.activations[name].detach()).to(dtype) for name in sites.patterns]
     sources = [_per_head(value(name), len(pattern)) for name, pattern in zip(sites.values, patterns, strict=True)]
-    moves = {name: baselines[name].to(dtype) - value(name) for name in sites.outputs}  # b − z
+    moves = {name: layout.values(baselines[name]).to(dtype) - value(name) for name in sites.outputs}  # b − z
     heads, mlps, by_source, norms, edges = [], [], [], [], []
-    for index, vector in enumerate(directions.vectors):
-        gradients = traced.gradients(vector[None], keep_graph=index + 1 < len(directions.vectors))
-        g = {name: gradients[name][0].to(dtype) for name in sites.outputs}
+    for index, vectors in enumerate(directions.by_prediction):
+        gradients = traced.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
+        g = {name: layout.gradients(gradients[name]).to(dtype) for name in sites.outputs}
         for name, gradient in g.items():
             check_gradients(gradient, name, gradients[name].dtype)
         heads.append(
@@ -316,11 +373,11 @@ def _direct_amounts(
     last = f"blocks.{model.n_layers - 1}.hook_resid_post"
     z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
     out_names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.n_layers)]
-    traced = trace(model, [place.token_ids], [*z_names, *out_names, last], frozen.hooks(model))
+    traced = trace(model, place.sequences, [*z_names, *out_names, last], frozen.hooks(model), place.reads)
     amounts = []
-    for vector in directions.vectors:
+    for vectors in directions.by_prediction:
         (at_end,) = torch.autograd.grad(
-            traced.final_states, traced.activations[last], vector[None].to(traced.final_states), retain_graph=True
+            traced.final_states, traced.activations[last], vectors.to(traced.final_states), retain_graph=True
         )
         rows = []
         for z_name, out_name in zip(z_names, out_names, strict=True):
@@ -329,8 +386,8 @@ def _direct_amounts(
             # attention, where the block has one) and nothing else.
             (gradient,) = torch.autograd.grad(out, z, at_end.to(out), retain_graph=True)
             dtype = compute_dtype(z.dtype)
-            move = baselines[z_name].to(dtype) - z[0].detach().to(dtype)
-            row = einsum(gradient[0].to(dtype), move, "pos head d, pos head d -> head")
+            move = baselines[z_name].to(dtype) - z.detach().to(dtype)
+            row = einsum(gradient.to(dtype), move, "row pos head d, row pos head d -> head")
             rows.append(row.to(directions.vectors.device))
         amounts.append(torch.stack(rows))
     return torch.stack(amounts)
@@ -340,9 +397,12 @@ def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Fl
     return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
 
 
-def _pattern(traced: Trace, head: tuple[int, int]) -> Float[Tensor, "pos pos"]:
-    layer, index = head
-    return traced.activations[f"blocks.{layer}.attn.hook_pattern"][0, index].detach().float().cpu()
+def _baseline_tokens(place: PromptPosition, tokens: Prompt) -> list[str]:
+    """The other prompt's tokens, and after them those of the answers that follow both prompts."""
+    if place.other is None:
+        return []
+    length = len(place.token_ids)
+    return [*place.other.tokens[:length], *tokens.tokens[length:]]
 
 
 def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int, int]:
@@ -357,16 +417,21 @@ def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int
 
 def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: str) -> dict[str, str]:
     held = "the weights, all other components' outputs except as they respond, and the explained directions v"
+    answered = bool(place.answers)
+    if answered:
+        held = f"the answer's tokens, {held}"
     if resolved.path is not None:
         held += f"; gradient flows only {resolved.path}"
     moved_to = f"{baseline} baseline"
     if place.other is not None:
         moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"
+    process = f"one component at a time is set to its {moved_to}; predicted to first order, checked by doing it"
     return contract(
-        output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
+        output=f"{resolved.output(place, state)}, after position {place.position}",
         features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "
-        "together",
-        process=f"one component at a time is set to its {moved_to}; predicted to first order, checked by doing it",
+        f"{'of the prompt and the answer ' if answered else ''}together",
+        process=f"{place.answer_process}; {process}" if answered else process,
         held=held,
-        score=f"change of the output explained: Σ_dest g · (b − z) along {resolved.objective.equation}",
+        score=f"change of the output explained: Σ_dest g · (b − z) along {resolved.objective.equation}"
+        f"{OF_ANSWER if answered else ''}",
     )

@@ -20,15 +20,15 @@ from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.text_mean import averaged_mask
-from lens_scopes.errors import PromptError, whole_number
+from lens_scopes.errors import ObjectiveError, PromptError, whole_number
 from lens_scopes.prompts.alignment import read_aligned
-from lens_scopes.prompts.generation import with_continuation
+from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id
 from lens_scopes.prompts.read import PromptLike, extended, read_prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.results.matrix import AttributionMatrix
-from lens_scopes.scopes.contract import ContractTerms, attribution_contract
+from lens_scopes.scopes.contract import ContractTerms, answer_process, attribution_contract
 from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.readouts import Readout
@@ -44,6 +44,7 @@ def attribute_all(
     objective: ObjectiveLike = None,
     *,
     target: str | int | None = None,
+    answer: AnswerLike | None = None,
     generate: int = 0,
     spans: Mapping[str, SpanLike] | None = None,
     through: PathLike = None,
@@ -62,8 +63,10 @@ def attribute_all(
         model, prompt, objective, through, readout, memory, matmul_dtype: as for `attribute`.
         target: the next token that every row explains, for objectives that take one and name none; by default the token
             that follows each row in the text, and at its end the model's own top token.
-        generate: tokens for the model to add first, each its most probable one; only the predictions of those are
-            explained then.
+        answer: a text, token ids, or a number of tokens for the model to generate, put after the prompt; only the
+            predictions of its tokens are explained then, each in a row of its own. With a readout that adds up ("dot"
+            for a number, any for a divergence) the rows' sum is what `attribute` gives with the same answer.
+        generate: the same as a number in `answer`.
         spans: named parts of the prompt, for `span_totals`: a part of the text, `Chars(start, stop)`, or (start, stop)
             in tokens; chat messages are named by themselves.
         progress: called with (destinations done, destinations in all).
@@ -72,7 +75,8 @@ def attribute_all(
         An AttributionMatrix [dest, src] in the units of the objective's score.
 
     Raises:
-        LensScopesError: as `attribute`; PromptError when the generated text would not fit the context window.
+        LensScopesError: as `attribute`; PromptError when the answer would not fit the context window; ObjectiveError
+            for `LogProbDiff`, which contrasts two whole answers.
 
     Example:
         >>> matrix = ls.attribute_all(model, "The capital of France is", ls.Fisher())
@@ -84,22 +88,29 @@ def attribute_all(
         objective, target=target, through=through, readout=readout, memory=memory, matmul_dtype=matmul_dtype
     )
     spec = spec.require_gradient().require_usual(
-        ("layers", "sites", "score_site", "points"), "a matrix is read at the embedding"
+        ("layers", "sites", "score_site", "points", "eligible"), "a matrix is read at the embedding, of all tokens"
     )
+    if spec.objective.contrasted:
+        raise ObjectiveError(
+            "LogProbDiff contrasts two whole answers, and a matrix explains predictions one by one; ask for LogProb() "
+            "with each answer."
+        )
+    asked, spec = one_answer(spec.answer if answer is None else answer, generate or None), spec.replace(answer=None)
     resolved = ResolvedSpec.of(model, spec)
     scoped = resolved.model
     text = read_prompt(scoped, prompt, spans=spans)
     n_given = len(text)
     other = resolved.readout.other_prompt
     other = None if other is None else read_aligned(scoped, text, other, n_given)
-    if generate:
-        text = with_continuation(scoped, text, generate)
-        other = None if other is None else extended(scoped, other, text.token_ids[n_given:])
-    destinations = list(range(n_given - 1, len(text) - 1)) if generate else list(range(len(text)))
+    answered = None if asked is None else read_answer(scoped, text, asked)
+    destinations = list(range(len(text)))
+    if answered is not None:
+        text, destinations = answered.prompt, list(range(n_given - 1, len(answered.prompt) - 1))
+        other = None if other is None else extended(scoped, other, answered.token_ids)
 
     # Blocks of destinations, each with one forward pass.
     start = None if other is None else scoped.token_embeddings(other.token_ids)
-    rows = _Rows(resolved, text, None if spec.target is None else resolve_token(scoped, spec.target), start)
+    rows = _Rows(resolved, text, None if spec.target is None else resolve_token(scoped, spec.target), start, n_given)
 
     def run(items: range) -> None:
         rows.run(destinations[items.start : items.stop])
@@ -116,14 +127,15 @@ def attribute_all(
         destinations=destinations,
         targets=rows.targets,
         predicted=rows.predicted,
-        generated=generate,
+        answer=0 if answered is None else len(answered),
+        generated=len(answered) if answered is not None and answered.generated else 0,
         spans=dict(text.spans),
         **record,
-        contract=_contract(resolved, destinations, len(text), rows.directions),
+        contract=_contract(resolved, destinations, len(text), rows.directions, answered),
         settings=resolved.settings(
             destinations[-1],
             readout=readout_record(resolved.readout, other, len(text)),
-            generated=generate,
+            answer_tokens=0 if answered is None else len(answered),
             matmul_dtype=scoped.matmul_dtype,
             divergence=squared,
         ),
@@ -141,6 +153,7 @@ class _Rows:
     Attributes:
         target: the token that every row explains; by default the one that follows in the text.
         start: the embeddings of the other prompt that the readout measures from, if it does.
+        n_given: how many of the first tokens are the prompt's, whose mean is the baseline "mean".
         scores: of all tokens of the text, zero after the row's destination.
         memory: the plan of the last block, which is that of the longest part of the text.
     """
@@ -149,6 +162,7 @@ class _Rows:
     text: Prompt
     target: int | None
     start: Float[Tensor, "pos d_model"] | None
+    n_given: int
     scores: list[Float[Tensor, " src"]] = field(default_factory=list)
     targets: list[PredictedToken | None] = field(default_factory=list)
     predicted: list[PredictedToken] = field(default_factory=list)
@@ -170,7 +184,10 @@ class _Rows:
             targets = [resolved.predicted_target(state) for state in states]
             predicted = [resolved.prediction(state).top[0] for state in states]
         start = None if self.start is None else self.start[:length]
-        scores = _scores(traced, directions, resolved.readout, averaged_mask([self.text.special[:length]]), start)
+        specials = [self.text.special[: min(dest + 1, self.n_given)] for dest in destinations]
+        averaged = averaged_mask(specials)
+        averaged = torch.nn.functional.pad(averaged, (0, length - averaged.shape[1]))
+        scores = _scores(traced, directions, resolved.readout, averaged, start)
         # Nothing is kept before everything is computed: where memory runs out the block is run again.
         self.scores += [torch.nn.functional.pad(row, (0, len(self.text) - length)) for row in scores]
         self.targets += targets
@@ -181,11 +198,16 @@ class _Rows:
 
 
 def _contract(
-    resolved: ResolvedSpec, destinations: Sequence[int], n_tokens: int, directions: Sequence[Directions]
+    resolved: ResolvedSpec,
+    destinations: Sequence[int],
+    n_tokens: int,
+    directions: Sequence[Directions],
+    answered: Answer | None,
 ) -> dict[str, str]:
-    return attribution_contract(
+    of_answer = "" if answered is None else f", those before the answer's tokens {answered.text!r}"
+    terms = attribution_contract(
         ContractTerms(
-            output=f"{resolved.objective.output}, at each of {len(destinations)} positions",
+            output=f"{resolved.objective.output}, at each of {len(destinations)} positions{of_answer}",
             position=destinations[-1],
             n_tokens=n_tokens,
             sites=[],
@@ -197,6 +219,9 @@ def _contract(
             sampled=directions[-1].sampled,
         )
     )
+    if answered is not None:
+        terms["generative process"] = f"{answer_process([answered])}; {terms['generative process']}"
+    return terms
 
 
 def _direction_warnings(directions: Sequence[Directions], destinations: Sequence[int]) -> list[str]:
@@ -211,7 +236,7 @@ def _scores(
     traced: SlicedTrace,
     directions: Sequence[Directions],
     readout: Readout,
-    averaged: Bool[Tensor, "1 pos"],
+    averaged: Bool[Tensor, "dest pos"],
     start: Float[Tensor, "pos d_model"] | None,
 ) -> list[Float[Tensor, " src"]]:
     """The scores of each destination: its directions through the graph that the block shares."""
@@ -224,10 +249,11 @@ def _scores(
     totals: dict[int, Tensor] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        baseline = readout.baseline_values(activation, averaged.to(activation.device)) if start is None else start
+        row, own = owners[index], averaged.to(activation.device)
+        baseline = readout.baseline_values(activation, own[row : row + 1]) if start is None else start
         amplitude = readout.amplitude(gradient, activation, baseline)[0]
         check_gradients(amplitude, name, gradient.dtype)
-        row, weight = owners[index], weights[index].to(amplitude)
+        weight = weights[index].to(amplitude)
         term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude
         totals[row] = totals[row] + term if row in totals else term
 

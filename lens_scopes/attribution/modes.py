@@ -54,7 +54,9 @@ def inspect_modes(
     One forward and `rank` backward passes give the predicted shifts; one more forward pass for each token, batched,
     replaces its embedding by the baseline and gives the actual ones.
 
-    Modes are those of the whole distribution, so there is no `target`; an amount is a move to `baseline`, so there are
+    Modes are those of the whole distribution, so there is no `target`, and of one final state, so there is no `answer`:
+    each prediction of an answer has modes of its own, which `position` asks for in the prompt with the answer after it.
+    An amount is a move to `baseline`, so there are
     no `readout` and `points`; nothing is drawn, so there is no `seed`.
 
     Args:
@@ -99,13 +101,13 @@ def inspect_modes(
     # The check: every token's embedding is really replaced, each alone.
     ys = changed_final_states(
         scoped,
-        place.token_ids,
+        place,
         range(len(place.token_ids)),
         lambda indices: [(EMBEDDING, _replace(indices, replacement))],
         progress,
         budget,
     )
-    after = [FinalState(y, resolved.unembedding) for y in ys.to(state.y)]
+    after = [FinalState(y, resolved.unembedding) for y in ys[:, 0].to(state.y)]
     return ModeInspection(
         modes=[
             FisherMode(

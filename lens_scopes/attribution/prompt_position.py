@@ -13,7 +13,8 @@ from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import resolve_token
-from lens_scopes.results.answer import AnswerRecord
+from lens_scopes.results.base import AnswerRecord
+from lens_scopes.scopes.contract import answer_process
 from lens_scopes.scopes.other_prompt import OtherPrompt
 from lens_scopes.scopes.spec import Spec
 
@@ -28,8 +29,8 @@ class PromptPosition:
         target: the next token explained, for objectives that take one.
         answers: the answers explained after the whole prompt: one, or two that are contrasted; none for a token.
         with_answer: whether the answer's own tokens get scores too.
-        spec: what is asked of this prompt, where it differs from that of others run with it.
-        other: the prompt whose activations are the baseline, token by token beside this one; None for none.
+        spec: what is asked of this prompt, which may differ from others run with it in the answer and the other prompt.
+        other: the prompt that this one is measured from, token by token beside it; None for none.
     """
 
     prompt: Prompt
@@ -51,7 +52,8 @@ class PromptPosition:
     def answered(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
         """Reads a prompt with the position and target, or the answers, and the other prompt that a spec asks for."""
         if not spec.answers:
-            return cls.read(model, prompt, position, spec.target).beside(model, spec.readout.other_prompt)
+            place = replace(cls.read(model, prompt, position, spec.target), spec=spec)
+            return place.beside(model, spec.other_prompt(model))
         read = read_prompt(model, prompt)
         at = resolve_position(read, position)
         if at != len(read) - 1:
@@ -61,7 +63,7 @@ class PromptPosition:
             )
         answers = tuple(read_answer(model, read, answer) for answer in spec.answers)
         place = cls(read, at, None, answers, spec.eligible == "all", spec)
-        return place.beside(model, spec.readout.other_prompt)
+        return place.beside(model, spec.other_prompt(model))
 
     def beside(self, model: ScopedModel, other: OtherPrompt | None) -> PromptPosition:
         """The same with another prompt as its baseline, where one is given.
@@ -96,6 +98,16 @@ class PromptPosition:
         return [self.other.token_ids[:length] + sequence[length:] for sequence in self.sequences]
 
     @property
+    def reads(self) -> list[tuple[int, int]]:
+        """Row of `sequences` and position of each prediction explained."""
+        return [(row, position) for row, position, _ in self.predictions]
+
+    @property
+    def targets(self) -> list[int | None]:
+        """The next token of each prediction explained."""
+        return [target for _, _, target in self.predictions]
+
+    @property
     def predictions(self) -> list[tuple[int, int, int | None]]:
         """The predictions explained: row of `sequences`, position and target."""
         if not self.answers:
@@ -113,6 +125,29 @@ class PromptPosition:
             return self.answers[0].prompt, len(self.answers[0].prompt) - 1
         return self.prompt, self.position + 1
 
+    @property
+    def laid_out(self) -> Prompt:
+        """All tokens that the model reads, once each: the prompt's, then those of each answer but the last."""
+        if not self.answers:
+            return self.prompt.first(self.position + 1)
+        first, *others = (answer.prompt.first(len(answer.prompt) - 1) for answer in self.answers)
+        if not others:
+            return first
+        own = slice(len(self.prompt), None)
+        return replace(
+            first,
+            text=self.prompt.text,
+            offsets=None,
+            token_ids=first.token_ids + others[0].token_ids[own],
+            tokens=first.tokens + others[0].tokens[own],
+            special=first.special + others[0].special[own],
+        )
+
+    def by_answer(self, states: Sequence[FinalState]) -> list[Sequence[FinalState]]:
+        """The final states of all predictions, those of each answer apart."""
+        first = len(self.answers[0])
+        return [states[:first], states[first:]][: len(self.answers)]
+
     def answer_records(self, states: Sequence[FinalState]) -> list[AnswerRecord]:
         """The answers explained, with the probability of each of their tokens."""
         remaining = iter(states)
@@ -129,10 +164,4 @@ class PromptPosition:
     @property
     def answer_process(self) -> str:
         """How the tokens of what is explained come about, for the contract; empty for the next token."""
-        if not self.answers:
-            return ""
-        first, *others = self.answers
-        if others:
-            return "both answers' tokens are given and teacher-forced: every prediction sees its answer's earlier ones"
-        origin = "generated by the model, each its most probable one," if first.generated else "given"
-        return f"the answer's tokens are {origin} and teacher-forced: every prediction sees the earlier ones"
+        return answer_process(self.answers)

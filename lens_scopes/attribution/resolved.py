@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -40,9 +40,10 @@ from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, S
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.results.attribution import Attribution, DirectionDetails
+from lens_scopes.results.attribution import Attribution, DirectionDetails, LensReading
 from lens_scopes.results.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
+from lens_scopes.scopes.lens import Lens, read_cells
 from lens_scopes.scopes.objectives import Directions, Explanation, Objective, contrast
 from lens_scopes.scopes.paths import Path
 from lens_scopes.scopes.points import Points
@@ -83,7 +84,7 @@ class ResolvedSpec:
         """
         if spec.answers and not takes_answers:
             raise ObjectiveError(
-                "a whole answer is explained by attribute and attribute_batch alone; leave the answer out here."
+                "whole answers are explained by attribute, attribute_batch and inspect_heads; leave the answer out."
             )
         spec.objective.check_answer(spec.answer is not None)
         model = ScopedModel.of(model).with_matmul_dtype(spec.matmul_dtype)
@@ -92,6 +93,8 @@ class ResolvedSpec:
         layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
         score_names = named_sites(model, spec.score_site)
         require_used(model, [*layer_names, *site_names, *score_names], SiteError)
+        if spec.lens is not None:
+            spec.lens.prepare(model, layer_names)
         return cls(
             model=model,
             spec=spec,
@@ -178,27 +181,55 @@ class ResolvedSpec:
             OutOfMemoryError: when they do not fit in memory together.
         """
         if self.points is not None:
-            return [self._run_at_points(place, self.points, progress) for place in places]
-        return self._run(places, progress, budget or self.budget())
+            results = [self._run_at_points(place, progress) for place in places]
+        else:
+            results = self._run(places, progress, budget or self.budget())
+        return results if self.spec.lens is None else self._with_readings(self.spec.lens, places, results)
+
+    def _with_readings(
+        self, lens: Lens, places: Sequence[PromptPosition], results: Sequence[Attribution]
+    ) -> list[Attribution]:
+        """The results with what a lens reads in the cells of their maps, from one more forward pass for all."""
+        sequences = [place.sequences[0] for place in places]
+        chosen = torch.zeros(len(places), len(self.layer_names), max(map(len, sequences)), dtype=torch.bool)
+        for row, result in enumerate(results):
+            assert result.layers is not None
+            sizes = result.layers.abs().nan_to_num(nan=torch.inf)
+            sizes[:, torch.tensor(result.special)] = -1  # the last to be read
+            largest = sizes.flatten().topk(min(lens.cells, sizes.numel())).indices
+            layer, position = largest // len(result), largest % len(result)
+            chosen[row, layer, position] = True
+        ids, probabilities = read_cells(self.model, self.unembedding, lens, sequences, self.layer_names, chosen)
+        names = {token: self.token(token) for token in ids[ids >= 0].unique().tolist()}
+        readings = []
+        for row, result in enumerate(results):
+            kept = ids[row, :, : len(result)].tolist()
+            of_cells = [[[token for token in cell if token >= 0] for cell in line] for line in kept]
+            readings.append(
+                LensReading(
+                    lens=lens.name,
+                    equation=lens.equation,
+                    token_ids=of_cells,
+                    tokens=[[[names[token] for token in cell] for cell in line] for line in of_cells],
+                    probabilities=probabilities[row, :, : len(result)].clone(),
+                )
+            )
+        return [replace(result, lens=reading) for result, reading in zip(results, readings, strict=True)]
 
     def _run(self, places: Sequence[PromptPosition], progress: Progress | None, budget: Budget) -> list[Attribution]:
         # One row for each prompt, or for each answer to it, and one final state for each prediction.
         rows_each = len(places[0].sequences)
         sequences = [sequence for place in places for sequence in place.sequences]
-        reads = [
-            (index * rows_each + row, position)
-            for index, place in enumerate(places)
-            for row, position, _ in place.predictions
-        ]
+        reads = [(index * rows_each + row, at) for index, place in enumerate(places) for row, at in place.reads]
         starts = self._other_activations(places)
         held = sum(values.nbytes for values in starts.values()) if starts else 0
         plan = budget.plan(max(map(len, sequences)), len(sequences), held)
         traced = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
         with torch.no_grad():
-            states = self.final_states(traced, [target for place in places for _, _, target in place.predictions])
+            states = self.final_states(traced, [target for place in places for target in place.targets])
             remaining = iter(states)
             states_of = [[next(remaining) for _ in place.predictions] for place in places]
-            directions = [self._directions(*pair) for pair in zip(places, states_of, strict=True)]
+            directions = [self.directions(*pair) for pair in zip(places, states_of, strict=True)]
         averaged = _averaged_tokens(places, traced)
         scores = score(traced, directions, self.readout, averaged, progress, starts=starts, rows_each=rows_each)
         memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
@@ -206,6 +237,10 @@ class ResolvedSpec:
             self._result(row, place, states_of[row], directions[row], scores, memory)
             for row, place in enumerate(places)
         ]
+
+    def _asked(self, place: PromptPosition) -> Spec:
+        """What is asked of one prompt of a batch."""
+        return place.spec or self.spec
 
     def _other_activations(self, places: Sequence[PromptPosition]) -> dict[str, Tensor] | None:
         """The sites' activations under the other prompts that the readout measures from, one row for each place."""
@@ -215,27 +250,35 @@ class ResolvedSpec:
         found = read_activations(self.model, sequences, [EMBEDDING, *self.read_names])
         return {name: values[:: len(places[0].sequences)] for name, values in found.items()}
 
-    def _directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
+    def directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
         """The objective's directions for one prompt: of its next token, or of its answers."""
         if not place.answers:
             return self.objective.directions(states[0])
-        first = len(place.answers[0])
-        answers = [states[:first], states[first:]][: len(place.answers)]
-        parts = [self.objective.answer_directions(answer) for answer in answers]
+        parts = [self.objective.answer_directions(answer) for answer in place.by_answer(states)]
         return parts[0] if len(parts) == 1 else contrast(*parts)
 
-    def _run_at_points(self, place: PromptPosition, points: Points, progress: Progress | None) -> Attribution:
+    def change(self, place: PromptPosition, before: Sequence[FinalState], after: Sequence[FinalState]) -> float:
+        """What an intervention really did to the output explained, in its units: that of the next token, or of the
+        answers."""
+        if not place.answers:
+            return self.objective.change(before[0], after[0])
+        pairs = zip(place.by_answer(before), place.by_answer(after), strict=True)
+        first, *others = (self.objective.answer_change(*pair) for pair in pairs)
+        return first - sum(others)
+
+    def _run_at_points(self, place: PromptPosition, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
+        points = self._asked(place).points
+        assert points is not None
         path_hooks, budget = self.path_hooks(), self.budget()
-        reads = [(row, position) for row, position, _ in place.predictions]
-        traced = trace(self.model, place.sequences, self.read_names, path_hooks, reads)
-        states = self.final_states(traced, [target for _, _, target in place.predictions])
-        directions = self._directions(place, states)
+        traced = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
+        states = self.final_states(traced, place.targets)
+        directions = self.directions(place, states)
         averaged = average_over_points(
             self.model,
             place,
             points,
-            lambda at_point: self._directions(place, at_point),
+            lambda at_point: self.directions(place, at_point),
             states,
             directions,
             traced,
@@ -319,6 +362,7 @@ class ResolvedSpec:
 
     def _terms(self, place: PromptPosition, state: FinalState, length: int, directions: Directions) -> ContractTerms:
         """What the contract of an attribution is made of."""
+        asked = self._asked(place)
         return ContractTerms(
             output=self.output(place, state),
             position=place.position,
@@ -327,23 +371,25 @@ class ResolvedSpec:
             sites=[*self.layer_names, *self.site_names],
             path=None if self.path is None else str(self.path),
             equation=self.objective.equation,
-            readout=self.readout,
+            readout=asked.readout,
             n_directions=len(directions.vectors),
             squared=directions.squared,
             sampled=directions.sampled,
-            points=None if self.points is None else self.points.describe(),
+            points=None if asked.points is None else asked.points.describe(),
             answer_process=place.answer_process,
             eligible_answer=length - len(place.token_ids),
         )
 
     def _attribution_settings(self, place: PromptPosition, directions: Directions) -> dict[str, Any]:
         """The settings of an attribution: how its scores are read, and what their unit follows from."""
+        asked = self._asked(place)
         return self.settings(
             place.position,
-            readout=readout_record(self.readout, place.other, place.position + 1),
-            points=None if self.points is None else choice_record(self.points),
+            readout=readout_record(asked.readout, place.other, place.position + 1),
+            points=None if asked.points is None else choice_record(asked.points),
             score_sites=[] if self.at_embedding else self.score_names,
             sites=[EMBEDDING, *self.layer_names, *self.site_names],
+            **({} if self.spec.lens is None else {"lens": self.spec.lens.name}),
             squared=directions.squared and self.at_embedding,
             divergence=directions.squared,
             directions=len(directions.vectors),
@@ -378,7 +424,7 @@ class ResolvedSpec:
             "prediction": self.prediction(state),
             "scope": self.explanation.scope,
             "objective": self.explanation.signature(self.label, state),
-            "spec": self.spec_record(),
+            "spec": self.spec_record(self.spec),
             "model": asdict(model_record(self.model)),
             "versions": package_versions(),
         }
@@ -393,19 +439,19 @@ class ResolvedSpec:
 
     def asked_of(self, place: PromptPosition, state: FinalState) -> dict[str, Any]:
         """The fields that say which answer is explained, where one is given or generated."""
-        asked, spec = self.explanation, place.spec
-        if not place.answers or spec is None or asked.contrasted:
-            return {}
+        asked, spec = self.explanation, self._asked(place)
+        if not place.answers or asked.contrasted:
+            return {"spec": self.spec_record(spec)}
         # The name of an objective that takes a token would name the answer's first.
         names_token = asked.takes_target and isinstance(asked, Objective)
         name = f"{type(asked).__name__}()" if names_token else asked.signature(self.label, state)
         (answer,) = place.answers
         return {"objective": f"{name}, answer={answer.text!r}", "spec": self.spec_record(spec)}
 
-    def spec_record(self, spec: Spec | None = None) -> dict[str, Any]:
+    def spec_record(self, spec: Spec) -> dict[str, Any]:
         """The options that ask for the result again; for a value of Python that has no text, its name alone."""
         try:
-            return (spec or self.spec).to_options()
+            return spec.to_options()
         except LensScopesError:
             return {"scope": self.explanation.scope, **plain(self.explanation.settings())}
 
@@ -462,7 +508,8 @@ def choice_record(choice: Readout | Points) -> dict[str, Any]:
 
 def readout_record(readout: Readout, other: Prompt | None, length: int) -> dict[str, Any]:
     """As `choice_record`, with the tokens of the other prompt that stand beside the prompt's first `length`."""
-    return choice_record(readout) | ({} if other is None else {"baseline_tokens": list(other.tokens[:length])})
+    beside = other if readout.from_baseline else None
+    return choice_record(readout) | ({} if beside is None else {"baseline_tokens": list(beside.tokens[:length])})
 
 
 def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:

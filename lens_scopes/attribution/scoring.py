@@ -54,8 +54,7 @@ def score(
         NumericsError: when a gradient is not finite, naming the site.
     """
     total = max(len(item.vectors) for item in directions)
-    by_prediction = [item.vectors.reshape(len(item.vectors), -1, item.vectors.shape[-1]) for item in directions]
-    vectors = torch.cat([_padded(item, total) for item in by_prediction], dim=1)
+    vectors = torch.cat([_padded(item.by_prediction, total) for item in directions], dim=1)
     weights = torch.stack([_padded(item.weights, total) for item in directions], dim=1)
     sampled = torch.stack([_padded(_is_sample(item), total) for item in directions], dim=1)
     squared = torch.tensor([item.squared for item in directions])

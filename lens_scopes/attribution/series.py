@@ -38,7 +38,7 @@ _BEGUN = re.compile(r" ?-?(?:\d+(?:\.\d*)?)?")  # what may still become a number
 _BATCH_TOKENS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Series:
     """A series of numbers as the model reads it.
 
@@ -65,6 +65,9 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        return f"Series({len(self)} numbers in {len(self.prompt)} tokens: {_ends(self.written)})"
+
     def per_number(self, scores: Scores) -> list[float]:
         """Scores of tokens summed over each number and the separator after it.
 
@@ -81,7 +84,7 @@ class Series:
         return [sums[name] for name in named]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ValueDistribution:
     """What the model predicts as the next number.
 
@@ -105,6 +108,12 @@ class ValueDistribution:
     unresolved: float
     no_number: float
     evaluations: int
+
+    def __repr__(self) -> str:
+        if not self.values:
+            return f"ValueDistribution(no value reached, {self.no_number:.0%} no number)"
+        low, median, high = (f"{self.quantile(share):g}" for share in (0.1, 0.5, 0.9))
+        return f"ValueDistribution({len(self.values)} values, median {median}, central 80 % {low} to {high})"
 
     @property
     def mean(self) -> float:
@@ -230,6 +239,11 @@ def value_distribution(
             f"context window of {n_ctx}; give a shorter series."
         )
     return _walk(model, read.prompt.token_ids, width, float(least), most)
+
+
+def _ends(written: Sequence[str]) -> str:
+    """The first and last numbers of a series."""
+    return ", ".join(written if len(written) <= 8 else [*written[:4], "…", *written[-3:]])
 
 
 @dataclass(frozen=True)

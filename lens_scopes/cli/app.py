@@ -15,6 +15,7 @@ import typer
 
 from lens_scopes import __version__
 from lens_scopes.cli.commands.attribute import attribute
+from lens_scopes.cli.commands.cells import cells
 from lens_scopes.cli.commands.evaluate import evaluate
 from lens_scopes.cli.commands.flow import flow
 from lens_scopes.cli.commands.heads import heads
@@ -34,7 +35,7 @@ INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, heads, matrix, modes, flow, evaluate, report, show, serve, models):
+for command in (attribute, heads, cells, matrix, modes, flow, evaluate, report, show, serve, models):
     app.command()(command)
 
 

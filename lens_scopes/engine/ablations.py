@@ -25,6 +25,7 @@ class TokenAblation:
         corpus: whether the tokens of other passages are unused, used where there are any, or required.
         random: whether the replacement is random, and outcomes are averaged over draws.
         special_token: whether it is a special token, which a tokenizer may lack.
+        other_prompt: whether it takes another prompt of as many tokens.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TokenAblation:
     corpus: Literal["unused", "optional", "required"] = "unused"
     random: bool = False
     special_token: bool = False
+    other_prompt: bool = False
 
     def replacements(self, prompt: Any) -> Any:
         """The replacement embeddings [draw, pos, d_model] for an AblatedPrompt; None where tokens are taken out."""
@@ -56,6 +58,12 @@ ABLATIONS = {
             "resampled_tokens",
             corpus="optional",
             random=True,
+        ),
+        TokenAblation(
+            "prompt",
+            "the embedding of the token in its place in another prompt (in an evaluation each passage brings one)",
+            "other_tokens",
+            other_prompt=True,
         ),
         TokenAblation("remove", "nothing: the token is taken out and later ones move up"),
     )

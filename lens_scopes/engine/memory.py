@@ -147,14 +147,15 @@ class Budget:
         layers = max(1, min(n_layers - 1, (self.allowed - carried) // layer))
         return MemoryPlan(rows, layers, n_layers, directions, carried + layers * layer, self.limit)
 
-    def plan_patterns(self, length: int) -> MemoryPlan:
-        """The plan of the whole graph of a prompt together with what is computed from every layer's pattern.
+    def plan_patterns(self, length: int, rows: int = 1) -> MemoryPlan:
+        """The plan of the whole graph of a prompt, or of several rows that begin with it, together with what is
+        computed from every layer's pattern.
 
         Raises:
             OutOfMemoryError: when it does not, with the estimate.
         """
         patterns = self.model.n_layers * self._pair * length**2
-        estimate, n_layers = int(self.whole(length) + 3 * patterns), self.model.n_layers
+        estimate, n_layers = int(rows * (self.whole(length) + 3 * patterns)), self.model.n_layers
         self._refuse(estimate, f"the heads of {length} tokens", "", "")
         return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit)
 

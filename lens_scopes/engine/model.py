@@ -268,6 +268,15 @@ class ScopedModel(ABC):
         """The inputs of the unembedding at the (row, position) pairs that the batch reads."""
         return self.run_slice(batch, batch.token_ids, 0, self.n_layers)
 
+    def apply_final_norm(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the unembedding reads of the last residual stream."""
+        module = self.module
+        return module.unembed.hook_in(module.ln_final(residual) if self._has_final_norm else residual)
+
+    @property
+    def _has_final_norm(self) -> bool:
+        return self.cfg.normalization_type is not None and hasattr(self.module, "ln_final")
+
     def run_to_final_states(
         self,
         prompts: Sequence[Sequence[int]],
@@ -362,15 +371,6 @@ class HookedModel(ScopedModel):
         if stop == self.n_layers:
             return self._run_to_positions(batch, start, first)
         return self._run_blocks(start, first, stop)
-
-    def apply_final_norm(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """What the unembedding reads of the last residual stream."""
-        module = self.module
-        return module.unembed.hook_in(module.ln_final(residual) if self._has_final_norm else residual)
-
-    @property
-    def _has_final_norm(self) -> bool:
-        return self.cfg.normalization_type is not None
 
     def _run_blocks(self, start: Tensor, first: int, stop: int) -> Float[Tensor, "batch pos d_model"]:
         with self._body_precision():

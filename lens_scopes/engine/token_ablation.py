@@ -8,6 +8,7 @@ tokens (BOS) stay in place: without its attention sink a model is another model.
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,22 @@ def check_available(model: ScopedModel, name: str, corpus: Corpus) -> None:
         )
 
 
+def _beside(token_ids: Sequence[int], other: Sequence[int] | None) -> list[int]:
+    """The other prompt's tokens.
+
+    Raises:
+        EvaluationError: where there is none, or one of another length.
+    """
+    if other is None:
+        raise EvaluationError(
+            "ablation 'prompt' replaces tokens by those of another prompt, and there is none here; in an evaluation "
+            "give each passage one, else the prompt itself in place of the name."
+        )
+    if len(other) != len(token_ids):
+        raise EvaluationError(f"the other prompt has {len(other)} tokens, and this one {len(token_ids)}.")
+    return list(other)
+
+
 def _token_id(model: ScopedModel, name: str) -> int | None:
     return getattr(model.tokenizer, f"{name}_token_id", None)
 
@@ -97,6 +114,7 @@ class AblatedPrompt:
         ablation: a name of ABLATIONS.
         draws: how many random replacements are averaged, where the ablation is random.
         corpus: the tokens of other passages, for the ablations that use them.
+        other: the tokens of another prompt, token by token beside this one, for the ablation that uses it.
         seed: of the draws; the global generator is not touched.
         clean_states: y of the predictions of the whole prompt, where they are known: it is not run again, nor its
             prefixes shared, which saves little where sets are large.
@@ -124,6 +142,7 @@ class AblatedPrompt:
         *,
         draws: int = 4,
         corpus: Corpus | None = None,
+        other: Sequence[int] | None = None,
         seed: int = 0,
         clean_states: Float[Tensor, "prediction d_model"] | None = None,
     ) -> None:
@@ -136,6 +155,7 @@ class AblatedPrompt:
         self.targets = [target] if isinstance(target, int) else list(target)
         self._answer = self.targets[:-1]  # what the model reads of it
         self.ablation = ablation_named(ablation)
+        self.other = _beside(self.token_ids, other) if self.ablation.other_prompt else None
         self._unembedding: Unembedding = model.unembedding()
         self.draws, self.corpus = draws, corpus
         self.generator = torch.Generator().manual_seed(seed)
@@ -165,6 +185,23 @@ class AblatedPrompt:
             with_divergence: False where nobody reads it, since it takes longest of the four; it is then not a number.
         """
         draws = 1 if self._replacements is None else len(self._replacements)
+        if self.other is not None:
+            return self._outcomes_beside(masks, self.other, with_divergence)
+        return self._outcomes(masks, draws, with_divergence)
+
+    def _outcomes_beside(self, masks: Bool[Tensor, "row pos"], other: Sequence[int], with_divergence: bool) -> Outcomes:
+        """Where the other prompt has the same token nothing is replaced, and a set of such tokens changes nothing."""
+        differs = torch.tensor([mine != theirs for mine, theirs in zip(self.token_ids, other, strict=True)])
+        masks = masks & differs
+        changed = masks.any(1)
+        log_probability = self.clean_log_probability
+        clean = (log_probability, math.exp(log_probability), self.clean_logit, 0.0 if with_divergence else math.nan)
+        values = torch.tensor(clean, dtype=torch.float64)[:, None].repeat(1, len(masks))
+        after = self._outcomes(masks[changed], 1, with_divergence)
+        values[:, changed] = torch.stack([after.log_probability, after.probability, after.logit, after.divergence])
+        return Outcomes(*values)
+
+    def _outcomes(self, masks: Bool[Tensor, "row pos"], draws: int, with_divergence: bool) -> Outcomes:
         totals = torch.zeros(4, len(masks), dtype=torch.float64)
         rows: list[int] = []
         states: list[Tensor] = []
@@ -290,6 +327,11 @@ def corpus_mean(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
     mean = (vectors * counts[:, None].to(vectors)).sum(0) / counts.sum()
     embeddings = prompt.embeddings()
     return mean.to(embeddings).expand_as(embeddings)[None]
+
+
+def other_tokens(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
+    assert prompt.other is not None
+    return prompt.model.token_embeddings(prompt.other)[None]
 
 
 def resampled_tokens(prompt: AblatedPrompt) -> Float[Tensor, "draw pos d_model"]:

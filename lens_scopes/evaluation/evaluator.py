@@ -61,6 +61,9 @@ class Evaluator:
         corpus: token ids of all passages, for the ablations that draw on them.
         protocol: the conventions.
 
+    Attributes:
+        needs_other: whether every passage must bring another prompt.
+
     Raises:
         EvaluationError: for unknown names, with near ones, for what the model or the corpus cannot give, and for a
             metric that ablates without an ablation.
@@ -90,6 +93,8 @@ class Evaluator:
         with model.exclusive():
             self._check()
             self._unembedding = model.unembedding()
+        self.needs_other = any(ABLATIONS[name].other_prompt for name in self.ablations)
+        self.needs_other |= any(method.per_prompt for method in self.methods)
         self._randomized = RandomizedBlocks(model, seed, protocol.redraw)
 
     def _check(self) -> None:
@@ -133,26 +138,33 @@ class Evaluator:
             raise PromptError(f"a passage needs at least two tokens to rank, besides special ones; got {ranked}.")
         return prompt
 
-    def measure(self, prompt: Prompt, target: int | None, *, index: int) -> tuple[dict[str, Any], list[Measurement]]:
+    def measure(
+        self, prompt: Prompt, target: int | None, *, index: int, other: Sequence[int] | None = None
+    ) -> tuple[dict[str, Any], list[Measurement]]:
         """Every method × metric × ablation on one passage.
 
         Args:
             prompt: the passage, up to the position explained.
             target: its true next token, where known.
             index: the passage's place in the data set, which decides its random draws.
+            other: the tokens of the passage's other prompt, token by token beside it, where it has one.
 
         Returns:
             Facts about the passage and its prediction, and the measurements.
         """
         with self.model.exclusive():
-            return self._measure(prompt, target, index)
+            return self._measure(prompt, target, index, other)
 
-    def _measure(self, prompt: Prompt, target: int | None, index: int) -> tuple[dict[str, Any], list[Measurement]]:
+    def _measure(
+        self, prompt: Prompt, target: int | None, index: int, other: Sequence[int] | None
+    ) -> tuple[dict[str, Any], list[Measurement]]:
         seed = self.seed * _LARGE_PRIME + index
         facts = self._facts(prompt, target)
         top = facts["top_token_id"]
-        caches = self._caches(prompt, top, seed)
-        planned = self._planned(prompt, self.protocol.explained_token(top, target), facts["correct"], caches, seed)
+        beside = None if other is None else self.protocol.prompt_tokens(self.model, other)
+        caches = self._caches(prompt, top, seed, beside)
+        explained = self.protocol.explained_token(top, target)
+        planned = self._planned(prompt, explained, facts["correct"], caches, seed, beside)
         # What all methods and metrics ablate runs together: larger batches, and no set of tokens twice.
         for cache in caches.values():
             masks = [
@@ -181,23 +193,30 @@ class Evaluator:
             "correct": None if target is None else top == target,
         }
 
-    def _caches(self, prompt: Prompt, top: int, seed: int) -> dict[str, AblationCache]:
+    def _caches(self, prompt: Prompt, top: int, seed: int, other: Sequence[int] | None) -> dict[str, AblationCache]:
         """The outcomes of each ablation, which follow the top token; none where no metric ablates."""
         if not any(metric.needs_ablation for metric in self.metrics):
             return {}
-        options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "seed": seed}
+        options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "other": other, "seed": seed}
         return {
             name: AblationCache(AblatedPrompt(self.model, prompt.token_ids, prompt.special, top, name, **options), seed)
             for name in self.ablations
         }
 
     def _planned(
-        self, prompt: Prompt, target: int, correct: bool | None, caches: Mapping[str, AblationCache], seed: int
+        self,
+        prompt: Prompt,
+        target: int,
+        correct: bool | None,
+        caches: Mapping[str, AblationCache],
+        seed: int,
+        other: Sequence[int] | None,
     ) -> list[_Plan]:
         """Every method's scores with every metric and ablation."""
         planned: list[_Plan] = []
-        for method in self.methods:
-            scores = _left_out(method, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
+        for asked in self.methods:
+            method = asked.against(other)
+            scores = _left_out(asked, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.needs_ablation else (None,):
                     scored = ScoredPrompt(
@@ -257,9 +276,9 @@ def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache
     kind = method.explanation
     if not isinstance(kind, LeaveOneOut) or (kind.measure, kind.by) != ("kl", "token"):
         return None
-    if ABLATIONS[kind.ablation].random:
+    if kind.token_ablation.random:
         return None
-    cache = caches.get(kind.ablation)
+    cache = caches.get(kind.token_ablation.name) if kind.other_prompt is None else None
     if cache is None:
         return None
     scores = torch.zeros(len(prompt), dtype=torch.float64)

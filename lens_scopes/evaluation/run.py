@@ -37,9 +37,11 @@ _CORPUS = 256  # first passages of a data set, from which a corpus mean and resa
 class EvaluatorLike(Protocol):
     """What the run needs of an evaluator."""
 
+    needs_other: bool
+
     def passage(self, passage: Any) -> Prompt: ...
     def measure(
-        self, prompt: Prompt, target: int | None, *, index: int
+        self, prompt: Prompt, target: int | None, *, index: int, other: Sequence[int] | None = None
     ) -> tuple[dict[str, Any], list[Measurement]]: ...
     def signature(self) -> dict[str, Any]: ...
 
@@ -60,6 +62,7 @@ def evaluate(
     seed: int = 0,
     draws: int = 4,
     field: str | None = None,
+    other: str | None = None,
     split: str | None = None,
     subset: str | None = None,
     retry: bool = False,
@@ -75,7 +78,9 @@ def evaluate(
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        passages: a file, the name of a data set, or texts; see `read_passages`.
+        passages: a file, the name of a data set, or texts; see `read_passages`. Pairs of a text and another prompt of
+            as many tokens are for the ablation "prompt", and for methods measured from it: "semantic+dot-prompt",
+            "semantic+dot+path-prompt@8", "loo-kl@prompt".
         methods: names such as "fisher@8", objectives, Specs, or pairs (name, scores or function); see `as_method`. By
             default the protocol's own.
         metrics: names of METRICS, such as "aopc"; `lens-scopes evaluate --help` describes all.
@@ -93,6 +98,7 @@ def evaluate(
         seed: random seed; the global generator is not touched.
         draws: samples averaged where an ablation is random.
         field: the field or column that holds the text. By default "text".
+        other: the field or column that holds another prompt for each passage. By default none is read.
         split: the split of a data set that has several.
         subset: the configuration of a data set that has several.
         retry: measure passages again that failed before.
@@ -128,7 +134,7 @@ def evaluate(
     if limit is not None:
         limit = whole_number(limit, "limit", EvaluationError, least=1)
     selection = Selection(
-        read_passages(passages, field=field, split=split, subset=subset), skip, limit, target, truncate
+        read_passages(passages, field=field, other=other, split=split, subset=subset), skip, limit, target, truncate
     )
     if not selection.indices():
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
@@ -145,6 +151,11 @@ def evaluate(
         corpus=_corpus(model, selection),
         protocol=conventions,
     )
+    if evaluator.needs_other and not selection.passages.others:
+        raise EvaluationError(
+            "what is asked needs another prompt for each passage, and none came with them; name the field that holds "
+            "it (other=, --other-field), or give pairs (text, other)."
+        )
     # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(
@@ -212,10 +223,14 @@ def measure_passages(
 def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
     began = time.perf_counter()
     try:
-        prompt = read_passage(model, selection.passages.items[index], selection.target, truncate=selection.truncate)
+        passages = selection.passages
+        other = passages.others[index] if passages.others else None
+        prompt = read_passage(model, passages.items[index], selection.target, truncate=selection.truncate, other=other)
         if isinstance(prompt, TooLong):
             return PassageRecord(index, TOO_LONG, str(prompt))
-        facts, measurements = evaluator.measure(evaluator.passage(prompt.token_ids), prompt.target, index=index)
+        beside = {} if prompt.other is None else {"other": prompt.other}
+        read = evaluator.passage(prompt.token_ids)
+        facts, measurements = evaluator.measure(read, prompt.target, index=index, **beside)
     except Exception as error:  # one passage must not end the run, whatever is wrong with it
         said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
         return PassageRecord(index, FAILED, " ".join(said.split()), seconds=time.perf_counter() - began)

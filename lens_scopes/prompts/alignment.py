@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from difflib import SequenceMatcher
 
 from lens_scopes.errors import PromptError
@@ -32,11 +32,28 @@ def read_aligned(model: TokenModel, prompt: Prompt, other: PromptLike, length: i
     return read
 
 
+def differences(mine: Sequence[Hashable], theirs: Sequence[Hashable]) -> list[tuple[int, int, int, int]]:
+    """The stretches [start, stop) of one sequence that stand against others [start, stop) of the other.
+
+    Of sequences of one length that is place by place; else a longest common sequence decides.
+
+    >>> differences("abcd", "axcd"), differences("abcd", "axyd")
+    ([(1, 2, 1, 2)], [(1, 2, 1, 2), (2, 3, 2, 3)])
+    >>> differences("abcd", "axxcd")
+    [(1, 2, 1, 3)]
+    """
+    if len(mine) == len(theirs):
+        return [(at, at + 1, at, at + 1) for at in range(len(mine)) if mine[at] != theirs[at]]
+    matcher = SequenceMatcher(None, mine, theirs, autojunk=False)
+    return [(start, stop, first, last) for tag, start, stop, first, last in matcher.get_opcodes() if tag != "equal"]
+
+
 def _parting(prompt: Prompt, other: Prompt) -> str:
     """The first stretch of tokens that stands against one of another length."""
-    matcher = SequenceMatcher(None, prompt.token_ids, other.token_ids, autojunk=False)
     start, stop, other_start, other_stop = next(
-        stretch for tag, *stretch in matcher.get_opcodes() if stretch[1] - stretch[0] != stretch[3] - stretch[2]
+        stretch
+        for stretch in differences(prompt.token_ids, other.token_ids)
+        if stretch[1] - stretch[0] != stretch[3] - stretch[2]
     )
     return f"position {start}: {_listed(prompt.tokens[start:stop])} | {_listed(other.tokens[other_start:other_stop])}"
 

@@ -10,8 +10,8 @@ from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.prompts.read import extended
-from lens_scopes.prompts.tokens import as_integer, quote, tokenize
+from lens_scopes.prompts.read import continued, extended
+from lens_scopes.prompts.tokens import TokenModel, as_integer, quote, size_of
 
 AnswerLike: TypeAlias = Annotated[str | int | Sequence[int], VALIDATED]
 
@@ -49,45 +49,63 @@ class Answer:
         return len(self.prompt) - self.start
 
 
+def one_answer(answer: AnswerLike | None, generate: int | None) -> AnswerLike | None:
+    """The answer that is given, or the number of tokens that are to be generated; None for neither.
+
+    Raises:
+        PromptError: for both.
+    """
+    if answer is not None and generate is not None:
+        raise PromptError("an answer was given and one is to be generated; ask for one of them.")
+    return answer if generate is None else generate
+
+
 def read_answer(model: ScopedModel, prompt: Prompt, answer: AnswerLike) -> Answer:
     """The answer after a prompt.
 
     Args:
         prompt: the whole of it is read before the answer.
-        answer: a text, which is tokenized by itself and put after the prompt's tokens; token ids; or a number of
-            tokens for the model to generate, each the most probable one.
+        answer: a text, in the tokens that the model reads after the prompt's; token ids; or a number of tokens for the
+            model to generate, each the most probable one.
 
     Raises:
-        PromptError: for an empty answer, one that does not fit the context window after the prompt, ids outside the
-            vocabulary, and values of another kind.
+        PromptError: for an empty answer; a text that changes the prompt's own tokens, or that follows a prompt of ids;
+            an answer that does not fit the context window after the prompt; ids outside the vocabulary; and values of
+            another kind.
     """
     count = as_integer(answer)
     if count is not None and count < 1:
         raise PromptError(f"an answer has at least one token; got {count} tokens to generate.")
     if count is not None:
         return Answer(with_continuation(model, prompt, count), len(prompt), generated=True)
-    token_ids = _token_ids(model, answer)
-    if len(prompt) + len(token_ids) > model.cfg.n_ctx:
-        raise PromptError(
-            f"an answer of {len(token_ids)} tokens after a prompt of {len(prompt)} exceeds the context window of "
-            f"{model.cfg.n_ctx}; shorten one of them."
-        )
-    return Answer(extended(model, prompt, token_ids), len(prompt))
+    return given_answer(model, prompt, answer)
 
 
-def _token_ids(model: ScopedModel, answer: Any) -> list[int]:
-    if isinstance(answer, str):
-        if model.tokenizer is None:
-            raise PromptError("the model has no tokenizer to read an answer with; give it as token ids.")
-        token_ids, _ = tokenize(model.tokenizer, answer)
-    elif hasattr(answer, "tolist") or isinstance(answer, Sequence):
-        items: Any = answer
-        token_ids = [as_integer(item) for item in (items.tolist() if hasattr(items, "tolist") else items)]
-        if None in token_ids:
-            raise PromptError(f"an answer is a text, token ids or a number of tokens to generate; got {quote(answer)}.")
-    else:
-        kind = type(answer).__name__
-        raise PromptError(f"an answer is a text, token ids or a number of tokens to generate; got {kind}.")
+def given_answer(model: TokenModel, prompt: Prompt, answer: str | Sequence[int] | Any) -> Answer:
+    """The answer after a prompt, where it is a text or token ids.
+
+    Raises:
+        PromptError: as `read_answer`.
+    """
+    whole = continued(model, prompt, answer) if isinstance(answer, str) else None
+    token_ids = _given_ids(answer) if whole is None else whole.token_ids[len(prompt) :]
     if not token_ids:
         raise PromptError(f"the answer {quote(answer)} is empty; give at least one token, such as ' Paris'.")
+    n_ctx = size_of(model, "n_ctx")
+    if n_ctx is not None and len(prompt) + len(token_ids) > n_ctx:
+        raise PromptError(
+            f"an answer of {len(token_ids)} tokens after a prompt of {len(prompt)} exceeds the context window of "
+            f"{n_ctx}; shorten one of them."
+        )
+    return Answer(extended(model, prompt, token_ids) if whole is None else whole, len(prompt))
+
+
+def _given_ids(answer: Any) -> list[int]:
+    expected = "an answer is a text, token ids or a number of tokens to generate; got"
+    items = answer.tolist() if hasattr(answer, "tolist") else answer
+    if not isinstance(items, Sequence):
+        raise PromptError(f"{expected} {type(answer).__name__}.")
+    token_ids = [as_integer(item) for item in items]
+    if None in token_ids:
+        raise PromptError(f"{expected} {quote(answer)}.")
     return token_ids  # pyright: ignore[reportReturnType]

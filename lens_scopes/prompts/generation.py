@@ -24,11 +24,9 @@ def with_continuation(model: ScopedModel, prompt: Prompt, count: int) -> Prompt:
     """The prompt with `count` tokens of the model's own continuation at its end.
 
     Raises:
-        PromptError: for a negative count, and when the result would not fit the context window.
+        PromptError: when the result would not fit the context window.
     """
     length = len(prompt.token_ids)
-    if count < 0:
-        raise PromptError(f"the number of tokens to generate must be non-negative; got {count}.")
     if length + count > model.cfg.n_ctx:
         raise PromptError(
             f"{count} generated tokens after a prompt of {length} exceed the context window of {model.cfg.n_ctx}; "

@@ -101,6 +101,34 @@ def extended(model: TokenModel, prompt: Prompt, token_ids: Sequence[int]) -> Pro
     return result
 
 
+def continued(model: TokenModel, prompt: Prompt, text: str) -> Prompt:
+    """The prompt with a text after it, read as one text.
+
+    A tokenizer may join the first characters of what follows to the prompt's last token, or read a text otherwise where
+    it stands alone. The tokens are those of the whole text, and the prompt must keep its own. How many the context
+    window holds is not checked.
+
+    Raises:
+        PromptError: for a prompt of ids, and where the prompt's tokens are not those that the whole text begins with.
+    """
+    if prompt.text is None:
+        raise PromptError("the prompt was given as ids, so the answer must be too; got text.")
+    source = "chat" if prompt.source == "chat" else "text"
+    own, whole = (_read_text(model, read, source=source) for read in (prompt.text, prompt.text + text))
+    if own.token_ids != prompt.token_ids:
+        raise PromptError(
+            "the prompt's tokens are not those of its text, as after generation or a cut, so no text can be read after "
+            "them; give the answer as token ids."
+        )
+    if whole.token_ids[: len(own)] != own.token_ids:
+        raise PromptError(
+            f"the answer {quote(text)} joins the prompt's last token, {prompt.tokens[-1]!r}, to another one; begin it "
+            "with a space or a line break, or move text between the two."
+        )
+    _check_vocabulary(model, whole)
+    return replace(whole, spans=prompt.spans, turns=prompt.turns)
+
+
 def _consecutive(start: int, strings: Sequence[str]) -> list[tuple[int, int]]:
     stops = list(itertools.accumulate(map(len, strings), initial=start))
     return list(itertools.pairwise(stops))
@@ -202,17 +230,22 @@ def _read_chat(model: TokenModel, messages: Any) -> Prompt:
 def _check_fits(model: TokenModel, prompt: Prompt) -> None:
     if not prompt.token_ids:
         raise PromptError("the prompt is empty; give at least one token")
-    d_vocab, n_ctx = size_of(model, "d_vocab"), size_of(model, "n_ctx")
+    _check_vocabulary(model, prompt)
+    n_ctx = size_of(model, "n_ctx")
+    if n_ctx is not None and len(prompt) > n_ctx:
+        raise PromptError(
+            f"the prompt has {len(prompt)} tokens, but the model's context window holds {n_ctx}; shorten it"
+        )
+
+
+def _check_vocabulary(model: TokenModel, prompt: Prompt) -> None:
+    d_vocab = size_of(model, "d_vocab")
     for index, token_id in enumerate(prompt.token_ids):
         if not in_vocabulary(token_id, d_vocab):
             raise PromptError(
                 f"token {index} of the prompt, {quote(prompt.tokens[index])}, has the id {token_id}, "
                 f"outside the model's vocabulary ({id_range(d_vocab)}); use the model's own tokenizer"
             )
-    if n_ctx is not None and len(prompt) > n_ctx:
-        raise PromptError(
-            f"the prompt has {len(prompt)} tokens, but the model's context window holds {n_ctx}; shorten it"
-        )
 
 
 def _with_leading_space(text: str, strings: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.errors import ResultError
 from lens_scopes.prompts.groups import Grouping, group_tokens, text_of
-from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.results.answer import AnswerRecord
-from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.base import AnswerRecord, Entry, Result
 from lens_scopes.results.record import plain
 
 if TYPE_CHECKING:
@@ -54,6 +54,37 @@ class DirectionDetails:
         return cls(**known, other=named)
 
 
+@dataclass(frozen=True)
+class LensReading:
+    """What the cells of the layers × tokens map read as: the most probable tokens of each, by a lens.
+
+    Attributes:
+        lens: "logit", or "jacobian" for a fitted JacobianLens.
+        equation: what the probabilities are of a cell's residual stream h.
+        token_ids: of each layer and token, most probable first; empty for a cell that was not read.
+        tokens: the same as strings.
+        probabilities: of them; NaN for cells that were not read.
+    """
+
+    lens: str
+    equation: str
+    token_ids: list[list[list[int]]]
+    tokens: list[list[list[str]]]
+    probabilities: Float[Tensor, "layer pos top"]
+
+    def at(self, row: int, index: int) -> list[PredictedToken]:
+        """The tokens that a cell reads as, most probable first; empty where it was not read.
+
+        Args:
+            row: of the layer, as in `Attribution.layers`; negative from the end.
+            index: of the token, negative from the end.
+        """
+        cell = zip(
+            self.token_ids[row][index], self.tokens[row][index], self.probabilities[row, index].tolist(), strict=False
+        )
+        return [PredictedToken(*item) for item in cell]
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Attribution(Result):
     """Influence of each token on one prediction of one model.
@@ -67,6 +98,7 @@ class Attribution(Result):
         other_answer: the answer it is contrasted with.
         layers: influence of each token at every layer's residual stream, where asked for.
         layer_names: the hook names of its rows.
+        lens: what the residual stream reads as in each cell of `layers`, where a lens was asked for.
         sites: influence at other sites asked for, by hook name.
         standard_error: standard error of scores, where directions were sampled.
         layers_standard_error: the same for layers.
@@ -91,6 +123,7 @@ class Attribution(Result):
     other_answer: AnswerRecord | None = None
     layers: Float[Tensor, "layer pos"] | None = None
     layer_names: list[str] = field(default_factory=list)
+    lens: LensReading | None = None
     sites: dict[str, Float[Tensor, "pos ..."]] = field(default_factory=dict)
     standard_error: Float[Tensor, " pos"] | None = None
     layers_standard_error: Float[Tensor, "layer pos"] | None = None
@@ -143,6 +176,41 @@ class Attribution(Result):
                 columns |= {f"{name}.{index}": row.tolist() for index, row in enumerate(flat)}
         return pandas.DataFrame(columns)
 
+    def cells(self, k: int | None = None) -> pandas.DataFrame:
+        """The cells of the layers × tokens map, the largest magnitudes first, with what a lens read there.
+
+        Args:
+            k: how many at most, without the special tokens'; by default all, special ones too.
+
+        Returns:
+            One row per cell: layer (its hook name), index, token, special, score; and where a lens was asked for
+            reads_as and probability, of the most probable token (None and NaN where the cell was not read).
+
+        Raises:
+            ResultError: for an attribution without layers.
+
+        Example:
+            >>> att = ls.attribute(model, "The capital of France is", ls.Semantic(), layers=True, lens=True)
+            >>> att.cells(3).columns.tolist()
+            ['layer', 'index', 'token', 'special', 'score', 'reads_as', 'probability']
+        """
+        import pandas
+
+        if self.layers is None:
+            raise ResultError("the attribution has no layers to show cells of; compute it with layers=True.")
+        rows = []
+        for row, (name, scores) in enumerate(zip(self.layer_names, self.layers.tolist(), strict=True)):
+            for index, score in enumerate(scores):
+                line = {"layer": name, "index": index, "token": self.tokens[index], "special": self.special[index]}
+                line["score"] = score
+                if self.lens is not None:
+                    best = next(iter(self.lens.at(row, index)), None)
+                    line |= {"reads_as": best and best.token, "probability": best.probability if best else math.nan}
+                rows.append(line)
+        frame = pandas.DataFrame(rows).sort_values("score", key=abs, ascending=False, kind="stable")
+        frame = frame if k is None else frame[~frame["special"]].head(k)
+        return frame.reset_index(drop=True)
+
     def group(self, by: Grouping = "word") -> pandas.DataFrame:
         """Scores summed over words, lines, sentences, paragraphs, chat turns or named documents.
 
@@ -174,15 +242,7 @@ class Attribution(Result):
         """
         import pandas
 
-        prompt = Prompt(
-            text=self.text,
-            token_ids=tuple(self.token_ids),
-            tokens=tuple(self.tokens),
-            offsets=None if self.offsets is None else tuple(self.offsets),
-            special=tuple(self.special),
-            source="ids" if self.text is None else "chat" if self.turns else "text",
-            turns=self.turns,
-        )
+        prompt = self.as_prompt()
         groups = group_tokens(prompt, by)
         return pandas.DataFrame(
             {

@@ -6,7 +6,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, overload
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from lens_scopes.engine.final_state import Prediction
 from lens_scopes.engine.memory import MemoryPlan
 from lens_scopes.errors import ResultError
 from lens_scopes.models.load import ModelRecord
+from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results import files
 from lens_scopes.results.record import decode, decode_fields, plain
 from lens_scopes.results.writing import utf8, write_whole
@@ -64,6 +66,36 @@ def rank(entries: Sequence[Entry], values: Float[Tensor, " entry"], k: int, spec
     return [Ranked(entries[row].index, entries[row].label, numbers[row]) for row in chosen]
 
 
+@dataclass(frozen=True)
+class AnswerRecord:
+    """An answer, teacher-forced.
+
+    Attributes:
+        tokens: its tokens as strings.
+        token_ids: their ids.
+        log_probabilities: log P(token | prompt and the answer's tokens before it), in nats, ≤ 0.
+        generated: whether the model chose the tokens, each its most probable one; else they were given.
+    """
+
+    aligned: ClassVar[dict[str, tuple[str, ...]]] = {"answer": ("tokens", "token_ids", "log_probabilities")}
+    """As `Result.aligned`."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    log_probabilities: list[float]
+    generated: bool = False
+
+    @property
+    def text(self) -> str:
+        """The answer as text."""
+        return "".join(self.tokens)
+
+    @property
+    def log_probability(self) -> float:
+        """log P(answer | prompt), in nats."""
+        return sum(self.log_probabilities)
+
+
 class Viewable:
     """The views of a result, for its class to inherit.
 
@@ -71,11 +103,18 @@ class Viewable:
     is looked at.
     """
 
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+    @overload
+    def to_html(self, path: str | os.PathLike[str]) -> Path: ...
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str | Path:
         """The result as one self-contained page that opens offline.
 
         Args:
             path: where to write it; None only returns the HTML.
+
+        Returns:
+            The path written, or the HTML where none is given.
 
         Raises:
             FileError: when it cannot be written.
@@ -83,9 +122,10 @@ class Viewable:
         from lens_scopes.views import to_html
 
         page = to_html(self)
-        if path is not None:
-            write_whole(path, utf8(page))
-        return page
+        if path is None:
+            return page
+        write_whole(path, utf8(page))
+        return Path(path)
 
     def figure(self) -> Figure:
         """A matplotlib figure of the result, for papers."""
@@ -106,11 +146,16 @@ class Viewable:
 
         return rendered(self, suffix)
 
-    def show(self) -> None:
-        """Shows the result: in a notebook as an offline page, elsewhere in the terminal."""
+    def show(self, *, full: bool = False, height: int | None = None) -> None:
+        """Shows the result: in a notebook as an offline view, elsewhere in the terminal.
+
+        Args:
+            full: in a notebook, the whole page of `to_html` (1.4 MB) in place of the compact view.
+            height: in a notebook, of the frame in pixels; by default it fits its content.
+        """
         from lens_scopes.views import show
 
-        show(self)
+        show(self, full=full, height=height)
 
     def _repr_html_(self) -> str:
         from lens_scopes.views import notebook_html
@@ -152,7 +197,7 @@ class Result(Viewable, ABC):
     """
 
     kind: ClassVar[str]
-    """The kind of the result: attribution, heads, matrix, modes or flow."""
+    """The kind of the result: attribution, heads, cells, matrix, influence, modes or flow."""
 
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""
@@ -210,8 +255,8 @@ class Result(Viewable, ABC):
     def difference(self, other: Result) -> Difference:
         """This result minus another of its kind on the same tokens, entry by entry; also written `a - b`.
 
-        Subtracted are: scores, layers and sites of attributions; effects of heads and MLPs; the matrix; the actual
-        nats of token replacements; bound and channel of flows, both at this result's σ.
+        Subtracted are: scores, layers and sites of attributions; effects of heads, MLPs and cells; the matrix; total
+        and direct shares; the actual nats of token replacements; bound and channel of flows, both at this result's σ.
 
         Raises:
             ResultError: for another kind, other tokens, another scope or readout (and so another unit), or other rows.
@@ -260,6 +305,18 @@ class Result(Viewable, ABC):
                 )
         if other.entries() != self.entries():
             raise ResultError(f"the two results of kind {self.kind} have other rows; explain the same ones.")
+
+    def as_prompt(self) -> Prompt:
+        """The tokens as a Prompt, to group or to explain again."""
+        return Prompt(
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            tokens=tuple(self.tokens),
+            offsets=None if self.offsets is None else tuple(self.offsets),
+            special=tuple(self.special),
+            source="ids" if self.text is None else "chat" if self.turns else "text",
+            turns=self.turns,
+        )
 
     def __sub__(self, other: Result) -> Difference:
         return self.difference(other) if isinstance(other, Result) else NotImplemented

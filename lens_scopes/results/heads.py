@@ -1,4 +1,4 @@
-"""HeadInspection: the influence of every attention head and MLP on one prediction."""
+"""HeadInspection: the influence of every attention head and MLP on one prediction or a whole answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.base import AnswerRecord, Entry, Result
 from lens_scopes.scopes.paths import Component
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class AblationEffect:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HeadInspection(Result):
-    """Influence of every attention head and MLP on one prediction.
+    """Influence of every attention head and MLP on one prediction or a whole answer.
 
     Attributes:
         effect: [layer, head], predicted change of the output explained when the head is set to its baseline at every
@@ -62,6 +62,9 @@ class HeadInspection(Result):
         baseline: what a component's output was set to: "zero", "mean", "shuffle", or "prompt" for another prompt's.
         baseline_tokens: the tokens of that other prompt, aligned with `tokens`; empty for the other baselines.
         target: the token explained, for objectives that have one.
+        answer: the answer explained, in place of the next token; `tokens` are then the prompt's and the answer's but
+            its last.
+        other_answer: the answer that it is contrasted with; its tokens but the last follow those of `answer`.
 
     The other attributes are those of Result.
 
@@ -87,6 +90,8 @@ class HeadInspection(Result):
     baseline: str
     baseline_tokens: list[str] = field(default_factory=list)
     target: PredictedToken | None = None
+    answer: AnswerRecord | None = None
+    other_answer: AnswerRecord | None = None
 
     def __repr__(self) -> str:
         named = ", ".join(f"{item.label} {item.score:.3g}" for item in self.top(3))

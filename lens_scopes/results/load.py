@@ -7,13 +7,24 @@ import os
 from lens_scopes.results import files
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.base import Result
+from lens_scopes.results.cells import CellPatches
 from lens_scopes.results.flow import InformationFlow
 from lens_scopes.results.heads import HeadInspection
+from lens_scopes.results.influence import TotalInfluence
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.results.modes import ModeInspection
 
 KINDS: dict[str, type[Result]] = {
-    cls.kind: cls for cls in (Attribution, HeadInspection, AttributionMatrix, ModeInspection, InformationFlow)
+    cls.kind: cls
+    for cls in (
+        Attribution,
+        HeadInspection,
+        CellPatches,
+        AttributionMatrix,
+        TotalInfluence,
+        ModeInspection,
+        InformationFlow,
+    )
 }
 
 
@@ -24,7 +35,8 @@ def load(path: str | os.PathLike[str]) -> Result:
         path: of the file.
 
     Returns:
-        An Attribution, HeadInspection, AttributionMatrix, ModeInspection or InformationFlow.
+        An Attribution, HeadInspection, CellPatches, AttributionMatrix, TotalInfluence, ModeInspection or
+        InformationFlow.
 
     Raises:
         FileError: when the file is missing, damaged, no result, or of another version.

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import PromptError
+from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.base import Entry, Result
 
 if TYPE_CHECKING:
     import pandas
+
+    from lens_scopes.results.influence import TotalInfluence
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -27,7 +30,9 @@ class AttributionMatrix(Result):
         destinations: the positions explained, one a row.
         targets: the token each row's objective is about, where it has one, else None.
         predicted: the model's own top token after each position.
-        generated: how many of the last tokens the model generated itself.
+        answer: how many of the last tokens are the answer whose predictions the rows are; 0 where every prediction of
+            the text has a row.
+        generated: how many of them the model generated itself.
         spans: named token ranges [start, stop), from chat messages or given.
 
     The other attributes are those of Result; `position` is the last destination.
@@ -45,15 +50,21 @@ class AttributionMatrix(Result):
     destinations: list[int]
     targets: list[PredictedToken | None]
     predicted: list[PredictedToken]
+    answer: int = 0
     generated: int
     spans: dict[str, tuple[int, int]]
 
     def __repr__(self) -> str:
-        made = f", {self.generated} generated" if self.generated else ""
+        made = f", an answer of {self.answer} {self.origin}" if self.answer else ""
         return (
             f"AttributionMatrix({self.objective} on {self.model['name']}, "
             f"{len(self.destinations)} destinations × {len(self.tokens)} sources{made})"
         )
+
+    @property
+    def origin(self) -> str:
+        """How the answer's tokens came about: "generated" or "given"."""
+        return "generated" if self.generated else "given"
 
     def span_totals(self, spans: Mapping[str, tuple[int, int]] | None = None) -> pandas.DataFrame:
         """How much each span of the text mattered to each other: scores summed over the sources of one span and
@@ -63,7 +74,8 @@ class AttributionMatrix(Result):
         ones (BOS) too.
 
         Args:
-            spans: names → token ranges [start, stop); by default `self.spans`; "generated" is added where it applies.
+            spans: names → token ranges [start, stop); by default `self.spans`; "answer" is added where there is one,
+                or "generated" for one that the model made.
 
         Returns:
             One row per target span, one column per source span; NaN where a span predicts nothing.
@@ -79,8 +91,9 @@ class AttributionMatrix(Result):
         import pandas
 
         chosen = dict(self.spans if spans is None else spans)
-        if self.generated:
-            chosen.setdefault("generated", (len(self.tokens) - self.generated, len(self.tokens)))
+        if self.answer:
+            name = "generated" if self.generated else "answer"
+            chosen.setdefault(name, (len(self.tokens) - self.answer, len(self.tokens)))
         if not chosen:
             raise PromptError("span totals need named spans: give {'name': (start, stop)} in tokens, or a chat prompt.")
         for name, (start, stop) in chosen.items():
@@ -98,6 +111,39 @@ class AttributionMatrix(Result):
                 column.append(float(totals[rows].mean()) if rows else float("nan"))
             table[source] = column
         return pandas.DataFrame(table, index=pandas.Index(list(chosen), name="target \\ source"))
+
+    def total_influence(self, of: SpanLike = "answer", *, special: bool = False) -> TotalInfluence:
+        """What a part of the generated text rests on in the prompt, through the generated tokens between.
+
+        Every row becomes shares of the tokens before it, and influence is followed from the part back to the prompt
+        along all paths: total = e (I − A)⁻¹ P, as `TotalInfluence` has it. No run of the model is needed.
+
+        Args:
+            of: the part: "answer" for the last sentence of the text after the prompt (all of it where the prompt was
+                given as ids), "generated" for all of it, the name of one of `spans`, or a span as everywhere: a part of
+                the text that occurs once, `Chars(start, stop)`, or (start, stop) in tokens.
+            special: whether special tokens are sources too. BOS is an attention sink: most influence would end there.
+
+        Returns:
+            A TotalInfluence: total and direct share of each prompt token, what passes through each generated one, and
+            the hops between sentences.
+
+        Raises:
+            PromptError: for a matrix without generated tokens or a given answer, and for a part that is missing,
+                ambiguous or in the prompt.
+            ResultError: for scores that are not finite.
+
+        Source: CAGE, arXiv:2512.15663.
+
+        Example:
+            >>> matrix = ls.attribute_all(model, "The capital of France is", ls.Semantic(), generate=3)
+            >>> influence = matrix.total_influence((8, 9))  # the last token, through the two before it
+            >>> round(float(influence.scores.sum()), 6), bool(influence.direct.sum() < 1)
+            (1.0, True)
+        """
+        from lens_scopes.results.influence import total_influence
+
+        return total_influence(self, of, special)
 
     def _places(self) -> list[tuple[int, int, int]]:
         """Row, destination and source of every entry on and below the diagonal."""

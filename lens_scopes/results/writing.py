@@ -1,7 +1,12 @@
-"""Writes files whole or not at all, and tells before the work what could not be written. Imports nothing heavy."""
+"""Writes files whole or not at all, tells before the work what could not be written, and writes plain values as JSON.
+
+Imports nothing heavy, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
 import stat
@@ -9,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lens_scopes.errors import FileError
 
@@ -105,3 +111,18 @@ def _target(path: str | os.PathLike[str]) -> Path:
     if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):
         raise FileError(f"cannot write {path}: it is read-only; give another name, or make it writable.")
     return target
+
+
+def as_json(plain: dict[str, Any]) -> str:
+    """A result's plain values as JSON; what is not finite is null."""
+    return json.dumps(_finite(plain), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

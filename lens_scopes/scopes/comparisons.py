@@ -10,22 +10,25 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.ablations import ABLATIONS, ablation_named
+from lens_scopes.engine.ablations import ABLATIONS, TokenAblation, ablation_named
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
 from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError, check_seed
+from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.contract import contract
+from lens_scopes.prompts.tokens import quote
+from lens_scopes.scopes.contract import OF_ANSWER, contract
 from lens_scopes.scopes.objectives import Explanation, log_probability_of_answer
+from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_baseline, describe_other_prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 Measure: TypeAlias = Annotated["Literal['kl', 'logit', 'logprob']", VALIDATED]
 OutsideArray: TypeAlias = Annotated["Tensor | Sequence[float] | NDArray[Any]", VALIDATED]
 OutsideFunction: TypeAlias = Annotated["Callable[[Any, Sequence[int]], OutsideArray]", VALIDATED]
+Ablation: TypeAlias = Annotated["str | Sequence[int] | Tensor | Prompt", VALIDATED]
 
 
 class Baseline(Explanation):
@@ -47,8 +51,21 @@ class Baseline(Explanation):
     takes_answer: ClassVar[bool] = False
     """Whether a whole answer can be explained."""
 
-    of_answer: ClassVar[str] = ", summed over the answer's predictions"
+    of_answer: ClassVar[str] = OF_ANSWER
     """What becomes of the score of a whole answer, for the contract."""
+
+    @property
+    def other_prompt(self) -> OtherPrompt | None:
+        """Another prompt that tokens are replaced from; None for none."""
+        return None
+
+    def against(self, other: OtherPrompt) -> Baseline:
+        """The same with tokens replaced by another prompt's.
+
+        Raises:
+            ObjectiveError: for a method that replaces no tokens.
+        """
+        raise ObjectiveError(f"{self.scope} replaces no tokens, so there is no place for another prompt in it.")
 
     @abstractmethod
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
@@ -84,8 +101,75 @@ class Baseline(Explanation):
         )
 
 
+class Ablating(Baseline):
+    """Base of the methods that ablate tokens; their field `ablation` is a name of ABLATIONS, or another prompt."""
+
+    ablation: Any
+
+    def _read_ablation(self) -> None:
+        """Makes another prompt of the field a value that can be compared.
+
+        Raises:
+            EvaluationError: for what is neither a name nor a prompt, and for ablations that take other passages.
+        """
+        given = self.ablation
+        other = None if isinstance(given, str) and given in ABLATIONS else as_baseline(given)
+        if other is not None:
+            object.__setattr__(self, "ablation", other)
+        elif not isinstance(given, str):
+            raise EvaluationError(
+                f"an ablation is one of {', '.join(ABLATIONS)}, or another prompt as text, ids or a Prompt; got "
+                f"{quote(given)}."
+            )
+        elif ablation_named(given).corpus == "required":
+            raise EvaluationError(
+                f"{type(self).__name__} sees one prompt alone, so it has no {given} to replace tokens by; choose "
+                "'mean', the prompt's own, or another."
+            )
+
+    @property
+    def token_ablation(self) -> TokenAblation:
+        """The entry of ABLATIONS."""
+        return ABLATIONS[EACH if self.other_prompt is not None else self.ablation]
+
+    @property
+    def replacement(self) -> str:
+        """What a token is replaced by, in words."""
+        other = self.other_prompt
+        return (
+            self.token_ablation.help if other is None else f"the token in its place in {describe_other_prompt(other)}"
+        )
+
+    @property
+    def other_prompt(self) -> OtherPrompt | None:
+        named = isinstance(self.ablation, str) and self.ablation in ABLATIONS
+        return None if named else self.ablation
+
+    def against(self, other: OtherPrompt) -> Baseline:
+        if self.other_prompt is None and self.ablation != EACH:
+            raise ObjectiveError(
+                f"{self.scope} replaces tokens by {self.ablation!r} already, so there is no place for another prompt; "
+                f"write ablation={EACH!r}."
+            )
+        return replace(self, ablation=other)  # pyright: ignore[reportArgumentType]
+
+    def ablated(self, model: ScopedModel, prompt: Prompt, targets: Sequence[int], **options: Any) -> AblatedPrompt:
+        """The prompt with its ablation.
+
+        Raises:
+            PromptError: for another prompt of another length.
+            EvaluationError: as `AblatedPrompt`.
+        """
+        other, ids = self.other_prompt, None
+        if other is not None:
+            ids = read_aligned(model, prompt, other, len(prompt)).token_ids
+        return AblatedPrompt(
+            model, prompt.token_ids, prompt.special, targets, self.token_ablation.name, other=ids, **options
+        )
+
+
 @dataclass(frozen=True)
-class LeaveOneOut(Baseline):
+class LeaveOneOut(Ablating):
     """What really happens when a token is ablated, one token or segment at a time; special tokens stay in place and
     score 0.
 
@@ -101,7 +185,8 @@ class LeaveOneOut(Baseline):
     Args:
         measure: "kl", "logit" or "logprob".
         ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
-            tokens), "pad", "eos", "bos", "resample" (by tokens drawn from the prompt itself) or "remove".
+            tokens), "pad", "eos", "bos", "resample" (by tokens drawn from the prompt itself) or "remove"; or another
+            prompt of as many tokens (text, ids or a Prompt): the token that it has in the same place.
         draws: random replacements averaged for "resample".
         seed: of the draws.
         by: what is ablated together: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or
@@ -110,6 +195,7 @@ class LeaveOneOut(Baseline):
     Raises:
         ObjectiveError: for an unknown measure or unit.
         EvaluationError: for an unknown ablation, for "corpus-mean", and draws that are not a positive integer.
+        PromptError: when used, for another prompt of another length, with the place where the two part.
 
     Example:
         >>> att = ls.attribute(model, "The capital of France is", ls.LeaveOneOut("kl", ablation="mean"))
@@ -118,7 +204,7 @@ class LeaveOneOut(Baseline):
     """
 
     measure: Measure = "kl"
-    ablation: str = "zero"
+    ablation: Ablation = "zero"
     draws: int = 4
     seed: int = 0
     by: str = "token"
@@ -132,7 +218,7 @@ class LeaveOneOut(Baseline):
         check_draws(self.draws)
         object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
-        check_ablation(self)
+        self._read_ablation()
 
     @property
     def output(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -153,7 +239,7 @@ class LeaveOneOut(Baseline):
 
     @property
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        replaced = f"is replaced by {ABLATIONS[self.ablation].help}"
+        replaced = f"is replaced by {self.replacement}"
         if self.by == "token":
             return f"one token at a time {replaced}"
         return (
@@ -180,8 +266,8 @@ class LeaveOneOut(Baseline):
         return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r}{by})"
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        tokens, targets = prompt.token_ids, [state.followed_token for state in states]
-        ablated = AblatedPrompt(model, tokens, prompt.special, targets, self.ablation, draws=self.draws, seed=self.seed)
+        targets = [state.followed_token for state in states]
+        ablated = self.ablated(model, prompt, targets, draws=self.draws, seed=self.seed)
         left_out = segments(prompt, self.by)
         after = ablated.outcomes(ablated.masks(left_out), with_divergence=self.measure == "kl")
         values = {
@@ -190,15 +276,6 @@ class LeaveOneOut(Baseline):
             "logprob": ablated.clean_log_probability - after.log_probability,
         }[self.measure]
         return spread(values, left_out, len(prompt)).to(states[0].y.dtype)
-
-
-def check_ablation(method: Any) -> None:
-    """Raises EvaluationError for a method's ablation that is unknown, or takes other prompts than the one explained."""
-    if ablation_named(method.ablation).corpus == "required":
-        raise EvaluationError(
-            f"{type(method).__name__} sees one prompt alone, so it has no {method.ablation} to replace tokens by; "
-            "choose 'mean', the prompt's own, or another."
-        )
 
 
 def check_unit(by: str) -> None:

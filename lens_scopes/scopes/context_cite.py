@@ -10,21 +10,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline, check_ablation, check_unit, spread
+from lens_scopes.scopes.comparisons import Ablating, Ablation, check_unit, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
 
 
 @dataclass(frozen=True)
-class ContextCite(Baseline):
+class ContextCite(Ablating):
     """Which segments an answer rests on: the weights of a sparse linear model of what random ablations do.
 
     Each ablation keeps every segment with probability ½. The logit of the answer's probability, log p − log(1 − p) with
@@ -55,7 +53,7 @@ class ContextCite(Baseline):
 
     ablations: int = 64
     by: str = "sentence"
-    ablation: str = "remove"
+    ablation: Ablation = "remove"
     seed: int = 0
     scope: ClassVar[str] = "context-cite"
     output: ClassVar[str] = "log p − log(1 − p) of the probability p of the next token"
@@ -68,7 +66,7 @@ class ContextCite(Baseline):
         object.__setattr__(self, "ablations", ablations)
         object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
-        check_ablation(self)
+        self._read_ablation()
 
     @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -81,7 +79,7 @@ class ContextCite(Baseline):
     def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (
             f"{self.ablations} times, every {self.by} is kept with probability ½; each token of the others is replaced "
-            f"by {ABLATIONS[self.ablation].help}"
+            f"by {self.replacement}"
         )
 
     @property
@@ -100,12 +98,10 @@ class ContextCite(Baseline):
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         found, targets = segments(prompt, self.by), [state.followed_token for state in states]
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
-        ablated = AblatedPrompt(
+        ablated = self.ablated(
             model,
-            prompt.token_ids,
-            prompt.special,
+            prompt,
             targets,
-            self.ablation,
             draws=1,
             seed=self.seed,
             clean_states=torch.stack([state.y for state in states]),

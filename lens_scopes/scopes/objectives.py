@@ -62,6 +62,11 @@ class Directions:
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
+    @property
+    def by_prediction(self) -> Float[Tensor, "k prediction d_model"]:
+        """The vectors, with one row for each prediction, also where there is a single one."""
+        return self.vectors.reshape(len(self.vectors), -1, self.vectors.shape[-1])
+
 
 def single(vector: Float[Tensor, " d_model"], **details: Any) -> Directions:
     """One direction of weight one."""
@@ -265,6 +270,10 @@ class Objective(Explanation):
     def change(self, before: FinalState, after: FinalState) -> float:
         """What an intervention really did to the output explained, in the units of `predicted_change`."""
 
+    def answer_change(self, before: Sequence[FinalState], after: Sequence[FinalState]) -> float:
+        """The same of an answer, summed over its predictions: a divergence by the chain rule, along this answer."""
+        return sum(self.change(*pair) for pair in zip(before, after, strict=True))
+
     def predicted_change(self, directions: Directions, amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
         """What a small change of y is predicted to do, from its amounts v_iᵀδ along the directions.
 
@@ -450,7 +459,11 @@ class LogProbDiff(Objective):
 
     def answer_directions(self, states: Sequence[FinalState]) -> Directions:
         """Those of one answer's log-probability; `contrast` puts both together."""
-        return over_answer([LogProb().directions(state) for state in states])
+        return LogProb().answer_directions(states)
+
+    def answer_change(self, before: Sequence[FinalState], after: Sequence[FinalState]) -> float:
+        """That of one answer's log-probability."""
+        return LogProb().answer_change(before, after)
 
     def change(self, before: FinalState, after: FinalState) -> float:
         raise ObjectiveError("LogProbDiff explains two answers, and no single prediction.")

@@ -1,7 +1,7 @@
 """Another prompt that a path starts from or a readout measures from, as a value and as text.
 
 The value is a text or a tuple of ids, which compare and hash; `prompts.alignment` reads it for a model. As text it is
-a quoted string, or ids: `"The capital"`, `#2,#651`.
+a quoted string, or ids: `"The capital"`, `#2#651`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from torch import Tensor
 from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.registry import read_token, write_token
+from lens_scopes.scopes.registry import IDS_AS_TEXT, read_text_or_ids, write_text_or_ids, write_token
 
 OtherPrompt: TypeAlias = str | tuple[int, ...]
 
-_IDS = r"#[0-9]{1,18}(?:,#[0-9]{1,18})*"
-AS_TEXT = rf"{_IDS}|\"(?:[^\"\\]|\\.)+\""
-_NAME = re.compile(r"[a-z]*")
+AS_TEXT = rf"{IDS_AS_TEXT}|\"(?:[^\"\\]|\\.)+\""
+_NAME = re.compile(r"[a-z-]*")
 _MOST_SHOWN = 8  # ids
+
+EACH = "prompt"
+"""The name that stands for each prompt's own other one: in an evaluation that of the passage."""
 
 
 def as_other_prompt(value: Any) -> OtherPrompt | None:
-    """A prompt given as text, ids or a Prompt; None for what is none of these."""
+    """A prompt given as text, ids or a Prompt; None for what is none of these.
+
+    >>> as_other_prompt("The capital"), as_other_prompt([2, 651]), as_other_prompt(3.5)
+    ('The capital', (2, 651), None)
+    """
     if isinstance(value, str):
         return value or None
     if isinstance(value, Prompt):
@@ -49,7 +55,7 @@ def as_baseline(value: Any) -> OtherPrompt | None:
 
 def write_other_prompt(other: OtherPrompt) -> str:
     """The text that `read_other_prompt` reads."""
-    return json.dumps(other, ensure_ascii=False) if isinstance(other, str) else ",".join(map(write_token, other))
+    return json.dumps(other, ensure_ascii=False) if isinstance(other, str) else write_text_or_ids(other)
 
 
 def read_other_prompt(text: str) -> OtherPrompt:
@@ -59,16 +65,19 @@ def read_other_prompt(text: str) -> OtherPrompt:
         ReadoutError: for a quoted string with an escape that JSON does not have.
     """
     if not text.startswith('"'):
-        return tuple(read_token(part) for part in text.split(","))  # pyright: ignore[reportReturnType]
+        return read_text_or_ids(text)
     try:
         return json.loads(text, strict=False)
     except ValueError as error:
         raise ReadoutError(f"{text} is not a quoted string ({error}); escapes are those of JSON.") from None
 
 
-def read_prompt_option(text: str) -> OtherPrompt:
-    """A prompt as the whole value of an option: ids such as "#2,#651", anything else the text itself."""
-    return read_other_prompt(text) if re.fullmatch(_IDS, text) else text
+def no_other_prompt(where: str) -> str:
+    """What is wrong where EACH stands for a prompt that nobody gave, for messages."""
+    return (
+        f'{where} "{EACH}" stands for the other prompt of each passage of an evaluation, and there is none here; give '
+        "the prompt itself, as text, ids or a Prompt."
+    )
 
 
 def describe_other_prompt(other: OtherPrompt) -> str:

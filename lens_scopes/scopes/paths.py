@@ -63,7 +63,15 @@ class Path:
         return hash((self.terms, self.frozen))
 
     def __repr__(self) -> str:
-        return f"parse_path({self.text!r})"
+        """The expression that builds it, such as `Attention() & Layers(5, 9)`."""
+        frozen = (
+            [f"Frozen({', '.join(repr(part) for part in FREEZABLE if part in self.frozen)})"] if self.frozen else []
+        )
+        if self.terms is None:
+            return "".join(frozen) or "Path()"
+        alternatives = [" & ".join(sorted(map(repr, term))) for term in self.terms] or ["Skip()"]
+        built = " | ".join(alternatives)
+        return " & ".join([f"({built})" if frozen and len(alternatives) > 1 else built, *frozen])
 
     def __and__(self, other: Path) -> Path:
         frozen = self.frozen | other.frozen
@@ -151,7 +159,7 @@ class Path:
                 yield from _freeze_gate(f"blocks.{layer}.mlp", gated=bool(model.cfg.gated_mlp))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Term:
     """A simple set of components: by kind, by layer, or by head."""
 
@@ -187,6 +195,16 @@ class _Term:
         if self.layers is not None:
             return f"layers {_ranges(sorted(self.layers))}"
         return "MLPs" if self.kind == "MLP" else "attention"
+
+    def __repr__(self) -> str:
+        if self.heads is not None:
+            return f"Heads({', '.join(repr(f'L{layer}H{head}') for layer, head in sorted(self.heads))})"
+        if self.layers is not None:
+            layers = sorted(self.layers)
+            ends = dict.fromkeys([layers[0], layers[-1]])
+            one_range = layers == list(range(layers[0], layers[-1] + 1))
+            return f"Layers({', '.join(map(str, ends)) if one_range else layers})"
+        return "MLP()" if self.kind == "MLP" else "Attention()"
 
     def texts(self) -> list[str]:
         """The term as text: alternatives, of which any carries."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
@@ -30,8 +30,10 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.scopes.other_prompt import (
     AS_TEXT,
+    EACH,
     OtherPrompt,
     as_other_prompt,
+    no_other_prompt,
     read_other_prompt,
     write_other_prompt,
 )
@@ -109,7 +111,8 @@ class StraightPath(Points):
             - "mean", the mean embedding of the prompt's non-special tokens;
             - "bos", "eos" or "pad", the embedding of that token, at every position;
             - a token, as its exact string (`" the"`) or its id: its embedding at every position;
-            - another prompt of as many tokens, as text (of more than one token), ids or a Prompt.
+            - another prompt of as many tokens, as text (of more than one token), ids or a Prompt;
+            - "prompt", in an evaluation: the other prompt of each passage.
         steps: number of points.
         hold_special: whether special tokens (BOS) keep their own embeddings along the path; their `dot` is then 0.
 
@@ -148,9 +151,24 @@ class StraightPath(Points):
     def other_prompt(self, model: ScopedModel) -> OtherPrompt | None:
         """The prompt that the path starts from; None where it starts from a vector or a token."""
         start: Any = self.start
-        return None if start in ("zero", "mean") or _token_ids(model, start) else start
+        return None if start in ("zero", "mean", EACH) or _token_ids(model, start) else start
+
+    def against(self, other: OtherPrompt) -> StraightPath:
+        """The path from another prompt.
+
+        Raises:
+            ReadoutError: for a path with another start than the usual one.
+        """
+        if self.start not in ("zero", EACH):
+            raise ReadoutError(
+                f"the path starts at {self.start!r} already, so there is no place for another prompt; write "
+                f"path@{self.steps}."
+            )
+        return replace(self, start=other)
 
     def start_embeddings(self, model: ScopedModel, prompt: Prompt, length: int) -> Float[Tensor, "pos d_model"]:
+        if self.start == EACH:
+            raise ReadoutError(no_other_prompt("the start of a path,"))
         token_ids, special = prompt.token_ids[:length], prompt.special[:length]
         embeddings = model.token_embeddings(token_ids)
         if self.start == "zero":
@@ -190,6 +208,8 @@ class StraightPath(Points):
             return "the mean embedding of the prompt's non-special tokens"
         if self.start in SPECIAL_STARTS:
             return f"the {self.start} token"
+        if self.start == EACH:
+            return "each prompt's other one"
         if isinstance(self.start, int):
             return f"the token #{self.start}"
         if isinstance(self.start, str):
@@ -263,7 +283,7 @@ def as_points(points: PointsLike) -> Points | None:
 
     Text is `path[-START][-held][@N]` or `noise[@N][,scale=…][,seed=…]`, with 16 points unless N is given. START is
     zero (the default), mean, bos, eos or pad, a token as its id `#9079` or its quoted string `" the"`, or a prompt as
-    ids `#2,#651,#9079`; special tokens are held fixed after -held. None stands for the prompt itself.
+    ids `#2#651#9079`; special tokens are held fixed after -held. None stands for the prompt itself.
 
     Raises:
         ReadoutError: for anything else.
@@ -281,7 +301,7 @@ def _is_count(value: object) -> bool:
 
 
 _PATH = re.compile(
-    rf"path(?:-(?P<start>zero|mean|bos|eos|pad|{AS_TEXT}))?(?P<held>-held)?(?:@(?P<count>[0-9]{{1,9}}))?"
+    rf"path(?:-(?P<start>zero|mean|prompt|bos|eos|pad|{AS_TEXT}))?(?P<held>-held)?(?:@(?P<count>[0-9]{{1,9}}))?"
 )
 _NOISE = re.compile(
     r"noise(?:@(?P<count>[0-9]{1,9}))?(?:,scale=(?P<scale>[0-9.e+-]{1,30}))?(?:,seed=(?P<seed>[0-9]{1,19}))?"
@@ -310,7 +330,7 @@ def _scale(text: str | float) -> float:
 
 
 def _read_start(text: str) -> Start:
-    if text in ("zero", "mean", *SPECIAL_STARTS):
+    if text in ("zero", "mean", EACH, *SPECIAL_STARTS):
         return text
     start = read_other_prompt(text)
     return start[0] if isinstance(start, tuple) and len(start) == 1 else start
@@ -319,7 +339,7 @@ def _read_start(text: str) -> Start:
 def _start_text(start: Any) -> str:
     if start == "zero":
         return ""
-    if start in ("mean", *SPECIAL_STARTS):
+    if start in ("mean", EACH, *SPECIAL_STARTS):
         return f"-{start}"
     return f"-{write_token(start) if isinstance(start, int) else write_other_prompt(start)}"
 

@@ -32,9 +32,11 @@ from lens_scopes.errors import VALIDATED, ReadoutError, suggest
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.other_prompt import (
     AS_TEXT,
+    EACH,
     OtherPrompt,
     as_baseline,
     describe_other_prompt,
+    no_other_prompt,
     read_other_prompt,
     write_other_prompt,
 )
@@ -43,7 +45,7 @@ from lens_scopes.scopes.registry import READOUTS
 
 ReadoutBaseline: TypeAlias = Annotated[str | Sequence[int] | Tensor | Prompt | None, VALIDATED]
 
-_NAMED = ("zero", "mean", "path")
+_NAMED = ("zero", "mean", "path", EACH)
 
 
 class Readout(ABC):
@@ -78,6 +80,14 @@ class Readout(ABC):
             ReadoutError: for a baseline that is not the start of the path.
         """
         return self
+
+    def against(self, other: OtherPrompt) -> Readout:
+        """The readout with another prompt as its baseline.
+
+        Raises:
+            ReadoutError: for a readout without a baseline, or with one of its own.
+        """
+        raise ReadoutError(f"the readout {self.name} has no baseline; another prompt is read by dot or product.")
 
     def baseline_values(
         self, activation: Float[Tensor, "batch pos *inner d"], averaged: Bool[Tensor, "batch pos"]
@@ -192,8 +202,18 @@ class _FromBaseline(Readout):
             )
         return replace(self, baseline=self.baseline or "zero")
 
+    def against(self, other: OtherPrompt) -> Readout:
+        if self.baseline not in (None, "zero", EACH):
+            raise ReadoutError(
+                f"the readout {self.text} has a baseline already, so there is no place for another prompt; write "
+                f"{self.name}."
+            )
+        return replace(self, baseline=other)
+
     def baseline_values(self, activation: Tensor, averaged: Tensor) -> Tensor:
         assert self.other_prompt is None, "another prompt's activations come from a run of it"
+        if self.baseline == EACH:
+            raise ReadoutError(no_other_prompt(f"the baseline of {self.name},"))
         return text_mean(activation, averaged) if self.baseline == "mean" else activation.new_zeros(())
 
     def _products(self, gradient: Tensor, activation: Tensor, baseline: Tensor) -> Tensor:
@@ -203,6 +223,8 @@ class _FromBaseline(Readout):
     def _baseline_words(self) -> str:
         if self.other_prompt is not None:
             return f"its value under {describe_other_prompt(self.other_prompt)}"
+        if self.baseline == EACH:
+            return "its value under each prompt's other one"
         return "the path's start" if self.baseline == "path" else f"the {self.baseline or 'zero'} baseline"
 
 
@@ -221,7 +243,8 @@ class Dot(_FromBaseline):
             - "zero";
             - "mean", the mean of the site's activations over the prompt's non-special tokens;
             - another prompt of as many tokens, as text, ids or a Prompt: its activation at the same position. An
-              answer that is explained follows both prompts. One word in small letters is given as ids or a Prompt.
+              answer that is explained follows both prompts. One word in small letters is given as ids or a Prompt;
+            - "prompt", in an evaluation: the other prompt of each passage.
 
             By default the start of the path that gradients are averaged over, "zero" where there is none. Along a path
             another baseline than its start is refused.
@@ -285,7 +308,7 @@ class Product(_FromBaseline):
 
 def as_readout(readout: Readout | str) -> Readout:
     """Reads a readout given by object or as text: a name, or one with its baseline: "dot-mean", or another prompt as in
-    'dot-"The capital"' and "dot-#2,#651".
+    'dot-"The capital"' and "dot-#2#651".
 
     Raises:
         ReadoutError: for an unknown one.
@@ -297,7 +320,7 @@ def as_readout(readout: Readout | str) -> Readout:
         kind = resolve_name(READOUTS[name].home)
         if not baseline:
             return kind()
-        if kind.from_baseline and baseline in ("zero", "mean"):
+        if kind.from_baseline and baseline in ("zero", "mean", EACH):
             return kind(baseline)
         if kind.from_baseline and re.fullmatch(AS_TEXT, baseline):
             return kind(read_other_prompt(baseline))

@@ -30,7 +30,7 @@ ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
 _TOKEN_ID = re.compile(r"#([0-9]{1,18})")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-_TOKEN_IDS = re.compile(r"(#[0-9]{1,18})+")
+IDS_AS_TEXT = r"(?:#[0-9]{1,18})+"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ _added: dict[str, ScopeEntry] = {}
 
 @dataclass(frozen=True)
 class ChoiceEntry:
-    """One name of a readout or of points, as text: name, class and one-line help."""
+    """One name of a readout, of points or of a lens, as text: name, class and one-line help."""
 
     name: str
     home: str
@@ -203,7 +203,7 @@ READOUTS = {
             "dot",
             "lens_scopes.scopes.readouts:Dot",
             "signed effect of the value against zero, the mean (dot-mean), another prompt of as many tokens "
-            '(dot-"TEXT", dot-#ID,#ID,…) or the path\'s start',
+            '(dot-"TEXT", dot-#ID#ID…) or the path\'s start',
         ),
         ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
         ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
@@ -219,6 +219,12 @@ POINTS = {
             "special tokens fixed where -held follows (with dot: Integrated Gradients)",
         ),
         ChoiceEntry("noise", "lens_scopes.scopes.points:Noise", "noise around the prompt (SmoothGrad)"),
+    )
+}
+LENSES = {
+    entry.name: entry
+    for entry in (
+        ChoiceEntry("logit", "lens_scopes.scopes.lens:LogitLens", "the model's own final norm and unembedding"),
     )
 }
 FREEZABLE = {"patterns": "attention patterns", "norms": "normalisation scales", "gates": "MLP activations"}
@@ -366,7 +372,7 @@ def _read_other(text: Any) -> str | int | tuple[int, ...]:
     """A token, or an answer of several tokens."""
     if not isinstance(text, str):
         return text if isinstance(text, int) else tuple(text)
-    read = read_answer_text(text)
+    read = read_text_or_ids(text)
     return read[0] if isinstance(read, tuple) and len(read) == 1 else read
 
 
@@ -381,18 +387,18 @@ def _read_rank(text: str | int) -> int | str:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
 
 
-def read_answer_text(text: Any) -> str | tuple[int, ...]:
-    """An answer as text: "#12#34" is the ids 12 and 34, anything else the answer itself."""
+def read_text_or_ids(text: Any) -> str | tuple[int, ...]:
+    """An answer or a prompt as text: "#12#34" is the ids 12 and 34, anything else the text itself."""
     if not isinstance(text, str):
         return tuple(text)
-    return tuple(int(item) for item in text[1:].split("#")) if _TOKEN_IDS.fullmatch(text) else text
+    return tuple(map(int, text[1:].split("#"))) if re.fullmatch(IDS_AS_TEXT, text) else text
 
 
-def write_answer(answer: str | int | Sequence[int]) -> str:
-    """The text that `read_answer_text` reads; of one id, that of its token."""
-    if isinstance(answer, str | int):
-        return write_token(answer)
-    return "".join(f"#{item}" for item in answer)
+def write_text_or_ids(value: str | int | Sequence[int]) -> str:
+    """The text that `read_text_or_ids` reads; of one id, that of its token."""
+    if isinstance(value, str | int):
+        return write_token(value)
+    return "".join(map(write_token, value))
 
 
 SCOPE_OPTIONS = (
@@ -400,9 +406,12 @@ SCOPE_OPTIONS = (
     *("measure", "ablation", "ablations", "draws", "by"),
 )
 TOKEN_OPTIONS = ("target", "other", "answer")
-ANSWER_OPTIONS = ("answer", "generate", "eligible")
+WHICH_ANSWER = ("answer", "generate")
+ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
 ELIGIBLE = ("prompt", "all")
-SITE_OPTIONS = ("layers", "layer_site", "site", "score_site", "readout", "points")
+SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
+CELL_OPTIONS = ("against", "points", "layer_site")
+MATRIX_OPTIONS = ("readout", "against")
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
@@ -426,7 +435,9 @@ def _scope_option() -> Option:
     )
 
 
-_OF_ONE_PROMPT = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.corpus != "required")
+_OF_ONE_PROMPT = ", ".join(
+    name for name, ablation in ABLATIONS.items() if ablation.corpus != "required" and not ablation.other_prompt
+)
 _RANDOM = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
 _EXPLAINED_OPTIONS = (
     Option(
@@ -453,7 +464,7 @@ _EXPLAINED_OPTIONS = (
         "included, or ids (#12#34).",
         "TEXT",
         longest=_LONGEST_TEXT,
-        read=read_answer_text,
+        read=read_text_or_ids,
     ),
     Option(
         "generate",
@@ -503,8 +514,11 @@ _EXPLAINED_OPTIONS = (
     Option(
         "ablation",
         EXPLAINED,
-        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}. By default zero, and remove for context-cite.",
-        "NAME",
+        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
+        "tokens, given as its text or ids (#2#651). By default zero, and remove for context-cite.",
+        "NAME|TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_text_or_ids,
     ),
     Option(
         "ablations",
@@ -533,6 +547,14 @@ _READ_OPTIONS = (
         "NAME",
     ),
     Option(
+        "lens",
+        READ,
+        "Also read each cell of the layers map as tokens, by "
+        + ", ".join(f"{entry.name} ({entry.explains}; {entry.name}@10 keeps ten tokens)" for entry in LENSES.values())
+        + " or by a fitted JacobianLens of TransformerLens, given as its file; asks for layers.",
+        "logit[@N]|FILE.pt",
+    ),
+    Option(
         "site", READ, "Another activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True
     ),
     Option(
@@ -559,6 +581,15 @@ _READ_OPTIONS = (
         + ". By default the gradient at the prompt alone.",
         "path[-START][-held]|noise[@N]",
         longest=_LONGEST_TEXT,
+    ),
+    Option(
+        "against",
+        READ,
+        "Measure from another prompt of as many tokens, given as its text or ids (#2#651), as by the readout "
+        'dot-"TEXT": attribution patching. With points, a path starts at it.',
+        "TEXT",
+        longest=_LONGEST_TEXT,
+        read=read_text_or_ids,
     ),
     Option(
         "through",

@@ -16,15 +16,17 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
-from lens_scopes.engine.model import MatmulDtype, check_matmul_dtype
+from lens_scopes.engine.model import MatmulDtype, ScopedModel, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
-from lens_scopes.prompts.answer import AnswerLike
+from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
+from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
-from lens_scopes.scopes.points import Points, PointsLike, as_points
+from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, Relative, as_readout
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
@@ -41,7 +43,7 @@ from lens_scopes.scopes.registry import (
     scope_entries,
     scope_entry,
     scope_names,
-    write_answer,
+    write_text_or_ids,
     write_token,
 )
 
@@ -65,6 +67,7 @@ class Spec:
     Attributes:
         objective: what is explained, or the comparison method.
         layers: the residual stream read at each layer, "resid_pre", "resid_mid" or "resid_post"; None for none.
+        lens: what reads the cells of the layers map as tokens, which asks for layers; None for nothing.
         sites: further activations to read.
         score_site: where the tokens' scores are read.
         through: which components carry gradient; None for all.
@@ -90,6 +93,7 @@ class Spec:
 
     objective: Explanation = Semantic()
     layers: str | None = None
+    lens: Lens | None = None
     sites: tuple[str, ...] = ()
     score_site: str = EMBEDDING
     through: Path | None = None
@@ -101,7 +105,7 @@ class Spec:
     memory: int | None = None
     matmul_dtype: MatmulDtype = None
 
-    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "sites", "score_site", "through", "readout", "points")
+    NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "lens", "sites", "score_site", "through", "readout", "points")
 
     def __post_init__(self) -> None:
         check_matmul_dtype(self.matmul_dtype)
@@ -117,6 +121,8 @@ class Spec:
             self._refuse_choices(names, why, "a scope like Fisher()")
             return
         object.__setattr__(self, "readout", self.readout.along(self.points))
+        if self.lens is not None and self.layers is None:
+            object.__setattr__(self, "layers", "resid_pre")
         if self.score_site != EMBEDDING and self.readout.signed:
             raise SiteError(
                 f"signed scores have no total over {self.score_site}: read them by norm, product or relative, or ask "
@@ -149,6 +155,7 @@ class Spec:
         objective: ObjectiveLike = None,
         *,
         layers: bool | str = False,
+        lens: LensLike = None,
         sites: str | Sequence[str] = (),
         score_site: str | None = None,
         through: PathLike = None,
@@ -170,6 +177,8 @@ class Spec:
             raise SiteError(f"layers is True or a residual site; got {quote(layers)}.")
         if layers is not False:
             given["layers"] = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
+        if (chosen := as_lens(lens)) is not None:
+            given["lens"] = chosen
         if isinstance(sites, str):
             sites = (sites,) if sites else ()
         if not isinstance(sites, Sequence) or not all(isinstance(site, str) for site in sites):
@@ -234,18 +243,20 @@ class Spec:
                     'samples, exact and seed belong to rank "trace", and samples and seed to answers: without those '
                     f"there are no random directions, so leave {min(unused)} out."
                 )
-        if given.keys() >= {"answer", "generate"}:
-            raise ObjectiveError("an answer was given and one is to be generated; ask for one of them.")
-        if "generate" in given:
-            given["answer"] = given.pop("generate")
+        if answered:
+            given["answer"] = one_answer(given.get("answer"), given.pop("generate", None))
         own = {name for name in given if name in entry.settings or name not in _SHARED_OPTIONS}
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
         through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
+        other = given.pop("against", None)
+        if other is not None and base.readout == Norm() and entry.takes_gradient:
+            given.setdefault("readout", "dot")
         if frozen:
             through = Frozen(*frozen) if through is None else through & Frozen(*frozen)
         every_layer = given.pop("layers", False)
         layers = given.pop("layer_site", None) or every_layer
-        return cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
+        spec = cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
+        return spec if other is None else spec.against(other)
 
     # Writing
 
@@ -262,10 +273,10 @@ class Spec:
             written["site"] = list(self.sites)
         if self.target is not None:
             written["target"] = write_token(self.target)
-        if self.answer is not None:
-            written |= (
-                {"generate": self.answer} if isinstance(self.answer, int) else {"answer": write_answer(self.answer)}
-            )
+        if isinstance(self.answer, int):
+            written["generate"] = self.answer
+        elif self.answer is not None:
+            written["answer"] = write_text_or_ids(self.answer)
         if self.eligible != "prompt":
             written["eligible"] = self.eligible
         if self.memory is not None:
@@ -328,9 +339,49 @@ class Spec:
         """The spec with some of its attributes changed."""
         return Spec(**(self._values() | changes))
 
+    def against(self, other: Any) -> Spec:
+        """The same measured from another prompt of as many tokens: by the readout, by the path where gradients are
+        averaged on one, or by the ablation of a comparison method.
+
+        Args:
+            other: text, ids or a Prompt.
+
+        Raises:
+            ReadoutError: for what is no prompt, and a readout or path that has no place for one.
+            ObjectiveError: for a comparison method that ablates nothing.
+        """
+        prompt = as_other_prompt(other)
+        if prompt is None:
+            raise ReadoutError(f"another prompt is a text, ids or a Prompt; got {quote(other)}.")
+        if isinstance(self.objective, Baseline):
+            return self.replace(objective=self.objective.against(prompt))
+        if isinstance(self.points, StraightPath):
+            return self.replace(points=self.points.against(prompt))
+        return self.replace(readout=self.readout.against(prompt))
+
+    @property
+    def per_prompt(self) -> bool:
+        """Whether it is measured from each prompt's own other one, which `against` gives."""
+        named = (
+            getattr(self.readout, "baseline", None),
+            getattr(self.points, "start", None),
+            getattr(self.objective, "ablation", None),
+        )
+        return EACH in named
+
+    def other_prompt(self, model: ScopedModel) -> OtherPrompt | None:
+        """The prompt that it is measured from, by the readout, a path or an ablation; None for none."""
+        if isinstance(self.objective, Baseline):
+            return self.objective.other_prompt
+        return self.points.other_prompt(model) if isinstance(self.points, StraightPath) else self.readout.other_prompt
+
     def without_sites(self) -> Spec:
         """The same objective, path and limits, read at the embedding by the norm."""
-        return self.replace(layers=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
+        return self.replace(layers=None, lens=None, sites=(), score_site=EMBEDDING, readout=Norm(), points=None)
+
+    def with_layers(self) -> Spec:
+        """The same read at every layer's residual stream, the usual one unless another is asked for."""
+        return self if self.layers else self.replace(layers="resid_pre")
 
     def require_gradient(self) -> Spec:
         """The spec itself, for what needs gradients.
@@ -359,6 +410,7 @@ class Spec:
     def _texts(self) -> dict[str, str]:
         """The choices that are written alike everywhere, where they are not as usual."""
         texts = {
+            "lens": None if self.lens is None else self.lens.text,
             "score_site": None if self.score_site == EMBEDDING else self.score_site,
             "readout": None if self.readout == Norm() else self.readout.text,
             "points": None if self.points is None else self.points.text,
@@ -391,7 +443,7 @@ class Spec:
         for option, argument in scope_entries()[name].settings.items():
             value = getattr(objective, argument)
             if value != usual[argument]:
-                written[option] = write_answer(value) if option in TOKEN_OPTIONS else _as_text(value)
+                written[option] = write_text_or_ids(value) if option in TOKEN_OPTIONS else _as_text(value)
         return written
 
 
@@ -532,6 +584,8 @@ def _as_answer(answer: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return write_text_or_ids(value)
     return value if isinstance(value, int) else str(value)
 
 

@@ -14,9 +14,9 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from lens_scopes import __version__
+from lens_scopes.errors import LensScopesError
 from lens_scopes.models.source import ModelSource
-from lens_scopes.results.plain_json import as_json
-from lens_scopes.results.writing import utf8
+from lens_scopes.results.writing import as_json, utf8
 from lens_scopes.server.api.commands import command_of
 from lens_scopes.server.api.examples import EXAMPLES
 from lens_scopes.server.api.problems import (
@@ -30,10 +30,16 @@ from lens_scopes.server.api.problems import (
 )
 from lens_scopes.server.api.schemas import (
     About,
+    Alignment,
+    AlignmentRequest,
     AttributeRequest,
     AttributionAnswer,
+    CellsAnswer,
+    CellsRequest,
     HeadsAnswer,
     HeadsRequest,
+    InfluenceAnswer,
+    InfluenceRequest,
     MatrixAnswer,
     MatrixRequest,
     ModesAnswer,
@@ -45,7 +51,7 @@ from lens_scopes.server.api.schemas import (
 from lens_scopes.server.guard import Guard
 from lens_scopes.server.settings import Access, Limits
 from lens_scopes.server.work.answer import compact, refuse_large_answer
-from lens_scopes.server.work.explain import Explanation, explain, refuse_early
+from lens_scopes.server.work.explain import Explanation, align, explain, refuse_early
 from lens_scopes.server.work.queue import Job, WorkQueue
 from lens_scopes.server.work.reports import Reports
 from lens_scopes.server.work.result_store import Results, StoredResult
@@ -202,9 +208,19 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """Which heads and MLPs did, checked by ablation."""
         return await _respond(service, question, request)
 
+    @app.post("/api/cells", **answers(CellsAnswer))
+    async def cells(question: CellsRequest, request: Request) -> Response:
+        """What another prompt changes at every layer and token, the strongest cells patched."""
+        return await _respond(service, question, request)
+
     @app.post("/api/matrix", **answers(MatrixAnswer))
     async def matrix(question: MatrixRequest, request: Request) -> Response:
         """The influence of every token on every later prediction."""
+        return await _respond(service, question, request)
+
+    @app.post("/api/influence", **answers(InfluenceAnswer))
+    async def influence(question: InfluenceRequest, request: Request) -> Response:
+        """What a part of a generated text rests on in the prompt, through the generated text before it."""
         return await _respond(service, question, request)
 
     @app.post("/api/modes", **answers(ModesAnswer))
@@ -283,6 +299,19 @@ def _add_lists(app: FastAPI, service: Service) -> None:
             labels=LABELS,
         )
 
+    @app.post("/api/alignment", dependencies=[Depends(_json_only)])
+    def alignment(question: AlignmentRequest) -> Alignment:
+        """Where two prompts differ, token by token, before anything is asked about them."""
+        served = service.models.named(question.model)
+        if served.model is None:
+            return Alignment(aligned=None)
+        try:
+            return align(served.model, question, service.limits)
+        except LensScopesError as error:
+            refusal = refusal_of(error, service.limits.seconds)
+            assert refusal is not None
+            raise refusal from None
+
     @app.get("/api/vocabulary")
     def vocabulary(
         q: Annotated[str, Query(max_length=200)],
@@ -300,7 +329,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     async def result_file(
         result_id: Name,
         kind: Literal["html", "page", "safetensors", "csv", "json"],
-        include: Annotated[list[Name], Query(max_length=3, alias="with")] = [],  # noqa: B006
+        include: Annotated[list[Name], Query(max_length=4, alias="with")] = [],  # noqa: B006
         download: bool = False,
     ) -> Response:
         """The self-contained report (with other results on the same page), what it draws as JSON (for the page of this
@@ -350,7 +379,7 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
     if result.kind == "attribution" and "attribution" not in companions:
         page = attribution_page(result, **companions, later=later)
     elif companions:
-        raise Refusal(422, "only an attribution's report takes others with it, which are heads, matrix or modes.")
+        raise Refusal(422, "only an attribution's report takes others: heads, cells, matrix, influence or modes.")
     else:
         page = page_of(result)
     if kind == "html":

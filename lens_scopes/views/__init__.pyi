@@ -1,4 +1,5 @@
 from .figures.attribution import figure
+from .figures.cells import cells_figure
 from .figures.flow import flow_figure
 from .figures.heads import heads_figure
 from .figures.matrix import matrix_figure
@@ -8,6 +9,7 @@ from .page.document import Page
 from .page.pages import attribution_page, page_of
 from .render import figure_bytes, figure_of, print_result, rendered, to_html
 from .terminal.attribution import TerminalReport, print_terminal
+from .terminal.cells import print_cells
 from .terminal.flow import print_flow
 from .terminal.heads import print_heads
 from .terminal.matrix import print_matrix
@@ -18,6 +20,7 @@ __all__ = [
     "Page",
     "Section",
     "TerminalReport",
+    "cells_figure",
     "figure",
     "figure_bytes",
     "figure_of",
@@ -29,6 +32,7 @@ __all__ = [
     "notebook_html",
     "attribution_page",
     "page_of",
+    "print_cells",
     "print_flow",
     "print_heads",
     "print_matrix",

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _FIGURES = {
     "Attribution": "figures.attribution.figure",
     "HeadInspection": "figures.heads.heads_figure",
+    "CellPatches": "figures.cells.cells_figure",
     "AttributionMatrix": "figures.matrix.matrix_figure",
+    "TotalInfluence": "figures.matrix.influence_figure",
     "ModeInspection": "figures.modes.modes_figure",
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
@@ -29,7 +31,9 @@ _TABLES = {"EvaluationReport": "tables.table"}
 _PRINTERS = {
     "Attribution": "terminal.attribution.print_terminal",
     "HeadInspection": "terminal.heads.print_heads",
+    "CellPatches": "terminal.cells.print_cells",
     "AttributionMatrix": "terminal.matrix.print_matrix",
+    "TotalInfluence": "terminal.matrix.print_influence",
     "ModeInspection": "terminal.modes.print_modes",
     "EvaluationReport": "terminal.evaluation.print_evaluation",
     "InformationFlow": "terminal.flow.print_flow",

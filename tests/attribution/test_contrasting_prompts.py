@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.errors import ObjectiveError, PromptError, ReadoutError
+from lens_scopes.errors import ModelError, ObjectiveError, PromptError, ReadoutError, ResultError
 
 IDS = [3, 17, 0, 8, 22, 3]
 OTHER = [3, 9, 0, 14, 22, 7]
@@ -351,7 +351,9 @@ def test_the_strongest_cells_are_patched_for_real(model: Any, layers: str) -> No
         y = reference.state_from_site(model, IDS, -1, cell.site, moved)
         after = reference.logits_from_final_state(model, y).log_softmax(-1)[1]
         assert cell.actual == pytest.approx(float(after - before), rel=1e-8, abs=1e-11)
-    assert steps[-1] == (5, 5) and len(patches.to_pandas()) == 5
+    rows = patches.to_pandas()
+    assert steps[-1] == (5, 5) and len(rows) == patches.effect.numel() and rows.actual.notna().sum() == 5
+    assert_close(patches.effect, -att.layers, **CLOSE)
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
@@ -359,7 +361,9 @@ def test_cells_of_a_linear_model_and_of_a_divergence_are_as_predicted() -> None:
     model, _ = linear_toy()
     att = ls.attribute(model, IDS, ls.Semantic(TOKEN), layers=True, readout=ls.Dot(OTHER))
     patches = ls.patch_cells(model, att, 12)
-    assert len(patches.cells) == 12 and patches.spearman == pytest.approx(1)
+    assert len(patches.cells) == 8 and patches.spearman == pytest.approx(1)
+    first = [cell for cell in patches.cells if cell.layer == 0]
+    assert sorted(cell.position for cell in first) == [1, 3, 5], "elsewhere there is nothing to patch"
     for cell in patches.cells:
         assert cell.actual == pytest.approx(cell.predicted, rel=1e-9, abs=1e-12)
     fisher = ls.attribute(model, IDS, ls.Fisher("trace"), layers=True, readout=ls.Dot(OTHER))
@@ -379,6 +383,34 @@ def test_cells_of_a_path_from_the_other_prompt_are_patched_from_it(model: Any) -
     local = ls.attribute(model, IDS, ls.Semantic(TOKEN), readout=ls.Dot(other), layers=True)
     (plain,) = [cell for cell in ls.patch_cells(model, local, 12).cells if cell.layer == 0 and cell.predicted]
     assert plain.actual == pytest.approx(first.actual) and plain.predicted != pytest.approx(first.actual, rel=0.01)
+
+
+def test_patches_are_saved_ranked_subtracted_and_refuse_what_is_no_record(reader: Any, tmp_path: Any) -> None:
+    att = ls.attribute(reader, PROMPT, ls.Semantic(" sofa"), layers=True, readout=ls.Dot("The sofa sleeps on the"))
+    patches = ls.patch_cells(reader, att, 3)
+    patches.save(tmp_path / "cells.safetensors")
+    for again in (ls.load(tmp_path / "cells.safetensors"), ls.CellPatches.from_dict(patches.to_dict())):
+        assert isinstance(again, ls.CellPatches) and again.cells == patches.cells
+        assert again.contract == patches.contract and again.spec == att.spec
+        assert not (patches - again).parts["effect"].any()
+    (first,) = patches.top(1)
+    assert first.index == (patches.cells[0].layer, patches.cells[0].position)
+    assert first.label == f"L{first.index[0]} {patches.cells[0].token!r}" and first.score == patches.cells[0].predicted
+    rows = patches.to_pandas()
+    assert len(rows) == patches.effect.numel() and sorted(rows.actual.dropna()) == sorted(
+        c.actual for c in patches.cells
+    )
+    assert "under the prompt 'The sofa sleeps on the'" in patches.contract["generative process"]
+    assert patches.contract["output explained"] == att.contract["output explained"]
+    broken = patches.to_dict() | {"baseline_tokens": patches.baseline_tokens[1:]}
+    with pytest.raises(ResultError, match="baseline_tokens has 5 entries for 6 tokens"):
+        ls.CellPatches.from_dict(broken)
+
+
+def test_cells_of_another_model_are_not_patched(reader: Any) -> None:
+    att = ls.attribute(reader, PROMPT, layers=True, readout=ls.Dot("The sofa sleeps on the"))
+    with pytest.raises(ModelError, match="a model whose d_model is 16"):
+        ls.patch_cells(linear_toy()[0], att)
 
 
 def test_patches_that_disagree_with_the_map_say_so() -> None:

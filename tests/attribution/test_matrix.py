@@ -77,7 +77,7 @@ def test_bad_spans_and_lengths_are_refused(tiny):
         found.span_totals({"x": (2, 9)})
     with pytest.raises(PromptError, match="context window"):
         ls.attribute_all(tiny, IDS, generate=tiny.cfg.n_ctx)
-    with pytest.raises(PromptError, match="non-negative"):
+    with pytest.raises(PromptError, match="at least one token"):
         ls.attribute_all(tiny, IDS, generate=-1)
 
 
@@ -87,3 +87,10 @@ def test_tables_and_plain_values(tiny):
     assert found.to_pandas()["score"].tolist() == found.matrix[below].tolist()
     assert found.to_dict()["matrix"][3][0] == pytest.approx(float(found.matrix[3, 0]))
     assert "11 destinations" in repr(found)
+
+
+def test_each_row_measures_from_the_mean_of_its_own_prompt(tiny):
+    found = ls.attribute_all(tiny, IDS, ls.LogProb(5), readout="dot-mean").matrix
+    for position in range(len(IDS)):
+        single = ls.attribute(tiny, IDS, ls.LogProb(5), readout="dot-mean", position=position).scores
+        torch.testing.assert_close(found[position, : position + 1], single)

@@ -77,6 +77,16 @@ def test_options_say_what_the_python_arguments_say(
     assert got == json.loads(json.dumps(expected.to_dict()))
 
 
+def test_a_lens_reads_the_layers_as_tokens(run: Callable[..., Run], loader: Loader, tmp_path: Path) -> None:
+    got = as_json(run("attribute", PROMPT, "--lens", "logit@2", "--json"))
+    expected = ls.attribute(loader.model, PROMPT, lens=ls.LogitLens(2)).to_dict()
+    assert got == json.loads(json.dumps(expected)) and len(got["lens"]["tokens"][0][1]) == 2
+    assert "reads as" in run("attribute", PROMPT, "--lens", "logit").out
+    for lens in ("tuned", str(tmp_path / "none.pt")):
+        refused = run("attribute", PROMPT, "--lens", lens)
+        assert refused.status == 2 and len(refused.err.strip().splitlines()) == 1
+
+
 def test_the_layers_command_reads_every_layer(run: Callable[..., Run], loader: Loader) -> None:
     got = as_json(run("attribute", PROMPT, "--layer-site", "resid_post", "--json"))
     assert got["layer_names"] == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]

@@ -25,11 +25,60 @@ def test_heads_is_the_python_call(run: Callable[..., Run], loader: Loader) -> No
     assert len(got["ablations"]) == 3 and got["baseline"] == "zero"
 
 
+@pytest.mark.parametrize(
+    ("words", "objective", "answer"),
+    [
+        (["--scope", "logprob", "--answer", " sofa dog"], ls.LogProb(), " sofa dog"),
+        (["--scope", "fisher", "--generate", "2"], ls.Fisher(), 2),
+        (["--scope", "logprob-diff", "--answer", "#8#7", "--other", " sofa"], ls.LogProbDiff((8, 7), " sofa"), None),
+    ],
+)
+def test_heads_of_a_whole_answer(
+    run: Callable[..., Run], loader: Loader, words: list[str], objective: ls.Objective, answer: str | int | None
+) -> None:
+    expected = plain(ls.inspect_heads(loader.model, PROMPT, objective, answer=answer, verify=3).to_dict())
+    assert as_json(run("heads", PROMPT, *words, "--verify", "3", "--json")) == expected
+    both = as_json(run("attribute", PROMPT, *words, "--with", "heads", "--json"))["heads"]
+    assert (both["effect"], both["answer"]) == (expected["effect"], expected["answer"])
+    shown = run("heads", PROMPT, *words, "--verify", "3").out
+    assert "The answer" in shown and "log P(answer | prompt)" in shown
+
+
+def test_modes_do_not_go_with_a_whole_answer(run: Callable[..., Run]) -> None:
+    done = run("attribute", PROMPT, "--answer", " sofa", "--with", "modes")
+    assert done.status == 2 and "modes are those of one prediction" in done.err
+
+
 def test_matrix_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
     got = as_json(run("matrix", PROMPT, "--scope", "fisher", "--generate", "2", "--span", "start=The", "--json"))
     expected = ls.attribute_all(loader.model, PROMPT, ls.Fisher(), generate=2, spans={"start": "The"})
     assert got == plain(expected.to_dict())
     assert got["generated"] == 2 and "start" in got["spans"]
+
+
+def test_total_influence_is_the_python_call(run: Callable[..., Run], loader: Loader, folder: Path) -> None:
+    asked = ("matrix", PROMPT, "--generate", "4", "--total-influence", "generated")
+    got = as_json(run(*asked, "--json"))
+    matrix = ls.attribute_all(loader.model, PROMPT, generate=4)
+    assert got == plain(matrix.total_influence("generated").to_dict())
+    assert got["of"] == "generated" and got["chains"] and got["hops"]
+    names = ["a.html", "a.safetensors", "a.json", "a.csv", "a.png"]
+    done = run(*asked, *(argument for name in names for argument in ("--out", name)))
+    assert done.status == 0 and "the strongest ways to the prompt" in done.out
+    assert isinstance(ls.load(folder / "a.safetensors"), ls.TotalInfluence)
+    for words in (("--total-influence", "answer"), ("--generate", "3", "--total-influence", "nowhere")):
+        refused = run("matrix", PROMPT, *words)
+        assert refused.status == 2 and len(refused.err.strip().splitlines()) == 1
+
+
+def test_a_matrix_of_a_given_answer(run: Callable[..., Run], loader: Loader) -> None:
+    expected = plain(ls.attribute_all(loader.model, PROMPT, ls.LogProb(), answer=" sofa dog").to_dict())
+    got = as_json(run("matrix", PROMPT, "--scope", "logprob", "--answer", " sofa dog", "--json"))
+    assert got == expected and (got["answer"], got["generated"]) == (2, 0)
+    both = as_json(
+        run("attribute", PROMPT, "--scope", "logprob", "--answer", " sofa dog", "--with", "matrix", "--json")
+    )
+    assert both["matrix"]["matrix"] == expected["matrix"]
 
 
 def test_modes_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
@@ -40,7 +89,7 @@ def test_modes_is_the_python_call(run: Callable[..., Run], loader: Loader) -> No
 def test_heads_are_patched_from_another_prompt(run: Callable[..., Run], loader: Loader) -> None:
     other = "The sofa sleeps on the"
     expected = ls.inspect_heads(loader.model, PROMPT, baseline=other)
-    ids = ",".join(f"#{token}" for token in ls.read_prompt(loader.model, other).token_ids)
+    ids = "".join(f"#{token}" for token in ls.read_prompt(loader.model, other).token_ids)
     for words in (["heads", PROMPT, "--against", other], ["heads", PROMPT, "--against", ids]):
         got = as_json(run(*words, "--json"))
         assert got["effect"] == [pytest.approx(row) for row in expected.effect.tolist()]
@@ -150,3 +199,48 @@ def test_serve_says_how_to_get_what_it_needs(run: Callable[..., Run], monkeypatc
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("serve")
     assert result.status == 2 and "pip install 'lens-scopes[serve]'" in result.err and result.err.count("\n") == 1
+
+
+OTHER = "The sofa sleeps on the"
+
+
+def test_cells_is_the_python_call(run: Callable[..., Run], loader: Loader) -> None:
+    got = as_json(run("cells", PROMPT, "--against", OTHER, "--scope", "logprob", "--verify", "3", "--json"))
+    att = ls.attribute(loader.model, PROMPT, ls.LogProb(), layers=True, readout=ls.Dot(OTHER))
+    assert got == plain(ls.patch_cells(loader.model, att, 3).to_dict())
+    assert len(got["cells"]) == 3 and got["baseline_tokens"][2] == " sofa"
+    along = as_json(
+        run("cells", PROMPT, "--against", OTHER, "--points", "path@4", "--layer-site", "resid_mid", "--json")
+    )
+    path = ls.StraightPath(OTHER, 4)
+    att = ls.attribute(loader.model, PROMPT, layers="resid_mid", readout="dot", points=path)
+    assert along == plain(ls.patch_cells(loader.model, att).to_dict())
+
+
+def test_cells_beside_an_attribution_and_in_every_file(run: Callable[..., Run], folder: Path) -> None:
+    both = as_json(run("attribute", PROMPT, "--layers", "--against", OTHER, "--with", "cells", "--json"))
+    alone = as_json(run("cells", PROMPT, "--against", OTHER, "--json"))
+    assert both["cells"] == alone and both["spec"]["readout"] == f'dot-"{OTHER}"'
+    names = ["a.html", "a.safetensors", "a.json", "a.csv", "a.png"]
+    done = run("cells", PROMPT, "--against", OTHER, *(word for name in names for word in ("--out", name)))
+    assert done.status == 0 and "Patched: the" in done.out and all((folder / name).stat().st_size for name in names)
+    assert run("show", "a.safetensors").out == done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cells", PROMPT], "give it with --against"),
+        (["cells", PROMPT, "--against", "The sofa. sleeps on the"], "they part at position 2: ' dog' (1 token)"),
+        (["cells", PROMPT, "--against", OTHER, "--scope", "random"], "random replaces no tokens"),
+        (["cells", PROMPT, "--against", OTHER, "--points", "path-mean@4"], "the path starts at 'mean' already"),
+        (["cells", PROMPT, "--against", OTHER, "--points", "noise"], ""),
+        (["attribute", PROMPT, "--with", "cells"], "on the command line with --layers --against"),
+        (["attribute", PROMPT, "--against", OTHER, "--readout", "norm"], "norm has no baseline"),
+        (["attribute", PROMPT, "--scope", "leave-one-out", "--ablation", "promt"], "did you mean 'prompt'"),
+    ],
+)
+def test_cells_without_a_prompt_that_fits_are_one_line(run: Callable[..., Run], words: list[str], said: str) -> None:
+    result = run(*words)
+    assert result.status == (2 if said else 0)
+    assert said in result.err and (not said or len(result.err.strip().splitlines()) == 1)

@@ -1,5 +1,5 @@
 """Each architecture gives the scopes of Transformers' autograd on each backend, or is refused in a sentence; and the
-README's table says which."""
+table of docs/pages/models.md says which."""
 
 from typing import Any
 

@@ -365,7 +365,7 @@ def test_bad_input_is_refused_in_one_line(make: Callable[[Any], Any], words: str
 
 
 def test_every_ablation_is_described() -> None:
-    assert set(ABLATIONS) == {"zero", "pad", "eos", "bos", "mean", "corpus-mean", "resample", "remove"}
+    assert set(ABLATIONS) == {"zero", "pad", "eos", "bos", "mean", "corpus-mean", "resample", "prompt", "remove"}
     assert all(name == ablation.name and ablation.help for name, ablation in ABLATIONS.items())
 
 

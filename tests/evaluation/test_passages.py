@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_named_by_line(tmp_path: Path, name: str, content
 
 def test_an_empty_cell_of_a_table_is_named_by_row(tmp_path: Path) -> None:
     pandas.DataFrame({"text": ["a", None]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(FileError, match="row 2 is None"):
+    with pytest.raises(FileError, match="row 2 has None as 'text'"):
         read_passages(tmp_path / "a.parquet")
 
 

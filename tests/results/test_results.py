@@ -1,4 +1,4 @@
-"""All five kinds of results: kept to the bit, refused when damaged, ranked alike, and subtracted."""
+"""All six kinds of results: kept to the bit, refused when damaged, ranked alike, and subtracted."""
 
 import json
 import math
@@ -25,6 +25,7 @@ from lens_scopes.results.load import KINDS
 from lens_scopes.scopes.contract import ELEMENTS
 
 IDS = [3, 17, 0, 8, 22, 3]
+OTHER_IDS = [3, 5, 0, 8, 22, 3]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,9 @@ def results() -> dict[str, Any]:
     found = [
         ls.attribute(model, IDS, ls.Fisher(rank=2), layers=True, sites=["hook_z"]),
         ls.inspect_heads(model, IDS, ls.Semantic(5)),
+        ls.patch_cells(model, ls.attribute(model, IDS, ls.Semantic(5), layers=True, readout=ls.Dot(OTHER_IDS)), 4),
         ls.attribute_all(model, IDS, ls.Semantic()),
+        ls.attribute_all(model, IDS, ls.Semantic(), generate=3).total_influence((8, 9)),
         ls.inspect_modes(model, IDS, 2),
         ls.information_flow(model, IDS, {"first": range(1, 3), "second": range(3, 5)}, rank=4, samples=4),
     ]
@@ -96,7 +99,7 @@ def test_null_in_plain_values_is_not_a_number() -> None:
 def test_every_kind_says_what_it_claims_and_how_it_was_made(results: dict[str, Any], kind: str) -> None:
     result = results[kind]
     assert tuple(result.contract) == ELEMENTS and all(result.contract.values())
-    assert result.tokens and result.token_ids == IDS and result.prediction.top and result.versions["torch"]
+    assert result.tokens and result.token_ids[: len(IDS)] == IDS and result.prediction.top and result.versions["torch"]
     assert result.settings["objective"]["scope"] == result.scope and result.model["n_layers"] == 3
     assert result.memory is not None and not result.memory.sliced and result.memory.shortages == 0
 
@@ -168,7 +171,7 @@ def test_lone_surrogates_are_kept_and_shown(results: dict[str, Any], kind: str, 
     odd.save(tmp_path / "a.safetensors")
     read = ls.load(tmp_path / "a.safetensors")
     assert read.turns == odd.turns and read.warnings == odd.warnings
-    assert "⟨U+DFFF⟩" in odd.to_html(tmp_path / "a.html")
+    assert "⟨U+DFFF⟩" in odd.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
     (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
@@ -188,7 +191,9 @@ WRONG: dict[str, list[tuple[str, Any]]] = {
         ("model", {}), ("model", None), ("turns", {"user 1": [0, "x"]}),
     ],
     "heads": [("effect", [1.0]), ("ablations", [{"layer": 0}]), ("patterns", {"L0H0": [[1.0]]}), ("spearman", "x")],
+    "cells": [("effect", [1.0]), ("cells", [{"layer": 0}]), ("baseline_tokens", ["a"]), ("spearman", "x")],
     "matrix": [("destinations", [0]), ("matrix", [[1.0]]), ("spans", {"a": [1]}), ("generated", 1.5)],
+    "influence": [("scores", [[1.0]]), ("through", [[1.0]]), ("target", [0, 1]), ("target", [1]), ("of", 3)],
     "modes": [("modes", [{"eigenvalue": 1.0}]), ("replacements", []), ("baseline", 3)],
     "flow": [("eigenvalues", [[[1.0]]]), ("omitted", [1.0]), ("generated", 0), ("targets", [])],
 }  # fmt: skip

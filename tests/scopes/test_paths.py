@@ -193,6 +193,27 @@ def test_paths_can_be_written_as_text(text, path):
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        "Layers(5, 9)",
+        "Layers(3)",
+        "Layers([0, 3, 7])",
+        "Heads('L3H2', 'L5H0')",
+        "Attention() & Layers(6, 11)",
+        "Attention() & Layers(1) | MLP()",
+        "Attention() & Frozen('patterns')",
+        "(Layers(1) | Heads('L3H2')) & Frozen('patterns', 'norms')",
+        "Frozen('gates')",
+        "Skip()",
+    ],
+)
+def test_a_path_shows_how_it_is_built(written: str) -> None:
+    path = eval(written, dict(vars(ls.scopes.paths)))
+    assert eval(repr(path), dict(vars(ls.scopes.paths))) == path
+    assert repr(path) == written or "|" in written  # alternatives have no order
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ls.Layers(9, 5), "reversed"),

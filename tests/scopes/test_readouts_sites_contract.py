@@ -104,9 +104,7 @@ def test_readouts_are_given_by_object_or_name() -> None:
     assert as_readout("norm") == Norm() and as_readout("dot") == Dot() and Dot().along(None) == Dot("zero")
     assert as_readout(Dot("mean")) == Dot("mean") != Dot()
     assert Dot.signed and not Norm.signed
-    assert as_readout('dot-"The dog"') == Dot("The dog") and as_readout("product-#3,#5") == Product(
-        torch.tensor([3, 5])
-    )
+    assert as_readout('dot-"The dog"') == Dot("The dog") and as_readout("product-#3#5") == Product(torch.tensor([3, 5]))
     assert "'norm'" in refusal(lambda: as_readout("norms"), ReadoutError)
     message = refusal(lambda: as_readout("integral"), ReadoutError)
     assert "'integral'" in message and "'norm' or 'dot'" in message and "did you mean" not in message

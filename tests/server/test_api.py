@@ -21,7 +21,15 @@ import lens_scopes as ls
 from lens_scopes.scopes.registry import READOUTS
 from lens_scopes.server import create_app
 from lens_scopes.server.api.examples import EXAMPLES
-from lens_scopes.server.api.schemas import AttributeRequest, AttributionAnswer, HeadsAnswer, MatrixAnswer, ModesAnswer
+from lens_scopes.server.api.schemas import (
+    AttributeRequest,
+    AttributionAnswer,
+    CellsAnswer,
+    HeadsAnswer,
+    InfluenceAnswer,
+    MatrixAnswer,
+    ModesAnswer,
+)
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.explain import refuse_early
 from lens_scopes.views import attribution_page
@@ -59,6 +67,7 @@ def ask(api: TestClient, kind: str, **question: Any) -> Any:
     return answer.json()
 
 
+OTHER = "The sofa sleeps on the"
 QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
     "attribute": (
         {"scope": "logprob", "target": " sofa", "position": 3, "layers": True, "through": "0", "freeze": ["norms"]},
@@ -77,9 +86,42 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         lambda model: ls.inspect_heads(model, PROMPT, ls.Fisher(2), baseline="zero", patterns=["L1H2"], verify=3),
         HeadsAnswer,
     ),
+    "cells": (
+        {
+            "scope": "logprob",
+            "target": " sofa",
+            "against": OTHER,
+            "points": "path@2",
+            "layer_site": "resid_mid",
+            "verify": 3,
+        },
+        lambda model: ls.patch_cells(
+            model,
+            ls.attribute(
+                model,
+                PROMPT,
+                ls.LogProb(" sofa"),
+                layers="resid_mid",
+                readout="dot",
+                points=ls.StraightPath(OTHER, 2),
+            ),
+            3,
+        ),
+        CellsAnswer,
+    ),
     "matrix": (
         {"scope": "entropy", "generate": 2, "spans": {"start": "The"}},
         lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),
+        MatrixAnswer,
+    ),
+    "influence": (
+        {"scope": "entropy", "generate": 3, "of": "generated"},
+        lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=3).total_influence("generated"),
+        InfluenceAnswer,
+    ),
+    "matrix of an answer": (
+        {"scope": "logprob", "answer": " sofa dog"},
+        lambda model: ls.attribute_all(model, PROMPT, ls.LogProb(), answer=" sofa dog"),
         MatrixAnswer,
     ),
     "modes": (
@@ -93,11 +135,19 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_an_answer_is_the_result_of_the_library(api: TestClient, model: Any, kind: str) -> None:
     question, expected, described = QUESTIONS[kind]
-    answer = ask(api, kind, **question)
+    answer = ask(api, kind.partition(" ")[0], **question)
     described.model_validate(answer)
     result = plain(expected(model))
     assert same({name: value for name, value in answer.items() if name in result}, result)
     assert set(answer) - set(result) == {"id", "kind", "command"}
+
+
+def test_layers_are_read_as_tokens(api: TestClient, model: Any) -> None:
+    answer = ask(api, "attribute", lens="logit@2")
+    expected = ls.attribute(model, PROMPT, ls.Semantic(), lens="logit@2")
+    assert answer["lens"] == plain(expected)["lens"] and answer["layers"] is not None
+    assert "lens='logit@2'" in answer["command"]["python"] and "--lens logit@2" in answer["command"]["shell"]
+    assert ask(api, "attribute", layers=True)["lens"] is None
 
 
 def test_a_scope_with_a_place_of_its_own_is_read_there(api: TestClient, model: Any) -> None:
@@ -115,7 +165,7 @@ def test_the_python_and_the_command_line_give_the_same_result(
     loader: Loader,
     kind: str,
 ) -> None:
-    answer = ask(api, kind, **QUESTIONS[kind][0])
+    answer = ask(api, kind.partition(" ")[0], **QUESTIONS[kind][0])
     command = answer["command"]
     variables: dict[str, Any] = {}
     exec(command["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
@@ -147,11 +197,34 @@ def test_a_whole_answer_is_explained(
     answer = ask(api, "attribute", **question)
     AttributionAnswer.model_validate(answer)
     result = plain(ls.attribute(model, PROMPT, objective, **more))
+    assert answer["answer"]["tokens"]
     assert same({name: value for name, value in answer.items() if name in result}, result)
     variables: dict[str, Any] = {}
     python = answer["command"]["python"].replace("ls.load_model", "load_model")
     exec(python, {"load_model": loader}, variables)
     assert plain(variables["result"])["scores"] == result["scores"]
+
+
+@pytest.mark.parametrize(("question", "objective", "more"), ANSWERED)
+def test_heads_of_a_whole_answer(
+    api: TestClient,
+    run: Callable[..., Run],
+    loader: Loader,
+    model: Any,
+    question: dict[str, Any],
+    objective: Any,
+    more: dict[str, Any],
+) -> None:
+    question, more = ({k: v for k, v in some.items() if k != "eligible"} for some in (question, more))
+    answer = ask(api, "heads", **question, verify=2)
+    HeadsAnswer.model_validate(answer)
+    result = plain(ls.inspect_heads(model, PROMPT, objective, **more, verify=2))
+    assert {name: value for name, value in answer.items() if name in result} == result
+    variables: dict[str, Any] = {}
+    exec(answer["command"]["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
+    _, *arguments = shlex.split(answer["command"]["shell"])
+    for found in (plain(variables["result"]), json.loads(run(*arguments, "--json").out)):
+        assert (found["effect"], found["answer"]) == (result["effect"], result["answer"])
 
 
 @pytest.mark.parametrize("text", ["-", "--help", 'it\'s "a" $(b) `c` \\ !', "two\nlines\n", "- a\n"])
@@ -160,6 +233,36 @@ def test_any_text_survives_the_shell(api: TestClient, text: str) -> None:
     script = 'lens-scopes() { if [ "$2" = --file ]; then cat "$3"; else printf "%s" "$2"; fi; }\n'
     done = subprocess.run(["bash", "-c", script + shell], capture_output=True, text=True, check=True)
     assert done.stdout.removesuffix("\n" if "--file" in shell else "") == text
+
+
+def test_another_prompt_is_contrasted_everywhere(api: TestClient, model: Any) -> None:
+    heads = ask(api, "heads", against=OTHER, verify=2)
+    assert heads["effect"] == plain(ls.inspect_heads(model, PROMPT, baseline=OTHER, verify=2))["effect"]
+    assert f"baseline={OTHER!r}" in heads["command"]["python"] and "--against" in heads["command"]["shell"]
+    both = api.post("/api/heads", json={"text": PROMPT, "against": OTHER, "baseline": "zero"})
+    assert both.status_code == 422 and "give one of them" in both.text
+    matrix = ask(api, "matrix", against=OTHER)
+    assert matrix["matrix"] == plain(ls.attribute_all(model, PROMPT, readout=ls.Dot(OTHER)))["matrix"]
+    attribution, cells = ask(api, "attribute", against=OTHER, layers=True), ask(api, "cells", against=OTHER)
+    assert attribution["layers"][0][2] == -cells["effect"][0][2] != 0
+    assert "ls.patch_cells(model, attribution, 10)" in cells["command"]["python"]
+    place = f"/api/results/{attribution['id']}"
+    page = api.get(f"{place}/page", params={"with": cells["id"]}).json()
+    assert {"cells", "patches", "cells-contract"} <= {section["key"] for section in page["sections"]}
+    assert api.get(f"/api/results/{cells['id']}/csv").text.startswith("layer,site,position,token,other_token")
+    assert api.post("/api/cells", json={"text": PROMPT}).status_code == 422
+
+
+def test_two_prompts_are_put_beside_each_other_before_anything_is_asked(api: TestClient) -> None:
+    same = ask(api, "alignment", against=OTHER)
+    assert same["aligned"] is True and same["problem"] == ""
+    (row,) = same["blocks"][1]["rows"]
+    assert [cell["value"] for cell in row] == [2, " dog", " sofa"]
+    longer = ask(api, "alignment", against="The sofa. sleeps on the")
+    assert longer["aligned"] is False and "they part at position 2: ' dog' (1 token)" in longer["problem"]
+    assert longer["blocks"][1]["rows"][0][-1]["text"] == [{"bold": "1 | 2"}]
+    assert api.post("/api/alignment", json={"text": PROMPT, "against": ""}).status_code == 422
+    assert api.post("/api/alignment", json={"text": "x" * 10**6, "against": OTHER}).status_code == 413
 
 
 def test_a_chat_is_explained() -> None:
@@ -195,8 +298,14 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("attribute", {"layer_site": "resid"}, ["--layer-site", "resid"]),
     ("heads", {"baseline": "mode"}, ["--baseline", "mode"]),
     ("heads", {"head": ["L9H9"]}, ["--head", "L9H9"]),
+    ("heads", {"against": "The sofa"}, ["--against", "The sofa"]),
+    ("cells", {"against": "The sofa. sleeps on the"}, ["--against", "The sofa. sleeps on the"]),
+    ("cells", {"against": OTHER, "points": "path-mean"}, ["--against", OTHER, "--points", "path-mean"]),
+    ("attribute", {"against": OTHER, "readout": "norm"}, ["--against", OTHER, "--readout", "norm"]),
+    ("attribute", {"against": "The sofa sleeps on"}, ["--against", "The sofa sleeps on"]),
     ("matrix", {"generate": 40}, ["--generate", "40"]),
     ("matrix", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
+    ("attribute", {"lens": "tuned"}, ["--lens", "tuned"]),
     ("modes", {"rank": 0}, ["--rank", "0"]),
     ("modes", {"baseline": "mode"}, ["--baseline", "mode"]),
 ]

@@ -240,6 +240,30 @@ def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None
     assert "through=L" in tab.url and "through head L" in tab.locator(".answer .kind").first.inner_text()
 
 
+def test_influence_is_followed_through_what_was_generated(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    assert tab.get_by_role("button", name="Through the generated text").count() == 0
+    tab = visit(f"text={PROMPT}&generate=4")
+    asked(tab, lambda: tab.get_by_role("button", name="Through the generated text").click())
+    tab.wait_for_selector("#a-chain .sentences button")
+    assert texts(tab, "#a-chain .way button")[0] in ("answer", "generated")
+    tab.locator("#a-chain .hops .bars button").first.click()
+    assert len(texts(tab, "#a-chain .way button")) == 2 and "show=influence" in tab.url
+    again = visit(tab.url.partition("#")[2])
+    again.wait_for_selector("#a-chain .sentences button")
+
+
+def test_cells_tell_what_they_read_as(visit: Callable[..., Any]) -> None:
+    tab = visit(f"text={PROMPT}&lens=logit")
+    assert (
+        tab.locator("[name=lens]").input_value() == "logit"
+        and tab.locator("details.more").get_attribute("open") is not None
+    )
+    tab.locator("#a-layers .heat tbody td:not(.top)").nth(2).hover()
+    assert len(texts(tab, "#a-layers .reading .token")) == 5
+    assert visit().locator("#a-layers .reading").count() == 0
+
+
 def test_charts_of_circuitsvis_are_drawn(visit: Callable[..., Any]) -> None:
     tab = visit(f"text={PROMPT}&show=heads,matrix")
     for chart in ("#a-patterns", "#a-pattern-gradients", "#a-matrix-chart"):
@@ -376,6 +400,33 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width
     ]
     assert serious == []
     assert tab.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_two_prompts_are_contrasted(visit: Callable[..., Any], model: Any) -> None:
+    other = "The sofa sleeps on the"
+    tab = visit(f"text={PROMPT}&against={other}&show=cells,heads")
+    tab.wait_for_selector("#a-patches .dot")
+    until(tab, READY)
+    att = ls.attribute(model, PROMPT, layers=True, readout=ls.Dot(other))
+    patches = ls.patch_cells(model, att)
+    frames = tab.locator("#a-cells .heat td.framed")
+    assert frames.count() == len(patches.cells) == tab.locator("#a-patches .chart .dot").count()
+    assert f"patched: {number(patches.cells[0].actual)}" in tab.locator("#a-cells td.framed").first.get_attribute(
+        "title"
+    )
+    assert tab.locator("#a-tokens .scores td").all_inner_texts() == ["2", "␣dog", "␣sofa"]
+    assert tab.locator("#a-further").inner_text().count("Patch cells") == 0
+    assert "against another prompt" in tab.inner_text("#a-cells") and tab.locator("#a-ablation .square").count()
+
+    # Another length: shown beside each other while it is written, and the sentence when it is asked.
+    tab.fill("[name=against]", "The sofa. sleeps on the")
+    tab.wait_for_selector(".alignment .problem")
+    assert "they part at position 2" in tab.inner_text(".alignment")
+    tab.click("#explain")
+    until(tab, "!document.querySelector('#problem').hidden")
+    assert "they part at position 2" in tab.inner_text("#problem")
+    tab.fill("[name=against]", "")
+    tab.wait_for_selector(".alignment", state="hidden")
 
 
 def test_the_examples_are_there(visit: Callable[..., Any]) -> None:

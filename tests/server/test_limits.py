@@ -53,6 +53,13 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
     [
         (Limits(prompt_characters=20), "attribute", {}, "the prompt has 21 characters; this server takes 20."),
         (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5."),
+        (Limits(), "attribute", {"lens": "logit@5@9999"}, "a lens was to read 9999 cells; this server takes 2048."),
+        (
+            Limits(generated_tokens=2),
+            "influence",
+            {"generate": 3},
+            "3 tokens were to be generated; this server takes 2.",
+        ),
         (Limits(generated_tokens=2), "matrix", {"generate": 3}, "3 tokens were to be generated; this server takes 2."),
         (
             Limits(generated_tokens=2),
@@ -381,3 +388,13 @@ def test_sigterm_ends_the_server_cleanly() -> None:
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and err == ""
     assert {answer.status_code for answer in answers} <= {409, 503}
+
+
+def test_no_file_is_read_for_a_lens(api: TestClient, tmp_path: Path) -> None:
+    """Whether it is there or not: the answer would tell."""
+    there = tmp_path / "lens.pt"
+    there.write_bytes(b"x")
+    for path in (str(there), "/nowhere/lens.pt"):
+        for question in ({"lens": path}, {"scope": f"semantic+lens={path}"}):
+            answer = ask(api, **question)
+            assert answer.status_code == 422 and "reads no files" in answer.json()["detail"]

@@ -2,7 +2,7 @@
 
     python tests/support/architectures.py
 
-writes the table into README.md; tests/engine/test_architectures.py checks that it is what the code does.
+writes the table into docs/pages/models.md; tests/engine/test_architectures.py checks that it is what the code does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lens_scopes.engine.sites import _IN_BLOCK
 from lens_scopes.errors import LensScopesError, ModelError, ObjectiveError
 from lens_scopes.models.quiet import quiet_libraries
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pages" / "models.md"
 MARKS = ("<!-- architectures -->", "<!-- end of architectures -->")
 IDS = [1, 5, 3, 7, 2, 9, 4]
 SHORT = [6, 2, 8]
@@ -264,8 +264,8 @@ def table() -> list[str]:
 
 
 def written() -> dict[tuple[str, str], tuple[str, ...]]:
-    """The cells of the table as README.md has them, by architecture and backend."""
-    text = README.read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
+    """The cells of the table as docs/pages/models.md has them, by architecture and backend."""
+    text = PAGE.read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
     found = {}
     for line in text.strip().splitlines()[2:]:
         name, backend, *cells = line.strip("| ").split(" | ")
@@ -276,7 +276,7 @@ def written() -> dict[tuple[str, str], tuple[str, ...]]:
 
 if __name__ == "__main__":
     text = "\n".join(table())
-    whole = README.read_text(encoding="utf-8")
+    whole = PAGE.read_text(encoding="utf-8")
     pattern = f"(?<={re.escape(MARKS[0])}).*(?={re.escape(MARKS[1])})"
-    README.write_text(re.sub(pattern, lambda _: f"\n\n{text}\n\n", whole, flags=re.DOTALL), encoding="utf-8")
+    PAGE.write_text(re.sub(pattern, lambda _: f"\n\n{text}\n\n", whole, flags=re.DOTALL), encoding="utf-8")
     print(text)

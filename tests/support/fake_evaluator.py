@@ -65,11 +65,14 @@ class FakeEvaluator:
         self.seed, self.draws, self.corpus = seed, draws, [list(ids) for ids in corpus]
         self.kill_at, self.fail_at, self.delay = kill_at, fail_at, delay
         self.measured: list[int] = []
+        self.needs_other = False
 
     def passage(self, passage: Any) -> Prompt:
         return read_prompt(self.model, passage)
 
-    def measure(self, prompt: Prompt, target: int | None, *, index: int) -> tuple[dict[str, Any], list[Measurement]]:
+    def measure(
+        self, prompt: Prompt, target: int | None, *, index: int, other: Sequence[int] | None = None
+    ) -> tuple[dict[str, Any], list[Measurement]]:
         self.measured.append(index)
         time.sleep(self.delay)
         if index == self.kill_at:

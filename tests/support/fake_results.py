@@ -1,7 +1,9 @@
-"""Head inspections, matrices and mode inspections with plausible made-up numbers, so that views need no model."""
+"""Results of every kind but attributions with plausible made-up numbers, so that views need no model."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,9 @@ import torch
 from fake_attribution import GERMAN_TOKENS, fake_attribution
 
 from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.results.cells import CellPatches, PatchedCell
 from lens_scopes.results.heads import AblationEffect, HeadInspection
+from lens_scopes.results.influence import TotalInfluence
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 
@@ -78,6 +82,46 @@ def fake_heads(
     return HeadInspection(**(values | fields))
 
 
+def fake_cells(
+    tokens: Sequence[str] = GERMAN_TOKENS, n_layers: int = 18, patched: int = 12, **fields: Any
+) -> CellPatches:
+    """Random changes against a prompt that has another token at index 9, whose cell at L13 is the strongest."""
+    base = fake_attribution(tokens)
+    n = len(tokens)
+    generator = torch.Generator().manual_seed(3)
+    effect = 0.3 * torch.randn(n_layers, n, generator=generator, dtype=torch.float64)
+    effect[min(13, n_layers - 1), min(9, n - 1)] = -2.5
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
+    others: list[str] = [" Stuhl" if index == 9 else token for index, token in enumerate(tokens)]
+    order = effect.abs().flatten().argsort(descending=True)[:patched].tolist()
+    places = [(index // n, index % n, float(effect.flatten()[index])) for index in order]
+    values: dict[str, Any] = {
+        "effect": effect,
+        "layer_names": names,
+        "baseline_tokens": others,
+        "cells": [
+            PatchedCell(layer, names[layer], at, str(tokens[at]), others[at], change, 0.8 * change + 0.01)
+            for layer, at, change in places
+        ],
+        "spearman": 0.91,
+        "tokens": list(tokens),
+        "token_ids": base.token_ids,
+        "special": base.special,
+        "text": base.text,
+        "position": base.position,
+        "target": base.target,
+        "prediction": base.prediction,
+        "scope": "semantic",
+        "objective": "Semantic(' sofa')",
+        "spec": base.spec,
+        "contract": base.contract | {"held fixed": "the same layer's other positions"},
+        "model": base.model,
+        "settings": {"readout": {"name": "dot", "baseline": "other"}, "verified": patched, "divergence": False},
+        "versions": base.versions,
+    }
+    return CellPatches(**(values | fields))
+
+
 def fake_matrix(tokens: Sequence[str] = GERMAN_TOKENS, generated: int = 0, **fields: Any) -> AttributionMatrix:
     """Random scores, of which every prediction's last token has the largest; BOS is far above all."""
     base = fake_attribution(tokens)
@@ -99,6 +143,7 @@ def fake_matrix(tokens: Sequence[str] = GERMAN_TOKENS, generated: int = 0, **fie
         "text": base.text,
         "position": destinations[-1],
         "prediction": base.prediction,
+        "answer": generated,
         "generated": generated,
         "spans": {"German": (1, min(11, n)), "English": (min(11, n - 1), n)} if n > 11 else {},
         "scope": "semantic",
@@ -110,6 +155,24 @@ def fake_matrix(tokens: Sequence[str] = GERMAN_TOKENS, generated: int = 0, **fie
         "versions": base.versions,
     }
     return AttributionMatrix(**(values | fields))
+
+
+SENTENCES = ("Ann is in Rome.", " Joe is in Bonn.", " Ann waits.", " Joe sings.", " So Rome waits.")
+
+
+def fake_story(sentences: Sequence[str] = SENTENCES, given: int = 2, **fields: Any) -> AttributionMatrix:
+    """Random scores on a text of words, of which all sentences but the first `given` are generated."""
+    text = "".join(sentences)
+    words = re.findall(r"\s?[^\s.]+|\.", text)
+    offsets = [(0, 0), *itertools.pairwise(itertools.accumulate(map(len, words), initial=0))]
+    generated = len(re.findall(r"\s?[^\s.]+|\.", "".join(sentences[given:])))
+    named = {"text": text, "offsets": offsets, "spans": {}, "objective": "Semantic"}
+    return fake_matrix(["<bos>", *words], generated, **(named | fields))
+
+
+def fake_influence(tokens: Sequence[str] = GERMAN_TOKENS, **fields: Any) -> TotalInfluence:
+    """The influence on the last third of a text without sentences, of all tokens before it."""
+    return fake_matrix(tokens, max(1, len(tokens) // 3), spans={}, **fields).total_influence()
 
 
 def fake_modes(tokens: Sequence[str] = GERMAN_TOKENS, vocabulary: Sequence[str] = (), **fields: Any) -> ModeInspection:

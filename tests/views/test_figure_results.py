@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS
-from fake_results import fake_heads, fake_matrix, fake_modes
+from fake_results import fake_heads, fake_influence, fake_matrix, fake_modes
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
@@ -17,7 +17,7 @@ from lens_scopes.results.heads import AblationEffect
 from lens_scopes.views import figure_bytes, figure_of, heads_figure, matrix_figure, modes_figure
 from lens_scopes.views.words.token_text import printable_token
 
-MAKERS = [fake_heads, fake_matrix, fake_modes]
+MAKERS = [fake_heads, fake_matrix, fake_influence, fake_modes]
 
 
 def panel(figure: Any, label: str) -> Any:

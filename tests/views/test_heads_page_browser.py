@@ -15,8 +15,8 @@ from fake_results import fake_heads, fake_matrix, fake_modes
 from matplotlib.image import imread
 
 from lens_scopes.views import attribution_page, notebook_html, to_html
+from lens_scopes.views.words.changes import head_lines
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
-from lens_scopes.views.words.heads import head_lines
 from lens_scopes.views.words.token_text import printable_token
 
 pytestmark = browser_marks

@@ -5,12 +5,16 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fake_attribution import HOSTILE_TOKENS, fake_attribution
+from fake_results import fake_heads, fake_matrix, fake_modes
 from html_document import Document
 
 from lens_scopes.errors import FileError
@@ -187,11 +191,28 @@ def test_short_numbers(value: float, expected: str) -> None:
 
 def test_the_notebook_frame_holds_the_whole_page_and_is_closed() -> None:
     attribution = fake_attribution(HOSTILE_TOKENS)
-    (frame,) = Document(notebook_html(attribution, height=500)).named("iframe")
+    (frame,) = Document(notebook_html(attribution, full=True, height=500)).named("iframe")
     assert frame["srcdoc"] == to_html(attribution)
     assert frame["sandbox"] == "allow-scripts"
     assert frame["height"] == "500"
     assert "allow-same-origin" not in framed(Page("t"))
+
+
+@pytest.mark.parametrize("make", [fake_attribution, fake_heads, fake_matrix, fake_modes])
+def test_the_notebook_view_is_small_and_keeps_the_warnings(make: Callable[..., Any]) -> None:
+    result = make()
+    html = notebook_html(replace(result, warnings=["mind the gap"]))
+    assert len(html) < (100_000 if make is not fake_heads else 150_000)  # by_source: layers × heads × tokens
+    assert "mind the gap" in html
+    assert "var CircuitsVis=" not in html
+
+
+def test_the_notebook_strip_needs_no_frame_and_is_text() -> None:
+    strip = notebook_html(fake_attribution(HOSTILE_TOKENS)).partition("<iframe")[0]
+    spans = Document(strip).named("span")
+    assert len(spans) == len(HOSTILE_TOKENS)
+    assert all(span["title"] and "background:#" in span["style"] for span in spans)
+    assert not Document(strip).named("script") and not Document(strip).named("img")
 
 
 def test_importing_the_views_loads_no_heavy_package() -> None:

@@ -222,7 +222,7 @@ def test_a_phone_never_scrolls_sideways(visit: Callable[..., Any], tokens: list[
 
 
 def test_a_notebook_frame_is_as_closed_as_the_page(visit: Callable[..., Any]) -> None:
-    tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(fake_attribution(HOSTILE_TOKENS))}")
+    tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(fake_attribution(HOSTILE_TOKENS), full=True)}")
     frame = tab.frame_locator("iframe")
     frame.locator(STRIP).first.wait_for(state="attached")
     assert frame.locator("#token-strip .colored-tokens>span").count() == len(HOSTILE_TOKENS)
@@ -231,6 +231,14 @@ def test_a_notebook_frame_is_as_closed_as_the_page(visit: Callable[..., Any]) ->
     assert inner.evaluate("(() => { try { return parent.document.title } catch (error) { return error.name } })()") == (
         "SecurityError"
     )
+
+
+def test_the_compact_notebook_view_fits_its_content(visit: Callable[..., Any]) -> None:
+    tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(fake_attribution(HOSTILE_TOKENS))}")
+    tab.wait_for_function("parseFloat(document.querySelector('iframe').style.height) > 300")
+    inner = tab.frames[1]
+    assert inner.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    assert inner.evaluate("window.executed") is None and tab.evaluate("window.executed") is None
 
 
 def test_the_policy_stops_requests(browser: Any, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.evaluation.report import report
-from lens_scopes.results.answer import AnswerRecord
+from lens_scopes.results.base import AnswerRecord
 from lens_scopes.views import page_of
-from lens_scopes.views.words.heads import head_lines
+from lens_scopes.views.words.changes import head_lines
 from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.pages import attribution, evaluation, flow, heads, matrix, modes
 from lens_scopes.views.words.token_text import printable_token

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.results.attribution import Attribution
+from lens_scopes.results.base import AnswerRecord
 from lens_scopes.views.terminal.attribution import TerminalReport, print_terminal
 from lens_scopes.views.words.attribution import number, percent
 from lens_scopes.views.words.colour import ink, level_colour

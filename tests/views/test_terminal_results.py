@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS
-from fake_results import fake_heads, fake_matrix, fake_modes
+from fake_results import fake_heads, fake_influence, fake_matrix, fake_modes
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -143,7 +143,7 @@ def test_modes_are_contrasts_and_words_are_sentences() -> None:
     assert "KL predicted 0.2, actual 0.5 nats; agreement 0.95" in told
 
 
-@pytest.mark.parametrize("make", [fake_heads, fake_matrix, fake_modes])
+@pytest.mark.parametrize("make", [fake_heads, fake_matrix, fake_influence, fake_modes])
 @pytest.mark.parametrize("width", [30, 50, 80, 200])
 @pytest.mark.parametrize("tokens", [GERMAN_TOKENS, HOSTILE_TOKENS, ["a" * 300, " b"]])
 def test_every_line_fits(make: Callable[..., Any], width: int, tokens: list[str]) -> None:
@@ -163,7 +163,7 @@ def test_tokens_cannot_act_on_the_terminal(make: Callable[..., Any], report: Cal
         assert "[red]" in stripped
 
 
-@pytest.mark.parametrize("make", [fake_heads, fake_matrix, fake_modes])
+@pytest.mark.parametrize("make", [fake_heads, fake_matrix, fake_influence, fake_modes])
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_narrow_encodings_are_printed_without_an_error(make: Callable[..., Any], encoding: str) -> None:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)

@@ -19,7 +19,7 @@ from lens_scopes.views.words.attribution import (
     short_names,
     title,
 )
-from lens_scopes.views.words.heads import heads_interpretation, unit_of_change
+from lens_scopes.views.words.changes import heads_interpretation, unit_of_change
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 

@@ -35,12 +35,11 @@ def attribute(
         from lens_scopes.attribution.attribute import attribute
 
         spec = asked.spec()
-        if companions.add:
-            spec.require_gradient()
+        companions.check_spec(spec)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)
-        others = companions.compute(loaded, text, spec, prompt.position)
+        others = companions.compute(loaded, text, spec, prompt.position, attribution)
     asked.remark(attribution, *others.values())
     _remark_on_space(attribution)
     output.deliver(attribution, others)

@@ -50,6 +50,16 @@ class PassageOptions:
             show_default=False,
         ),
     ] = None
+    other_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Field or column that holds another prompt of as many tokens for each passage: for the ablation "
+            "prompt, and for methods measured from it, such as semantic+dot-prompt and loo-kl@prompt.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None
     split: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Split of the data set, if it has several.", rich_help_panel=_DATA),
@@ -181,7 +191,9 @@ def evaluate(
 
         # Each of several processes has a device of its own, and the first shows the progress.
         process = this_process()
-        passages = read_passages(data.passages, field=data.field, split=data.split, subset=data.subset)
+        passages = read_passages(
+            data.passages, field=data.field, other=data.other_field, split=data.split, subset=data.subset
+        )
         loaded = replace(model, device=model.device or process.device()).load()
         with progress_bar("Evaluating") as progress:
             measure(

@@ -36,7 +36,8 @@ def flow(
     answer: Annotated[
         str | None,
         typer.Option(
-            help="Text after the prompt: explain the predictions of its tokens, and sum the values.",
+            help="Explain the predictions of this answer's tokens after the prompt, and sum the values: a text, "
+            "leading space included, or ids (#12#34).",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -93,6 +94,7 @@ def flow(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.flow import information_flow
         from lens_scopes.results.flow import checked_sigma
+        from lens_scopes.scopes.registry import read_text_or_ids
 
         spec = asked.spec()
         checked_sigma(sigma)
@@ -102,7 +104,7 @@ def flow(
                 loaded,
                 text,
                 named or None,
-                answer=answer,
+                answer=None if answer is None else read_text_or_ids(answer),
                 generate=generate,
                 position=prompt.position,
                 sigma=sigma,

@@ -12,7 +12,7 @@ from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
-from lens_scopes.cli.options.spec import ScopeOptions
+from lens_scopes.cli.options.spec import HeadsOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError
 
@@ -22,7 +22,7 @@ _PANEL = "Heads"
 @with_option_groups
 def heads(
     prompt: PromptOptions,
-    asked: ScopeOptions,
+    asked: HeadsOptions,
     model: ModelOptions,
     output: ResultOptions,
     baseline: Annotated[
@@ -40,7 +40,7 @@ def heads(
         typer.Option(
             metavar="TEXT",
             help="Replace a component's output by its output under this prompt, of as many tokens as the prompt "
-            "explained: a text, or ids ('#2,#651').",
+            "explained: a text, or ids ('#2#651').",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -63,18 +63,19 @@ def heads(
         ),
     ] = None,
 ) -> None:
-    """Predict the effect of every head and MLP on one prediction, and verify the strongest by ablation."""
+    """Predict the effect of every head and MLP on one prediction or a whole answer, and verify the strongest by
+    ablation."""
     if baseline is not None and against is not None:
         raise LensScopesError("--baseline and --against both say what replaces an output; give one of them.")
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.heads import inspect_heads
-        from lens_scopes.scopes.other_prompt import read_prompt_option
+        from lens_scopes.scopes.registry import read_text_or_ids
 
         spec = asked.spec().require_gradient()
         loaded = model.load()
-        replacement: Any = baseline or "mean" if against is None else read_prompt_option(against)
+        replacement: Any = baseline or "mean" if against is None else read_text_or_ids(against)
         with progress_bar("Ablating") as progress:
             result = inspect_heads(
                 loaded,

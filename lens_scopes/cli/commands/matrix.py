@@ -25,6 +25,16 @@ def matrix(
     asked: MatrixOptions,
     model: ModelOptions,
     output: ResultOptions,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Explain only the predictions of this answer's tokens after the prompt, one by one: a text, leading "
+            "space included, or ids (#12#34).",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
     generate: Annotated[
         int,
         typer.Option(help="Generate N tokens first, and explain only those.", min=0, rich_help_panel=_PANEL),
@@ -37,13 +47,27 @@ def matrix(
             rich_help_panel=_PANEL,
         ),
     ] = None,
+    total_influence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="answer|generated|TEXT",
+            help="Give the influence of the prompt on this part of the generated text, through the generated text "
+            "before it, in place of the matrix: answer (its last sentence), generated (all of it), or a text in it.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Attribute every prediction of a text, given or generated, to every earlier token."""
     output.check()
+    if total_influence is not None and not generate and answer is None:
+        raise PromptError(
+            "--total-influence goes through text after the prompt, and there is none; add --generate 40, or --answer."
+        )
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.matrix import attribute_all
+        from lens_scopes.scopes.registry import read_text_or_ids
 
         spec = asked.spec().require_gradient()
         loaded = model.load()
@@ -52,12 +76,13 @@ def matrix(
                 loaded,
                 text,
                 spec,
+                answer=None if answer is None else read_text_or_ids(answer),
                 generate=generate,
                 spans=spans,
                 progress=progress,
             )
     asked.remark(result)
-    output.deliver(result)
+    output.deliver(result if total_influence is None else result.total_influence(total_influence))
 
 
 def _named(item: str) -> tuple[str, str]:

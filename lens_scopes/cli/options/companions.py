@@ -13,9 +13,11 @@ from lens_scopes.errors import LensScopesError
 if TYPE_CHECKING:
     from lens_scopes.engine.model import ModelLike
     from lens_scopes.prompts.read import PromptLike
+    from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.cells import CellPatches
     from lens_scopes.scopes.spec import Spec
 
-KINDS = ("heads", "matrix", "modes")
+KINDS = ("heads", "matrix", "modes", "cells")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class CompanionOptions:
         list[str] | None,
         typer.Option(
             "--with",
-            metavar="heads|matrix|modes",
-            help="Also show heads, the source × target matrix, or the Fisher modes for the same prompt, on the page "
-            "and in the terminal; may be repeated.",
+            metavar="|".join(KINDS),
+            help="Also show heads, the source × target matrix, the Fisher modes, or with --layers and --against the "
+            "strongest cells patched, for the same prompt, on the page and in the terminal; may be repeated.",
             rich_help_panel="Output",
         ),
     ] = None
@@ -43,17 +45,46 @@ class CompanionOptions:
             if kind not in KINDS:
                 raise LensScopesError(f"--with takes {', '.join(KINDS[:-1])} or {KINDS[-1]}; got {kind!r}.")
 
-    def compute(self, model: ModelLike, prompt: PromptLike, spec: Spec, position: int) -> dict[str, Any]:
-        """The results asked for, by kind, in the order of KINDS.
+    def check_spec(self, spec: Spec) -> None:
+        """Refuses kinds that what is asked has none of.
+
+        Raises:
+            LensScopesError: for a comparison method, and for modes of a whole answer.
+        """
+        if self.add:
+            spec.require_gradient()
+        if spec.answers and "modes" in (self.add or []):
+            raise LensScopesError(
+                "modes are those of one prediction, and a whole answer is explained; leave out --with modes, or call "
+                "modes with --position."
+            )
+
+    def compute(
+        self, model: ModelLike, prompt: PromptLike, spec: Spec, position: int, attribution: Attribution
+    ) -> dict[str, Any]:
+        """The results asked for, by kind, in the order of KINDS; cells are those of the attribution.
 
         Raises:
             LensScopesError: as the functions that compute them.
         """
+        from lens_scopes.engine.model import ScopedModel
+
         asked = spec.without_sites() if self.add else spec
-        baseline = spec.readout.other_prompt or "mean"
+        baseline = (spec.other_prompt(ScopedModel.of(model)) if self.add else None) or "mean"
         return {
-            kind: _compute(kind, model, prompt, asked, position, baseline) for kind in KINDS if kind in (self.add or [])
+            kind: _patched(model, attribution)
+            if kind == "cells"
+            else _compute(kind, model, prompt, asked, position, baseline)
+            for kind in KINDS
+            if kind in (self.add or [])
         }
+
+
+def _patched(model: ModelLike, attribution: Attribution) -> CellPatches:
+    from lens_scopes.attribution.cells import patch_cells
+
+    with progress_bar("Patching") as progress:
+        return patch_cells(model, attribution, progress=progress)
 
 
 def _compute(kind: str, model: ModelLike, prompt: PromptLike, spec: Spec, position: int, baseline: Any) -> Any:

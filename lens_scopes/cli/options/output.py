@@ -14,8 +14,7 @@ import typer
 
 from lens_scopes.errors import FileError, PromptError
 from lens_scopes.prompts.groups import UNITS
-from lens_scopes.results.plain_json import as_json
-from lens_scopes.results.writing import check_writable, utf8, write_whole
+from lens_scopes.results.writing import as_json, check_writable, utf8, write_whole
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution

@@ -12,7 +12,7 @@ import typer
 
 from lens_scopes.cli.options.output import PANEL, check_files
 from lens_scopes.evaluation.formats import FORMATS, formats_text
-from lens_scopes.results.plain_json import as_json
+from lens_scopes.results.writing import as_json
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_scopes.cli.options.output import PANEL, check_files
-from lens_scopes.results.plain_json import as_json
-from lens_scopes.results.writing import utf8, write_whole
+from lens_scopes.results.writing import as_json, utf8, write_whole
 
 _SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")
 

@@ -11,11 +11,14 @@ import typer
 
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
+    CELL_OPTIONS,
     DEFAULT_SCOPE,
     LIMIT_OPTIONS,
+    MATRIX_OPTIONS,
     PATH_OPTIONS,
     SCOPE_OPTIONS,
     SITE_OPTIONS,
+    WHICH_ANSWER,
     Option,
     options,
 )
@@ -74,15 +77,20 @@ def _field(option: Option) -> tuple[str, Any, Any]:
 
 
 if TYPE_CHECKING:
-    SpecOptions = ScopeOptions = MatrixOptions = PathOptions = _Choices
+    SpecOptions = HeadsOptions = CellOptions = MatrixOptions = PathOptions = _Choices
 else:
     SpecOptions = _group(
         "SpecOptions",
         (*SCOPE_OPTIONS, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS),
         "Everything that may be asked.",
     )
-    ScopeOptions = _group(
-        "ScopeOptions", (*SCOPE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For what has sites of its own."
+    HeadsOptions = _group(
+        "HeadsOptions", (*SCOPE_OPTIONS, *WHICH_ANSWER, *PATH_OPTIONS, *LIMIT_OPTIONS), "For heads and MLPs."
     )
-    MatrixOptions = _group("MatrixOptions", (*SCOPE_OPTIONS, "readout", *PATH_OPTIONS, *LIMIT_OPTIONS), "For matrices.")
+    CellOptions = _group(
+        "CellOptions", (*SCOPE_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For patched cells."
+    )
+    MatrixOptions = _group(
+        "MatrixOptions", (*SCOPE_OPTIONS, *MATRIX_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For matrices."
+    )
     PathOptions = _group("PathOptions", (*PATH_OPTIONS, *LIMIT_OPTIONS), "For what has an objective of its own.")

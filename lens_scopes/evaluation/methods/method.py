@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.resolved import ResolvedSpec
-from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.errors import EvaluationError, LensScopesError
 from lens_scopes.evaluation.methods.path_gradients import PathGradients
@@ -57,6 +57,23 @@ class Method:
     def explanation(self) -> Explanation:
         """The objective or comparison method."""
         return self.spec.objective
+
+    @property
+    def per_prompt(self) -> bool:
+        """Whether it is measured from the passage's other prompt, which `against` gives."""
+        return self.spec.per_prompt
+
+    def against(self, other: Sequence[int] | None) -> Method:
+        """The same measured from the other prompt of one passage, where it asks for one.
+
+        Raises:
+            EvaluationError: where it does and there is none.
+        """
+        if not self.per_prompt:
+            return self
+        if other is None:
+            raise EvaluationError(f"method {self.name!r} is measured from another prompt, and this passage has none.")
+        return replace(self, spec=self.spec.against(tuple(other)))
 
     def check(self, model: ModelLike) -> None:
         """Checks the choices against the model, before any passage is scored.
@@ -106,5 +123,5 @@ def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
         return baseline.ablations
     if not isinstance(baseline, LeaveOneOut):
         return 1
-    draws = baseline.draws if ABLATIONS[baseline.ablation].random else 1
+    draws = baseline.draws if baseline.token_ablation.random else 1
     return 1 + draws * len(segments(prompt, baseline.by))

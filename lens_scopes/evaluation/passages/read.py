@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from lens_scopes.prompts.tokens import quote
 
 Passage: TypeAlias = Annotated["str | tuple[int, ...]", VALIDATED]
 PassagesLike: TypeAlias = Annotated["str | Path | Sequence[str | Sequence[int]] | Passages", VALIDATED]
+
+_Row: TypeAlias = tuple[str, ...]  # the text, and the other prompt where one is read
 
 FIELD = "text"
 _SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -28,10 +30,12 @@ class Passages:
     Attributes:
         name: the file's name without its folder, or the name of the data set.
         items: texts, or token ids where ids were given.
+        others: another prompt for each of them; empty where there are none.
     """
 
     name: str
     items: tuple[Passage, ...]
+    others: tuple[Passage, ...] = ()
 
     def __len__(self) -> int:
         """The number of passages."""
@@ -40,13 +44,18 @@ class Passages:
     def digest(self) -> str:
         """SHA-256 of all passages in order, whatever kind of file they came from."""
         digest = hashlib.sha256()
-        for item in self.items:
+        for item in (*self.items, *self.others):
             digest.update(json.dumps(item).encode("ascii") + b"\n")
         return digest.hexdigest()
 
 
 def read_passages(
-    source: PassagesLike, *, field: str | None = None, split: str | None = None, subset: str | None = None
+    source: PassagesLike,
+    *,
+    field: str | None = None,
+    other: str | None = None,
+    split: str | None = None,
+    subset: str | None = None,
 ) -> Passages:
     """The passages of a file or data set.
 
@@ -55,11 +64,12 @@ def read_passages(
     - a file: `.txt` (one passage a line, blank lines left out), `.json` (a list), `.jsonl` or `.ndjson` (one a line) or
       `.parquet` (one a row). In JSON a passage is a string, or an object whose `field` is one.
     - a folder that `datasets` saved or can load, or the name of a data set on the hub or in the local cache.
-    - the passages themselves: texts, or token ids each.
+    - the passages themselves: texts, or token ids each; or pairs of a passage and another prompt of as many tokens.
 
     Args:
         source: where the passages are.
         field: the field or column that holds the text; "text" unless given.
+        other: the field or column that holds another prompt of as many tokens; none is read unless given.
         split: of a data set, such as "test"; only needed where there are several.
         subset: the configuration of a data set, where it has several.
 
@@ -69,51 +79,70 @@ def read_passages(
     if isinstance(source, Passages):
         return source
     if source == "" or not isinstance(source, (str, Path)):
-        return Passages("given", tuple(_given(source)))
+        return _given(source)
     path = Path(source)
-    field = field or FIELD
+    names = (field or FIELD, *([other] if other else []))
     try:
         there = path.is_file()
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read {quote(str(source))}: {error}.") from error
     if there:
-        items = _from_file(path, field)
+        rows = _from_file(path, names)
         name = path.name
     elif path.suffix.lower() in _SUFFIXES:
         raise FileError(f"cannot read {path}: there is no such file.")
     else:
-        items = _from_data_set(source, field, split, subset)
+        rows = _from_data_set(source, names, split, subset)
         name = path.name if path.is_dir() else str(source)
-    if not items:
+    if not rows:
         raise FileError(f"{source} holds no passage; give at least one.")
-    return Passages(name, tuple(items))
+    items, *others = zip(*rows, strict=True)
+    return Passages(name, items, *others)
 
 
-def _given(source: Any) -> Iterable[Passage]:
+def _given(source: Any) -> Passages:
     if not isinstance(source, Sequence) or not source:
         raise FileError(f"passages are a file, a data set's name or a list of texts, got {type(source).__name__}.")
-    for index, item in enumerate(source):
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, Sequence) and all(isinstance(token_id, int) for token_id in item):
-            yield tuple(item)
-        else:
-            raise FileError(f"passage {index} is {quote(item)}; give a text or token ids.")
+    pairs = [_pair(item) for item in source]
+    if any(pairs) and not all(pairs):
+        raise FileError(
+            f"passage {[bool(pair) for pair in pairs].index(False)} brings no other prompt, and others do; give each "
+            "passage one, or none."
+        )
+    items = [
+        _passage(pair[0] if pair else item, index) for index, (pair, item) in enumerate(zip(pairs, source, strict=True))
+    ]
+    others = [_passage(pair[1], index) for index, pair in enumerate(pairs) if pair]
+    return Passages("given", tuple(items), tuple(others))
 
 
-def _from_file(path: Path, field: str) -> list[str]:
+def _pair(item: Any) -> tuple[Any, Any] | None:
+    """A passage and its other prompt; None for a passage alone."""
+    is_pair = isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2
+    return (item[0], item[1]) if is_pair and not any(isinstance(part, int) for part in item) else None
+
+
+def _passage(item: Any, index: int) -> Passage:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Sequence) and all(isinstance(token_id, int) for token_id in item):
+        return tuple(item)
+    raise FileError(f"passage {index} is {quote(item)}; give a text or token ids.")
+
+
+def _from_file(path: Path, names: Sequence[str]) -> list[_Row]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return _from_parquet(path, field)
+        return _from_parquet(path, names)
     if suffix not in _SUFFIXES:
         raise FileError(f"cannot tell what {path} holds; give it one of the suffixes {' '.join(_SUFFIXES)}.")
     text = _decoded(path)
     if suffix == ".json":
-        return _from_json(path, text, field)
+        return _from_json(path, text, names)
     lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if suffix == ".txt":
-        return [line for _, line in lines]
-    return [_text_of(_parsed(line, f"{path} line {number}"), f"{path} line {number}", field) for number, line in lines]
+        return [_texts_of(line, f"{path} line {number}", names) for number, line in lines]
+    return [_texts_of(_parsed(line, f"{path} line {number}"), f"{path} line {number}", names) for number, line in lines]
 
 
 def _decoded(path: Path) -> str:
@@ -138,7 +167,7 @@ def _parsed(line: str, where: str) -> Any:
         raise FileError(f"{where} is not JSON ({said}); expected a string or an object a line.") from error
 
 
-def _from_json(path: Path, text: str, field: str) -> list[str]:
+def _from_json(path: Path, text: str, names: Sequence[str]) -> list[_Row]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -148,10 +177,12 @@ def _from_json(path: Path, text: str, field: str) -> list[str]:
     except RecursionError as error:
         raise FileError(f"{path} is nested too deeply; expected a list of texts.") from error
     if not isinstance(rows, list):
-        raise FileError(f"{path} holds {quote(rows)}; expected a list of texts, or of objects with a field {field!r}.")
+        raise FileError(
+            f"{path} holds {quote(rows)}; expected a list of texts, or of objects with a field {names[0]!r}."
+        )
     lines = _Lines(text)
     return [
-        _text_of(row, lambda index=index: f"{path} line {lines.of_item(index)}", field)
+        _texts_of(row, lambda index=index: f"{path} line {lines.of_item(index)}", names)
         for index, row in enumerate(rows)
     ]
 
@@ -174,22 +205,23 @@ class _Lines:
         return at + len(self.text[at:]) - len(self.text[at:].lstrip())
 
 
-def _from_parquet(path: Path, field: str) -> list[str]:
+def _from_parquet(path: Path, names: Sequence[str]) -> list[_Row]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
-            if field not in columns:
-                raise FileError(f"{path} {_no_field(field, columns)}")
-            values = file.read([field]).column(field).to_pylist()
+            for field in names:
+                if field not in columns:
+                    raise FileError(f"{path} {_no_field(field, columns)}")
+            rows = file.read(list(names)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise FileError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    return [_text_of(value, f"{path} row {row}", field) for row, value in enumerate(values, 1)]
+    return [_texts_of(row, f"{path} row {number}", names) for number, row in enumerate(rows, 1)]
 
 
-def _from_data_set(source: str | Path, field: str, split: str | None, subset: str | None) -> list[str]:
+def _from_data_set(source: str | Path, names: Sequence[str], split: str | None, subset: str | None) -> list[_Row]:
     import datasets
 
     from lens_scopes.models.quiet import quiet_libraries
@@ -204,16 +236,23 @@ def _from_data_set(source: str | Path, field: str, split: str | None, subset: st
             said = " ".join(str(error).split()) or type(error).__name__
             raise FileError(f"cannot read {source} as a file or a data set: {said}") from error
     if isinstance(data, dict):
-        names = list(data)
-        if split is None and len(names) > 1:
-            raise FileError(f"{source} has the splits {', '.join(names)}; choose one with split (--split {names[0]}).")
-        chosen = split or names[0]
+        splits = list(data)
+        if split is None and len(splits) > 1:
+            raise FileError(
+                f"{source} has the splits {', '.join(splits)}; choose one with split (--split {splits[0]})."
+            )
+        chosen = split or splits[0]
         if chosen not in data:
-            raise FileError(f"{source} has no split {chosen!r}; it has {', '.join(names)}.")
+            raise FileError(f"{source} has no split {chosen!r}; it has {', '.join(splits)}.")
         data = data[chosen]
-    if field not in data.column_names:
-        raise FileError(f"{source} {_no_field(field, data.column_names)}")
-    return [_text_of(value, f"{source} row {row}", field) for row, value in enumerate(data[field], 1)]
+    for field in names:
+        if field not in data.column_names:
+            raise FileError(f"{source} {_no_field(field, data.column_names)}")
+    rows = zip(*(data[field] for field in names), strict=True)
+    return [
+        _texts_of(dict(zip(names, values, strict=True)), f"{source} row {number}", names)
+        for number, values in enumerate(rows, 1)
+    ]
 
 
 @contextmanager
@@ -229,18 +268,23 @@ def _data_set_bars(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _text_of(row: Any, where: Any, field: str) -> str:
-    """The text of a row; `where` is its place, or gives it."""
-    if isinstance(row, str):
-        return row
+def _texts_of(row: Any, where: Any, names: Sequence[str]) -> _Row:
+    """The texts of a row's fields; `where` is its place, or gives it."""
+    if isinstance(row, str) and len(names) == 1:
+        return (row,)
     place = where() if callable(where) else where
+    if isinstance(row, str):
+        raise FileError(
+            f"{place} is a text alone, so it has no field {names[1]!r}; expected an object with both fields."
+        )
     if not isinstance(row, dict):
         raise FileError(f"{place} is {quote(row)}; expected a text.")
-    if field not in row:
-        raise FileError(f"{place} {_no_field(field, list(row))}")
-    if not isinstance(row[field], str):
-        raise FileError(f"{place} has {quote(row[field])} as {field!r}; expected a text.")
-    return row[field]
+    for field in names:
+        if field not in row:
+            raise FileError(f"{place} {_no_field(field, list(row))}")
+        if not isinstance(row[field], str):
+            raise FileError(f"{place} has {quote(row[field])} as {field!r}; expected a text.")
+    return tuple(row[field] for field in names)
 
 
 def _no_field(field: str, fields: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, PromptError
+from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import TokenModel
 
@@ -25,11 +26,13 @@ class PassagePrompt:
         token_ids: what the model reads.
         target: the id of the token that follows; None where it is not known.
         cut: how many tokens were cut off at the beginning to fit the context window.
+        other: the tokens of the passage's other prompt, cut as this one; None for none.
     """
 
     token_ids: tuple[int, ...]
     target: int | None
     cut: int = 0
+    other: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,17 @@ def check_target(target: str) -> None:
         )
 
 
-def read_passage(model: TokenModel, passage: Passage, target: str, *, truncate: bool) -> PassagePrompt | TooLong:
+def read_passage(
+    model: TokenModel, passage: Passage, target: str, *, truncate: bool, other: Passage | None = None
+) -> PassagePrompt | TooLong:
     """The tokens of a passage, and its last one set apart as the target where `target` is "last".
 
-    With `truncate` a passage beyond the context window keeps its end, and a first special token (BOS) its place.
+    Another prompt of the passage has as many tokens, with or without the target. With `truncate` a passage beyond the
+    context window keeps its end, and a first special token (BOS) its place.
 
     Raises:
-        PromptError: for a passage that is empty, of one token, or not text of this tokenizer.
+        PromptError: for a passage that is empty, of one token, or not text of this tokenizer, and for another prompt
+            of another length, with the place where the two part.
     """
     window = getattr(model.cfg, "n_ctx", None)
     cfg = SimpleNamespace(
@@ -74,13 +81,17 @@ def read_passage(model: TokenModel, passage: Passage, target: str, *, truncate: 
         raise PromptError(
             f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
         )
+    beside = None if other is None else read_aligned(without_window, prompt, other, len(ids)).token_ids[: len(ids)]
     if not window or len(ids) <= window:
-        return PassagePrompt(ids, next_id)
+        return PassagePrompt(ids, next_id, other=beside)
     if not truncate:
         return TooLong(len(ids), window)
-    first = ids[:1] if prompt.special[0] else ()
-    window_ids = (*first, *ids[len(ids) - window + len(first) :])
-    return PassagePrompt(window_ids, next_id, len(ids) - len(window_ids))
+    first = int(prompt.special[0])
+    window_ids, beside = (
+        tokens and (*tokens[:first], *tokens[len(ids) - window + first :]) for tokens in (ids, beside)
+    )
+    assert window_ids is not None
+    return PassagePrompt(window_ids, next_id, len(ids) - len(window_ids), beside)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from dataclasses import fields
 from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
-from lens_scopes.scopes.registry import DEFAULT_SCOPE
+from lens_scopes.scopes.registry import CELL_OPTIONS, DEFAULT_SCOPE, SITE_OPTIONS, read_text_or_ids
 from lens_scopes.scopes.spec import cli_words
 from lens_scopes.server.api.schemas import (
     AttributeRequest,
+    CellsRequest,
     Command,
     HeadsRequest,
+    InfluenceRequest,
     MatrixRequest,
     ModesRequest,
     PromptRequest,
@@ -21,11 +23,20 @@ from lens_scopes.server.api.schemas import (
 
 _FUNCTIONS = {
     AttributeRequest: "attribute",
+    CellsRequest: "attribute",  # whose cells are then patched
     HeadsRequest: "inspect_heads",
     MatrixRequest: "attribute_all",
+    InfluenceRequest: "attribute_all",
     ModesRequest: "inspect_modes",
 }
-_COMMANDS = {AttributeRequest: "attribute", HeadsRequest: "heads", MatrixRequest: "matrix", ModesRequest: "modes"}
+_COMMANDS = {
+    AttributeRequest: "attribute",
+    CellsRequest: "cells",
+    HeadsRequest: "heads",
+    MatrixRequest: "matrix",
+    InfluenceRequest: "matrix",
+    ModesRequest: "modes",
+}
 _LINE = 100
 
 
@@ -45,13 +56,23 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments += [str(request.rank)] if isinstance(request, ModesRequest) else []
     arguments += cast(Any, request).spec().to_python()
     own = given.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
-    arguments += [f"{name}={given[name]!r}" for name in ("position", "generate", "spans", "baseline") if name in own]
+    given |= {"answer": read_text_or_ids(given["answer"])} if "answer" in own else {}
+    order = ("position", "answer", "generate", "spans", "baseline")
+    arguments += [f"{name}={given[name]!r}" for name in order if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
-    arguments += [f"verify={given['verify']!r}"] if "verify" in given else []
+    if "against" in own:
+        arguments.append(f"baseline={read_text_or_ids(given['against'])!r}")
+    if isinstance(request, HeadsRequest) and "verify" in given:
+        arguments.append(f"verify={given['verify']!r}")
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)
+    if isinstance(request, InfluenceRequest):
+        call += f".total_influence({'' if request.of == 'answer' else repr(request.of)})"
+    if isinstance(request, CellsRequest):
+        call = f"{call}\nresult = ls.patch_cells(model, attribution, {request.verify})"
+    name = "attribution" if isinstance(request, CellsRequest) else "result"
     model = _call("ls.load_model", _loading(options))
-    return f"import lens_scopes as ls\n\nmodel = {model}\nresult = {call}\n"
+    return f"import lens_scopes as ls\n\nmodel = {model}\n{name} = {call}\n"
 
 
 def _call(name: str, arguments: list[str]) -> str:
@@ -83,8 +104,13 @@ def _differing(request: PromptRequest) -> dict[str, Any]:
 
 def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     given = _differing(request)
+    if isinstance(request, InfluenceRequest):
+        given["total_influence"] = given.pop("of", request.of)
     spans = given.pop("spans", {})
     asked = cast(Any, request).spec().to_options()
+    if isinstance(request, CellsRequest):  # whose command has its own words for the readout and the layers
+        own = {name: getattr(request, name) for name in CELL_OPTIONS if getattr(request, name) is not None}
+        asked = {name: value for name, value in asked.items() if name not in SITE_OPTIONS} | own
     if isinstance(request, ModesRequest) or asked["scope"] == DEFAULT_SCOPE:
         del asked["scope"]
     words = ["lens-scopes", _COMMANDS[type(request)], *_prompt_words(request)]

@@ -12,12 +12,16 @@ from pydantic_core import PydanticSerializationError
 
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
+    CELL_OPTIONS,
     FREEZABLE,
+    LENSES,
+    MATRIX_OPTIONS,
     PATH_OPTIONS,
     POINTS,
     READOUTS,
     SCOPE_OPTIONS,
     SITE_OPTIONS,
+    WHICH_ANSWER,
     Option,
     ScopeEntry,
     options,
@@ -27,6 +31,7 @@ from lens_scopes.scopes.spec import Spec
 
 Number = float | None
 Name = Annotated[str, Field(max_length=200)]
+OtherText = Annotated[str, Field(min_length=1, max_length=options()["against"].longest)]
 
 
 class _Request(BaseModel):
@@ -127,11 +132,12 @@ _SCOPE = [name for name in SCOPE_OPTIONS if name in _GRADIENT_SETTINGS]
 _LIMITS = ("matmul_dtype",)
 
 if TYPE_CHECKING:
-    _SpecRequest = _ScopeRequest = _MatrixRequest = _PathRequest = _Choices
+    _SpecRequest = _HeadsRequest = _CellRequest = _MatrixRequest = _PathRequest = _Choices
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
-    _ScopeRequest = _with_options("_ScopeRequest", *_SCOPE, *PATH_OPTIONS, *_LIMITS)
-    _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, "readout", *PATH_OPTIONS, *_LIMITS)
+    _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
+    _CellRequest = _with_options("_CellRequest", *_SCOPE, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, *MATRIX_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
 Position = Annotated[
@@ -145,19 +151,47 @@ class AttributeRequest(PromptRequest, _SpecRequest):
     position: Position = -1
 
 
-class HeadsRequest(PromptRequest, _ScopeRequest):
+class HeadsRequest(PromptRequest, _HeadsRequest):
     """`lens_scopes.inspect_heads`."""
 
     position: Position = -1
     baseline: Name = Field("mean", description="zero, mean or shuffle.")
+    against: OtherText | None = Field(
+        None, description="In place of a baseline, another prompt of as many tokens: its text, or ids (#2#651)."
+    )
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")
     verify: int | None = Field(None, ge=0, lt=2**31, description="How many components to ablate.")
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        return super().option_names() - {"against"}  # what replaces an output is no readout
+
+
+class CellsRequest(PromptRequest, _CellRequest):
+    """`lens_scopes.patch_cells`, of an attribution of every layer against another prompt."""
+
+    against: OtherText = Field(description=options()["against"].help)
+    position: Position = -1
+    verify: int = Field(10, ge=0, lt=2**31, description="How many of the strongest cells to patch.")
+
+    def spec(self) -> Spec:
+        return super().spec().with_layers()
+
+
+class AlignmentRequest(PromptRequest):
+    """Two prompts, to be put beside each other."""
+
+    against: OtherText
 
 
 class MatrixRequest(PromptRequest, _MatrixRequest):
     """`lens_scopes.attribute_all`."""
 
+    answer: Annotated[str, Field(max_length=4000)] | None = Field(
+        None,
+        description="A text, or ids (#12#34), after the prompt, whose tokens alone are explained.",
+    )
     generate: int = Field(
         0, ge=0, lt=2**31, description="Tokens for the model to add first; those alone are explained."
     )
@@ -165,7 +199,24 @@ class MatrixRequest(PromptRequest, _MatrixRequest):
 
     @classmethod
     def option_names(cls) -> set[str]:
-        return super().option_names() - {"generate"}  # what a matrix generates is its own, and no answer
+        return super().option_names() - {*WHICH_ANSWER}  # a matrix sums nothing over an answer, so it has its own
+
+
+class InfluenceRequest(MatrixRequest):
+    """`lens_scopes.attribute_all(…).total_influence(of)`."""
+
+    of: str = Field(
+        "answer",
+        max_length=4000,
+        description="The part of the text after the prompt that is explained: answer (its last sentence), generated "
+        "(all of it), or a text in it.",
+    )
+
+    @model_validator(mode="after")
+    def _text_to_go_through(self) -> InfluenceRequest:
+        if not self.generate and self.answer is None:
+            raise ValueError("influence goes through the text after the prompt; give answer or generate")
+        return self
 
 
 class ModesRequest(PromptRequest, _PathRequest):
@@ -194,6 +245,15 @@ class Prediction(BaseModel):
     top: list[PredictedToken]
     entropy: Number
     beta: Number
+
+
+class Answer(BaseModel):
+    """The answer explained, teacher-forced, with the probability of each of its tokens."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    log_probabilities: list[Number]
+    generated: bool
 
 
 class Command(BaseModel):
@@ -231,9 +291,12 @@ class AttributionAnswer(_Scoped):
     text: str | None
     position: int
     target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
     prediction: Prediction
     layers: list[list[Number]] | None
     layer_names: list[str]
+    lens: dict[str, Any] | None
     sites: dict[str, list[Any]]
     standard_error: list[Number] | None
     layers_standard_error: list[list[Number]] | None
@@ -265,7 +328,43 @@ class HeadsAnswer(_Scoped):
     baseline: str
     position: int
     target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
     prediction: Prediction
+
+
+class PatchedCell(BaseModel):
+    """A cell's predicted and actual change."""
+
+    layer: int
+    site: str
+    position: int
+    token: str
+    other_token: str
+    predicted: Number
+    actual: Number
+
+
+class CellsAnswer(_Scoped):
+    """`CellPatches` and its id."""
+
+    kind: Literal["cells"]
+    effect: list[list[Number]]
+    layer_names: list[str]
+    baseline_tokens: list[str]
+    cells: list[PatchedCell]
+    spearman: Number
+    position: int
+    target: PredictedToken | None
+    prediction: Prediction
+
+
+class Alignment(BaseModel):
+    """Whether two prompts have as many tokens, and where they differ; nothing until the model is loaded."""
+
+    aligned: bool | None
+    problem: str = Field(default="", description="Where the two part, in a sentence.")
+    blocks: list[dict[str, Any]] = Field(default=[], description="What the page draws of it.")
 
 
 class MatrixAnswer(_Scoped):
@@ -277,8 +376,26 @@ class MatrixAnswer(_Scoped):
     targets: list[PredictedToken | None]
     predicted: list[PredictedToken]
     text: str | None
+    answer: int
     generated: int
     spans: dict[str, tuple[int, int]]
+
+
+class InfluenceAnswer(_Scoped):
+    """`TotalInfluence` and its id."""
+
+    kind: Literal["influence"]
+    scores: list[Number]
+    direct: list[Number]
+    through: list[Number]
+    shares: list[list[Number]]
+    of: str
+    target: tuple[int, int]
+    text: str | None
+    spans: dict[str, tuple[int, int]]
+    segments: list[dict[str, Any]]
+    hops: list[dict[str, Any]]
+    chains: list[dict[str, Any]]
 
 
 class ModesAnswer(_Result):
@@ -323,6 +440,7 @@ def choices() -> dict[str, Any]:
         "scopes": scopes,
         "readouts": [Choice(name=entry.name, explains=entry.explains) for entry in READOUTS.values()],
         "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
+        "lenses": [Choice(name=entry.name, explains=entry.explains) for entry in LENSES.values()],
         "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
         "help": {name: option.help for name, option in known.items()},
     }
@@ -352,7 +470,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout, a kind of points, or what can be held constant."""
+    """A readout, a kind of points, a lens, or what can be held constant."""
 
     name: str
     explains: str
@@ -366,6 +484,7 @@ class About(BaseModel):
     scopes: list[ScopeChoice]
     readouts: list[Choice]
     points: list[Choice]
+    lenses: list[Choice]
     freezable: list[Choice]
     help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]

@@ -4,7 +4,9 @@ import { contents } from "../../views/page/scripts/page.js";
 
 const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
+  ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real"],
   ["matrix", "Source × target", "every token on every later prediction"],
+  ["influence", "Through the generated text", "which sentences its end rests on, hop by hop down to the prompt"],
   ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
 ];
 
@@ -52,7 +54,11 @@ function section(id, title, ...children) {
 }
 
 function further(id, answer, want) {
-  const wanted = FURTHER.filter(([kind]) => !answer[kind]);
+  const { settings, answer: whole, other_answer: other } = answer.attribution;
+  const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot" && !whole;
+  // Modes are those of one prediction, and so are cells, which take another prompt; influence goes through an answer.
+  const offered = { modes: !whole, cells: contrasts, influence: Boolean(whole && !other) };
+  const wanted = FURTHER.filter(([kind]) => !answer[kind] && (offered[kind] ?? true));
   if (!wanted.length) return null;
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),

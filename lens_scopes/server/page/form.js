@@ -1,10 +1,13 @@
 // The fields of one side of the question.
 import { DEFAULTS } from "./address.js";
+import { ask } from "./api.js";
 import { combobox } from "./combobox.js";
 import { h } from "../../views/page/scripts/dom.js";
+import { contents } from "../../views/page/scripts/page.js";
 
 const SCOPE_FIELDS = ["target", "other", "rank"]; // those of the options of a scope that the page has a field for
 const ROLES = ["user", "assistant", "system"];
+const PAUSE = 300; // milliseconds without typing until the two prompts are compared
 
 /** The fields of a side, filled from `fields`; `about` is what the server says of itself. */
 export class Side {
@@ -22,6 +25,7 @@ export class Side {
     const offered = (entries) => entries.map(({ name, explains }) => h("option", { value: name }, `${name} — ${explains}`));
     this.get("scope").append(...offered(about.scopes));
     this.get("readout").append(...offered(about.readouts));
+    this.get("lens").append(...offered(about.lenses));
     this.element.querySelector(".freeze").append(
       ...about.freezable.map(({ name, explains }) =>
         h("label", {}, h("input", { type: "checkbox", name: "freeze", value: name }), ` ${explains}`),
@@ -31,6 +35,7 @@ export class Side {
     this.kinds = [...this.element.querySelectorAll(".prompt-kind input")];
     this.kinds.forEach((kind) => (kind.name = `kind-${legend}`));
     this.element.addEventListener("change", () => this.adapt());
+    this.element.addEventListener("input", (event) => ["text", "against"].includes(event.target.name) && this.compare(PAUSE));
     this.element.querySelector("textarea").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.element.form.requestSubmit();
     });
@@ -46,9 +51,10 @@ export class Side {
     const fields = { scope: this.get("scope").value };
     if (this.isChat) fields.chat = this.chat();
     else fields.text = this.get("text").value;
-    const names = ["answer", "position", "through", "readout"];
+    const names = ["answer", "position", "through", "readout", "lens"];
     if (this.generates) names.push("generate");
     names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
+    if (this.contrasts) names.push("against", "steps");
     for (const name of names) if (this.get(name).value !== "") fields[name] = this.get(name).value;
     const freeze = [...this.element.querySelectorAll("[name=freeze]:checked")].map((box) => box.value);
     if (freeze.length) fields.freeze = freeze;
@@ -58,18 +64,20 @@ export class Side {
 
   set fields(fields) {
     const all = { ...DEFAULTS, ...fields };
-    for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through"]) {
+    for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through", "against", "steps"]) {
       this.get(name).value = all[name] ?? "";
     }
-    for (const name of ["scope", "readout"]) this.choose(this.get(name), all[name]);
+    for (const name of ["scope", "readout", "lens"]) this.choose(this.get(name), all[name]);
     if (all.model) this.choose(this.get("model"), all.model);
     for (const box of this.element.querySelectorAll("[name=freeze]")) {
       box.checked = (all.freeze ?? []).includes(box.value);
     }
     this.kinds[all.chat ? 1 : 0].checked = true;
     this.turns(all.chat ?? [{ role: "user", content: "" }]);
-    this.element.querySelector(".more").open ||= Boolean(all.through || all.freeze?.length || all.readout);
+    const more = all.through || all.freeze?.length || all.readout || all.steps || all.lens;
+    this.element.querySelector(".more").open ||= Boolean(more);
     this.adapt();
+    this.compare(0);
   }
 
   /** A value that the list lacks is offered all the same: the server says what is wrong with it. */
@@ -81,6 +89,34 @@ export class Side {
   /** Whether the model may choose the answer: not where the scope contrasts two that are given. */
   get generates() {
     return !settingsOf(this.about, this.get("scope").value).includes("answer");
+  }
+
+  /** Whether there is another prompt to contrast this one with; a chat has none. */
+  get contrasts() {
+    return !this.isChat && this.get("against").value !== "";
+  }
+
+  /** Shows where the two prompts differ, or why they do not stand beside each other, after a pause. */
+  compare(pause) {
+    clearTimeout(this.pending);
+    const box = this.element.querySelector(".alignment");
+    if (!this.contrasts || !this.get("text").value) return void (box.hidden = true);
+    this.pending = setTimeout(async () => {
+      const asked = { text: this.get("text").value, against: this.get("against").value };
+      if (this.about.models.length > 1) asked.model = this.get("model").value;
+      const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) };
+      let found;
+      try {
+        found = await ask("api/alignment", options);
+      } catch {
+        return void (box.hidden = true); // asking the question itself says what is wrong
+      }
+      if (this.get("against").value !== asked.against || this.get("text").value !== asked.text) return;
+      const problem = found.problem && h("p", { class: "problem" }, found.problem);
+      const drawn = contents({ header: found.blocks, sections: [], parts: [] }).header;
+      box.replaceChildren(...(problem ? [problem] : []), ...drawn);
+      box.hidden = found.aligned === null;
+    }, pause);
   }
 
   get isChat() {
@@ -120,6 +156,9 @@ export class Side {
     shown(".generate", this.generates);
     shown(".prompt-kind", model.chat !== false || this.isChat);
     shown(".text", !this.isChat);
+    shown(".contrast", !this.isChat);
+    shown(".steps", this.contrasts);
+    if (!this.contrasts) shown(".alignment", false);
     shown(".chat", this.isChat);
   }
 }
@@ -131,6 +170,8 @@ export function settingsOf(about, scope) {
 
 /** Those fields as the server takes them. */
 export function asRequest(fields) {
+  const { steps, ...others } = fields;
   const numbers = ["position", "generate"].filter((name) => fields[name]);
-  return { ...fields, ...Object.fromEntries(numbers.map((name) => [name, Number(fields[name])])) };
+  const request = { ...others, ...Object.fromEntries(numbers.map((name) => [name, Number(fields[name])])) };
+  return steps ? { ...request, points: `path@${steps}` } : request;
 }

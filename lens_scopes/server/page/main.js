@@ -14,15 +14,17 @@ const EVERY = ["text", "chat", "model", "through", "freeze"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
-  heads: () => [...SCOPE, "target", "position"],
-  matrix: (fields) => (fields.scope === "logit-diff" ? [...SCOPE, "target"] : SCOPE),
+  heads: () => [...SCOPE, "target", "answer", "generate", "position", "against"],
+  cells: () => [...SCOPE, "target", "position", "against", "points"],
+  matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
+  influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],
 };
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
 
 let about;
 let sides = [];
-let answers = []; // one for each side: {attribution, heads, matrix, modes, page}, the last with what all of them draw
+let answers = []; // one for each side: {attribution, heads, cells, matrix, influence, modes, page}, the last with what all of them draw
 let drawn = []; // the drawing of each answer
 let view = { ...PLAIN_VIEW };
 let running = null;
@@ -129,11 +131,12 @@ async function explain(push = true) {
   }
 }
 
-/** Adds heads, the matrix or the modes to what is shown, for each side. */
+/** Adds heads, cells, the matrix, the influence or the modes to what is shown, for each side. */
 async function add(kind, mine) {
   for (const [i, side] of sides.slice(0, answers.length).entries()) {
     const fields = asRequest(side.fields);
     const names = TAKEN[kind](fields);
+    if (!names.length) continue;
     const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
     if (asked.scope) asked.scope = about.scopes.find((one) => one.name === asked.scope)?.elsewhere ?? asked.scope;
     const found = await paged({ ...answers[i], [kind]: await question(kind, asked, tell, mine.signal) }, mine.signal);

@@ -5,23 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from lens_scopes.attribution.attribute import attribute
+from lens_scopes.attribution.cells import patch_cells
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
 from lens_scopes.engine.model import ModelLike, ScopedModel
-from lens_scopes.prompts.answer import read_answer
+from lens_scopes.errors import PathError, PromptError
+from lens_scopes.prompts.alignment import read_aligned
+from lens_scopes.prompts.answer import AnswerLike, given_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
-from lens_scopes.scopes.registry import options
+from lens_scopes.scopes.registry import options, read_text_or_ids
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
-from lens_scopes.server.api.schemas import AttributeRequest, HeadsRequest, MatrixRequest, ModesRequest, PromptRequest
+from lens_scopes.server.api.schemas import (
+    Alignment,
+    AlignmentRequest,
+    AttributeRequest,
+    CellsRequest,
+    HeadsRequest,
+    InfluenceRequest,
+    MatrixRequest,
+    ModesRequest,
+    PromptRequest,
+)
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.interruption import interruptible
 from lens_scopes.server.work.queue import Job
+from lens_scopes.views.words.pages.alignment import alignment_blocks
 
-Explanation = AttributeRequest | HeadsRequest | MatrixRequest | ModesRequest
+Explanation = AttributeRequest | CellsRequest | HeadsRequest | MatrixRequest | ModesRequest
 
 
 def refuse_early(request: PromptRequest, limits: Limits) -> None:
@@ -31,15 +46,19 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
         Refusal: 413 for a prompt or a continuation beyond the limits.
         LensScopesError: for choices that do not fit.
     """
-    if request.characters > limits.prompt_characters:
-        raise Refusal(
-            413, f"the prompt has {request.characters} characters; this server takes {limits.prompt_characters}."
-        )
+    _refuse_long_prompt(request, limits)
     generated = getattr(request, "generate", None) or 0
     if generated > limits.generated_tokens:
         raise Refusal(413, f"{generated} tokens were to be generated; this server takes {limits.generated_tokens}.")
     choices: Any = request
     _refuse_costly(choices.spec(), limits)
+
+
+def _refuse_long_prompt(request: PromptRequest, limits: Limits) -> None:
+    if request.characters > limits.prompt_characters:
+        raise Refusal(
+            413, f"the prompt has {request.characters} characters; this server takes {limits.prompt_characters}."
+        )
 
 
 def _refuse_costly(spec: Spec, limits: Limits) -> None:
@@ -53,6 +72,10 @@ def _refuse_costly(spec: Spec, limits: Limits) -> None:
         raise Refusal(
             413, f"gradients were asked for at {spec.points.count} points; this server takes {limits.points}."
         )
+    if isinstance(spec.lens, FittedLens):
+        raise Refusal(422, "this server reads no files, a fitted lens among them; ask for the lens logit.")
+    if spec.lens is not None and spec.lens.cells > LogitLens.cells:
+        raise Refusal(413, f"a lens was to read {spec.lens.cells} cells; this server takes {LogitLens.cells}.")
     if spec.memory is not None:
         raise Refusal(422, "memory is the server's to choose.")
 
@@ -70,10 +93,13 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
         raise Refusal(413, f"the prompt has {len(prompt)} tokens; this server takes {limits.prompt_tokens}.")
     if isinstance(request, AttributeRequest):
         return prompt, _attribution(model, prompt, request, limits, job)
+    if isinstance(request, CellsRequest):
+        return prompt, _cells(model, prompt, request, job)
     if isinstance(request, HeadsRequest):
-        return prompt, _heads(model, prompt, request, job)
+        return prompt, _heads(model, prompt, request, limits, job)
     if isinstance(request, MatrixRequest):
-        return prompt, _matrix(model, prompt, request, job)
+        matrix = _matrix(model, prompt, request, limits, job)
+        return prompt, matrix.total_influence(request.of) if isinstance(request, InfluenceRequest) else matrix
     return prompt, _modes(model, prompt, request, job)
 
 
@@ -87,15 +113,18 @@ def _attribution(model: ModelLike, prompt: Prompt, request: AttributeRequest, li
 def _refuse_long_answers(model: ModelLike, prompt: Prompt, spec: Spec, limits: Limits) -> None:
     """Refuses answers that are too long with their prompt, and exact divergences of too many directions."""
     for answer in spec.answers:
-        length = answer if isinstance(answer, int) else len(read_answer(ScopedModel.of(model), prompt, answer))
-        if len(prompt) + length > limits.prompt_tokens:
-            raise Refusal(
-                413,
-                f"the prompt and its answer have {len(prompt) + length} tokens; this server takes "
-                f"{limits.prompt_tokens}.",
-            )
+        length = _answer_length(model, prompt, answer, limits)
         if isinstance(spec.objective, Fisher):
             _refuse_many_directions(spec.objective, length, limits)
+
+
+def _answer_length(model: ModelLike, prompt: Prompt, answer: AnswerLike, limits: Limits) -> int:
+    """How many tokens an answer has, which with the prompt are not too many."""
+    length = answer if isinstance(answer, int) else len(given_answer(ScopedModel.of(model), prompt, answer))
+    whole, most = len(prompt) + length, limits.prompt_tokens
+    if whole > most:
+        raise Refusal(413, f"the prompt and its answer have {whole} tokens; this server takes {most}.")
+    return length
 
 
 def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None:
@@ -107,13 +136,24 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
-def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, job: Job) -> Any:
-    baseline: Any = request.baseline
+def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, job: Job) -> Any:
+    with interruptible(model, job, "directions") as progress:
+        attribution = attribute(model, prompt, request.spec(), position=request.position, progress=progress)
+    with interruptible(model, job, "patches") as progress:
+        return patch_cells(model, attribution, request.verify, progress=progress)
+
+
+def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, limits: Limits, job: Job) -> Any:
+    if request.against is not None and "baseline" in request.model_fields_set:
+        raise PathError("baseline and against both say what replaces an output; give one of them.")
+    baseline: Any = request.baseline if request.against is None else read_text_or_ids(request.against)
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "ablations") as progress:
         return inspect_heads(
             model,
             prompt,
-            request.spec(),
+            spec,
             position=request.position,
             baseline=baseline,
             patterns=request.head or request.top,
@@ -122,15 +162,19 @@ def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, job: Job) ->
         )
 
 
-def _matrix(model: ModelLike, prompt: Prompt, request: MatrixRequest, job: Job) -> Any:
+def _matrix(model: ModelLike, prompt: Prompt, request: MatrixRequest, limits: Limits, job: Job) -> Any:
     spans: Any = request.spans
     if spans:
         prompt = read_prompt(model, prompt, spans=spans)
+    answer = None if request.answer is None else read_text_or_ids(request.answer)
+    if answer is not None:
+        _answer_length(model, prompt, answer, limits)
     with interruptible(model, job, "predictions") as progress:
         return attribute_all(
             model,
             prompt,
             request.spec(),
+            answer=answer,
             generate=request.generate,
             progress=progress,
         )
@@ -149,3 +193,21 @@ def _modes(model: ModelLike, prompt: Prompt, request: ModesRequest, job: Job) ->
             matmul_dtype=spec.matmul_dtype,
             progress=progress,
         )
+
+
+def align(model: ModelLike, request: AlignmentRequest, limits: Limits) -> Alignment:
+    """Two prompts beside each other, as the model reads them.
+
+    Raises:
+        Refusal: 413 for a prompt beyond the limits.
+        PromptError: for a text that is no prompt.
+    """
+    _refuse_long_prompt(request, limits)
+    scoped = ScopedModel.of(model)
+    prompt, other = (read_prompt(scoped, text) for text in (request.prompt(), read_text_or_ids(request.against)))
+    blocks = alignment_blocks(prompt.tokens, other.tokens)
+    try:
+        read_aligned(scoped, prompt, other, len(prompt))
+    except PromptError as error:
+        return Alignment(aligned=False, problem=str(error), blocks=blocks)
+    return Alignment(aligned=True, blocks=blocks)

@@ -23,7 +23,16 @@ from lens_scopes.views.figures.style import (
     scale_bar,
     shortened,
 )
-from lens_scopes.views.words.attribution import data_warnings, likely, number, percent, ranking, short_names, title
+from lens_scopes.views.words.attribution import (
+    data_warnings,
+    layer_leaders,
+    likely,
+    number,
+    percent,
+    ranking,
+    short_names,
+    title,
+)
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE, Scale, scale_of
 from lens_scopes.views.words.token_text import printable_token
 
@@ -43,7 +52,8 @@ def figure(attribution: Attribution, *, width: float = COLUMN_INCHES) -> Figure:
 
     Above, the score of every token as a bar, with its standard error where there is one, and beside it the
     prediction. Below, where the attribution has layers, the layers × tokens map with each layer relative to
-    its own largest magnitude, and beside it that magnitude. Special tokens and scores that are not finite are
+    its own largest magnitude, with what a lens reads in its strongest cell, and beside it that magnitude.
+    Special tokens and scores that are not finite are
     hatched, have their numbers written out, and do not set any scale. Characters that no installed font has
     are drawn as □.
 
@@ -57,7 +67,8 @@ def figure(attribution: Attribution, *, width: float = COLUMN_INCHES) -> Figure:
     import matplotlib
 
     n_layers = 0 if attribution.layers is None else len(attribution.layer_names)
-    map_height = min(4.5, max(1.0, 0.095 * n_layers)) if n_layers else 0.0
+    row_height = 0.095 if attribution.lens is None else 0.125  # room for a token's text
+    map_height = min(4.5, max(1.0, row_height * n_layers)) if n_layers else 0.0
     with matplotlib.rc_context(STYLE):
         figure = new_figure(width, 2.25 + (map_height + 0.35 if n_layers else 0))
         grid = figure.add_gridspec(
@@ -173,11 +184,37 @@ def _layer_map(figure: Figure, axes: Axes, attribution: Attribution) -> None:
         for row, scale in zip(rows, scales, strict=True)
     ]
     image = heat_map(axes, relative, signed=signed)
+    if attribution.lens is not None:
+        _write_readings(axes, attribution)
     names = short_names(attribution.layer_names)
     step = max(1, math.ceil(len(names) / 12))
     axes.set_yticks(range(0, len(names), step), names[::step], parse_math=False)
     axes.set_ylabel("layer")
     scale_bar(figure, axes, image, "score relative to the largest magnitude in its layer")
+
+
+def _write_readings(axes: Axes, attribution: Attribution) -> None:
+    """The most probable token of the lens in the strongest cell of each layer."""
+    assert attribution.lens is not None
+    edge = len(attribution.tokens) * 0.8
+    for row, index, _ in layer_leaders(attribution):
+        read = attribution.lens.at(row, index)
+        if not read:
+            continue
+        # From the cell to the side with more room, for a token is often wider than its cell.
+        side = "right" if index > edge else "left"
+        axes.text(
+            index + (0.4 if side == "right" else -0.4),
+            row,
+            drawable(shortened(printable_token(read[0].token), 14)),
+            ha=side,
+            va="center_baseline",
+            fontsize=5.5,
+            color=INK,
+            parse_math=False,
+            fontfamily=families(),
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+        )
 
 
 def _layer_magnitudes(axes: Axes, attribution: Attribution) -> None:

@@ -1,4 +1,4 @@
-"""A source × target matrix as a matplotlib figure."""
+"""A source × target matrix, and influence through its generated text, as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
+    DEEP_POSITIVE,
     STYLE,
     add_header,
     drawable,
@@ -17,13 +18,22 @@ from lens_scopes.views.figures.style import (
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
-from lens_scopes.views.words.matrix import matrix_data_warnings, prediction_lines, relative_rows
+from lens_scopes.views.words.colour import POSITIVE
+from lens_scopes.views.words.matrix import (
+    influence_summary,
+    matrix_data_warnings,
+    prediction_lines,
+    relative_rows,
+    segment_names,
+    target_name,
+)
 from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
 
 _MOST_LABELS = 48
@@ -56,6 +66,50 @@ def matrix_figure(matrix: AttributionMatrix, *, width: float = COLUMN_INCHES) ->
             figure,
             (shortened(prompt_text(matrix), 76), f"Source × target, {matrix.objective}", *matrix_data_warnings(matrix)),
         )
+    return figure
+
+
+def influence_figure(influence: TotalInfluence, *, width: float = COLUMN_INCHES) -> Figure:
+    """Influence through generated text as a figure of `width` inches.
+
+    Above, the total influence of every prompt token as a bar, the direct one as a line across it. Below, what each
+    segment of the generated text rests on, as shares of its row: segments that carry the answer, nearest to it first.
+
+    Args:
+        influence: what to draw.
+        width: in inches; 5.5 is the text width of a paper.
+    """
+    import matplotlib
+
+    segments, flows = influence.segments(), influence.flows()
+    names = segment_names(influence, segments)
+    rows = [i for i in reversed(range(len(segments))) if bool(flows[i].any())]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(width, min(8.0, 3.1 + 0.16 * len(rows)))
+        grid = figure.add_gridspec(2, 1, height_ratios=(1.2, max(0.8, 0.16 * len(rows))))
+
+        # Prompt tokens: total and direct.
+        bars = figure.add_subplot(grid[0], label="tokens")
+        n = influence.n_prompt
+        bars.bar(range(n), influence.scores.tolist(), width=0.82, color=POSITIVE, label="total")
+        bars.plot(
+            range(n), influence.direct.tolist(), linestyle="none", marker="_", markersize=5, color=DEEP_POSITIVE,
+            label="direct",
+        )  # fmt: skip
+        bars.set_ylabel("share of influence")
+        bars.legend(frameon=False, fontsize=6.5)
+        bars.spines[["top", "right"]].set_visible(False)
+        _label(bars, [_word(token) for token in influence.tokens[:n]], down=False)
+
+        # Segments: what each rests on.
+        heat = figure.add_subplot(grid[1], label="hops")
+        shares = [(flows[i] / flows[i].sum()).tolist() for i in rows]
+        image = heat_map(heat, shares, signed=False)
+        _label(heat, [drawable(names[i]) for i in rows], down=True)
+        _label(heat, [drawable(name) for name in names], down=False)
+        heat.set_xlabel("rests on")
+        scale_bar(figure, heat, image, "share of what a segment rests on")
+        add_header(figure, (shortened(f"On {target_name(influence)}", 76), influence_summary(influence)))
     return figure
 
 

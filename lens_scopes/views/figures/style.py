@@ -112,12 +112,24 @@ def saved(draw: Callable[[], Figure], format: str, dpi: int) -> bytes:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches. Draw in `matplotlib.rc_context(STYLE)`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """An empty figure in inches, which a notebook shows as a picture. Draw in `matplotlib.rc_context(STYLE)`."""
+    figure = _notebook_figure()(figsize=(width, height), layout="constrained")
     figure.set_facecolor("white")
     return figure
+
+
+@cache
+def _notebook_figure() -> type[Figure]:
+    """A figure that is a picture in a notebook: pyplot, which would see to that, is not loaded."""
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            picture = BytesIO()
+            self.savefig(picture, format="png", dpi=150)
+            return picture.getvalue()
+
+    return NotebookFigure
 
 
 def add_header(figure: Figure, lines: Sequence[str]) -> None:

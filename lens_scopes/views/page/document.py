@@ -24,6 +24,8 @@ CONTENT_SECURITY_POLICY = (
 STYLESHEET = Path(__file__).parent / "page.css"
 
 _DRAWN_BY_CIRCUITSVIS = {"strip", "strips", "attention", "pattern"}
+# Sections that a compact page leaves out; the prediction too, where there is a map of layers.
+_IN_FILES = {"tokens", "contract", "scores", "details", "head-strips", "attention", "predictions"}
 _DIGITS = 9  # which bring a float32 back as it was
 
 
@@ -62,6 +64,19 @@ class Page:
         at = keys.index(before)
         return replace(self, sections=(*self.sections[:at], section, *self.sections[at:]))
 
+    def compact(self) -> Page:
+        """What fits beside other output: the warnings, and the sections without the views of CircuitsVis (1.3 MB of
+        script), the contract, the settings and the table of all scores, which a file has."""
+        keys = {section.key for section in self.sections} - _IN_FILES
+        keys -= {"prediction"} if "layers" in keys else set()
+        sections = [
+            replace(section, blocks=[block for block in section.blocks if not _needs_circuitsvis(block)])
+            for section in self.sections
+            if section.key in keys
+        ]
+        alerts = [block for block in self.header if block["type"] == "alert"]
+        return replace(self, header=alerts, sections=tuple(section for section in sections if section.blocks))
+
     def content(self) -> dict[str, Any]:
         """What the scripts draw, ready for JSON: header, sections, and the tokens and numbers of each result.
 
@@ -82,22 +97,24 @@ class Page:
                 _put(parts[place]["data"], path, _rounded(_at(plain, path)))
         return {"header": list(self.header), "sections": sections, "parts": parts}
 
-    def to_html(self) -> str:
+    def to_html(self, *, still: bool = True) -> str:
         """The whole document, with its scripts inside.
 
-        The same page gives the same text. Its content security policy forbids every request. Without scripts it shows
-        its texts and tables.
+        The same page gives the same text. Its content security policy forbids every request.
+
+        Args:
+            still: whether it shows its texts and tables without scripts, too, at twice the size.
 
         Raises:
             ValueError: two sections share a key.
             FileError: the CircuitsVis bundle is missing.
         """
         content = self.content()
-        types = {block.get("type") for block in _mappings([content["header"], content["sections"]])}
         data = encode({**content, "labels": LABELS})
-        scripts = [bundle()] if types & _DRAWN_BY_CIRCUITSVIS else []
+        scripts = [bundle()] if _needs_circuitsvis([content["header"], content["sections"]]) else []
         document = _template().render(
             page={**content, "title": self.title},
+            still=still,
             labels=LABELS,
             policy=CONTENT_SECURITY_POLICY,
             css=STYLESHEET.read_text(encoding="utf-8"),
@@ -116,6 +133,11 @@ def part(result: Any) -> dict[str, Any]:
         "position": getattr(result, "position", None),
         "data": {},
     }
+
+
+def _needs_circuitsvis(blocks: Any) -> bool:
+    """Whether anything in blocks, however deep, is drawn by CircuitsVis."""
+    return any(block.get("type") in _DRAWN_BY_CIRCUITSVIS for block in _mappings(blocks))
 
 
 def _mappings(value: Any) -> Iterator[dict[str, Any]]:

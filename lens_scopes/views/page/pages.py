@@ -13,19 +13,29 @@ from lens_scopes.views.words.pages.blocks import alerts, contract_section
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.cells import CellPatches
     from lens_scopes.results.heads import HeadInspection
+    from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
     from lens_scopes.results.modes import ModeInspection
 
 _WORDS = {
     "Attribution": "attribution",
     "HeadInspection": "heads",
+    "CellPatches": "cells",
     "AttributionMatrix": "matrix",
+    "TotalInfluence": "influence",
     "ModeInspection": "modes",
     "EvaluationReport": "evaluation",
     "InformationFlow": "flow",
 }
-_OF = {"heads": "the heads", "matrix": "source × target", "modes": "the modes"}
+_OF = {
+    "heads": "the heads",
+    "cells": "the cells",
+    "matrix": "source × target",
+    "modes": "the modes",
+    "influence": "the total influence",
+}
 _SHARED = ("contract", "details")
 
 
@@ -42,22 +52,24 @@ def attribution_page(
     heads: HeadInspection | None = None,
     matrix: AttributionMatrix | None = None,
     modes: ModeInspection | None = None,
+    influence: TotalInfluence | None = None,
+    cells: CellPatches | None = None,
     *,
     later: Sequence[str] = (),
 ) -> Page:
-    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, other sites,
-    contract, scores, details.
+    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, cells, other
+    sites, contract, scores, details.
 
     The sections for layers and other sites are there where the attribution has them. Add your own with
     `Page.with_section`.
 
     Args:
         attribution: what the page is about.
-        heads, matrix, modes: other results on the same prompt, each with its contract, shown on the same page. Where
-            one is about another prompt, position or model, the page says so.
+        heads, matrix, modes, influence, cells: other results on the same prompt, each with its contract, shown on the
+            same page. Where one is about another prompt, position or model, the page says so.
         later: tokens of the prompt after the position explained, for a page where a reader can choose them.
     """
-    others = {"heads": heads, "matrix": matrix, "modes": modes}
+    others = {"heads": heads, "matrix": matrix, "modes": modes, "influence": influence, "cells": cells}
     companions = {kind: result for kind, result in others.items() if result is not None}
     page = page_of(attribution)
     sections = _words(attribution).sections(attribution, with_heads=heads is not None, later=later)
@@ -90,7 +102,7 @@ def _words(result: Any) -> Any:
 def _differences(attribution: Attribution, other: Any) -> list[str]:
     """What a reader must know where another result is not about the same tokens of the same model."""
     notes = []
-    covers_more = hasattr(other, "destinations")
+    covers_more = hasattr(other, "destinations") or hasattr(other, "through")
     tokens = other.tokens[: len(attribution.tokens)] if covers_more else other.tokens
     if tokens != attribution.tokens:
         notes.append(f"This part is about another prompt or position: {prompt_text(other)}")

@@ -7,7 +7,7 @@ Where the terminal has no colour (a pipe, `NO_COLOR`) the same heights are drawn
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,10 @@ from lens_scopes.views.terminal.parts import (
     HEIGHTS,
     ScoreStyle,
     TerminalView,
-    append_cell,
     append_ramp,
     blocks,
     definitions,
+    score_map,
     spaced,
     warning_lines,
 )
@@ -32,10 +32,13 @@ from lens_scopes.views.words.attribution import (
     answer_summary,
     data_warnings,
     following,
+    layer_leaders,
+    lens_note,
     likely,
     number,
     percent,
     ranking,
+    reading_text,
     rows,
     short_names,
 )
@@ -204,81 +207,24 @@ def _layers(attribution: Attribution, styles: ScoreStyle, width: int) -> Iterato
         return
     values = attribution.layers.tolist()
     names = short_names(attribution.layer_names)
-    yield spaced(_layer_map(attribution, values, names, styles, width))
+    labels = [printable_token(token) for token in attribution.tokens]
+    yield spaced(score_map(labels, attribution.special, values, names, styles, width))
     yield spaced(_leaders(attribution, values, names))
+    if attribution.lens is not None:
+        yield spaced(_readings(attribution, names))
 
 
-def _layer_map(
-    attribution: Attribution,
-    values: list[list[float]],
-    names: list[str],
-    styles: ScoreStyle,
-    width: int,
-    most: int = 40,
-) -> RenderableType:
-    """Tokens down, layers across, each layer on its own scale; the weakest tokens go where there are too many."""
-    # The tokens that are strongest in any layer, in their order.
-    scales = [scale_of(row, attribution.special) for row in values]
-    n = len(attribution.tokens)
-    strength = [max(_strength(row[i], scale) for row, scale in zip(values, scales, strict=True)) for i in range(n)]
-    columns = sorted(sorted(range(n), key=lambda i: -strength[i])[:most])
-    # Room for the token names; neighbouring layers share a column where there are too many.
-    label = min(max(cell_len(printable_token(attribution.tokens[i])) for i in columns), max(10, width // 4))
-    room = max(8, width - label - 2)
-    bins = _bins(len(names), room)
-    cell = max(1, min(3, room // len(bins)))
-    # One line per token.
-    ruler = " " * (label + 1) + _ruler(names, bins, cell)
-    text = Text(no_wrap=True, overflow="crop")
-    text.append(f"{ruler}\n", "dim")
-    for i in columns:
-        name = Text(printable_token(attribution.tokens[i]), "dim" if attribution.special[i] else "")
-        name.truncate(label, overflow="ellipsis", pad=True)
-        text.append_text(name).append(" ")
-        for start, stop in bins:
-            _append_cell(
-                text,
-                [(values[j][i], scales[j]) for j in range(start, stop)],
-                attribution.special[i],
-                cell,
-                styles,
-            )
-        text.append("\n")
-    # What was merged or left out is said.
-    note = "each layer on its own scale"
-    if len(bins) < len(names):
-        note += f"; each column is the strongest of {bins[0][1] - bins[0][0]} layers"
-    if len(columns) < n:
-        rest = max(strength[i] for i in range(n) if i not in columns)
-        note += f"; {n - len(columns)} tokens left out, none above {percent(max(rest, 0.0))} of its layer's largest"
-    text.rstrip()
-    return Group(text, Text(note, "dim"))
-
-
-def _strength(score: float, scale: Scale) -> float:
-    return abs(scale.relative(score)) if math.isfinite(score) else 2.0
-
-
-def _bins(n: int, room: int) -> list[tuple[int, int]]:
-    size = math.ceil(n / room)
-    return [(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-def _ruler(names: Sequence[str], bins: list[tuple[int, int]], cell: int) -> str:
-    line = ""
-    for column, (start, _) in enumerate(bins):
-        if len(line) <= column * cell and column % (2 if cell == 3 else 5 if cell == 2 else 10) == 0:
-            line = line.ljust(column * cell) + names[start] + " "
-    return line
-
-
-def _append_cell(text: Text, scored: list[tuple[float, Scale]], special: bool, cell: int, styles: ScoreStyle) -> None:
-    if special:
-        text.append("·" * cell, "dim")
-    else:
-        broken = [pair for pair in scored if not math.isfinite(pair[0])]
-        score, scale = max(broken or scored, key=lambda pair: abs(pair[1].relative(pair[0])))
-        append_cell(text, score, scale, cell, styles)
+def _readings(attribution: Attribution, names: list[str]) -> RenderableType:
+    """The strongest token of each layer, and what the residual stream there reads as."""
+    assert attribution.lens is not None
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("strongest token", overflow="fold")
+    table.add_column("reads as", overflow="fold")
+    for row, index, _ in layer_leaders(attribution):
+        read = reading_text(attribution.lens.at(row, index))
+        table.add_row(Text(names[row]), Text(printable_token(attribution.tokens[index])), Text(read or "was not read"))
+    return Group(Text(lens_note(attribution), "dim"), table)
 
 
 def _leaders(attribution: Attribution, values: list[list[float]], names: list[str]) -> RenderableType:

@@ -19,16 +19,16 @@ from lens_scopes.views.terminal.parts import (
     spaced,
     warning_lines,
 )
-from lens_scopes.views.words.attribution import is_divergence, number, title
-from lens_scopes.views.words.colour import Scale, scale_of
-from lens_scopes.views.words.heads import (
+from lens_scopes.views.words.attribution import answer_summary, answers_of, is_divergence, number, title
+from lens_scopes.views.words.changes import (
     HeadLine,
-    agreement,
     head_lines,
+    heads_agreement,
     heads_data_warnings,
     heads_interpretation,
     unit_of_change,
 )
+from lens_scopes.views.words.colour import Scale, scale_of
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
@@ -56,6 +56,8 @@ class HeadsReport(TerminalView):
         heads = self.heads
         yield _heading(heads)
         yield Text(title(heads))
+        for role, answer in answers_of(heads).items():
+            yield Text(f"{role} {inline_token(answer.text)!r}: {answer_summary(answer)}", "dim")
         yield from warning_lines((*heads.warnings, *heads_data_warnings(heads)))
         yield spaced(Text(heads_interpretation(heads), "dim"))
         yield spaced(_map(heads, styles, width))
@@ -162,7 +164,7 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], styles: ScoreStyle,
 
 def _checked(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
     """The agreement of predictions with ablations, and the MLPs that did most."""
-    parts: list[RenderableType] = [Text(agreement(heads))]
+    parts: list[RenderableType] = [Text(heads_agreement(heads))]
     mlps = [item for item in heads.ablations if item.head is None][:_MOST_MLPS]
     if mlps:
         largest = max(abs(item.actual) for item in mlps) or 1.0

@@ -1,4 +1,5 @@
-"""A source × target matrix in the terminal: a compact map, the strongest sources of each prediction, span totals."""
+"""A source × target matrix in the terminal: a compact map, the strongest sources of each prediction, span totals; and
+influence through its generated text: sentences, the strongest ways, tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +13,31 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.errors import PromptError
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, append_cell, definitions, spaced, warning_lines
+from lens_scopes.views.terminal.parts import (
+    ScoreStyle,
+    TerminalView,
+    append_cell,
+    blocks,
+    definitions,
+    spaced,
+    warning_lines,
+)
 from lens_scopes.views.words.attribution import interpretation, number, percent, prompt_text
 from lens_scopes.views.words.colour import Scale, scale_of
-from lens_scopes.views.words.matrix import PredictionLine, explained_spans, matrix_data_warnings, prediction_lines
+from lens_scopes.views.words.matrix import (
+    INFLUENCE_CAVEAT,
+    PredictionLine,
+    explained_spans,
+    influence_summary,
+    matrix_data_warnings,
+    prediction_lines,
+    segment_names,
+    target_name,
+)
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
+    from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
 
 _MOST_ROWS = 40
@@ -47,9 +66,81 @@ class MatrixReport(TerminalView):
         yield spaced(Text(interpretation(matrix), "dim"))
         yield spaced(_map(matrix, lines, styles, width))
         yield spaced(_predictions(matrix, lines, width))
-        if matrix.spans or matrix.generated:
+        if matrix.spans or matrix.answer:
             yield spaced(_spans(matrix))
         yield spaced(definitions(matrix.contract))
+
+
+class InfluenceReport(TerminalView):
+    """A rich renderable of influence through generated text; fits the width of the console it is printed on.
+
+    Args:
+        influence: what to show.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, influence: TotalInfluence, *, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.influence = influence
+
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
+        influence = self.influence
+        name = inline_token(str(influence.model.get("name", "")))
+        yield Text.assemble((f"Total influence: {inline_token(influence.objective)}", "bold"), (f"  {name}", "dim"))
+        yield Text(f"on {target_name(influence)} of: {prompt_text(influence)}")
+        yield from warning_lines(influence.warnings)
+        yield spaced(Text(f"{influence_summary(influence)} {INFLUENCE_CAVEAT}", "dim"))
+        yield spaced(_sentences(influence, styles, width))
+        yield spaced(_ways(influence))
+        yield spaced(_tokens(influence, styles))
+        yield spaced(definitions(influence.contract))
+
+
+def print_influence(influence: TotalInfluence, console: Console | None = None) -> None:
+    """Print influence through generated text to a terminal; see `InfluenceReport`."""
+    (console or Console()).print(InfluenceReport(influence))
+
+
+def _sentences(influence: TotalInfluence, styles: ScoreStyle, width: int) -> RenderableType:
+    """Each segment with its share, and the two that it rests on most."""
+    segments, flows = influence.segments(), influence.flows()
+    names = segment_names(influence, segments)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("segment", "share", "", "rests on", "text"):
+        table.add_column(column, justify="right" if column == "share" else "left", no_wrap=column != "text")
+    room = max(10, width - 66)
+    for index, segment in enumerate(segments):
+        strongest = flows[index].topk(min(2, len(segments))).indices.tolist()
+        best = [source for source in strongest if flows[index, source] > 0]
+        total = float(flows[index].sum())
+        rests = ", ".join(f"{names[source]} {percent(float(flows[index, source]) / total)}" for source in best)
+        text = Text(" ".join(inline_token(segment.label).split()))
+        text.truncate(room, overflow="ellipsis")
+        bar = Text(blocks(segment.share, 8), styles.bar)
+        table.add_row(Text(names[index], "bold"), percent(segment.share), bar, Text(rests), text)
+    return Group(Text("share of the influence that passes through a segment, or ends in it", "dim"), table)
+
+
+def _ways(influence: TotalInfluence, most: int = 5) -> RenderableType:
+    segments = influence.segments()
+    names = segment_names(influence, segments)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("the strongest ways to the prompt", overflow="fold")
+    for chain in influence.chains(most):
+        table.add_row(percent(chain.share), Text(" ← ".join(names[segments.index(item)] for item in chain.segments)))
+    return table
+
+
+def _tokens(influence: TotalInfluence, styles: ScoreStyle, most: int = 8) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("#", "token", "total", "direct"):
+        table.add_column(column, justify="left" if column == "token" else "right", no_wrap=True)
+    for index, label, score in influence.top(most):
+        assert isinstance(index, int)
+        direct = number(float(influence.direct[index]))
+        table.add_row(Text(str(index), "dim"), Text(printable_token(label)), number(score), direct)
+    return table
 
 
 def print_matrix(matrix: AttributionMatrix, console: Console | None = None) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.segment import Segment
@@ -15,8 +16,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.words.attribution import number
-from lens_scopes.views.words.colour import Scale, ink, level_colour, to_hex
+from lens_scopes.views.words.attribution import number, percent
+from lens_scopes.views.words.colour import Scale, ink, level_colour, scale_of, to_hex
 from lens_scopes.views.words.token_text import inline_token
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
@@ -135,6 +136,94 @@ def append_cell(text: Text, score: float, scale: Scale, cell: int, styles: Score
         text.append(" " * cell, styles.style(score, scale))
     else:
         text.append(SHADES[round(abs(scale.relative(score)) * 4)] * cell)
+
+
+def score_map(
+    labels: Sequence[str],
+    special: Sequence[bool],
+    values: list[list[float]],
+    names: list[str],
+    styles: ScoreStyle,
+    width: int,
+    *,
+    by_row: bool = True,
+    most: int = 40,
+) -> RenderableType:
+    """Tokens down, layers across; the weakest tokens go where there are too many.
+
+    Args:
+        labels: of the tokens.
+        special: which of them stay outside the scale.
+        values: one row for each layer.
+        names: of the layers.
+        by_row: whether each layer has its own scale, or all have one.
+        most: how many tokens fit.
+    """
+    # The tokens that are strongest in any layer, in their order.
+    scales = [scale_of(row, special) for row in values]
+    if not by_row:
+        scales = [scale_of([value for row in values for value in row], list(special) * len(values))] * len(values)
+    n = len(labels)
+    strength = [max(_strength(row[i], scale) for row, scale in zip(values, scales, strict=True)) for i in range(n)]
+    columns = sorted(sorted(range(n), key=lambda i: -strength[i])[:most])
+    # Room for the token names; neighbouring layers share a column where there are too many.
+    label = min(max(cell_len(labels[i]) for i in columns), max(10, width // 4))
+    room = max(8, width - label - 2)
+    bins = _bins(len(names), room)
+    cell = max(1, min(3, room // len(bins)))
+    # One line per token.
+    ruler = " " * (label + 1) + _ruler(names, bins, cell)
+    text = Text(no_wrap=True, overflow="crop")
+    text.append(f"{ruler}\n", "dim")
+    for i in columns:
+        name = Text(labels[i], "dim" if special[i] else "")
+        name.truncate(label, overflow="ellipsis", pad=True)
+        text.append_text(name).append(" ")
+        for start, stop in bins:
+            _append_cell(
+                text,
+                [(values[j][i], scales[j]) for j in range(start, stop)],
+                special[i],
+                cell,
+                styles,
+            )
+        text.append("\n")
+    # What was merged or left out is said.
+    note = "each layer on its own scale" if by_row else f"{number(scales[0].bound)} = largest magnitude of all layers"
+    if len(bins) < len(names):
+        note += f"; each column is the strongest of {bins[0][1] - bins[0][0]} layers"
+    if len(columns) < n:
+        rest = max(strength[i] for i in range(n) if i not in columns)
+        whose = "its layer" if by_row else "the map"
+        note += f"; {n - len(columns)} tokens left out, none above {percent(max(rest, 0.0))} of {whose}'s largest"
+    text.rstrip()
+    return Group(text, Text(note, "dim"))
+
+
+def _strength(score: float, scale: Scale) -> float:
+    return abs(scale.relative(score)) if math.isfinite(score) else 2.0
+
+
+def _bins(n: int, room: int) -> list[tuple[int, int]]:
+    size = math.ceil(n / room)
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _ruler(names: Sequence[str], bins: list[tuple[int, int]], cell: int) -> str:
+    line = ""
+    for column, (start, _) in enumerate(bins):
+        if len(line) <= column * cell and column % (2 if cell == 3 else 5 if cell == 2 else 10) == 0:
+            line = line.ljust(column * cell) + names[start] + " "
+    return line
+
+
+def _append_cell(text: Text, scored: list[tuple[float, Scale]], special: bool, cell: int, styles: ScoreStyle) -> None:
+    if special:
+        text.append("·" * cell, "dim")
+    else:
+        broken = [pair for pair in scored if not math.isfinite(pair[0])]
+        score, scale = max(broken or scored, key=lambda pair: abs(pair[1].relative(pair[0])))
+        append_cell(text, score, scale, cell, styles)
 
 
 def blocks(share: float, room: int) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from lens_scopes.results.answer import AnswerRecord
 from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
@@ -17,6 +16,7 @@ from lens_scopes.views.words.token_text import inline_token, printable_token
 if TYPE_CHECKING:
     from lens_scopes.engine.final_state import PredictedToken, Prediction
     from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.base import AnswerRecord
 
 _SINK = (
     "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
@@ -268,6 +268,12 @@ def answer_of(result: object) -> AnswerRecord | None:
     return answer if isinstance(answer, AnswerRecord) else None
 
 
+def answers_of(result: object) -> dict[str, AnswerRecord]:
+    """The answer that a result explains and the one that it is contrasted with, by what they are."""
+    answers = {"The answer": answer_of(result), "The answer contrasted": getattr(result, "other_answer", None)}
+    return {role: answer for role, answer in answers.items() if answer is not None}
+
+
 def answer_summary(answer: AnswerRecord) -> str:
     """How probable an answer is, as a whole and per token, and where it came from."""
     count = len(answer.tokens)
@@ -303,6 +309,36 @@ def short_names(hook_names: Sequence[str]) -> list[str]:
         name if m is None else (f"L{m[1]}" if plain else f"L{m[1]} {m[2]}")
         for name, m in zip(hook_names, matches, strict=True)
     ]
+
+
+def layer_leaders(attribution: Attribution) -> list[tuple[int, int, float]]:
+    """The strongest cell of each layer outside the special tokens: (row, index of the token, score)."""
+    if attribution.layers is None:
+        return []
+    rows = enumerate(attribution.layers.tolist())
+    best = ((row, scores, ranking(scores, attribution.special)) for row, scores in rows)
+    return [(row, order[0], scores[order[0]]) for row, scores, order in best if order]
+
+
+def lens_note(attribution: Attribution) -> str:
+    """What a lens reads, and how not to read it; empty without one."""
+    reading = attribution.lens
+    if reading is None:
+        return ""
+    name = {"logit": "the logit lens", "jacobian": "a fitted JacobianLens"}.get(reading.lens, reading.lens)
+    count = sum(bool(cell) for line in reading.tokens for cell in line)
+    cells = sum(len(line) for line in reading.tokens)
+    part = "" if count == cells else f" Read were {count} of {cells} cells, those with the largest scores."
+    return (
+        f"What the residual stream reads as is {name}: {reading.equation}, of the activation h in a cell. It says what "
+        "the unembedding would read there, not what the model predicts; early layers often read as noise."
+        f"{part}"
+    )
+
+
+def reading_text(tokens: Sequence[PredictedToken], most: int = 3) -> str:
+    """The tokens that a cell reads as, with their probabilities: `␣sofa 31.2%, ␣couch 4.1%`."""
+    return ", ".join(f"{printable_token(item.token)} {percent(item.probability)}" for item in tokens[:most])
 
 
 def listing(names: Sequence[str], most: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""The words and numbers of a source × target matrix, for all its views."""
+"""The words and numbers of a source × target matrix, and of influence through its generated text, for all views."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from lens_scopes.views.words.attribution import ranking
 from lens_scopes.views.words.colour import scale_of
-from lens_scopes.views.words.token_text import printable_token
+from lens_scopes.views.words.numbers import percent
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     import pandas
 
     from lens_scopes.engine.final_state import PredictedToken
+    from lens_scopes.results.influence import Segment, TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
 
 
@@ -100,6 +102,47 @@ def matrix_data_warnings(matrix: AttributionMatrix) -> list[str]:
     elif zero:
         notes.append(f"Predictions on which no token has an influence: {_places(zero)}.")
     return notes
+
+
+INFLUENCE_CAVEAT = (
+    "Shares follow the gradients of each prediction: every generated token's scores, made non-negative and divided by "
+    "their sum, are multiplied along each path. They are first order and local at every step, and do not say what else "
+    "the model would have written: leave a sentence out and generate again to see that."
+)
+
+
+def influence_summary(influence: TotalInfluence) -> str:
+    """How much reaches the target by itself, and how much through what was generated before it."""
+    direct = float(influence.direct.sum())
+    leak = f"; {percent(influence.leak)} leads nowhere" if influence.leak > 1e-6 else ""
+    return (
+        f"{percent(direct)} of the influence on {target_name(influence)} comes from the prompt directly, the other "
+        f"{percent(max(0.0, 1 - direct - influence.leak))} through generated text{leak}."
+    )
+
+
+def target_name(influence: TotalInfluence, most: int = 60) -> str:
+    """The target's text in quotes, shortened."""
+    text = " ".join(inline_token(influence.target_text).split())
+    return f"“{text if len(text) <= most else text[: most - 1] + '…'}”"
+
+
+def segment_names(influence: TotalInfluence, segments: Sequence[Segment]) -> list[str]:
+    """A short name for each segment: `prompt 1`, `sentence 2`, and that of the target."""
+    target = influence.of if influence.of in ("answer", "generated") else "target"
+    by_token = all(segment.stop - segment.start == 1 for segment in segments)
+    noun = "token" if by_token else "sentence"
+    names, counts = [], {"prompt": 0, noun: 0}
+    for segment in segments:
+        if (segment.start, segment.stop) == influence.target:
+            names.append(target)
+        elif influence.special[segment.start] and segment.stop - segment.start == 1:
+            names.append(inline_token(influence.tokens[segment.start]))
+        else:
+            kind = noun if segment.generated else "prompt"
+            counts[kind] += 1
+            names.append(f"{kind} {counts[kind]}")
+    return names
 
 
 def _places(positions: Sequence[int], most: int = 8) -> str:

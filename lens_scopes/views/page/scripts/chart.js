@@ -1,5 +1,6 @@
-// Charts of lines with their bands and of points, over linear, square-root and logarithmic axes.
+// Lists of bars, and charts of lines with their bands and of points over linear, square-root and logarithmic axes.
 import { h, say, svg } from "./dom.js";
+import { pieces } from "./prose.js";
 
 const [LEFT, TOP, GAP, LETTER, LINE] = [62, 12, 14, 9, 18];
 const WARPS = {
@@ -42,7 +43,8 @@ export function chart(page, block) {
   );
   if (!square) return drawing;
   const mark = (shape, name) => h("span", { class: "mark" }, h("b", { class: shape }), say(name));
-  return h("div", {}, drawing, h("p", { class: "legend" }, mark("dot", "head"), mark("square", "mlp"), h("span", {}, block.note)));
+  const marks = block.marks.map(([name, shape]) => mark(shape, name));
+  return h("div", {}, drawing, h("p", { class: "legend" }, ...marks, h("span", {}, block.note)));
 }
 
 /** The looks of lines with their names. */
@@ -121,4 +123,36 @@ function pointOf(page, point, x, y) {
 function nameOf(point, x, y) {
   const anchor = point.side < 0 ? "end" : "start";
   return svg("text", { x: x(point.x) + 8 * point.side, y: y(point.y) + 4, "text-anchor": anchor }, point.name);
+}
+
+/** A bar of a share from −1 to 1: from the left end of its track, or from the middle to both sides. */
+export function bar(share, middle = false) {
+  const size = 100 * Math.min(1, Math.abs(share)) * (middle ? 0.5 : 1);
+  const style = { width: `${size.toFixed(2)}%` };
+  if (middle) style["margin-left"] = `${(share < 0 ? 50 - size : 50).toFixed(2)}%`;
+  const inner = size > 0 && h("span", { class: share < 0 ? "bar negative" : "bar", style });
+  return h("span", { class: middle ? "track middle" : "track" }, inner);
+}
+
+/** The list of a block; where the page can explain a token, its bar is a button that does. */
+export function bars(page, { items, css }) {
+  const list = h("ol", { class: `bars ${css}`.trim() }, ...items.map((item) => entry(page, item)));
+  const offers = page.act.target && items.some((item) => item.choose);
+  return offers ? h("div", {}, h("p", { class: "note" }, say("choose_bar")), list) : list;
+}
+
+function entry(page, item) {
+  const tracks = item.shares.map((share) => bar(share, item.middle));
+  const lines = item.values.flatMap((value, i) => (i ? [h("br"), value] : [value]));
+  const inside = [
+    h("span", { class: "token" }, h("bdi", {}, pieces(item.label))),
+    tracks.length > 1 ? h("span", { class: "double" }, ...tracks) : tracks[0],
+    h("span", { class: "value" }, ...lines),
+  ];
+  const { target } = page.act;
+  const css = item.target ? "target" : null;
+  if (!item.choose || !target) return h("li", { class: css }, ...inside);
+  const label = say("choose_target", { token: item.label[0].token, percent: item.values[0] });
+  const attributes = { type: "button", "aria-label": label, onclick: () => target(item.choose) };
+  return h("li", { class: css }, h("button", attributes, ...inside));
 }

@@ -1,4 +1,5 @@
 // Maps of numbers, layers × tokens, layers × heads, targets × sources: a table with a colour in every cell.
+import { bars } from "./chart.js";
 import { h, onPress, rove, say } from "./dom.js";
 import { number, percent, short } from "./numbers.js";
 import { token } from "./prose.js";
@@ -22,8 +23,11 @@ function colouredMap(page, block) {
   const shared = jointScale(own);
   const cells = [];
   const cellRows = values.map(() => []);
+  const frames = new Map((block.marks ?? []).map(([r, c, words]) => [`${r} ${c}`, words]));
   const recolour = (scaleOfRow) =>
-    cells.forEach(({ element, value, r, c }) => (element.className = levelOf(value, special[c], scaleOfRow(r))));
+    cells.forEach(({ element, value, r, c }) => {
+      element.className = levelOf(value, special[c], scaleOfRow(r)) + (frames.has(`${r} ${c}`) ? " framed" : "");
+    });
   const body = values.map((row, r) => {
     const best = ranking(row, special)[0];
     const top = best === undefined ? "—" : [token(columns[best]), " ", h("span", {}, number(row[best]))];
@@ -37,6 +41,9 @@ function colouredMap(page, block) {
       if (own[r].bound && !special[c] && Number.isFinite(value)) {
         about += ` · ${say("of_row", { percent: percent(Math.abs(value) / own[r].bound) })}`;
       }
+      const best = block.readings?.tokens[r][c][0];
+      if (best !== undefined) about += ` · ${say("reads_as")} ${best}`;
+      if (frames.has(`${r} ${c}`)) about += ` · ${frames.get(`${r} ${c}`)}`;
       const element = h("td", { title: about }, short(value));
       cells.push({ element, value, r, c });
       cellRows[r].push(element);
@@ -44,7 +51,7 @@ function colouredMap(page, block) {
     });
     return h("tr", {}, h("th", { scope: "row", class: "name" }, name), h("td", { class: "top" }, top), ...rowCells);
   });
-  recolour((r) => own[r]);
+  recolour(block.by_all ? () => shared : (r) => own[r]);
   const outside = { special: special.some(Boolean), broken: values.flat().some((value) => value === null) };
   const control = (type, name, label, more) => {
     const attributes = { type, id: page.id(`${key}-${name}`), class: name, ...more };
@@ -70,17 +77,41 @@ function colouredMap(page, block) {
   scroll.style.setProperty("--tokens", columns.length);
   scroll.style.setProperty("--name", rows.reduce((most, name) => Math.max(most, [...name].length), 0));
   const chosen = choosable(page, block, grid, cells, cellRows);
+  const detail = block.readings && readings(page, block, columns, cells);
+  if (detail && !chosen) rove(grid, ...cellRows);
   return h(
     "div",
     { class: "heat" },
     chosen && block.choose === "position" && h("p", { class: "note" }, say("choose_position")),
-    radio("by-row", say("by_row", { noun }), true, (r) => own[r]),
-    radio("by-all", say("by_all", { noun }), false, () => shared),
+    radio("by-row", say("by_row", { noun }), !block.by_all, (r) => own[r]),
+    radio("by-all", say("by_all", { noun }), Boolean(block.by_all), () => shared),
     control("checkbox", "numbers", say("numbers"), {}),
     h("div", { class: "row-legend" }, rowLegend(noun, shared.signed, outside)),
     h("div", { class: "all-legend" }, legend(shared, say("all_rows", { noun }), outside)),
     scroll,
+    detail,
   );
+}
+
+/** What the cell that is pointed at, has the focus or was chosen last reads as, below the map. */
+function readings(page, block, columns, cells) {
+  const probabilities = page.values(block.readings.probabilities);
+  const panel = h("div", { class: "reading", "aria-live": "polite" }, h("p", { class: "note" }, say("point_cell")));
+  const tell = ({ value, r, c }) => {
+    const tokens = block.readings.tokens[r][c];
+    const place = [h("b", {}, block.rows[r]), " · ", token(columns[c]), ` · ${number(value)} · `];
+    const items = tokens.map((text, i) => ({
+      label: [{ token: text }],
+      values: [percent(probabilities[r][c][i])],
+      shares: [probabilities[r][c][i]],
+    }));
+    const head = h("p", { class: "readout" }, ...place, say(tokens.length ? "reads_as" : "not_read"));
+    panel.replaceChildren(head, items.length ? bars(page, { items, css: "" }) : "");
+  };
+  for (const cell of cells) {
+    for (const event of ["pointerenter", "focus", "click"]) cell.element.addEventListener(event, () => tell(cell));
+  }
+  return panel;
 }
 
 /** Cells that choose a layer, a head or a position: the arrow keys move between them, Enter chooses. */

@@ -1,14 +1,14 @@
 // The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
 import { attention, pattern } from "./attention.js";
-import { bars } from "./bars.js";
-import { chart, lineLegend } from "./chart.js";
+import { chain } from "./chain.js";
+import { bars, chart, lineLegend } from "./chart.js";
 import { h, say, setLabels } from "./dom.js";
 import { map } from "./map.js";
 import { prose } from "./prose.js";
 import { strip, strips } from "./strip.js";
 import { table } from "./table.js";
 
-const BLOCKS = { ...prose, bars, table, map, chart, strip, strips, attention, pattern, "line-legend": lineLegend };
+const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, pattern, "line-legend": lineLegend };
 
 /** What blocks are drawn with: the result they are of, ids, and what a reader can choose. */
 class Context {
@@ -102,6 +102,13 @@ export function draw(data) {
   document.querySelector("body>main").append(...page.sections);
   page.ready();
   followLinks();
+  if (parent !== window) tellHeight();
+}
+
+/** Tells the page around a frame how tall its content is. */
+function tellHeight() {
+  const tell = () => parent.postMessage({ lensScopes: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
+  new ResizeObserver(tell).observe(document.body);
 }
 
 /** Opens the folds around the element of an id, and gives it back. */

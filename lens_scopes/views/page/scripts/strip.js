@@ -1,5 +1,5 @@
 // Texts with the influence of each token as its colour, drawn by CircuitsVis: one strip, or one for every head.
-import { bars } from "./bars.js";
+import { bars } from "./chart.js";
 import { later, render, safe } from "./circuitsvis.js";
 import { h, onPress, rove, say } from "./dom.js";
 import { number, percent } from "./numbers.js";

@@ -1,5 +1,5 @@
 // Tables whose headings sort them: numbers from the largest, text from A.
-import { bar } from "./bars.js";
+import { bar } from "./chart.js";
 import { h } from "./dom.js";
 import { pieces } from "./prose.js";
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lens_scopes.views.words import attribution as words
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, percent
+from lens_scopes.views.words.pages.alignment import alignment_blocks
 from lens_scopes.views.words.pages.blocks import (
     Block,
     Section,
@@ -20,6 +21,7 @@ from lens_scopes.views.words.pages.blocks import (
     definitions,
     heading,
     heat_map,
+    joined,
     kind,
     lead,
     level,
@@ -31,7 +33,7 @@ from lens_scopes.views.words.pages.blocks import (
     text_cell,
     token,
 )
-from lens_scopes.views.words.token_text import inline_token
+from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
@@ -113,9 +115,16 @@ def _tokens(attribution: Attribution, later: Sequence[str]) -> Section:
     if attribution.answer is not None:
         own = len(attribution.tokens) > attribution.position + 1
         shown = "The prompt, and the answer's tokens but the last." if own else "The prompt."
-    blocks = [note(f"{shown} Point at a token for its score."), strip]
+    blocks = [note(f"{shown} Point at a token for its score."), strip, *_other_prompt(attribution)]
     blocks += [lead(words.interpretation(attribution)), lead(words.caveat(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
+
+
+def _other_prompt(attribution: Attribution) -> list[Block]:
+    """The prompt that scores are measured from beside this one, where there is one."""
+    readout = attribution.settings.get("readout")
+    others = readout.get("baseline_tokens") if isinstance(readout, dict) else None
+    return alignment_blocks(attribution.tokens[: len(others)], others) if others else []
 
 
 def _score_place(attribution: Attribution) -> str:
@@ -149,9 +158,7 @@ def _after(attribution: Attribution) -> str:
 def _answers(attribution: Attribution) -> list[Block]:
     """The answers explained, with the probability of each of their tokens."""
     blocks: list[Block] = []
-    for answer, role in ((attribution.answer, "The answer"), (attribution.other_answer, "The answer contrasted")):
-        if answer is None:
-            continue
+    for role, answer in words.answers_of(attribution).items():
         items = [
             {"label": token(text), "values": [percent(math.exp(log_p))], "shares": [math.exp(log_p)]}
             for text, log_p in zip(answer.tokens, answer.log_probabilities, strict=True)
@@ -172,6 +179,7 @@ def _layers(attribution: Attribution, with_heads: bool) -> Section:
         errors=errors,
         row_links=[_heads_of(name) for name in names] if with_heads else None,
         choose="layer",
+        readings=_readings(attribution),
     )
     text = (
         "Each row reads the same scores at another layer of the residual stream, from the first"
@@ -179,7 +187,39 @@ def _layers(attribution: Attribution, with_heads: bool) -> Section:
         " has moved along. A cell chooses its layer in the strip of tokens"
         f"{', the name of a layer leads to its heads' if with_heads else ''}."
     )
-    return Section("layers", "Through the layers", [note(text), layer_map])
+    blocks = [note(text), layer_map]
+    if attribution.lens is not None:
+        blocks += [heading("What the layers say"), note(words.lens_note(attribution)), _leaders(attribution)]
+    return Section("layers", "Through the layers", blocks)
+
+
+def _readings(attribution: Attribution) -> Block | None:
+    """What each cell reads as: tokens as they are shown, and the reference to their probabilities."""
+    if attribution.lens is None:
+        return None
+    tokens = [[[printable_token(text) for text in cell] for cell in line] for line in attribution.lens.tokens]
+    return {"tokens": tokens, "probabilities": reference("lens", "probabilities")}
+
+
+def _leaders(attribution: Attribution) -> Block:
+    """The strongest cell of each layer with what it reads as, for readers without the map."""
+    reading = attribution.lens
+    assert reading is not None
+    names = words.short_names(attribution.layer_names)
+    rows = []
+    for row, index, score in words.layer_leaders(attribution):
+        read = reading.at(row, index)
+        pieces = joined([token(item.token, percent(item.probability)) for item in read[:3]], "was not read")
+        rows.append(
+            [
+                text_cell(names[row], f"{row:04}", "component"),
+                text_cell(token(attribution.tokens[index]), attribution.tokens[index]),
+                number_cell(number(score), score),
+                text_cell(pieces, "".join(item.token for item in read[:1]), "sources"),
+            ]
+        )
+    columns = [("layer", "text"), ("strongest token", "text"), ("score", "number"), ("reads as", "text")]
+    return table("The strongest cell of each layer, and what it reads as", columns, rows)
 
 
 def _heads_of(layer_name: str) -> str:

@@ -49,8 +49,22 @@ LABELS = {
     "choose_bar": "Choose a token to explain it.",
     "choose_position": "Choose a cell to explain the prediction of its row.",
     "through": "Explain through {name} alone",
+    "chain_start": "Choose a sentence of the generated text to see what it rests on, then a hop, down to the prompt.",
+    "chain_rests": "{name} rests on",
+    "chain_ends": "{name} is in the prompt, where the way ends. These rest on it",
+    "chain_way": "The way so far",
+    "chain_weak": "{count} more, {percent} together",
+    "chain_none": "nothing else in the text",
+    "chain_prompt": "Prompt",
+    "chain_made": "Generated",
+    "chain_of_whole": "{percent} of the whole influence goes this way",
+    "chain_share": "{name}: {percent} of the whole influence",
+    "point_cell": "Point at a cell, or go to it with the arrow keys, to read what the residual stream there says.",
+    "reads_as": "reads as",
+    "not_read": "was not read",
     "head": "head",
     "mlp": "MLP",
+    "cell": "cell",
     "sections": "Sections",
     "made_with": "Made with lens_scopes. This page is complete in itself: it loads nothing and sends nothing.",
     "no_scripts": "Scripts are off: these are the texts and tables without the charts.",
@@ -187,7 +201,9 @@ def heat_map(
         columns: their names; the tokens of the result if not given.
         special: which columns stay outside the colour scale; those of the result if not given.
         more: `errors` (as values), `row_links` and `cell_links` (ids), `row_ids`, `apart` (a further column with a
-            scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers, without controls).
+            scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers, without controls),
+            `by_all` (one scale for all rows at first), `marks` (row, column and a few words of cells to be framed),
+            `readings` (what each cell reads as: `tokens`, and `probabilities` as values).
     """
     if not isinstance(values, dict):
         values = [[value if math.isfinite(value) else None for value in row] for row in values]  # type: ignore[misc]

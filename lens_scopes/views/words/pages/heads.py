@@ -6,26 +6,25 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.words.attribution import following, title
-from lens_scopes.views.words.charts import axis_of, named_points
-from lens_scopes.views.words.heads import (
+from lens_scopes.views.words.attribution import answer_summary, answers_of, following, title
+from lens_scopes.views.words.changes import (
     HeadLine,
-    agreement,
+    changes_of_heads,
     head_lines,
+    heads_agreement,
     heads_caveat,
     heads_data_warnings,
     heads_interpretation,
     is_divergence,
     unit_of_change,
 )
-from lens_scopes.views.words.numbers import number, percent, short_number
+from lens_scopes.views.words.numbers import number, percent
+from lens_scopes.views.words.pages.alignment import alignment_blocks
 from lens_scopes.views.words.pages.attribution import about, prompt
 from lens_scopes.views.words.pages.blocks import (
     Block,
     Section,
     alerts,
-    axis,
-    bar_cell,
     columns,
     contract_section,
     heading,
@@ -43,6 +42,7 @@ from lens_scopes.views.words.pages.blocks import (
     text_cell,
     token,
 )
+from lens_scopes.views.words.pages.changes import Comparison
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
@@ -115,11 +115,27 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         kind({"bold": inline_token(heads.objective)}, f" · baseline {inline_token(heads.baseline)}"),
         *alerts("Warnings", heads.warnings),
         *alerts("About these changes", heads_data_warnings(heads)),
+        *_other_prompt(heads),
+        *_answers(heads),
         lead(heads_interpretation(heads)),
         lead(heads_caveat(), quiet=True),
         columns(left, _strongest(heads, lines, links)),
     ]
     return Section("heads", "Heads", blocks)
+
+
+def _other_prompt(heads: HeadInspection) -> list[Block]:
+    """Where the other prompt differs from this one, where outputs are set to those under one."""
+    others = heads.baseline_tokens
+    return alignment_blocks(heads.tokens[: len(others)], others) if others else []
+
+
+def _answers(heads: HeadInspection) -> list[Block]:
+    """The answers explained, each with its probability."""
+    return [
+        note(f"{role}, ", *token(answer.text), f": {answer_summary(answer)}")
+        for role, answer in answers_of(heads).items()
+    ]
 
 
 def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str], most: int = 10) -> list[Block]:
@@ -275,55 +291,7 @@ def _edge_table(heads: HeadInspection, gradients: Mapping[str, Float[Tensor, "de
 
 
 def _ablation(heads: HeadInspection, links: dict[str, str]) -> Section:
-    finite = [v for item in heads.ablations for v in (item.predicted, item.actual) if math.isfinite(v)]
-    scale = axis_of(finite)
-    rows = [
-        [
-            text_cell(item.name, item.name, "component", links.get(item.name, "")),
-            number_cell(number(item.predicted), item.predicted),
-            bar_cell(scale.share(item.predicted), middle=scale.low < 0),
-            number_cell(number(item.actual), item.actual),
-            bar_cell(scale.share(item.actual), middle=scale.low < 0),
-        ]
-        for item in heads.ablations
-    ]
-    names = [("component", "text"), ("predicted", "number"), ("", ""), ("actual", "number"), ("", "")]
-    unit = unit_of_change(heads)
-    text = (
-        f"Change in {unit} when a component is set to its {inline_token(heads.baseline)} baseline: predicted from the"
-        " gradient, and found by doing it. The buttons in the headings sort."
-        f"{' Bars and axes are on a square-root scale.' if scale.square_root else ''}"
-    )
-    changes = table("Predicted and actual changes", names, rows)
-    both = columns([changes], [_scatter(heads, links)], even=True)
-    return Section("ablation", "Checked by ablation", [lead(agreement(heads)), note(text), both])
-
-
-def _scatter(heads: HeadInspection, links: dict[str, str]) -> Block:
-    points = [item for item in heads.ablations if math.isfinite(item.predicted) and math.isfinite(item.actual)]
-    scale = axis_of([value for item in points for value in (item.predicted, item.actual)])
-    named = dict(named_points(scale, [(item.predicted, item.actual) for item in points]))
-    ticks = [(value, short_number(value)) for value in scale.ticks()]
-    kind_of_scale = "root" if scale.square_root else "linear"
-    warped = " (square-root scale)" if scale.square_root else ""
-    across = axis(f"predicted change, {unit_of_change(heads)}{warped}", scale.low, scale.high, ticks, kind_of_scale)
-    return {
-        "type": "chart",
-        "label": f"Predicted against actual change of {len(points)} components; the numbers are in the table",
-        "x": across,
-        "y": across | {"label": "actual change"},
-        "diagonal": True,
-        "note": "dashed: predicted = actual",
-        "points": [
-            {
-                "x": item.predicted,
-                "y": item.actual,
-                "shape": "square" if item.head is None else "dot",
-                "title": f"{item.name}: predicted {number(item.predicted)}, actual {number(item.actual)}",
-                "link": links.get(item.name, ""),
-                "name": item.name if i in named else "",
-                "side": named.get(i, 1),
-            }
-            for i, item in enumerate(points)
-        ],
-    }
+    text = f"Change in {unit_of_change(heads)} when a component is set to its {inline_token(heads.baseline)} baseline"
+    comparison = Comparison("component", unit_of_change(heads), changes_of_heads(heads), links, ("head", "mlp"))
+    blocks = [lead(heads_agreement(heads)), *comparison.blocks(text)]
+    return Section("ablation", "Checked by ablation", blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lens_scopes.errors import PromptError
+from lens_scopes.errors import LensScopesError, PromptError
 from lens_scopes.views.words.attribution import NOT_TO_READ, interpretation, prompt_text, ranking
 from lens_scopes.views.words.matrix import (
     PredictionLine,
@@ -38,6 +38,7 @@ from lens_scopes.views.words.pages.blocks import (
     token,
 )
 from lens_scopes.views.words.pages.heads import chart_cells
+from lens_scopes.views.words.pages.influence import chain_section
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
@@ -65,11 +66,14 @@ def header(matrix: AttributionMatrix) -> list[Block]:
 
 
 def sections(matrix: AttributionMatrix) -> list[Section]:
-    """Sections `matrix`, `predictions`, `spans` where the text has named parts, `contract`, `details`."""
+    """Sections `matrix`, `predictions`, `spans` where the text has named parts, `chain` where it was generated,
+    `contract`, `details`."""
     lines = prediction_lines(matrix)
     parts = [_matrix(matrix, lines), _predictions(matrix, lines)]
-    if matrix.spans or matrix.generated:
+    if matrix.spans or matrix.answer:
         parts.append(_spans(matrix))
+    if matrix.answer or matrix.generated:
+        parts.append(_chain(matrix))
     return [
         *parts,
         contract_section(matrix.contract),
@@ -80,7 +84,7 @@ def sections(matrix: AttributionMatrix) -> list[Section]:
 def _kind(matrix: AttributionMatrix) -> list[str | dict[str, str]]:
     """The objective, and how many predictions it was taken of."""
     count = len(matrix.destinations)
-    made = f", {matrix.generated} tokens generated" if matrix.generated else ""
+    made = f" of an answer that was {matrix.origin}" if matrix.answer else ""
     return [{"bold": inline_token(matrix.objective)}, f" · {count} prediction{'' if count == 1 else 's'}{made}"]
 
 
@@ -157,12 +161,11 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
 
 def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
     rows = []
-    first = len(matrix.tokens) - matrix.generated
     for line in lines:
         sources = [token(matrix.tokens[i], number(line.scores[i])) for i in line.sources]
         same = line.predicted.token_id == line.explained.token_id
         own = token(line.predicted.token, percent(line.predicted.probability))
-        made = [" ", {"small": "generated"}] if line.dest + 1 >= first and matrix.generated else []
+        made = [" ", {"small": "generated"}] if matrix.generated else []
         rows.append(
             [
                 number_cell(str(line.dest), line.dest),
@@ -181,6 +184,14 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
     )
     strongest = table("The strongest sources of each prediction", names, rows)
     return Section("predictions", "Which token predicted what", [note(text), strongest])
+
+
+def _chain(matrix: AttributionMatrix) -> Section:
+    """What the end of the generated text rests on, through what was generated before it."""
+    try:
+        return chain_section(matrix.total_influence())
+    except LensScopesError as error:  # scores that are not finite have no shares
+        return Section("chain", "Through the generated text", alerts("No chains", [str(error)]))
 
 
 def _spans(matrix: AttributionMatrix) -> Section:

@@ -1,0 +1,101 @@
+"""Predicted against actual changes as a scatter plot, for heads and for cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families
+from lens_scopes.views.words.attribution import is_divergence
+from lens_scopes.views.words.changes import Change, unit_of_change
+from lens_scopes.views.words.charts import axis_of, named_points
+from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
+from lens_scopes.views.words.numbers import short_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lens_scopes.results.cells import CellPatches
+    from lens_scopes.results.heads import HeadInspection
+
+BESIDE = 4.5  # inches from which a map and its scatter plot stand side by side
+_LOOKS = ((POSITIVE, DEEP_POSITIVE, "o"), (NEGATIVE, DEEP_NEGATIVE, "s"))
+
+
+def scatter(
+    axes: Axes,
+    result: HeadInspection | CellPatches,
+    changes: Sequence[Change],
+    marks: tuple[str, ...],
+    done: tuple[str, str],
+) -> None:
+    """Predicted against actual change; a square-root scale where one change would hide the rest.
+
+    Args:
+        axes: where to draw.
+        result: whose unit and rank correlation are named.
+        changes: what was done; those that are not finite are left out.
+        marks: the labels of the dot and of the square.
+        done: how the actual changes came about, in a word, and what of, with its number.
+    """
+    finite = [change for change in changes if change.is_finite]
+    points = [(change.predicted, change.actual) for change in finite]
+    # Both axes share one scale, so that the dashed diagonal is where predictions and what was done agree.
+    axis = axis_of([value for point in points for value in point])
+    if axis.square_root:
+        functions = (_root, _square)
+        axes.set_xscale("function", functions=functions)
+        axes.set_yscale("function", functions=functions)
+    ends = (axis.low, axis.high)
+    axes.plot(ends, ends, color=QUIET, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    if axis.low < 0:
+        axes.axhline(0, color=QUIET, linewidth=0.4, zorder=0)
+        axes.axvline(0, color=QUIET, linewidth=0.4, zorder=0)
+    # The two marks differ in colour and in shape, for those who cannot tell the colours apart.
+    looks = zip(marks, _LOOKS, strict=False)
+    for apart, (label, (colour, edge, marker)) in reversed(list(enumerate(looks))):
+        drawn = [point for point, change in zip(points, finite, strict=True) if change.apart == bool(apart)]
+        if drawn:
+            x, y = zip(*drawn, strict=True)
+            axes.scatter(x, y, s=13, c=colour, edgecolors=edge, linewidths=0.5, marker=marker, label=label)
+    # Only the points that stand apart are named: more labels would cover one another.
+    for index, side in named_points(axis, points):
+        axes.annotate(
+            drawable(finite[index].name),
+            points[index],
+            xytext=(4 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            fontsize=6,
+            parse_math=False,
+            fontfamily=families(),
+        )
+    # Ticks, labels and legend.
+    axes.set_xlim(axis.low, axis.high)
+    axes.set_ylim(axis.low, axis.high)
+    labels = [short_number(tick) for tick in axis.ticks()]
+    axes.set_xticks(axis.ticks(), labels)
+    axes.set_yticks(axis.ticks(), labels)
+    axes.set_box_aspect(1)
+    warped = ", square-root scale" if axis.square_root else ""
+    axes.set_xlabel(f"predicted change ({unit_of_change(result)}{warped})")
+    axes.set_ylabel(f"actual change when {done[0]}")
+    agreed = "" if result.spearman is None else f"Spearman’s ρ = {result.spearman:.2f}, "
+    axes.set_title(f"{agreed}{done[1]} {done[0]}", fontsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(marks) > 1 and finite:
+        place = "lower right" if not is_divergence(result) else "upper left"
+        axes.legend(loc=place, fontsize=6, frameon=False, handletextpad=0.2)
+
+
+def _root(values):
+    import numpy
+
+    return numpy.sign(values) * numpy.sqrt(numpy.abs(values))
+
+
+def _square(values):
+    import numpy
+
+    return numpy.sign(values) * numpy.square(values)

@@ -1,0 +1,91 @@
+"""Patched cells in the terminal: the layers × tokens map, and predictions against patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.views.terminal.parts import (
+    ScoreStyle,
+    TerminalView,
+    definitions,
+    score_map,
+    spaced,
+    warning_lines,
+)
+from lens_scopes.views.words.attribution import short_names, title
+from lens_scopes.views.words.changes import (
+    cells_agreement,
+    cells_data_warnings,
+    cells_interpretation,
+    tokens_pair,
+    unit_of_change,
+)
+from lens_scopes.views.words.numbers import short_number
+from lens_scopes.views.words.token_text import inline_token
+
+if TYPE_CHECKING:
+    from lens_scopes.results.cells import CellPatches
+
+
+class CellsReport(TerminalView):
+    """A rich renderable of patched cells; fits the width of the console it is printed on.
+
+    Args:
+        patches: what to show.
+        most: how many of the patched cells the table lists.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, patches: CellPatches, *, most: int = 12, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.patches = patches
+        self.most = most
+
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
+        patches = self.patches
+        yield _heading(patches)
+        yield Text(title(patches))
+        yield from warning_lines((*patches.warnings, *cells_data_warnings(patches)))
+        yield spaced(Text(cells_interpretation(patches), "dim"))
+        labels = [tokens_pair(*pair) for pair in zip(patches.tokens, patches.baseline_tokens, strict=True)]
+        names = short_names(patches.layer_names)
+        yield spaced(score_map(labels, patches.special, patches.effect.tolist(), names, styles, width, by_row=False))
+        yield spaced(_patches(patches, names, styles, self.most))
+        yield spaced(definitions(patches.contract))
+
+
+def print_cells(patches: CellPatches, console: Console | None = None) -> None:
+    """Print patched cells to a terminal; see `CellsReport`."""
+    (console or Console()).print(CellsReport(patches))
+
+
+def _heading(patches: CellPatches) -> Text:
+    line = Text.assemble((f"Cells: {inline_token(patches.objective)}", "bold"))
+    line.append(f"  {inline_token(str(patches.model.get('name', '')))}", "dim")
+    return line.append(f"  position {patches.position} of {len(patches.tokens)} tokens, against another prompt", "dim")
+
+
+def _patches(patches: CellPatches, names: list[str], styles: ScoreStyle, most: int) -> RenderableType:
+    parts: list[RenderableType] = [Text(cells_agreement(patches))]
+    if patches.cells:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("layer", "#"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("tokens", overflow="fold")
+        for column in ("predicted", "actual"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for cell in patches.cells[:most]:
+            table.add_row(
+                Text(names[cell.layer], "bold"),
+                Text(str(cell.position)),
+                Text(tokens_pair(cell.token, cell.other_token)),
+                Text(short_number(cell.predicted), styles.bar_style(cell.predicted)),
+                Text(short_number(cell.actual), styles.bar_style(cell.actual)),
+            )
+        parts += [Text(f"the strongest cells, in {unit_of_change(patches)}", "dim"), table]
+    return Group(*parts)
