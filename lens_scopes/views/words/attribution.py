@@ -265,7 +265,7 @@ def following_token(token: PredictedToken, role: str = "most probable next token
 def answer_of(result: object) -> AnswerRecord | None:
     """The answer that a result explains, where there is one."""
     answer = getattr(result, "answer", None)
-    return answer if isinstance(answer, AnswerRecord) else None
+    return answer if hasattr(answer, "log_probabilities") else None  # telling by its class would load torch
 
 
 def answers_of(result: object) -> dict[str, AnswerRecord]:
