@@ -244,7 +244,7 @@ def checked_sigma(sigma: object) -> float:
     if isinstance(sigma, (int, float)) and not isinstance(sigma, bool) and _SMALLEST <= sigma <= _LARGEST:
         return float(sigma)
     raise ObjectiveError(
-        f"σ is the size of the noise and must be a number from {_SMALLEST:g} to {_LARGEST:g}, in units of the "
+        f"σ is the size of the noise and must be positive, from {_SMALLEST:g} to {_LARGEST:g}, in units of the "
         f"embedding's typical root mean square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as the "
         "median embedding."
     )
