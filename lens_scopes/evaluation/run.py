@@ -126,6 +126,9 @@ def evaluate(
     check_model(model)
     if out is not None:
         file_path(out)
+    for what, switch in (("truncate", truncate), ("retry", retry), ("mixed_commits", mixed_commits)):
+        if not isinstance(switch, bool):
+            raise EvaluationError(f"{what} is True or False; got {type(switch).__name__}.")
     for what, names in (("methods", methods or ()), ("metrics", metrics), ("ablations", ablations)):
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise EvaluationError(f"{what} are a list of names; got {type(names).__name__}.")

@@ -335,7 +335,7 @@ def functions(target: Target) -> Iterator[tuple[str, Callable[..., Any], dict[st
         "patch_cells": {"model": target.model, "attribution": target.result},
         "load": {"path": target.folder / "saved.safetensors"},
         "load_results": {"path": target.evaluation},
-        "report": {"path": target.evaluation},
+        "report": {"source": target.evaluation},
         "load_model": {"name": "nosuch/model"},
         "available_models": {},
         "register_objective": {"name": "hostile", "function": lambda y, logits: y},
