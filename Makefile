@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve docs figures studies bench test test-tl4 lint scripts types format venv python system clean
+.PHONY: help demo serve docs figures studies bench attack test test-tl4 lint scripts types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,6 +43,9 @@ studies: venv  ## Run the studies of analyses/ again, which saves their results 
 
 bench: venv  ## Time the scopes against a lower bound and competing implementations (about an hour)
 	$(BIN)/python analyses/benchmark/run.py --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
+
+attack: venv  ## Drive every command and public function with every hostile value, and print the counts (an hour or two)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/attacks/hostile_values.py
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types scripts docs  ## Lint, check types and run all the tests

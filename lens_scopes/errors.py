@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 VALIDATED = "validated by the public functions"
 """Marks the type of a value that public functions check themselves: a wrong one gets an error that says what to do. A
@@ -86,3 +88,43 @@ class EvaluationError(LensScopesError):
 
 class ResultError(LensScopesError):
     """Two results do not compare, or a record does not describe a result; the message names the field."""
+
+
+LARGEST_SEED = 2**63 - 1
+_LARGEST_NUMBER = 2**31 - 1
+
+
+def whole_number(
+    value: Any, what: str, error: type[LensScopesError], *, least: int = 0, most: int = _LARGEST_NUMBER
+) -> int:
+    """An integer within bounds, from any library's integers: the one place where counts and seeds are checked.
+
+    Args:
+        what: the number in words, for the message.
+        error: what is raised.
+
+    Raises:
+        LensScopesError: of the kind given, for what is no integer or out of bounds.
+
+    Example:
+        >>> whole_number(True, "the rank", ObjectiveError, least=1)
+        Traceback (most recent call last):
+        lens_scopes.errors.ObjectiveError: the rank must be an integer from 1 to 2147483647; got True.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # the last two of tensors
+        number = None
+    if number is None or not least <= number <= most:
+        quoted = f"{value!r}" if number is None or abs(number) < 10**30 else "a number of many digits"
+        raise error(f"{what} must be an integer from {least} to {most}; got {quoted[:60]}.")
+    return number
+
+
+def check_seed(seed: Any) -> int:
+    """A seed of random draws.
+
+    Raises:
+        ObjectiveError: for what is no integer from 0 to 2⁶³ − 1.
+    """
+    return whole_number(seed, "a seed", ObjectiveError, most=LARGEST_SEED)

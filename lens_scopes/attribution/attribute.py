@@ -203,6 +203,8 @@ def attribute_batch(
     """
     if isinstance(prompts, str):
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+        raise PromptError(f"attribute_batch takes a list of prompts, and got {type(prompts).__name__}.")
     spec = Spec.read(
         objective,
         layers=layers,
@@ -236,6 +238,8 @@ def _one_each(given: Any, n_prompts: int, noun: str) -> list[Any]:
     """The answer or the other prompt of each prompt; a text, a number or a Prompt is that of all of them."""
     if given is None or isinstance(given, str | int | Prompt):
         return [given] * n_prompts
+    if not isinstance(given, Sequence):
+        raise PromptError(f"{noun}s are a text, a number or a list of them; got {type(given).__name__}.")
     if len(given) != n_prompts:
         raise PromptError(
             f"attribute_batch takes one {noun} for all prompts, or a list of one each; got {len(given)} {noun}s for "

@@ -18,7 +18,7 @@ from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
-from lens_scopes.errors import ModelError, ObjectiveError, ReadoutError
+from lens_scopes.errors import ModelError, ObjectiveError, ReadoutError, whole_number
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -62,6 +62,9 @@ def patch_cells(
         >>> [(cell.layer, cell.token, cell.other_token) for cell in ls.patch_cells(model, att, 1).cells]
         [(1, ' France', ' Italy')]
     """
+    if not isinstance(attribution, Attribution):
+        raise ReadoutError(f"patch_cells takes an Attribution, and got {type(attribution).__name__}.")
+    strongest = whole_number(strongest, "the number of cells to patch", ReadoutError)
     scoped = ScopedModel.of(model)
     _check_model(scoped, attribution)
     spec, other = _asked(scoped, attribution)

@@ -25,7 +25,7 @@ from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_d
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.errors import ObjectiveError, PromptError
+from lens_scopes.errors import ObjectiveError, PromptError, check_seed, whole_number
 from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
@@ -37,6 +37,7 @@ from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
 
 _RANK, _SAMPLES = 16, 16
+_MOST_SAMPLES = 100_000
 _TOKENS_AT_ONCE = 8192  # of the vocabulary, when the norms of its embeddings are taken
 _MOST_OMITTED = 0.5  # share of the bound beyond the leading directions from which the result says so
 _NOISY = 0.2  # a standard error above this share of the bound is worth a warning
@@ -109,7 +110,8 @@ def information_flow(
         >>> flow.bound().shape, bool((flow.channel() <= flow.bound()).all())
         (torch.Size([1, 2]), True)
     """
-    relative = checked_sigma(sigma)
+    relative, seed = checked_sigma(sigma), check_seed(seed)
+    generate = whole_number(generate, "the number of tokens to generate", PromptError)
     resolved = ResolvedSpec.of(
         model, Spec.read(Fisher("trace"), through=through, memory=memory, matmul_dtype=matmul_dtype)
     )
@@ -179,17 +181,13 @@ def _destinations(text: Prompt, n_answer: int, position: int) -> list[int]:
 def _checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]:
     if rank is None:
         rank = d_model if d_model <= EXACT_TRACE_LIMIT else _RANK
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= d_model:
-        raise ObjectiveError(f"the rank must be an integer from 1 to d_model = {d_model}; got {rank!r}.")
+    rank = whole_number(rank, "the rank", ObjectiveError, least=1, most=d_model)
+    if samples is not None:
+        what = "samples, for an estimate with a standard error,"
+        samples = whole_number(samples, what, ObjectiveError, least=2, most=_MOST_SAMPLES)
     if rank == d_model:
         return rank, 0
-    samples = _SAMPLES if samples is None else samples
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 2:
-        raise ObjectiveError(
-            f"samples must be an integer of at least 2, for an estimate with a standard error; got {samples!r}. "
-            f"Rank {d_model} needs none."
-        )
-    return rank, samples
+    return rank, _SAMPLES if samples is None else samples
 
 
 def _with_answer(

@@ -37,7 +37,7 @@ from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import PeakGauge, shortage_named
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.model_checks import require_used
-from lens_scopes.errors import PathError, SiteError
+from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
 from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
@@ -115,6 +115,11 @@ def inspect_heads(
         ('prompt', ' Italy')
     """
     baseline, other = read_baseline(baseline)
+    seed = check_seed(seed)
+    if verify is not None:
+        verify = whole_number(verify, "the number of components to verify", ObjectiveError)
+    if not isinstance(patterns, Sequence) or isinstance(patterns, str):
+        patterns = whole_number(patterns, "patterns, unless heads are named,", PathError)
     spec = (
         Spec.read(objective, through=through, target=target, answer=answer, memory=memory, matmul_dtype=matmul_dtype)
         .require_gradient()

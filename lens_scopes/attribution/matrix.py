@@ -20,7 +20,7 @@ from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.token_ablation import averaged_mask
-from lens_scopes.errors import ObjectiveError
+from lens_scopes.errors import ObjectiveError, PromptError, whole_number
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
 from lens_scopes.prompts.prompt import Prompt, next_token_id
@@ -83,6 +83,7 @@ def attribute_all(
         >>> matrix.matrix.shape, float(matrix.matrix[1, 2])  # a later token has no influence
         (torch.Size([6, 6]), 0.0)
     """
+    generate = whole_number(generate, "the number of tokens to generate", PromptError)
     spec = Spec.read(
         objective, target=target, through=through, readout=readout, memory=memory, matmul_dtype=matmul_dtype
     )

@@ -26,7 +26,7 @@ from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.token_ablation import averaged_mask, text_mean
-from lens_scopes.errors import ReadoutError
+from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.contract import contract
@@ -78,6 +78,7 @@ def inspect_modes(
         >>> [mode.resolved for mode in modes.modes], len(modes.replacements)
         ([True, True], 6)
     """
+    top_tokens = whole_number(top_tokens, "the number of tokens to name", ObjectiveError)
     if baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')
     resolved = ResolvedSpec.of(

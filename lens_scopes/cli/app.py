@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -63,11 +65,12 @@ def run_command(command: Callable[..., None], arguments: Sequence[str] | None = 
 def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
     """Runs a command line (by default the process's own) and exits.
 
-    Wrong input is one line on standard error and exit status 2, Ctrl-C exit status 130, a reader that closes standard
-    output early (`| head`) exit status 1 without a word. `flow --fail-above` exits 1 too, and says why. Anything else
-    is a defect of lens_scopes and shows its traceback.
+    Wrong input is one line on standard error and exit status 2, as is a full disk behind standard output; Ctrl-C exit
+    status 130; a reader that closes standard output early (`| head`) exit status 1 without a word. `flow --fail-above`
+    exits 1 too, and says why. Anything else is a defect of lens_scopes and shows its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _prepare_streams()
     with _noting_interrupts() as pressed:
         try:
             if commands is app and not arguments:
@@ -77,8 +80,7 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
         except (KeyboardInterrupt, typer.Abort):
             status = INTERRUPTED  # which some versions of typer return
         except BrokenPipeError:
-            # Python flushes standard output once more at exit, which would complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             status = 1
         except Exception as error:
             if pressed:
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
             elif (message := _what_is_wrong(error)) is not None:
                 _complain(message)
                 status = WRONG_INPUT
+                if isinstance(error, OSError):
+                    _drop_output()
             else:
                 raise
     if status == INTERRUPTED:
@@ -100,7 +104,29 @@ def _what_is_wrong(error: Any) -> str | None:
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
         return f"{error.format_message()} See `{context.command_path if context else 'lens-scopes'} --help`."
+    if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_IS_GONE:
+        return f"cannot write to standard output: {error.strerror}."
     return None
+
+
+_OUTPUT_IS_GONE = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG)
+
+
+def _prepare_streams() -> None:
+    """Streams that a shell has closed are null; what an encoding lacks is written as its escape."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Python flushes standard output once more at exit, which would complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -76,6 +76,6 @@ def ablation_named(name: str) -> TokenAblation:
     Raises:
         EvaluationError: for an unknown one, with near names.
     """
-    if name not in ABLATIONS:
+    if not isinstance(name, str) or name not in ABLATIONS:
         raise EvaluationError(f"unknown ablation {name!r}{suggest(name, ABLATIONS)} Known: {', '.join(ABLATIONS)}.")
     return ABLATIONS[name]

@@ -365,9 +365,13 @@ def parse_memory(amount: str | int | None) -> int | None:
     """
     if amount is None:
         return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]B)?)\s*", str(amount), flags=re.IGNORECASE)
+    match = None
+    if isinstance(amount, int) and not 0 < amount < 2**63:
+        raise PromptError('memory is a positive number of bytes below 2^63, or an amount such as "4GB".')
+    if isinstance(amount, str | int) and not isinstance(amount, bool):
+        match = re.fullmatch(r"\s*([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*((?:[KMGT]B)?)\s*", str(amount), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise PromptError(f'memory is a positive amount such as "4GB" or a number of bytes; got {amount!r}.')
+        raise PromptError(f'memory is a positive amount such as "4GB" or a number of bytes; got {str(amount)[:60]!r}.')
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 

@@ -23,7 +23,7 @@ from lens_scopes.engine.final_state import Unembedding, compute_dtype, kl_diverg
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.prefix_cache import Prefixed
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.errors import EvaluationError
+from lens_scopes.errors import EvaluationError, whole_number
 
 _TOKENS_AT_ONCE = 1024  # more fill the cores no better, and smaller batches share longer prefixes
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
@@ -99,8 +99,7 @@ def _token_id(model: ScopedModel, name: str) -> int | None:
 
 def check_draws(draws: int) -> None:
     """Raises EvaluationError for a number of draws that is not a positive integer."""
-    if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
-        raise EvaluationError(f"resampled tokens need at least one draw, a whole number of them; got {draws!r}.")
+    whole_number(draws, "the number of draws of resampled tokens", EvaluationError, least=1, most=100_000)
 
 
 class AblatedPrompt:

@@ -15,7 +15,7 @@ import torch
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
-from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
+from lens_scopes.errors import EvaluationError, LensScopesError, PromptError, whole_number
 from lens_scopes.evaluation.methods.method import Explained, Method, MethodScores
 from lens_scopes.evaluation.methods.names import MethodLike, as_method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
@@ -38,6 +38,7 @@ from lens_scopes.prompts.tokens import token_string
 from lens_scopes.scopes.comparisons import LeaveOneOut, check_unit
 from lens_scopes.scopes.objectives import Semantic
 
+_LARGEST_SEED = 2**43  # times the prime, it is a seed of PyTorch
 _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 
 _Plan: TypeAlias = tuple[Metric, str | None, ScoredPrompt]
@@ -97,7 +98,7 @@ class Evaluator:
         self.ablations = list(ablations)
         special = set(getattr(model.tokenizer, "all_special_ids", ()))
         self.corpus = Corpus(tuple(token for passage in corpus for token in passage if token not in special))
-        self.seed = seed
+        self.seed = whole_number(seed, "the seed", EvaluationError, most=_LARGEST_SEED)
         self.draws = draws
         with model.exclusive():
             self._check()

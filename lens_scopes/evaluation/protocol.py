@@ -149,7 +149,7 @@ def as_protocol(protocol: ProtocolLike) -> Protocol:
         return OWN
     if isinstance(protocol, Protocol):
         return protocol
-    if protocol not in PROTOCOLS:
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
         raise EvaluationError(f"unknown protocol {protocol!r}{suggest(protocol, PROTOCOLS)} Known: {known}.")
     return PROTOCOLS[protocol]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lens_scopes.engine.backward import Progress
-from lens_scopes.errors import EvaluationError, LensScopesError, PromptError
+from lens_scopes.errors import EvaluationError, LensScopesError, PromptError, whole_number
 from lens_scopes.evaluation.passages.read import Passage, PassagesLike, read_passages
 from lens_scopes.evaluation.passages.selection import PassagePrompt, Selection, TooLong, check_target, read_passage
 from lens_scopes.evaluation.processes import Process, this_process
@@ -21,6 +21,8 @@ from lens_scopes.evaluation.protocol import ProtocolLike, as_protocol
 from lens_scopes.evaluation.storage.folder import ResultFolder
 from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG, Measurement, PassageRecord
 from lens_scopes.evaluation.storage.results import load_results
+from lens_scopes.prompts.tokens import check_model
+from lens_scopes.results.writing import file_path
 
 if TYPE_CHECKING:
     import pandas
@@ -137,9 +139,19 @@ def evaluate(
     sufficiency ERASER (arXiv:1911.03429), infidelity arXiv:1901.09392, and randomization arXiv:1810.03292.
     """
     # What is asked for, checked before anything is measured.
+    check_model(model)
+    if out is not None:
+        file_path(out)
+    for what, switch in (("truncate", truncate), ("retry", retry), ("mixed_commits", mixed_commits)):
+        if not isinstance(switch, bool):
+            raise EvaluationError(f"{what} is True or False; got {type(switch).__name__}.")
+    for what, names in (("methods", methods or ()), ("metrics", metrics), ("ablations", ablations)):
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise EvaluationError(f"{what} are a list of names; got {type(names).__name__}.")
     check_target(target)
-    if skip < 0 or (limit is not None and limit < 1):
-        raise EvaluationError(f"limit is at least 1 and skip at least 0, got {limit} and {skip}.")
+    skip = whole_number(skip, "skip", EvaluationError)
+    if limit is not None:
+        limit = whole_number(limit, "limit", EvaluationError, least=1)
     given = read_passages(passages, field=field, answer_field=answer_field, other=other, split=split, subset=subset)
     selection = Selection.of(given, skip, limit, target=target, truncate=truncate, generate=generate)
     if not selection.indices():
@@ -167,7 +179,7 @@ def evaluate(
     # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
         folder = ResultFolder.begin(
-            Path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
+            file_path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
         )
         measure_passages(model, evaluator, selection, folder, this_process(), retry=retry, progress=progress)
         _require_measured(folder)

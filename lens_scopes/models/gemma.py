@@ -47,7 +47,15 @@ def cache_folder() -> Path:
     import platformdirs
 
     chosen = os.environ.get("LENS_SCOPES_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("lens_scopes"))
+    if not chosen:
+        return Path(platformdirs.user_cache_dir("lens_scopes"))
+    try:
+        chosen.encode("utf-8")
+        folder = Path(chosen).expanduser()
+        folder.is_dir()
+        return folder
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a user that does not exist, no UTF-8
+        raise ModelError(f"LENS_SCOPES_CACHE is no folder's name: {str(error)[:100]}; give another one") from error
 
 
 def embedded_path() -> Path:
@@ -88,7 +96,7 @@ def find_damage(folder: Path) -> str | None:
             return f"{_MANIFEST} describes something else"
     except OSError as error:
         return f"{_MANIFEST} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return f"{_MANIFEST} is damaged"
     for check in (_wrong_size, _wrong_checksum):
         for name, (size, checksum) in recorded.items():

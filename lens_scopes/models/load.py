@@ -12,7 +12,7 @@ import torch
 
 from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel, usual_torch
 from lens_scopes.engine.model_checks import require_gradients
-from lens_scopes.errors import ModelError
+from lens_scopes.errors import ModelError, whole_number
 from lens_scopes.models import backends
 from lens_scopes.models import gemma as embedded
 from lens_scopes.models.hooked_config import hooked_config
@@ -122,6 +122,7 @@ def load_model(
     if backend not in ("hooked", "bridge"):
         raise ModelError(f'backend {backend!r} is unknown: use "hooked" or "bridge"')
     torch_dtype = _read_dtype(dtype)
+    n_devices = whole_number(n_devices, "n_devices", ModelError, least=-(2**31))  # a sentence of its own below 1
     place = _read_place(backend, device, n_devices, device_map, torch_dtype)
     wanted = _read_processing(processing)
     source = find_source(name)

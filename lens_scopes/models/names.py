@@ -48,11 +48,11 @@ def find_source(name: str | Path) -> Source:
         return _folder(Path(name))
     if official := official_name(name):
         return Source(official, official)
-    if Path(name).is_dir():
+    if is_folder(name):
         return _folder(Path(name))
     if name.count("/") == 1 and all(name.split("/")):
         return Source(name, name)
-    raise ModelError(f"model {name!r} is unknown and no such folder exists{suggest_models(name)}")
+    raise ModelError(f"model {_quoted(name)} is unknown and no such folder exists{suggest_models(name)}")
 
 
 def transformer_lens_names() -> Mapping[str, Sequence[str]]:
@@ -88,10 +88,26 @@ def suggest_models(name: str) -> str:
     return f": did you mean {' or '.join(map(repr, list(near)[:3]))}?"
 
 
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= 200 else name[:199] + "…")
+
+
+def is_folder(name: str) -> bool:
+    """Whether there is a folder of that name; what is no name of a file is none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def _folder(path: Path) -> Source:
-    folder = path.expanduser()
-    if not folder.is_dir():
-        raise ModelError(f"model folder {str(path)!r} does not exist")
+    try:
+        folder = path.expanduser()
+        there = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, a user that does not exist
+        raise ModelError(f"model folder {_quoted(str(path))} cannot be read: {error}") from error
+    if not there:
+        raise ModelError(f"model folder {_quoted(str(path))} does not exist")
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"model folder {str(path)!r} has no config.json: give the folder that it and model.safetensors are in"

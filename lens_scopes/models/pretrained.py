@@ -60,6 +60,8 @@ class Reader:
         """The Transformers model in `dtype`, in eval mode, with frozen parameters and plain ("eager") attention; on the
         devices of `device_map` where one is given."""
 
+        self._refuse_larger_config()
+
         def read(**options: Any) -> Any:
             return self._model_class.from_pretrained(
                 str(self.source.location),
@@ -79,6 +81,28 @@ class Reader:
                 f"shape, such as {absent[0]}"
             )
         return pretrained.requires_grad_(False).eval()
+
+    def _refuse_larger_config(self) -> None:
+        """Refuses a folder whose config describes a model with more parameters than its weight files have bytes.
+
+        Transformers would build that model before it looks at the weights, which could take all memory.
+        """
+        location = self.source.location
+        quantized = getattr(self.config, "quantization_config", None) is not None
+        if not isinstance(location, Path) or self.source.embedded or quantized:
+            return
+        size = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in location.glob(kind))
+        options = {"trust_remote_code": self.trust_remote_code}
+        with torch.device("meta"):
+            config = copy.deepcopy(self.config)
+            is_auto = self._model_class.__name__.startswith("Auto")
+            model = self._model_class.from_config(config, **options) if is_auto else self._model_class(config)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        if 0 < size < count:
+            raise ModelError(
+                f"the weights of {self.source.name!r} do not fit its config: a {type(model).__name__} of this config "
+                f"has {count:,} parameters, and the weight files have {size:,} bytes"
+            )
 
     def read_tokenizer(self) -> Any:
         """The tokenizer, set to add BOS as TransformerLens expects it to be; None for a folder that has none."""

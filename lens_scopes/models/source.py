@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lens_scopes.errors import ModelError
@@ -55,8 +54,9 @@ class ModelSource:
     def is_at_hand(self) -> bool:
         """Whether the weights lie on this machine, ready to load: a conversion or a download takes longer."""
         from lens_scopes.models.gemma import EMBEDDED_NAME, embedded_path
+        from lens_scopes.models.names import is_folder
 
-        return (embedded_path() if self.model.lower() == EMBEDDED_NAME else Path(self.model)).is_dir()
+        return embedded_path().is_dir() if self.model.lower() == EMBEDDED_NAME else is_folder(self.model)
 
     def processing_flags(self) -> bool | Mapping[str, bool]:
         """`processing` as `load_model` takes it."""

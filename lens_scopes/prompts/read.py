@@ -21,6 +21,7 @@ from lens_scopes.prompts.spans import SpanLike, resolve_spans
 from lens_scopes.prompts.tokens import (
     TokenModel,
     as_integer,
+    check_model,
     id_range,
     in_vocabulary,
     quote,
@@ -65,6 +66,7 @@ def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, Sp
         >>> ls.read_prompt(model, [{"role": "user", "content": "The capital of France is"}]).spans
         {'user 1': (3, 8)}
     """
+    check_model(model)
     if isinstance(prompt, Prompt):
         result = prompt
     elif isinstance(prompt, str):
@@ -74,7 +76,7 @@ def read_prompt(model: TokenModel, prompt: PromptLike, *, spans: Mapping[str, Sp
     else:
         result = _read_ids(model, prompt)
     _check_fits(model, result)
-    if spans:
+    if spans is not None:
         result = replace(result, spans={**result.spans, **resolve_spans(result, spans)})
     return result
 
@@ -138,6 +140,7 @@ def _read_text(model: TokenModel, text: str, *, source: Literal["text", "chat"])
         raise PromptError("the model has no tokenizer to read text with; give the prompt as token ids")
     if not text:
         raise PromptError("the prompt is empty; give at least one token of text")
+    _refuse_far_too_long(model, text)
     ids, offsets = tokenize(tokenizer, text)
     if not ids:
         raise PromptError(f"the prompt {quote(text)} holds no token for this tokenizer; give some text")
@@ -160,6 +163,19 @@ def _read_text(model: TokenModel, text: str, *, source: Literal["text", "chat"])
         special=tuple(i in special_ids for i in ids),
         source=source,
     )
+
+
+def _refuse_far_too_long(model: TokenModel, text: str) -> None:
+    """Refuses at once a text whose beginning alone is beyond the context window: 30 MB take a minute to tokenize."""
+    n_ctx = size_of(model, "n_ctx")
+    start = text[: 8 * (n_ctx or 0) + 10_000]
+    if n_ctx is None or len(text) < 2 * len(start):
+        return
+    count = len(tokenize(model.tokenizer, start)[0])
+    if count > n_ctx + len(start) - len(start.rstrip()) + 16:  # the last few may join with what follows
+        raise PromptError(
+            f"the prompt has more than {count} tokens, but the model's context window holds {n_ctx}; shorten it"
+        )
 
 
 def _read_ids(model: TokenModel, prompt: Any) -> Prompt:

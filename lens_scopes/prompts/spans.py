@@ -78,6 +78,8 @@ def resolve_spans(prompt: Prompt, spans: Mapping[str, SpanLike]) -> dict[str, tu
         PromptError: for a span that is missing, ambiguous, outside the prompt or cuts a token.
     """
     resolved: dict[str, tuple[int, int]] = {}
+    if not isinstance(spans, Mapping):
+        raise PromptError(f"spans are a mapping from names to parts of the prompt, got {quote(spans)}")
     for name, span in spans.items():
         if not isinstance(name, str) or not name:
             raise PromptError(f"a span's name is a string with a character in it, got {name!r}")

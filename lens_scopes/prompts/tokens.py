@@ -6,7 +6,7 @@ import operator
 import re
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
-from lens_scopes.errors import VALIDATED, PromptError
+from lens_scopes.errors import VALIDATED, ModelError, PromptError
 
 TokenLike: TypeAlias = Annotated[str | int, VALIDATED]
 
@@ -20,6 +20,12 @@ class TokenModel(Protocol):
 
     tokenizer: Any
     cfg: Any
+
+
+def check_model(model: Any) -> None:
+    """Raises ModelError for what has no tokenizer and no configuration, and so is no language model."""
+    if not hasattr(model, "cfg") or not hasattr(model, "tokenizer"):
+        raise ModelError(f"{type(model).__name__} is no language model; give one that ls.load_model loads.")
 
 
 def token_string(model: TokenModel, token_id: int) -> str:
@@ -180,5 +186,8 @@ def id_range(d_vocab: int | None) -> str:
 
 def quote(value: Any) -> str:
     """A value as it is quoted in messages, cut where it is long."""
-    quoted = repr(value)
+    try:
+        quoted = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        quoted = type(value).__name__
     return quoted if len(quoted) <= 60 else f"{quoted[:57]}…{quoted[-1]}"

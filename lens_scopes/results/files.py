@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lens_scopes.errors import FileError
 from lens_scopes.results.record import encode
+from lens_scopes.results.writing import file_path
 
 FORMAT, VERSION = "lens_scopes.result", 2
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')  # in the record, quotes are escaped: it cannot match there
@@ -59,10 +59,11 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    path = file_path(path)
     try:
-        if not Path(path).is_file():
+        if not path.is_file():
             raise FileError(f"{path} does not exist or is not a file; expected a result that save wrote.")
-        held = Path(path).read_bytes()
+        held = path.read_bytes()
         tensors = load(held)
         header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:

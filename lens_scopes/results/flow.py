@@ -5,7 +5,6 @@ What is kept are eigenvalues of M Mᵀ, so that both values are known at every �
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -233,15 +232,19 @@ class InformationFlow(Result):
         return (relative * self.embedding_norm) ** 2 / self.d_model
 
 
+_SMALLEST, _LARGEST = 1e-12, 1e12
+
+
 def checked_sigma(sigma: object) -> float:
     """σ as a number.
 
     Raises:
         ObjectiveError: for one that is not positive and finite.
     """
-    if isinstance(sigma, (int, float)) and not isinstance(sigma, bool) and math.isfinite(sigma) and sigma > 0:
+    if isinstance(sigma, (int, float)) and not isinstance(sigma, bool) and _SMALLEST <= sigma <= _LARGEST:
         return float(sigma)
     raise ObjectiveError(
-        f"σ is the size of the noise and must be a positive number, in units of the embedding's typical root mean "
-        f"square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as the median embedding."
+        f"σ is the size of the noise and must be positive, from {_SMALLEST:g} to {_LARGEST:g}, in units of the "
+        f"embedding's typical root mean square coordinate; got {sigma!r}. Give 0.1, for noise a tenth as long as the "
+        "median embedding."
     )

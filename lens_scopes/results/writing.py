@@ -27,6 +27,21 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def file_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder.
+
+    Raises:
+        FileError: for what is none.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise FileError(f"a file is named by a text or a Path; got {type(path).__name__}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise FileError(f"{os.fspath(path)[:60]!r} is no name of a file ({error.reason}).") from error
+    return Path(path)
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuses what `write_whole` could not write, without a trace on the disk.
 
@@ -83,7 +98,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
     Raises:
         FileError: where no plain file could be, or a read-only one is.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(file_path(path)))
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from lens_scopes.engine.ablations import ABLATIONS, TokenAblation, ablation_name
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, check_draws
-from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError
+from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError, check_seed
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.groups import UNITS, segments
 from lens_scopes.prompts.prompt import Prompt
@@ -233,6 +233,7 @@ class LeaveOneOut(Ablating):
         if self.measure not in ("kl", "logit", "logprob"):
             raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
         check_draws(self.draws)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
         check_part(self)
         self._read_ablation()
@@ -301,7 +302,7 @@ class LeaveOneOut(Ablating):
 
 def check_unit(by: str) -> None:
     """Raises ObjectiveError for what is no unit that can be left out as a whole."""
-    if by not in UNITS:
+    if not isinstance(by, str) or by not in UNITS:
         raise ObjectiveError(f"by is {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}; got {by!r}.")
 
 
@@ -392,6 +393,10 @@ class RandomScores(Baseline):
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", check_seed(self.seed))
+
     scope: ClassVar[str] = "random"
     output: ClassVar[str] = "nothing: chance"
     equation: ClassVar[str] = "score_t ~ U[0, 1)"

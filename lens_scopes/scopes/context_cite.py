@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.errors import ObjectiveError
+from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
@@ -65,10 +65,9 @@ class ContextCite(Ablating):
     of_answer: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ablations, int) or isinstance(self.ablations, bool) or self.ablations < 2:
-            raise ObjectiveError(
-                f"ContextCite takes two ablations at least, better 32 or more; got {self.ablations!r}."
-            )
+        ablations = whole_number(self.ablations, "the number of ablations", ObjectiveError, least=2, most=100_000)
+        object.__setattr__(self, "ablations", ablations)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
         check_part(self)
         self._read_ablation()

@@ -24,13 +24,14 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry, random_signs
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.model_checks import final_norm_is_constant
-from lens_scopes.errors import ObjectiveError
+from lens_scopes.errors import ObjectiveError, check_seed
 from lens_scopes.prompts.tokens import resolve_token
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 NEAR_EQUAL = 0.98  # λ_{k+1}/λ_k above which a rank cuts between near-equals: analyses/README.md, “Eigenvalue gaps”
+_MOST_DRAWN = 100_000
 _EXACT = 16  # leading directions that a sampled trace takes exactly
 _MOST_NUMBERS = 2**28  # in the directions of one answer: 1 GB
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
@@ -590,11 +591,16 @@ class Fisher(Objective):
     def __post_init__(self) -> None:
         if self.rank != "trace" and (not _is_integer(self.rank) or self.rank < 1):
             raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {self.rank!r}.')
-        if self.samples is not None and (not _is_integer(self.samples) or self.samples < 0 or self.samples == 1):
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        counts = range(_MOST_DRAWN + 1)
+        if self.samples is not None and (
+            not _is_integer(self.samples) or self.samples == 1 or self.samples not in counts
+        ):
             raise ObjectiveError(
-                f"Fisher samples must be 0 (exact) or at least 2 (for a standard error); got {self.samples!r}."
+                "Fisher samples must be 0 (exact) or at least 2 (for a standard error), up to "
+                f"{_MOST_DRAWN}; got {self.samples!r}."
             )
-        if self.exact is not None and (not _is_integer(self.exact) or self.exact < 0):
+        if self.exact is not None and (not _is_integer(self.exact) or self.exact not in counts):
             raise ObjectiveError(f"Fisher exact must be a non-negative integer; got {self.exact!r}.")
 
     def prepare(self, model: ScopedModel) -> Self:
@@ -704,6 +710,10 @@ class Custom(Objective):
     scope: ClassVar[str] = "custom"
     equation: ClassVar[str] = "v_i and w_i as the function gives them"
     output: ClassVar[str] = "a user-defined function of the final state"
+
+    def __post_init__(self) -> None:
+        if not callable(self.function) or not isinstance(self.name, str):
+            raise ObjectiveError("a custom objective is a function of (y, logits), and its name is a text.")
 
     def directions(self, state: FinalState) -> Directions:
         with torch.no_grad():

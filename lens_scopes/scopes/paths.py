@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model_checks import require_used
-from lens_scopes.errors import VALIDATED, PathError
+from lens_scopes.errors import VALIDATED, PathError, whole_number
 from lens_scopes.scopes.registry import FREEZABLE
 
 Component = tuple[int, int | None]
@@ -329,20 +329,26 @@ class Frozen(Path):
 
 
 def _layer_set(first: LayerSet, last: int | None) -> frozenset[int]:
-    if isinstance(first, Iterable):
-        layers = frozenset(first)
+    if isinstance(first, Iterable) and not isinstance(first, str):
+        layers = frozenset(_layer(layer) for layer in first)
         if last is not None:
             raise PathError("Layers takes a set of layers, or a first and a last one, not both.")
     else:
-        last = first if last is None else last
+        first = _layer(first)
+        last = first if last is None else _layer(last)
         if last < first:
             raise PathError(f"the range of layers {first}–{last} is reversed; write Layers({last}, {first}).")
         layers = frozenset(range(first, last + 1))
     if not layers:
         raise PathError("the set of layers is empty; name at least one, or use through=Skip() for the skip path alone.")
-    if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers):
-        raise PathError(f"layers are integers; got {sorted(layers, key=str)!r}.")
     return layers
+
+
+def _layer(layer: object) -> int:
+    return whole_number(layer, "a layer", PathError, least=-_MOST_LAYERS, most=_MOST_LAYERS)
+
+
+_MOST_LAYERS = 999_999
 
 
 def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
@@ -351,9 +357,9 @@ def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
     Raises:
         PathError: for anything else.
     """
-    if isinstance(head, str) and (match := re.fullmatch(r"[Ll](\d+)[Hh](\d+)", head.strip())):
+    if isinstance(head, str) and (match := re.fullmatch(r"[Ll]([0-9]{1,9})[Hh]([0-9]{1,9})", head.strip())):
         return int(match[1]), int(match[2])
-    if isinstance(head, tuple) and len(head) == 2 and all(isinstance(part, int) for part in head):
+    if isinstance(head, tuple) and len(head) == 2 and all(type(part) is int and part >= 0 for part in head):
         return head
     raise PathError(f'{head!r} is not a head; write "L3H2" for head 2 of layer 3.')
 
@@ -372,7 +378,7 @@ def parse_path(text: str) -> Path:
 
 def _parse_simple(text: str) -> Path:
     text = text.strip()
-    if match := re.fullmatch(r"(?:layers?\s*)?(\d+)(?:\s*[-–:]\s*(\d+))?", text):
+    if match := re.fullmatch(r"(?:layers?\s*)?([0-9]{1,6})(?:\s*[-–:]\s*([0-9]{1,6}))?", text):
         return Layers(int(match[1]), None if match[2] is None else int(match[2]))
     if text.lower().startswith("frozen-"):
         return Frozen(text.lower().removeprefix("frozen-"))

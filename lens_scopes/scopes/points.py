@@ -15,7 +15,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import averaged_mask, text_mean
-from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, suggest
+from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, check_seed, suggest
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import resolve_token
@@ -46,6 +45,8 @@ PointsLike: TypeAlias = Annotated["Points | str | None", VALIDATED]
 
 SPECIAL_STARTS = ("bos", "eos", "pad")
 _POINTS = 16  # unless a number is given
+_MOST_POINTS = 100_000
+_LARGEST_SCALE = 1e6
 
 
 class Points(ABC):
@@ -134,6 +135,8 @@ class StraightPath(Points):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", _plain_start(self.start))
+        if not isinstance(self.hold_special, bool):
+            raise ReadoutError(f"hold_special is True or False; got {self.hold_special!r}.")
         if not _is_count(self.steps):
             raise ReadoutError(f"a path needs at least one step, a whole number of them; got {self.steps!r}.")
 
@@ -241,7 +244,9 @@ class Noise(Points):
     name: ClassVar[str] = "noise"
 
     def __post_init__(self) -> None:
-        if not _is_count(self.samples) or not (self.scale > 0 and isfinite(self.scale)):
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        is_number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not _is_count(self.samples) or not (is_number and 0 < self.scale <= _LARGEST_SCALE):
             raise ReadoutError(
                 "noise needs at least one sample, a whole number of them, and a positive scale; got "
                 f"{self.samples!r} and {self.scale!r}."
@@ -292,11 +297,15 @@ def as_points(points: PointsLike) -> Points | None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_POINTS
 
 
-_PATH = re.compile(rf"path(?:-(?P<start>zero|mean|prompt|bos|eos|pad|{AS_TEXT}))?(?P<held>-held)?(?:@(?P<count>\d+))?")
-_NOISE = re.compile(r"noise(?:@(?P<count>\d+))?(?:,scale=(?P<scale>[\d.e+-]+))?(?:,seed=(?P<seed>\d+))?")
+_PATH = re.compile(
+    rf"path(?:-(?P<start>zero|mean|prompt|bos|eos|pad|{AS_TEXT}))?(?P<held>-held)?(?:@(?P<count>[0-9]{{1,9}}))?"
+)
+_NOISE = re.compile(
+    r"noise(?:@(?P<count>[0-9]{1,9}))?(?:,scale=(?P<scale>[0-9.e+-]{1,30}))?(?:,seed=(?P<seed>[0-9]{1,19}))?"
+)
 
 
 def _named(text: str) -> Points:
@@ -304,13 +313,20 @@ def _named(text: str) -> Points:
         return StraightPath(_read_start(match["start"] or "zero"), int(match["count"] or _POINTS), bool(match["held"]))
     if match := _NOISE.fullmatch(text):
         usual = Noise()
-        return Noise(int(match["count"] or _POINTS), float(match["scale"] or usual.scale), int(match["seed"] or 0))
+        return Noise(int(match["count"] or _POINTS), _scale(match["scale"] or usual.scale), int(match["seed"] or 0))
     name = re.split("[-@]", text)[0]
     raise ReadoutError(
         f"unknown points {text!r}{'' if name in POINTS else suggest(name, POINTS, end='')} (expected path, path-START "
         'with the START mean, bos, eos, pad, #ID or a quoted token such as path-" the", either followed by -held where '
         "special tokens stay fixed, or noise; each with @N for the number of points)."
     )
+
+
+def _scale(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ReadoutError(f"the scale of noise is a positive number; got {text!r}.") from None
 
 
 def _read_start(text: str) -> Start:

@@ -19,7 +19,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
-from lens_scopes.errors import ObjectiveError, suggest
+from lens_scopes.errors import LARGEST_SEED, ObjectiveError, suggest
 from lens_scopes.prompts.groups import UNITS
 from lens_scopes.prompts.spans import read_span
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
-_TOKEN_ID = re.compile(r"#(\d+)")
-IDS_AS_TEXT = r"(?:#\d+)+"
+_TOKEN_ID = re.compile(r"#([0-9]{1,18})")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+IDS_AS_TEXT = r"(?:#[0-9]{1,18})+"
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,8 @@ def register_objective(name: str, function: DirectionFunction, explains: str = "
         >>> ls.attribute(model, "The capital of France is", "example-confidence").scope
         'custom'
     """
+    if not isinstance(name, str) or not name or not callable(function):
+        raise ObjectiveError("register_objective takes a name and a function of (y, logits).")
     if name in scope_entries():
         raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
     _added[name] = ScopeEntry(name, lambda: resolve_name(f"{_OBJECTIVES}:Custom")(function, name), explains)
@@ -355,6 +358,8 @@ class Option:
         try:
             if self.kind is bool:
                 return {"true": True, "false": False}[str(text).lower()]
+            if self.kind is int and isinstance(text, str) and not _INTEGER.fullmatch(text):
+                raise ValueError
             return self.kind(text)
         except (KeyError, ValueError):
             expected = "true or false" if self.kind is bool else "an integer"
@@ -384,6 +389,8 @@ def _read_rank(text: str | int) -> int | str:
     if text == "trace":
         return text
     try:
+        if isinstance(text, str) and not _INTEGER.fullmatch(text):
+            raise ValueError
         return int(text)
     except ValueError:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
@@ -417,7 +424,6 @@ MATRIX_OPTIONS = ("readout", "against")
 PATH_OPTIONS = ("through", "freeze")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
-_LARGEST_SEED = 2**63 - 1
 _LONGEST_TEXT = 4000
 
 
@@ -507,7 +513,7 @@ _EXPLAINED_OPTIONS = (
         kind=int,
         maximum=256,
     ),
-    Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=_LARGEST_SEED),
+    Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=LARGEST_SEED),
     Option(
         "measure",
         EXPLAINED,

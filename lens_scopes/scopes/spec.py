@@ -136,7 +136,7 @@ class Spec:
         return self.objective.contrasted or (() if self.answer is None else (self.answer,))
 
     def _check_answer(self) -> None:
-        if self.eligible not in ELIGIBLE:
+        if not isinstance(self.eligible, str) or self.eligible not in ELIGIBLE:
             raise ObjectiveError(f"eligible is {' or '.join(map(repr, ELIGIBLE))}; got {self.eligible!r}.")
         if self.eligible != "prompt" and len(self.answers) != 1:
             raise ObjectiveError(
@@ -174,12 +174,20 @@ class Spec:
             LensScopesError: ObjectiveError, SiteError, PathError, ReadoutError or ModelError.
         """
         given: dict[str, Any] = {}
+        if not isinstance(layers, bool | str):
+            raise SiteError(f"layers is True or a residual site; got {quote(layers)}.")
         if layers is not False:
             given["layers"] = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
         if (chosen := as_lens(lens)) is not None:
             given["lens"] = chosen
+        if isinstance(sites, str):
+            sites = (sites,) if sites else ()
+        if not isinstance(sites, Sequence) or not all(isinstance(site, str) for site in sites):
+            raise SiteError(f"sites are hook names, one or a list of them; got {quote(sites)}.")
         if sites:
-            given["sites"] = (sites,) if isinstance(sites, str) else tuple(sites)
+            given["sites"] = tuple(sites)
+        if score_site is not None and not isinstance(score_site, str):
+            raise SiteError(f"score_site is a hook name; got {quote(score_site)}.")
         if readout is not None:
             given["readout"] = as_readout(readout)
         if memory is not None:

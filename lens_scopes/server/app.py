@@ -50,8 +50,10 @@ from lens_scopes.server.api.schemas import (
 )
 from lens_scopes.server.guard import Guard
 from lens_scopes.server.settings import Access, Limits
+from lens_scopes.server.work.answer import compact, refuse_large_answer
 from lens_scopes.server.work.explain import Explanation, align, explain, refuse_early
 from lens_scopes.server.work.queue import Job, WorkQueue
+from lens_scopes.server.work.reports import Reports
 from lens_scopes.server.work.result_store import Results, StoredResult
 from lens_scopes.server.work.served_models import ServedModel, ServedModels
 from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
@@ -73,8 +75,9 @@ class Service:
         self.limits = limits
         self.queue = WorkQueue(limits)
         self.results = Results(limits)
+        self.reports = Reports()
 
-    def submit(self, request: Explanation) -> Job | bytes:
+    def submit(self, request: Explanation, client: str = "") -> Job | bytes:
         """Queues the work of a request; the answer itself where the same request has been answered.
 
         Raises:
@@ -85,14 +88,18 @@ class Service:
         refuse_early(request, self.limits)
         question = f"{type(request).__name__} {served.name} {request.model_dump_json(exclude={'model'})}"
         known = self.results.answering(question)
-        return self.queue.submit(lambda job: self._answer(request, question, job)) if known is None else known.answer
+        if known is not None:
+            return known.answer
+        return self.queue.submit(lambda job: self._answer(request, question, job), client)
 
     def _answer(self, request: Explanation, question: str, job: Job) -> bytes:
         model = self.models.loaded(request.model)
         prompt, result = explain(model, request, self.limits, job)
         result_id = Results.new_id()
         command = command_of(request, self.models.named(request.model).options).model_dump()
-        content = as_json({"id": result_id, "kind": result.kind, **result.to_dict(), "command": command}).encode()
+        numbers = compact(result, self.limits.answer_bytes)
+        content = as_json({"id": result_id, "kind": result.kind, **numbers, "command": command}).encode()
+        refuse_large_answer(len(content), self.limits.answer_bytes)
         later = list(prompt.tokens[len(result.tokens) :])
         self.results.keep(StoredResult(result_id, question, result, content, later))
         return content
@@ -235,7 +242,7 @@ def _json_only(request: Request) -> None:
 
 async def _respond(service: Service, question: Explanation, request: Request) -> Response:
     try:
-        submitted = service.submit(question)
+        submitted = service.submit(question, request.client.host if request.client else "")
     except Exception as error:
         refusal = refusal_of(error, service.limits.seconds)
         if refusal is None:
@@ -319,7 +326,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     """Results that were computed, as files."""
 
     @app.get("/api/results/{result_id}/{kind}", response_class=Response, responses=_FILES)
-    def result_file(
+    async def result_file(
         result_id: Name,
         kind: Literal["html", "page", "safetensors", "csv", "json"],
         include: Annotated[list[Name], Query(max_length=4, alias="with")] = [],  # noqa: B006
@@ -327,8 +334,9 @@ def _add_results(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """The self-contained report (with other results on the same page), what it draws as JSON (for the page of this
         server), the safetensors, the CSV, or the JSON."""
-        stored = service.results.find(result_id)
-        content = _contents(stored, kind, [service.results.find(other) for other in include])
+        stored, others = service.results.find(result_id), [service.results.find(other) for other in include]
+        key = (kind, result_id, *include)
+        content = await service.reports.content(key, lambda: _contents(stored, kind, others))
         headers = {"Content-Disposition": f'attachment; filename="{stored.result.kind}.{kind}"'} if download else {}
         if kind == "html":
             # The report brings its own scripts, so it lives in a sandbox: without an origin, it can reach nothing here.

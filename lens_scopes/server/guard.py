@@ -7,9 +7,12 @@ must name this server, and the Origin header, which scripts cannot forge, must b
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+import re
 import traceback
+from collections import Counter, deque
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +28,7 @@ logger = logging.getLogger("lens_scopes.server")
 
 _MOST_AT_ONCE = 256
 _COOKIE = "lens_scopes_token"
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(\d{1,5}))?", re.IGNORECASE | re.ASCII)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -43,6 +47,7 @@ class Guard:
         self._access = access
         self._limits = limits
         self._active = 0
+        self._awaited: Counter[str] = Counter()
         ancestors = " ".join(access.frame_ancestors) or "'none'"
         self._policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -56,7 +61,6 @@ class Guard:
         if scope["type"] != "http":
             return  # no websockets here: the server closes what nobody accepts
         started = False
-        self._active += 1
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
@@ -70,7 +74,17 @@ class Guard:
         try:
             response = self._refuse(scope)
             if response is None:
-                await self._app(scope, self._bounded(receive), send_with_headers)
+                # A request counts once its body is there: one that never comes takes nobody's place.
+                receive = await self._with_body(scope, receive)
+                if self._active >= _MOST_AT_ONCE:
+                    raise Refusal(
+                        503, "too many requests at once; try again in a moment.", headers={"Retry-After": "5"}
+                    )
+                self._active += 1
+                try:
+                    await self._app(scope, receive, send_with_headers)
+                finally:
+                    self._active -= 1
                 return
         except Refusal as refusal:
             response = refusal.response()
@@ -79,8 +93,6 @@ class Guard:
             frames = "".join(traceback.format_tb(error.__traceback__))
             logger.error("a request failed with %s\n%s", type(error).__name__, frames)
             response = defect().response()
-        finally:
-            self._active -= 1
         if not started:
             await response(scope, receive, send_with_headers)
 
@@ -90,8 +102,6 @@ class Guard:
         Raises:
             Refusal: for what is not to be answered.
         """
-        if self._active > _MOST_AT_ONCE:
-            raise Refusal(503, "too many requests at once; try again in a moment.", headers={"Retry-After": "5"})
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = _host_name(host)
@@ -118,11 +128,13 @@ class Guard:
         if token is None:
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        # Browsers send a cookie to all ports of a host: servers on other ports have names of their own.
+        name = f"{_COOKIE}_{_port(headers.get('host', ''), scope['scheme'])}"
         if scope["path"] == "/" and _equal(given, token):
             response = RedirectResponse("/", 303)
-            response.set_cookie(_COOKIE, token, httponly=True, samesite="strict", secure=scope["scheme"] == "https")
+            response.set_cookie(name, token, httponly=True, samesite="strict", secure=scope["scheme"] == "https")
             return response
-        cookie = _cookies(headers.get("cookie", "")).get(_COOKIE)
+        cookie = _cookies(headers.get("cookie", "")).get(name)
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         if cookie is not None and _equal(cookie.value, token):
             return None
@@ -134,19 +146,44 @@ class Guard:
             headers={"WWW-Authenticate": "Bearer"},
         )
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """Stops reading a body, whatever length it claimed, when it becomes too large."""
-        read = 0
+    async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
+        """A receiver that has the whole body.
 
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
+        Raises:
+            Refusal: 413 for a body that becomes too large, whatever length it claimed; 408 for one that does not come
+                in time; 503 where many of the same client are awaited.
+        """
+        client = (scope.get("client") or ("",))[0]
+        if self._awaited[client] >= self._limits.bodies_per_client:
+            raise Refusal(503, "too many unfinished requests; finish those first.", headers={"Retry-After": "5"})
+        self._awaited[client] += 1
+        try:
+            messages = await asyncio.wait_for(self._body(receive), self._limits.body_seconds)
+        except asyncio.TimeoutError:  # noqa: UP041 (another class before Python 3.11)
+            raise Refusal(
+                408,
+                f"the body did not come within {self._limits.body_seconds:g} seconds.",
+                headers={"Connection": "close"},
+            ) from None
+        finally:
+            self._awaited[client] -= 1
+            if not self._awaited[client]:
+                del self._awaited[client]
+
+        async def received() -> Message:
+            return messages.popleft() if messages else await receive()
+
+        return received
+
+    async def _body(self, receive: Receive) -> deque[Message]:
+        messages: deque[Message] = deque()
+        read = 0
+        while not messages or messages[-1].get("more_body", False):
+            messages.append(await receive())
+            read += len(messages[-1].get("body", b""))
             if read > self._limits.request_bytes:
                 raise self._too_large()
-            return message
-
-        return bounded
+        return messages
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"the request is larger than the {self._limits.request_bytes} bytes this server takes.")
@@ -154,10 +191,14 @@ class Guard:
 
 def _host_name(host: str) -> str:
     """The name in a Host header, without the port; "" where it is none."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    match = _HOST.fullmatch(host)
+    return match[1].strip("[]").rstrip(".").lower() if match else ""
+
+
+def _port(host: str, scheme: str) -> str:
+    """The port in a Host header, as the browser knows the server."""
+    match = _HOST.fullmatch(host)
+    return (match[2] if match else None) or ("443" if scheme == "https" else "80")
 
 
 def _is_address(name: str) -> bool:

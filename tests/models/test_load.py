@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shutil
 import socket
 import tempfile
 import warnings
@@ -594,3 +595,17 @@ def test_pickles_are_refused_unless_asked_for() -> None:
         load_model("gelu-1l")
     with pytest.raises(ModelError, match='own format: load it with backend="hooked"'):
         load_model("gelu-1l", backend="bridge", trust_remote_code=True)
+
+
+@pytest.mark.parametrize("backend", ["hooked", "bridge"])
+def test_a_config_much_larger_than_its_weights_is_refused_before_it_is_built(
+    gpt2_folder: Path, tmp_path: Path, backend: Any
+) -> None:
+    folder = shutil.copytree(gpt2_folder, tmp_path / "large")
+    config = json.loads((folder / "config.json").read_bytes())
+    large = {"n_embd": 4096, "n_head": 32, "n_layer": 32, "n_inner": None}
+    (folder / "config.json").write_text(json.dumps(config | large))
+    with pytest.raises(ModelError, match=r"has 6,\d{3},\d{3},\d{3} parameters, and the weight files have"):
+        load_model(folder, backend=backend)
+    with pytest.raises(ModelError, match="do not fit its config"):
+        load_model(gpt2_folder, backend=backend, architecture="llama")

@@ -55,7 +55,7 @@ def test_a_read_only_file_is_refused(tmp_path: Path, write: Callable[[Path], Non
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "missing/a.html", ".", "loop", "\ud800x" * 200])
 def test_what_cannot_be_written_is_refused(tmp_path: Path, write: Callable[[Path], None], name: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(FileError, match="cannot write"):
+    with pytest.raises(FileError, match="cannot write|no name of a file"):
         write(tmp_path / name)
     assert os.listdir(tmp_path) == ["loop"]
 

@@ -63,7 +63,7 @@ def test_another_address_is_served_with_a_token(
         for host in ("lens.example", "192.168.1.7:80", "127.0.0.1"):
             assert api.get("/api/about", headers=shown | {"Host": host}).status_code == 200
         assert api.get("/api/about", headers=shown | {"Host": "evil.example"}).status_code == 421
-    run("serve", "--port", "0", "--token", "chosen")
+    run("serve", "--port", "0", "--token", "chosen-token")
     with client(served[1][0]) as api:
         assert api.get("/api/about").status_code == 401
 

@@ -294,7 +294,7 @@ def test_a_token_is_wanted_where_there_is_one(model: Any) -> None:
             assert refused.status_code == 401 and "token" in refused.json()["detail"]
         assert api.get("/api/about", headers={"Authorization": "Bearer secret-token"}).status_code == 200
         assert api.get("/api/about", headers={"Authorization": b"Bearer s\xe9cret"}).status_code == 401
-        assert api.get("/api/about", headers={"Cookie": "lens_scopes_token=wrong; =; a,b"}).status_code == 401
+        assert api.get("/api/about", headers={"Cookie": "lens_scopes_token_8765=wrong; =; a,b"}).status_code == 401
         entered = api.get("/?token=secret-token")
         assert entered.status_code == 303 and entered.headers["location"] == "/"
         cookie = entered.headers["set-cookie"].lower()

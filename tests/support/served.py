@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from tiny_models import gpt2_like
 
+from lens_scopes.server.connections import PatientProtocol
+
 ADDRESS = "http://127.0.0.1:8765"
 
 
@@ -48,7 +50,9 @@ def serving(app: FastAPI) -> Iterator[str]:
     """The address of a real server, in a thread of this process."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=3))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=PatientProtocol, log_level="error", ws="none", timeout_graceful_shutdown=3)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

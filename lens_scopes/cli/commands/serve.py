@@ -40,7 +40,8 @@ def serve(
     token: Annotated[
         str | None,
         typer.Option(
-            help="Access token. By default none on 127.0.0.1, otherwise a random one, which is printed.",
+            help="Access token of 12 or more letters and digits. By default none on 127.0.0.1, otherwise a random "
+            "one, which is printed.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -59,7 +60,7 @@ def serve(
         bool,
         typer.Option(
             "--log-requests",
-            help="Log the URL of every request. Prompts are never logged.",
+            help="Log the path of every request. Nothing that is typed is logged.",
             rich_help_panel=_PANEL,
         ),
     ] = False,

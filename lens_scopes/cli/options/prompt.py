@@ -59,6 +59,8 @@ class TextOptions:
         if self.file is not None:
             text = _without_last_break(_decoded(_content(self.file), str(self.file)))
         elif text == _STANDARD_INPUT:
+            if sys.stdin is None:
+                raise PromptError("standard input is closed, and - reads the prompt from it; give the text itself.")
             text = _without_last_break(_decoded(sys.stdin.buffer.read(), "standard input"))
         if not text:
             raise PromptError("the prompt is empty; give at least one token of text.")
@@ -101,7 +103,7 @@ def _without_last_break(text: str) -> str:
 def _messages(path: Path) -> Messages:
     try:
         messages = json.loads(_decoded(_content(path), str(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not JSON ({error}); expected a list of messages.") from error
     if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
         raise FileError(

@@ -130,10 +130,14 @@ def read_passages(
         return source
     named = {"text": field or FIELD, "answer": answer_field, "other": other}
     fields = {part: name for part, name in named.items() if name}
-    if not isinstance(source, (str, Path)):
+    if source == "" or not isinstance(source, (str, Path)):
         return Passages("given", tuple(_given(source, fields)))
     path = Path(source)
-    if path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {quote(str(source))}: {error}.") from error
+    if there:
         items = _from_file(path, fields)
         name = path.name
     elif path.suffix.lower() in _SUFFIXES:

@@ -65,8 +65,8 @@ class ResultFolder:
         wanted = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"cannot make the folder {path}: {error.strerror or error}.") from error
+        except (OSError, ValueError) as error:  # the latter of a NUL in its name
+            raise FileError(f"cannot make the folder {path}: {getattr(error, 'strerror', None) or error}.") from error
         # Of several that start at once, one writes the manifest, and the others compare theirs with it.
         lock = _lock(path / _MANIFEST, seconds=_PATIENCE)
         try:

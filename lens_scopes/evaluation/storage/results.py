@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.storage.folder import ResultFolder
 from lens_scopes.evaluation.storage.records import COLUMNS, MEASURED, PassageRecord
+from lens_scopes.results.writing import file_path
 
 if TYPE_CHECKING:
     import pandas
@@ -45,7 +46,7 @@ def read_results(path: str | Path) -> Results:
     Raises:
         FileError: when it holds no evaluation, one of another format version, or a damaged line.
     """
-    folder = ResultFolder.open(Path(path))
+    folder = ResultFolder.open(file_path(path))
     records = folder.records()
     return Results(_rows(records), records, folder.manifest, folder.sessions())
 

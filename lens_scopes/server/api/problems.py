@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from lens_scopes.engine.memory import is_out_of_memory
 from lens_scopes.errors import LensScopesError, OutOfMemoryError
+from lens_scopes.results.writing import utf8
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -31,7 +32,7 @@ class Refusal(HTTPException):
     """A request that is not answered, with the status and the sentence for it."""
 
     def __init__(self, status: int, detail: str, kind: str = "about:blank", headers: Mapping[str, str] | None = None):
-        super().__init__(status, " ".join(detail.splitlines()), dict(headers or {}))
+        super().__init__(status, " ".join(utf8(detail).decode().splitlines()), dict(headers or {}))
         self.kind = kind
 
     def problem(self) -> Problem:
@@ -86,9 +87,10 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         400: "A header that makes no sense.",
         401: "The server wants its token.",
         403: "Another site asked.",
+        408: "The body did not come in time.",
         404: "There is no such thing, or it has been forgotten.",
         409: "The request was cancelled.",
-        413: "The request or the prompt is too large.",
+        413: "The request, the prompt or the answer is too large.",
         415: "The body is not JSON.",
         421: "The Host header names another server.",
         422: "The request does not fit the model; the sentence says what to do.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic_core import PydanticSerializationError
 
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
@@ -36,6 +37,14 @@ OtherText = Annotated[str, Field(min_length=1, max_length=options()["against"].l
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="after")
+    def _valid_unicode(self) -> _Request:
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError:
+            raise ValueError("a text holds a lone surrogate, which is no valid Unicode") from None
+        return self
+
 
 class Message(_Request):
     """One turn of a chat."""
@@ -46,6 +55,15 @@ class Message(_Request):
 
 class PromptRequest(_Request):
     """The prompt and the model that reads it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": kind}}}
+                for name, kind in (("text", "string"), ("chat", "array"))
+            ]
+        }
+    )
 
     text: str | None = Field(None, description="The prompt as text.", examples=["The capital of France is"])
     chat: list[Message] | None = Field(

@@ -39,7 +39,8 @@ class Stage:
 class Job:
     """One request's model work."""
 
-    def __init__(self, work: Callable[[Job], Any], seconds: float) -> None:
+    def __init__(self, work: Callable[[Job], Any], seconds: float, client: str = "") -> None:
+        self.client = client
         self.id = secrets.token_urlsafe(9)
         self.stage = Stage("waiting", 0, 1)
         self.result: Any = None
@@ -127,11 +128,14 @@ class WorkQueue:
         self._thread: threading.Thread | None = None
         self._stopped = False
 
-    def submit(self, work: Callable[[Job], Any]) -> Job:
+    def submit(self, work: Callable[[Job], Any], client: str = "") -> Job:
         """Queues work.
 
+        Args:
+            client: whose work it is: nobody may fill the queue alone.
+
         Raises:
-            Refusal: 503 where the queue is full or the server is stopping.
+            Refusal: 503 where the queue, or the client's share of it, is full, or the server is stopping.
         """
         with self._lock:
             if self._stopped:
@@ -142,7 +146,10 @@ class WorkQueue:
                     f"{len(self._waiting)} requests are waiting already; try again in a moment.",
                     headers={"Retry-After": "5"},
                 )
-            job = Job(work, self._limits.seconds)
+            own = sum(job.client == client for job in self._waiting)
+            if own >= self._limits.waiting_per_client:
+                raise Refusal(503, f"{own} of your requests are waiting already.", headers={"Retry-After": "5"})
+            job = Job(work, self._limits.seconds, client)
             self._waiting.append(job)
             self._lock.notify_all()
             if self._thread is None:
