@@ -25,6 +25,7 @@ from torch import Tensor
 
 import lens_scopes as ls
 from lens_scopes.attribution.component_ablation import changed_final_states
+from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
@@ -296,7 +297,9 @@ def _patched(
         names = [f"blocks.{layer}.hook_resid_pre" for layer in rows]
         return [(name, hook_for(row, name)) for row, name in enumerate(names)]
 
-    reached = changed_final_states(ScopedModel.of(model), ids[0], layers, hooks)
+    scoped = ScopedModel.of(model)
+    place = PromptPosition.read(scoped, ids[0], -1, None)
+    reached = changed_final_states(scoped, place, layers, hooks)[:, 0]
     return [1 - states[1].divergence(FinalState(y, states[1].unembedding)) / total for y in reached]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
+from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
@@ -53,4 +54,6 @@ def replaced_final_states(model: Any, token_ids: Sequence[int], indices: Sequenc
 
         return [(EMBEDDING, hook)]
 
-    return changed_final_states(ScopedModel.of(model), token_ids, indices, hooks)
+    scoped = ScopedModel.of(model)
+    place = PromptPosition.read(scoped, token_ids, -1, None)
+    return changed_final_states(scoped, place, indices, hooks)[:, 0]

@@ -185,7 +185,9 @@ def long_section(bench: Bench, tokens: int, progress: Progress | None = None) ->
     """One long prompt of natural text, where memory matters: the lower bound, and one scope with every layer's scores,
     whole where that fits and one layer at a time."""
     model = bench.model
-    ids = model.to_tokens(natural_text())[0, :tokens].tolist()
+    # A model without a tokenizer is measured on the ids that the other sections take.
+    natural = model.tokenizer is not None
+    ids = model.to_tokens(natural_text())[0, :tokens].tolist() if natural else generated_prompt(model, tokens)
     fits = Budget(ScopedModel.of(model), sites=model.cfg.n_layers).plan(len(ids))
     every, least = "Temperature, every layer", _least_memory(model, len(ids))
 

@@ -15,6 +15,7 @@ four heads of 256 entries that share keys, forward and back on one thread, 0.66,
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,12 +95,18 @@ def fused_attention(attentions: Iterable[Any]) -> Iterator[None]:
 class _Fused:
     """What takes the place of three methods of an attention module, in the order in which its forward pass calls them.
 
-    Hooks may come after the replacement, so every call asks for itself whether somebody listens.
+    Hooks may come after the replacement, so every call asks for itself whether somebody listens. A forward pass that
+    another thread runs meanwhile is left as it is.
     """
 
     def __init__(self, attention: Any) -> None:
         self._attention = attention
+        self._owner = threading.get_ident()
         self._kept: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def _is_owner(self) -> bool:
+        return threading.get_ident() == self._owner
 
     def _original(self, name: str) -> Callable[..., Tensor]:
         return getattr(type(self._attention), name).__get__(self._attention)
@@ -107,6 +114,8 @@ class _Fused:
     def calculate_attention_scores(
         self, q: Float[Tensor, "batch query head d_head"], k: Float[Tensor, "batch key kv_head d_head"]
     ) -> Float[Tensor, "_ head _ _"]:
+        if not self._is_owner:
+            return self._original("calculate_attention_scores")(q, k)
         self._kept = None
         if obstacle(self._attention) is not None:
             return self._original("calculate_attention_scores")(q, k)
@@ -120,13 +129,15 @@ class _Fused:
         attention_mask: Tensor | None = None,
     ) -> Float[Tensor, "_ head _ _"]:
         """The mask is that of the blocks. Prompts are padded on the right, so `attention_mask` hides nothing more."""
-        if self._kept is None:
+        if self._kept is None or not self._is_owner:
             return self._original("apply_causal_mask")(attn_scores, past_kv_pos_offset, attention_mask)
         return attn_scores
 
     def calculate_z_scores(
         self, v: Float[Tensor, "batch key kv_head d_head"], pattern: Float[Tensor, "_ head _ _"]
     ) -> Float[Tensor, "batch _ head d_head"]:
+        if not self._is_owner:
+            return self._original("calculate_z_scores")(v, pattern)
         kept, self._kept = self._kept, None
         if kept is None:
             return self._original("calculate_z_scores")(v, pattern)

@@ -151,7 +151,7 @@ class Viewable:
 
         Args:
             full: in a notebook, the whole page of `to_html` (1.4 MB) in place of the compact view.
-            height: in a notebook, of the frame in pixels; by default it fits its content.
+            height: in a notebook, of the frame in pixels; by default the compact view fits its content.
         """
         from lens_scopes.views import show
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lens_scopes.results.base import Viewable
 
 _HEIGHT = 480  # pixels of a frame until its page says how tall it is
+_FULL_HEIGHT = 720  # of a whole page, which is several screens long and scrolls in its frame
 # A frame may not be measured from outside, so its page tells its height; all else that a message says is ignored.
 _FIT = """<script>addEventListener("message", (event) => {
   for (const frame of document.querySelectorAll("iframe[data-lens-scopes]"))
@@ -32,10 +33,14 @@ def notebook_html(result: Viewable, *, full: bool = False, height: int | None = 
     Args:
         result: what to show.
         full: the whole page, as in a file (1.4 MB), in place of the compact one (under 100 kB).
-        height: of the frame in pixels; None fits it to its content.
+        height: of the frame in pixels; None fits the compact page to its content, and gives the whole one 720.
     """
     page = page_of(result)
-    return framed(page, height=height) if full else _strip(result) + framed(page.compact(), height=height, still=False)
+    return (
+        framed(page, height=height or _FULL_HEIGHT)
+        if full
+        else _strip(result) + framed(page.compact(), height=height, still=False)
+    )
 
 
 def framed(page: Page, *, height: int | None = None, still: bool = True) -> str:

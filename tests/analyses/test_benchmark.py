@@ -437,7 +437,7 @@ def test_the_command_saves_sections_and_draws_them_again(
         (["--only", "scope"], "unknown part"),
         (["--only", "batch", "--passages", "missing.txt"], "cannot read"),
         (["--out", "b.html"], "suffix"),
-        (["--out", "nowhere/b.png"], "no folder"),
+        (["--out", "nowhere/b.png"], "nowhere"),
         (["--from", "missing.json"], "does not exist"),
     ],
 )

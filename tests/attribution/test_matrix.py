@@ -77,7 +77,7 @@ def test_bad_spans_and_lengths_are_refused(tiny):
         found.span_totals({"x": (2, 9)})
     with pytest.raises(PromptError, match="context window"):
         ls.attribute_all(tiny, IDS, generate=tiny.cfg.n_ctx)
-    with pytest.raises(PromptError, match="at least one token"):
+    with pytest.raises(PromptError, match="must be an integer from 0"):
         ls.attribute_all(tiny, IDS, generate=-1)
 
 

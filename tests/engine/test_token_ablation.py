@@ -355,7 +355,7 @@ def test_embeddings_of_more_tokens_than_the_context_holds(tiny: Any) -> None:
         (lambda model: ablated(model, "resmple"), "'resmple'; did you mean 'resample'"),
         (lambda model: ablated(model, "nonsense"), "Known: zero, pad"),
         (lambda model: ablated(model, "corpus-mean", corpus=None), "there are none here"),
-        (lambda model: ablated(model, "resample", draws=0), "at least one draw"),
+        (lambda model: ablated(model, "resample", draws=0), "integer from 1 to 100000; got 0"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make: Callable[[Any], Any], words: str) -> None:

@@ -182,7 +182,7 @@ def test_passages_that_do_not_fit_are_refused(ids: Any) -> None:
         ({"methods": ["fisher@17"]}, r"method 'fisher@17': .*d_model = 16"),
         ({"ablations": ["pad"]}, "'pad' needs a tokenizer"),
         ({"ablations": ["corpus-mean"]}, "there are none here"),
-        ({"draws": 0}, "at least one draw"),
+        ({"draws": 0}, "integer from 1 to 100000; got 0"),
     ],
 )
 def test_bad_settings_are_refused_before_any_passage(settings: dict[str, Any], words: str) -> None:

@@ -401,8 +401,8 @@ def test_evaluate_is_repeatable_and_passages_keep_their_numbers(model: Any, tmp_
     ("change", "words"),
     [
         ({"target": "first"}, "unknown target 'first'"),
-        ({"limit": 0}, "limit is at least 1"),
-        ({"skip": -1}, "skip at least 0"),
+        ({"limit": 0}, "limit must be an integer from 1"),
+        ({"skip": -1}, "skip must be an integer from 0"),
         ({"skip": 12}, "leaves none of the 12 passages"),
     ],
 )

@@ -349,7 +349,7 @@ def test_the_usual_choices_may_be_written_out() -> None:
         (lambda: ls.LeaveOneOut("probability"), ObjectiveError, "'probability'"),
         (lambda: ls.LeaveOneOut(ablation="zeros"), EvaluationError, "did you mean 'zero'"),
         (lambda: ls.LeaveOneOut(ablation="corpus-mean"), EvaluationError, "one prompt alone"),
-        (lambda: ls.LeaveOneOut(ablation="resample", draws=0), EvaluationError, "at least one draw"),
+        (lambda: ls.LeaveOneOut(ablation="resample", draws=0), EvaluationError, "integer from 1 to 100000; got 0"),
         (lambda: ls.attribute(gpt2_like(), IDS, ls.LeaveOneOut(ablation="pad")), EvaluationError, "tokenizer"),
     ],
 )

@@ -218,7 +218,7 @@ def test_a_path_shows_how_it_is_built(written: str) -> None:
     [
         (lambda: ls.Layers(9, 5), "reversed"),
         (lambda: ls.Layers([]), "empty"),
-        (lambda: ls.Layers([1.5]), "integers"),
+        (lambda: ls.Layers([1.5]), "a layer must be an integer"),
         (lambda: ls.Heads(), "at least one head"),
         (lambda: ls.Heads("third"), "not a head"),
         (lambda: ls.Frozen("pattern"), "'patterns'"),

@@ -242,8 +242,8 @@ def test_a_contextcite_says_what_it_is(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: ls.ContextCite(1), ObjectiveError, "two ablations at least"),
-        (lambda: ls.ContextCite(True), ObjectiveError, "two ablations at least"),
+        (lambda: ls.ContextCite(1), ObjectiveError, "ablations must be an integer from 2"),
+        (lambda: ls.ContextCite(True), ObjectiveError, "ablations must be an integer from 2"),
         (lambda: ls.ContextCite(by="chapter"), ObjectiveError, "got 'chapter'"),
         (lambda: ls.ContextCite(ablation="corpus-mean"), EvaluationError, "ContextCite sees one prompt alone"),
         (lambda: ls.ContextCite(ablation="delete"), EvaluationError, "unknown ablation"),

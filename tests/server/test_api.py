@@ -219,7 +219,7 @@ def test_heads_of_a_whole_answer(
     answer = ask(api, "heads", **question, verify=2)
     HeadsAnswer.model_validate(answer)
     result = plain(ls.inspect_heads(model, PROMPT, objective, **more, verify=2))
-    assert {name: value for name, value in answer.items() if name in result} == result
+    assert same({name: value for name, value in answer.items() if name in result}, result)
     variables: dict[str, Any] = {}
     exec(answer["command"]["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
     _, *arguments = shlex.split(answer["command"]["shell"])

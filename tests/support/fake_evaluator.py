@@ -58,6 +58,7 @@ class FakeEvaluator:
         corpus: Sequence[Sequence[int]] = (),
         protocol: Any = None,
         answered: bool = False,
+        by: str = "sentence",
         kill_at: int | None = None,
         fail_at: Sequence[int] = (),
         delay: float = 0.0,

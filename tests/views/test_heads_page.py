@@ -253,7 +253,8 @@ def test_results_of_other_prompts_or_models_are_pointed_out() -> None:
 def test_results_write_their_page(tmp_path: Path) -> None:
     for result in (fake_heads(), fake_matrix(), fake_modes()):
         path = tmp_path / f"{type(result).__name__}.html"
-        assert result.to_html(path) == path.read_text(encoding="utf-8") == to_html(result)
+        assert result.to_html(path) == path
+        assert path.read_text(encoding="utf-8") == to_html(result) == result.to_html()
         assert result._repr_html_().startswith('<iframe sandbox="allow-scripts"')
 
 

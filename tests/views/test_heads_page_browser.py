@@ -241,7 +241,7 @@ def test_a_phone_never_scrolls_sideways(visit: Callable[..., Any], tokens: list[
 def test_links_work_in_a_notebook_frame(visit: Callable[..., Any]) -> None:
     heads = fake_heads()
     weakest = head_lines(heads)[-1]
-    tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(heads)}")
+    tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(heads, full=True)}")
     frame = tab.frame_locator("iframe")
     frame.locator(f'.cells a[href="#{weakest.key}"]').click()
     frame.locator(strip(weakest.name)).first.wait_for()

@@ -272,7 +272,7 @@ def test_patterns_are_added_as_sections(visit: Callable[..., Any]) -> None:
 
 def test_a_page_without_views_needs_no_bundle(visit: Callable[..., Any]) -> None:
     html = Page("bare", sections=(Section("a", "<A>", [{"type": "note", "text": "text"}]),)).to_html()
-    assert len(html) < 80_000 and "CircuitsVis=" not in html
+    assert len(html) < 90_000 and "CircuitsVis=" not in html
     tab = visit(html)
     assert tab.locator("h2").inner_text() == "<A>"
 
