@@ -61,7 +61,8 @@ def test_python_runs(page: Path, workplace: Path) -> None:
 def test_commands_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     for line in commands(page):
         typed, _, command = line.rpartition("| ")
-        monkeypatch.setattr("sys.stdin", io.StringIO(" ".join(shlex.split(typed)[1:]) + "\n"))
+        words = " ".join(shlex.split(typed)[1:]) + "\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(words.encode()), encoding="utf-8"))
         with pytest.raises(SystemExit) as ended:
             main(shlex.split(command)[1:])
         expected = 1 if "--fail-above" in line else 0  # the example's secret is above its threshold
