@@ -107,7 +107,8 @@ def load_model(
 
     Returns:
         A HookedTransformer or a TransformerBridge in eval mode, with its weights as Transformers has them unless
-        `processing` says otherwise.
+        `processing` says otherwise. Where embeddings are tied and unprocessed, W_E and W_U share their memory: a change
+        in place to one changes both.
 
     Raises:
         ModelError: for logits that differ by more than rounding; an unknown name, with similar ones; a model that is
