@@ -30,8 +30,8 @@ class Chars:
 SpanLike: TypeAlias = Annotated[str | Chars | tuple[int, int] | range, VALIDATED]
 
 
-_TOKENS = re.compile(r"(\d+):(\d+)")
-_CHARACTERS = re.compile(r"chars (\d+):(\d+)")
+_TOKENS = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
+_CHARACTERS = re.compile(r"chars ([0-9]{1,9}):([0-9]{1,9})")
 
 
 def as_span(span: SpanLike) -> str | Chars | tuple[int, int]:

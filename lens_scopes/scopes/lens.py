@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LensLike: TypeAlias = Annotated["Lens | str | bool | os.PathLike[str] | JacobianLens | None", VALIDATED]
 
 _NUMBERS_AT_ONCE = 2**24  # logits: 64 MB of float32
-_TEXT = re.compile(r"logit(?:@(\d+))?(?:@(\d+))?")
+_TEXT = re.compile(r"logit(?:@([0-9]{1,9}))?(?:@([0-9]{1,9}))?")
 _LAYER = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|mid|post)")
 _MOST_TOKENS = 100
 

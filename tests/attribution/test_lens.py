@@ -170,6 +170,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path) -> None:
         ({"lens": "tuned"}, ReadoutError, "unknown lens 'tuned'"),
         ({"lens": 3}, ReadoutError, "give True"),
         ({"lens": ls.LogitLens}, ReadoutError, "unknown lens"),
+        ({"lens": "logit@" + "9" * 5000}, ReadoutError, "unknown lens"),
         ({"lens": str(tmp_path / "none.pt")}, FileError, "no fitted JacobianLens"),
         ({"lens": str(tmp_path / "no.pt")}, FileError, "no fitted JacobianLens"),
         ({"lens": JacobianLens({0: torch.eye(4)}, n_prompts=1, d_model=4)}, ReadoutError, "d_model=4"),

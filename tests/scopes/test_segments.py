@@ -17,6 +17,7 @@ from lens_scopes.evaluation.evaluator import Evaluator
 from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.prompts.groups import GROUPINGS
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.prompts.spans import read_span
 from lens_scopes.scopes import context_cite
 from lens_scopes.scopes.context_cite import lasso, logit, random_subsets, segment_weights
 
@@ -366,3 +367,12 @@ def test_parts_that_are_not_there_or_hold_one_segment_are_refused(part: Any, mes
 def test_what_is_no_part_is_refused_before_a_model_is_seen(part: Any) -> None:
     with pytest.raises(PromptError, match="a part of a prompt is the name of a span or chat turn"):
         ls.ContextCite(within=part)
+
+
+# Which part is eligible, as text
+
+
+def test_a_span_of_too_many_digits_is_text() -> None:
+    many = "9" * 5000
+    assert read_span("3:4") == (3, 4) and read_span("chars 3:4") == ls.Chars(3, 4)
+    assert read_span(f"{many}:1") == f"{many}:1" and read_span(f"chars {many}:1") == f"chars {many}:1"
