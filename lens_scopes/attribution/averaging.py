@@ -80,6 +80,7 @@ def average_over_points(
     Raises:
         ObjectiveError: when a number has several directions at some point.
     """
+    # The embeddings of every point, with those of the answers after each.
     sequences, reads = place.sequences, place.reads
     names, length = list(traced.activations), len(place.token_ids)
     start = points.start_embeddings(model, place.prompt, length)
@@ -87,6 +88,7 @@ def average_over_points(
     after = [model.token_embeddings(sequence)[length:] for sequence in sequences]
     sums: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
+    # Some points at a time, each a row of one forward pass and of one backward pass per direction.
     def run(items: range) -> None:
         here = _before_each(embeddings[items.start : items.stop], after)
         rows = len(items) * len(sequences)
@@ -110,6 +112,7 @@ def average_over_points(
     longest = max(map(len, sequences)) * len(sequences)
     most = max(1, _TOKENS_AT_ONCE // longest)
     run_in_chunks(len(embeddings), lambda _: budget.rows(longest, most), run)
+    # What stands in for the prompt's own trace.
     if not directions.squared:  # √w is in the gradients already
         directions = replace(directions, weights=torch.ones_like(directions.weights))
     return AveragedTrace(

@@ -83,6 +83,7 @@ def attribute_all(
         >>> matrix.matrix.shape, float(matrix.matrix[1, 2])  # a later token has no influence
         (torch.Size([6, 6]), 0.0)
     """
+    # What is asked, checked with the model.
     generate = whole_number(generate, "the number of tokens to generate", PromptError)
     spec = Spec.read(
         objective, target=target, through=through, readout=readout, memory=memory, matmul_dtype=matmul_dtype
@@ -98,6 +99,8 @@ def attribute_all(
     asked, spec = one_answer(spec.answer if answer is None else answer, generate or None), spec.replace(answer=None)
     resolved = ResolvedSpec.of(model, spec)
     scoped = resolved.model
+
+    # The text with its answer, the predictions to explain, and the other prompt beside it.
     text = read_prompt(scoped, prompt, spans=spans)
     n_given = len(text)
     other = resolved.readout.other_prompt
@@ -119,6 +122,8 @@ def attribute_all(
 
     run_in_chunks(len(destinations), lambda _: _BLOCK, run)
     assert rows.last_state is not None
+
+    # The result, with everything that says what its rows are.
     squared = rows.directions[-1].squared
     record = resolved.record(text, destinations[-1], rows.last_state, whole=True)
     record["objective"] = type(resolved.objective).__name__  # each row has a target of its own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, overload
@@ -202,6 +202,9 @@ class Result(Viewable, ABC):
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""
 
+    derived: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+    """What `to_dict` has beside the fields, by name, and how it follows from the result."""
+
     tokens: list[str]
     token_ids: list[int]
     special: list[bool]
@@ -324,8 +327,12 @@ class Result(Viewable, ABC):
     # Plain values and files
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
-        return plain(self)
+        """Everything as plain values, with what is `derived`, ready for JSON."""
+        return {**plain(self), **self.derived_values()}
+
+    def derived_values(self) -> dict[str, Any]:
+        """What is `derived`, as plain values."""
+        return {name: plain(value(self)) for name, value in self.derived.items()}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -335,8 +342,8 @@ class Result(Viewable, ABC):
             ResultError: for a record that does not describe one, with the name of the field.
         """
         names = {item.name for item in fields(cls)}
-        # `_derived` alone is left out; any other unknown name is refused.
-        known = {name: value for name, value in record.items() if name in names or name not in cls._derived()}
+        # What is derived is left out; any other unknown name is refused.
+        known = {name: value for name, value in record.items() if name in names or name not in cls.derived}
         try:
             return cls.from_record(known, _tensor_of)
         except ValueError as error:
@@ -351,11 +358,6 @@ class Result(Viewable, ABC):
         """
         decode(ModelRecord, record.get("model"), tensor, "model")
         return cls(**decode_fields(cls, dict(record), tensor, Result.aligned | cls.aligned))
-
-    @classmethod
-    def _derived(cls) -> tuple[str, ...]:
-        """Names in `to_dict` that follow from others."""
-        return ()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the whole result as one safetensors file, whole or not at all.

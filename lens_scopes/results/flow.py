@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,6 @@ from torch import Tensor
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import VALIDATED, ObjectiveError
 from lens_scopes.results.base import Difference, Entry, Result
-from lens_scopes.results.record import plain
 
 if TYPE_CHECKING:
     import pandas
@@ -95,6 +94,7 @@ class InformationFlow(Result):
 
     kind = "flow"
     aligned = {"span": ("spans",), "dest": ("destinations", "targets", "predicted")}
+    derived = {"totals": lambda flow: flow.totals(), "curve": lambda flow: flow.curve().to_dict("list")}
 
     spans: dict[str, tuple[int, int]]
     sigma: float
@@ -217,14 +217,6 @@ class InformationFlow(Result):
     def difference(self, other: Result) -> Difference:
         same_sigma = replace(other, sigma=self.sigma) if isinstance(other, InformationFlow) else other
         return super().difference(same_sigma)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, with totals and curves, ready for JSON."""
-        return {**plain(self), "totals": plain(self.totals()), "curve": self.curve().to_dict("list")}
-
-    @classmethod
-    def _derived(cls) -> tuple[str, ...]:
-        return ("totals", "curve")
 
     def _variance(self, sigma: Sigma | None) -> float:
         """σ² in squared units of the embedding."""

@@ -21,7 +21,6 @@ from lens_scopes.prompts.groups import Group, Grouping, group_tokens
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, resolve_spans
 from lens_scopes.results.base import Entry, Result
-from lens_scopes.results.record import plain
 
 if TYPE_CHECKING:
     import pandas
@@ -106,6 +105,11 @@ class TotalInfluence(Result):
     """
 
     kind = "influence"
+    derived = {
+        "segments": lambda influence: influence.segments(),
+        "hops": lambda influence: influence.hops().to_dict("records"),
+        "chains": lambda influence: influence.chains(),
+    }
 
     scores: Float[Tensor, " prompt"]
     direct: Float[Tensor, " prompt"]
@@ -284,19 +288,6 @@ class TotalInfluence(Result):
                 if (mass := float(part.sum())) > 0:
                     heapq.heappush(waiting, (-mass, next(order), (*way, index), part))
         return chains
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, with segments, hops and chains, ready for JSON."""
-        return {
-            **plain(self),
-            "segments": plain(self.segments()),
-            "hops": self.hops().to_dict("records"),
-            "chains": plain(self.chains()),
-        }
-
-    @classmethod
-    def _derived(cls) -> tuple[str, ...]:
-        return ("segments", "hops", "chains")
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensor: Any) -> TotalInfluence:

@@ -60,8 +60,8 @@ class Baseline(Explanation):
 
     @property
     def part(self) -> SpanLike | None:
-        """The part of the prompt whose tokens alone are eligible; None for all of them."""
-        return None
+        """The part of the prompt whose tokens alone are eligible, for methods with a field `within`; None for all."""
+        return getattr(self, "within", None)
 
     @property
     def other_prompt(self) -> OtherPrompt | None:
@@ -237,10 +237,6 @@ class LeaveOneOut(Ablating):
         check_unit(self.by)
         check_part(self)
         self._read_ablation()
-
-    @property
-    def part(self) -> SpanLike | None:
-        return self.within
 
     @property
     def output(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -73,10 +73,6 @@ class ContextCite(Ablating):
         self._read_ablation()
 
     @property
-    def part(self) -> SpanLike | None:
-        return self.within
-
-    @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (
             f"score_t = w_s / |s| for the {self.by} s of token t, of |s| tokens, with log p/(1 − p) ≈ "

@@ -71,10 +71,6 @@ class FadedAttention(Baseline):
         check_part(self)
 
     @property
-    def part(self) -> SpanLike | None:
-        return self.within
-
-    @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"score_t = (mean over α of ∂ log p / ∂α_s) / |s| for the {self.by} s of token t, of |s| tokens"
 

@@ -178,6 +178,7 @@ def segment_agreement(
     without = [parts.without_top(ranking(values), possible) for values in totals.values()]
     sets, places = torch.cat([kept, *without]).unique(dim=0, return_inverse=True)
     after = parts.log_probabilities(prompt_ablated, sets)[places]
+    # What the scores foretell of the random ones, and what each top-k one took away.
     rows = [(name, "lds", _foretold(kept, values, after[:ablations])[0]) for name, values in totals.items()]
     falls = prompt_ablated.clean_log_probability - after[ablations:]
     drops = [(name, f"top-{k}-drop") for name in scores for k in possible]

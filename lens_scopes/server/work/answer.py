@@ -23,9 +23,7 @@ def compact(result: Any, most_bytes: int) -> dict[str, Any]:
     sizes: list[int] = []
     encode(result, lambda _, tensor: sizes.append(tensor.numel()))
     refuse_large_answer(_SHORTEST * sum(sizes), most_bytes)
-    written = encode(result, lambda _, tensor: _rounded(tensor).tolist())
-    derived = type(result)._derived()  # what the result's own record has beside its fields
-    return written | ({name: value for name, value in result.to_dict().items() if name in derived} if derived else {})
+    return encode(result, lambda _, tensor: _rounded(tensor).tolist()) | result.derived_values()
 
 
 def refuse_large_answer(size: int, most_bytes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.figures.changes import BESIDE, scatter
+from lens_scopes.views.figures.changes import map_and_scatter, scatter
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     INK,
@@ -14,7 +14,6 @@ from lens_scopes.views.figures.style import (
     drawable,
     families,
     heat_map,
-    new_figure,
     scale_bar,
     shortened,
 )
@@ -46,12 +45,7 @@ def cells_figure(patches: CellPatches, *, width: float = COLUMN_INCHES) -> Figur
 
     with matplotlib.rc_context(STYLE):
         height = min(6.0, max(3.2, 0.145 * len(patches.layer_names) + 1.4))
-        if width < BESIDE:
-            figure = new_figure(width, height + width)
-            grid = figure.add_gridspec(2, 1, height_ratios=(height, width))
-        else:
-            figure = new_figure(width, height)
-            grid = figure.add_gridspec(1, 2, width_ratios=(1.1, 1))
+        figure, grid = map_and_scatter(width, height, (1.1, 1.0))
         _map(figure, figure.add_subplot(grid[0], label="cells"), patches)
         scatter(
             figure.add_subplot(grid[1], label="patches"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families
+from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families, new_figure
 from lens_scopes.views.words.attribution import is_divergence
 from lens_scopes.views.words.changes import Change, unit_of_change
 from lens_scopes.views.words.charts import axis_of, named_points
@@ -14,12 +14,29 @@ from lens_scopes.views.words.numbers import short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
 
     from lens_scopes.results.cells import CellPatches
     from lens_scopes.results.heads import HeadInspection
 
-BESIDE = 4.5  # inches from which a map and its scatter plot stand side by side
+_BESIDE = 4.5  # inches from which a map and its scatter plot stand side by side
 _LOOKS = ((POSITIVE, DEEP_POSITIVE, "o"), (NEGATIVE, DEEP_NEGATIVE, "s"))
+
+
+def map_and_scatter(width: float, height: float, ratios: tuple[float, float]) -> tuple[Figure, GridSpec]:
+    """A figure with places for a map and for its scatter plot, on the right of it or, in a narrow figure, below.
+
+    Args:
+        width: of the figure, in inches.
+        height: of the map, in inches.
+        ratios: of the widths of the two, side by side.
+    """
+    if width < _BESIDE:
+        figure = new_figure(width, height + width)
+        return figure, figure.add_gridspec(2, 1, height_ratios=(height, width))
+    figure = new_figure(width, height)
+    return figure, figure.add_gridspec(1, 2, width_ratios=ratios)
 
 
 def scatter(

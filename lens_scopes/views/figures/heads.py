@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.figures.changes import BESIDE, scatter
+from lens_scopes.views.figures.changes import map_and_scatter, scatter
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     INK,
     STYLE,
     add_header,
     heat_map,
-    new_figure,
     scale_bar,
 )
 from lens_scopes.views.words.attribution import number, title
@@ -45,12 +44,7 @@ def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figu
 
     with matplotlib.rc_context(STYLE):
         height = min(6.0, max(2.6, 0.145 * heads.effect.shape[0] + 0.9))
-        if width < BESIDE:
-            figure = new_figure(width, height + width)
-            grid = figure.add_gridspec(2, 1, height_ratios=(height, width))
-        else:
-            figure = new_figure(width, height)
-            grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.25))
+        figure, grid = map_and_scatter(width, height, (1.0, 1.25))
         _map(figure, figure.add_subplot(grid[0], label="heads"), heads)
         scatter(
             figure.add_subplot(grid[1], label="ablation"),
