@@ -39,7 +39,6 @@ from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
 from lens_scopes.prompts.answer import AnswerLike
-from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import OF_ANSWER, contract
@@ -184,7 +183,7 @@ def inspect_heads(
         ablations=ablations,
         spearman=spearman,
         baseline=baseline,
-        baseline_tokens=_baseline_tokens(place, tokens),
+        baseline_tokens=place.baseline_tokens(tokens.tokens),
         target=None if answers else resolved.predicted_target(states[0]),
         answer=answers[0] if answers else None,
         other_answer=answers[1] if len(answers) > 1 else None,
@@ -395,14 +394,6 @@ def _direct_amounts(
 
 def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
     return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
-
-
-def _baseline_tokens(place: PromptPosition, tokens: Prompt) -> list[str]:
-    """The other prompt's tokens, and after them those of the answers that follow both prompts."""
-    if place.other is None:
-        return []
-    length = len(place.token_ids)
-    return [*place.other.tokens[:length], *tokens.tokens[length:]]
 
 
 def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int, int]:

@@ -109,6 +109,17 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         ),
         CellsAnswer,
     ),
+    "cells of an answer": (
+        {"scope": "logprob", "answer": " sofa dog", "eligible": "all", "against": OTHER, "verify": 4},
+        lambda model: ls.patch_cells(
+            model,
+            ls.attribute(
+                model, PROMPT, ls.LogProb(), answer=" sofa dog", eligible="all", layers=True, readout=ls.Dot(OTHER)
+            ),
+            4,
+        ),
+        CellsAnswer,
+    ),
     "matrix": (
         {"scope": "entropy", "generate": 2, "spans": {"start": "The"}},
         lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),

@@ -446,6 +446,12 @@ def test_two_prompts_are_contrasted(visit: Callable[..., Any], model: Any) -> No
     assert tab.locator("#a-further").inner_text().count("Patch cells") == 0
     assert "against another prompt" in tab.inner_text("#a-cells") and tab.locator("#a-ablation .square").count()
 
+    # Of a whole answer, which follows both prompts.
+    whole = visit(f"text={PROMPT}&against={other}&scope=logprob&answer=+sofa+dog&show=cells")
+    whole.wait_for_selector("#a-patches .dot")
+    assert "log P(answer | prompt) = " in whole.inner_text("#a-cells")
+    assert "the answer's log-probability (nats)" in whole.inner_text("#a-cells")
+
     # Another length: shown beside each other while it is written, and the sentence when it is asked.
     tab.fill("[name=against]", "The sofa. sleeps on the")
     tab.wait_for_selector(".alignment .problem")

@@ -136,7 +136,7 @@ if TYPE_CHECKING:
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
-    _CellRequest = _with_options("_CellRequest", *_SCOPE, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _CellRequest = _with_options("_CellRequest", *_SCOPE, *ANSWER_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, *MATRIX_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
@@ -356,6 +356,8 @@ class CellsAnswer(_Scoped):
     spearman: Number
     position: int
     target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
     prediction: Prediction
 
 

@@ -94,7 +94,7 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
     if isinstance(request, AttributeRequest):
         return prompt, _attribution(model, prompt, request, limits, job)
     if isinstance(request, CellsRequest):
-        return prompt, _cells(model, prompt, request, job)
+        return prompt, _cells(model, prompt, request, limits, job)
     if isinstance(request, HeadsRequest):
         return prompt, _heads(model, prompt, request, limits, job)
     if isinstance(request, MatrixRequest):
@@ -136,9 +136,11 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
-def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, job: Job) -> Any:
+def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, limits: Limits, job: Job) -> Any:
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "directions") as progress:
-        attribution = attribute(model, prompt, request.spec(), position=request.position, progress=progress)
+        attribution = attribute(model, prompt, spec, position=request.position, progress=progress)
     with interruptible(model, job, "patches") as progress:
         return patch_cells(model, attribution, request.verify, progress=progress)
 
