@@ -87,8 +87,8 @@ def inspect_heads(
             length. `LogProbDiff` names two answers of its own.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), "shuffle"
             (its output in a prompt of the same tokens in a random order, special tokens in place), or its output under
-            another prompt of as many tokens, given as text, ids or a Prompt: effects are then those of attribution
-            patching, and the check patches for real. An answer follows either prompt.
+            another prompt of as many tokens, given as text, chat messages, ids or a Prompt: effects are then those
+            of attribution patching, and the check patches for real. An answer follows either prompt.
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every

@@ -1,5 +1,6 @@
 """Another prompt as the baseline: attribution patching against literal Jacobians, real patches and laws."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, ObjectiveError, PromptError, ReadoutError, ResultError
 
 IDS = [3, 17, 0, 8, 22, 3]
@@ -236,6 +238,57 @@ def test_the_other_prompt_is_text_ids_or_a_prompt(reader: Any) -> None:
     assert found[0].settings["readout"]["baseline_tokens"] == list(other.tokens)
     assert "under the prompt 'The sofa sleeps on the'" in found[0].contract["score attributed"]
     assert "under the prompt of the tokens #0, #2, #7" in found[1].contract["score attributed"]
+
+
+def test_the_other_prompt_of_a_chat_is_a_chat(tmp_path: Any) -> None:
+    model = gpt2_like()
+    model.tokenizer = tokenizer()
+    model.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}.{% endfor %}"
+    chat, other = ([{"role": "user", "content": text}] for text in ("The dog", "The sofa"))
+    ids = ls.read_prompt(model, other).token_ids
+    for settings in ({"readout": ls.Dot(other)}, {"points": ls.StraightPath(other, 2), "readout": "dot"}):
+        found = ls.attribute(model, chat, layers=True, **settings)
+        by_ids = {"readout": ls.Dot(ids)} if "points" not in settings else {"points": ls.StraightPath(ids, 2)}
+        assert torch.equal(found.scores, ls.attribute(model, chat, **{**settings, **by_ids}).scores)
+        found.save(tmp_path / "chat.safetensors")
+        loaded = ls.Attribution.load(tmp_path / "chat.safetensors")
+        spec = ls.Spec.from_options(**loaded.spec)
+        assert spec == ls.Spec.parse(spec.line) and spec.other_prompt(ScopedModel.of(model)) is not None
+        assert torch.equal(ls.attribute(model, chat, spec).scores, found.scores)
+        assert ls.patch_cells(model, loaded, 2).baseline_tokens == ls.patch_cells(model, found, 2).baseline_tokens
+    left_out = ls.attribute(model, chat, ls.LeaveOneOut(ablation=other))
+    assert torch.equal(left_out.scores, ls.attribute(model, chat, ls.LeaveOneOut(ablation=ids)).scores)
+    assert ls.Spec.from_options(**left_out.spec) == ls.Spec(ls.LeaveOneOut(ablation=other))
+    heads = ls.inspect_heads(model, chat, baseline=other, verify=0)
+    assert torch.equal(heads.effect, ls.inspect_heads(model, chat, baseline=ids, verify=0).effect)
+    (batch, *_) = ls.attribute_batch(model, [chat, chat], against=other)
+    assert torch.equal(batch.scores, ls.attribute(model, chat, readout=ls.Dot(other)).scores)
+
+
+@pytest.mark.parametrize("content", ["The sofa", 'a "quote" + [x] {y} \\ @3 -held', "line\nbreak", ""])
+def test_a_chat_as_text_is_read_back(content: str) -> None:
+    chat = [{"role": "user", "content": content}, {"role": "assistant", "content": "#2"}]
+    for spec in (
+        ls.Spec(ls.Fisher(), readout=ls.Dot(chat)),
+        ls.Spec(ls.Fisher(), readout=ls.Dot(), points=ls.StraightPath(chat, 4, hold_special=True)),
+        ls.Spec(ls.LeaveOneOut(ablation=chat)),
+    ):
+        assert ls.Spec.parse(spec.line) == spec == ls.Spec.from_options(**spec.to_options())
+        assert eval(f"ls.Spec.read({', '.join(spec.to_python())})", {"ls": ls}) == spec
+    as_typed = json.dumps(chat, indent=1)  # as of a file: --against "$(cat other.json)"
+    assert ls.Spec.from_options(scope="fisher", against=as_typed) == ls.Spec(ls.Fisher(), readout=ls.Dot(chat))
+    assert ls.Spec.from_options(against="[a list]") == ls.Spec.read(readout=ls.Dot("[a list]"))
+
+
+def test_what_is_no_chat_is_no_other_prompt(reader: Any) -> None:
+    named = {"role": "user", "content": "The sofa", "name": "Ann"}
+    for wrong in ([{"role": "user"}], [{"role": "user", "content": 3}], [named], [{}]):
+        with pytest.raises(ReadoutError, match="or another prompt .text, chat messages, ids"):
+            ls.Dot(wrong)
+    with pytest.raises(ReadoutError, match="is no chat; a message of one is"):
+        ls.Spec.parse('semantic+dot-["a"]')
+    with pytest.raises(PromptError, match="no chat template"):
+        ls.attribute(reader, PROMPT, readout=ls.Dot([{"role": "user", "content": "The sofa"}]))
 
 
 def test_a_result_is_saved_with_the_other_prompt_and_asked_for_again(reader: Any, tmp_path: Any) -> None:

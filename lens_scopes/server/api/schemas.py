@@ -157,7 +157,9 @@ class HeadsRequest(PromptRequest, _HeadsRequest):
     position: Position = -1
     baseline: Name = Field("mean", description="zero, mean or shuffle.")
     against: OtherText | None = Field(
-        None, description="In place of a baseline, another prompt of as many tokens: its text, or ids (#2#651)."
+        None,
+        description="In place of a baseline, another prompt of as many tokens: its text, ids (#2#651) "
+        "or a chat's JSON.",
     )
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")

@@ -17,7 +17,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
-from lens_scopes.scopes.registry import options, read_text_or_ids
+from lens_scopes.scopes.registry import options, read_text_or_ids, read_whole_prompt
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
 from lens_scopes.server.api.schemas import (
@@ -148,7 +148,7 @@ def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, limits: Limi
 def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, limits: Limits, job: Job) -> Any:
     if request.against is not None and "baseline" in request.model_fields_set:
         raise PathError("baseline and against both say what replaces an output; give one of them.")
-    baseline: Any = request.baseline if request.against is None else read_text_or_ids(request.against)
+    baseline: Any = request.baseline if request.against is None else read_whole_prompt(request.against)
     spec = request.spec()
     _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "ablations") as progress:
@@ -206,7 +206,7 @@ def align(model: ModelLike, request: AlignmentRequest, limits: Limits) -> Alignm
     """
     _refuse_long_prompt(request, limits)
     scoped = ScopedModel.of(model)
-    prompt, other = (read_prompt(scoped, text) for text in (request.prompt(), read_text_or_ids(request.against)))
+    prompt, other = (read_prompt(scoped, text) for text in (request.prompt(), read_whole_prompt(request.against)))
     blocks = alignment_blocks(prompt.tokens, other.tokens)
     try:
         read_aligned(scoped, prompt, other, len(prompt))
