@@ -262,7 +262,7 @@ def test_the_other_prompt_of_a_chat_is_a_chat(tmp_path: Any) -> None:
     heads = ls.inspect_heads(model, chat, baseline=other, verify=0)
     assert torch.equal(heads.effect, ls.inspect_heads(model, chat, baseline=ids, verify=0).effect)
     (batch, *_) = ls.attribute_batch(model, [chat, chat], against=other)
-    assert torch.equal(batch.scores, ls.attribute(model, chat, readout=ls.Dot(other)).scores)
+    assert_close(batch.scores, ls.attribute(model, chat, readout=ls.Dot(other)).scores, **CLOSE)
 
 
 @pytest.mark.parametrize("content", ["The sofa", 'a "quote" + [x] {y} \\ @3 -held', "line\nbreak", ""])
