@@ -14,7 +14,7 @@ from rich.console import Console
 
 import lens_scopes as ls
 from lens_scopes.errors import PromptError
-from lens_scopes.views import attribution_page, page_of, print_terminal, to_html
+from lens_scopes.views import attribution_page, page_of, print_result, to_html
 from lens_scopes.views.words.attribution import groupings, meaning_of_sum, segments_of
 from lens_scopes.views.words.numbers import number, percent
 
@@ -38,11 +38,11 @@ def test_segments_have_the_sums_of_group_and_shares_of_all() -> None:
     segments = segments_of(fake_story(), "sentence")
     assert [item.label for item in segments] == ["<bos>", *SENTENCES]
     assert [item.score for item in segments] == [40, *SUMS]
-    assert [item.share for item in segments] == [None, *(abs(value) / 9.75 for value in SUMS)]
+    assert [item.relative for item in segments] == [None, *(abs(value) / max(map(abs, SUMS)) for value in SUMS)]
     broken = fake_story()
     broken.scores[2] = math.nan
     first, second = segments_of(broken, "line")[1:]
-    assert math.isnan(first.score) and first.share is None and second.share == 1
+    assert math.isnan(first.score) and first.relative is None and second.relative == 1
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_sum_is_said_to_be_what_it_is(readout: str | None, divergence: bool, w
 
 def terminal(attribution: Any, group: str, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_terminal(attribution, console, group=group)
+    print_result(attribution, console, group=group)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

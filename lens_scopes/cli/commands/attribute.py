@@ -26,7 +26,13 @@ def attribute(
     output: OutputOptions,
     companions: CompanionOptions,
 ) -> None:
-    """Compute the influence of every token on one prediction, or on a whole answer."""
+    """Compute the influence of every token on one prediction, or on a whole answer.
+
+    Examples:
+        lens-scopes attribute "The Eiffel Tower is in the city of"
+        lens-scopes attribute "The Eiffel Tower is in the city of" --target " Paris" --layers --out paris.html
+        lens-scopes attribute --file story.txt --generate 20 --group sentence
+    """
     # What can be refused without the model is refused before it is loaded.
     output.check()
     companions.check()

@@ -32,6 +32,9 @@ def cells(
 
     `--against` names the other prompt, of as many tokens. With `--points path@8` gradients are averaged on the way from
     it, which predicts large changes better than those at the prompt alone.
+
+    Examples:
+        lens-scopes cells "The capital of France is" --against "The capital of Italy is" --target " Paris"
     """
     if asked.against is None:  # pyright: ignore[reportAttributeAccessIssue]
         raise LensScopesError("cells are patched from another prompt of as many tokens; give it with --against.")

@@ -194,6 +194,9 @@ def evaluate(
 
     Each passage is saved as soon as it is measured, and the same command continues an interrupted run. Processes
     started by `accelerate launch` share the passages.
+
+    Examples:
+        lens-scopes evaluate passages.jsonl --methods fisher,temperature,random --metrics loo-kl --out results
     """
     output.check()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone

@@ -57,7 +57,12 @@ def matrix(
         ),
     ] = None,
 ) -> None:
-    """Attribute every prediction of a text, given or generated, to every earlier token."""
+    """Attribute every prediction of a text, given or generated, to every earlier token.
+
+    Examples:
+        lens-scopes matrix "The capital of France is" --out matrix.csv
+        lens-scopes matrix "The capital of France is" --generate 8 --total-influence answer
+    """
     output.check()
     if total_influence is not None and not generate and answer is None:
         raise PromptError(
