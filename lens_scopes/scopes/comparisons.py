@@ -130,8 +130,8 @@ class Ablating(Baseline):
             object.__setattr__(self, "ablation", other)
         elif not isinstance(given, str):
             raise EvaluationError(
-                f"an ablation is one of {', '.join(ABLATIONS)}, or another prompt as text, ids or a Prompt; got "
-                f"{quote(given)}."
+                f"an ablation is one of {', '.join(ABLATIONS)}, or another prompt as text, chat messages, ids or "
+                f"a Prompt; got {quote(given)}."
             )
         elif ablation_named(given).corpus == "required":
             raise EvaluationError(
@@ -198,7 +198,7 @@ class LeaveOneOut(Ablating):
         measure: "kl", "logit" or "logprob".
         ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
             tokens), "pad", "eos", "bos", "resample" (by tokens drawn from the prompt itself) or "remove"; or another
-            prompt of as many tokens (text, ids or a Prompt): the token that it has in the same place.
+            prompt of as many tokens (text, chat messages, ids or a Prompt): the token that it has in the same place.
         draws: random replacements averaged for "resample".
         seed: of the draws.
         by: what is ablated together: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or
