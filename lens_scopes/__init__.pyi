@@ -23,15 +23,12 @@ from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
-from .scopes.comparisons import (
-    AttentionRollout,
-    ExternalScores,
-    LeaveOneOut,
-    RandomScores,
-    ValueWeightedAttention,
-)
-from .scopes.context_cite import ContextCite
-from .scopes.faded_attention import FadedAttention
+from .scopes.comparisons.attention import AttentionRollout, ValueWeightedAttention
+from .scopes.comparisons.context_cite import ContextCite
+from .scopes.comparisons.external import ExternalScores
+from .scopes.comparisons.faded_attention import FadedAttention
+from .scopes.comparisons.leave_one_out import LeaveOneOut
+from .scopes.comparisons.trivial import RandomScores
 from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,

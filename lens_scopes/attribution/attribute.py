@@ -17,7 +17,7 @@ from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import LensLike
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.points import PointsLike

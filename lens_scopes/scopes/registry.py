@@ -159,34 +159,40 @@ _BUILT_IN = (
     ),
     ScopeEntry(
         "leave-one-out",
-        f"{_COMPARISONS}:LeaveOneOut",
+        f"{_COMPARISONS}.leave_one_out:LeaveOneOut",
         "the prediction without each token",
         settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed", **_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
         "context-cite",
-        "lens_scopes.scopes.context_cite:ContextCite",
+        f"{_COMPARISONS}.context_cite:ContextCite",
         "what an answer rests on, by random ablations",
         settings={"ablations": "ablations", "ablation": "ablation", "seed": "seed", **_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
         "faded-attention",
-        "lens_scopes.scopes.faded_attention:FadedAttention",
+        f"{_COMPARISONS}.faded_attention:FadedAttention",
         "what an answer rests on, by fading the attention to its segments",
         settings={**_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
-        "attention-rollout", f"{_COMPARISONS}:AttentionRollout", "attention, layer by layer", takes_gradient=False
+        "attention-rollout",
+        f"{_COMPARISONS}.attention:AttentionRollout",
+        "attention, layer by layer",
+        takes_gradient=False,
     ),
     ScopeEntry(
-        "value-attention", f"{_COMPARISONS}:ValueWeightedAttention", "attention times values", takes_gradient=False
+        "value-attention",
+        f"{_COMPARISONS}.attention:ValueWeightedAttention",
+        "attention times values",
+        takes_gradient=False,
     ),
     ScopeEntry(
         "random",
-        f"{_COMPARISONS}:RandomScores",
+        f"{_COMPARISONS}.trivial:RandomScores",
         "nothing: random scores",
         settings={"seed": "seed"},
         takes_gradient=False,

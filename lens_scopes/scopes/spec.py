@@ -22,7 +22,7 @@ from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, Reado
 from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.spans import write_span
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt

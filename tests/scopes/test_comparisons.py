@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.contract import ELEMENTS
 from lens_scopes.scopes.registry import scope_names
 from lens_scopes.views.render import figure_bytes

@@ -19,9 +19,12 @@ from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline, ExternalScores, LeaveOneOut, RandomScores
-from lens_scopes.scopes.context_cite import ContextCite
-from lens_scopes.scopes.faded_attention import FadedAttention
+from lens_scopes.scopes.comparisons.baseline import Baseline
+from lens_scopes.scopes.comparisons.context_cite import ContextCite
+from lens_scopes.scopes.comparisons.external import ExternalScores
+from lens_scopes.scopes.comparisons.faded_attention import FadedAttention
+from lens_scopes.scopes.comparisons.leave_one_out import LeaveOneOut
+from lens_scopes.scopes.comparisons.trivial import RandomScores
 from lens_scopes.scopes.objectives import Explanation
 from lens_scopes.scopes.spec import Spec
 

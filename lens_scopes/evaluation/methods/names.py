@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeAlias
 from lens_scopes.errors import VALIDATED, EvaluationError, LensScopesError, suggest
 from lens_scopes.evaluation.methods.method import Method
 from lens_scopes.evaluation.methods.table import OWN_METHODS, RECIPES, method_names
-from lens_scopes.scopes.comparisons import ExternalScores
+from lens_scopes.scopes.comparisons.external import ExternalScores
 from lens_scopes.scopes.objectives import Explanation
 from lens_scopes.scopes.registry import TOKEN_OPTIONS, scope_entries
 from lens_scopes.scopes.spec import Spec

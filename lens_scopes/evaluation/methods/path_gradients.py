@@ -25,7 +25,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.objectives import LogProb, Semantic
 
 _TOKENS_AT_ONCE = 1024  # of all points run together

@@ -14,7 +14,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import FinalState, log_softmax
 from lens_scopes.engine.model import Batch, ScopedModel
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
 

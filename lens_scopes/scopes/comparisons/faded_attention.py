@@ -16,7 +16,8 @@ from lens_scopes.errors import VALIDATED, ObjectiveError
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons import Baseline, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablating import check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.objectives import log_probability_of_answer
 
 Weights: TypeAlias = Annotated["Sequence[float]", VALIDATED]

@@ -16,7 +16,7 @@ from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons import Ablating, Ablation, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablating import Ablating, Ablation, check_part, check_unit, part_argument, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
