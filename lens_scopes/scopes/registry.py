@@ -48,7 +48,8 @@ class ScopeEntry:
         takes_gradient: False for comparison methods, which have no site, path, readout or points.
         quantity: what a score is a change of, in words that a sentence can hold.
         unit: of that quantity.
-        is_preset: whether it names a Spec, whose sites and readout are chosen with it.
+        score_site: the entry of SCORE_SITES where its scores are read; empty for the embedding, which leaves the site
+            to choose.
         is_divergence: whether a score is a Kullback–Leibler divergence of the prediction, to second order.
     """
 
@@ -60,8 +61,13 @@ class ScopeEntry:
     takes_gradient: bool = True
     quantity: str = "the quantity explained"
     unit: str = ""
-    is_preset: bool = False
+    score_site: str = ""
     is_divergence: bool = False
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it names a Spec, whose site and readout are chosen with it."""
+        return bool(self.score_site)
 
     @property
     def main_setting(self) -> str | None:
@@ -83,7 +89,11 @@ class ScopeEntry:
         if missing:
             raise ObjectiveError(f"scope {self.name!r} needs {' and '.join(self.required)}; {missing[0]} is missing.")
         make = self.home if callable(self.home) else resolve_name(self.home)
-        return make(**{self.settings[name]: value for name, value in settings.items()})
+        explanation = make(**{self.settings[name]: value for name, value in settings.items()})
+        if not self.is_preset:
+            return explanation
+        read = resolve_name("lens_scopes.scopes.spec:Spec.read")
+        return read(explanation, score_site=self.score_site)
 
 
 _OBJECTIVES, _COMPARISONS = "lens_scopes.scopes.objectives", "lens_scopes.scopes.comparisons"
@@ -149,12 +159,12 @@ _BUILT_IN = (
     ),
     ScopeEntry(
         "fisher-at-values",
-        "lens_scopes.scopes.spec:FisherAtValues",
+        f"{_OBJECTIVES}:Fisher",
         "the whole distribution, read at the attention values",
         _FISHER,
         quantity="the whole predicted distribution",
         unit="nats",
-        is_preset=True,
+        score_site="values",
         is_divergence=True,
     ),
     ScopeEntry(
@@ -222,6 +232,33 @@ READOUTS = {
         ),
         ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
         ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ScoreSiteEntry:
+    """One name of a place where tokens' scores are read.
+
+    Attributes:
+        name: as text.
+        site: the activation of every layer, whose parts are added up.
+        readout: how its gradients become scores, unless another readout is chosen.
+        explains: what is there, in a few words.
+    """
+
+    name: str
+    site: str
+    readout: str
+    explains: str
+
+
+SCORE_SITES = {
+    entry.name: entry
+    for entry in (
+        ScoreSiteEntry("values", "hook_v", "relative", "the attention values of every layer"),
+        ScoreSiteEntry("keys", "hook_k", "relative", "the attention keys of every layer"),
+        ScoreSiteEntry("residuals", "hook_resid_pre", "relative", "the residual stream before every layer"),
     )
 }
 POINTS = {
@@ -584,9 +621,10 @@ _READ_OPTIONS = (
     Option(
         "score_site",
         READ,
-        "Where the tokens' scores are read: the embedding by default, or an activation whose layers are added up, such "
-        "as hook_v with the readout relative.",
-        "NAME",
+        "Where the tokens' scores are read, for any scope: the embedding by default; "
+        + "; ".join(f"{entry.name}: {entry.explains}" for entry in SCORE_SITES.values())
+        + " (these by relative unless a readout is given); or any activation, its layers added up, such as hook_z.",
+        "|".join((*SCORE_SITES, "NAME")),
     ),
     Option(
         "readout",

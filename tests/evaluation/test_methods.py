@@ -25,6 +25,7 @@ from lens_scopes.evaluation.methods.table import RECIPES, method_names
 from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm, Surprisal
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.registry import SCORE_SITES
 
 IDS = [1, 17, 0, 8, 22, 3]
 TARGET = 5
@@ -144,6 +145,21 @@ def test_a_scope_that_needs_tokens_is_no_method() -> None:
 def test_the_name_of_fisher_at_values_is_that_scope(model: Any) -> None:
     scope = ls.attribute(model, prompt_of(), ls.FisherAtValues(3)).scores
     assert torch.equal(as_method("fisher@3+values").score(model, prompt_of(), TARGET).scores, scope)
+
+
+@pytest.mark.parametrize("site", SCORE_SITES)
+@pytest.mark.parametrize("base", ["semantic", "logprob", "temperature", "fisher", "ixg"])
+def test_a_place_for_scores_may_follow_any_method(base: str, site: str) -> None:
+    method = as_method(f"{base}@{site}+frozen-norms")
+    assert method.name == f"{base}@{site}+frozen-norms"
+    assert method.spec == as_method(f"{base}+{site}+frozen-norms").spec
+    assert method.spec.score_site == SCORE_SITES[site].site
+
+
+def test_a_place_for_scores_is_none_where_no_gradient_is_taken() -> None:
+    for name in ("random@values", "closeness@values", "attention-rollout@keys"):
+        with pytest.raises(EvaluationError, match="takes no gradient"):
+            as_method(name)
 
 
 def test_redrawn_scores_are_those_of_a_model_that_has_learnt_nothing(model: Any) -> None:
