@@ -172,6 +172,7 @@ def interpretation(result: Scored) -> str:
             "Each score is that of a method to compare with, which has no readout; its formula stands in the"
             " contract under “score attributed”."
         )
+    # Divergences are squared sums over directions and have sentences of their own.
     elsewhere = bool(result.settings.get("score_sites"))
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
     if entry.is_divergence:
@@ -182,6 +183,7 @@ def interpretation(result: Scored) -> str:
             " by their weights, and is never negative. The unit is that of the directions, squared; the exact formula"
             " stands in the contract under “score attributed”."
         )
+    # A number changes in its own unit, by an amount that the readout names.
     quantity = quantity_of(result)
     if readout == "product":
         return (
