@@ -201,6 +201,32 @@ _BUILT_IN = (
         takes_gradient=False,
     ),
     ScopeEntry(
+        "kernel-shap",
+        f"{_COMPARISONS}.kernel_shap:KernelShap",
+        "Shapley values of the tokens, by random ablations",
+        settings={"ablations": "ablations", "ablation": "ablation", "seed": "seed", **_SEGMENTS},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "grad-ellm",
+        f"{_COMPARISONS}.attention:GradEllm",
+        "a logit, by attention times values times gradient",
+        takes_gradient=False,
+    ),
+    ScopeEntry("closeness", f"{_COMPARISONS}.trivial:Closeness", "nothing: closeness to the end", takes_gradient=False),
+    ScopeEntry(
+        "embedding-norm",
+        f"{_COMPARISONS}.trivial:EmbeddingNorm",
+        "nothing: the embedding's size",
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "surprisal",
+        f"{_COMPARISONS}.trivial:Surprisal",
+        "the token itself, given those before it",
+        takes_gradient=False,
+    ),
+    ScopeEntry(
         "random",
         f"{_COMPARISONS}.trivial:RandomScores",
         "nothing: random scores",
@@ -567,7 +593,7 @@ _EXPLAINED_OPTIONS = (
         "ablation",
         EXPLAINED,
         f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
-        "tokens, given as its text or ids (#2#651). By default zero, and remove for context-cite.",
+        "tokens, given as its text or ids (#2#651). By default zero, remove for context-cite and mean for kernel-shap.",
         "NAME|TEXT",
         longest=_LONGEST_TEXT,
         read=read_text_or_ids,
@@ -575,7 +601,7 @@ _EXPLAINED_OPTIONS = (
     Option(
         "ablations",
         EXPLAINED,
-        "How many random ablations context-cite runs. By default 64.",
+        "How many random ablations context-cite and kernel-shap run. By default 64.",
         kind=int,
         minimum=2,
         maximum=1024,
@@ -584,15 +610,15 @@ _EXPLAINED_OPTIONS = (
     Option(
         "by",
         EXPLAINED,
-        "What leave-one-out, context-cite and faded-attention change as a whole, its effect divided evenly over its "
-        "tokens. By default token, and sentence for the other two.",
+        "What leave-one-out, kernel-shap, context-cite and faded-attention change as a whole, its effect divided "
+        "evenly over its tokens. By default token, and sentence for the last two.",
         "|".join(UNITS),
     ),
     Option(
         "within",
         EXPLAINED,
-        "The part of the prompt whose tokens leave-one-out, context-cite and faded-attention change, while all others "
-        "stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
+        "The part of the prompt whose tokens leave-one-out, kernel-shap, context-cite and faded-attention change, "
+        "while others stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
         "TEXT|START:STOP",
         longest=_LONGEST_TEXT,
         read=read_span,

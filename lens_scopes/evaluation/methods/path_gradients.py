@@ -59,6 +59,13 @@ class PathGradients(Baseline):
     def targets(self, state: FinalState) -> list[int]:
         return [state.followed_token]
 
+    def forwards(self, prompt: Prompt) -> int:
+        return 1 + len(self.alphas)
+
+    @property
+    def backwards(self) -> int:
+        return len(self.alphas)
+
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         embeddings = model.token_embeddings(prompt.token_ids)
         path = [alpha * embeddings for alpha in self.alphas]

@@ -1,4 +1,4 @@
-"""Attention carried back through the layers, plain and weighted by what it moves."""
+"""Attention as a score: carried back through the layers, plain or weighted by what it moves, and times its gradient."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
-from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons.baseline import Baseline
 
@@ -67,6 +68,66 @@ class ValueWeightedAttention(Baseline):
             sizes = torch.stack([torch.einsum("ht,thm->tm", row, moved).norm(dim=-1) for row in pattern.unbind(1)])
             mixed.append(sizes / sizes.sum(1, keepdim=True).clamp_min(1e-30))
         return _rolled_out(mixed).to(states[0].y.dtype)
+
+
+@dataclass(frozen=True)
+class GradEllm(Baseline):
+    """How far what the last position takes from each token raises the target's logit: attention × value × gradient.
+
+    score_t = Σ_l ReLU(Σ_h A_lh[last, t] ∂z_target/∂o_lh · v_lh,t) with o_lh = Σ_t A_lh[last, t] v_lh,t, the output of
+    head h at the last position. One forward and one backward pass, ≥ 0, in logits. What reaches the last position
+    through other positions counts for those, as in every score read inside the model.
+
+    Source: after Grad-ELLM, arXiv:2601.03089, with plain attention weights, and the ReLU in each layer.
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.GradEllm(), target=" Paris")
+        >>> bool((att.scores >= 0).all())
+        True
+    """
+
+    scope: ClassVar[str] = "grad-ellm"
+    output: ClassVar[str] = "logit of the next token"
+    equation: ClassVar[str] = "score_t = Σ_l ReLU(Σ_h A_lh[last, t] ∂z_target/∂o_lh · v_lh,t)"
+    process: ClassVar[str] = "to first order in what each head moves from token t to the last position"
+    held: ClassVar[str] = "the weights, the attention patterns and the values"
+    why_alone: ClassVar[str] = "has a site and a readout of its own"
+
+    @property
+    def takes_target(self) -> bool:
+        return True
+
+    def targets(self, state: FinalState) -> list[int]:
+        return [state.followed_token]
+
+    @property
+    def backwards(self) -> int:
+        return 1
+
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        # The heads' outputs with a graph; patterns and values as they pass.
+        patterns: dict[int, Tensor] = {}
+        values: dict[int, Tensor] = {}
+
+        def keep(held: dict[int, Tensor], layer: int) -> Hook:
+            return lambda activation: held.update({layer: _exact(activation[0])})
+
+        hooks = [
+            (f"blocks.{layer}.attn.hook_{name}", keep(held, layer))
+            for layer in range(model.n_layers)
+            for name, held in (("pattern", patterns), ("v", values))
+        ]
+        outputs = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
+        traced = trace(model, [list(prompt.token_ids)], outputs, changes=hooks)
+        # ∂z_target/∂o at the last position, times what each token's values bring there.
+        gradients = traced.gradients(states[0].logit_gradients(self.targets(states[0])), keep_graph=False)
+        total = torch.zeros(len(prompt), dtype=torch.float64)
+        for layer, name in enumerate(outputs):
+            weights = patterns[layer][:, -1]
+            gradient = _exact(gradients[name][0, -1]).reshape(len(weights), -1)
+            brought = values[layer].repeat_interleave(len(weights) // values[layer].shape[1], dim=1)
+            total += torch.einsum("ht,hd,thd->t", weights, gradient, brought).relu()
+        return total.to(states[0].y.dtype)
 
 
 def moved_by_heads(

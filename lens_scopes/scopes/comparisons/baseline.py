@@ -56,6 +56,15 @@ class Baseline(Explanation):
         """
         raise ObjectiveError(f"{self.scope} replaces no tokens, so there is no place for another prompt in it.")
 
+    def forwards(self, prompt: Prompt) -> int:
+        """Rows of forward passes that the scores of a prompt take."""
+        return 1
+
+    @property
+    def backwards(self) -> int:
+        """Rows of backward passes that they take."""
+        return 0
+
     @abstractmethod
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         """One score a token of the prompt.

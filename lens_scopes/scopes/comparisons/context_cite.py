@@ -99,6 +99,9 @@ class ContextCite(Ablating):
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
 
+    def forwards(self, prompt: Prompt) -> int:
+        return self.ablations
+
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))

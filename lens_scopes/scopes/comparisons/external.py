@@ -51,6 +51,9 @@ class ExternalScores(Baseline):
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
 
+    def forwards(self, prompt: Prompt) -> int:
+        return 0  # what an outside function runs is not known
+
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         given: Any = self.source(model.module, prompt.token_ids) if callable(self.source) else self.source
         try:

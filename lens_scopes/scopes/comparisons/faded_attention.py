@@ -96,6 +96,13 @@ class FadedAttention(Baseline):
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"FadedAttention(by={self.by!r}, alphas={self.alphas!r}{part_argument(self)})"
 
+    def forwards(self, prompt: Prompt) -> int:
+        return 1 + len(self.alphas)
+
+    @property
+    def backwards(self) -> int:
+        return len(self.alphas)
+
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
         ids = [*prompt.token_ids, *targets[:-1]]

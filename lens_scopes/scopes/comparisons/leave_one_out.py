@@ -125,6 +125,10 @@ class LeaveOneOut(Ablating):
         by = "" if self.by == "token" else f", by={self.by!r}"
         return f"LeaveOneOut({self.measure!r}, ablation={self.ablation!r}{by}{part_argument(self)})"
 
+    def forwards(self, prompt: Prompt) -> int:
+        draws = self.draws if self.token_ablation.random else 1
+        return 1 + draws * len(segments(prompt, self.by, self.within))
+
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         targets = [state.followed_token for state in states]
         ablated = self.ablated(model, prompt, targets, draws=self.draws, seed=self.seed)
