@@ -24,6 +24,7 @@ export class Side {
     this.get("model").append(...models);
     const offered = (entries) => entries.map(({ name, explains }) => h("option", { value: name }, `${name} — ${explains}`));
     this.get("scope").append(...offered(about.scopes));
+    this.get("score_site").append(...offered(about.score_sites));
     this.get("readout").append(...offered(about.readouts));
     this.get("lens").append(...offered(about.lenses));
     this.element.querySelector(".freeze").append(
@@ -53,7 +54,7 @@ export class Side {
     const fields = { scope: this.get("scope").value };
     if (this.isChat) fields.chat = turnsOf(this.messages);
     else fields.text = this.get("text").value;
-    const names = ["answer", "position", "through", "readout", "lens"];
+    const names = ["answer", "position", "through", "score_site", "readout", "lens"];
     if (this.generates) names.push("generate");
     names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
     if (this.contrasts) names.push("steps");
@@ -70,7 +71,7 @@ export class Side {
     for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through", "against", "steps"]) {
       this.get(name).value = all[name] ?? "";
     }
-    for (const name of ["scope", "readout", "lens"]) this.choose(this.get(name), all[name]);
+    for (const name of ["scope", "score_site", "readout", "lens"]) this.choose(this.get(name), all[name]);
     if (all.model) this.choose(this.get("model"), all.model);
     for (const box of this.element.querySelectorAll("[name=freeze]")) {
       box.checked = (all.freeze ?? []).includes(box.value);
@@ -80,7 +81,7 @@ export class Side {
     const others = all.chat && asTurns(all.against);
     if (others) this.get("against").value = "";
     this.turns(this.others, others || []);
-    const more = all.through || all.freeze?.length || all.readout || all.steps || all.lens;
+    const more = all.through || all.freeze?.length || all.score_site || all.readout || all.steps || all.lens;
     this.element.querySelector(".more").open ||= Boolean(more);
     this.adapt();
     this.compare(0);
