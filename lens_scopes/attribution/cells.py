@@ -162,7 +162,7 @@ def _contract(attribution: Attribution, resolved: ResolvedSpec, other: Prompt) -
         "directions v; later layers respond"
     )
     if path is not None:
-        held += f"; gradient flows only {path}, and a patch through everything"
+        held += f"; {path.held}; a patch moves everything, as the model does"
     moved_to = f"its value x′ under {describe_other_prompt(other.text or other.token_ids)}"
     amount = "½ Σ_i w_i a_i²" if attribution.settings["divergence"] else "−a"
     return contract(

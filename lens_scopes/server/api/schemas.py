@@ -25,6 +25,7 @@ from lens_scopes.scopes.registry import (
     Option,
     ScopeEntry,
     options,
+    rule_choices,
     scope_entries,
 )
 from lens_scopes.scopes.spec import Spec
@@ -442,6 +443,7 @@ def choices() -> dict[str, Any]:
         "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
         "lenses": [Choice(name=entry.name, explains=entry.explains) for entry in LENSES.values()],
         "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
+        "rules": [Choice(name=name, explains=words) for name, words in rule_choices().items()],
         "help": {name: option.help for name, option in known.items()},
     }
 
@@ -470,7 +472,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout, a kind of points, a lens, or what can be held constant."""
+    """A readout, a kind of points, a lens, what can be held constant, or rules on the backward pass."""
 
     name: str
     explains: str
@@ -486,6 +488,7 @@ class About(BaseModel):
     points: list[Choice]
     lenses: list[Choice]
     freezable: list[Choice]
+    rules: list[Choice]
     help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]
     examples: list[Example]

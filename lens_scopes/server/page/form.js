@@ -26,6 +26,7 @@ export class Side {
     this.get("scope").append(...offered(about.scopes));
     this.get("readout").append(...offered(about.readouts));
     this.get("lens").append(...offered(about.lenses));
+    this.get("rules").append(...offered(about.rules));
     this.element.querySelector(".freeze").append(
       ...about.freezable.map(({ name, explains }) =>
         h("label", {}, h("input", { type: "checkbox", name: "freeze", value: name }), ` ${explains}`),
@@ -58,6 +59,8 @@ export class Side {
     for (const name of names) if (this.get(name).value !== "") fields[name] = this.get(name).value;
     const freeze = [...this.element.querySelectorAll("[name=freeze]:checked")].map((box) => box.value);
     if (freeze.length) fields.freeze = freeze;
+    const rules = this.get("rules").value;
+    if (rules) fields.rules = rules.split(",");
     if (this.about.models.length > 1) fields.model = this.get("model").value;
     return fields;
   }
@@ -68,13 +71,14 @@ export class Side {
       this.get(name).value = all[name] ?? "";
     }
     for (const name of ["scope", "readout", "lens"]) this.choose(this.get(name), all[name]);
+    this.choose(this.get("rules"), (all.rules ?? []).join(","));
     if (all.model) this.choose(this.get("model"), all.model);
     for (const box of this.element.querySelectorAll("[name=freeze]")) {
       box.checked = (all.freeze ?? []).includes(box.value);
     }
     this.kinds[all.chat ? 1 : 0].checked = true;
     this.turns(all.chat ?? [{ role: "user", content: "" }]);
-    const more = all.through || all.freeze?.length || all.readout || all.steps || all.lens;
+    const more = all.through || all.freeze?.length || all.rules?.length || all.readout || all.steps || all.lens;
     this.element.querySelector(".more").open ||= Boolean(more);
     this.adapt();
     this.compare(0);
