@@ -10,12 +10,12 @@ import { asRequest, settingsOf, Side } from "./form.js";
 
 const at = (id) => document.getElementById(id);
 const PLAIN_VIEW = { layer: "", fold: "", head: "", show: [] };
-const EVERY = ["text", "chat", "model", "through", "freeze"];
+const EVERY = ["text", "chat", "model", "through", "freeze", "rules"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
   heads: () => [...SCOPE, "target", "answer", "generate", "position", "against"],
-  cells: () => [...SCOPE, "target", "position", "against", "points"],
+  cells: () => [...SCOPE, "target", "answer", "generate", "position", "against", "points"],
   matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],
