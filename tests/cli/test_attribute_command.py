@@ -130,7 +130,7 @@ def test_the_model_is_loaded_as_asked(run: Callable[..., Run], loader: Loader) -
 
 
 def test_the_terminal_view_names_every_token_the_prediction_and_the_contract(run: Callable[..., Run]) -> None:
-    result = run("attribute", PROMPT, "--target", " sofa")
+    result = run("attribute", PROMPT, "--target", " sofa", "--contract")
     assert result.status == 0 and result.err == ""
     for word in ("dog", "sleeps", "on", "the", "sofa", *("output explained", "held fixed", "score attributed")):
         assert word in result.out

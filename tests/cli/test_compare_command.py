@@ -46,9 +46,10 @@ def test_two_prompts_are_aligned(run: Callable[..., Run], loader: Loader) -> Non
 
 
 def test_texts_of_other_lengths_keep_what_they_share() -> None:
-    first = fake_attribution(["<bos>", "a", "b", "d"], [9.0, 1.0, 2.0, 3.0], n_layers=0)
-    second = fake_attribution(["<bos>", "a", "x", "y", "d"], [9.0, 4.0, 5.0, 6.0, 7.0], n_layers=0)
-    first.token_ids, second.token_ids = [0, 1, 2, 4], [0, 1, 5, 6, 4]
+    first = fake_attribution(["<bos>", "a", "b", "d"], [9.0, 1.0, 2.0, 3.0], n_layers=0, token_ids=[0, 1, 2, 4])
+    second = fake_attribution(
+        ["<bos>", "a", "x", "y", "d"], [9.0, 4.0, 5.0, 6.0, 7.0], n_layers=0, token_ids=[0, 1, 5, 6, 4]
+    )
     lines = compared_tokens(first, second)
     assert [(line.a, line.b) for line in lines] == [(0, 0), (1, 1), (2, None), (None, 2), (None, 3), (3, 4)]
     assert [line.change for line in lines] == [None, 3.0, None, None, None, 4.0]

@@ -38,9 +38,9 @@ def attribute(
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec()
         from lens_scopes.attribution.attribute import attribute
 
-        spec = asked.spec()
         companions.check_spec(spec)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:

@@ -41,10 +41,10 @@ def cells(
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec().require_gradient().with_layers()
         from lens_scopes.attribution.attribute import attribute
         from lens_scopes.attribution.cells import patch_cells
 
-        spec = asked.spec().require_gradient().with_layers()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)

@@ -82,10 +82,10 @@ def heads(
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec().require_gradient()
         from lens_scopes.attribution.heads import inspect_heads
         from lens_scopes.scopes.registry import read_whole_prompt
 
-        spec = asked.spec().require_gradient()
         loaded = model.load()
         replacement: Any = baseline or "mean" if against is None else read_whole_prompt(against)
         with progress_bar("Ablating") as progress:

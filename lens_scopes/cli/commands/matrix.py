@@ -71,10 +71,10 @@ def matrix(
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec().require_gradient()
         from lens_scopes.attribution.matrix import attribute_all
         from lens_scopes.scopes.registry import read_text_or_ids
 
-        spec = asked.spec().require_gradient()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             result = attribute_all(
