@@ -146,9 +146,7 @@ class Evaluator:
         token_ids = self.protocol.prompt_tokens(self.model, prompt.token_ids)
         if token_ids != prompt.token_ids:
             prompt = read_prompt(self.model, token_ids)
-        ranked = len(prompt) - sum(prompt.special)
-        if ranked < 2:
-            raise PromptError(f"a passage needs at least two tokens to rank, besides special ones; got {ranked}.")
+        _require_ranked(prompt, (0, len(prompt)))
         return prompt
 
     def measure(
@@ -159,6 +157,7 @@ class Evaluator:
         index: int,
         answer: tuple[int, ...] | int | None = None,
         other: Sequence[int] | None = None,
+        within: tuple[int, int] | None = None,
     ) -> tuple[dict[str, Any], list[Measurement]]:
         """Every method × metric × ablation on one passage.
 
@@ -169,24 +168,40 @@ class Evaluator:
             answer: the answer's tokens, or how many the model is to generate: what methods explain is then summed over
                 its predictions, and metrics measure log P(answer | prompt) and the summed KL.
             other: the tokens of the passage's other prompt, token by token beside it, where it has one.
+            within: the passage's tokens [start, stop) that alone are ranked and ablated, all others but special ones
+                staying as they are; None for all. An answer's own tokens are never ablated: it would be another answer.
 
         Returns:
             Facts about the passage and its prediction, and the measurements.
+
+        Raises:
+            PromptError: for a part of fewer than two tokens to rank.
         """
+        if within is not None:
+            self.protocol.check_parts()
+            _require_ranked(prompt, within)
         with self.model.exclusive():
             answered = None if answer is None else read_answer(self.model, prompt, answer)
             beside = None if other is None else self.protocol.prompt_tokens(self.model, other)
-            return self._measure(prompt, target, index, answered, beside)
+            return self._measure(prompt, target, index, answered, beside, within)
 
     def _measure(
-        self, prompt: Prompt, target: int | None, index: int, answered: Answer | None, other: Sequence[int] | None
+        self,
+        prompt: Prompt,
+        target: int | None,
+        index: int,
+        answered: Answer | None,
+        other: Sequence[int] | None,
+        within: tuple[int, int] | None,
     ) -> tuple[dict[str, Any], list[Measurement]]:
         seed = self.seed * _LARGE_PRIME + index
         facts = self._facts(prompt, target, answered)
+        if within is not None:
+            facts |= {"eligible_start": within[0], "eligible_stop": within[1]}
         followed: Explained = facts["top_token_id"] if answered is None else answered.token_ids
         explained = self.protocol.explained_token(followed, target) if isinstance(followed, int) else followed
-        caches = self._caches(prompt, followed, seed, other)
-        planned = self._planned(prompt, explained, facts["correct"], caches, seed, other)
+        caches = self._caches(prompt, followed, seed, other, within)
+        planned = self._planned(prompt, explained, facts["correct"], caches, seed, other, within)
         # What all methods and metrics ablate runs together: larger batches, and no set of tokens twice.
         for cache in caches.values():
             masks = [
@@ -229,7 +244,12 @@ class Evaluator:
         return facts
 
     def _caches(
-        self, prompt: Prompt, followed: Explained, seed: int, other: Sequence[int] | None
+        self,
+        prompt: Prompt,
+        followed: Explained,
+        seed: int,
+        other: Sequence[int] | None,
+        within: tuple[int, int] | None,
     ) -> dict[str, AblationCache]:
         """The outcomes of each ablation, which follow the top token or the answer; none where no metric ablates."""
         if not any(metric.needs_ablation for metric in self.metrics):
@@ -237,7 +257,7 @@ class Evaluator:
         options: dict[str, Any] = {"draws": self.draws, "corpus": self.corpus, "other": other, "seed": seed}
         return {
             name: AblationCache(
-                AblatedPrompt(self.model, prompt.token_ids, prompt.special, followed, name, **options), seed
+                AblatedPrompt(self.model, prompt.token_ids, prompt.special, followed, name, **options), seed, within
             )
             for name in self.ablations
         }
@@ -250,11 +270,12 @@ class Evaluator:
         caches: Mapping[str, AblationCache],
         seed: int,
         other: Sequence[int] | None,
+        within: tuple[int, int] | None,
     ) -> list[_Plan]:
         """Every method's scores with every metric and ablation."""
         planned: list[_Plan] = []
         for asked in self.methods:
-            method = asked.against(other)
+            method = asked.against(other).within(within)
             scores = _left_out(asked, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
             for metric in self.metrics:
                 for ablation in self.ablations if metric.needs_ablation else (None,):
@@ -270,6 +291,7 @@ class Evaluator:
                         self.protocol,
                         correct,
                         self.by,
+                        within,
                     )
                     planned.append((metric, ablation, scored))
         return planned
@@ -310,6 +332,14 @@ class Evaluator:
                 "curves": list(CURVE_FRACTIONS),
             },
         }
+
+
+def _require_ranked(prompt: Prompt, within: tuple[int, int]) -> None:
+    """Raises PromptError where there are not several tokens to rank."""
+    ranked = prompt.special[slice(*within)].count(False)
+    if ranked < 2:
+        part = "passage" if within == (0, len(prompt)) else "part that is eligible"
+        raise PromptError(f"a {part} needs at least two tokens to rank, besides special ones; got {ranked}.")
 
 
 def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:

@@ -83,6 +83,14 @@ class Protocol:
                 f"protocol {self.name!r} explains next tokens, and says nothing of answers; leave the protocol out."
             )
 
+    def check_parts(self) -> None:
+        """Raises EvaluationError where the protocol ranks other tokens than an eligible part."""
+        if self.target_ranked or self.bos_families is not None:
+            raise EvaluationError(
+                f"protocol {self.name!r} ranks all tokens of a passage, so no part of it alone is eligible; leave the "
+                "protocol, or the parts, out."
+            )
+
     def prompt_tokens(self, model: ModelLike, token_ids: Sequence[int]) -> tuple[int, ...]:
         """A passage's tokens with BOS where the model's family has it, and without where it has none."""
         bos = getattr(model.tokenizer, "bos_token_id", None)

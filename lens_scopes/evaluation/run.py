@@ -48,6 +48,7 @@ class EvaluatorLike(Protocol):
         index: int,
         answer: tuple[int, ...] | int | None = None,
         other: Sequence[int] | None = None,
+        within: tuple[int, int] | None = None,
     ) -> tuple[dict[str, Any], list[Measurement]]: ...
     def signature(self) -> dict[str, Any]: ...
 
@@ -71,7 +72,8 @@ def evaluate(
     seed: int = 0,
     draws: int = 4,
     field: str | None = None,
-    other: str | None = None,
+    other_field: str | None = None,
+    within_field: str | None = None,
     split: str | None = None,
     subset: str | None = None,
     retry: bool = False,
@@ -114,7 +116,11 @@ def evaluate(
         seed: random seed; the global generator is not touched.
         draws: samples averaged where an ablation is random.
         field: the field or column that holds the text. By default "text".
-        other: the field or column that holds another prompt for each passage. By default none is read.
+        other_field: the field or column that holds another prompt for each passage. By default none is read.
+        within_field: the field or column that holds the eligible part of each passage, such as its document: a text
+            that occurs once in the passage, or (start, stop) in tokens. Those tokens alone are ranked, ablated and
+            parted into segments; a question stays. By default all tokens but special ones are eligible. An answer's own
+            tokens never are: without some of them it would be another answer.
         split: the split of a data set that has several.
         subset: the configuration of a data set that has several.
         retry: measure passages again that failed before.
@@ -152,13 +158,23 @@ def evaluate(
     skip = whole_number(skip, "skip", EvaluationError)
     if limit is not None:
         limit = whole_number(limit, "limit", EvaluationError, least=1)
-    given = read_passages(passages, field=field, answer_field=answer_field, other=other, split=split, subset=subset)
+    given = read_passages(
+        passages,
+        field=field,
+        answer_field=answer_field,
+        other_field=other_field,
+        within_field=within_field,
+        split=split,
+        subset=subset,
+    )
     selection = Selection.of(given, skip, limit, target=target, truncate=truncate, generate=generate)
     if not selection.indices():
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
     from lens_scopes.evaluation.evaluator import Evaluator
 
     conventions = as_protocol(protocol)
+    if given.bring("within"):
+        conventions.check_parts()
     evaluator = Evaluator(
         model,
         conventions.methods_of(metrics) if methods is None else methods,
@@ -174,7 +190,7 @@ def evaluate(
     if evaluator.needs_other and not given.bring("other"):
         raise EvaluationError(
             "what is asked needs another prompt for each passage, and none came with them; name the field that holds "
-            "it (other=, --other-field), or give pairs (text, other)."
+            "it (other_field=, --other-field), or give pairs (text, other)."
         )
     # This process's passages; results that nobody asked to keep go with the scratch folder.
     with tempfile.TemporaryDirectory() as scratch:
@@ -248,7 +264,7 @@ def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, inde
             return PassageRecord(index, TOO_LONG, str(prompt))
         read = evaluator.passage(prompt.token_ids if prompt.prompt is None else prompt.prompt)
         facts, measurements = evaluator.measure(
-            read, prompt.target, index=index, answer=prompt.answer, other=prompt.other
+            read, prompt.target, index=index, answer=prompt.answer, other=prompt.other, within=prompt.within
         )
     except Exception as error:  # one passage must not end the run, whatever is wrong with it
         said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
@@ -289,6 +305,7 @@ def _manifest(model: Model, evaluator: EvaluatorLike, selection: Selection) -> d
             "target": selection.target,
             "truncate": selection.truncate,
             "answers": selection.answers,
+            "eligible": "a part of each" if selection.passages.bring("within") else None,
         },
         "laboratory": signature,
         "model": record,

@@ -116,10 +116,12 @@ def test_answers_come_from_a_field_or_from_the_model(
     run: Callable[..., Run], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
+    eligible: list[Any] = []
 
     class Recorded(FakeEvaluator):
-        def measure(self, prompt: Any, target: Any, *, index: int, answer: Any = None, other: Any = None) -> Any:
+        def measure(self, prompt: Any, target: Any, *, index: int, answer: Any = None, **parts: Any) -> Any:
             asked.append((target, answer))
+            eligible.append(parts["within"])
             return super().measure(prompt, target, index=index)
 
     monkeypatch.setattr("lens_scopes.evaluation.evaluator.Evaluator", Recorded)
@@ -127,6 +129,7 @@ def test_answers_come_from_a_field_or_from_the_model(
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run("evaluate", "rows.jsonl", *OPTIONS, "--answer-field", "answer").status == 0
     assert [target for target, _ in asked] == [None, None] and [len(answer) for _, answer in asked] == [3, 1]
+    assert eligible == [None, None]
     shown = run("report", "results")
     assert "the answer after it" in shown.out, shown.out
     assert run("evaluate", "rows.jsonl", *OPTIONS[:-1], "made", "--generate", "2").status == 0
@@ -134,3 +137,10 @@ def test_answers_come_from_a_field_or_from_the_model(
     for words in (["--answer-field", "answer", "--generate", "2"], ["--answer-field", "answer", "--target", "last"]):
         refused = run("evaluate", "rows.jsonl", *OPTIONS, *words)
         assert refused.status == 2 and "answer" in refused.err
+    parts = [{**row, "part": "The dog" if index == 0 else "The sofa"} for index, row in enumerate(rows)]
+    (folder / "parts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in parts))
+    words = [*OPTIONS[:-1], "parts", "--answer-field", "answer", "--within-field", "part"]
+    assert run("evaluate", "parts.jsonl", *words).status == 0 and eligible[4:] == [(1, 3), (1, 3)]
+    assert "a part of each passage" in run("report", "parts").out
+    refused = run("evaluate", "parts.jsonl", *words, "--protocol", "arXiv:2601.16407")
+    assert refused.status == 2 and "no part of it alone is eligible" in refused.err

@@ -202,16 +202,16 @@ def test_fields_of_files_bring_the_other_prompts(tmp_path: Path) -> None:
     expected = tuple(Passage(prompt, other=other) for prompt, other in PAIRS)
     digests = set()
     for name in ("a.json", "a.jsonl"):
-        read = read_passages(tmp_path / name, other="corrupted")
+        read = read_passages(tmp_path / name, other_field="corrupted")
         assert read.items == expected
         digests |= {read.digest(), read_passages(PAIRS).digest()}
         assert not read_passages(tmp_path / name).bring("other")
     assert len(digests) == 1 and digests != {read_passages([prompt for prompt, _ in PAIRS]).digest()}
     with pytest.raises(FileError, match="line 1 has no field 'other', only 'text', 'corrupted'"):
-        read_passages(tmp_path / "a.jsonl", other="other")
+        read_passages(tmp_path / "a.jsonl", other_field="other")
     (tmp_path / "a.txt").write_text("The dog\n")
     with pytest.raises(FileError, match="line 1 is a text alone, so it has no field 'other'"):
-        read_passages(tmp_path / "a.txt", other="other")
+        read_passages(tmp_path / "a.txt", other_field="other")
     with pytest.raises(FileError, match="passage 1 brings no other prompt"):
         read_passages([PAIRS[0], PROMPT])
     assert read_passages([[1, 2], [3, 4]]).texts == ((1, 2), (3, 4)), "ids of two tokens are no pair"

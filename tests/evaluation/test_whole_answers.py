@@ -132,7 +132,7 @@ def test_a_passage_has_an_answer_and_another_prompt(build: Any) -> None:
         ablations=["prompt"],
         field="clean",
         answer_field="answer",
-        other="corrupted",
+        other_field="corrupted",
     )
     values = rows.set_index(["method", "metric"])["value"]
     assert values["logprob+dot-prompt", "aopc"] == pytest.approx(aopc)
@@ -142,7 +142,7 @@ def test_a_passage_has_an_answer_and_another_prompt(build: Any) -> None:
 
 
 def test_a_part_that_some_passages_lack_or_have_no_field_for_is_refused() -> None:
-    fields: dict[str, Any] = {"answer_field": "answer", "other": "corrupted"}
+    fields: dict[str, Any] = {"answer_field": "answer", "other_field": "corrupted"}
     row = {"text": PROMPT, "answer": ANSWER, "corrupted": OTHER}
     assert read_passages([row], **fields).items == (Passage(tuple(PROMPT), tuple(ANSWER), tuple(OTHER)),)
     assert read_passages([row]).items == (Passage(tuple(PROMPT)),)

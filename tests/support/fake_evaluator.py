@@ -73,7 +73,14 @@ class FakeEvaluator:
         return read_prompt(self.model, passage)
 
     def measure(
-        self, prompt: Prompt, target: int | None, *, index: int, answer: Any = None, other: Sequence[int] | None = None
+        self,
+        prompt: Prompt,
+        target: int | None,
+        *,
+        index: int,
+        answer: Any = None,
+        other: Any = None,
+        within: Any = None,
     ) -> tuple[dict[str, Any], list[Measurement]]:
         self.measured.append(index)
         time.sleep(self.delay)

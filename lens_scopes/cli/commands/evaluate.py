@@ -61,6 +61,16 @@ class PassageOptions:
             show_default=False,
         ),
     ] = None
+    within_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Field or column that holds the eligible part of each passage, such as its document: those tokens "
+            "alone are ranked and ablated, and a question stays. By default all tokens but special ones.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None
     split: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Split of the data set, if it has several.", rich_help_panel=_DATA),
@@ -215,6 +225,8 @@ def evaluate(
         protocol = as_protocol(measures.protocol)
         metrics, ablations = map(_names, (measures.metrics, measures.ablations))
         protocol.check_metrics(metrics)
+        if data.within_field is not None:
+            protocol.check_parts()
         methods = _names(measures.methods or ",".join(protocol.methods_of(metrics)) or _METHODS)
         check_choices(methods, metrics, ablations)
         check_unit(measures.by)
@@ -226,7 +238,8 @@ def evaluate(
             data.passages,
             field=data.field,
             answer_field=data.answer_field,
-            other=data.other_field,
+            other_field=data.other_field,
+            within_field=data.within_field,
             split=data.split,
             subset=data.subset,
         )

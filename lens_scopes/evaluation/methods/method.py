@@ -75,6 +75,12 @@ class Method:
             raise EvaluationError(f"method {self.name!r} is measured from another prompt, and this passage has none.")
         return replace(self, spec=self.spec.against(tuple(other)))
 
+    def within(self, part: tuple[int, int] | None) -> Method:
+        """The same with the eligible part of one passage, for methods that take one and name none of their own."""
+        if part is None or getattr(self.explanation, "within", part) is not None:
+            return self
+        return replace(self, spec=self.spec.replace(objective=replace(self.explanation, within=part)))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
     def check(self, model: ModelLike, *, answered: bool = False) -> None:
         """Checks the choices against the model, before any passage is scored.
 

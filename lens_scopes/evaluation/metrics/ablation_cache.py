@@ -18,12 +18,14 @@ class AblationCache:
     Args:
         ablated: the prompt with its ablation.
         seed: of the random sets of tokens.
+        within: the tokens [start, stop) that alone are eligible; None for all that are not special.
     """
 
-    def __init__(self, ablated: AblatedPrompt, seed: int) -> None:
+    def __init__(self, ablated: AblatedPrompt, seed: int, within: tuple[int, int] | None = None) -> None:
         self.ablated = ablated
         self.seed = seed
-        self.eligible = torch.tensor(ablated.eligible)
+        part = range(len(ablated.token_ids)) if within is None else range(*within)
+        self.eligible = torch.tensor([index for index in ablated.eligible if index in part])
         self._known: dict[bytes, Tensor] = {}
 
     @property
@@ -37,7 +39,7 @@ class AblationCache:
         return self.outcomes(self.masks([[index] for index in range(len(self.eligible))]))
 
     def masks(self, sets: Sequence[Sequence[int]]) -> Bool[Tensor, "row pos"]:
-        """Masks of sets of eligible tokens, which are counted without the special ones."""
+        """Masks of sets of eligible tokens, which are counted without all others."""
         masks = torch.zeros(len(sets), len(self.ablated.token_ids), dtype=torch.bool)
         for row, chosen in enumerate(sets):
             masks[row, self.eligible[list(chosen)]] = True

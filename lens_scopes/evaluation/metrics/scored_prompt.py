@@ -27,6 +27,7 @@ class ScoredPrompt:
         protocol: the conventions of the evaluation.
         correct: whether the model predicts the true next token; None where that is not known.
         by: what metrics of segments leave out as a whole.
+        within: the tokens [start, stop) that alone are ranked and ablated; None for all that are not special.
     """
 
     model: ModelLike
@@ -40,11 +41,16 @@ class ScoredPrompt:
     protocol: Protocol = OWN
     correct: bool | None = None
     by: str = "sentence"
+    within: tuple[int, int] | None = None
 
     @property
     def eligible(self) -> list[int]:
-        """The tokens that can be ablated: all but special ones."""
-        return [index for index, special in enumerate(self.prompt.special) if not special]
+        """The tokens that can be ablated: all but special ones, and those outside the eligible part."""
+        return self._eligible_of(self.prompt)
+
+    def _eligible_of(self, prompt: Prompt) -> list[int]:
+        part = range(len(prompt)) if self.within is None else range(*self.within)
+        return [index for index in part if not prompt.special[index]]
 
     @property
     def values(self) -> Float[Tensor, " n"]:
@@ -62,8 +68,8 @@ class ScoredPrompt:
         return self.with_target(self.cache.leave_one_out.divergence)
 
     def ranked(self, scores: MethodScores, prompt: Prompt) -> Float[Tensor, " n"]:
-        """The scores of a prompt's tokens but special ones, and of the token after it where the protocol ranks it."""
-        values = scores.scores[[index for index, special in enumerate(prompt.special) if not special]].double()
+        """The scores of a prompt's eligible tokens, and of the token after it where the protocol ranks it."""
+        values = scores.scores[self._eligible_of(prompt)].double()
         chance = isinstance(self.method.explanation, RandomScores)
         draw = torch.rand((), generator=self._generator(), dtype=torch.float32)
         return self.with_target(values, float(draw) if chance else 0.0)

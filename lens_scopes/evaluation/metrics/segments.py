@@ -36,7 +36,7 @@ def datamodelling_score(scored: ScoredPrompt, metric: Metric) -> list[MetricValu
     The same ablations judge all methods of a passage; methods that draw ablations themselves draw others.
     """
     try:
-        parts = _Parts.of(scored.prompt, scored.by)
+        parts = _Parts.of(scored.prompt, scored.by, scored.within)
     except PromptError as error:
         return [MetricValue(metric.name, float("nan"), note=str(error))]
     kept = random_subsets(_ABLATIONS, parts.count, scored.seed + _SEED_APART, with_empty=any(scored.prompt.special))
@@ -49,7 +49,7 @@ def datamodelling_score(scored: ScoredPrompt, metric: Metric) -> list[MetricValu
 def top_drops(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
     """log p − log p without the k segments of largest score, k = 1, 3 and 5; NaN where no segment would be left."""
     try:
-        parts = _Parts.of(scored.prompt, scored.by)
+        parts = _Parts.of(scored.prompt, scored.by, scored.within)
     except PromptError as error:
         return [MetricValue(quantity.name, float("nan"), note=str(error)) for quantity in metric.quantities]
     possible = [k for k in TOP_SEGMENTS if k < parts.count]

@@ -27,6 +27,7 @@ _OPTIONS = {
     "text": ("text", "--field"),
     "answer": ("answer", "--answer-field"),
     "other": ("other prompt", "--other-field"),
+    "within": ("eligible part", "--within-field"),
 }
 """For each attribute of a Passage what it is in words, and the option that names its field."""
 
@@ -39,11 +40,14 @@ class Passage:
         text: the passage itself.
         answer: what follows it, to be explained; None where the next token is explained, or the model's own answer.
         other: another prompt of as many tokens; None for none.
+        within: the part of the text whose tokens alone are ranked and ablated: a text that occurs once in it, or
+            (start, stop) in tokens; None for all of it.
     """
 
     text: Text
     answer: Text | None = None
     other: Text | None = None
+    within: Text | None = None
 
     def parts(self) -> dict[str, Text]:
         """What it consists of, by attribute."""
@@ -84,7 +88,7 @@ class Passages:
         return tuple(item.text for item in self.items)
 
     def bring(self, part: str) -> bool:
-        """Whether each passage has an "answer" or an "other" prompt."""
+        """Whether each passage has an "answer", an "other" prompt, or a part "within" which tokens are eligible."""
         return any(getattr(item, part) is not None for item in self.items)
 
     def digest(self) -> str:
@@ -101,7 +105,8 @@ def read_passages(
     *,
     field: str | None = None,
     answer_field: str | None = None,
-    other: str | None = None,
+    other_field: str | None = None,
+    within_field: str | None = None,
     split: str | None = None,
     subset: str | None = None,
 ) -> Passages:
@@ -119,7 +124,8 @@ def read_passages(
         source: where the passages are.
         field: the field or column that holds the text; "text" unless given.
         answer_field: the field or column that holds the answer after each passage; none is read unless given.
-        other: the field or column that holds another prompt of as many tokens; none is read unless given.
+        other_field: the field or column that holds another prompt of as many tokens; none is read unless given.
+        within_field: the field or column that holds the eligible part of each passage; none is read unless given.
         split: of a data set, such as "test"; only needed where there are several.
         subset: the configuration of a data set, where it has several.
 
@@ -128,7 +134,7 @@ def read_passages(
     """
     if isinstance(source, Passages):
         return source
-    named = {"text": field or FIELD, "answer": answer_field, "other": other}
+    named = {"text": field or FIELD, "answer": answer_field, "other": other_field, "within": within_field}
     fields = {part: name for part, name in named.items() if name}
     if source == "" or not isinstance(source, (str, Path)):
         return Passages("given", tuple(_given(source, fields)))
@@ -294,9 +300,10 @@ def _passage(row: Any, where: str | Callable[[], str], fields: _Fields, *, given
     """
     parts = _parts(row, where, fields, pairs=given)
     for part, value in parts.items():
-        if not (isinstance(value, str) or (given and _is_ids(value))):
+        if not (isinstance(value, str) or ((given or part == "within") and _is_ids(value))):
             what = f"has {quote(value)} as {fields[part]!r}" if isinstance(row, Mapping) else f"is {quote(row)}"
-            raise FileError(f"{_place(where)} {what}; expected a text{' or token ids' * given}.")
+            ids = " or (start, stop) in tokens" if part == "within" else " or token ids" * given
+            raise FileError(f"{_place(where)} {what}; expected a text{ids}.")
     return Passage(**{part: value if isinstance(value, str) else tuple(value) for part, value in parts.items()})
 
 

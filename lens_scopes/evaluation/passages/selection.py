@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import given_answer
+from lens_scopes.prompts.groups import eligible_range
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import TokenModel
@@ -31,6 +32,7 @@ class PassagePrompt:
         answer: the tokens of the answer explained after the passage, or how many the model is to generate; None where
             the next token is explained.
         other: the tokens of the passage's other prompt, cut as this one; None for none.
+        within: the tokens [start, stop) that alone are ranked and ablated; None for all that are not special.
         prompt: the passage with its text, where nothing was cut off.
     """
 
@@ -39,6 +41,7 @@ class PassagePrompt:
     cut: int = 0
     answer: tuple[int, ...] | int | None = None
     other: tuple[int, ...] | None = None
+    within: tuple[int, int] | None = None
     prompt: Prompt | None = field(default=None, compare=False)
 
 
@@ -75,7 +78,8 @@ def read_passage(
 
     Raises:
         PromptError: for a passage that is empty, of one token, or not text of this tokenizer, for an answer that does
-            not follow it, and for another prompt of another length, with the place where the two part.
+            not follow it, for another prompt of another length, with the place where the two part, and for an eligible
+            part that is not in it, or that the cut takes away.
     """
     window = getattr(model.cfg, "n_ctx", None)
     cfg = SimpleNamespace(
@@ -98,17 +102,25 @@ def read_passage(
     other = None
     if passage.other is not None:
         other = read_aligned(without_window, prompt, passage.other, len(ids)).token_ids[: len(ids)]
+    within = None if passage.within is None else eligible_range(prompt.first(len(ids)), passage.within)
     # What the window does not hold is cut between a first special token and the end.
     after = len(answer) if isinstance(answer, tuple) else generate
     if not window or len(ids) + after <= window:
-        return PassagePrompt(ids, next_id, 0, answer, other, prompt.first(len(ids)))
+        return PassagePrompt(ids, next_id, 0, answer, other, within, prompt.first(len(ids)))
     first = int(prompt.special[0])
     room = window - after
     if not truncate or room < _LEAST_TOKENS + first:
         return TooLong(len(ids) + after, window)
     cut = len(ids) - room
+    if within is not None:
+        if within[0] < first + cut:
+            raise PromptError(
+                f"the eligible part begins at token {within[0]}, and {cut} tokens are cut off at the beginning to fit "
+                f"the context window of {window}; shorten the passage."
+            )
+        within = (within[0] - cut, within[1] - cut)
     window_ids = (*ids[:first], *ids[first + cut :])
-    return PassagePrompt(window_ids, next_id, cut, answer, other and (*other[:first], *other[first + cut :]))
+    return PassagePrompt(window_ids, next_id, cut, answer, other and (*other[:first], *other[first + cut :]), within)
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,12 @@ def facts(report: EvaluationReport) -> dict[str, str]:
         read = "the passage without its last token, which tells whether the prediction is correct"
     elif answers := manifest.get("passages", {}).get("answers"):
         read = f"the whole passage, and the answer after it (teacher-forced; {answers})"
+    eligible = manifest.get("passages", {}).get("eligible")
     found = {
         "model": ", ".join(str(model[key]) for key in ("name", "backend", "dtype") if key in model),
         "passages": passages(report),
         "read": read,
+        "eligible": f"{eligible} passage; the rest of it is never ablated" if eligible else "",
         "explained": evaluator.get("explained", ""),
         "protocol": evaluator.get("protocol", {}).get("name", ""),
         "planned": planned(report),
