@@ -14,6 +14,7 @@ from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_tim
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.answer import AnswerLike
+from lens_scopes.prompts.chat import is_chat
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.attribution import Attribution
@@ -237,7 +238,7 @@ def attribute_batch(
 
 def _one_each(given: Any, n_prompts: int, noun: str) -> list[Any]:
     """The answer or the other prompt of each prompt; a text, a number or a Prompt is that of all of them."""
-    if given is None or isinstance(given, str | int | Prompt):
+    if given is None or isinstance(given, str | int | Prompt) or is_chat(given):
         return [given] * n_prompts
     if not isinstance(given, Sequence):
         raise PromptError(f"{noun}s are a text, a number or a list of them; got {type(given).__name__}.")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.errors import LARGEST_SEED, ObjectiveError, suggest
+from lens_scopes.prompts.chat import Message, as_messages, read_messages, write_messages
 from lens_scopes.prompts.groups import UNITS
 from lens_scopes.prompts.spans import read_span
 
@@ -479,6 +480,17 @@ def write_text_or_ids(value: str | int | Sequence[int]) -> str:
     return "".join(map(write_token, value))
 
 
+def read_whole_prompt(text: Any) -> str | tuple[int | Message, ...]:
+    """A prompt as text: `[{"role": "user", "content": "…"}]` is a chat, else as `read_text_or_ids`."""
+    return (read_messages(text) if isinstance(text, str) else None) or read_text_or_ids(text)
+
+
+def write_whole_prompt(value: str | int | Sequence[int | Message]) -> str:
+    """The text that `read_whole_prompt` reads."""
+    messages = as_messages(value)
+    return write_text_or_ids(value) if messages is None else write_messages(messages)  # pyright: ignore[reportArgumentType]
+
+
 SCOPE_OPTIONS = (
     *("scope", "target", "other", "rank", "samples", "exact", "seed"),
     *("measure", "ablation", "ablations", "draws", "by", "within"),
@@ -593,10 +605,11 @@ _EXPLAINED_OPTIONS = (
         "ablation",
         EXPLAINED,
         f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
-        "tokens, given as its text or ids (#2#651). By default zero, remove for context-cite and mean for kernel-shap.",
+        "tokens, given as its text, its ids (#2#651) or a chat's JSON. By default zero, remove for context-cite and "
+        "mean for kernel-shap.",
         "NAME|TEXT",
         longest=_LONGEST_TEXT,
-        read=read_text_or_ids,
+        read=read_whole_prompt,
     ),
     Option(
         "ablations",
@@ -673,11 +686,11 @@ _READ_OPTIONS = (
     Option(
         "against",
         READ,
-        "Measure from another prompt of as many tokens, given as its text or ids (#2#651), as by the readout "
-        'dot-"TEXT": attribution patching. With points, a path starts at it.',
+        "Measure from another prompt of as many tokens, given as its text, its ids (#2#651) or a chat's JSON "
+        '([{"role": …}]), as by the readout dot-"TEXT": attribution patching. With points, a path starts at it.',
         "TEXT",
         longest=_LONGEST_TEXT,
-        read=read_text_or_ids,
+        read=read_whole_prompt,
     ),
     Option(
         "through",

@@ -47,6 +47,7 @@ from lens_scopes.scopes.registry import (
     scope_names,
     write_text_or_ids,
     write_token,
+    write_whole_prompt,
 )
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ class Spec:
         averaged on one, or by the ablation of a comparison method.
 
         Args:
-            other: text, ids or a Prompt.
+            other: text, chat messages, ids or a Prompt.
 
         Raises:
             ReadoutError: for what is no prompt, and a readout or path that has no place for one.
@@ -356,7 +357,7 @@ class Spec:
         """
         prompt = as_other_prompt(other)
         if prompt is None:
-            raise ReadoutError(f"another prompt is a text, ids or a Prompt; got {quote(other)}.")
+            raise ReadoutError(f"another prompt is a text, chat messages, ids or a Prompt; got {quote(other)}.")
         if isinstance(self.objective, Baseline):
             return self.replace(objective=self.objective.against(prompt))
         if isinstance(self.points, StraightPath):
@@ -596,7 +597,7 @@ def _option_text(option: str, value: Any) -> Any:
     if option == "within":
         return write_span(value)
     if option in TOKEN_OPTIONS or isinstance(value, tuple):
-        return write_text_or_ids(value)
+        return write_whole_prompt(value)
     return value if isinstance(value, int) else str(value)
 
 

@@ -42,8 +42,8 @@ class Ablating(Baseline):
             object.__setattr__(self, "ablation", other)
         elif not isinstance(given, str):
             raise EvaluationError(
-                f"an ablation is one of {', '.join(ABLATIONS)}, or another prompt as text, ids or a Prompt; got "
-                f"{quote(given)}."
+                f"an ablation is one of {', '.join(ABLATIONS)}, or another prompt as text, chat messages, ids or "
+                f"a Prompt; got {quote(given)}."
             )
         elif ablation_named(given).corpus == "required":
             raise EvaluationError(

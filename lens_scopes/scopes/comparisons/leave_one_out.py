@@ -40,7 +40,7 @@ class LeaveOneOut(Ablating):
         measure: "kl", "logit" or "logprob".
         ablation: what a token is replaced by: "zero", "mean" (of the embeddings of the prompt's non-special
             tokens), "pad", "eos", "bos", "resample" (by tokens drawn from the prompt itself) or "remove"; or another
-            prompt of as many tokens (text, ids or a Prompt): the token that it has in the same place.
+            prompt of as many tokens (text, chat messages, ids or a Prompt): the token that it has in the same place.
         draws: random replacements averaged for "resample".
         seed: of the draws.
         by: what is ablated together: "token", or as for `Attribution.group` "word", "line", "sentence", "paragraph" or

@@ -137,7 +137,7 @@ if TYPE_CHECKING:
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
-    _CellRequest = _with_options("_CellRequest", *_SCOPE, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _CellRequest = _with_options("_CellRequest", *_SCOPE, *ANSWER_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, *MATRIX_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
@@ -158,7 +158,9 @@ class HeadsRequest(PromptRequest, _HeadsRequest):
     position: Position = -1
     baseline: Name = Field("mean", description="zero, mean or shuffle.")
     against: OtherText | None = Field(
-        None, description="In place of a baseline, another prompt of as many tokens: its text, or ids (#2#651)."
+        None,
+        description="In place of a baseline, another prompt of as many tokens: its text, ids (#2#651) "
+        "or a chat's JSON.",
     )
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")
@@ -357,6 +359,8 @@ class CellsAnswer(_Scoped):
     spearman: Number
     position: int
     target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
     prediction: Prediction
 
 
