@@ -43,7 +43,7 @@ from .scopes.objectives import (
     Semantic,
     Temperature,
 )
-from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
+from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Rules, Skip
 from .scopes.points import Noise, StraightPath
 from .scopes.readouts import Dot, Norm, Product, Relative
 from .scopes.registry import register_objective
@@ -95,6 +95,7 @@ __all__ = [
     "Ranked",
     "Relative",
     "Result",
+    "Rules",
     "Semantic",
     "Series",
     "Skip",

@@ -81,8 +81,8 @@ def attribute(
             read by "relative" unless a readout is given; or an activation by such a name. Over its layers and heads
             scores s are put together as Σ_l √(Σ_h s_l,h,t), and "relative" makes layers comparable.
         through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
-            `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
-            default all.
+            `MLP()`, `Frozen("patterns")`, `Rules("gim")` or a combination, or a line of text such as "5-9"; the rest is
+            held fixed. By default all.
         readout: "norm" (largest effect of a unit change along each direction; usual unless the objective has a readout
             of its own), "dot" (effect of the activation's value against zero, or against the start of a path),
             "product" (the same, summed up by a norm), "relative" (as "norm", for a change as large as the activation),

@@ -424,7 +424,7 @@ def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, 
     if answered:
         held = f"the answer's tokens, {held}"
     if resolved.path is not None:
-        held += f"; gradient flows only {resolved.path}"
+        held += f"; {resolved.path.held}"
     moved_to = f"{baseline} baseline"
     if place.other is not None:
         moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"

@@ -307,6 +307,55 @@ LENSES = {
     )
 }
 FREEZABLE = {"patterns": "attention patterns", "norms": "normalisation scales", "gates": "MLP activations"}
+RULES = {
+    "half-av": "half the gradient through the product of attention patterns and values",
+    "half-qk": "half the gradient through the product of queries and keys",
+    "half-gate": "half the gradient through the product of an MLP's gate and what it gates",
+    "identity": "act(x)/x for the slope of an activation",
+    "softmax": "the slope of the attention's softmax at temperature {temperature}",
+}
+"""Single rules on the backward pass, beside what can be held constant, each with what it puts in place of the model's
+derivative. `softmax` takes a temperature, as softmax@2."""
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """Rules on the backward pass that a paper uses together.
+
+    Attributes:
+        name: as written on the command line.
+        title: what the paper calls its method.
+        rules: names of FREEZABLE and RULES.
+        source: where they come from.
+    """
+
+    name: str
+    title: str
+    rules: tuple[str, ...]
+    source: str
+
+    @property
+    def explains(self) -> str:
+        """One line for help texts."""
+        return f"the rules of {self.title} ({self.source}): {', '.join(self.rules)}"
+
+
+def rule_choices() -> dict[str, str]:
+    """What rules can be chosen by one name, each with one line of help: sets, then single ones that `freeze` lacks."""
+    return {name: entry.explains for name, entry in RULE_SETS.items()} | {
+        name: words.format(temperature="T") + (" (softmax@T; 2 unless given)" if "{" in words else "")
+        for name, words in RULES.items()
+    }
+
+
+RULE_SETS = {
+    entry.name: entry
+    for entry in (
+        RuleSet("attnlrp", "AttnLRP", ("norms", "half-av", "half-qk", "half-gate", "identity"), "arXiv:2402.05602"),
+        RuleSet("gim", "GIM", ("norms", "half-av", "half-qk", "half-gate", "softmax@2"), "arXiv:2505.17630"),
+        RuleSet("relp", "RelP", ("norms", "patterns", "half-gate", "identity"), "arXiv:2508.21258"),
+    )
+}
 MATMUL_DTYPES = ("bfloat16",)
 
 
@@ -502,7 +551,7 @@ ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
 CELL_OPTIONS = ("against", "points", "layer_site")
 MATRIX_OPTIONS = ("readout", "against")
-PATH_OPTIONS = ("through", "freeze")
+PATH_OPTIONS = ("through", "freeze", "rules")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
 _LONGEST_TEXT = 4000
@@ -700,6 +749,15 @@ _READ_OPTIONS = (
         "PATH",
     ),
     Option("freeze", READ, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True),
+    Option(
+        "rules",
+        READ,
+        "Put rules in place of the model's derivative on the backward pass. "
+        + "; ".join(f"{name}: {words}" for name, words in rule_choices().items())
+        + f". What can be held constant is a rule too: {', '.join(FREEZABLE)}.",
+        "NAME",
+        many=True,
+    ),
 )
 _LIMIT_OPTIONS = (
     Option(

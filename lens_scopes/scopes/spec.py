@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
@@ -26,7 +28,7 @@ from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
-from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
+from lens_scopes.scopes.paths import Frozen, Path, PathLike, Rules, as_path
 from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
 from lens_scopes.scopes.registry import (
@@ -38,6 +40,8 @@ from lens_scopes.scopes.registry import (
     PATH_OPTIONS,
     POINTS,
     READOUTS,
+    RULE_SETS,
+    RULES,
     SCORE_SITES,
     SITE_OPTIONS,
     TOKEN_OPTIONS,
@@ -49,6 +53,7 @@ from lens_scopes.scopes.registry import (
     write_token,
     write_whole_prompt,
 )
+from lens_scopes.scopes.rules import is_rule
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction
@@ -70,7 +75,7 @@ class Spec:
         lens: what reads the cells of the layers map as tokens, which asks for layers; None for nothing.
         sites: further activations to read.
         score_site: where the tokens' scores are read.
-        through: which components carry gradient; None for all.
+        through: which components carry gradient, and by what rules; None for all, by the model's derivative.
         readout: how a gradient becomes a score.
         points: where gradients are taken; None for the prompt itself.
         target: the next token explained, for objectives that take one and name none.
@@ -226,8 +231,8 @@ class Spec:
     def parse(cls, line: str) -> Spec:
         """The spec of one line of text: a scope, a value of it after @, and choices after +.
 
-        Choices are readouts, points, `frozen-PART`, names of SCORE_SITES such as `values`, and any option as
-        `name=value`. Text in double quotes may hold any character.
+        Choices are readouts, points, `frozen-PART`, rules such as `gim`, names of SCORE_SITES such as `values`, and any
+        option as `name=value`. Text in double quotes may hold any character.
 
         Raises:
             LensScopesError: as `from_options`.
@@ -250,12 +255,10 @@ class Spec:
             given["answer"] = one_answer(given.get("answer"), given.pop("generate", None))
         own = {name for name in given if name in entry.settings or name not in _SHARED_OPTIONS}
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
-        through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
+        through = _path(given.pop("through", None), given.pop("freeze", ()), given.pop("rules", ()))
         other = given.pop("against", None)
         if other is not None and base.readout == Norm() and entry.takes_gradient:
             given.setdefault("readout", "dot")
-        if frozen:
-            through = Frozen(*frozen) if through is None else through & Frozen(*frozen)
         every_layer = given.pop("layers", False)
         layers = given.pop("layer_site", None) or every_layer
         spec = cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
@@ -555,6 +558,8 @@ def _choice(choice: str) -> dict[str, Any]:
         return {"score_site": choice, "readout": SCORE_SITES[choice].readout}
     if choice.startswith("frozen-") and choice.removeprefix("frozen-") in FREEZABLE:
         return {"freeze": choice.removeprefix("frozen-")}
+    if is_rule(choice):
+        return {"rules": choice}
     if choice.partition("-")[0] in READOUTS:
         return {"readout": choice}
     if re.split("[-@,]", choice)[0] in POINTS:
@@ -562,7 +567,7 @@ def _choice(choice: str) -> dict[str, Any]:
     option, equals, value = choice.partition("=")
     if equals and option in options():
         return {option: _unquoted(value)}
-    known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *SCORE_SITES]
+    known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *RULE_SETS, *RULES, *SCORE_SITES]
     near = suggest(choice, known, end=";")
     raise ObjectiveError(
         f"unknown choice {choice!r}{near} known are {', '.join(known)}, and NAME=VALUE for any option."
@@ -584,6 +589,13 @@ def _written(choice: Any) -> Any:
         return getattr(choice, "text", choice)
     except ReadoutError:
         return choice
+
+
+def _path(through: PathLike, frozen: Sequence[str], rules: Sequence[str]) -> Path | None:
+    """A path and what else holds on it; None for what restricts nothing."""
+    parts = [as_path(through), Frozen(*frozen) if frozen else None, Rules(*rules) if rules else None]
+    given = [part for part in parts if part is not None]
+    return reduce(and_, given) if given else None
 
 
 def _as_answer(answer: Any) -> Any:

@@ -67,6 +67,12 @@ def test_json_is_the_result_of_the_python_call_and_nothing_else(run: Callable[..
             {"through": ls.Attention() & ls.Frozen("norms")},
         ),
         (["--freeze", "patterns", "--freeze", "norms"], ls.Semantic(), {"through": ls.Frozen("patterns", "norms")}),
+        (["--through", "gim"], ls.Semantic(), {"through": ls.Rules("gim")}),
+        (
+            ["--through", "0", "--rules", "relp", "--rules", "softmax@3"],
+            ls.Semantic(),
+            {"through": ls.Layers(0) & ls.Rules("relp", "softmax@3")},
+        ),
     ],
 )
 def test_options_say_what_the_python_arguments_say(
@@ -323,6 +329,7 @@ BEFORE_LOADING = {
     "unknown readout": ([PROMPT, "--readout", "nrom"], "did you mean 'norm'?"),
     "unknown path": ([PROMPT, "--through", "sideways"], "'sideways' is not a path"),
     "unknown frozen part": ([PROMPT, "--freeze", "weights"], "got ['weights']"),
+    "unknown rule": ([PROMPT, "--rules", "gimm"], "did you mean 'gim'?"),
     "unknown grouping": ([PROMPT, "--group", "verse"], "unknown grouping 'verse'"),
     "unknown kind of file": ([PROMPT, "--out", "page.docx"], "page.docx; give it one of the suffixes .html"),
     "no kind of file": ([PROMPT, "--out", "page"], "one of the suffixes"),
@@ -347,6 +354,7 @@ AFTER_LOADING = {
     "unknown site": ([PROMPT, "--site", "blocks.0.hook_resid_per"], "blocks.0.hook_resid_pre"),
     "unknown layer site": ([PROMPT, "--layer-site", "resid"], "layers='resid' is not a residual site"),
     "layer out of range": ([PROMPT, "--through", "5-9"], "layer 5 does not exist"),
+    "rule without a place": ([PROMPT, "--rules", "half-gate"], "have no gate"),
     "chat without a template": (["--chat", "chat.json"], "template"),
 }
 

@@ -204,7 +204,7 @@ def test_modifications_add_up() -> None:
     method = as_method("fisher@8+dot-mean+frozen-patterns+frozen-norms+path-mean@4+values")
     assert method.explanation == ls.Fisher(8)
     spec = method.spec
-    assert spec.through is not None and spec.through.frozen == {"patterns", "norms"}
+    assert spec.through is not None and spec.through.rules == {"patterns", "norms"}
     assert spec.points == ls.StraightPath("mean", 4)
     assert (spec.score_site, spec.readout) == ("hook_v", ls.Relative()), "the last readout stands"
     assert as_method("fisher@8+values+norm").spec.readout == ls.Norm()

@@ -185,7 +185,7 @@ def test_options_are_refused_by_name() -> None:
 def test_a_path_reads_back_from_its_text(path: Path) -> None:
     model = llama_like()
     again = parse_path(path.text)
-    assert again.frozen == path.frozen
+    assert again.rules == path.rules
     if all(layer < model.cfg.n_layers for term in path.terms or () for one in term for layer in one.layers or ()):
         kept = [term for term in path.terms or () if all(not one.heads for one in term)]
         assert len(kept) == len(path.terms or ()) or again == path or str(again)

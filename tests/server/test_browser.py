@@ -14,7 +14,7 @@ from command_line import PROMPT
 from served import chat_model, served_model, serving
 
 import lens_scopes as ls
-from lens_scopes.scopes.registry import FREEZABLE, READOUTS, SCORE_SITES
+from lens_scopes.scopes.registry import FREEZABLE, READOUTS, SCORE_SITES, rule_choices
 from lens_scopes.server import create_app
 from lens_scopes.views.words.colour import level_colour, scale_of
 from lens_scopes.views.words.numbers import number
@@ -115,14 +115,19 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     offered = tab.eval_on_selector_all("[name=score_site] option", "e => e.map(one => one.value)")
     assert offered == ["", *SCORE_SITES]
     assert texts(tab, ".freeze label") == [f" {words}" for words in FREEZABLE.values()]
+    offered = tab.eval_on_selector_all("[name=rules] option", "e => e.map(one => one.value)")
+    assert offered == ["", *rule_choices()]
     tab.select_option("[name=scope]", "fisher")
     tab.fill("[name=rank]", "2")
+    tab.locator(".more summary").click()
+    tab.select_option("[name=rules]", "gim")
     asked(tab, lambda: tab.click("#explain"))
     assert tab.locator(".answer .kind b").inner_text() == "Fisher(rank=2)"
-    assert "text=The+dog+sleeps+on&scope=fisher&rank=2" in tab.url
+    assert "through rules gim" in tab.locator(".answer .kind").first.inner_text()
+    assert "text=The+dog+sleeps+on&scope=fisher&rank=2&rules=gim" in tab.url
     again = visit(tab.url.partition("#")[2])
     assert tokens(again) == tokens(tab) == ["<bos>", "The", " dog", " sleeps", " on"]
-    assert again.input_value("[name=rank]") == "2"
+    assert again.input_value("[name=rank]") == "2" and again.input_value("[name=rules]") == "gim"
     asked(tab, tab.go_back)
     assert tab.input_value("textarea[name=text]") == PROMPT
     assert tab.locator(".answer .kind b").inner_text().startswith("Semantic")

@@ -26,6 +26,7 @@ from lens_scopes.scopes.registry import (
     Option,
     ScopeEntry,
     options,
+    rule_choices,
     scope_entries,
 )
 from lens_scopes.scopes.spec import Spec
@@ -448,6 +449,7 @@ def choices() -> dict[str, Any]:
         "score_sites": [Choice(name=entry.name, explains=entry.explains) for entry in SCORE_SITES.values()],
         "lenses": [Choice(name=entry.name, explains=entry.explains) for entry in LENSES.values()],
         "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
+        "rules": [Choice(name=name, explains=words) for name, words in rule_choices().items()],
         "help": {name: option.help for name, option in known.items()},
     }
 
@@ -476,7 +478,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout, a kind of points, a place for scores, a lens, or what can be held constant."""
+    """A readout, a kind of points, a place for scores, a lens, what can be held constant, or backward rules."""
 
     name: str
     explains: str
@@ -493,6 +495,7 @@ class About(BaseModel):
     score_sites: list[Choice]
     lenses: list[Choice]
     freezable: list[Choice]
+    rules: list[Choice]
     help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]
     examples: list[Example]
