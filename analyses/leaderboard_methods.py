@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lens_scopes.scopes.registry import RULE_SETS
+
 LAST_TOKENS = 64
 CHOSEN_ON = 50  # passages of each data set before the first that is measured
 PASSAGES = 150
@@ -35,6 +37,17 @@ class Entry:
     removal: bool = True
 
 
+_RULED = {
+    f"{what}, {rules.title}{', dot' * bool(readout)}": Entry(f"{line}+{rules.name}{readout}", "rules", removal)
+    for rules in RULE_SETS.values()
+    for what, line, readout, removal in (
+        ("Fisher", "fisher", "", True),
+        ("Fisher", "fisher", "+dot", False),
+        ("LogProb", "logprob", "", False),
+        ("LogProb", "logprob", "+dot", True),
+        ("FisherAtValues", "fisher-at-values", "", False),
+    )
+}
 METHODS = {
     "FisherAtValues": Entry("fisher-at-values", "values"),
     "LogProb at the values": Entry("logprob@values", "values"),
@@ -45,6 +58,8 @@ METHODS = {
     "LogProb": Entry("logprob", "scope"),
     "Semantic": Entry("semantic", "scope"),
     "Temperature": Entry("temperature", "scope"),
+    **_RULED,
+    "Fisher, half rule on A·V": Entry("fisher+half-av", "rules", removal=False),
     "Input × Gradient": Entry("ixg", "gradient"),
     "Integrated Gradients, zero": Entry("ig@5", "gradient"),
     "Integrated Gradients, mean": Entry("ig-mean@5", "gradient", removal=False),
