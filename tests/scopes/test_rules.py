@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from lens_scopes.scopes.spec import Spec
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 TARGET = 5
-EXACT = {"rtol": 1e-10, "atol": 1e-12}
+EXACT: Any = {"rtol": 1e-10, "atol": 1e-12}
 SINGLES = [*FREEZABLE, *(f"{name}@1.5" if name == "softmax" else name for name in RULES)]
 ACTIVATIONS = {
     "gelu": gelu,
@@ -324,7 +325,7 @@ def test_sites_inside_have_the_gradient_that_arrives_there(rule: str, shares: di
         torch.testing.assert_close(ruled[site], share * free[site], **EXACT)
 
 
-def test_only_the_softmax_needs_patterns(tiny) -> None:
+def test_only_the_softmax_needs_patterns(tiny: Any) -> None:
     """Half rules leave attention in blocks."""
     half = ls.attribute(tiny, IDS, through=ls.Rules("half-av", "half-qk", "norms"))
     assert attention.READ not in half.memory.unfused
