@@ -14,10 +14,11 @@ from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_tim
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.answer import AnswerLike
+from lens_scopes.prompts.chat import is_chat
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import LensLike
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.points import PointsLike
@@ -76,8 +77,9 @@ def attribute(
             the model's own final norm and unembedding (`LogitLens`), or a fitted JacobianLens of TransformerLens or its
             file. One more forward pass, and one product with the unembedding for each cell.
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
-        score_site: where the tokens' scores are read: the embedding, or an activation by such a name. Over its layers
-            and heads scores s are put together as Σ_l √(Σ_h s_l,h,t); the readout "relative" makes layers comparable.
+        score_site: where the tokens' scores are read: the embedding; "values", "keys" or "residuals" of every layer,
+            read by "relative" unless a readout is given; or an activation by such a name. Over its layers and heads
+            scores s are put together as Σ_l √(Σ_h s_l,h,t), and "relative" makes layers comparable.
         through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
             `MLP()`, `Frozen("patterns")`, `Rules("gim")` or a combination, or a line of text such as "5-9"; the rest is
             held fixed. By default all.
@@ -236,7 +238,7 @@ def attribute_batch(
 
 def _one_each(given: Any, n_prompts: int, noun: str) -> list[Any]:
     """The answer or the other prompt of each prompt; a text, a number or a Prompt is that of all of them."""
-    if given is None or isinstance(given, str | int | Prompt):
+    if given is None or isinstance(given, str | int | Prompt) or is_chat(given):
         return [given] * n_prompts
     if not isinstance(given, Sequence):
         raise PromptError(f"{noun}s are a text, a number or a list of them; got {type(given).__name__}.")

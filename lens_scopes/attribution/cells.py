@@ -2,15 +2,17 @@
 
 A cell's score by the readout `dot` from another prompt, a_l,t = vᵀJ_l,t (x_l,t − x′_l,t), predicts that the output
 explained changes by −a_l,t when x′_l,t is put in place of x_l,t, and that a divergence becomes ½ Σ_i w_i a_i,l,t².
-Gradients averaged along the path from that prompt predict large changes better than those at the prompt alone.
+Of a whole answer both are summed over its predictions, and the answer follows either prompt. Gradients averaged along
+the path from that prompt predict large changes better than those at the prompt alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
@@ -20,12 +22,12 @@ from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import ModelError, ObjectiveError, ReadoutError, whole_number
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.answer import given_answer
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.base import Result
 from lens_scopes.results.cells import CellPatches, PatchedCell
-from lens_scopes.scopes.contract import contract
+from lens_scopes.scopes.contract import OF_ANSWER, contract
 from lens_scopes.scopes.other_prompt import OtherPrompt, describe_other_prompt
 from lens_scopes.scopes.readouts import Dot
 from lens_scopes.scopes.registry import scope_entries
@@ -42,8 +44,8 @@ def patch_cells(
 
     Args:
         model: the model that the attribution is of.
-        attribution: of the next token, from `attribute(..., layers=True, readout=ls.Dot(other_prompt))`, also with
-            `points=ls.StraightPath(other_prompt)`.
+        attribution: from `attribute(..., layers=True, readout=ls.Dot(other_prompt))`, also with
+            `points=ls.StraightPath(other_prompt)`; of the next token or of whole answers, which follow both prompts.
         strongest: how many cells to patch, of those whose activation differs between the two prompts.
         progress: called with (cells patched, cells to patch).
 
@@ -52,7 +54,7 @@ def patch_cells(
         or β), and beside it the actual one for the strongest.
 
     Raises:
-        ReadoutError: for an attribution without layers, of a whole answer, or by another readout.
+        ReadoutError: for an attribution without layers, or by another readout.
         ModelError: for another model than the attribution's.
         LensScopesError: as `attribute`; ObjectiveError for a function of one's own, which no record holds.
 
@@ -68,55 +70,69 @@ def patch_cells(
     scoped = ScopedModel.of(model)
     _check_model(scoped, attribution)
     spec, other = _asked(scoped, attribution)
-    resolved = ResolvedSpec.of(scoped, spec)
-    scoped, ids = resolved.model, attribution.token_ids
-    beside = read_prompt(scoped, other)
+    resolved = ResolvedSpec.of(scoped, spec, takes_answers=True)
+    scoped = resolved.model
+    # The attribution has put the two beside each other, before it cut either at its position.
+    place = replace(_place(scoped, attribution, spec), other=read_prompt(scoped, other))
     here, there = (
-        read_activations(scoped, [list(tokens)], attribution.layer_names)
-        for tokens in (ids, beside.token_ids[: len(ids)])
+        read_activations(scoped, sequences, attribution.layer_names)
+        for sequences in (place.sequences, place.other_sequences)
     )
-    target = None if attribution.target is None else attribution.target.token_id
-    place = PromptPosition.read(scoped, ids, -1, target)
-    (state,) = resolved.checked_states(scoped.run_to_final_states([ids]), [target])
+    before = resolved.checked_states(scoped.run_to_final_states(place.sequences, reads=place.reads), place.targets)
 
     # What is predicted of every cell, and the strongest.
     assert attribution.layers is not None
     effect = 0.5 * attribution.layers if attribution.settings["divergence"] else 0.0 - attribution.layers
     order = effect.abs().flatten().argsort(descending=True, stable=True).tolist()
-    places = [divmod(index, len(ids)) for index in order]
-    # Where both prompts have the same activation, a patch is none.
+    cells = [divmod(index, len(attribution)) for index in order]
+    # Where both prompts have the same activation, a patch is none. Of two answers both rows begin with the prompt.
     differs = [(here[name][0] != there[name][0]).any(-1).tolist() for name in attribution.layer_names]
-    places = [(layer, position) for layer, position in places if differs[layer][position]][:strongest]
+    cells = [(layer, position) for layer, position in cells if differs[layer][position]][:strongest]
 
     # What patching does.
-    def hooks(rows: Sequence[tuple[int, int]]) -> list[tuple[str, Hook]]:
-        return [(name, _patching(rows, layer, there[name][0])) for layer, name in enumerate(attribution.layer_names)]
+    def hooks(copies: Sequence[tuple[int, int]]) -> list[tuple[str, Hook]]:
+        return [(name, _patching(copies, layer, there[name])) for layer, name in enumerate(attribution.layer_names)]
 
-    ys = changed_final_states(scoped, place, places, hooks, progress, resolved.budget())[:, 0] if places else None
-    after = [] if ys is None else resolved.checked_states(ys, [target] * len(places))
-    actual = [resolved.objective.change(state, reached) for reached in after]
-    expected = [float(effect[place]) for place in places]
+    ys = changed_final_states(scoped, place, cells, hooks, progress, resolved.budget()) if cells else ()
+    actual = [resolved.change(place, before, resolved.checked_states(reached, place.targets)) for reached in ys]
+    expected = [float(effect[cell]) for cell in cells]
     spearman = rank_agreement(expected, actual)
+    tokens = place.baseline_tokens(attribution.tokens)
     record = {item.name: getattr(attribution, item.name) for item in fields(Result)} | {
-        "contract": _contract(attribution, resolved, beside),
-        "settings": {**attribution.settings, "verified": len(places)},
+        "contract": _contract(attribution, resolved, place),
+        "settings": {**attribution.settings, "verified": len(cells)},
         "warnings": [
             *attribution.warnings,
-            *disagreement_warnings(spearman, f"{len(places)} cells", "patches"),
+            *disagreement_warnings(spearman, f"{len(cells)} cells", "patches"),
         ],
     }
     return CellPatches(
         **record,
         effect=effect,
         layer_names=list(attribution.layer_names),
-        baseline_tokens=list(beside.tokens[: len(ids)]),
+        baseline_tokens=tokens,
         cells=[
-            PatchedCell(layer, attribution.layer_names[layer], at, attribution.tokens[at], beside.tokens[at], *changes)
-            for (layer, at), *changes in zip(places, expected, actual, strict=True)
+            PatchedCell(layer, attribution.layer_names[layer], at, attribution.tokens[at], tokens[at], *changes)
+            for (layer, at), *changes in zip(cells, expected, actual, strict=True)
         ],
         spearman=spearman,
         target=attribution.target,
+        answer=attribution.answer,
+        other_answer=attribution.other_answer,
     )
+
+
+def _place(model: ScopedModel, attribution: Attribution, spec: Spec) -> PromptPosition:
+    """The prompt of an attribution with what was explained after it: the next token, or the tokens of the answers."""
+    ids = attribution.token_ids[: attribution.position + 1]
+    place = PromptPosition.read(model, ids, -1, None if attribution.target is None else attribution.target.token_id)
+    records = [record for record in (attribution.answer, attribution.other_answer) if record is not None]
+    if not records:
+        return place
+    answers = tuple(
+        replace(given_answer(model, place.prompt, record.token_ids), generated=record.generated) for record in records
+    )
+    return PromptPosition(place.prompt, place.position, None, answers, spec.eligible == "all", spec)
 
 
 def _check_model(model: ScopedModel, attribution: Attribution) -> None:
@@ -145,15 +161,15 @@ def _asked(model: ScopedModel, attribution: Attribution) -> tuple[Spec, OtherPro
         )
     spec = Spec.from_options(**attribution.spec)
     other = spec.other_prompt(model) if isinstance(spec.readout, Dot) else None
-    if attribution.layers is None or attribution.answer is not None or spec.answers or other is None:
+    if attribution.layers is None or other is None:
         raise ReadoutError(
-            "cells are patched from the other prompt of an attribution of the next token; make one with "
+            "cells are patched from the other prompt of an attribution at every layer; make one with "
             "attribute(..., layers=True, readout=ls.Dot(other_prompt)), on the command line with --layers --against."
         )
     return spec, other
 
 
-def _contract(attribution: Attribution, resolved: ResolvedSpec, other: Prompt) -> dict[str, str]:
+def _contract(attribution: Attribution, resolved: ResolvedSpec, place: PromptPosition) -> dict[str, str]:
     names, points, path = attribution.layer_names, resolved.points, resolved.path
     sites = " and ".join(names) if len(names) <= _MOST_NAMED else f"{names[0]} … {names[-1]} ({len(names)} layers)"
     averaged = "" if points is None else f", gradients averaged over {points.describe()}"
@@ -163,25 +179,34 @@ def _contract(attribution: Attribution, resolved: ResolvedSpec, other: Prompt) -
     )
     if path is not None:
         held += f"; {path.held}; a patch moves everything, as the model does"
-    moved_to = f"its value x′ under {describe_other_prompt(other.text or other.token_ids)}"
+    assert place.other is not None
+    moved_to = f"its value x′ under {describe_other_prompt(place.other.text or place.other.token_ids)}"
+    process = f"one cell at a time is set to {moved_to}; predicted to first order{averaged}, checked by doing it"
     amount = "½ Σ_i w_i a_i²" if attribution.settings["divergence"] else "−a"
+    which = f"the {len(attribution)} tokens up to that position"
+    if place.answers:
+        own = len(attribution) - len(place.token_ids)
+        which = f"the prompt's {len(place.token_ids)} tokens{f' and the first {own} of the answer' if own else ''}"
+        process = f"{place.answer_process}, and follow either prompt; {process}"
     return contract(
         output=attribution.contract["output explained"],
-        features=f"the residual stream ({sites}) of the {len(attribution.tokens)} tokens up to that position",
-        process=f"one cell at a time is set to {moved_to}; predicted to first order{averaged}, checked by doing it",
+        features=f"the residual stream ({sites}) of {which}",
+        process=process,
         held=held,
-        score=f"change of the output explained: {amount} with a = vᵀJ (x − x′) along {resolved.objective.equation}",
+        score=f"change of the output explained: {amount} with a = vᵀJ (x − x′) along {resolved.objective.equation}"
+        f"{OF_ANSWER if place.answers else ''}",
     )
 
 
-def _patching(rows: Sequence[tuple[int, int]], layer: int, values: Tensor) -> Hook:
-    """Puts values [pos, d_model] into one layer's cells of the rows of a batch."""
-    mine = [(row, position) for row, (its_layer, position) in enumerate(rows) if its_layer == layer]
+def _patching(copies: Sequence[tuple[int, int]], layer: int, values: Float[Tensor, "row pos d_model"]) -> Hook:
+    """Puts values into one layer's cells, one cell in all rows of a copy."""
+    mine = [(copy, position) for copy, (its_layer, position) in enumerate(copies) if its_layer == layer]
 
     def hook(activation: Tensor) -> Tensor:
         changed = activation.clone()
-        for row, position in mine:
-            changed[row, position] = values[position]
+        by_copy = changed.unflatten(0, (-1, len(values)))
+        for copy, position in mine:
+            by_copy[copy, :, position] = values[:, position]
         return changed
 
     return hook

@@ -41,7 +41,7 @@ def read_baseline(baseline: Baseline) -> tuple[str, OtherPrompt | None]:
         near = suggest(baseline, BASELINES, end="")
         raise PathError(
             f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, BASELINES))} or another prompt, as "
-            "text, ids or a Prompt; one word as ids or a Prompt)."
+            "text, chat messages, ids or a Prompt; one word as ids or a Prompt)."
         )
     return OTHER_PROMPT, other
 

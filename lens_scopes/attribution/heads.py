@@ -39,7 +39,6 @@ from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
 from lens_scopes.prompts.answer import AnswerLike
-from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import OF_ANSWER, contract
@@ -88,8 +87,8 @@ def inspect_heads(
             length. `LogProbDiff` names two answers of its own.
         baseline: what a component's output is set to: "zero", "mean" (over the prompt's non-special tokens), "shuffle"
             (its output in a prompt of the same tokens in a random order, special tokens in place), or its output under
-            another prompt of as many tokens, given as text, ids or a Prompt: effects are then those of attribution
-            patching, and the check patches for real. An answer follows either prompt.
+            another prompt of as many tokens, given as text, chat messages, ids or a Prompt: effects are then those
+            of attribution patching, and the check patches for real. An answer follows either prompt.
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
@@ -179,7 +178,7 @@ def inspect_heads(
         ablations=ablations,
         spearman=spearman,
         baseline=baseline,
-        baseline_tokens=_baseline_tokens(place, tokens),
+        baseline_tokens=place.baseline_tokens(tokens.tokens),
         target=None if answers else resolved.predicted_target(states[0]),
         answer=answers[0] if answers else None,
         other_answer=answers[1] if len(answers) > 1 else None,
@@ -407,14 +406,6 @@ def _real_changes(
 
 def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
     return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
-
-
-def _baseline_tokens(place: PromptPosition, tokens: Prompt) -> list[str]:
-    """The other prompt's tokens, and after them those of the answers that follow both prompts."""
-    if place.other is None:
-        return []
-    length = len(place.token_ids)
-    return [*place.other.tokens[:length], *tokens.tokens[length:]]
 
 
 def _existing_head(model: ScopedModel, head: str | tuple[int, int]) -> tuple[int, int]:

@@ -97,6 +97,11 @@ class PromptPosition:
         length = self.position + 1
         return [self.other.token_ids[:length] + sequence[length:] for sequence in self.sequences]
 
+    def baseline_tokens(self, tokens: Sequence[str]) -> list[str]:
+        """The other prompt's tokens, and after them those of `tokens` that follow both prompts; none without one."""
+        length = self.position + 1
+        return [] if self.other is None else [*self.other.tokens[:length], *tokens[length:]]
+
     @property
     def reads(self) -> list[tuple[int, int]]:
         """Row of `sequences` and position of each prediction explained."""

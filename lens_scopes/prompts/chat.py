@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import tokens_within
 from lens_scopes.prompts.tokens import TokenModel, quote
+
+
+@dataclass(frozen=True, repr=False)
+class Message(Mapping[str, str]):
+    """One message of a chat, as a value that compares and hashes."""
+
+    role: str
+    content: str
+
+    def __getitem__(self, key: str) -> str:
+        if key not in ("role", "content"):
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("role", "content"))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
 
 _PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no template holds them
 
@@ -22,6 +48,35 @@ def is_chat(prompt: Any) -> bool:
         and not isinstance(prompt, (bytes, bytearray))
         and any(isinstance(message, Mapping) for message in prompt)
     )
+
+
+def as_messages(prompt: Any) -> tuple[Message, ...] | None:
+    """Chat messages of a role and a content each, as values; None for what is none of these.
+
+    >>> as_messages([{"role": "user", "content": "Hello"}])
+    ({'role': 'user', 'content': 'Hello'},)
+    """
+    if not is_chat(prompt) or any(not isinstance(one, Mapping) or set(one) != {"role", "content"} for one in prompt):
+        return None
+    pairs = [(one["role"], one["content"]) for one in prompt]
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        return None
+    return tuple(itertools.starmap(Message, pairs))
+
+
+def read_messages(text: str) -> tuple[Message, ...] | None:
+    """The messages of a JSON list of them; None for any other text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        return as_messages(json.loads(text, strict=False))
+    except (ValueError, RecursionError):
+        return None
+
+
+def write_messages(messages: Sequence[Message]) -> str:
+    """The text that `read_messages` reads."""
+    return json.dumps([dict(one) for one in messages], ensure_ascii=False)
 
 
 def check_messages(model: TokenModel, messages: Any) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.base import AnswerRecord, Entry, Result
 
 if TYPE_CHECKING:
     import pandas
@@ -46,11 +46,13 @@ class CellPatches(Result):
             prompt: logits, nats or units of β, as the objective's; negative for a cell that supports the output. For
             Fisher Scope a divergence in nats, ≥ 0.
         layer_names: the hook names of its rows.
-        baseline_tokens: the tokens of the other prompt, aligned with `tokens`.
+        baseline_tokens: the tokens of the other prompt, aligned with `tokens`; an answer's own stand in both.
         cells: predicted and actual change of the cells that were patched, strongest first by what was predicted; those
             whose activation is the same under both prompts are left out.
         spearman: rank correlation of the two; None for fewer than three cells.
         target: the token explained, for objectives that have one.
+        answer: the answer explained in place of the next token, which follows either prompt; else None.
+        other_answer: the answer that it is contrasted with; else None.
 
     The other attributes are those of Result.
 
@@ -71,6 +73,8 @@ class CellPatches(Result):
     cells: list[PatchedCell]
     spearman: float | None
     target: PredictedToken | None = None
+    answer: AnswerRecord | None = None
+    other_answer: AnswerRecord | None = None
 
     def __repr__(self) -> str:
         named = ", ".join(f"{item.label} {item.score:.3g}" for item in self.top(3))

@@ -1,7 +1,8 @@
 """Another prompt that a path starts from or a readout measures from, as a value and as text.
 
-The value is a text or a tuple of ids, which compare and hash; `prompts.alignment` reads it for a model. As text it is
-a quoted string, or ids: `"The capital"`, `#2#651`.
+The value is a text, a tuple of ids or one of chat messages, which compare and hash; `prompts.alignment` reads it for a
+model. As text it is a quoted string, ids, or the JSON of the messages: `"The capital"`, `#2#651`,
+`[{"role": "user", "content": "Hello"}]`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from lens_scopes.errors import ReadoutError
+from lens_scopes.prompts.chat import Message, as_messages, is_chat, read_messages
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.registry import IDS_AS_TEXT, read_text_or_ids, write_text_or_ids, write_token
+from lens_scopes.scopes.registry import IDS_AS_TEXT, read_text_or_ids, write_token, write_whole_prompt
 
-OtherPrompt: TypeAlias = str | tuple[int, ...]
+OtherPrompt: TypeAlias = str | tuple[int, ...] | tuple[Message, ...]
 
-AS_TEXT = rf"{IDS_AS_TEXT}|\"(?:[^\"\\]|\\.)+\""
+_STRING = r"\"(?:[^\"\\]|\\.)*\""
+AS_TEXT = rf"{IDS_AS_TEXT}|(?!\"\"){_STRING}|\[(?:[^\"\[\]]|{_STRING})*\]"
 _NAME = re.compile(r"[a-z-]*")
 _MOST_SHOWN = 8  # ids
 
@@ -29,7 +32,7 @@ EACH = "prompt"
 
 
 def as_other_prompt(value: Any) -> OtherPrompt | None:
-    """A prompt given as text, ids or a Prompt; None for what is none of these.
+    """A prompt given as text, chat messages, ids or a Prompt; None for what is none of these.
 
     >>> as_other_prompt("The capital"), as_other_prompt([2, 651]), as_other_prompt(3.5)
     ('The capital', (2, 651), None)
@@ -40,6 +43,8 @@ def as_other_prompt(value: Any) -> OtherPrompt | None:
         return value.token_ids
     if isinstance(value, Tensor):
         value = value.squeeze(0).tolist() if value.ndim == 2 and len(value) == 1 else value.tolist()
+    if is_chat(value):
+        return as_messages(value)
     if isinstance(value, Sequence) and not isinstance(value, bytes) and value:
         ids = tuple(value)
         if all(type(item) is int for item in ids):
@@ -55,15 +60,21 @@ def as_baseline(value: Any) -> OtherPrompt | None:
 
 def write_other_prompt(other: OtherPrompt) -> str:
     """The text that `read_other_prompt` reads."""
-    return json.dumps(other, ensure_ascii=False) if isinstance(other, str) else write_text_or_ids(other)
+    return json.dumps(other, ensure_ascii=False) if isinstance(other, str) else write_whole_prompt(other)
 
 
 def read_other_prompt(text: str) -> OtherPrompt:
     """The prompt of a text that AS_TEXT matches.
 
     Raises:
-        ReadoutError: for a quoted string with an escape that JSON does not have.
+        ReadoutError: for a quoted string with an escape that JSON does not have, and for a list of what is no message.
     """
+    if text.startswith("["):
+        if (messages := read_messages(text)) is None:
+            raise ReadoutError(
+                f'{quote(text)} is no chat; a message of one is {{"role": "user", "content": "Hello"}}, in JSON.'
+            )
+        return messages
     if not text.startswith('"'):
         return read_text_or_ids(text)
     try:
@@ -76,7 +87,7 @@ def no_other_prompt(where: str) -> str:
     """What is wrong where EACH stands for a prompt that nobody gave, for messages."""
     return (
         f'{where} "{EACH}" stands for the other prompt of each passage of an evaluation, and there is none here; give '
-        "the prompt itself, as text, ids or a Prompt."
+        "the prompt itself, as text, chat messages, ids or a Prompt."
     )
 
 
@@ -84,5 +95,7 @@ def describe_other_prompt(other: OtherPrompt) -> str:
     """The prompt in words, for the contract."""
     if isinstance(other, str):
         return f"the prompt {quote(other)}"
-    ids = ", ".join(map(write_token, other[:_MOST_SHOWN]))
+    if (messages := as_messages(other)) is not None:
+        return f"the chat {', '.join(f'{one.role}: {quote(one.content)}' for one in messages)}"
+    ids = ", ".join(map(write_token, other[:_MOST_SHOWN]))  # pyright: ignore[reportArgumentType]
     return f"the prompt of the tokens {ids}{', …' if len(other) > _MOST_SHOWN else ''}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, TypeAlias
 
@@ -27,6 +26,7 @@ from lens_scopes.engine.token_ablation import averaged_mask, text_mean
 from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, check_seed, suggest
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import PromptLike
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.scopes.other_prompt import (
     AS_TEXT,
@@ -39,7 +39,7 @@ from lens_scopes.scopes.other_prompt import (
 )
 from lens_scopes.scopes.registry import POINTS, write_token
 
-Start: TypeAlias = Annotated[str | int | Sequence[int] | Tensor | Prompt, VALIDATED]
+Start: TypeAlias = Annotated[int | PromptLike, VALIDATED]
 Count: TypeAlias = Annotated[int, VALIDATED]
 PointsLike: TypeAlias = Annotated["Points | str | None", VALIDATED]
 
@@ -111,7 +111,7 @@ class StraightPath(Points):
             - "mean", the mean embedding of the prompt's non-special tokens;
             - "bos", "eos" or "pad", the embedding of that token, at every position;
             - a token, as its exact string (`" the"`) or its id: its embedding at every position;
-            - another prompt of as many tokens, as text (of more than one token), ids or a Prompt;
+            - another prompt of as many tokens, as text (of more than one token), chat messages, ids or a Prompt;
             - "prompt", in an evaluation: the other prompt of each passage.
         steps: number of points.
         hold_special: whether special tokens (BOS) keep their own embeddings along the path; their `dot` is then 0.
@@ -333,7 +333,7 @@ def _read_start(text: str) -> Start:
     if text in ("zero", "mean", EACH, *SPECIAL_STARTS):
         return text
     start = read_other_prompt(text)
-    return start[0] if isinstance(start, tuple) and len(start) == 1 else start
+    return start[0] if len(start) == 1 and isinstance(start[0], int) else start  # one id is a token's
 
 
 def _start_text(start: Any) -> str:
@@ -344,15 +344,16 @@ def _start_text(start: Any) -> str:
     return f"-{write_token(start) if isinstance(start, int) else write_other_prompt(start)}"
 
 
-def _plain_start(start: Start) -> str | int | tuple[int, ...]:
-    """A start as a value that can be compared and written down: a name or text, a token id, or a prompt's ids."""
+def _plain_start(start: Start) -> int | OtherPrompt:
+    """A start as a value that can be compared and written down: a name or text, a token id, or a prompt's ids or
+    messages."""
     if type(start) is int and start >= 0:
         return start
     other = as_other_prompt(start)
     if other is None:
         raise ReadoutError(
             'a path starts at "zero", "mean", "bos", "eos", "pad", a token (its string or id), or another prompt of as '
-            f"many tokens (text or ids); got {start!r}."
+            f"many tokens (text, chat messages or ids); got {start!r}."
         )
     return other
 

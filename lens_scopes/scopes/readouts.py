@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -29,7 +28,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.token_ablation import text_mean
 from lens_scopes.errors import VALIDATED, ReadoutError, suggest
-from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import (
     AS_TEXT,
     EACH,
@@ -43,7 +42,7 @@ from lens_scopes.scopes.other_prompt import (
 from lens_scopes.scopes.points import Points, StraightPath
 from lens_scopes.scopes.registry import READOUTS
 
-ReadoutBaseline: TypeAlias = Annotated[str | Sequence[int] | Tensor | Prompt | None, VALIDATED]
+ReadoutBaseline: TypeAlias = Annotated[PromptLike | None, VALIDATED]
 
 _NAMED = ("zero", "mean", "path", EACH)
 
@@ -170,8 +169,8 @@ class _FromBaseline(Readout):
         other = as_baseline(self.baseline)
         if other is None:
             raise ReadoutError(
-                f'{self.name} baseline must be "zero", "mean" or another prompt (text, ids or a Prompt; one word as '
-                f"ids or a Prompt), and along a path it is the path's start; got {self.baseline!r}."
+                f'{self.name} baseline must be "zero", "mean" or another prompt (text, chat messages, ids or a '
+                f"Prompt; one word as ids or a Prompt), and along a path it is the path's start; got {self.baseline!r}."
             )
         object.__setattr__(self, "baseline", other)
 
@@ -242,8 +241,9 @@ class Dot(_FromBaseline):
 
             - "zero";
             - "mean", the mean of the site's activations over the prompt's non-special tokens;
-            - another prompt of as many tokens, as text, ids or a Prompt: its activation at the same position. An
-              answer that is explained follows both prompts. One word in small letters is given as ids or a Prompt;
+            - another prompt of as many tokens, as text, chat messages, ids or a Prompt: its activation at the same
+              position. An answer that is explained follows both prompts. One word in small letters is given as ids or a
+              Prompt;
             - "prompt", in an evaluation: the other prompt of each passage.
 
             By default the start of the path that gradients are averaged over, "zero" where there is none. Along a path

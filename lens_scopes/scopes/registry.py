@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.errors import LARGEST_SEED, ObjectiveError, suggest
+from lens_scopes.prompts.chat import Message, as_messages, read_messages, write_messages
 from lens_scopes.prompts.groups import UNITS
 from lens_scopes.prompts.spans import read_span
 
@@ -48,7 +49,8 @@ class ScopeEntry:
         takes_gradient: False for comparison methods, which have no site, path, readout or points.
         quantity: what a score is a change of, in words that a sentence can hold.
         unit: of that quantity.
-        is_preset: whether it names a Spec, whose sites and readout are chosen with it.
+        score_site: the entry of SCORE_SITES where its scores are read; empty for the embedding, which leaves the site
+            to choose.
         is_divergence: whether a score is a Kullback–Leibler divergence of the prediction, to second order.
     """
 
@@ -60,8 +62,13 @@ class ScopeEntry:
     takes_gradient: bool = True
     quantity: str = "the quantity explained"
     unit: str = ""
-    is_preset: bool = False
+    score_site: str = ""
     is_divergence: bool = False
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it names a Spec, whose site and readout are chosen with it."""
+        return bool(self.score_site)
 
     @property
     def main_setting(self) -> str | None:
@@ -83,7 +90,11 @@ class ScopeEntry:
         if missing:
             raise ObjectiveError(f"scope {self.name!r} needs {' and '.join(self.required)}; {missing[0]} is missing.")
         make = self.home if callable(self.home) else resolve_name(self.home)
-        return make(**{self.settings[name]: value for name, value in settings.items()})
+        explanation = make(**{self.settings[name]: value for name, value in settings.items()})
+        if not self.is_preset:
+            return explanation
+        read = resolve_name("lens_scopes.scopes.spec:Spec.read")
+        return read(explanation, score_site=self.score_site)
 
 
 _OBJECTIVES, _COMPARISONS = "lens_scopes.scopes.objectives", "lens_scopes.scopes.comparisons"
@@ -149,44 +160,76 @@ _BUILT_IN = (
     ),
     ScopeEntry(
         "fisher-at-values",
-        "lens_scopes.scopes.spec:FisherAtValues",
+        f"{_OBJECTIVES}:Fisher",
         "the whole distribution, read at the attention values",
         _FISHER,
         quantity="the whole predicted distribution",
         unit="nats",
-        is_preset=True,
+        score_site="values",
         is_divergence=True,
     ),
     ScopeEntry(
         "leave-one-out",
-        f"{_COMPARISONS}:LeaveOneOut",
+        f"{_COMPARISONS}.leave_one_out:LeaveOneOut",
         "the prediction without each token",
         settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed", **_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
         "context-cite",
-        "lens_scopes.scopes.context_cite:ContextCite",
+        f"{_COMPARISONS}.context_cite:ContextCite",
         "what an answer rests on, by random ablations",
         settings={"ablations": "ablations", "ablation": "ablation", "seed": "seed", **_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
         "faded-attention",
-        "lens_scopes.scopes.faded_attention:FadedAttention",
+        f"{_COMPARISONS}.faded_attention:FadedAttention",
         "what an answer rests on, by fading the attention to its segments",
         settings={**_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
-        "attention-rollout", f"{_COMPARISONS}:AttentionRollout", "attention, layer by layer", takes_gradient=False
+        "attention-rollout",
+        f"{_COMPARISONS}.attention:AttentionRollout",
+        "attention, layer by layer",
+        takes_gradient=False,
     ),
     ScopeEntry(
-        "value-attention", f"{_COMPARISONS}:ValueWeightedAttention", "attention times values", takes_gradient=False
+        "value-attention",
+        f"{_COMPARISONS}.attention:ValueWeightedAttention",
+        "attention times values",
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "kernel-shap",
+        f"{_COMPARISONS}.kernel_shap:KernelShap",
+        "Shapley values of the tokens, by random ablations",
+        settings={"ablations": "ablations", "ablation": "ablation", "seed": "seed", **_SEGMENTS},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "grad-ellm",
+        f"{_COMPARISONS}.attention:GradEllm",
+        "a logit, by attention times values times gradient",
+        takes_gradient=False,
+    ),
+    ScopeEntry("closeness", f"{_COMPARISONS}.trivial:Closeness", "nothing: closeness to the end", takes_gradient=False),
+    ScopeEntry(
+        "embedding-norm",
+        f"{_COMPARISONS}.trivial:EmbeddingNorm",
+        "nothing: the embedding's size",
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "surprisal",
+        f"{_COMPARISONS}.trivial:Surprisal",
+        "the token itself, given those before it",
+        takes_gradient=False,
     ),
     ScopeEntry(
         "random",
-        f"{_COMPARISONS}:RandomScores",
+        f"{_COMPARISONS}.trivial:RandomScores",
         "nothing: random scores",
         settings={"seed": "seed"},
         takes_gradient=False,
@@ -216,6 +259,33 @@ READOUTS = {
         ),
         ChoiceEntry("product", "lens_scopes.scopes.readouts:Product", "norm of gradient × value, as for dot"),
         ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ScoreSiteEntry:
+    """One name of a place where tokens' scores are read.
+
+    Attributes:
+        name: as text.
+        site: the activation of every layer, whose parts are added up.
+        readout: how its gradients become scores, unless another readout is chosen.
+        explains: what is there, in a few words.
+    """
+
+    name: str
+    site: str
+    readout: str
+    explains: str
+
+
+SCORE_SITES = {
+    entry.name: entry
+    for entry in (
+        ScoreSiteEntry("values", "hook_v", "relative", "the attention values of every layer"),
+        ScoreSiteEntry("keys", "hook_k", "relative", "the attention keys of every layer"),
+        ScoreSiteEntry("residuals", "hook_resid_pre", "relative", "the residual stream before every layer"),
     )
 }
 POINTS = {
@@ -459,6 +529,17 @@ def write_text_or_ids(value: str | int | Sequence[int]) -> str:
     return "".join(map(write_token, value))
 
 
+def read_whole_prompt(text: Any) -> str | tuple[int | Message, ...]:
+    """A prompt as text: `[{"role": "user", "content": "…"}]` is a chat, else as `read_text_or_ids`."""
+    return (read_messages(text) if isinstance(text, str) else None) or read_text_or_ids(text)
+
+
+def write_whole_prompt(value: str | int | Sequence[int | Message]) -> str:
+    """The text that `read_whole_prompt` reads."""
+    messages = as_messages(value)
+    return write_text_or_ids(value) if messages is None else write_messages(messages)  # pyright: ignore[reportArgumentType]
+
+
 SCOPE_OPTIONS = (
     *("scope", "target", "other", "rank", "samples", "exact", "seed"),
     *("measure", "ablation", "ablations", "draws", "by", "within"),
@@ -573,15 +654,16 @@ _EXPLAINED_OPTIONS = (
         "ablation",
         EXPLAINED,
         f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
-        "tokens, given as its text or ids (#2#651). By default zero, and remove for context-cite.",
+        "tokens, given as its text, its ids (#2#651) or a chat's JSON. By default zero, remove for context-cite and "
+        "mean for kernel-shap.",
         "NAME|TEXT",
         longest=_LONGEST_TEXT,
-        read=read_text_or_ids,
+        read=read_whole_prompt,
     ),
     Option(
         "ablations",
         EXPLAINED,
-        "How many random ablations context-cite runs. By default 64.",
+        "How many random ablations context-cite and kernel-shap run. By default 64.",
         kind=int,
         minimum=2,
         maximum=1024,
@@ -590,15 +672,15 @@ _EXPLAINED_OPTIONS = (
     Option(
         "by",
         EXPLAINED,
-        "What leave-one-out, context-cite and faded-attention change as a whole, its effect divided evenly over its "
-        "tokens. By default token, and sentence for the other two.",
+        "What leave-one-out, kernel-shap, context-cite and faded-attention change as a whole, its effect divided "
+        "evenly over its tokens. By default token, and sentence for the last two.",
         "|".join(UNITS),
     ),
     Option(
         "within",
         EXPLAINED,
-        "The part of the prompt whose tokens leave-one-out, context-cite and faded-attention change, while all others "
-        "stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
+        "The part of the prompt whose tokens leave-one-out, kernel-shap, context-cite and faded-attention change, "
+        "while others stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
         "TEXT|START:STOP",
         longest=_LONGEST_TEXT,
         read=read_span,
@@ -627,9 +709,10 @@ _READ_OPTIONS = (
     Option(
         "score_site",
         READ,
-        "Where the tokens' scores are read: the embedding by default, or an activation whose layers are added up, such "
-        "as hook_v with the readout relative.",
-        "NAME",
+        "Where the tokens' scores are read, for any scope: the embedding by default; "
+        + "; ".join(f"{entry.name}: {entry.explains}" for entry in SCORE_SITES.values())
+        + " (these by relative unless a readout is given); or any activation, its layers added up, such as hook_z.",
+        "|".join((*SCORE_SITES, "NAME")),
     ),
     Option(
         "readout",
@@ -652,11 +735,11 @@ _READ_OPTIONS = (
     Option(
         "against",
         READ,
-        "Measure from another prompt of as many tokens, given as its text or ids (#2#651), as by the readout "
-        'dot-"TEXT": attribution patching. With points, a path starts at it.',
+        "Measure from another prompt of as many tokens, given as its text, its ids (#2#651) or a chat's JSON "
+        '([{"role": …}]), as by the readout dot-"TEXT": attribution patching. With points, a path starts at it.',
         "TEXT",
         longest=_LONGEST_TEXT,
-        read=read_text_or_ids,
+        read=read_whole_prompt,
     ),
     Option(
         "through",

@@ -1,5 +1,6 @@
 """Another prompt as the baseline: attribution patching against literal Jacobians, real patches and laws."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
+from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, ObjectiveError, PromptError, ReadoutError, ResultError
 
 IDS = [3, 17, 0, 8, 22, 3]
@@ -238,6 +240,57 @@ def test_the_other_prompt_is_text_ids_or_a_prompt(reader: Any) -> None:
     assert "under the prompt of the tokens #0, #2, #7" in found[1].contract["score attributed"]
 
 
+def test_the_other_prompt_of_a_chat_is_a_chat(tmp_path: Any) -> None:
+    model = gpt2_like()
+    model.tokenizer = tokenizer()
+    model.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}.{% endfor %}"
+    chat, other = ([{"role": "user", "content": text}] for text in ("The dog", "The sofa"))
+    ids = ls.read_prompt(model, other).token_ids
+    for settings in ({"readout": ls.Dot(other)}, {"points": ls.StraightPath(other, 2), "readout": "dot"}):
+        found = ls.attribute(model, chat, layers=True, **settings)
+        by_ids = {"readout": ls.Dot(ids)} if "points" not in settings else {"points": ls.StraightPath(ids, 2)}
+        assert torch.equal(found.scores, ls.attribute(model, chat, **{**settings, **by_ids}).scores)
+        found.save(tmp_path / "chat.safetensors")
+        loaded = ls.Attribution.load(tmp_path / "chat.safetensors")
+        spec = ls.Spec.from_options(**loaded.spec)
+        assert spec == ls.Spec.parse(spec.line) and spec.other_prompt(ScopedModel.of(model)) is not None
+        assert torch.equal(ls.attribute(model, chat, spec).scores, found.scores)
+        assert ls.patch_cells(model, loaded, 2).baseline_tokens == ls.patch_cells(model, found, 2).baseline_tokens
+    left_out = ls.attribute(model, chat, ls.LeaveOneOut(ablation=other))
+    assert torch.equal(left_out.scores, ls.attribute(model, chat, ls.LeaveOneOut(ablation=ids)).scores)
+    assert ls.Spec.from_options(**left_out.spec) == ls.Spec(ls.LeaveOneOut(ablation=other))
+    heads = ls.inspect_heads(model, chat, baseline=other, verify=0)
+    assert torch.equal(heads.effect, ls.inspect_heads(model, chat, baseline=ids, verify=0).effect)
+    (batch, *_) = ls.attribute_batch(model, [chat, chat], against=other)
+    assert_close(batch.scores, ls.attribute(model, chat, readout=ls.Dot(other)).scores, **CLOSE)
+
+
+@pytest.mark.parametrize("content", ["The sofa", 'a "quote" + [x] {y} \\ @3 -held', "line\nbreak", ""])
+def test_a_chat_as_text_is_read_back(content: str) -> None:
+    chat = [{"role": "user", "content": content}, {"role": "assistant", "content": "#2"}]
+    for spec in (
+        ls.Spec(ls.Fisher(), readout=ls.Dot(chat)),
+        ls.Spec(ls.Fisher(), readout=ls.Dot(), points=ls.StraightPath(chat, 4, hold_special=True)),
+        ls.Spec(ls.LeaveOneOut(ablation=chat)),
+    ):
+        assert ls.Spec.parse(spec.line) == spec == ls.Spec.from_options(**spec.to_options())
+        assert eval(f"ls.Spec.read({', '.join(spec.to_python())})", {"ls": ls}) == spec
+    as_typed = json.dumps(chat, indent=1)  # as of a file: --against "$(cat other.json)"
+    assert ls.Spec.from_options(scope="fisher", against=as_typed) == ls.Spec(ls.Fisher(), readout=ls.Dot(chat))
+    assert ls.Spec.from_options(against="[a list]") == ls.Spec.read(readout=ls.Dot("[a list]"))
+
+
+def test_what_is_no_chat_is_no_other_prompt(reader: Any) -> None:
+    named = {"role": "user", "content": "The sofa", "name": "Ann"}
+    for wrong in ([{"role": "user"}], [{"role": "user", "content": 3}], [named], [{}]):
+        with pytest.raises(ReadoutError, match="or another prompt .text, chat messages, ids"):
+            ls.Dot(wrong)
+    with pytest.raises(ReadoutError, match="is no chat; a message of one is"):
+        ls.Spec.parse('semantic+dot-["a"]')
+    with pytest.raises(PromptError, match="no chat template"):
+        ls.attribute(reader, PROMPT, readout=ls.Dot([{"role": "user", "content": "The sofa"}]))
+
+
 def test_a_result_is_saved_with_the_other_prompt_and_asked_for_again(reader: Any, tmp_path: Any) -> None:
     text = "The dog sleeps on the"
     first = ls.attribute(reader, text, ls.Semantic(" sofa"), readout=ls.Dot("The sofa sleeps on the"))
@@ -374,6 +427,82 @@ def test_cells_of_a_linear_model_and_of_a_divergence_are_as_predicted() -> None:
     assert ls.patch_cells(model, fisher, 0).cells == []
 
 
+ANSWER, SECOND = [4, 11, 6], [9]
+
+
+def patched_log_probability(model: Any, answer: Sequence[int], cell: Any) -> float:
+    """log P(answer | prompt) with one cell of the prompt and answer set to its value under the other prompt."""
+    whole, instead = ([*ids, *answer[:-1]] for ids in (IDS, OTHER))
+    moved = reference.site_activation(model, whole, cell.site)
+    moved[cell.position] = reference.site_activation(model, instead, cell.site)[cell.position]
+    total = 0.0
+    for index, token in enumerate(answer):
+        y = reference.state_from_site(model, whole, len(IDS) - 1 + index, cell.site, moved)
+        total += float(reference.logits_from_final_state(model, y).log_softmax(-1)[token])
+    return total
+
+
+def unpatched_log_probability(model: Any, answer: Sequence[int]) -> float:
+    states = [reference.state_of(model, [*IDS, *answer[:done]]) for done in range(len(answer))]
+    logs = [reference.logits_from_final_state(model, y).log_softmax(-1) for y in states]
+    return sum(float(log[token]) for log, token in zip(logs, answer, strict=True))
+
+
+@pytest.mark.parametrize("eligible", ["prompt", "all"])
+def test_cells_of_an_answer_are_patched_for_all_of_its_predictions(model: Any, eligible: str) -> None:
+    settings: Any = {"layers": "resid_post", "readout": ls.Dot(OTHER), "eligible": eligible}
+    att = ls.attribute(model, IDS, ls.LogProb(), answer=ANSWER, **settings)
+    patches = ls.patch_cells(model, att, 40)
+    before = unpatched_log_probability(model, ANSWER)
+    assert patches.answer == att.answer and patches.other_answer is None and patches.target is None
+    assert len(patches.cells) >= 10 and any(cell.position >= len(IDS) for cell in patches.cells) == (eligible == "all")
+    for cell in patches.cells:
+        after = patched_log_probability(model, ANSWER, cell)
+        assert cell.actual == pytest.approx(after - before, rel=1e-8, abs=1e-11)
+    assert att.layers is not None
+    assert_close(patches.effect, -att.layers, **CLOSE)
+    own = ANSWER[:-1] if eligible == "all" else []
+    assert patches.baseline_tokens == [f"#{token}" for token in [*OTHER, *own]]
+    assert "follow either prompt; one cell at a time" in patches.contract["generative process"]
+    features = patches.contract["eligible features"]
+    assert f"the prompt's {len(IDS)} tokens" in features and ("first 2 of the answer" in features) == bool(own)
+
+
+def test_cells_of_two_answers_differ_by_what_patches_do_to_each(model: Any) -> None:
+    settings: Any = {"layers": True, "readout": ls.Dot(OTHER)}
+    att = ls.attribute(model, IDS, ls.LogProbDiff(ANSWER, SECOND), **settings)
+    patches = ls.patch_cells(model, att, 40)
+    before = unpatched_log_probability(model, ANSWER) - unpatched_log_probability(model, SECOND)
+    assert patches.answer is not None and patches.other_answer is not None and len(patches.cells) >= 6
+    for cell in patches.cells:
+        after = patched_log_probability(model, ANSWER, cell) - patched_log_probability(model, SECOND, cell)
+        assert cell.actual == pytest.approx(after - before, rel=1e-8, abs=1e-11)
+
+
+def test_cells_of_an_answers_divergence_move_all_its_distributions(model: Any) -> None:
+    att = ls.attribute(model, IDS, ls.Fisher("trace"), answer=ANSWER, layers=True, readout=ls.Dot(OTHER))
+    (cell, *_) = ls.patch_cells(model, att, 1).cells
+    whole, instead = ([*ids, *ANSWER[:-1]] for ids in (IDS, OTHER))
+    moved = reference.site_activation(model, whole, cell.site)
+    moved[cell.position] = reference.site_activation(model, instead, cell.site)[cell.position]
+    expected = 0.0
+    for index in range(len(ANSWER)):
+        at = len(IDS) - 1 + index
+        ys = reference.state_of(model, whole[: at + 1]), reference.state_from_site(model, whole, at, cell.site, moved)
+        before, after = (reference.logits_from_final_state(model, y).log_softmax(-1) for y in ys)
+        expected += float((before.exp() * (before - after)).sum())
+    assert cell.actual == pytest.approx(expected, rel=1e-8) and cell.predicted == pytest.approx(expected, rel=0.8)
+
+
+def test_cells_of_an_answer_that_the_model_wrote_are_saved_and_come_back(model: Any, tmp_path: Any) -> None:
+    att = ls.attribute(model, IDS, answer=3, layers=True, readout=ls.Dot(OTHER))
+    patches = ls.patch_cells(model, att, 2)
+    patches.save(tmp_path / "cells.safetensors")
+    again = ls.CellPatches.load(tmp_path / "cells.safetensors")
+    assert again.answer == patches.answer == att.answer and patches.answer is not None and patches.answer.generated
+    assert "generated by the model" in again.contract["generative process"]
+
+
 def test_cells_of_a_path_from_the_other_prompt_are_patched_from_it(model: Any) -> None:
     """At the embedding a path is complete: of prompts that differ in one token its cell is the patch itself."""
     other = [*IDS[:3], 14, *IDS[4:]]
@@ -425,7 +554,7 @@ def test_patches_that_disagree_with_the_map_say_so() -> None:
 
 
 @pytest.mark.parametrize("asked", [{"layers": True}, {"readout": ls.Dot(OTHER)},
-    {"layers": True, "readout": ls.Product(OTHER)}, {"layers": True, "readout": ls.Dot(OTHER), "answer": [4, 2]},
+    {"layers": True, "readout": ls.Product(OTHER)},
     {"layers": True, "readout": "dot", "points": ls.StraightPath("mean", 2)},
     {"layers": True, "readout": "dot", "points": ls.StraightPath(3, 2)}])  # fmt: skip
 def test_cells_without_another_prompt_are_refused(asked: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ def test_from_the_prompt_itself_nothing_changes(model: Any) -> None:
     ("ask", "error", "words"),
     [
         (lambda: ls.LeaveOneOut(ablation="promt"), EvaluationError, "did you mean 'prompt'"),
-        (lambda: ls.LeaveOneOut(ablation=3.5), EvaluationError, "or another prompt as text, ids or a Prompt; got 3.5"),
+        (lambda: ls.LeaveOneOut(ablation=3.5), EvaluationError, "chat messages, ids or a Prompt; got 3.5"),
         (lambda: ls.LeaveOneOut(ablation="corpus-mean"), EvaluationError, "sees one prompt alone"),
         (lambda: ls.LeaveOneOut(ablation="prompt"), EvaluationError, "give each passage one, else the prompt itself"),
         (lambda: ls.LeaveOneOut(ablation="The sofa. sleeps on the"), PromptError, "they part at position 2: ' dog'"),
@@ -103,7 +103,7 @@ def test_from_the_prompt_itself_nothing_changes(model: Any) -> None:
         (lambda: ls.Spec.parse("fisher+relative").against(OTHER), ReadoutError, "relative has no baseline"),
         (lambda: ls.Spec.parse("fisher+dot-mean").against(OTHER), ReadoutError, "has a baseline already"),
         (lambda: ls.Spec.parse("fisher+dot+path-mean").against(OTHER), ReadoutError, "starts at 'mean' already"),
-        (lambda: ls.Spec.parse("fisher+dot").against(3.5), ReadoutError, "another prompt is a text, ids or a Prompt"),
+        (lambda: ls.Spec.parse("fisher+dot").against(3.5), ReadoutError, "is a text, chat messages, ids or a Prompt"),
     ],
 )  # fmt: skip
 def test_what_is_no_ablation_or_has_no_place_for_a_prompt_is_refused(

@@ -110,7 +110,7 @@ def test_readouts_are_given_by_object_or_name() -> None:
     assert "'integral'" in message and "'norm' or 'dot'" in message and "did you mean" not in message
     for wrong in (None, 3, Norm):
         refusal(lambda wrong=wrong: inspect.unwrap(as_readout)(wrong), ReadoutError)
-    for wrong in ("max", "", 0, [], [0.5], [{"role": "user", "content": "Hi"}]):
+    for wrong in ("max", "", 0, [], [0.5], [{"role": "user"}]):
         message = refusal(lambda wrong=wrong: inspect.unwrap(Dot.__init__)(object.__new__(Dot), wrong), ReadoutError)
         assert repr(wrong) in message
 

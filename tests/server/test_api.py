@@ -117,6 +117,17 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         ),
         CellsAnswer,
     ),
+    "cells of an answer": (
+        {"scope": "logprob", "answer": " sofa dog", "eligible": "all", "against": OTHER, "verify": 4},
+        lambda model: ls.patch_cells(
+            model,
+            ls.attribute(
+                model, PROMPT, ls.LogProb(), answer=" sofa dog", eligible="all", layers=True, readout=ls.Dot(OTHER)
+            ),
+            4,
+        ),
+        CellsAnswer,
+    ),
     "matrix": (
         {"scope": "entropy", "generate": 2, "spans": {"start": "The"}},
         lambda model: ls.attribute_all(model, PROMPT, ls.Entropy(), generate=2, spans={"start": "The"}),
@@ -278,6 +289,17 @@ def test_a_chat_is_explained() -> None:
     with client(create_app({"chatty": chat_model()})) as api:
         assert api.get("/api/about").json()["models"][0]["chat"] is True
         answer = api.post("/api/attribute", json={"chat": chat}).json()
+        other = json.dumps([{"role": "user", "content": "The sofa"}, {"role": "assistant", "content": "it's <&> on"}])
+        against = api.post("/api/attribute", json={"chat": chat, "against": other}).json()
+        for kind in ("heads", "cells"):
+            further = api.post(f"/api/{kind}", json={"chat": chat, "against": other, "verify": 2}).json()
+            assert further["baseline_tokens"][2] == " sofa"
+            assert 'under the prompt "The sofa.' in further["contract"]["generative process"]
+            assert "The sofa" in further["command"]["python"]
+            assert f"--against {shlex.quote(other)}" in further["command"]["shell"]
+        beside = api.post("/api/alignment", json={"chat": chat, "against": other}).json()
+        assert beside["aligned"] is True and beside["blocks"][1]["rows"][0][2]["value"] == " sofa"
+    assert against["settings"]["readout"]["baseline_tokens"][2] == " sofa"
     assert "".join(answer["tokens"]).startswith("<bos>The dog.")
     script = 'lens-scopes() { cat "$3"; }\n' + answer["command"]["shell"]
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)

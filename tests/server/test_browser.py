@@ -14,7 +14,7 @@ from command_line import PROMPT
 from served import chat_model, served_model, serving
 
 import lens_scopes as ls
-from lens_scopes.scopes.registry import FREEZABLE, READOUTS, rule_choices
+from lens_scopes.scopes.registry import FREEZABLE, READOUTS, SCORE_SITES, rule_choices
 from lens_scopes.server import create_app
 from lens_scopes.views.words.colour import level_colour, scale_of
 from lens_scopes.views.words.numbers import number
@@ -112,6 +112,8 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     tab.fill("textarea[name=text]", "The dog sleeps on")
     offered = tab.eval_on_selector_all("[name=readout] option", "e => e.map(one => one.value)")
     assert offered == ["", *READOUTS], "the page offers what the library has"
+    offered = tab.eval_on_selector_all("[name=score_site] option", "e => e.map(one => one.value)")
+    assert offered == ["", *SCORE_SITES]
     assert texts(tab, ".freeze label") == [f" {words}" for words in FREEZABLE.values()]
     offered = tab.eval_on_selector_all("[name=rules] option", "e => e.map(one => one.value)")
     assert offered == ["", *rule_choices()]
@@ -129,6 +131,19 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     asked(tab, tab.go_back)
     assert tab.input_value("textarea[name=text]") == PROMPT
     assert tab.locator(".answer .kind b").inner_text().startswith("Semantic")
+
+
+def test_scores_are_read_where_the_page_says(visit: Callable[..., Any], model: Any) -> None:
+    tab = visit()
+    tab.evaluate("document.querySelector('details.more').open = true")
+    tab.select_option("[name=scope]", "temperature")
+    tab.select_option("[name=score_site]", "values")
+    asked(tab, lambda: tab.click("#explain"))
+    assert "scope=temperature&score_site=values" in tab.url
+    expected = ls.attribute(model, PROMPT, ls.Temperature(), score_site="values")
+    assert [float(text) for text in texts(tab, "#a-scores .cell")] == pytest.approx(expected.scores.tolist(), rel=1e-3)
+    again = visit(tab.url.partition("#")[2])
+    assert again.input_value("[name=score_site]") == "values"
 
 
 def test_the_fold_stays_in_the_address_and_with_other_questions(visit: Callable[..., Any]) -> None:
@@ -451,6 +466,12 @@ def test_two_prompts_are_contrasted(visit: Callable[..., Any], model: Any) -> No
     assert tab.locator("#a-further").inner_text().count("Patch cells") == 0
     assert "against another prompt" in tab.inner_text("#a-cells") and tab.locator("#a-ablation .square").count()
 
+    # Of a whole answer, which follows both prompts.
+    whole = visit(f"text={PROMPT}&against={other}&scope=logprob&answer=+sofa+dog&show=cells")
+    whole.wait_for_selector("#a-patches .dot")
+    assert "log P(answer | prompt) = " in whole.inner_text("#a-cells")
+    assert "the answer's log-probability (nats)" in whole.inner_text("#a-cells")
+
     # Another length: shown beside each other while it is written, and the sentence when it is asked.
     tab.fill("[name=against]", "The sofa. sleeps on the")
     tab.wait_for_selector(".alignment .problem")
@@ -467,6 +488,42 @@ def test_the_examples_are_there(visit: Callable[..., Any]) -> None:
     assert texts(tab, ".study") == ["Translation", "Instructions", "Time series"]
     asked(tab, lambda: tab.get_by_role("button", name="Opposite against synonym").click())
     assert tab.locator(".answer").count() == 2
+
+
+def test_a_chat_is_contrasted_with_another_chat(visit: Callable[..., Any]) -> None:
+    model = chat_model()
+    chat, other = ([{"role": "user", "content": text}, {"role": "assistant", "content": " sleeps"}] for text in
+                   ("The dog", "The sofa"))  # fmt: skip
+    with serving(create_app({"chatty": model})) as address:
+        tab = visit(at=address)
+        tab.get_by_role("radio", name="Chat").check()
+        tab.get_by_label("Content").fill("The dog")
+        tab.get_by_role("button", name="Add a turn").click()
+        tab.get_by_label("Role").nth(1).select_option("assistant")
+        tab.get_by_label("Content").nth(1).fill(" sleeps")
+        # The other chat begins as a copy, and is put beside this one while it is written.
+        tab.get_by_role("button", name="Another chat of as many tokens").click()
+        others = tab.locator(".contrast-chat textarea")
+        assert [others.nth(i).input_value() for i in range(others.count())] == ["The dog", " sleeps"]
+        others.first.fill("The sofa. dog")
+        tab.wait_for_selector(".alignment .problem")
+        assert "they part at position 2" in tab.inner_text(".alignment")
+        others.first.fill("The sofa")
+        tab.wait_for_selector(".alignment .problem", state="detached")
+        asked(tab, lambda: tab.click("#explain"))
+        att = ls.attribute(model, chat, layers=True, readout=ls.Dot(other))
+        assert "under the chat user: 'The sofa'" in att.contract["score attributed"]
+        assert att.contract["score attributed"] in tab.inner_text("#results")
+        tab.get_by_role("button", name="Patch cells").click()
+        tab.wait_for_selector("#a-patches .dot")
+        patches = ls.patch_cells(model, att)
+        assert tab.locator("#a-cells .heat td.framed").count() == len(patches.cells) > 0
+        again = visit(tab.url.partition("#")[2], at=address)
+        again.wait_for_selector("#a-patches .dot")
+        assert again.locator(".contrast-chat textarea").first.input_value() == "The sofa"
+        again.get_by_role("button", name="Contrast with nothing").click()
+        asked(again, lambda: again.click("#explain"))
+        assert "against=" not in again.url and "under the chat" not in again.inner_text("#results")
 
 
 def test_a_chat_is_typed_turn_by_turn(visit: Callable[..., Any]) -> None:

@@ -205,7 +205,7 @@ def evaluate(
         from lens_scopes.evaluation.run import evaluate as measure
         from lens_scopes.evaluation.statistics.comparison import check_reference
         from lens_scopes.evaluation.storage.folder import ResultFolder
-        from lens_scopes.scopes.comparisons import check_unit
+        from lens_scopes.scopes.comparisons.ablating import check_unit
 
         # What can be refused without the model is refused before it is loaded.
         check_target(data.target)

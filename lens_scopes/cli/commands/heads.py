@@ -40,7 +40,7 @@ def heads(
         typer.Option(
             metavar="TEXT",
             help="Replace a component's output by its output under this prompt, of as many tokens as the prompt "
-            "explained: a text, or ids ('#2#651').",
+            "explained: a text, ids ('#2#651'), or a chat's JSON ('[{\"role\": …}]').",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -71,11 +71,11 @@ def heads(
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.heads import inspect_heads
-        from lens_scopes.scopes.registry import read_text_or_ids
+        from lens_scopes.scopes.registry import read_whole_prompt
 
         spec = asked.spec().require_gradient()
         loaded = model.load()
-        replacement: Any = baseline or "mean" if against is None else read_text_or_ids(against)
+        replacement: Any = baseline or "mean" if against is None else read_whole_prompt(against)
         with progress_bar("Ablating") as progress:
             result = inspect_heads(
                 loaded,

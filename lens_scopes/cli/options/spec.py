@@ -89,7 +89,9 @@ else:
         "HeadsOptions", (*SCOPE_OPTIONS, *WHICH_ANSWER, *PATH_OPTIONS, *LIMIT_OPTIONS), "For heads and MLPs."
     )
     CellOptions = _group(
-        "CellOptions", (*SCOPE_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For patched cells."
+        "CellOptions",
+        (*SCOPE_OPTIONS, *ANSWER_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS),
+        "For patched cells.",
     )
     MatrixOptions = _group(
         "MatrixOptions", (*SCOPE_OPTIONS, *MATRIX_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For matrices."

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
-from lens_scopes.scopes.registry import CELL_OPTIONS, DEFAULT_SCOPE, SITE_OPTIONS, read_text_or_ids
+from lens_scopes.scopes.registry import CELL_OPTIONS, DEFAULT_SCOPE, SITE_OPTIONS, read_text_or_ids, read_whole_prompt
 from lens_scopes.scopes.spec import cli_words
 from lens_scopes.server.api.schemas import (
     AttributeRequest,
@@ -62,7 +62,7 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
     if "against" in own:
-        arguments.append(f"baseline={read_text_or_ids(given['against'])!r}")
+        arguments.append(f"baseline={read_whole_prompt(given['against'])!r}")
     if isinstance(request, HeadsRequest) and "verify" in given:
         arguments.append(f"verify={given['verify']!r}")
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)

@@ -20,6 +20,7 @@ from lens_scopes.scopes.registry import (
     POINTS,
     READOUTS,
     SCOPE_OPTIONS,
+    SCORE_SITES,
     SITE_OPTIONS,
     WHICH_ANSWER,
     Option,
@@ -137,7 +138,7 @@ if TYPE_CHECKING:
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
-    _CellRequest = _with_options("_CellRequest", *_SCOPE, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _CellRequest = _with_options("_CellRequest", *_SCOPE, *ANSWER_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, *MATRIX_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
@@ -158,7 +159,9 @@ class HeadsRequest(PromptRequest, _HeadsRequest):
     position: Position = -1
     baseline: Name = Field("mean", description="zero, mean or shuffle.")
     against: OtherText | None = Field(
-        None, description="In place of a baseline, another prompt of as many tokens: its text, or ids (#2#651)."
+        None,
+        description="In place of a baseline, another prompt of as many tokens: its text, ids (#2#651) "
+        "or a chat's JSON.",
     )
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")
@@ -357,6 +360,8 @@ class CellsAnswer(_Scoped):
     spearman: Number
     position: int
     target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
     prediction: Prediction
 
 
@@ -441,6 +446,7 @@ def choices() -> dict[str, Any]:
         "scopes": scopes,
         "readouts": [Choice(name=entry.name, explains=entry.explains) for entry in READOUTS.values()],
         "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
+        "score_sites": [Choice(name=entry.name, explains=entry.explains) for entry in SCORE_SITES.values()],
         "lenses": [Choice(name=entry.name, explains=entry.explains) for entry in LENSES.values()],
         "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
         "rules": [Choice(name=name, explains=words) for name, words in rule_choices().items()],
@@ -472,7 +478,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout, a kind of points, a lens, what can be held constant, or rules on the backward pass."""
+    """A readout, a kind of points, a place for scores, a lens, what can be held constant, or backward rules."""
 
     name: str
     explains: str
@@ -486,6 +492,7 @@ class About(BaseModel):
     scopes: list[ScopeChoice]
     readouts: list[Choice]
     points: list[Choice]
+    score_sites: list[Choice]
     lenses: list[Choice]
     freezable: list[Choice]
     rules: list[Choice]

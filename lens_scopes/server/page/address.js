@@ -1,10 +1,10 @@
 // The view in the address: everything that was asked and looked at, after the #, which is never sent to a server.
 
-const PLAIN = ["text", "answer", "generate", "scope", "target", "other", "rank", "position", "through", "readout", "lens", "model", "against", "steps"];
+const PLAIN = ["text", "answer", "generate", "scope", "target", "other", "rank", "position", "through", "score_site", "readout", "lens", "model", "against", "steps"];
 const LISTS = ["freeze", "rules"];
 
 /** What the fields of one side are by default, which the address leaves out. */
-export const DEFAULTS = { scope: "semantic", readout: "", lens: "" };
+export const DEFAULTS = { scope: "semantic", score_site: "", readout: "", lens: "" };
 
 /** {sides: [fields…], layer, fold, head, show: [kinds…]} as the part of an address after the #. */
 export function write(view) {

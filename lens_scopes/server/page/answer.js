@@ -55,8 +55,8 @@ function section(id, title, ...children) {
 
 /** The further questions that an answer has a place for. */
 export function offered({ attribution: { settings, answer: whole, other_answer: other } }) {
-  const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot" && !whole;
-  // Modes are those of one prediction, and so are cells, which take another prompt; influence goes through an answer.
+  const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot";
+  // Modes are those of one prediction; cells take another prompt; influence goes through an answer.
   const placed = { modes: !whole, cells: contrasts, influence: Boolean(whole && !other) };
   return FURTHER.map(([kind]) => kind).filter((kind) => placed[kind] ?? true);
 }

@@ -24,6 +24,7 @@ export class Side {
     this.get("model").append(...models);
     const offered = (entries) => entries.map(({ name, explains }) => h("option", { value: name }, `${name} — ${explains}`));
     this.get("scope").append(...offered(about.scopes));
+    this.get("score_site").append(...offered(about.score_sites));
     this.get("readout").append(...offered(about.readouts));
     this.get("lens").append(...offered(about.lenses));
     this.get("rules").append(...offered(about.rules));
@@ -36,7 +37,9 @@ export class Side {
     this.kinds = [...this.element.querySelectorAll(".prompt-kind input")];
     this.kinds.forEach((kind) => (kind.name = `kind-${legend}`));
     this.element.addEventListener("change", () => this.adapt());
-    this.element.addEventListener("input", (event) => ["text", "against"].includes(event.target.name) && this.compare(PAUSE));
+    [this.messages, this.others] = this.element.querySelectorAll(".chat");
+    const compared = "[name=text], [name=against], .turn textarea";
+    this.element.addEventListener("input", (event) => event.target.matches(compared) && this.compare(PAUSE));
     this.element.querySelector("textarea").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.element.form.requestSubmit();
     });
@@ -50,13 +53,14 @@ export class Side {
   /** What is asked, under the names of the API; what is as by default is left out. */
   get fields() {
     const fields = { scope: this.get("scope").value };
-    if (this.isChat) fields.chat = this.chat();
+    if (this.isChat) fields.chat = turnsOf(this.messages);
     else fields.text = this.get("text").value;
-    const names = ["answer", "position", "through", "readout", "lens"];
+    const names = ["answer", "position", "through", "score_site", "readout", "lens"];
     if (this.generates) names.push("generate");
     names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
-    if (this.contrasts) names.push("against", "steps");
+    if (this.contrasts) names.push("steps");
     for (const name of names) if (this.get(name).value !== "") fields[name] = this.get(name).value;
+    if (this.contrasts) fields.against = this.against;
     const freeze = [...this.element.querySelectorAll("[name=freeze]:checked")].map((box) => box.value);
     if (freeze.length) fields.freeze = freeze;
     const rules = this.get("rules").value;
@@ -70,15 +74,18 @@ export class Side {
     for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through", "against", "steps"]) {
       this.get(name).value = all[name] ?? "";
     }
-    for (const name of ["scope", "readout", "lens"]) this.choose(this.get(name), all[name]);
+    for (const name of ["scope", "score_site", "readout", "lens"]) this.choose(this.get(name), all[name]);
     this.choose(this.get("rules"), (all.rules ?? []).join(","));
     if (all.model) this.choose(this.get("model"), all.model);
     for (const box of this.element.querySelectorAll("[name=freeze]")) {
       box.checked = (all.freeze ?? []).includes(box.value);
     }
     this.kinds[all.chat ? 1 : 0].checked = true;
-    this.turns(all.chat ?? [{ role: "user", content: "" }]);
-    const more = all.through || all.freeze?.length || all.rules?.length || all.readout || all.steps || all.lens;
+    this.turns(this.messages, all.chat ?? [{ role: "user", content: "" }]);
+    const others = all.chat && asTurns(all.against);
+    if (others) this.get("against").value = "";
+    this.turns(this.others, others || []);
+    const more = all.through || all.freeze?.length || all.rules?.length || all.score_site || all.readout || all.steps || all.lens;
     this.element.querySelector(".more").open ||= Boolean(more);
     this.adapt();
     this.compare(0);
@@ -95,19 +102,24 @@ export class Side {
     return !settingsOf(this.about, this.get("scope").value).includes("answer");
   }
 
-  /** Whether there is another prompt to contrast this one with; a chat has none. */
+  /** The other prompt that this one is contrasted with, as the API takes it: a text, or the JSON of a chat; "" for none. */
+  get against() {
+    const turns = this.isChat ? turnsOf(this.others) : [];
+    return turns.length ? JSON.stringify(turns) : this.get("against").value;
+  }
+
   get contrasts() {
-    return !this.isChat && this.get("against").value !== "";
+    return this.against !== "";
   }
 
   /** Shows where the two prompts differ, or why they do not stand beside each other, after a pause. */
   compare(pause) {
     clearTimeout(this.pending);
     const box = this.element.querySelector(".alignment");
-    if (!this.contrasts || !this.get("text").value) return void (box.hidden = true);
+    if (!this.contrasts || !(this.isChat || this.get("text").value)) return void (box.hidden = true);
     this.pending = setTimeout(async () => {
-      const asked = { text: this.get("text").value, against: this.get("against").value };
-      if (this.about.models.length > 1) asked.model = this.get("model").value;
+      const { text, chat, model, against } = this.fields;
+      const asked = { text, chat, model, against };
       const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) };
       let found;
       try {
@@ -115,7 +127,8 @@ export class Side {
       } catch {
         return void (box.hidden = true); // asking the question itself says what is wrong
       }
-      if (this.get("against").value !== asked.against || this.get("text").value !== asked.text) return;
+      const now = this.fields;
+      if (JSON.stringify([now.text, now.chat, now.against]) !== JSON.stringify([text, chat, against])) return;
       const problem = found.problem && h("p", { class: "problem" }, found.problem);
       const drawn = contents({ header: found.blocks, sections: [], parts: [] }).header;
       box.replaceChildren(...(problem ? [problem] : []), ...drawn);
@@ -127,28 +140,38 @@ export class Side {
     return this.kinds[1].checked;
   }
 
-  chat() {
-    return [...this.element.querySelectorAll(".turn")].map((turn) => ({
-      role: turn.querySelector("select").value,
-      content: turn.querySelector("textarea").value,
-    }));
+  /** Fills one of the two chats; the other one may have no turns, and begins as a copy of the first. */
+  turns(box, messages) {
+    const button = (name, act) => h("button", { type: "button", onclick: act }, name);
+    const changed = (turns) => {
+      this.turns(this.others, turns);
+      this.adapt();
+      this.compare(0);
+    };
+    const buttons = [button("Add a turn", () => this.add(box, "user", ""))];
+    if (box === this.others && messages.length) buttons.push(button("Contrast with nothing", () => changed([])));
+    if (box === this.others && !messages.length) {
+      buttons[0] = button("Another chat of as many tokens", () => changed(turnsOf(this.messages)));
+    }
+    box.replaceChildren(h("div", { class: "chat-buttons" }, ...buttons));
+    messages.forEach((message) => this.add(box, message.role, message.content));
   }
 
-  turns(messages) {
-    const add = h("button", { type: "button", onclick: () => this.add("user", "") }, "Add a turn");
-    this.element.querySelector(".chat").replaceChildren(add);
-    messages.forEach((message) => this.add(message.role, message.content));
-  }
-
-  add(role, content) {
-    const box = this.element.querySelector(".chat");
+  add(box, role, content) {
     const select = h("select", { "aria-label": "Role" }, ...ROLES.map((name) => h("option", { value: name }, name)));
     this.choose(select, String(role));
     const text = h("textarea", { rows: "2", "aria-label": "Content", spellcheck: "false" });
     text.value = String(content);
-    const remove = h("button", { type: "button", onclick: () => turn.remove() }, "Remove");
+    const remove = h("button", { type: "button", onclick: () => this.remove(box, turn) }, "Remove");
     const turn = h("div", { class: "turn" }, select, text, remove);
     box.lastElementChild.before(turn);
+  }
+
+  remove(box, turn) {
+    turn.remove();
+    if (box === this.others && !turnsOf(box).length) this.turns(box, []);
+    this.adapt();
+    this.compare(0);
   }
 
   /** Shows the fields that the chosen scope has, and the chat where the model takes one. */
@@ -160,10 +183,29 @@ export class Side {
     shown(".generate", this.generates);
     shown(".prompt-kind", model.chat !== false || this.isChat);
     shown(".text", !this.isChat);
-    shown(".contrast", !this.isChat);
+    shown(".contrast", !this.isChat || this.get("against").value !== "");
+    shown(".contrast-chat", this.isChat);
     shown(".steps", this.contrasts);
     if (!this.contrasts) shown(".alignment", false);
     shown(".chat", this.isChat);
+  }
+}
+
+/** The messages that are typed in the turns of a chat. */
+function turnsOf(box) {
+  return [...box.querySelectorAll(".turn")].map((turn) => ({
+    role: turn.querySelector("select").value,
+    content: turn.querySelector("textarea").value,
+  }));
+}
+
+/** The messages of a chat's JSON; null for any other text. */
+function asTurns(text) {
+  try {
+    const turns = JSON.parse(text ?? "");
+    return Array.isArray(turns) && turns.length && turns.every((turn) => turn?.role && "content" in turn) ? turns : null;
+  } catch {
+    return null;
   }
 }
 

@@ -15,7 +15,7 @@ const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {
   heads: () => [...SCOPE, "target", "answer", "generate", "position", "against"],
-  cells: () => [...SCOPE, "target", "position", "against", "points"],
+  cells: () => [...SCOPE, "target", "answer", "generate", "position", "against", "points"],
   matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],

@@ -17,7 +17,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
-from lens_scopes.scopes.registry import options, read_text_or_ids
+from lens_scopes.scopes.registry import options, read_text_or_ids, read_whole_prompt
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
 from lens_scopes.server.api.schemas import (
@@ -94,7 +94,7 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
     if isinstance(request, AttributeRequest):
         return prompt, _attribution(model, prompt, request, limits, job)
     if isinstance(request, CellsRequest):
-        return prompt, _cells(model, prompt, request, job)
+        return prompt, _cells(model, prompt, request, limits, job)
     if isinstance(request, HeadsRequest):
         return prompt, _heads(model, prompt, request, limits, job)
     if isinstance(request, MatrixRequest):
@@ -136,9 +136,11 @@ def _refuse_many_directions(fisher: Fisher, length: int, limits: Limits) -> None
         )
 
 
-def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, job: Job) -> Any:
+def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, limits: Limits, job: Job) -> Any:
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "directions") as progress:
-        attribution = attribute(model, prompt, request.spec(), position=request.position, progress=progress)
+        attribution = attribute(model, prompt, spec, position=request.position, progress=progress)
     with interruptible(model, job, "patches") as progress:
         return patch_cells(model, attribution, request.verify, progress=progress)
 
@@ -146,7 +148,7 @@ def _cells(model: ModelLike, prompt: Prompt, request: CellsRequest, job: Job) ->
 def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, limits: Limits, job: Job) -> Any:
     if request.against is not None and "baseline" in request.model_fields_set:
         raise PathError("baseline and against both say what replaces an output; give one of them.")
-    baseline: Any = request.baseline if request.against is None else read_text_or_ids(request.against)
+    baseline: Any = request.baseline if request.against is None else read_whole_prompt(request.against)
     spec = request.spec()
     _refuse_long_answers(model, prompt, spec, limits)
     with interruptible(model, job, "ablations") as progress:
@@ -204,7 +206,7 @@ def align(model: ModelLike, request: AlignmentRequest, limits: Limits) -> Alignm
     """
     _refuse_long_prompt(request, limits)
     scoped = ScopedModel.of(model)
-    prompt, other = (read_prompt(scoped, text) for text in (request.prompt(), read_text_or_ids(request.against)))
+    prompt, other = (read_prompt(scoped, text) for text in (request.prompt(), read_whole_prompt(request.against)))
     blocks = alignment_blocks(prompt.tokens, other.tokens)
     try:
         read_aligned(scoped, prompt, other, len(prompt))

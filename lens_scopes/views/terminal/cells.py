@@ -12,6 +12,7 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    answer_lines,
     definitions,
     score_map,
     spaced,
@@ -50,6 +51,7 @@ class CellsReport(TerminalView):
         patches = self.patches
         yield _heading(patches)
         yield Text(title(patches))
+        yield from answer_lines(patches)
         yield from warning_lines((*patches.warnings, *cells_data_warnings(patches)))
         yield spaced(Text(cells_interpretation(patches), "dim"))
         labels = [tokens_pair(*pair) for pair in zip(patches.tokens, patches.baseline_tokens, strict=True)]

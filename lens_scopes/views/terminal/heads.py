@@ -12,6 +12,7 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    answer_lines,
     append_cell,
     blocks,
     definitions,
@@ -19,7 +20,7 @@ from lens_scopes.views.terminal.parts import (
     spaced,
     warning_lines,
 )
-from lens_scopes.views.words.attribution import answer_summary, answers_of, is_divergence, number, title
+from lens_scopes.views.words.attribution import is_divergence, number, title
 from lens_scopes.views.words.changes import (
     HeadLine,
     head_lines,
@@ -56,8 +57,7 @@ class HeadsReport(TerminalView):
         heads = self.heads
         yield _heading(heads)
         yield Text(title(heads))
-        for role, answer in answers_of(heads).items():
-            yield Text(f"{role} {inline_token(answer.text)!r}: {answer_summary(answer)}", "dim")
+        yield from answer_lines(heads)
         yield from warning_lines((*heads.warnings, *heads_data_warnings(heads)))
         yield spaced(Text(heads_interpretation(heads), "dim"))
         yield spaced(_map(heads, styles, width))

@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.words.attribution import number, percent
+from lens_scopes.views.words.attribution import answer_summary, answers_of, number, percent
 from lens_scopes.views.words.colour import Scale, ink, level_colour, scale_of, to_hex
 from lens_scopes.views.words.token_text import inline_token
 
@@ -94,6 +94,12 @@ def warning_lines(sentences: Iterable[str]) -> Iterator[RenderableType]:
     """Sentences that a reader must not miss."""
     for sentence in sentences:
         yield spaced(Text(f"! {inline_token(sentence)}", style="bold yellow"))
+
+
+def answer_lines(result: object) -> Iterator[RenderableType]:
+    """The answers that a result explains, each with its probability."""
+    for role, answer in answers_of(result).items():
+        yield Text(f"{role} {inline_token(answer.text)!r}: {answer_summary(answer)}", "dim")
 
 
 def definitions(mapping: Mapping[str, str]) -> RenderableType:

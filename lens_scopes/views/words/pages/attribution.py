@@ -170,6 +170,14 @@ def _after(attribution: Attribution) -> str:
     return "this text" if attribution.answer is None else "the prompt"
 
 
+def answer_notes(result: object) -> list[Block]:
+    """The answers that a result explains, each with its probability."""
+    return [
+        note(f"{role}, ", *token(answer.text), f": {words.answer_summary(answer)}")
+        for role, answer in words.answers_of(result).items()
+    ]
+
+
 def _answers(attribution: Attribution) -> list[Block]:
     """The answers explained, with the probability of each of their tokens."""
     blocks: list[Block] = []

@@ -15,7 +15,7 @@ from lens_scopes.views.words.changes import (
 )
 from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.pages.alignment import alignment_blocks
-from lens_scopes.views.words.pages.attribution import about, prompt
+from lens_scopes.views.words.pages.attribution import about, answer_notes, prompt
 from lens_scopes.views.words.pages.blocks import (
     Block,
     Section,
@@ -54,7 +54,7 @@ def sections(patches: CellPatches) -> list[Section]:
 
 
 def _map(patches: CellPatches) -> Section:
-    names = short_names(patches.layer_names)
+    names, length = short_names(patches.layer_names), patches.position + 1
     cell_map = heat_map(
         "cells",
         "Predicted change when a cell is set to its value under the other prompt",
@@ -72,7 +72,8 @@ def _map(patches: CellPatches) -> Section:
         kind({"bold": inline_token(patches.objective)}, " · against another prompt"),
         *alerts("Warnings", patches.warnings),
         *alerts("About these changes", cells_data_warnings(patches)),
-        *alignment_blocks(patches.tokens, patches.baseline_tokens),
+        *alignment_blocks(patches.tokens[:length], patches.baseline_tokens[:length]),
+        *answer_notes(patches),
         lead(cells_interpretation(patches)),
         lead(cells_caveat(), quiet=True),
         note(text),

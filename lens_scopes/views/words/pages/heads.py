@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.words.attribution import answer_summary, answers_of, following, title
+from lens_scopes.views.words.attribution import following, title
 from lens_scopes.views.words.changes import (
     HeadLine,
     changes_of_heads,
@@ -20,7 +20,7 @@ from lens_scopes.views.words.changes import (
 )
 from lens_scopes.views.words.numbers import number, percent
 from lens_scopes.views.words.pages.alignment import alignment_blocks
-from lens_scopes.views.words.pages.attribution import about, prompt
+from lens_scopes.views.words.pages.attribution import about, answer_notes, prompt
 from lens_scopes.views.words.pages.blocks import (
     Block,
     Section,
@@ -119,7 +119,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         *alerts("Warnings", heads.warnings),
         *alerts("About these changes", heads_data_warnings(heads)),
         *_other_prompt(heads),
-        *_answers(heads),
+        *answer_notes(heads),
         lead(heads_interpretation(heads)),
         lead(heads_caveat(), quiet=True),
         columns(left, _strongest(heads, lines, links)),
@@ -131,14 +131,6 @@ def _other_prompt(heads: HeadInspection) -> list[Block]:
     """Where the other prompt differs from this one, where outputs are set to those under one."""
     others = heads.baseline_tokens
     return alignment_blocks(heads.tokens[: len(others)], others) if others else []
-
-
-def _answers(heads: HeadInspection) -> list[Block]:
-    """The answers explained, each with its probability."""
-    return [
-        note(f"{role}, ", *token(answer.text), f": {answer_summary(answer)}")
-        for role, answer in answers_of(heads).items()
-    ]
 
 
 def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str], most: int = 10) -> list[Block]:
