@@ -410,6 +410,14 @@ def test_what_can_be_frozen_is_a_rule_by_the_same_name() -> None:
     assert str(ls.Rules("relp", "gates", "half-av")) == "gates frozen; rules relp, half-av"
 
 
+def test_an_activation_of_several_entries_has_no_identity_rule() -> None:
+    model = random_transformer(0, torch.float64, n_layers=1, d_model=8, d_head=4, n_heads=2, d_mlp=6, act_fn="solu_ln")
+    for name in ("identity", "attnlrp", "relp"):
+        with pytest.raises(PathError, match="solu_ln of this model mixes"):
+            ls.attribute(model, IDS, through=ls.Rules(name))
+    assert ls.attribute(model, IDS, through=ls.Rules("gim")).scores.any()
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
