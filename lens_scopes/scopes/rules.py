@@ -84,7 +84,7 @@ def rule_hooks(model: ScopedModel, rules: frozenset[str]) -> Iterator[tuple[str,
 
     Raises:
         PathError: for a rule that is asked for by itself and has no place in the model: nothing would change. A set of
-            rules applies where it can, as in its paper.
+            rules applies where it can, as in its paper. And for the identity rule on an activation of several entries.
     """
     _require_places(model, rules)
     if "norms" in rules:
@@ -126,6 +126,12 @@ def _single_rule(name: object) -> str:
 
 
 def _require_places(model: ScopedModel, rules: frozenset[str]) -> None:
+    activation = str(getattr(model.cfg, "act_fn", None))
+    if "identity" in rules and activation.startswith("solu"):
+        raise PathError(
+            f"the activation {activation} of this model mixes the entries of x, and act(x)/x takes them one by one; "
+            "leave out 'identity'."
+        )
     _, singles = named_rules(rules)
     if not has_mlps(model):
         lacking, why = ("half-gate", "identity"), "this model has no MLPs (attention only)"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from lens_scopes.scopes.spec import Spec
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 TARGET = 5
-EXACT = {"rtol": 1e-10, "atol": 1e-12}
+EXACT: Any = {"rtol": 1e-10, "atol": 1e-12}
 SINGLES = [*FREEZABLE, *(f"{name}@1.5" if name == "softmax" else name for name in RULES)]
 ACTIVATIONS = {
     "gelu": gelu,
@@ -324,7 +325,7 @@ def test_sites_inside_have_the_gradient_that_arrives_there(rule: str, shares: di
         torch.testing.assert_close(ruled[site], share * free[site], **EXACT)
 
 
-def test_only_the_softmax_needs_patterns(tiny) -> None:
+def test_only_the_softmax_needs_patterns(tiny: Any) -> None:
     """Half rules leave attention in blocks."""
     half = ls.attribute(tiny, IDS, through=ls.Rules("half-av", "half-qk", "norms"))
     assert attention.READ not in half.memory.unfused
@@ -407,6 +408,14 @@ def test_what_can_be_frozen_is_a_rule_by_the_same_name() -> None:
     assert repr(ls.Rules("norms")) == "Frozen('norms')" and ls.Rules("norms").text == "frozen-norms"
     assert ls.Rules(*RULE_SETS["relp"].rules) == ls.Rules("relp") and str(ls.Rules("relp")) == "rules relp"
     assert str(ls.Rules("relp", "gates", "half-av")) == "gates frozen; rules relp, half-av"
+
+
+def test_an_activation_of_several_entries_has_no_identity_rule() -> None:
+    model = random_transformer(0, torch.float64, n_layers=1, d_model=8, d_head=4, n_heads=2, d_mlp=6, act_fn="solu_ln")
+    for name in ("identity", "attnlrp", "relp"):
+        with pytest.raises(PathError, match="solu_ln of this model mixes"):
+            ls.attribute(model, IDS, through=ls.Rules(name))
+    assert ls.attribute(model, IDS, through=ls.Rules("gim")).scores.any()
 
 
 @pytest.mark.parametrize(
