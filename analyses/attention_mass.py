@@ -9,7 +9,7 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.scopes.comparisons import attention, moved_by_heads
+from lens_scopes.scopes.comparisons.attention import attention, moved_by_heads
 
 
 def attention_mass(model: Any, token_ids: Sequence[int], span: range) -> dict[str, float]:

@@ -36,8 +36,8 @@ from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, pair
 from lens_scopes.prompts.generation import continuation
 from lens_scopes.prompts.groups import segments
 from lens_scopes.results.writing import write_whole
-from lens_scopes.scopes.comparisons import spread
-from lens_scopes.scopes.context_cite import logit, random_subsets, segment_weights
+from lens_scopes.scopes.comparisons.ablating import spread
+from lens_scopes.scopes.comparisons.context_cite import logit, random_subsets, segment_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,15 +23,13 @@ from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
-from .scopes.comparisons import (
-    AttentionRollout,
-    ExternalScores,
-    LeaveOneOut,
-    RandomScores,
-    ValueWeightedAttention,
-)
-from .scopes.context_cite import ContextCite
-from .scopes.faded_attention import FadedAttention
+from .scopes.comparisons.attention import AttentionRollout, GradEllm, ValueWeightedAttention
+from .scopes.comparisons.context_cite import ContextCite
+from .scopes.comparisons.external import ExternalScores
+from .scopes.comparisons.faded_attention import FadedAttention
+from .scopes.comparisons.kernel_shap import KernelShap
+from .scopes.comparisons.leave_one_out import LeaveOneOut
+from .scopes.comparisons.trivial import Closeness, EmbeddingNorm, RandomScores, Surprisal
 from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
@@ -45,7 +43,7 @@ from .scopes.objectives import (
     Semantic,
     Temperature,
 )
-from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Skip
+from .scopes.paths import MLP, Attention, Frozen, Heads, Layers, Path, Rules, Skip
 from .scopes.points import Noise, StraightPath
 from .scopes.readouts import Dot, Norm, Product, Relative
 from .scopes.registry import register_objective
@@ -58,11 +56,13 @@ __all__ = [
     "AttributionMatrix",
     "CellPatches",
     "Chars",
+    "Closeness",
     "ContextCite",
     "Custom",
     "Difference",
     "Directions",
     "Dot",
+    "EmbeddingNorm",
     "Entropy",
     "EvaluationReport",
     "FadedAttention",
@@ -70,9 +70,11 @@ __all__ = [
     "FisherAtValues",
     "FittedLens",
     "Frozen",
+    "GradEllm",
     "HeadInspection",
     "Heads",
     "InformationFlow",
+    "KernelShap",
     "Layers",
     "LeaveOneOut",
     "LensScopesError",
@@ -93,11 +95,13 @@ __all__ = [
     "Ranked",
     "Relative",
     "Result",
+    "Rules",
     "Semantic",
     "Series",
     "Skip",
     "Spec",
     "StraightPath",
+    "Surprisal",
     "Temperature",
     "TotalInfluence",
     "ValueDistribution",

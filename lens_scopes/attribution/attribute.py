@@ -18,7 +18,7 @@ from lens_scopes.prompts.chat import is_chat
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import LensLike
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.points import PointsLike
@@ -77,11 +77,12 @@ def attribute(
             the model's own final norm and unembedding (`LogitLens`), or a fitted JacobianLens of TransformerLens or its
             file. One more forward pass, and one product with the unembedding for each cell.
         sites: further hook names, short ("hook_z": every layer) or full ("blocks.3.attn.hook_z").
-        score_site: where the tokens' scores are read: the embedding, or an activation by such a name. Over its layers
-            and heads scores s are put together as Σ_l √(Σ_h s_l,h,t); the readout "relative" makes layers comparable.
+        score_site: where the tokens' scores are read: the embedding; "values", "keys" or "residuals" of every layer,
+            read by "relative" unless a readout is given; or an activation by such a name. Over its layers and heads
+            scores s are put together as Σ_l √(Σ_h s_l,h,t), and "relative" makes layers comparable.
         through: which components carry gradient: a path such as `Layers(5, 9)`, `Heads("L3H2")`, `Attention()`,
-            `MLP()`, `Frozen("patterns")` or a combination, or a line of text such as "5-9"; the rest is held fixed. By
-            default all.
+            `MLP()`, `Frozen("patterns")`, `Rules("gim")` or a combination, or a line of text such as "5-9"; the rest is
+            held fixed. By default all.
         readout: "norm" (largest effect of a unit change along each direction; usual unless the objective has a readout
             of its own), "dot" (effect of the activation's value against zero, or against the start of a path),
             "product" (the same, summed up by a norm), "relative" (as "norm", for a change as large as the activation),

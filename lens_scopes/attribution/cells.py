@@ -178,7 +178,7 @@ def _contract(attribution: Attribution, resolved: ResolvedSpec, place: PromptPos
         "directions v; later layers respond"
     )
     if path is not None:
-        held += f"; gradient flows only {path}, and a patch through everything"
+        held += f"; {path.held}; a patch moves everything, as the model does"
     assert place.other is not None
     moved_to = f"its value x′ under {describe_other_prompt(place.other.text or place.other.token_ids)}"
     process = f"one cell at a time is set to {moved_to}; predicted to first order{averaged}, checked by doing it"

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution.prompt_position import PromptPosition
+from lens_scopes.engine.ablations import COMPONENT_BASELINES
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
@@ -19,7 +20,6 @@ from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline
 from lens_scopes.scopes.paths import Component
 
-BASELINES = ("zero", "mean", "shuffle")
 OTHER_PROMPT = "prompt"
 
 Baseline: TypeAlias = Annotated[Literal["zero", "mean", "shuffle"] | PromptLike, VALIDATED]
@@ -32,16 +32,16 @@ def read_baseline(baseline: Baseline) -> tuple[str, OtherPrompt | None]:
     """The name of a baseline, and the other prompt where it is one, whose name is OTHER_PROMPT.
 
     Raises:
-        PathError: for what is neither one of BASELINES nor a prompt.
+        PathError: for what is neither one of COMPONENT_BASELINES nor a prompt.
     """
-    if isinstance(baseline, str) and baseline in BASELINES:
+    if isinstance(baseline, str) and baseline in COMPONENT_BASELINES:
         return baseline, None
     other = as_baseline(baseline)
     if other is None:
-        near = suggest(baseline, BASELINES, end="")
+        near = suggest(baseline, COMPONENT_BASELINES, end="")
         raise PathError(
-            f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, BASELINES))} or another prompt, as "
-            "text, chat messages, ids or a Prompt; one word as ids or a Prompt)."
+            f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, COMPONENT_BASELINES))} or another "
+            "prompt, as text, chat messages, ids or a Prompt; one word as ids or a Prompt)."
         )
     return OTHER_PROMPT, other
 

@@ -323,7 +323,7 @@ def _contract(
     own = "" if answer is None else "the answer's own tokens, "
     held = f"{own}the weights, all other embeddings and the positions"
     if resolved.path is not None:
-        held += f"; gradient flows only {resolved.path}, all else keeps its value"
+        held += f"; {resolved.path.held}"
     estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
     return contract(
         output=f"the whole next-token distribution, {after}",

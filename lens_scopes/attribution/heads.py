@@ -11,7 +11,7 @@ and the output explained by a_1,h, or by ½ Σ_i w_i a_i,h² where the objective
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +34,7 @@ from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
-from lens_scopes.engine.memory import PeakGauge, shortage_named
+from lens_scopes.engine.memory import Budget, PeakGauge, shortage_named
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
@@ -160,13 +160,8 @@ def inspect_heads(
     # The check: the strongest components are really ablated, each alone.
     effects = _by_component(effect, mlp_effect)
     components = _to_verify(effects, verify, len(tokens))
-    ablations: list[AblationEffect] = []
-    if components:
-        ys = ablated_final_states(scoped, place, components, baselines, progress, budget).to(states[0].y)
-        for component, reached in zip(components, ys, strict=True):
-            after = FinalState.several(reached, resolved.unembedding, place.targets)
-            actual = resolved.change(place, states, after)
-            ablations.append(AblationEffect(*component, predicted=effects[component], actual=actual))
+    actual = _real_changes(resolved, place, states, components, baselines, progress, budget)
+    ablations = [AblationEffect(*part, predicted=effects[part], actual=actual[part]) for part in components]
     spearman = rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
     answers = place.answer_records(states)
     record = resolved.record(tokens, len(tokens) - 1, states[0])
@@ -392,6 +387,23 @@ def _direct_amounts(
     return torch.stack(amounts)
 
 
+def _real_changes(
+    resolved: ResolvedSpec,
+    place: PromptPosition,
+    states: Sequence[FinalState],
+    components: list[Component],
+    baselines: Mapping[str, Tensor],
+    progress: Progress | None,
+    budget: Budget,
+) -> dict[Component, float]:
+    """What the output explained really changes by when each component alone is set to its baseline."""
+    if not components:
+        return {}
+    ys = ablated_final_states(resolved.model, place, components, baselines, progress, budget).to(states[0].y)
+    after = [FinalState.several(y, resolved.unembedding, place.targets) for y in ys]
+    return {part: resolved.change(place, states, state) for part, state in zip(components, after, strict=True)}
+
+
 def _combined_norms(directions: Directions, norms: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
     return torch.einsum("k,k...->...", directions.weights.to(norms), norms**2).sqrt()
 
@@ -412,7 +424,7 @@ def _contract(resolved: ResolvedSpec, place: PromptPosition, state: FinalState, 
     if answered:
         held = f"the answer's tokens, {held}"
     if resolved.path is not None:
-        held += f"; gradient flows only {resolved.path}"
+        held += f"; {resolved.path.held}"
     moved_to = f"{baseline} baseline"
     if place.other is not None:
         moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"

@@ -216,7 +216,7 @@ def _contract(
             position=destinations[-1],
             n_tokens=n_tokens,
             sites=[],
-            path=None if resolved.path is None else str(resolved.path),
+            path=None if resolved.path is None else resolved.path.held,
             equation=resolved.objective.equation,
             readout=resolved.readout,
             n_directions=max(len(item.vectors) for item in directions),

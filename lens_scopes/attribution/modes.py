@@ -173,7 +173,7 @@ def _contract(
 ) -> dict[str, str]:
     held = "the weights, the embeddings of all other tokens, the positions and the modes u_i"
     if resolved.path is not None:
-        held += f"; gradient flows only {resolved.path}, all else keeps its value"
+        held += f"; {resolved.path.held}"
     return contract(
         output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
         features=f"the embeddings ({EMBEDDING}) of the {len(place.token_ids)} tokens up to that position",

@@ -370,7 +370,7 @@ class ResolvedSpec:
             n_tokens=length,
             at=self.score_names,
             sites=[*self.layer_names, *self.site_names],
-            path=None if self.path is None else str(self.path),
+            path=None if self.path is None else self.path.held,
             equation=self.objective.equation,
             readout=asked.readout,
             n_directions=len(directions.vectors),

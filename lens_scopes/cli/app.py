@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
 import signal
@@ -12,10 +13,12 @@ from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from lens_scopes import __version__
 from lens_scopes.cli.commands.attribute import attribute
 from lens_scopes.cli.commands.cells import cells
+from lens_scopes.cli.commands.compare import compare
 from lens_scopes.cli.commands.evaluate import evaluate
 from lens_scopes.cli.commands.flow import flow
 from lens_scopes.cli.commands.heads import heads
@@ -34,9 +37,47 @@ INTERRUPTED = 130
 # The base of all of typer's usage errors, whether typer brings its own click or depends on one.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(name="lens-scopes", add_completion=False, pretty_exceptions_enable=False)
-for command in (attribute, heads, cells, matrix, modes, flow, evaluate, report, show, serve, models):
-    app.command()(command)
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class _PlainHelp:
+    """Help that shows the form of values, not the types of Python."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # pyright: ignore[reportAttributeAccessIssue]
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class _Command(_PlainHelp, TyperCommand):
+    def __init__(self, *args: Any, params: list[Any], **settings: Any) -> None:
+        super().__init__(*args, params=params, **settings)
+        for argument in params:
+            if isinstance(argument, TyperArgument):
+                argument.display_type_rich = lambda ctx: None  # its name says its form
+
+
+class _Commands(_PlainHelp, TyperGroup): ...
+
+
+def _add(commands: typer.Typer, command: Callable[..., None]) -> None:
+    """Adds a command, with the examples of its docstring below its options."""
+    text, _, examples = inspect.getdoc(command).partition("\n\nExamples:\n")  # pyright: ignore[reportOptionalMemberAccess]
+    lines = [line.strip() for line in examples.splitlines()]
+    epilog = "\n".join(["Examples:", *(f"  {line}" for line in lines)]) if lines else None
+    commands.command(cls=_Command, help=text, epilog=epilog, context_settings=_HELP)(command)
+
+
+app = typer.Typer(
+    name="lens-scopes",
+    cls=_Commands,
+    context_settings=_HELP,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (attribute, compare, heads, cells, matrix, modes, flow, evaluate, report, show, serve, models):
+    _add(app, command)
 
 
 def _print_version(asked: bool) -> bool:
@@ -49,7 +90,10 @@ def _print_version(asked: bool) -> bool:
 @app.callback()
 def lens_scopes(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Jacobian Scopes: find the tokens, layers and heads that made a language model predict what it predicts."""
@@ -58,7 +102,7 @@ def lens_scopes(
 def run_command(command: Callable[..., None], arguments: Sequence[str] | None = None) -> None:
     """Runs one more command, such as a script of its own, with the same handling of errors as `main`."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command()(command)
+    _add(single, command)
     main(arguments, single)
 
 

@@ -1,4 +1,4 @@
-"""Token ablations by name: what each one replaces a token by.
+"""Ablations by name: what each one replaces a token, or the output of a head or MLP, by.
 
 Help, errors, methods and contracts take names and words from here. This module imports nothing heavy, so that `--help`
 is quick; the function of an entry is imported when it is first used.
@@ -11,6 +11,9 @@ from pkgutil import resolve_name
 from typing import Any, Literal
 
 from lens_scopes.errors import EvaluationError, suggest
+
+COMPONENT_BASELINES = ("zero", "mean", "shuffle")
+"""What the output of a head or MLP is set to, besides its output under another prompt."""
 
 
 @dataclass(frozen=True)

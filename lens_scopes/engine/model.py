@@ -265,6 +265,15 @@ class ScopedModel(ABC):
             hook_names: hooks that will be added, beside those that are there.
         """
 
+    @property
+    @abstractmethod
+    def has_attention_sinks(self) -> bool:
+        """Whether logits that weigh no value join every softmax."""
+
+    def gated_bias(self, layer: int) -> Float[Tensor, " d_mlp"] | None:
+        """What a gated MLP adds to act(gate)·up; None for nothing."""
+        return None
+
     def require_slices(self) -> None:
         """Raises ModelError where the model cannot run some of its blocks alone."""
         if not self.can_slice:
@@ -381,6 +390,14 @@ class HookedModel(ScopedModel):
             return self._run_to_positions(batch, start, first)
         return self._run_blocks(start, first, stop)
 
+    @property
+    def has_attention_sinks(self) -> bool:
+        return bool(getattr(self.cfg, "use_attention_sinks", False))
+
+    def gated_bias(self, layer: int) -> Float[Tensor, " d_mlp"] | None:
+        mlp = getattr(self.module.blocks[layer], "mlp", None)
+        return getattr(mlp, "b_in", None) if self.cfg.gated_mlp else None
+
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         read = {int(name.split(".")[1]) for name in hook_names if reads_patterns(name)}
         reasons: dict[str, list[int]] = {}
@@ -450,6 +467,10 @@ class BridgeModel(ScopedModel):
 
     backend = "bridge"
     can_slice = False
+
+    @property
+    def has_attention_sinks(self) -> bool:
+        return any(name.endswith(".sinks") for name, _ in self.module.named_parameters())
 
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         return {BRIDGE: list(range(self.n_layers))}

@@ -35,7 +35,8 @@ from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.scopes.comparisons import LeaveOneOut, check_unit
+from lens_scopes.scopes.comparisons.ablating import check_unit
+from lens_scopes.scopes.comparisons.leave_one_out import LeaveOneOut
 from lens_scopes.scopes.objectives import Semantic
 
 _LARGEST_SEED = 2**43  # times the prime, it is a seed of PyTorch

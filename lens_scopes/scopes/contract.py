@@ -94,7 +94,7 @@ def _held(terms: ContractTerms) -> str:
             "the weights, all embeddings, the same site's activations at other positions and heads, the positions and "
             "the explained directions v; later layers respond"
         )
-    return held if terms.path is None else f"{held}; gradient flows only {terms.path}, all else keeps its value"
+    return held if terms.path is None else f"{held}; {terms.path}"
 
 
 def _score(terms: ContractTerms) -> str:

@@ -10,6 +10,7 @@ biases and learned positions add, is the final state (the detached Jacobian, arX
     Attention() & Layers(5, 9)     what both carry
     Heads("L3H2") | MLP()          what either carries
     Frozen("patterns", "norms")    everything carries, through constant patterns and scales
+    Rules("gim")                   everything carries, by rules in place of derivatives
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import VALIDATED, PathError, whole_number
 from lens_scopes.scopes.registry import FREEZABLE
+from lens_scopes.scopes.rules import (
+    check_rules,
+    describe_rule,
+    has_mlps,
+    is_rule,
+    named_rules,
+    read_rules,
+    rule_hooks,
+)
 
 Component = tuple[int, int | None]
 """(layer, head), or (layer, None) for the layer's MLP."""
@@ -36,14 +46,18 @@ Component = tuple[int, int | None]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Path:
-    """A set of components that carry gradient, and nonlinearities held fixed on the way.
+    """A set of components that carry gradient, and rules for nonlinearities on the way.
 
-    Build paths from `Layers`, `Heads`, `Attention`, `MLP` and `Frozen`, and combine them: `a & b` carries through
-    what both carry, `a | b` through what either does; what one side freezes stays frozen.
+    Build paths from `Layers`, `Heads`, `Attention`, `MLP`, `Frozen` and `Rules`, and combine them: `a & b` carries
+    through what both carry, `a | b` through what either does; what one side freezes stays frozen, and rules of either
+    side hold everywhere.
 
     Attributes:
         terms: alternatives, each a conjunction of simple terms; None carries everything.
-        frozen: which of "patterns", "norms" and "gates" are constants.
+        rules: single rules by name: what is constant ("patterns", "norms", "gates") and what else goes back by a rule.
+
+    Raises:
+        PathError: for rules that contradict each other.
 
     Example:
         >>> path = ls.Attention() & ls.Layers(1) | ls.MLP()
@@ -54,58 +68,93 @@ class Path:
     """
 
     terms: tuple[frozenset[_Term], ...] | None = None
-    frozen: frozenset[str] = field(default_factory=frozenset)
+    rules: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        check_rules(self.rules)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Path) and (self.terms, self.frozen) == (other.terms, other.frozen)
+        return isinstance(other, Path) and (self.terms, self.rules) == (other.terms, other.rules)
 
     def __hash__(self) -> int:
-        return hash((self.terms, self.frozen))
+        return hash((self.terms, self.rules))
 
     def __repr__(self) -> str:
         """The expression that builds it, such as `Attention() & Layers(5, 9)`."""
-        frozen = (
-            [f"Frozen({', '.join(repr(part) for part in FREEZABLE if part in self.frozen)})"] if self.frozen else []
-        )
+        sets, singles = named_rules(self.rules)
+        kind = "Frozen" if self.rules <= FREEZABLE.keys() else "Rules"
+        names = ", ".join(repr(name) for name in (*(entry.name for entry in sets), *singles))
+        rules = [f"{kind}({names})"] if names else []
         if self.terms is None:
-            return "".join(frozen) or "Path()"
+            return "".join(rules) or "Path()"
         alternatives = [" & ".join(sorted(map(repr, term))) for term in self.terms] or ["Skip()"]
         built = " | ".join(alternatives)
-        return " & ".join([f"({built})" if frozen and len(alternatives) > 1 else built, *frozen])
+        return " & ".join([f"({built})" if rules and len(alternatives) > 1 else built, *rules])
 
     def __and__(self, other: Path) -> Path:
-        frozen = self.frozen | other.frozen
+        rules = self.rules | other.rules
         if self.terms is None or other.terms is None:
-            return Path(other.terms if self.terms is None else self.terms, frozen)
-        return Path(tuple(a | b for a in self.terms for b in other.terms), frozen)
+            return Path(other.terms if self.terms is None else self.terms, rules)
+        return Path(tuple(a | b for a in self.terms for b in other.terms), rules)
 
     def __or__(self, other: Path) -> Path:
-        frozen = self.frozen | other.frozen
+        rules = self.rules | other.rules
         if self.terms is None or other.terms is None:
-            return Path(None, frozen)
-        return Path(_merged([*self.terms, *other.terms]), frozen)
+            return Path(None, rules)
+        return Path(_merged([*self.terms, *other.terms]), rules)
 
     @property
     def text(self) -> str:
         """The path as a line of text, which `parse_path` reads."""
-        frozen = [f"frozen-{part}" for part in FREEZABLE if part in self.frozen]
+        sets, singles = named_rules(self.rules)
+        rules = [entry.name for entry in sets] + [f"frozen-{name}" if name in FREEZABLE else name for name in singles]
         if self.terms is None:
-            return " & ".join(frozen)
+            return " & ".join(rules)
         alternatives = [
-            " & ".join([*parts, *frozen])
+            " & ".join([*parts, *rules])
             for term in self.terms
             for parts in itertools.product(*(simple.texts() for simple in sorted(term, key=str)))
         ]
-        return ", ".join(alternatives) or " & ".join(["skip", *frozen])
+        return ", ".join(alternatives) or " & ".join(["skip", *rules])
 
     def __str__(self) -> str:
+        sets, singles = named_rules(self.rules)
+        frozen, rules = _frozen_and_others(singles)
+        named = [entry.name for entry in sets] + rules
+        parts = [] if self.terms is None else [self._components]
+        parts += [f"{', '.join(frozen)} frozen"] if frozen else []
+        parts += [f"rules {', '.join(named)}"] if named else []
+        return "; ".join(parts) or "all components"
+
+    @property
+    def held(self) -> str:
+        """What a contract says of it: what alone carries gradient, what is constant, and by what rules gradient flows.
+
+        Example:
+            >>> (ls.Layers(1) & ls.Frozen("norms")).held
+            'gradient flows only through layers 1, all else keeps its value; normalisation scales constant'
+        """
+        sets, singles = named_rules(self.rules)
+        frozen, rules = _frozen_and_others(singles)
         parts = []
         if self.terms is not None:
-            named = " or ".join(" and ".join(sorted(map(str, term))) for term in self.terms)
-            parts.append(named or "the residual skip alone")
-        if self.frozen:
-            parts.append(f"{', '.join(name for name in FREEZABLE if name in self.frozen)} frozen")
-        return "; ".join(parts) or "all components"
+            parts.append(f"gradient flows only through {self._components}, all else keeps its value")
+        if frozen:
+            parts.append(", ".join(map(describe_rule, frozen)))
+        if sets or rules:
+            of_sets = (
+                f"those of {entry.title} ({entry.source}: {', '.join(map(describe_rule, entry.rules))})"
+                for entry in sets
+            )
+            named = "; ".join((*of_sets, *map(describe_rule, rules)))
+            parts.append(f"gradient follows rules, not the model's derivative: {named}")
+        return "; ".join(parts)
+
+    @property
+    def _components(self) -> str:
+        """What carries gradient, in words."""
+        terms = [" and ".join(sorted(map(str, term))) for term in self.terms or ()]
+        return " or ".join(terms) or "the residual skip alone"
 
     def carried(self, model: ScopedModel) -> set[Component]:
         """The components of this model that carry gradient.
@@ -127,7 +176,7 @@ class Path:
         Raises:
             PathError: when the model lacks what the path names, or a hook it needs.
         """
-        hooks = [*self._carrying_hooks(model), *self._freezing_hooks(model)]
+        hooks = [*self._carrying_hooks(model), *rule_hooks(model, self.rules)]
         points = model.hook_dict
         for name, _ in hooks:
             if name not in points:
@@ -145,18 +194,8 @@ class Path:
                 yield f"blocks.{layer}.hook_attn_out", Tensor.detach
             elif not all(heads):
                 yield f"blocks.{layer}.attn.hook_z", _only_heads(heads)
-            if not _attention_only(model) and (layer, None) not in carried:
+            if has_mlps(model) and (layer, None) not in carried:
                 yield f"blocks.{layer}.hook_mlp_out", Tensor.detach
-
-    def _freezing_hooks(self, model: ScopedModel) -> Iterable[tuple[str, Hook]]:
-        names = list(model.hook_dict)
-        if "patterns" in self.frozen:
-            yield from ((f"blocks.{layer}.attn.hook_pattern", Tensor.detach) for layer in range(model.cfg.n_layers))
-        if "norms" in self.frozen:
-            yield from ((name, Tensor.detach) for name in names if name.endswith(".hook_scale"))
-        if "gates" in self.frozen and not _attention_only(model):
-            for layer in range(model.cfg.n_layers):
-                yield from _freeze_gate(f"blocks.{layer}.mlp", gated=bool(model.cfg.gated_mlp))
 
 
 @dataclass(frozen=True, repr=False)
@@ -186,7 +225,7 @@ class _Term:
                     f"head L{layer}H{head} does not exist; this model has layers 0 to {n_layers - 1} "
                     f"with heads 0 to {n_heads - 1}."
                 )
-        if self.kind == "MLP" and _attention_only(model):
+        if self.kind == "MLP" and not has_mlps(model):
             raise PathError("this model has no MLPs (attention only), so nothing can flow through MLP().")
 
     def __str__(self) -> str:
@@ -328,6 +367,33 @@ class Frozen(Path):
         super().__init__(None, frozenset(parts))
 
 
+class Rules(Path):
+    """All components, with rules on the backward pass in place of the derivative; activations keep their values.
+
+    Args:
+        names: sets of rules, "attnlrp" (AttnLRP), "gim" (GIM) or "relp" (RelP), and single ones: what `Frozen` holds
+            constant ("patterns", "norms", "gates"); "half-av", "half-qk" and "half-gate", half of the gradient for each
+            factor of the products A·V, Q·K and act(gate)·up; "identity", act(x)/x in place of act′(x); "softmax@T", the
+            Jacobian of the attention's softmax at temperature T, 2 unless given.
+
+    A set applies where it can: an MLP without a gate has no product to halve. A single rule without a place is refused.
+    Scores under rules are no derivatives: their unit is that of the scope, and what they say of a small change is not
+    what the model does. `readout="dot"` gives the relevances that the papers speak of.
+
+    Raises:
+        PathError: for none at all, an unknown one, and two temperatures.
+
+    Source: AttnLRP (arXiv:2402.05602), GIM (arXiv:2505.17630), RelP (arXiv:2508.21258).
+
+    Example:
+        >>> str(ls.Layers(0, 1) & ls.Rules("gim")), ls.Rules("half-av", "norms").text
+        ('layers 0–1; rules gim', 'frozen-norms & half-av')
+    """
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(None, read_rules(names))
+
+
 def _layer_set(first: LayerSet, last: int | None) -> frozenset[int]:
     if isinstance(first, Iterable) and not isinstance(first, str):
         layers = frozenset(_layer(layer) for layer in first)
@@ -367,7 +433,8 @@ def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
 def parse_path(text: str) -> Path:
     """A path from a line of text: alternatives by comma, what must hold together by "&".
 
-    Examples: "5-9", "0,3,7", "L3H2,L5H0", "attention & 5-9", "mlp", "skip", "5-9 & frozen-patterns".
+    Examples: "5-9", "0,3,7", "L3H2,L5H0", "attention & 5-9", "mlp", "skip", "5-9 & frozen-patterns", "gim",
+    "5-9 & half-av & softmax@2".
 
     Raises:
         PathError: for a part that is none of these.
@@ -387,17 +454,23 @@ def _parse_simple(text: str) -> Path:
         return named[text.lower()]()
     if re.match(r"[Ll]\d", text):
         return Heads(text)
-    raise PathError(f'{text!r} is not a path; write layers "5-9", heads "L3H2", "attention", "mlp" or "skip".')
+    if is_rule(text.lower()):
+        return Rules(text.lower())
+    raise PathError(
+        f'{text!r} is not a path; write layers "5-9", heads "L3H2", "attention", "mlp" or "skip", or a rule like "gim".'
+    )
 
 
 def _components(model: ScopedModel) -> set[Component]:
     layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
     components: set[Component] = {(layer, head) for layer in layers for head in heads}
-    return components if _attention_only(model) else components | {(layer, None) for layer in layers}
+    return components | {(layer, None) for layer in layers} if has_mlps(model) else components
 
 
-def _attention_only(model: ScopedModel) -> bool:
-    return bool(getattr(model.cfg, "attn_only", False))
+def _frozen_and_others(rules: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Rules that hold something constant, and all others."""
+    rules = list(rules)
+    return [rule for rule in rules if rule in FREEZABLE], [rule for rule in rules if rule not in FREEZABLE]
 
 
 def _only_heads(carrying: list[bool]) -> Hook:
@@ -406,23 +479,6 @@ def _only_heads(carrying: list[bool]) -> Hook:
         return torch.where(mask, z, z.detach())
 
     return hook
-
-
-def _freeze_gate(mlp: str, gated: bool) -> list[tuple[str, Hook]]:
-    """Gated: act(gate) is a constant factor. Plain: post = pre · (post/pre) with the ratio constant."""
-    if gated:
-        return [(f"{mlp}.hook_pre", Tensor.detach)]
-    seen: list[Tensor] = []
-
-    def remember(pre: Tensor) -> None:
-        seen[:] = [pre]
-
-    def rescale(post: Tensor) -> Tensor:
-        pre = seen.pop()
-        ratio = torch.where(pre == 0, 0, post / pre).detach()
-        return post.detach() + ratio * (pre - pre.detach())
-
-    return [(f"{mlp}.hook_pre", remember), (f"{mlp}.hook_post", rescale)]
 
 
 def _ranges(layers: list[int]) -> str:

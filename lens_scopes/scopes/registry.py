@@ -49,7 +49,8 @@ class ScopeEntry:
         takes_gradient: False for comparison methods, which have no site, path, readout or points.
         quantity: what a score is a change of, in words that a sentence can hold.
         unit: of that quantity.
-        is_preset: whether it names a Spec, whose sites and readout are chosen with it.
+        score_site: the entry of SCORE_SITES where its scores are read; empty for the embedding, which leaves the site
+            to choose.
         is_divergence: whether a score is a Kullback–Leibler divergence of the prediction, to second order.
     """
 
@@ -61,8 +62,13 @@ class ScopeEntry:
     takes_gradient: bool = True
     quantity: str = "the quantity explained"
     unit: str = ""
-    is_preset: bool = False
+    score_site: str = ""
     is_divergence: bool = False
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it names a Spec, whose site and readout are chosen with it."""
+        return bool(self.score_site)
 
     @property
     def main_setting(self) -> str | None:
@@ -84,7 +90,11 @@ class ScopeEntry:
         if missing:
             raise ObjectiveError(f"scope {self.name!r} needs {' and '.join(self.required)}; {missing[0]} is missing.")
         make = self.home if callable(self.home) else resolve_name(self.home)
-        return make(**{self.settings[name]: value for name, value in settings.items()})
+        explanation = make(**{self.settings[name]: value for name, value in settings.items()})
+        if not self.is_preset:
+            return explanation
+        read = resolve_name("lens_scopes.scopes.spec:Spec.read")
+        return read(explanation, score_site=self.score_site)
 
 
 _OBJECTIVES, _COMPARISONS = "lens_scopes.scopes.objectives", "lens_scopes.scopes.comparisons"
@@ -150,44 +160,76 @@ _BUILT_IN = (
     ),
     ScopeEntry(
         "fisher-at-values",
-        "lens_scopes.scopes.spec:FisherAtValues",
+        f"{_OBJECTIVES}:Fisher",
         "the whole distribution, read at the attention values",
         _FISHER,
         quantity="the whole predicted distribution",
         unit="nats",
-        is_preset=True,
+        score_site="values",
         is_divergence=True,
     ),
     ScopeEntry(
         "leave-one-out",
-        f"{_COMPARISONS}:LeaveOneOut",
+        f"{_COMPARISONS}.leave_one_out:LeaveOneOut",
         "the prediction without each token",
         settings={"measure": "measure", "ablation": "ablation", "draws": "draws", "seed": "seed", **_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
         "context-cite",
-        "lens_scopes.scopes.context_cite:ContextCite",
+        f"{_COMPARISONS}.context_cite:ContextCite",
         "what an answer rests on, by random ablations",
         settings={"ablations": "ablations", "ablation": "ablation", "seed": "seed", **_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
         "faded-attention",
-        "lens_scopes.scopes.faded_attention:FadedAttention",
+        f"{_COMPARISONS}.faded_attention:FadedAttention",
         "what an answer rests on, by fading the attention to its segments",
         settings={**_SEGMENTS},
         takes_gradient=False,
     ),
     ScopeEntry(
-        "attention-rollout", f"{_COMPARISONS}:AttentionRollout", "attention, layer by layer", takes_gradient=False
+        "attention-rollout",
+        f"{_COMPARISONS}.attention:AttentionRollout",
+        "attention, layer by layer",
+        takes_gradient=False,
     ),
     ScopeEntry(
-        "value-attention", f"{_COMPARISONS}:ValueWeightedAttention", "attention times values", takes_gradient=False
+        "value-attention",
+        f"{_COMPARISONS}.attention:ValueWeightedAttention",
+        "attention times values",
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "kernel-shap",
+        f"{_COMPARISONS}.kernel_shap:KernelShap",
+        "Shapley values of the tokens, by random ablations",
+        settings={"ablations": "ablations", "ablation": "ablation", "seed": "seed", **_SEGMENTS},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "grad-ellm",
+        f"{_COMPARISONS}.attention:GradEllm",
+        "a logit, by attention times values times gradient",
+        takes_gradient=False,
+    ),
+    ScopeEntry("closeness", f"{_COMPARISONS}.trivial:Closeness", "nothing: closeness to the end", takes_gradient=False),
+    ScopeEntry(
+        "embedding-norm",
+        f"{_COMPARISONS}.trivial:EmbeddingNorm",
+        "nothing: the embedding's size",
+        takes_gradient=False,
+    ),
+    ScopeEntry(
+        "surprisal",
+        f"{_COMPARISONS}.trivial:Surprisal",
+        "the token itself, given those before it",
+        takes_gradient=False,
     ),
     ScopeEntry(
         "random",
-        f"{_COMPARISONS}:RandomScores",
+        f"{_COMPARISONS}.trivial:RandomScores",
         "nothing: random scores",
         settings={"seed": "seed"},
         takes_gradient=False,
@@ -219,6 +261,33 @@ READOUTS = {
         ChoiceEntry("relative", "lens_scopes.scopes.readouts:Relative", "as norm, for a change as large as the value"),
     )
 }
+
+
+@dataclass(frozen=True)
+class ScoreSiteEntry:
+    """One name of a place where tokens' scores are read.
+
+    Attributes:
+        name: as text.
+        site: the activation of every layer, whose parts are added up.
+        readout: how its gradients become scores, unless another readout is chosen.
+        explains: what is there, in a few words.
+    """
+
+    name: str
+    site: str
+    readout: str
+    explains: str
+
+
+SCORE_SITES = {
+    entry.name: entry
+    for entry in (
+        ScoreSiteEntry("values", "hook_v", "relative", "the attention values of every layer"),
+        ScoreSiteEntry("keys", "hook_k", "relative", "the attention keys of every layer"),
+        ScoreSiteEntry("residuals", "hook_resid_pre", "relative", "the residual stream before every layer"),
+    )
+}
 POINTS = {
     entry.name: entry
     for entry in (
@@ -238,6 +307,55 @@ LENSES = {
     )
 }
 FREEZABLE = {"patterns": "attention patterns", "norms": "normalisation scales", "gates": "MLP activations"}
+RULES = {
+    "half-av": "half the gradient through the product of attention patterns and values",
+    "half-qk": "half the gradient through the product of queries and keys",
+    "half-gate": "half the gradient through the product of an MLP's gate and what it gates",
+    "identity": "act(x)/x for the slope of an activation",
+    "softmax": "the slope of the attention's softmax at temperature {temperature}",
+}
+"""Single rules on the backward pass, beside what can be held constant, each with what it puts in place of the model's
+derivative. `softmax` takes a temperature, as softmax@2."""
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """Rules on the backward pass that a paper uses together.
+
+    Attributes:
+        name: as written on the command line.
+        title: what the paper calls its method.
+        rules: names of FREEZABLE and RULES.
+        source: where they come from.
+    """
+
+    name: str
+    title: str
+    rules: tuple[str, ...]
+    source: str
+
+    @property
+    def explains(self) -> str:
+        """One line for help texts."""
+        return f"the rules of {self.title} ({self.source}): {', '.join(self.rules)}"
+
+
+def rule_choices() -> dict[str, str]:
+    """What rules can be chosen by one name, each with one line of help: sets, then single ones that `freeze` lacks."""
+    return {name: entry.explains for name, entry in RULE_SETS.items()} | {
+        name: words.format(temperature="T") + (" (softmax@T; 2 unless given)" if "{" in words else "")
+        for name, words in RULES.items()
+    }
+
+
+RULE_SETS = {
+    entry.name: entry
+    for entry in (
+        RuleSet("attnlrp", "AttnLRP", ("norms", "half-av", "half-qk", "half-gate", "identity"), "arXiv:2402.05602"),
+        RuleSet("gim", "GIM", ("norms", "half-av", "half-qk", "half-gate", "softmax@2"), "arXiv:2505.17630"),
+        RuleSet("relp", "RelP", ("norms", "patterns", "half-gate", "identity"), "arXiv:2508.21258"),
+    )
+}
 MATMUL_DTYPES = ("bfloat16",)
 
 
@@ -433,7 +551,7 @@ ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
 CELL_OPTIONS = ("against", "points", "layer_site")
 MATRIX_OPTIONS = ("readout", "against")
-PATH_OPTIONS = ("through", "freeze")
+PATH_OPTIONS = ("through", "freeze", "rules")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
 _LONGEST_TEXT = 4000
@@ -536,7 +654,8 @@ _EXPLAINED_OPTIONS = (
         "ablation",
         EXPLAINED,
         f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
-        "tokens, given as its text, its ids (#2#651) or a chat's JSON. By default zero, and remove for context-cite.",
+        "tokens, given as its text, its ids (#2#651) or a chat's JSON. By default zero, remove for context-cite and "
+        "mean for kernel-shap.",
         "NAME|TEXT",
         longest=_LONGEST_TEXT,
         read=read_whole_prompt,
@@ -544,7 +663,7 @@ _EXPLAINED_OPTIONS = (
     Option(
         "ablations",
         EXPLAINED,
-        "How many random ablations context-cite runs. By default 64.",
+        "How many random ablations context-cite and kernel-shap run. By default 64.",
         kind=int,
         minimum=2,
         maximum=1024,
@@ -553,15 +672,15 @@ _EXPLAINED_OPTIONS = (
     Option(
         "by",
         EXPLAINED,
-        "What leave-one-out, context-cite and faded-attention change as a whole, its effect divided evenly over its "
-        "tokens. By default token, and sentence for the other two.",
+        "What leave-one-out, kernel-shap, context-cite and faded-attention change as a whole, its effect divided "
+        "evenly over its tokens. By default token, and sentence for the last two.",
         "|".join(UNITS),
     ),
     Option(
         "within",
         EXPLAINED,
-        "The part of the prompt whose tokens leave-one-out, context-cite and faded-attention change, while all others "
-        "stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
+        "The part of the prompt whose tokens leave-one-out, kernel-shap, context-cite and faded-attention change, "
+        "while others stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
         "TEXT|START:STOP",
         longest=_LONGEST_TEXT,
         read=read_span,
@@ -590,9 +709,10 @@ _READ_OPTIONS = (
     Option(
         "score_site",
         READ,
-        "Where the tokens' scores are read: the embedding by default, or an activation whose layers are added up, such "
-        "as hook_v with the readout relative.",
-        "NAME",
+        "Where the tokens' scores are read, for any scope: the embedding by default; "
+        + "; ".join(f"{entry.name}: {entry.explains}" for entry in SCORE_SITES.values())
+        + " (these by relative unless a readout is given); or any activation, its layers added up, such as hook_z.",
+        "|".join((*SCORE_SITES, "NAME")),
     ),
     Option(
         "readout",
@@ -629,6 +749,15 @@ _READ_OPTIONS = (
         "PATH",
     ),
     Option("freeze", READ, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True),
+    Option(
+        "rules",
+        READ,
+        "Put rules in place of the model's derivative on the backward pass. "
+        + "; ".join(f"{name}: {words}" for name, words in rule_choices().items())
+        + f". What can be held constant is a rule too: {', '.join(FREEZABLE)}.",
+        "NAME",
+        many=True,
+    ),
 )
 _LIMIT_OPTIONS = (
     Option(

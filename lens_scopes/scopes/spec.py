@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
@@ -22,13 +24,13 @@ from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, Reado
 from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.spans import write_span
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
-from lens_scopes.scopes.paths import Frozen, Path, PathLike, as_path
+from lens_scopes.scopes.paths import Frozen, Path, PathLike, Rules, as_path
 from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
-from lens_scopes.scopes.readouts import Norm, Readout, Relative, as_readout
+from lens_scopes.scopes.readouts import Norm, Readout, as_readout
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
     DEFAULT_SCOPE,
@@ -38,6 +40,9 @@ from lens_scopes.scopes.registry import (
     PATH_OPTIONS,
     POINTS,
     READOUTS,
+    RULE_SETS,
+    RULES,
+    SCORE_SITES,
     SITE_OPTIONS,
     TOKEN_OPTIONS,
     options,
@@ -48,6 +53,7 @@ from lens_scopes.scopes.registry import (
     write_token,
     write_whole_prompt,
 )
+from lens_scopes.scopes.rules import is_rule
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction
@@ -57,9 +63,6 @@ ReadoutLike: TypeAlias = Annotated["Readout | str | None", VALIDATED]
 ObjectiveLike: TypeAlias = Annotated[
     "Spec | type[Spec] | Explanation | type[Explanation] | str | DirectionFunction | None", VALIDATED
 ]
-
-SITE_NAMES = {"values": "hook_v", "keys": "hook_k", "residuals": "hook_resid_pre"}
-"""Short names in a line of text for scores read by `relative` at an activation of every layer."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +75,7 @@ class Spec:
         lens: what reads the cells of the layers map as tokens, which asks for layers; None for nothing.
         sites: further activations to read.
         score_site: where the tokens' scores are read.
-        through: which components carry gradient; None for all.
+        through: which components carry gradient, and by what rules; None for all, by the model's derivative.
         readout: how a gradient becomes a score.
         points: where gradients are taken; None for the prompt itself.
         target: the next token explained, for objectives that take one and name none.
@@ -188,7 +191,10 @@ class Spec:
         if sites:
             given["sites"] = tuple(sites)
         if score_site is not None and not isinstance(score_site, str):
-            raise SiteError(f"score_site is a hook name; got {quote(score_site)}.")
+            raise SiteError(f"score_site is {', '.join(SCORE_SITES)} or a hook name; got {quote(score_site)}.")
+        if score_site in SCORE_SITES:
+            preset = SCORE_SITES[score_site]
+            score_site, given["readout"] = preset.site, as_readout(preset.readout)
         if readout is not None:
             given["readout"] = as_readout(readout)
         if memory is not None:
@@ -225,8 +231,8 @@ class Spec:
     def parse(cls, line: str) -> Spec:
         """The spec of one line of text: a scope, a value of it after @, and choices after +.
 
-        Choices are readouts, points, `frozen-PART`, `values`, `keys` or `residuals` (scores read there by `relative`),
-        and any option as `name=value`. Text in double quotes may hold any character.
+        Choices are readouts, points, `frozen-PART`, rules such as `gim`, names of SCORE_SITES such as `values`, and any
+        option as `name=value`. Text in double quotes may hold any character.
 
         Raises:
             LensScopesError: as `from_options`.
@@ -249,12 +255,10 @@ class Spec:
             given["answer"] = one_answer(given.get("answer"), given.pop("generate", None))
         own = {name for name in given if name in entry.settings or name not in _SHARED_OPTIONS}
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
-        through, frozen = as_path(given.pop("through", None)), given.pop("freeze", ())
+        through = _path(given.pop("through", None), given.pop("freeze", ()), given.pop("rules", ()))
         other = given.pop("against", None)
         if other is not None and base.readout == Norm() and entry.takes_gradient:
             given.setdefault("readout", "dot")
-        if frozen:
-            through = Frozen(*frozen) if through is None else through & Frozen(*frozen)
         every_layer = given.pop("layers", False)
         layers = given.pop("layer_site", None) or every_layer
         spec = cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
@@ -313,6 +317,8 @@ class Spec:
         head = f"{name}@{_quoted(written.pop(main))}" if main in written else name
         for option in ("readout", "points"):
             head += f"+{written.pop(option)}" if option in written else ""
+        if written.get("score_site") in SCORE_SITES:
+            head += f"+{written.pop('score_site')}"
         parts = (
             f"{option}={_quoted(item)}"
             for option, value in written.items()
@@ -412,10 +418,12 @@ class Spec:
 
     def _texts(self) -> dict[str, str]:
         """The choices that are written alike everywhere, where they are not as usual."""
+        chosen = (self.score_site, self.readout)
+        presets = {(entry.site, as_readout(entry.readout)): entry.name for entry in SCORE_SITES.values()}
         texts = {
             "lens": None if self.lens is None else self.lens.text,
-            "score_site": None if self.score_site == EMBEDDING else self.score_site,
-            "readout": None if self.readout == Norm() else self.readout.text,
+            "score_site": None if self.score_site == EMBEDDING else presets.get(chosen, self.score_site),
+            "readout": None if self.readout == Norm() or chosen in presets else self.readout.text,
             "points": None if self.points is None else self.points.text,
             "through": None if self.through is None else self.through.text or None,
             "matmul_dtype": self.matmul_dtype,
@@ -461,19 +469,20 @@ class FisherAtValues(Spec):
     tokens moved there. What keys do to the patterns, and the last position's own way past attention, are left out. It
     costs what Fisher Scope costs. Half the square of one layer's and head's part is a divergence in nats.
 
-    It is `attribute(..., Fisher(rank), score_site="hook_v", readout="relative")` by one name. Heads, matrices and modes
-    have sites of their own and take Fisher.
+    It is `attribute(..., Fisher(rank), score_site="values")` by one name; any other scope is read there likewise.
+    Heads, matrices and modes have sites of their own and take Fisher.
 
     Args:
         rank, samples, exact, seed: as for Fisher.
 
     Example:
         >>> FisherAtValues(rank=4).line
-        'fisher@4+relative+score_site=hook_v'
+        'fisher@4+values'
     """
 
     def __init__(self, rank: Any = 1, samples: int | None = None, exact: int | None = None, seed: int = 0) -> None:
-        super().__init__(Fisher(rank, samples, exact, seed), score_site="hook_v", readout=Relative())
+        values = SCORE_SITES["values"]
+        super().__init__(Fisher(rank, samples, exact, seed), score_site=values.site, readout=as_readout(values.readout))
 
 
 def _as_spec(objective: ObjectiveLike) -> Spec:
@@ -545,10 +554,12 @@ def _options_of_line(line: str) -> dict[str, Any]:
 
 def _choice(choice: str) -> dict[str, Any]:
     """The options of one choice after a plus sign; the last one of a kind stands."""
-    if choice in SITE_NAMES:
-        return {"score_site": SITE_NAMES[choice], "readout": "relative"}
+    if choice in SCORE_SITES:
+        return {"score_site": choice, "readout": SCORE_SITES[choice].readout}
     if choice.startswith("frozen-") and choice.removeprefix("frozen-") in FREEZABLE:
         return {"freeze": choice.removeprefix("frozen-")}
+    if is_rule(choice):
+        return {"rules": choice}
     if choice.partition("-")[0] in READOUTS:
         return {"readout": choice}
     if re.split("[-@,]", choice)[0] in POINTS:
@@ -556,7 +567,7 @@ def _choice(choice: str) -> dict[str, Any]:
     option, equals, value = choice.partition("=")
     if equals and option in options():
         return {option: _unquoted(value)}
-    known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *SITE_NAMES]
+    known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *RULE_SETS, *RULES, *SCORE_SITES]
     near = suggest(choice, known, end=";")
     raise ObjectiveError(
         f"unknown choice {choice!r}{near} known are {', '.join(known)}, and NAME=VALUE for any option."
@@ -578,6 +589,13 @@ def _written(choice: Any) -> Any:
         return getattr(choice, "text", choice)
     except ReadoutError:
         return choice
+
+
+def _path(through: PathLike, frozen: Sequence[str], rules: Sequence[str]) -> Path | None:
+    """A path and what else holds on it; None for what restricts nothing."""
+    parts = [as_path(through), Frozen(*frozen) if frozen else None, Rules(*rules) if rules else None]
+    given = [part for part in parts if part is not None]
+    return reduce(and_, given) if given else None
 
 
 def _as_answer(answer: Any) -> Any:

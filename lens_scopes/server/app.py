@@ -183,7 +183,8 @@ def _add_page(app: FastAPI) -> None:
 def _add_questions(app: FastAPI, service: Service) -> None:
     """The addresses that have the model work."""
 
-    def answers(model: Any) -> dict[str, Any]:
+    # Each route gives one answer, or events on the way to it.
+    def answers(model: type[object]) -> dict[str, Any]:
         described = "The result; or, where the Accept header asks for text/event-stream, events: `progress` with how "
         described += "far the work is, then `result` with the result or `problem` with problem details."
         return {
@@ -198,6 +199,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
             },
         }
 
+    # One route per kind of result.
     @app.post("/api/attribute", **answers(AttributionAnswer))
     async def attribute(question: AttributeRequest, request: Request) -> Response:
         """Which tokens, at which layers, made the model predict that."""
@@ -228,6 +230,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """What the leading Fisher directions mean."""
         return await _respond(service, question, request)
 
+    # The way out of all of them.
     @app.delete("/api/jobs/{job}", status_code=204, response_class=Response)
     def cancel(job: Name) -> None:
         """Cancels a waiting or running request, by the `job` of its progress events."""
@@ -281,6 +284,7 @@ def _event(name: str, data: bytes) -> bytes:
 def _add_lists(app: FastAPI, service: Service) -> None:
     """What there is to choose from."""
 
+    # Read from the registries and the options that the server was started with: no model works here.
     @app.get("/api/about")
     def about() -> About:
         """Models, scopes, limits and examples of this server."""
@@ -299,6 +303,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
             labels=LABELS,
         )
 
+    # Small enough to be answered at once, beside the queue.
     @app.post("/api/alignment", dependencies=[Depends(_json_only)])
     def alignment(question: AlignmentRequest) -> Alignment:
         """Where two prompts differ, token by token, before anything is asked about them."""

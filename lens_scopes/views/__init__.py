@@ -2,7 +2,7 @@
 
     to_html(result)                                          # one HTML document that opens offline
     attribution_page(attribution, heads=…, matrix=…, modes=…).to_html()  # several results of one prompt on one page
-    print_result(result, layers=True)                        # in the terminal
+    print_result(result)                                     # in the terminal
     figure_of(result).savefig("figure.pdf")
 
 Names are imported when first used, so that a terminal view loads neither matplotlib nor CircuitsVis.

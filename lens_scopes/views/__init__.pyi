@@ -8,12 +8,7 @@ from .notebook import framed, notebook_html, show
 from .page.document import Page
 from .page.pages import attribution_page, page_of
 from .render import figure_bytes, figure_of, print_result, rendered, to_html
-from .terminal.attribution import TerminalReport, print_terminal
-from .terminal.cells import print_cells
-from .terminal.flow import print_flow
-from .terminal.heads import print_heads
-from .terminal.matrix import print_matrix
-from .terminal.modes import print_modes
+from .terminal.attribution import TerminalReport
 from .words.pages.blocks import Section
 
 __all__ = [
@@ -32,13 +27,7 @@ __all__ = [
     "notebook_html",
     "attribution_page",
     "page_of",
-    "print_cells",
-    "print_flow",
-    "print_heads",
-    "print_matrix",
-    "print_modes",
     "print_result",
-    "print_terminal",
     "rendered",
     "show",
     "to_html",

@@ -28,15 +28,15 @@ _FIGURES = {
     "InformationFlow": "figures.flow.flow_figure",
 }
 _TABLES = {"EvaluationReport": "tables.table"}
-_PRINTERS = {
-    "Attribution": "terminal.attribution.print_terminal",
-    "HeadInspection": "terminal.heads.print_heads",
-    "CellPatches": "terminal.cells.print_cells",
-    "AttributionMatrix": "terminal.matrix.print_matrix",
-    "TotalInfluence": "terminal.matrix.print_influence",
-    "ModeInspection": "terminal.modes.print_modes",
-    "EvaluationReport": "terminal.evaluation.print_evaluation",
-    "InformationFlow": "terminal.flow.print_flow",
+_TERMINAL = {
+    "Attribution": "terminal.attribution.TerminalReport",
+    "HeadInspection": "terminal.heads.HeadsReport",
+    "CellPatches": "terminal.cells.CellsReport",
+    "AttributionMatrix": "terminal.matrix.MatrixReport",
+    "TotalInfluence": "terminal.matrix.InfluenceReport",
+    "ModeInspection": "terminal.modes.ModesReport",
+    "EvaluationReport": "terminal.evaluation.EvaluationView",
+    "InformationFlow": "terminal.flow.FlowReport",
 }
 
 
@@ -80,10 +80,23 @@ def rendered(result: Viewable, suffix: str) -> bytes:
     return figure_bytes(result, suffix[1:])
 
 
-def print_result(result: Viewable, console: Console | None = None) -> None:
-    """Print any result to a terminal."""
-    settings = {"layers": True} if getattr(result, "layers", None) is not None else {}
-    _view(_PRINTERS, result)(result, console, **settings)
+def print_result(result: Viewable, console: Console | None = None, *, contract: bool = False, **settings: Any) -> None:
+    """Print any result to a terminal.
+
+    Args:
+        result: what to print.
+        console: where to; by default standard output.
+        contract: whether the five elements of the claim follow.
+        settings: of the view, such as the `group` of an attribution.
+    """
+    from rich.console import Console as StandardOutput
+
+    console = console or StandardOutput()
+    console.print(_view(_TERMINAL, result)(result, **settings))
+    if contract:
+        from lens_scopes.views.terminal.parts import ContractView
+
+        console.print(ContractView(result))
 
 
 def _view(views: dict[str, str], result: Viewable) -> Callable[..., Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,12 +16,16 @@ from typing import Any
 import pandas
 import pytest
 import torch
+import typer
 from command_line import PROMPT, WORDS, Loader, Run, as_json, tokenizer
 from tiny_models import neox_like
 
 import lens_scopes as ls
 from lens_scopes.cli import main
+from lens_scopes.cli.app import app
 from lens_scopes.models.load import AvailableModel, load_model
+
+COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
 
 # What it computes and prints
 
@@ -67,6 +73,12 @@ def test_json_is_the_result_of_the_python_call_and_nothing_else(run: Callable[..
             {"through": ls.Attention() & ls.Frozen("norms")},
         ),
         (["--freeze", "patterns", "--freeze", "norms"], ls.Semantic(), {"through": ls.Frozen("patterns", "norms")}),
+        (["--through", "gim"], ls.Semantic(), {"through": ls.Rules("gim")}),
+        (
+            ["--through", "0", "--rules", "relp", "--rules", "softmax@3"],
+            ls.Semantic(),
+            {"through": ls.Layers(0) & ls.Rules("relp", "softmax@3")},
+        ),
     ],
 )
 def test_options_say_what_the_python_arguments_say(
@@ -118,7 +130,7 @@ def test_the_model_is_loaded_as_asked(run: Callable[..., Run], loader: Loader) -
 
 
 def test_the_terminal_view_names_every_token_the_prediction_and_the_contract(run: Callable[..., Run]) -> None:
-    result = run("attribute", PROMPT, "--target", " sofa")
+    result = run("attribute", PROMPT, "--target", " sofa", "--contract")
     assert result.status == 0 and result.err == ""
     for word in ("dog", "sleeps", "on", "the", "sofa", *("output explained", "held fixed", "score attributed")):
         assert word in result.out
@@ -323,6 +335,7 @@ BEFORE_LOADING = {
     "unknown readout": ([PROMPT, "--readout", "nrom"], "did you mean 'norm'?"),
     "unknown path": ([PROMPT, "--through", "sideways"], "'sideways' is not a path"),
     "unknown frozen part": ([PROMPT, "--freeze", "weights"], "got ['weights']"),
+    "unknown rule": ([PROMPT, "--rules", "gimm"], "did you mean 'gim'?"),
     "unknown grouping": ([PROMPT, "--group", "verse"], "unknown grouping 'verse'"),
     "unknown kind of file": ([PROMPT, "--out", "page.docx"], "page.docx; give it one of the suffixes .html"),
     "no kind of file": ([PROMPT, "--out", "page"], "one of the suffixes"),
@@ -347,6 +360,7 @@ AFTER_LOADING = {
     "unknown site": ([PROMPT, "--site", "blocks.0.hook_resid_per"], "blocks.0.hook_resid_pre"),
     "unknown layer site": ([PROMPT, "--layer-site", "resid"], "layers='resid' is not a residual site"),
     "layer out of range": ([PROMPT, "--through", "5-9"], "layer 5 does not exist"),
+    "rule without a place": ([PROMPT, "--rules", "half-gate"], "have no gate"),
     "chat without a template": (["--chat", "chat.json"], "template"),
 }
 
@@ -541,9 +555,44 @@ def test_help_and_version(run: Callable[..., Run]) -> None:
     assert run("--version").out == f"lens-scopes {ls.__version__}\n"
     bare, asked = run(), run("--help")
     assert bare == asked and asked.status == 0
-    for command in ("attribute", "show", "models"):
-        assert command in asked.out
-        assert run(command, "--help").status == 0
+    assert run("-h") == bare and "attribute" in asked.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_speaks_of_values_and_gives_examples_that_parse(run: Callable[..., Run], command: str) -> None:
+    text = run(command, "--help").out
+    assert run(command, "-h").out == text
+    assert not re.search(r"<(bool|str|int|float|path|list)", text), "types of Python"
+    lines = [line.strip() for line in COMMANDS[command].epilog.splitlines()]
+    assert lines[0] == "Examples:" and len(lines) > 1
+    for line in lines[1:]:
+        program, name, *arguments = shlex.split(line)
+        assert (program, name) == ("lens-scopes", command)
+        COMMANDS[command].make_context(command, arguments)
+
+
+def test_everyday_options_come_first_and_have_short_forms(
+    run: Callable[..., Run], loader: Loader, folder: Path
+) -> None:
+    panel = run("attribute", "-h").out.partition("╭─ Options")[2].partition("╭─ ")[0]
+    assert all(option in panel for option in ("--target", "--scope", "--layers", "--out", "--model", "--json"))
+    long = run("attribute", PROMPT, "--scope", "logprob", "--target", " dog", "--layers", "--json")
+    assert run("attribute", PROMPT, "-s", "logprob", "-t", " dog", "-l", "-j") == long
+    assert run("attribute", PROMPT, "-o", "page.html").status == 0 and (folder / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["attribute", "x", "--scope", "fishr"], ["heads", "x", "--baseline", "foo"], ["compare", "x"]]
+)
+def test_wrong_choices_are_refused_before_torch_is_imported(arguments: list[str]) -> None:
+    assert imported(arguments) == (2, "")
+
+
+def test_the_contract_is_printed_when_asked_for(run: Callable[..., Run]) -> None:
+    assert "held fixed" not in run("attribute", PROMPT).out
+    shown = run("attribute", PROMPT, "--contract", "--with", "modes").out
+    assert shown.count("held fixed") == 2
+    assert "held fixed" in run("heads", PROMPT, "--verify", "0", "--contract").out
 
 
 # For a process of its own, wherever it runs and whether or not the package is installed.
@@ -553,14 +602,20 @@ HEAVY = "torch transformer_lens transformers matplotlib pandas circuitsvis safet
 
 @pytest.mark.parametrize("arguments", [["--help"], ["attribute", "--help"], ["--version"], ["atribute"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert imported(arguments)[1] == ""
+
+
+def imported(arguments: list[str]) -> tuple[int, str]:
+    """The exit status of a command in a new process, and the heavy modules that it imported."""
     program = (
         "import sys\nfrom lens_scopes.cli import main\n"
         f"try: main({arguments!r})\n"
-        f"except SystemExit: sys.exit(', '.join(set({HEAVY!r}.split()) & set(sys.modules)) or 0)"
+        f"except SystemExit as end: print(end.code or 0, *sorted(set({HEAVY!r}.split()) & set(sys.modules)), sep='|')"
     )
     command = [sys.executable, "-c", program]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
-    assert finished.returncode == 0, finished.stderr
+    status, *heavy = finished.stdout.splitlines()[-1].split("|")
+    return int(status), " ".join(heavy)
 
 
 def test_a_reader_that_leaves_early_is_not_told_off(run: Callable[..., Run], folder: Path) -> None:

@@ -23,7 +23,7 @@ def missing(cell: str) -> set[str]:
     if cell.startswith("all but "):
         return set(cell.removeprefix("all but ").split(", "))
     return set() if cell in ("all", "✓") else {
-        *_IN_BLOCK, *architectures.PATHS, "Temperature", "everything"
+        *_IN_BLOCK, *architectures.PATHS, *architectures.RULES, "Temperature", "everything"
     }  # fmt: skip
 
 

@@ -72,6 +72,9 @@ def test_sites(both: tuple[Any, Any], site: str) -> None:
         ls.Frozen("norms"),
         ls.Frozen("gates"),
         ls.Attention() & ls.Layers(1) & ls.Frozen("patterns", "norms"),
+        ls.Rules("attnlrp"),
+        ls.Layers(1) & ls.Rules("gim"),
+        ls.Rules("relp"),
     ],
     ids=str,
 )

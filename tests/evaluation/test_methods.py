@@ -22,9 +22,9 @@ from lens_scopes.evaluation.methods.path_gradients import (
 )
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.methods.table import RECIPES, method_names
-from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm, Surprisal
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
+from lens_scopes.scopes.registry import SCORE_SITES
 
 IDS = [1, 17, 0, 8, 22, 3]
 TARGET = 5
@@ -55,11 +55,12 @@ BASELINES = {
     "loo-logprob@remove": ls.LeaveOneOut("logprob", ablation="remove"),
     "attention-rollout": ls.AttentionRollout(),
     "value-attention": ls.ValueWeightedAttention(),
-    "closeness": Closeness(),
-    "embedding-norm": EmbeddingNorm(),
-    "surprisal": Surprisal(),
+    "closeness": ls.Closeness(),
+    "embedding-norm": ls.EmbeddingNorm(),
+    "surprisal": ls.Surprisal(),
     "random": ls.RandomScores(),
     "random@7": ls.RandomScores(7),
+    "kernel-shap@9": ls.KernelShap(9),
 }
 STARTS = {
     f"ig-{start}{held}": ls.StraightPath(start, 16, hold_special=bool(held))
@@ -115,7 +116,8 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 def test_the_names_are_those_tested_here() -> None:
     tested = {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS, *PAPER)}
-    assert tested | {"fisher-at-values", "leave-one-out", "context-cite", "faded-attention"} == set(method_names())
+    elsewhere = {"fisher-at-values", "leave-one-out", "context-cite", "faded-attention", "grad-ellm"}
+    assert tested | elsewhere == set(method_names())
 
 
 @pytest.mark.parametrize("name", STARTS)
@@ -144,6 +146,21 @@ def test_a_scope_that_needs_tokens_is_no_method() -> None:
 def test_the_name_of_fisher_at_values_is_that_scope(model: Any) -> None:
     scope = ls.attribute(model, prompt_of(), ls.FisherAtValues(3)).scores
     assert torch.equal(as_method("fisher@3+values").score(model, prompt_of(), TARGET).scores, scope)
+
+
+@pytest.mark.parametrize("site", SCORE_SITES)
+@pytest.mark.parametrize("base", ["semantic", "logprob", "temperature", "fisher", "ixg"])
+def test_a_place_for_scores_may_follow_any_method(base: str, site: str) -> None:
+    method = as_method(f"{base}@{site}+frozen-norms")
+    assert method.name == f"{base}@{site}+frozen-norms"
+    assert method.spec == as_method(f"{base}+{site}+frozen-norms").spec
+    assert method.spec.score_site == SCORE_SITES[site].site
+
+
+def test_a_place_for_scores_is_none_where_no_gradient_is_taken() -> None:
+    for name in ("random@values", "closeness@values", "attention-rollout@keys"):
+        with pytest.raises(EvaluationError, match="takes no gradient"):
+            as_method(name)
 
 
 def test_redrawn_scores_are_those_of_a_model_that_has_learnt_nothing(model: Any) -> None:
@@ -187,7 +204,7 @@ def test_modifications_add_up() -> None:
     method = as_method("fisher@8+dot-mean+frozen-patterns+frozen-norms+path-mean@4+values")
     assert method.explanation == ls.Fisher(8)
     spec = method.spec
-    assert spec.through is not None and spec.through.frozen == {"patterns", "norms"}
+    assert spec.through is not None and spec.through.rules == {"patterns", "norms"}
     assert spec.points == ls.StraightPath("mean", 4)
     assert (spec.score_site, spec.readout) == ("hook_v", ls.Relative()), "the last readout stands"
     assert as_method("fisher@8+values+norm").spec.readout == ls.Norm()
@@ -271,6 +288,12 @@ def test_costs_of_custom_and_sampled_directions_are_counted(model: Any, monkeypa
         ("loo-logprob@remove", 1 + 5),
         ("attention-rollout", 1),
         ("value-attention", 1),
+        ("context-cite+by=token", 64),
+        ("kernel-shap@20", 1 + 20),
+        ("kernel-shap", 1 + 2**5 - 2),
+        ("surprisal", 1),
+        ("closeness", 0),
+        ("embedding-norm", 0),
         ("random", 0),
     ],
 )
@@ -281,6 +304,15 @@ def test_costs_of_baselines_are_counted(build: Any, name: str, forwards: int) ->
         scored = as_method(name).score(model, prompt_of(), TARGET)
     assert (scored.forwards, scored.backwards) == (forwards, 0)
     assert rows == {"forwards": forwards + 1, "backwards": 0}
+
+
+def test_the_cost_of_baselines_with_gradients_is_counted(model: Any) -> None:
+    with counted(model) as rows:
+        scored = as_method("grad-ellm").score(model, prompt_of(), TARGET)
+    assert (scored.forwards, scored.backwards) == (1, 1)
+    assert rows == {"forwards": 1 + 1, "backwards": 1}
+    scored = as_method("faded-attention+by=token").score(model, prompt_of(), TARGET)
+    assert (scored.forwards, scored.backwards) == (3, 2)
 
 
 # Other ways to give a method

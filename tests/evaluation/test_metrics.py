@@ -22,7 +22,7 @@ from lens_scopes.evaluation.methods.method import Method, MethodScores
 from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, count_of, ranking
-from lens_scopes.evaluation.metrics.agreement import correlation
+from lens_scopes.evaluation.metrics.agreement import correlation, top_hit
 from lens_scopes.evaluation.metrics.perturbation import integral
 from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
 from lens_scopes.evaluation.metrics.table import CURVE_FRACTIONS, ERASER_FRACTIONS, METRICS, metric_named
@@ -293,9 +293,26 @@ def test_leave_one_out_agrees_with_itself(tiny: Any, ablation: str) -> None:
     case = case_of(tiny, [1, 17, 0, 8, 22, 3, 11], f"loo-kl@{ablation}", ablation)
     found = values_of("loo-kl", case)
     partial = found.pop("loo-kl-partial")
-    assert found == pytest.approx(dict.fromkeys(("loo-kl-spearman", "loo-kl-kendall", "loo-kl-jaccard"), 1), abs=1e-12)
+    assert found == pytest.approx(dict.fromkeys(found, 1), abs=1e-12) and len(found) == 4
     by_place = bool((case.effects.diff() > 0).all())
     assert math.isnan(partial) if by_place else partial == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_the_strongest_token_is_hit_where_it_is_among_the_five_of_largest_score(place: int) -> None:
+    scores = torch.tensor([7.0, 6, 5, 4, 3, 2, 1], dtype=torch.float64)
+    effects = torch.full((7,), 0.1, dtype=torch.float64)
+    effects[place] = 2
+    assert top_hit(scores, effects) == (float(place < 5), None)
+    assert top_hit(scores, effects, k=3) == (float(place < 3), None)
+
+
+def test_a_hit_needs_tokens_to_choose_from() -> None:
+    five, six = torch.arange(5).double(), torch.arange(6).double()
+    assert top_hit(six, six) == (1.0, None) and top_hit(-six, six) == (0.0, None)
+    for scores, effects, words in ((five, five, "no more than 5"), (torch.ones(6), six, "same score")):
+        value, note = top_hit(scores, effects)
+        assert math.isnan(value) and words in (note or "")
 
 
 def literal_kendall(first: list[float], second: list[float]) -> float:

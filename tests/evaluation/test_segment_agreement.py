@@ -15,7 +15,7 @@ import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError
 from lens_scopes.evaluation.evaluator import Evaluator
 from lens_scopes.evaluation.metrics.segments import _SEED_APART, segment_agreement
-from lens_scopes.scopes.context_cite import random_subsets
+from lens_scopes.scopes.comparisons.context_cite import random_subsets
 
 IDS, TOKEN = [1, 17, 0, 8, 22, 3, 8, 11], 5
 LINES = [(1, 3), (3, 4), (4, 7), (7, 8)]

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.contract import ELEMENTS
 from lens_scopes.scopes.registry import scope_names
 from lens_scopes.views.render import figure_bytes
@@ -38,6 +38,11 @@ BASELINES: list[Callable[[], Baseline]] = [
     lambda: ls.LeaveOneOut("logprob", ablation="resample", draws=2, seed=4),
     ls.AttentionRollout,
     ls.ValueWeightedAttention,
+    lambda: ls.KernelShap(ablations=6, seed=2),
+    ls.GradEllm,
+    ls.Closeness,
+    ls.EmbeddingNorm,
+    ls.Surprisal,
     ls.RandomScores,
     lambda: ls.ExternalScores([0.0, -1.0, 2.0, 0.5, 0.25, 3.0], name="mine"),
 ]
@@ -173,6 +178,27 @@ def test_value_weighted_attention_against_nested_loops(tiny: Any) -> None:
     assert float(scores.sum()) == pytest.approx(1, abs=1e-12) and bool((scores >= 0).all())
 
 
+def test_grad_ellm_against_one_derivative_at_a_time(tiny: Any) -> None:
+    """∂z/∂o by an autograd of the model in which the heads' outputs at the last position are the inputs."""
+    n, heads = len(IDS), tiny.cfg.n_heads
+    patterns, values = attention_of(tiny)
+    target = 5
+    expected = torch.zeros(n, dtype=torch.float64)
+    for layer, (A, v) in enumerate(zip(patterns, values, strict=True)):
+        site = f"blocks.{layer}.attn.hook_z"
+        output = reference.site_activation(tiny, IDS, site).requires_grad_(True)
+        y = reference.state_from_site(tiny, IDS, -1, site, output)
+        logit = reference.logits_from_final_state(tiny, y)[target]
+        gradient = torch.autograd.grad(logit, output)[0][-1].reshape(heads, -1)
+        shared = heads // v.shape[1]
+        for t in range(n):
+            signed = sum(float(A[h, -1, t]) * float(gradient[h] @ v[t, h // shared]) for h in range(heads))
+            expected[t] += max(0.0, signed)
+    scores = ls.attribute(tiny, IDS, ls.GradEllm(), target=target).scores
+    assert_close(scores, expected, **CLOSE)
+    assert not any(module._forward_hooks for module in tiny.modules())
+
+
 # Chance
 
 
@@ -248,21 +274,26 @@ def test_outside_scores_that_fit_no_prompt_are_refused(source: Any, words: str) 
 # One interface
 
 
-@pytest.mark.parametrize(
-    "name", ["leave-one-out", "context-cite", "faded-attention", "attention-rollout", "value-attention", "random"]
-)
+KINDS = {
+    "leave-one-out": ls.LeaveOneOut,
+    "context-cite": ls.ContextCite,
+    "faded-attention": ls.FadedAttention,
+    "attention-rollout": ls.AttentionRollout,
+    "value-attention": ls.ValueWeightedAttention,
+    "kernel-shap": ls.KernelShap,
+    "grad-ellm": ls.GradEllm,
+    "closeness": ls.Closeness,
+    "embedding-norm": ls.EmbeddingNorm,
+    "surprisal": ls.Surprisal,
+    "random": ls.RandomScores,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_baselines_are_asked_for_by_name_class_or_object(name: str) -> None:
-    kinds = {
-        "leave-one-out": ls.LeaveOneOut,
-        "context-cite": ls.ContextCite,
-        "faded-attention": ls.FadedAttention,
-        "attention-rollout": ls.AttentionRollout,
-        "value-attention": ls.ValueWeightedAttention,
-        "random": ls.RandomScores,
-    }
-    assert scope_names(takes_gradient=False) == list(kinds)
+    assert scope_names(takes_gradient=False) == list(KINDS)
     model, prompt = example_model(), "The capital of France. Rome is"
-    by_name, by_class, by_object = (ls.attribute(model, prompt, what) for what in (name, kinds[name], kinds[name]()))
+    by_name, by_class, by_object = (ls.attribute(model, prompt, what) for what in (name, KINDS[name], KINDS[name]()))
     assert torch.equal(by_name.scores, by_object.scores) and torch.equal(by_class.scores, by_object.scores)
     assert by_name.scope == name
 
@@ -334,7 +365,7 @@ def test_contracts_name_what_is_left_out_and_by_what() -> None:
 @pytest.mark.parametrize("make", BASELINES)
 def test_choices_that_take_a_gradient_are_refused(make: Any, choice: dict[str, Any], words: str) -> None:
     baseline = make()
-    with pytest.raises(ObjectiveError, match=f"{baseline.scope} takes no gradient, so .*{words}"):
+    with pytest.raises(ObjectiveError, match=f"{baseline.scope} {baseline.why_alone}, so .*{words}"):
         ls.attribute(gpt2_like(), IDS, baseline, **choice)
 
 
@@ -362,7 +393,7 @@ def test_bad_settings_are_refused_in_one_line(make: Callable[[], Any], error: An
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_one_token_prompts_have_a_score(name: str) -> None:
     model = TINY_MODELS[name]()
-    for make in BASELINES[:6]:
+    for make in BASELINES[:-1]:
         assert ls.attribute(model, [4], make()).scores.isfinite().all()
     left_out = ls.attribute(model, with_bos([4]), ls.LeaveOneOut())
     assert left_out.scores.tolist() == [0.0]

@@ -18,8 +18,8 @@ from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.prompts.groups import GROUPINGS
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.spans import read_span
-from lens_scopes.scopes import context_cite
-from lens_scopes.scopes.context_cite import lasso, logit, random_subsets, segment_weights
+from lens_scopes.scopes.comparisons import context_cite
+from lens_scopes.scopes.comparisons.context_cite import lasso, logit, random_subsets, segment_weights
 
 TEXT = "The capital of France is Paris. Paris is of Italy.\nRome is the capital.\n\nThe capital of Italy is"
 CHAT = [{"role": "user", "content": "The capital of Italy is Paris."}, {"role": "assistant", "content": "Italy is"}]

@@ -14,7 +14,7 @@ from tiny_models import llama_like
 import lens_scopes as ls
 from lens_scopes.errors import LensScopesError, ObjectiveError, PathError, ReadoutError, SiteError
 from lens_scopes.scopes.paths import Path, parse_path
-from lens_scopes.scopes.registry import POINTS, READOUTS, options, scope_entries, scope_names
+from lens_scopes.scopes.registry import POINTS, READOUTS, SCORE_SITES, options, scope_entries, scope_names
 from lens_scopes.scopes.spec import Spec
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -185,7 +185,7 @@ def test_options_are_refused_by_name() -> None:
 def test_a_path_reads_back_from_its_text(path: Path) -> None:
     model = llama_like()
     again = parse_path(path.text)
-    assert again.frozen == path.frozen
+    assert again.rules == path.rules
     if all(layer < model.cfg.n_layers for term in path.terms or () for one in term for layer in one.layers or ()):
         kept = [term for term in path.terms or () if all(not one.heads for one in term)]
         assert len(kept) == len(path.terms or ()) or again == path or str(again)
@@ -221,6 +221,36 @@ def test_every_readout_and_kind_of_points_is_known_everywhere(text: str, run: Ca
         ]
         answer = http.post("/api/attribute", json={"text": PROMPT, option: text})
         assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("name", SCORE_SITES)
+def test_every_place_for_scores_is_known_everywhere_and_takes_any_scope(name: str, run: Callable[..., Run]) -> None:
+    entry = SCORE_SITES[name]
+    apart = Spec.read("temperature", score_site=entry.site, readout=entry.readout)
+    assert Spec.read("temperature", score_site=name) == Spec.parse(f"temperature+{name}") == apart
+    assert apart.line == f"temperature+{name}" and apart.to_options() == {"scope": "temperature", "score_site": name}
+    assert apart.to_python() == ["ls.Temperature()", f"score_site={name!r}"]
+    assert Spec.read(ls.Fisher(2), score_site=name, readout="norm") == Spec(ls.Fisher(2), score_site=entry.site)
+    assert Spec.read("fisher+dot", score_site=name).readout == ls.Relative(), "the place brings its readout"
+    assert name in "".join(run("attribute", "--help").out.split())
+    shown = as_json(run("attribute", PROMPT, "--scope", "temperature", "--score-site", name, "--json"))
+    assert shown["spec"] == apart.to_options()
+    from lens_scopes.server import create_app
+
+    with client(create_app({"tiny": served_model()})) as http:
+        assert name in [item["name"] for item in http.get("/api/about").json()["score_sites"]]
+        answer = http.post("/api/attribute", json={"text": PROMPT, "scope": "temperature", "score_site": name})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["scores"] == pytest.approx(shown["scores"], rel=1e-4)
+
+
+def test_every_preset_is_its_scope_read_at_its_site() -> None:
+    presets = [entry for entry in scope_entries().values() if entry.is_preset]
+    assert [entry.name for entry in presets] == ["fisher-at-values"]
+    for entry in presets:
+        objective = Spec.parse(entry.name).objective
+        assert entry.build() == Spec.read(objective, score_site=entry.score_site)
+    assert scope_entries()["fisher-at-values"].build(rank=3) == ls.FisherAtValues(3)
 
 
 @pytest.mark.parametrize("name", [name for name in options() if name != "memory"])

@@ -70,14 +70,22 @@ def ask(api: TestClient, kind: str, **question: Any) -> Any:
 OTHER = "The sofa sleeps on the"
 QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
     "attribute": (
-        {"scope": "logprob", "target": " sofa", "position": 3, "layers": True, "through": "0", "freeze": ["norms"]},
+        {
+            "scope": "logprob",
+            "target": " sofa",
+            "position": 3,
+            "layers": True,
+            "through": "0",
+            "freeze": ["norms"],
+            "rules": ["half-av"],
+        },
         lambda model: ls.attribute(
             model,
             PROMPT,
             ls.LogProb(" sofa"),
             position=3,
             layers=True,
-            through=ls.Layers(0) & ls.Frozen("norms"),
+            through=ls.Layers(0) & ls.Frozen("norms") & ls.Rules("half-av"),
         ),
         AttributionAnswer,
     ),
@@ -316,6 +324,8 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("attribute", {"through": "7"}, ["--through", "7"]),
     ("attribute", {"through": "everything"}, ["--through", "everything"]),
     ("attribute", {"freeze": ["keys"]}, ["--freeze", "keys"]),
+    ("attribute", {"rules": ["gimm"]}, ["--rules", "gimm"]),
+    ("attribute", {"rules": ["half-gate"]}, ["--rules", "half-gate"]),
     ("attribute", {"readout": "mean"}, ["--readout", "mean"]),
     ("attribute", {"layer_site": "resid"}, ["--layer-site", "resid"]),
     ("heads", {"baseline": "mode"}, ["--baseline", "mode"]),

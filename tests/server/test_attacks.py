@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from command_line import PROMPT, Loader
-from served import client, served_model, serving
+from served import client, served_model, serving, wait_until
 
 import lens_scopes.server.app as app_module
 from lens_scopes.errors import LensScopesError
@@ -134,14 +134,18 @@ def test_one_client_has_a_share_of_the_queue(model: Any) -> None:
     def wait(values: Any, hook: Any) -> None:
         go_on.wait(30)
 
-    with serving(create_app({"tiny": model}, Limits(waiting=6, waiting_per_client=2))) as address:
+    app = create_app({"tiny": model}, Limits(waiting=6, waiting_per_client=2))
+    queue = app.state.service.queue
+    with serving(app) as address:
 
         def ask(position: int) -> httpx.Response:
             return httpx.post(f"{address}/api/attribute", json={"text": PROMPT, "position": position}, timeout=60)
 
         with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", wait)]), ThreadPoolExecutor(6) as pool:
-            waiting = [pool.submit(ask, position) for position in range(3)]
-            time.sleep(1.0)
+            waiting = [pool.submit(ask, 0)]
+            wait_until(lambda: queue._running is not None)
+            waiting += [pool.submit(ask, position) for position in (1, 2)]
+            wait_until(lambda: len(queue._waiting) == 2)
             refused = ask(4)
             go_on.set()
             statuses = [item.result().status_code for item in waiting]

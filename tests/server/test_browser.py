@@ -14,7 +14,7 @@ from command_line import PROMPT
 from served import chat_model, served_model, serving
 
 import lens_scopes as ls
-from lens_scopes.scopes.registry import FREEZABLE, READOUTS
+from lens_scopes.scopes.registry import FREEZABLE, READOUTS, SCORE_SITES, rule_choices
 from lens_scopes.server import create_app
 from lens_scopes.views.words.colour import level_colour, scale_of
 from lens_scopes.views.words.numbers import number
@@ -112,18 +112,38 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     tab.fill("textarea[name=text]", "The dog sleeps on")
     offered = tab.eval_on_selector_all("[name=readout] option", "e => e.map(one => one.value)")
     assert offered == ["", *READOUTS], "the page offers what the library has"
+    offered = tab.eval_on_selector_all("[name=score_site] option", "e => e.map(one => one.value)")
+    assert offered == ["", *SCORE_SITES]
     assert texts(tab, ".freeze label") == [f" {words}" for words in FREEZABLE.values()]
+    offered = tab.eval_on_selector_all("[name=rules] option", "e => e.map(one => one.value)")
+    assert offered == ["", *rule_choices()]
     tab.select_option("[name=scope]", "fisher")
     tab.fill("[name=rank]", "2")
+    tab.locator(".more summary").click()
+    tab.select_option("[name=rules]", "gim")
     asked(tab, lambda: tab.click("#explain"))
     assert tab.locator(".answer .kind b").inner_text() == "Fisher(rank=2)"
-    assert "text=The+dog+sleeps+on&scope=fisher&rank=2" in tab.url
+    assert "through rules gim" in tab.locator(".answer .kind").first.inner_text()
+    assert "text=The+dog+sleeps+on&scope=fisher&rank=2&rules=gim" in tab.url
     again = visit(tab.url.partition("#")[2])
     assert tokens(again) == tokens(tab) == ["<bos>", "The", " dog", " sleeps", " on"]
-    assert again.input_value("[name=rank]") == "2"
+    assert again.input_value("[name=rank]") == "2" and again.input_value("[name=rules]") == "gim"
     asked(tab, tab.go_back)
     assert tab.input_value("textarea[name=text]") == PROMPT
     assert tab.locator(".answer .kind b").inner_text().startswith("Semantic")
+
+
+def test_scores_are_read_where_the_page_says(visit: Callable[..., Any], model: Any) -> None:
+    tab = visit()
+    tab.evaluate("document.querySelector('details.more').open = true")
+    tab.select_option("[name=scope]", "temperature")
+    tab.select_option("[name=score_site]", "values")
+    asked(tab, lambda: tab.click("#explain"))
+    assert "scope=temperature&score_site=values" in tab.url
+    expected = ls.attribute(model, PROMPT, ls.Temperature(), score_site="values")
+    assert [float(text) for text in texts(tab, "#a-scores .cell")] == pytest.approx(expected.scores.tolist(), rel=1e-3)
+    again = visit(tab.url.partition("#")[2])
+    assert again.input_value("[name=score_site]") == "values"
 
 
 def test_the_fold_stays_in_the_address_and_with_other_questions(visit: Callable[..., Any]) -> None:

@@ -46,6 +46,7 @@ PATHS: dict[str, Any] = {
     "Frozen norms": ls.Frozen("norms"),
     "Frozen gates": ls.Frozen("gates"),
 }
+RULES: dict[str, Any] = {name: ls.Rules(name) for name in ("half-av", "half-qk", "half-gate", "identity", "softmax")}
 # From transformer-lens 4 on there is no other backend.
 BACKENDS = ("hooked", "bridge") if find_spec("transformer_lens.HookedTransformer") else ("bridge",)
 
@@ -115,6 +116,7 @@ class Support:
         scopes: those of SCOPES that it refuses, by class name.
         sites: the kinds of sites inside a block that it lacks.
         paths: the kinds of paths that it lacks.
+        rules: the single rules on the backward pass that it lacks.
         heads: whether heads can be inspected.
         batch: whether prompts of several lengths run together.
     """
@@ -123,6 +125,7 @@ class Support:
     scopes: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
     heads: bool = False
     batch: bool = False
 
@@ -130,9 +133,9 @@ class Support:
     def cells(self) -> tuple[str, ...]:
         """The columns of the table."""
         if self.refused:
-            return ("refused", "–", "–", "–", "–")
+            return ("refused", "–", "–", "–", "–", "–")
         marks = ("✓" if does else "–" for does in (self.heads, self.batch))
-        return (_all_but(self.scopes), _all_but(self.sites), _all_but(self.paths), *marks)
+        return (*map(_all_but, (self.scopes, self.sites, self.paths, self.rules)), *marks)
 
 
 def _all_but(missing: tuple[str, ...]) -> str:
@@ -225,8 +228,8 @@ def _try(model: Any) -> tuple[Support, dict[str, torch.Tensor]]:
         return torch.cat([scores.flatten() for scores in read.values()])
 
     def path(name: str) -> torch.Tensor:
-        scores = ls.attribute(model, IDS, ls.Semantic(TARGET), through=PATHS[name]).scores
-        if not (name == "Frozen gates" and model.cfg.act_fn == "relu"):  # whose gate is constant by itself
+        scores = ls.attribute(model, IDS, ls.Semantic(TARGET), through=(PATHS | RULES)[name]).scores
+        if not (name in ("Frozen gates", "identity") and model.cfg.act_fn == "relu"):  # with a constant gate by itself
             assert not torch.allclose(scores, free.scores), name
         if name in ("MLP", "Skip"):
             assert scores[-1] > 0 and not scores[:-1].any(), "only attention moves anything between tokens"
@@ -246,7 +249,8 @@ def _try(model: Any) -> tuple[Support, dict[str, torch.Tensor]]:
 
     sites = tuple(name for name in _IN_BLOCK if not works(f"site {name}", lambda name=name: site(name)))
     paths = tuple(name for name in PATHS if not works(f"path {name}", lambda name=name: path(name)))
-    return Support(None, (), sites, paths, works("heads", heads), works("batch", batch)), answers
+    rules = tuple(name for name in RULES if not works(f"rule {name}", lambda name=name: path(name)))
+    return Support(None, (), sites, paths, rules, works("heads", heads), works("batch", batch)), answers
 
 
 def rows(name: str) -> list[str]:
@@ -259,7 +263,7 @@ def rows(name: str) -> list[str]:
 
 def table() -> list[str]:
     """The lines of the whole table."""
-    head = ["| architecture | backend | scopes | sites | paths | heads | batch |", "| --- |" + 6 * " --- |"]
+    head = ["| architecture | backend | scopes | sites | paths | rules | heads | batch |", "| --- |" + 7 * " --- |"]
     return head + [row for name in CONFIGS for row in rows(name)]
 
 

@@ -74,6 +74,7 @@ ENTRY_POINTS: dict[str, Callable[[Any], list[Tensor]]] = {
     "fisher trace": _scores(ls.Fisher("trace", samples=4, exact=2)),
     "values": _scores(ls.FisherAtValues()),
     "through": _scores(ls.Fisher(), through=ls.Frozen("norms")),
+    "rules": _scores(ls.Fisher(), through=ls.Rules("gim", "relp")),
     "integrated gradients": _scores(ls.Semantic(3), readout="dot", points=ls.StraightPath("mean", 4)),
     "noise": _scores(ls.Fisher(), points=ls.Noise(4)),
     "leave one out": _scores(ls.LeaveOneOut("kl", ablation="mean")),

@@ -360,6 +360,7 @@ def functions(target: Target) -> Iterator[tuple[str, Callable[..., Any], dict[st
         "Layers": {"first": 1},
         "Heads": {},
         "Frozen": {},
+        "Rules": {},
     }
     for name, arguments in usual.items():
         function = getattr(ls, name)

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,14 @@ def events(text: str) -> list[tuple[str, str]]:
         (name.removeprefix("event: "), data.removeprefix("data: "))
         for name, data in (event.split("\n", 1) for event in text.split("\n\n") if event)
     ]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits for what another thread does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
 
 
 @contextmanager

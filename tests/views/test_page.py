@@ -217,7 +217,7 @@ def test_the_notebook_strip_needs_no_frame_and_is_text() -> None:
 
 def test_importing_the_views_loads_no_heavy_package() -> None:
     code = (
-        "import sys, lens_scopes.views as v; v.print_terminal; v.to_html; v.figure; v.notebook_html;"
+        "import sys, lens_scopes.views as v; v.print_result; v.TerminalReport; v.to_html; v.figure; v.notebook_html;"
         "print([m for m in ('torch', 'matplotlib', 'circuitsvis', 'pandas', 'transformer_lens') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ from rich.console import Console
 
 import lens_scopes as ls
 from lens_scopes.errors import PromptError
-from lens_scopes.views import attribution_page, page_of, print_terminal, to_html
+from lens_scopes.views import attribution_page, page_of, print_result, to_html
 from lens_scopes.views.words.attribution import groupings, meaning_of_sum, segments_of
-from lens_scopes.views.words.numbers import number, percent
+from lens_scopes.views.words.numbers import number
 
 SENTENCES = ["Ann bakes.", "She sings.", "Bob <b>naps!"]
 SUMS = [3.5, -4.75, 1.5]
@@ -38,11 +38,11 @@ def test_segments_have_the_sums_of_group_and_shares_of_all() -> None:
     segments = segments_of(fake_story(), "sentence")
     assert [item.label for item in segments] == ["<bos>", *SENTENCES]
     assert [item.score for item in segments] == [40, *SUMS]
-    assert [item.share for item in segments] == [None, *(abs(value) / 9.75 for value in SUMS)]
+    assert [item.relative for item in segments] == [None, *(abs(value) / max(map(abs, SUMS)) for value in SUMS)]
     broken = fake_story()
     broken.scores[2] = math.nan
     first, second = segments_of(broken, "line")[1:]
-    assert math.isnan(first.score) and first.share is None and second.share == 1
+    assert math.isnan(first.score) and first.relative is None and second.relative == 1
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_sum_is_said_to_be_what_it_is(readout: str | None, divergence: bool, w
 
 def terminal(attribution: Any, group: str, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_terminal(attribution, console, group=group)
+    print_result(attribution, console, group=group)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -74,7 +74,7 @@ def test_the_terminal_ranks_segments_and_keeps_its_width() -> None:
         SENTENCES[0],
         SENTENCES[2],
     ]
-    assert "4–7" in table[0] and number(-4.75) in table[0] and percent(4.75 / 9.75) in table[0]
+    assert "4–7" in table[0] and number(-4.75) in table[0]
     assert any("largest magnitude of these sentences" in line for line in lines)
     at = next(index for index, line in enumerate(lines) if line.startswith("<bos>Ann bakes. She"))
     assert lines[at + 1].startswith("·····▆▆▆▆▆▆▆▆▆▆██████████"), "heights are those of sentences"
@@ -114,7 +114,7 @@ class TestInABrowser:
         assert [text.strip() for text in self.painted(tab)][1:] == ["Ann bakes.", "She sings.↵", "Bob <b>naps!"]
         bars = [text.split("\n") for text in texts(tab, ".bars.segments li")]
         assert ["".join(bar) for bar in bars] == [
-            f"{name}{number(value)} · {percent(abs(value) / 9.75)}"
+            f"{name}{number(value)}"
             for name, value in sorted(zip(SENTENCES, SUMS, strict=True), key=lambda item: -abs(item[1]))
         ]
         assert tab.locator(".bars.segments .negative").count() == 1
@@ -133,8 +133,7 @@ class TestInABrowser:
         tab.locator(".switch label", has_text="L3").click()
         tab.wait_for_selector(".bars.segments li:nth-child(2)")
         own = [float(attribution.layers[3][start:stop].sum()) for start, stop in ((1, 8), (8, 12))]
-        best, total = max(own), sum(own)
-        assert tab.locator(".bars.segments .value").first.inner_text() == f"{number(best)} · {percent(best / total)}"
+        assert tab.locator(".bars.segments .value").first.inner_text() == number(max(own))
 
 
 def test_a_chat_is_grouped_by_its_turns() -> None:

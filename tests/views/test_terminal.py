@@ -13,24 +13,25 @@ from rich.console import Console
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.base import AnswerRecord
-from lens_scopes.views.terminal.attribution import TerminalReport, print_terminal
+from lens_scopes.views import print_result
+from lens_scopes.views.terminal.attribution import TerminalReport
 from lens_scopes.views.words.attribution import number, percent
 from lens_scopes.views.words.colour import ink, level_colour
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 
-def plain(attribution: Attribution, width: int = 100, layers: bool = False) -> str:
+def plain(attribution: Attribution, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_terminal(attribution, console, layers=layers)
+    print_result(attribution, console, contract=True)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def coloured(attribution: Attribution, layers: bool = False, on_dark: bool = True) -> str:
+def coloured(attribution: Attribution, on_dark: bool = True) -> str:
     console = Console(
         file=io.StringIO(), width=100, color_system="truecolor", force_terminal=True, legacy_windows=False
     )
-    console.print(TerminalReport(attribution, layers=layers, on_dark=on_dark))
+    console.print(TerminalReport(attribution, on_dark=on_dark))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -52,7 +53,7 @@ def test_the_words_and_numbers_are_there() -> None:
     assert "14.20 = largest magnitude of the other tokens" in text
     for index, token, score in attribution.top(10):
         assert re.search(rf"{index} +{re.escape(printable_token(token))} +{re.escape(number(score))} ", text)
-    assert re.search(rf"0 +<bos> +{re.escape(number(attribution.scores[0].item()))} +\S+ +— +outside the scale", text)
+    assert re.search(rf"0 +<bos> +{re.escape(number(attribution.scores[0].item()))} +\S+ +outside the scale", text)
     for item in attribution.prediction.top[:5]:
         assert percent(item.probability) in text
     assert "entropy 0.8710 nats   β = ‖y‖ = 41.37" in text
@@ -95,7 +96,7 @@ def test_without_colour_heights_show_the_scale() -> None:
 @pytest.mark.parametrize("n_layers", [2, 18, 120])
 @pytest.mark.parametrize("tokens", [GERMAN_TOKENS, HOSTILE_TOKENS, [f" word{i}" for i in range(300)]])
 def test_every_line_fits(width: int, n_layers: int, tokens: list[str]) -> None:
-    text = plain(fake_attribution(tokens, n_layers=n_layers), width, layers=True)
+    text = plain(fake_attribution(tokens, n_layers=n_layers), width)
     assert max(cell_len(line) for line in text.splitlines()) <= width
 
 
@@ -109,7 +110,7 @@ def test_tokens_cannot_act_on_the_terminal() -> None:
         contract={"\x1bkey": "\x1b[1m\u202e"},
         target=PredictedToken(5, "\x1b]2;t", 0.5),
     )
-    for text in (plain(attribution, 200, layers=True), coloured(attribution, layers=True)):
+    for text in (plain(attribution, 200), coloured(attribution)):
         stripped = re.sub(r"\x1b\[[0-9;]*m", "", text)
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", stripped)
         assert "⟨U+001B⟩[2J[red]" in stripped
@@ -127,7 +128,7 @@ def test_layers_show_the_leading_token_of_each_run() -> None:
     layers[:6, 9] = torch.linspace(7.0, 6.0, 6)
     layers[6:17, 17] = 3.0
     layers[17] = 0
-    text = plain(fake_attribution(layers=layers), layers=True)
+    text = plain(fake_attribution(layers=layers))
     assert re.search(r"L0–L5 +␣Sofa +7.000 → 6.000", text)
     assert re.search(r"L6–L16 +␣the +3.000 → 3.000", text)
     assert re.search(r"L17 +none: every score is zero or not finite", text)
@@ -139,20 +140,21 @@ def test_the_layer_map_shades_every_cell_on_its_layers_scale() -> None:
     layers[:, 0] = 1000
     layers[0, 1], layers[0, 2], layers[1, 3], layers[2, 2] = 4.0, 2.0, 0.01, math.nan
     attribution = fake_attribution(["<bos>", "aa", "bb", "cc"], layers=layers, n_layers=3)
-    lines = plain(attribution, layers=True).splitlines()
+    lines = plain(attribution).splitlines()
     start = next(i for i, line in enumerate(lines) if "L0" in line)
     rows = {line.split(" ")[0]: line[6:15] for line in lines[start + 1 : start + 5]}
     assert rows == {"<bos>": "·········", "aa": "███      ", "bb": "▒▒▒   ???", "cc": "   ███   "}
 
 
 def test_many_layers_and_tokens_are_summarised_and_said_so() -> None:
-    text = plain(fake_attribution([f" word{i}" for i in range(300)], n_layers=120), 60, layers=True)
+    text = plain(fake_attribution([f" word{i}" for i in range(300)], n_layers=120), 60)
     assert "each column is the strongest of" in " ".join(text.split())
     assert "260 tokens left out, none above" in " ".join(text.split())
 
 
-def test_layers_that_were_not_read_are_said_so() -> None:
-    assert "No layers were read for this attribution." in plain(fake_attribution(n_layers=0), layers=True)
+def test_the_contract_is_printed_where_it_is_asked_for() -> None:
+    attribution = fake_attribution(contract={"held fixed": "the weights"})
+    assert "held fixed  the weights" in plain(attribution) and "held fixed" not in coloured(attribution)
 
 
 def test_zero_and_broken_scores_are_said_in_words() -> None:
@@ -165,7 +167,7 @@ def test_zero_and_broken_scores_are_said_in_words() -> None:
 def test_narrow_encodings_are_printed_without_an_error(encoding: str) -> None:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=file, width=80, color_system=None)
-    console.print(TerminalReport(fake_attribution(), layers=True))
+    console.print(TerminalReport(fake_attribution()))
     file.flush()
     assert isinstance(file.buffer, io.BytesIO)
     text = file.buffer.getvalue().decode(encoding)

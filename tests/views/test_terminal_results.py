@@ -13,7 +13,7 @@ from fake_results import fake_heads, fake_influence, fake_matrix, fake_modes
 from rich.cells import cell_len
 from rich.console import Console
 
-from lens_scopes.views import print_heads, print_matrix, print_modes, print_result
+from lens_scopes.views import print_result
 from lens_scopes.views.terminal.heads import HeadsReport
 from lens_scopes.views.terminal.matrix import MatrixReport
 from lens_scopes.views.terminal.modes import ModesReport
@@ -31,7 +31,7 @@ REPORTS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
 
 def plain(result: Any, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_result(result, console)
+    print_result(result, console, contract=True)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -186,11 +186,15 @@ def test_zero_and_broken_numbers_are_said_in_words() -> None:
     assert "no word has an effect that is a number" in plain(fake_modes(GERMAN_TOKENS[:1]))
 
 
-def test_each_kind_has_its_own_print_function() -> None:
-    for function, result in ((print_heads, fake_heads()), (print_matrix, fake_matrix()), (print_modes, fake_modes())):
+def test_the_contract_follows_where_it_is_asked_for() -> None:
+    for result in (fake_heads(), fake_matrix(), fake_influence(), fake_modes()):
         console = Console(file=io.StringIO(), width=100, color_system=None)
-        function(result, console)
+        print_result(result, console)
         assert isinstance(console.file, io.StringIO)
-        assert console.file.getvalue() == plain(result)
+        shown = console.file.getvalue()
+        assert plain(result).startswith(shown) and next(iter(result.contract)) in plain(result)[len(shown) :]
+
+
+def test_only_results_are_printed() -> None:
     with pytest.raises(TypeError, match="no view of a str"):
         print_result("text")  # type: ignore[arg-type]

@@ -93,10 +93,10 @@ def test_percentages(share: float, expected: str) -> None:
     assert percent(share) == expected
 
 
-def test_shares_leave_out_special_and_broken_scores_and_sum_to_one() -> None:
+def test_scores_are_compared_with_the_strongest_that_is_neither_special_nor_broken() -> None:
     attribution = fake_attribution(["<bos>", "a", "b", "c"], [100.0, 3.0, -1.0, math.nan], n_layers=0)
-    assert [row.share for row in rows(attribution)] == [None, 0.75, 0.25, None]
-    assert all(row.share is None for row in rows(fake_attribution(["a", "b"], [0.0, 0.0], n_layers=0)))
+    assert [row.relative for row in rows(attribution)] == [None, 1.0, 1 / 3, None]
+    assert all(row.relative is None for row in rows(fake_attribution(["a", "b"], [0.0, 0.0], n_layers=0)))
 
 
 def test_ranking_is_by_magnitude_and_keeps_order_in_ties() -> None:

@@ -26,15 +26,21 @@ def attribute(
     output: OutputOptions,
     companions: CompanionOptions,
 ) -> None:
-    """Compute the influence of every token on one prediction, or on a whole answer."""
+    """Compute the influence of every token on one prediction, or on a whole answer.
+
+    Examples:
+        lens-scopes attribute "The Eiffel Tower is in the city of"
+        lens-scopes attribute "The Eiffel Tower is in the city of" --target " Paris" --layers --out paris.html
+        lens-scopes attribute --file story.txt --generate 20 --group sentence
+    """
     # What can be refused without the model is refused before it is loaded.
     output.check()
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec()
         from lens_scopes.attribution.attribute import attribute
 
-        spec = asked.spec()
         companions.check_spec(spec)
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:

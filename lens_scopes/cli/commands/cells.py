@@ -32,16 +32,19 @@ def cells(
 
     `--against` names the other prompt, of as many tokens. With `--points path@8` gradients are averaged on the way from
     it, which predicts large changes better than those at the prompt alone.
+
+    Examples:
+        lens-scopes cells "The capital of France is" --against "The capital of Italy is" --target " Paris"
     """
     if asked.against is None:  # pyright: ignore[reportAttributeAccessIssue]
         raise LensScopesError("cells are patched from another prompt of as many tokens; give it with --against.")
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec().require_gradient().with_layers()
         from lens_scopes.attribution.attribute import attribute
         from lens_scopes.attribution.cells import patch_cells
 
-        spec = asked.spec().require_gradient().with_layers()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)

@@ -204,6 +204,9 @@ def evaluate(
 
     Each passage is saved as soon as it is measured, and the same command continues an interrupted run. Processes
     started by `accelerate launch` share the passages.
+
+    Examples:
+        lens-scopes evaluate passages.jsonl --methods fisher,temperature,random --metrics loo-kl --out results
     """
     output.check()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
@@ -215,7 +218,7 @@ def evaluate(
         from lens_scopes.evaluation.run import evaluate as measure
         from lens_scopes.evaluation.statistics.comparison import check_reference
         from lens_scopes.evaluation.storage.folder import ResultFolder
-        from lens_scopes.scopes.comparisons import check_unit
+        from lens_scopes.scopes.comparisons.ablating import check_unit
 
         # What can be refused without the model is refused before it is loaded.
         check_target(data.target)

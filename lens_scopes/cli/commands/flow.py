@@ -86,6 +86,10 @@ def flow(
     """Bound the information, in nats, that a span (a secret, a retrieved document) passes to the next predictions.
 
     Exit status: 0, 1 when --fail-above is exceeded (the result is still written), 2 for wrong input.
+
+    Examples:
+        lens-scopes flow --file prompt.txt --span secret=swordfish --generate 8
+        lens-scopes flow --chat chat.json --generate 2 --fail-above 0.01 --out flow.html
     """
     # What can be refused without the model is refused before it is loaded.
     output.check()

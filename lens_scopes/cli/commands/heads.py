@@ -14,7 +14,8 @@ from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.options.spec import HeadsOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.errors import LensScopesError
+from lens_scopes.engine.ablations import COMPONENT_BASELINES
+from lens_scopes.errors import LensScopesError, suggest
 
 _PANEL = "Heads"
 
@@ -28,7 +29,7 @@ def heads(
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="zero|mean|shuffle",
+            metavar="|".join(COMPONENT_BASELINES),
             help="What replaces a component's output: zero, its mean over the prompt's non-special tokens, or its "
             "output on a random order of the same tokens (special tokens stay in place). By default mean.",
             rich_help_panel=_PANEL,
@@ -64,16 +65,27 @@ def heads(
     ] = None,
 ) -> None:
     """Predict the effect of every head and MLP on one prediction or a whole answer, and verify the strongest by
-    ablation."""
+    ablation.
+
+    Examples:
+        lens-scopes heads "The Eiffel Tower is in the city of" --target " Paris"
+        lens-scopes heads "When Mary and John went out, John gave a drink to" --verify 20 --out heads.html
+    """
     if baseline is not None and against is not None:
         raise LensScopesError("--baseline and --against both say what replaces an output; give one of them.")
+    if baseline not in (None, *COMPONENT_BASELINES):
+        near = suggest(baseline, COMPONENT_BASELINES, end="")
+        raise LensScopesError(
+            f"unknown --baseline {baseline!r}{near} (expected {', '.join(COMPONENT_BASELINES)}; another prompt goes "
+            "with --against)."
+        )
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec().require_gradient()
         from lens_scopes.attribution.heads import inspect_heads
         from lens_scopes.scopes.registry import read_whole_prompt
 
-        spec = asked.spec().require_gradient()
         loaded = model.load()
         replacement: Any = baseline or "mean" if against is None else read_whole_prompt(against)
         with progress_bar("Ablating") as progress:

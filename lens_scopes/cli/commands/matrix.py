@@ -57,7 +57,12 @@ def matrix(
         ),
     ] = None,
 ) -> None:
-    """Attribute every prediction of a text, given or generated, to every earlier token."""
+    """Attribute every prediction of a text, given or generated, to every earlier token.
+
+    Examples:
+        lens-scopes matrix "The capital of France is" --out matrix.csv
+        lens-scopes matrix "The capital of France is" --generate 8 --total-influence answer
+    """
     output.check()
     if total_influence is not None and not generate and answer is None:
         raise PromptError(
@@ -66,10 +71,10 @@ def matrix(
     text = prompt.read()
     spans = dict(_named(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
+        spec = asked.spec().require_gradient()
         from lens_scopes.attribution.matrix import attribute_all
         from lens_scopes.scopes.registry import read_text_or_ids
 
-        spec = asked.spec().require_gradient()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             result = attribute_all(

@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
+from lens_scopes.cli.options.groups import with_option_groups
 
+
+@with_option_groups
 def models(
     filter_text: Annotated[
         str | None,
@@ -18,7 +21,12 @@ def models(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """List the models that can be loaded by name: embedded, in the local cache, and on the hub."""
+    """List the models that can be loaded by name: embedded, in the local cache, and on the hub.
+
+    Examples:
+        lens-scopes models
+        lens-scopes models gpt2
+    """
     from lens_scopes.models.gemma import EMBEDDED_NAME
     from lens_scopes.models.load import available_models
 

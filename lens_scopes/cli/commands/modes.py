@@ -34,7 +34,11 @@ def modes(
         ),
     ] = "mean",
 ) -> None:
-    """Decode the leading Fisher modes as contrasts of next tokens, with the effect of every source token on each."""
+    """Decode the leading Fisher modes as contrasts of next tokens, with the effect of every source token on each.
+
+    Examples:
+        lens-scopes modes "The capital of France is" --rank 3 --out modes.html
+    """
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone

@@ -16,6 +16,11 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A result folder of `lens-scopes evaluate`.")],
     output: ReportOptions,
 ) -> None:
-    """Show a saved evaluation, or write reports of it."""
+    """Show a saved evaluation, or write reports of it.
+
+    Examples:
+        lens-scopes report results
+        lens-scopes report results --report table.md --report figure.pdf
+    """
     output.check()
     output.deliver(folder)

@@ -68,7 +68,12 @@ def serve(
         bool, typer.Option("--open", help="Open the page in a browser.", rich_help_panel=_PANEL)
     ] = False,
 ) -> None:
-    """Serve a local web page for exploring a model; works offline."""
+    """Serve a local web page for exploring a model; works offline.
+
+    Examples:
+        lens-scopes serve --open
+        lens-scopes serve --model gpt2 --also gemma-3-270m --prompt-tokens 2000
+    """
     with redirect_stdout(sys.stderr):
         try:
             from lens_scopes.server.launch import run

@@ -18,7 +18,12 @@ def show(
     file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="A result of any kind, saved with --out.")],
     output: OutputOptions,
 ) -> None:
-    """Show a saved result, or convert it to other formats."""
+    """Show a saved result, or convert it to other formats.
+
+    Examples:
+        lens-scopes show paris.safetensors --contract
+        lens-scopes show paris.safetensors --out paris.html --out paris.pdf
+    """
     output.check()
     from lens_scopes.results.attribution import Attribution
     from lens_scopes.results.load import load
@@ -29,4 +34,4 @@ def show(
         return
     if output.group != "token":
         raise PromptError(f"--group sums the scores of tokens, and {file} holds a result of kind {result.kind}.")
-    ResultOptions(output.out, output.json).deliver(result)
+    ResultOptions(output.out, output.json, output.contract).deliver(result)

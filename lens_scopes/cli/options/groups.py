@@ -12,9 +12,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
-from typing import Any, get_type_hints
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
+
+from typer.models import ArgumentInfo, OptionInfo
+
+EVERYDAY = {
+    "model": "-m",
+    "file": "-f",
+    "scope": "-s",
+    "target": "-t",
+    "answer": "-a",
+    "layers": "-l",
+    "span": None,
+    "generate": "-g",
+    "out": "-o",
+    "json": "-j",
+}
+"""Options that most calls take, which help lists first, with their short forms."""
+
+_METAVARS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -29,6 +50,7 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
             flat += _parameters(kind)
         else:
             flat.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+    flat = [parameter.replace(annotation=_described(parameter)) for parameter in _everyday_first(flat)]
 
     @wraps(command)
     def regrouped(**values: Any) -> None:
@@ -53,3 +75,32 @@ def _parameters(group: type) -> list[inspect.Parameter]:
         )
         for item in fields(group)  # pyright: ignore[reportArgumentType]
     ]
+
+
+def _everyday_first(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    order = {name: place for place, name in enumerate(EVERYDAY)}
+    return sorted(parameters, key=lambda parameter: order.get(parameter.name, len(order)))
+
+
+def _described(parameter: inspect.Parameter) -> Any:
+    """The annotation that typer reads: values have forms, not types of Python, and everyday options come first."""
+    kind, *rest = get_args(parameter.annotation)
+    info = copy(rest[0])
+    if not isinstance(info, OptionInfo | ArgumentInfo):
+        return parameter.annotation
+    if info.metavar is None:
+        info.metavar = _METAVARS[_plain_type(kind)]
+    if isinstance(info, OptionInfo) and parameter.name in EVERYDAY:
+        info.rich_help_panel = None
+        # In an annotation, typer takes the first name of an option for its default.
+        first = f"--{parameter.name}" if info.default is ... else info.default
+        info.default = first
+        info.param_decls = tuple(filter(None, (*(info.param_decls or ()), EVERYDAY[parameter.name])))
+    return Annotated[kind, info]
+
+
+def _plain_type(kind: Any) -> type:
+    """The type of one value of `list[kind] | None`."""
+    while get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    return kind

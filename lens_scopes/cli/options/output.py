@@ -38,6 +38,15 @@ class OutputOptions:
         bool,
         typer.Option("--json", help="Print the whole result as JSON and nothing else.", rich_help_panel=PANEL),
     ] = False
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract",
+            help="Also print what the scores claim: the output explained, the eligible features, the generative "
+            "process, what is held fixed, and the formula.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False
     group: Annotated[
         str,
         typer.Option(
@@ -75,17 +84,13 @@ class OutputOptions:
             print(f"lens-scopes: wrote {path}", file=sys.stderr)
         if self.json:
             print(as_json(_plain(attribution, self.group, companions)))
-        else:
-            _print(attribution, self.group, companions)
+            return
+        from lens_scopes.views import print_result
 
-
-def _print(attribution: Attribution, group: str, companions: Mapping[str, Any]) -> None:
-    from lens_scopes.views import print_result, print_terminal
-
-    print_terminal(attribution, layers=attribution.layers is not None, group=group)
-    for result in companions.values():
-        print()
-        print_result(result)
+        print_result(attribution, group=self.group, contract=self.contract)
+        for result in companions.values():
+            print()
+            print_result(result, contract=self.contract)
 
 
 def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:

@@ -32,6 +32,15 @@ class ResultOptions:
         bool,
         typer.Option("--json", help="Print the whole result as JSON and nothing else.", rich_help_panel=PANEL),
     ] = False
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract",
+            help="Also print what the scores claim: the output explained, the eligible features, the generative "
+            "process, what is held fixed, and the formula.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False
 
     def check(self) -> None:
         """Refuses what could not be written, before any work is done.
@@ -56,7 +65,7 @@ class ResultOptions:
         if self.json:
             print(as_json(result.to_dict()))
         else:
-            print_result(result)
+            print_result(result, contract=self.contract)
 
 
 def _content(result: Any, suffix: str) -> bytes:

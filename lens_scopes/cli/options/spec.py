@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, field, make_dataclass
@@ -21,6 +22,7 @@ from lens_scopes.scopes.registry import (
     WHICH_ANSWER,
     Option,
     options,
+    scope_entry,
 )
 
 if TYPE_CHECKING:
@@ -36,9 +38,10 @@ class _Choices:
         Raises:
             LensScopesError: for an unknown scope, a setting that is wrong or missing, and choices that do not fit.
         """
+        given: dict[str, Any] = asdict(self)  # pyright: ignore[reportArgumentType]
+        check_scope(given.get("scope"))
         from lens_scopes.scopes.spec import Spec
 
-        given: dict[str, Any] = asdict(self)  # pyright: ignore[reportArgumentType]
         if given.get("layers") is False:
             given["layer_site"] = None
         return Spec.from_options(**given)
@@ -53,6 +56,15 @@ class _Choices:
             if plan is not None and (limited or plan.sliced or plan.shortages):
                 words = f"{memory_words(plan)} ({memory_amounts(plan)})"
                 print(f"lens-scopes: note: in memory was {words}.", file=sys.stderr)
+
+
+def check_scope(text: str | None) -> None:
+    """Refuses an unknown scope before torch is imported, which takes seconds.
+
+    Raises:
+        ObjectiveError: with a near name.
+    """
+    scope_entry(re.split("[@+]", text or DEFAULT_SCOPE)[0])
 
 
 def _group(name: str, option_names: Iterable[str], summary: str) -> Any:
@@ -78,12 +90,22 @@ def _field(option: Option) -> tuple[str, Any, Any]:
 
 
 if TYPE_CHECKING:
-    SpecOptions = HeadsOptions = CellOptions = MatrixOptions = PathOptions = _Choices
+    SpecOptions = CompareOptions = HeadsOptions = CellOptions = MatrixOptions = PathOptions = _Choices
 else:
     SpecOptions = _group(
         "SpecOptions",
         (*SCOPE_OPTIONS, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS),
         "Everything that may be asked.",
+    )
+    CompareOptions = _group(
+        "CompareOptions",
+        (
+            *(name for name in SCOPE_OPTIONS if name not in ("scope", "target")),
+            *("score_site", "readout", "points", "against"),
+            *PATH_OPTIONS,
+            *LIMIT_OPTIONS,
+        ),
+        "What two sides have in common.",
     )
     HeadsOptions = _group(
         "HeadsOptions", (*SCOPE_OPTIONS, *WHICH_ANSWER, *PATH_OPTIONS, *LIMIT_OPTIONS), "For heads and MLPs."

@@ -14,14 +14,9 @@ from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.errors import EvaluationError, LensScopesError, ObjectiveError
-from lens_scopes.evaluation.methods.path_gradients import PathGradients
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
-from lens_scopes.evaluation.methods.trivial import Closeness, EmbeddingNorm
-from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline, ExternalScores, LeaveOneOut, RandomScores
-from lens_scopes.scopes.context_cite import ContextCite
-from lens_scopes.scopes.faded_attention import FadedAttention
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.objectives import Explanation
 from lens_scopes.scopes.spec import Spec
 
@@ -138,23 +133,8 @@ class Method:
             spec = self._of_answer(target)
         result = attribute(model, prompt, spec)
         if isinstance(self.explanation, Baseline):
-            along = self.explanation if isinstance(self.explanation, PathGradients | FadedAttention) else None
-            backwards = 0 if along is None else len(along.alphas)
-            return MethodScores(result.scores, _baseline_forwards(self.explanation, prompt), backwards)
+            return MethodScores(result.scores, self.explanation.forwards(prompt), self.explanation.backwards)
         directions, points = result.settings["directions"], self.spec.points
         if points is None:
             return MethodScores(result.scores, 1, directions)
         return MethodScores(result.scores, 1 + points.count, points.count * directions)
-
-
-def _baseline_forwards(baseline: Baseline, prompt: Prompt) -> int:
-    if isinstance(baseline, (RandomScores, ExternalScores, Closeness, EmbeddingNorm)):
-        return 0
-    if isinstance(baseline, PathGradients | FadedAttention):
-        return 1 + len(baseline.alphas)
-    if isinstance(baseline, ContextCite):
-        return baseline.ablations
-    if not isinstance(baseline, LeaveOneOut):
-        return 1
-    draws = baseline.draws if baseline.token_ablation.random else 1
-    return 1 + draws * len(segments(prompt, baseline.by, baseline.within))

@@ -3,6 +3,7 @@ evaluation's own.
 
 "fisher@8+dot-mean+frozen-patterns" is the Fisher Scope of rank 8, read as the signed effect of moving from the mean
 embedding, with attention patterns held fixed. "+redrawn" takes the scores of the model with all blocks redrawn.
+"semantic@values", or "semantic+values", is the Semantic Scope read at the attention values of every layer.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Annotated, Any, TypeAlias
 from lens_scopes.errors import VALIDATED, EvaluationError, LensScopesError, suggest
 from lens_scopes.evaluation.methods.method import Method
 from lens_scopes.evaluation.methods.table import OWN_METHODS, RECIPES, method_names
-from lens_scopes.scopes.comparisons import ExternalScores
+from lens_scopes.scopes.comparisons.external import ExternalScores
 from lens_scopes.scopes.objectives import Explanation
-from lens_scopes.scopes.registry import TOKEN_OPTIONS, scope_entries
+from lens_scopes.scopes.registry import SCORE_SITES, TOKEN_OPTIONS, scope_entries
 from lens_scopes.scopes.spec import Spec
 
 MethodLike: TypeAlias = Annotated["str | Method | Spec | Explanation | tuple[str, Any]", VALIDATED]
@@ -71,6 +72,9 @@ def _read(text: str, meanings: Mapping[str, str]) -> Method:
         return _read("+".join((meanings[base], *changes)), {})
     redrawn = "redrawn" in changes
     changes = [change for change in changes if change != "redrawn"]
+    if setting in SCORE_SITES:  # "semantic@values": passages differ in their tokens, so nothing else stands there
+        at, setting, changes = "", "", [setting, *changes]
+        head = base
     own_methods = {entry.name: entry for entry in OWN_METHODS}
     if base in own_methods:
         if at or changes:

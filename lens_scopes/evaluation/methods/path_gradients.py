@@ -25,7 +25,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.objectives import LogProb, Semantic
 
 _TOKENS_AT_ONCE = 1024  # of all points run together
@@ -58,6 +58,13 @@ class PathGradients(Baseline):
 
     def targets(self, state: FinalState) -> list[int]:
         return [state.followed_token]
+
+    def forwards(self, prompt: Prompt) -> int:
+        return 1 + len(self.alphas)
+
+    @property
+    def backwards(self) -> int:
+        return len(self.alphas)
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         embeddings = model.token_embeddings(prompt.token_ids)

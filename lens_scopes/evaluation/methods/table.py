@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from lens_scopes.scopes.registry import ScopeEntry, scope_entries
 
-_TRIVIAL, _PATH_GRADIENTS = (f"lens_scopes.evaluation.methods.{name}" for name in ("trivial", "path_gradients"))
+_PATH_GRADIENTS = "lens_scopes.evaluation.methods.path_gradients"
 
 OWN_METHODS = (
-    ScopeEntry("closeness", f"{_TRIVIAL}:Closeness", "nothing: closeness to the end", takes_gradient=False),
-    ScopeEntry("embedding-norm", f"{_TRIVIAL}:EmbeddingNorm", "nothing: the embedding's size", takes_gradient=False),
-    ScopeEntry("surprisal", f"{_TRIVIAL}:Surprisal", "the token, given those before it", takes_gradient=False),
     ScopeEntry(
         "ig-weighted",
         f"{_PATH_GRADIENTS}:weighted_integrated_gradients",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lens_scopes.evaluation.metrics.ablation_cache import ranking
 from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
-from lens_scopes.evaluation.metrics.table import Metric
+from lens_scopes.evaluation.metrics.table import TOP_TOKENS, Metric
 from lens_scopes.evaluation.protocol import OWN
 
 _ALL_EQUAL = "all tokens have the same score or the same effect"
@@ -66,13 +66,24 @@ def top_overlap(
     return len(top & other) / len(top | other), None
 
 
+def top_hit(scores: Float[Tensor, " n"], effects: Float[Tensor, " n"], k: int = TOP_TOKENS) -> tuple[float, str | None]:
+    """1 where the token of the largest effect is among the k of largest score, else 0; NaN with the reason where one
+    side is constant, or there are no more than k tokens."""
+    if len(scores) <= k:
+        return float("nan"), f"no more than {k} tokens to choose from"
+    if _constant(scores) or _constant(effects):
+        return float("nan"), _ALL_EQUAL
+    return float(int(effects.argmax()) in ranking(scores)[:k]), None
+
+
 def _constant(values: Float[Tensor, " n"]) -> bool:
     return bool((values == values[0]).all())
 
 
 def leave_one_out_agreement(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
-    """Agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %, and partial Spearman
-    given the token's position, which closeness to the end cannot earn."""
+    """Agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %, partial Spearman given
+    the token's position, which closeness to the end cannot earn, and whether the token of the largest KL is among the
+    five of largest score."""
     effects, scores = scored.effects, scored.magnitudes
     positions = torch.arange(len(scores), dtype=scores.dtype)
     values = (
@@ -80,6 +91,7 @@ def leave_one_out_agreement(scored: ScoredPrompt, metric: Metric) -> list[Metric
         correlation(scores, effects, "kendall"),
         top_overlap(scores, effects, scored.protocol.overlap_count(len(scores))),
         partial_correlation(scores, effects, positions),
+        top_hit(scores, effects),
     )
     return [
         MetricValue(quantity.name, value, note=note)

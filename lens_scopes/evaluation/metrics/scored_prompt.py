@@ -14,7 +14,7 @@ from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
 from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import RandomScores
+from lens_scopes.scopes.comparisons.trivial import RandomScores
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lens_scopes.evaluation.metrics.table import TOP_SEGMENTS, Metric
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.context_cite import logit, random_subsets
+from lens_scopes.scopes.comparisons.context_cite import logit, random_subsets
 
 if TYPE_CHECKING:
     import pandas

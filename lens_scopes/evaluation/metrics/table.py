@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AOPC_FRACTIONS = (0.05, 0.10, 0.20)
 ERASER_FRACTIONS = (0.01, 0.05, 0.10, 0.20, 0.50)
+TOP_TOKENS = 5
 CURVE_FRACTIONS = (0.0, 0.05, 0.10, 0.20, 0.35, 0.50, 0.75, 1.0)
 
 
@@ -101,6 +102,11 @@ _AGREEMENTS = (
     Quantity("loo-kl-kendall", _LOO, "Kendall’s τ-b", "higher"),
     Quantity("loo-kl-jaccard", "overlap of the top 10 % with leave-one-out KL", "Jaccard index", "higher"),
     Quantity("loo-kl-partial", f"{_LOO} given the token’s position", f"partial {_SPEARMAN}", "higher"),
+    Quantity(
+        "loo-kl-top5",
+        f"whether the token of largest leave-one-out KL is among the {TOP_TOKENS} of largest score",
+        better="higher",
+    ),
 )
 _DELETION = (
     Quantity("deletion-logprob", "change of log p as the top tokens are ablated", "nats", "lower"),

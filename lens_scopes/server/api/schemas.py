@@ -20,11 +20,13 @@ from lens_scopes.scopes.registry import (
     POINTS,
     READOUTS,
     SCOPE_OPTIONS,
+    SCORE_SITES,
     SITE_OPTIONS,
     WHICH_ANSWER,
     Option,
     ScopeEntry,
     options,
+    rule_choices,
     scope_entries,
 )
 from lens_scopes.scopes.spec import Spec
@@ -444,8 +446,10 @@ def choices() -> dict[str, Any]:
         "scopes": scopes,
         "readouts": [Choice(name=entry.name, explains=entry.explains) for entry in READOUTS.values()],
         "points": [Choice(name=entry.name, explains=entry.explains) for entry in POINTS.values()],
+        "score_sites": [Choice(name=entry.name, explains=entry.explains) for entry in SCORE_SITES.values()],
         "lenses": [Choice(name=entry.name, explains=entry.explains) for entry in LENSES.values()],
         "freezable": [Choice(name=name, explains=words) for name, words in FREEZABLE.items()],
+        "rules": [Choice(name=name, explains=words) for name, words in rule_choices().items()],
         "help": {name: option.help for name, option in known.items()},
     }
 
@@ -474,7 +478,7 @@ class ScopeChoice(BaseModel):
 
 
 class Choice(BaseModel):
-    """A readout, a kind of points, a lens, or what can be held constant."""
+    """A readout, a kind of points, a place for scores, a lens, what can be held constant, or backward rules."""
 
     name: str
     explains: str
@@ -488,8 +492,10 @@ class About(BaseModel):
     scopes: list[ScopeChoice]
     readouts: list[Choice]
     points: list[Choice]
+    score_sites: list[Choice]
     lenses: list[Choice]
     freezable: list[Choice]
+    rules: list[Choice]
     help: dict[str, str] = Field(description="One line on each option.")
     limits: dict[str, float]
     examples: list[Example]

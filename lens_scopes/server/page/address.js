@@ -1,9 +1,10 @@
 // The view in the address: everything that was asked and looked at, after the #, which is never sent to a server.
 
-const PLAIN = ["text", "answer", "generate", "scope", "target", "other", "rank", "position", "through", "readout", "lens", "model", "against", "steps"];
+const PLAIN = ["text", "answer", "generate", "scope", "target", "other", "rank", "position", "through", "score_site", "readout", "lens", "model", "against", "steps"];
+const LISTS = ["freeze", "rules"];
 
 /** What the fields of one side are by default, which the address leaves out. */
-export const DEFAULTS = { scope: "semantic", readout: "", lens: "" };
+export const DEFAULTS = { scope: "semantic", score_site: "", readout: "", lens: "" };
 
 /** {sides: [fields…], layer, fold, head, show: [kinds…]} as the part of an address after the #. */
 export function write(view) {
@@ -12,7 +13,7 @@ export function write(view) {
     const prefix = index ? "b." : "";
     for (const name of PLAIN) if (side[name] && side[name] !== DEFAULTS[name]) parameters.set(prefix + name, side[name]);
     if (side.chat) parameters.set(`${prefix}chat`, JSON.stringify(side.chat));
-    if (side.freeze?.length) parameters.set(`${prefix}freeze`, side.freeze.join(","));
+    for (const name of LISTS) if (side[name]?.length) parameters.set(prefix + name, side[name].join(","));
   });
   if (view.layer) parameters.set("layer", view.layer);
   if (view.fold) parameters.set("fold", view.fold);
@@ -35,8 +36,7 @@ function side(parameters, prefix) {
   if (!parameters.has(`${prefix}text`) && !parameters.has(`${prefix}chat`)) return null;
   const fields = { ...DEFAULTS };
   for (const name of PLAIN) if (parameters.has(prefix + name)) fields[name] = parameters.get(prefix + name);
-  const freeze = parameters.get(`${prefix}freeze`);
-  if (freeze) fields.freeze = freeze.split(",");
+  for (const name of LISTS) if (parameters.get(prefix + name)) fields[name] = parameters.get(prefix + name).split(",");
   try {
     const chat = JSON.parse(parameters.get(`${prefix}chat`) ?? "null");
     if (Array.isArray(chat)) fields.chat = chat;

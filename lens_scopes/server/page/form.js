@@ -24,8 +24,10 @@ export class Side {
     this.get("model").append(...models);
     const offered = (entries) => entries.map(({ name, explains }) => h("option", { value: name }, `${name} — ${explains}`));
     this.get("scope").append(...offered(about.scopes));
+    this.get("score_site").append(...offered(about.score_sites));
     this.get("readout").append(...offered(about.readouts));
     this.get("lens").append(...offered(about.lenses));
+    this.get("rules").append(...offered(about.rules));
     this.element.querySelector(".freeze").append(
       ...about.freezable.map(({ name, explains }) =>
         h("label", {}, h("input", { type: "checkbox", name: "freeze", value: name }), ` ${explains}`),
@@ -53,7 +55,7 @@ export class Side {
     const fields = { scope: this.get("scope").value };
     if (this.isChat) fields.chat = turnsOf(this.messages);
     else fields.text = this.get("text").value;
-    const names = ["answer", "position", "through", "readout", "lens"];
+    const names = ["answer", "position", "through", "score_site", "readout", "lens"];
     if (this.generates) names.push("generate");
     names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
     if (this.contrasts) names.push("steps");
@@ -61,6 +63,8 @@ export class Side {
     if (this.contrasts) fields.against = this.against;
     const freeze = [...this.element.querySelectorAll("[name=freeze]:checked")].map((box) => box.value);
     if (freeze.length) fields.freeze = freeze;
+    const rules = this.get("rules").value;
+    if (rules) fields.rules = rules.split(",");
     if (this.about.models.length > 1) fields.model = this.get("model").value;
     return fields;
   }
@@ -70,7 +74,8 @@ export class Side {
     for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through", "against", "steps"]) {
       this.get(name).value = all[name] ?? "";
     }
-    for (const name of ["scope", "readout", "lens"]) this.choose(this.get(name), all[name]);
+    for (const name of ["scope", "score_site", "readout", "lens"]) this.choose(this.get(name), all[name]);
+    this.choose(this.get("rules"), (all.rules ?? []).join(","));
     if (all.model) this.choose(this.get("model"), all.model);
     for (const box of this.element.querySelectorAll("[name=freeze]")) {
       box.checked = (all.freeze ?? []).includes(box.value);
@@ -80,7 +85,7 @@ export class Side {
     const others = all.chat && asTurns(all.against);
     if (others) this.get("against").value = "";
     this.turns(this.others, others || []);
-    const more = all.through || all.freeze?.length || all.readout || all.steps || all.lens;
+    const more = all.through || all.freeze?.length || all.rules?.length || all.score_site || all.readout || all.steps || all.lens;
     this.element.querySelector(".more").open ||= Boolean(more);
     this.adapt();
     this.compare(0);

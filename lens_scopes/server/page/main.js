@@ -10,7 +10,7 @@ import { asRequest, settingsOf, Side } from "./form.js";
 
 const at = (id) => document.getElementById(id);
 const PLAIN_VIEW = { layer: "", fold: "", head: "", show: [] };
-const EVERY = ["text", "chat", "model", "through", "freeze"];
+const EVERY = ["text", "chat", "model", "through", "freeze", "rules"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
 const TAKEN = {

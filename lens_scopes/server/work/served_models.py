@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from lens_scopes.engine.model import ModelLike
 from lens_scopes.errors import suggest
 from lens_scopes.models.source import ModelSource
 from lens_scopes.server.api.problems import Refusal
@@ -24,7 +24,7 @@ class ServedModel:
     """
 
     options: ModelSource
-    model: Any = None
+    model: ModelLike | None = None
     vocabulary: Vocabulary | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -53,7 +53,7 @@ class ServedModels:
             raise Refusal(422, f"this server was not started with a model {name!r}{hint}", "ModelError")
         return self._served[name]
 
-    def loaded(self, name: str | None) -> Any:
+    def loaded(self, name: str | None) -> ModelLike:
         """The model itself.
 
         Raises:
@@ -62,9 +62,9 @@ class ServedModels:
         """
         served = self.named(name)
         with served.lock:
-            if served.model is None:
-                served.model = served.options.load()
-            return served.model
+            model = served.options.load() if served.model is None else served.model
+            served.model = model
+            return model
 
     def vocabulary(self, name: str | None) -> Vocabulary:
         """The tokens of a model, for completion; empty until it is loaded.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
-from lens_scopes.prompts.tokens import token_string
+from lens_scopes.prompts.tokens import TokenModel, token_string
 from lens_scopes.server.api.schemas import VocabularyEntry
 from lens_scopes.views.words.token_text import printable_token
 
@@ -20,7 +19,7 @@ class Vocabulary:
         self._order = sorted((token.strip().casefold(), index) for index, token in enumerate(tokens))
 
     @classmethod
-    def of(cls, model: Any) -> Vocabulary:
+    def of(cls, model: TokenModel) -> Vocabulary:
         """The output vocabulary of a model; empty where it has no tokenizer."""
         if model.tokenizer is None:
             return cls([])

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +25,6 @@ from lens_scopes.views.terminal.parts import (
     TerminalView,
     append_ramp,
     blocks,
-    definitions,
     score_map,
     spaced,
     warning_lines,
@@ -59,8 +58,6 @@ class TerminalReport(TerminalView):
 
     Args:
         attribution: what to show.
-        layers: also the layers × tokens map and the leading token of each layer; the map needs an attribution
-            with layers, and says so where there are none.
         most: how many of the strongest tokens the table lists.
         group: sums over segments in place of the strongest tokens, and the text in their colours: the name of a
             grouping, as for `Attribution.group`; "token" for none.
@@ -69,53 +66,38 @@ class TerminalReport(TerminalView):
 
     Example:
         >>> from rich.console import Console
-        >>> Console().print(TerminalReport(attribution, layers=True))  # doctest: +SKIP
+        >>> Console().print(TerminalReport(attribution))  # doctest: +SKIP
     """
 
     def __init__(
         self,
         attribution: Attribution,
         *,
-        layers: bool = False,
         most: int = 10,
         on_dark: bool | None = None,
         group: str = "token",
     ) -> None:
         super().__init__(on_dark=on_dark)
         self.attribution = attribution
-        self.layers = layers
         self.most = most
         self.group = group
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        yield from _parts(self.attribution, styles, width, self.layers, self.most, self.group)
-
-
-def print_terminal(
-    attribution: Attribution, console: Console | None = None, layers: bool = False, group: str = "token"
-) -> None:
-    """Print an attribution to a terminal; see `TerminalReport`."""
-    (console or Console()).print(TerminalReport(attribution, layers=layers, group=group))
-
-
-def _parts(
-    attribution: Attribution, styles: ScoreStyle, width: int, layers: bool, most: int, group: str
-) -> Iterator[RenderableType]:
-    segments = None if group == "token" else segments_of(attribution, group)
-    text = _Pieces.of(attribution, segments, group)
-    yield _heading(attribution)
-    yield from warning_lines((*attribution.warnings, *data_warnings(attribution)))
-    yield spaced(_strip(attribution, text, styles, width))
-    yield _legend(text, styles)
-    if layers:
-        yield from _layers(attribution, styles, width)
-    if segments is None:
-        yield spaced(_strongest(attribution, styles, width, most))
-    else:
-        yield spaced(_sums(segments, group, styles, width))
-        yield Text(meaning_of_sum(attribution), "dim")
-    yield spaced(_prediction(attribution, styles, width))
-    yield spaced(definitions(attribution.contract))
+        attribution, group = self.attribution, self.group
+        segments = None if group == "token" else segments_of(attribution, group)
+        text = _Pieces.of(attribution, segments, group)
+        yield _heading(attribution)
+        yield from warning_lines((*attribution.warnings, *data_warnings(attribution)))
+        yield spaced(_strip(attribution, text, styles, width))
+        yield _legend(text, styles)
+        if attribution.layers is not None:
+            yield from _layers(attribution, styles, width)
+        if segments is None:
+            yield spaced(_strongest(attribution, styles, width, self.most))
+        else:
+            yield spaced(_sums(segments, group, styles, width))
+            yield Text(meaning_of_sum(attribution), "dim")
+        yield spaced(_prediction(attribution, styles, width))
 
 
 def _heading(attribution: Attribution) -> Text:
@@ -207,18 +189,15 @@ def _sums(segments: Sequence[Segment], group: str, styles: ScoreStyle, width: in
     table.add_column("tokens", justify="right")
     table.add_column(group, overflow="fold", max_width=max(16, width // 2))
     table.add_column("sum", justify="right")
-    table.add_column("share", justify="right")
     table.add_column("")
     order = sorted(segments, key=lambda item: (item.special, -abs(item.score) if math.isfinite(item.score) else 0.0))
-    largest = max((abs(item.score) for item in segments if item.share is not None), default=0.0)
     room = max(6, min(24, width // 2 - 30))
     for item in order:
         bar = Text("outside the scale" if item.special else "")
-        if item.share is not None and largest:
-            bar = Text(blocks(abs(item.score) / largest, room), styles.negative_bar if item.score < 0 else styles.bar)
+        if item.relative is not None:
+            bar = Text(blocks(item.relative, room), styles.negative_bar if item.score < 0 else styles.bar)
         span = f"{item.start}–{item.stop - 1}" if item.stop - item.start > 1 else str(item.start)
-        share = "—" if item.share is None else percent(item.share)
-        cells = [Text(span), Text(printable_token(item.label)), Text(number(item.score)), Text(share), bar]
+        cells = [Text(span), Text(printable_token(item.label)), Text(number(item.score)), bar]
         table.add_row(*cells, style="dim" if item.special else "")
     return table
 
@@ -232,19 +211,16 @@ def _strongest(attribution: Attribution, styles: ScoreStyle, width: int, most: i
     table.add_column("score", justify="right")
     if attribution.standard_error is not None:
         table.add_column("± s.e.", justify="right")
-    table.add_column("share", justify="right")
     table.add_column("")
     table_rows = [*(line for line in lines if line.special and line.index == 0), *(lines[i] for i in best)]
-    largest = max((abs(lines[i].score) for i in best), default=0.0)
     room = max(8, min(32, width - 52))
     for line in table_rows:
         cells = [Text(str(line.index)), Text(printable_token(line.token)), Text(number(line.score))]
         if attribution.standard_error is not None:
             cells.append(Text("" if line.standard_error is None else number(line.standard_error)))
-        cells.append(Text("—" if line.share is None else percent(line.share)))
-        bar = Text("outside the scale")
-        if not line.special:
-            bar = Text(blocks(abs(line.score) / largest, room), styles.negative_bar if line.score < 0 else styles.bar)
+        bar = Text("outside the scale" if line.special else "")
+        if line.relative is not None:
+            bar = Text(blocks(line.relative, room), styles.negative_bar if line.score < 0 else styles.bar)
         cells.append(bar)
         table.add_row(*cells, style="dim" if line.special else "")
     return table
@@ -275,9 +251,7 @@ def _prediction(attribution: Attribution, styles: ScoreStyle, width: int, most: 
 
 
 def _layers(attribution: Attribution, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-    if attribution.layers is None:
-        yield spaced(Text("No layers were read for this attribution.", "bold yellow"))
-        return
+    assert attribution.layers is not None
     values = attribution.layers.tolist()
     names = short_names(attribution.layer_names)
     labels = [printable_token(token) for token in attribution.tokens]

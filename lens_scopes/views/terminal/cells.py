@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +13,6 @@ from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
     answer_lines,
-    definitions,
     score_map,
     spaced,
     warning_lines,
@@ -58,12 +57,6 @@ class CellsReport(TerminalView):
         names = short_names(patches.layer_names)
         yield spaced(score_map(labels, patches.special, patches.effect.tolist(), names, styles, width, by_row=False))
         yield spaced(_patches(patches, names, styles, self.most))
-        yield spaced(definitions(patches.contract))
-
-
-def print_cells(patches: CellPatches, console: Console | None = None) -> None:
-    """Print patched cells to a terminal; see `CellsReport`."""
-    (console or Console()).print(CellsReport(patches))
 
 
 def _heading(patches: CellPatches) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -53,11 +53,6 @@ class EvaluationView(TerminalView):
             yield spaced(_compared(report))
         if report.verdicts:
             yield spaced(_verdicts(report))
-
-
-def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:
-    """Print a report to a terminal; see `EvaluationView`."""
-    (console or Console()).print(EvaluationView(report))
 
 
 def _means(report: EvaluationReport, metric: str) -> Table:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, definitions, spaced, warning_lines
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, spaced, warning_lines
 from lens_scopes.views.words.attribution import percent, prompt_text
 from lens_scopes.views.words.flow import (
     beyond,
@@ -55,12 +55,6 @@ class FlowReport(TerminalView):
         if flow.answer:
             yield spaced(_predictions(flow))
         yield spaced(Text(flow_caveat(flow), "dim"))
-        yield spaced(definitions(flow.contract))
-
-
-def print_flow(flow: InformationFlow, console: Console | None = None) -> None:
-    """Print a span information flow to a terminal; see `FlowReport`."""
-    (console or Console()).print(FlowReport(flow))
 
 
 def _spans(flow: InformationFlow, styles: ScoreStyle, width: int) -> RenderableType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +15,6 @@ from lens_scopes.views.terminal.parts import (
     answer_lines,
     append_cell,
     blocks,
-    definitions,
     scale_line,
     spaced,
     warning_lines,
@@ -63,12 +62,6 @@ class HeadsReport(TerminalView):
         yield spaced(_map(heads, styles, width))
         yield spaced(_strongest(heads, head_lines(heads)[: self.most], styles, width))
         yield spaced(_checked(heads, styles, width))
-        yield spaced(definitions(heads.contract))
-
-
-def print_heads(heads: HeadInspection, console: Console | None = None) -> None:
-    """Print a head inspection to a terminal; see `HeadsReport`."""
-    (console or Console()).print(HeadsReport(heads))
 
 
 def _heading(heads: HeadInspection) -> Text:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +18,6 @@ from lens_scopes.views.terminal.parts import (
     TerminalView,
     append_cell,
     blocks,
-    definitions,
     spaced,
     warning_lines,
 )
@@ -68,7 +67,6 @@ class MatrixReport(TerminalView):
         yield spaced(_predictions(matrix, lines, width))
         if matrix.spans or matrix.answer:
             yield spaced(_spans(matrix))
-        yield spaced(definitions(matrix.contract))
 
 
 class InfluenceReport(TerminalView):
@@ -93,12 +91,6 @@ class InfluenceReport(TerminalView):
         yield spaced(_sentences(influence, styles, width))
         yield spaced(_ways(influence))
         yield spaced(_tokens(influence, styles))
-        yield spaced(definitions(influence.contract))
-
-
-def print_influence(influence: TotalInfluence, console: Console | None = None) -> None:
-    """Print influence through generated text to a terminal; see `InfluenceReport`."""
-    (console or Console()).print(InfluenceReport(influence))
 
 
 def _sentences(influence: TotalInfluence, styles: ScoreStyle, width: int) -> RenderableType:
@@ -141,11 +133,6 @@ def _tokens(influence: TotalInfluence, styles: ScoreStyle, most: int = 8) -> Ren
         direct = number(float(influence.direct[index]))
         table.add_row(Text(str(index), "dim"), Text(printable_token(label)), number(score), direct)
     return table
-
-
-def print_matrix(matrix: AttributionMatrix, console: Console | None = None) -> None:
-    """Print a source × target matrix to a terminal; see `MatrixReport`."""
-    (console or Console()).print(MatrixReport(matrix))
 
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine], styles: ScoreStyle, width: int) -> RenderableType:

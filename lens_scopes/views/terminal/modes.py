@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, definitions, spaced, warning_lines
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, spaced, warning_lines
 from lens_scopes.views.words.attribution import number, prompt_text
 from lens_scopes.views.words.modes import (
     Contrast,
@@ -52,12 +52,6 @@ class ModesReport(TerminalView):
             yield spaced(_contrast(contrast, styles, width))
         yield spaced(Text(modes_caveat(modes), "dim"))
         yield spaced(_words(modes, strongest_removals(modes)[: self.most], styles, width))
-        yield spaced(definitions(modes.contract))
-
-
-def print_modes(modes: ModeInspection, console: Console | None = None) -> None:
-    """Print a mode inspection to a terminal; see `ModesReport`."""
-    (console or Console()).print(ModesReport(modes))
 
 
 def _contrast(contrast: Contrast, styles: ScoreStyle, width: int, most: int = 6) -> RenderableType:

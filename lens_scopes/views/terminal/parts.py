@@ -112,6 +112,17 @@ def definitions(mapping: Mapping[str, str]) -> RenderableType:
     return table
 
 
+class ContractView(TerminalView):
+    """The five elements of a result's claim."""
+
+    def __init__(self, result: Viewable) -> None:
+        super().__init__()
+        self.contract = result.contract
+
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
+        yield spaced(definitions(self.contract))
+
+
 def append_ramp(line: Text, scale: Scale, styles: ScoreStyle) -> None:
     """The colours of the scale, or the heights that stand for them."""
     if not styles.coloured:

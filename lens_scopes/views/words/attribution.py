@@ -60,35 +60,34 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """One token's line in a table: `share` is |score| over the sum of |score| of the tokens that count, or None."""
+    """One token's line in a table: `relative` is |score| over the largest |score| of the tokens that count, or None."""
 
     index: int
     token: str
     token_id: int
     special: bool
     score: float
-    share: float | None
+    relative: float | None
     standard_error: float | None
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens `start` to `stop`, `stop` left out, with its summed score; `share` as for `Row`."""
+    """A run of tokens `start` to `stop`, `stop` left out, with its summed score; `relative` as for `Row`."""
 
     label: str
     start: int
     stop: int
     special: bool
     score: float
-    share: float | None
+    relative: float | None
 
 
 def rows(attribution: Attribution) -> list[Row]:
-    """One row per token, in the order of the text; special tokens and non-finite scores have no share."""
+    """One row per token, in the order of the text; special tokens and non-finite scores have no relative one."""
     scores = attribution.scores.tolist()
     errors = [None] * len(scores) if attribution.standard_error is None else attribution.standard_error.tolist()
-    counted = [math.isfinite(score) and not special for score, special in zip(scores, attribution.special, strict=True)]
-    total = sum(abs(score) for score, counts in zip(scores, counted, strict=True) if counts)
+    relative = _relative(scores, attribution.special)
     return [
         Row(
             index=i,
@@ -96,7 +95,7 @@ def rows(attribution: Attribution) -> list[Row]:
             token_id=attribution.token_ids[i],
             special=attribution.special[i],
             score=scores[i],
-            share=abs(scores[i]) / total if counted[i] and total > 0 else None,
+            relative=relative[i],
             standard_error=errors[i],
         )
         for i in range(len(scores))
@@ -118,7 +117,7 @@ def groupings(attribution: Attribution) -> dict[str, list[Segment]]:
 
 
 def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
-    """The segments of a grouping with their summed scores, in the order of the text; shares as for `rows`.
+    """The segments of a grouping with their summed scores, in the order of the text.
 
     Raises:
         PromptError: as `Attribution.group`.
@@ -126,12 +125,17 @@ def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
     groups, values = attribution.groups(by), attribution.scores.tolist()
     scores = [sum(values[group.start : group.stop]) for group in groups]
     special = [all(attribution.special[group.start : group.stop]) for group in groups]
-    counted = [math.isfinite(score) and not outside for score, outside in zip(scores, special, strict=True)]
-    total = sum(abs(score) for score, counts in zip(scores, counted, strict=True) if counts)
     return [
-        Segment(group.label, group.start, group.stop, outside, score, abs(score) / total if counts and total else None)
-        for group, outside, score, counts in zip(groups, special, scores, counted, strict=True)
+        Segment(group.label, group.start, group.stop, *values)
+        for group, *values in zip(groups, special, scores, _relative(scores, special), strict=True)
     ]
+
+
+def _relative(scores: Sequence[float], special: Sequence[bool]) -> list[float | None]:
+    """Each |score| over the largest of those that count: scores of most readouts do not add up to anything."""
+    counted = [math.isfinite(score) and not outside for score, outside in zip(scores, special, strict=True)]
+    largest = max((abs(score) for score, counts in zip(scores, counted, strict=True) if counts), default=0.0)
+    return [abs(score) / largest if counts and largest else None for score, counts in zip(scores, counted, strict=True)]
 
 
 def meaning_of_sum(attribution: Attribution) -> str:
@@ -172,6 +176,7 @@ def interpretation(result: Scored) -> str:
             "Each score is that of a method to compare with, which has no readout; its formula stands in the"
             " contract under “score attributed”."
         )
+    # Divergences are squared sums over directions and have sentences of their own.
     elsewhere = bool(result.settings.get("score_sites"))
     whose = "a token's activations, at the sites that the contract names," if elsewhere else "a token's embedding"
     if entry.is_divergence:
@@ -182,6 +187,7 @@ def interpretation(result: Scored) -> str:
             " by their weights, and is never negative. The unit is that of the directions, squared; the exact formula"
             " stands in the contract under “score attributed”."
         )
+    # A number changes in its own unit, by an amount that the readout names.
     quantity = quantity_of(result)
     if readout == "product":
         return (

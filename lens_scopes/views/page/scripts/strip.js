@@ -4,7 +4,7 @@ import { later, render, safe } from "./circuitsvis.js";
 import { h, onPress, rove, say } from "./dom.js";
 import { number, percent } from "./numbers.js";
 import { pieces } from "./prose.js";
-import { legend, ranking, scaleOf, shares } from "./scale.js";
+import { legend, ranking, scaleOf } from "./scale.js";
 
 /**
  * The strip of a block with its legend and its strongest tokens, and a switch where it has several rows of values. Another
@@ -139,11 +139,10 @@ const MOST_SEGMENTS = 12;
 /** All segments by their sums, the weakest of many of them in a fold. */
 function sums(page, { values, labels, special }, name, meaning) {
   const best = ranking(values, special);
-  const share = shares(values, special);
   const { bound, signed } = scaleOf(values, special);
   const items = best.map((i) => ({
     label: [{ token: labels[i] }],
-    values: [`${number(values[i])} · ${percent(share[i])}`],
+    values: [number(values[i])],
     shares: [values[i] / bound],
     middle: signed,
   }));
@@ -183,13 +182,14 @@ function breakable(cell) {
   for (const node of cell.childNodes) if (node.nodeType === Node.TEXT_NODE) node.data = node.data.replaceAll("\u00a0", " ");
 }
 
-/** What is said of each token: its number and its share of all. */
+/** What is said of each token: its number, and how it compares with the strongest. */
 function aboutTokens(page, values) {
   const { running, special } = page.part;
-  const share = shares(values, special);
+  const scale = scaleOf(values, special);
   return running.map((token, i) => {
     const parts = [say("token_value", { index: i, token: token.trim() || token, number: number(values[i]) })];
-    if (share[i] !== null) parts.push(say("token_share", { percent: percent(share[i]) }));
+    if (scale.bound && Number.isFinite(values[i]) && !special[i])
+      parts.push(say("token_relative", { percent: percent(Math.abs(values[i]) / scale.bound) }));
     if (special[i]) parts.push(say("token_special"));
     return parts.join(" · ");
   });

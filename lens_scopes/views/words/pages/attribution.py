@@ -271,7 +271,6 @@ def _scores(attribution: Attribution) -> Section:
     with_errors = attribution.standard_error is not None
     names = [("#", "number"), ("token", "text"), ("id", "number"), ("score", "number")]
     names += [("standard error", "number")] if with_errors else []
-    largest = max((line.share for line in lines if line.share is not None), default=0.0)
     rows = []
     for line in lines:
         cells = [
@@ -283,13 +282,9 @@ def _scores(attribution: Attribution) -> Section:
         if with_errors:
             error = line.standard_error
             cells.append(number_cell("—" if error is None else f"± {number(error)}", error))
-        cells.append(number_cell("—" if line.share is None else percent(line.share), line.share))
-        share = math.copysign(line.share / largest, line.score) if line.share else 0.0
-        rows.append([*cells, bar_cell(share, "graph", middle=False)])
-    text = (
-        "Share is |score| over the sum of |score| of all tokens but the special ones. The buttons in the headings sort."
-    )
+        rows.append([*cells, bar_cell(math.copysign(line.relative or 0.0, line.score), "graph", middle=False)])
+    text = "Bars compare with the strongest token; special tokens have none. The buttons in the headings sort."
     if attribution.layers is not None:
         text = f"Read at: {_score_place(attribution)}. {text}"
-    scores = table("Score of every token", [*names, ("share", "number"), ("", "")], rows, attribution.special)
+    scores = table("Score of every token", [*names, ("", "")], rows, attribution.special)
     return Section("scores", "Scores", [note(text), scores])

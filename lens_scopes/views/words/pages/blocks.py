@@ -42,7 +42,7 @@ LABELS = {
     "choose_token": "Choose a token to explain what follows it.",
     "point_token": "Point at a token for its numbers.",
     "token_value": "{index} “{token}”: {number}",
-    "token_share": "{percent} of all",
+    "token_relative": "{percent} of the strongest",
     "segment_value": "tokens {first} to {last}, “{text}”: {number}",
     "point_segment": "Point at a segment for its sum. To explain what follows a token, fold by token.",
     "segments_of": "these {name}s",

@@ -93,6 +93,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
     changes = heads.effect.flatten().tolist()
     mlps = heads.mlp_effect.tolist()
     n_layers, n_heads = heads.effect.shape
+    # The map itself, MLPs in a column of their own.
     head_map = heat_map(
         "heads-map",
         "Predicted change when a head or an MLP is set to its baseline",
@@ -106,10 +107,12 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         apart={"name": "MLP", "values": reference("mlp_effect")} if mlps else None,
         choose="head",
     )
+    # Heads and MLPs differ in size: one scale each.
     legends = [legend(plain_scale(changes), "all heads", broken=not all(map(math.isfinite, changes)))]
     if mlps:
         broken = not all(map(math.isfinite, mlps))
         legends.append(legend(plain_scale(mlps), "all MLPs, which have a scale of their own", broken=broken))
+    # What it means stands before it, the strongest beside it.
     left = [heading("Heads × layers"), note("A number leads to what that head carries."), head_map, *legends]
     blocks = [
         kind({"bold": inline_token(heads.objective)}, f" · baseline {inline_token(heads.baseline)}"),

@@ -16,7 +16,7 @@ from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons import Ablating, Ablation, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablating import Ablating, Ablation, check_part, check_unit, part_argument, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
@@ -98,6 +98,9 @@ class ContextCite(Ablating):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
+
+    def forwards(self, prompt: Prompt) -> int:
+        return self.ablations
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,15 +14,54 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState, log_softmax
 from lens_scopes.engine.model import Batch, ScopedModel
+from lens_scopes.errors import check_seed
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline
 
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
 
 
 @dataclass(frozen=True)
+class RandomScores(Baseline):
+    """Scores drawn evenly from [0, 1): what chance gives. Other prompts get other draws.
+
+    Args:
+        seed: of the draws; the global generator is not touched.
+
+    Example:
+        >>> prompt = "The capital of France is"
+        >>> first, again = (ls.attribute(model, prompt, ls.RandomScores(seed=7)).scores for _ in range(2))
+        >>> torch.equal(first, again)
+        True
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", check_seed(self.seed))
+
+    scope: ClassVar[str] = "random"
+    output: ClassVar[str] = "nothing: chance"
+    equation: ClassVar[str] = "score_t ~ U[0, 1)"
+    process: ClassVar[str] = "none"
+    held: ClassVar[str] = "nothing"
+
+    def forwards(self, prompt: Prompt) -> int:
+        return 0
+
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(prompt.token_ids)}".encode()))
+        return torch.rand(len(prompt), generator=generator, dtype=torch.float32).to(states[0].y.dtype)
+
+
+@dataclass(frozen=True)
 class Closeness(Baseline):
-    """Closeness to the end: score_t = t + 1, counted from the first token."""
+    """Closeness to the end: score_t = t + 1, counted from the first token.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", ls.Closeness()).scores.tolist()
+        [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    """
 
     scope: ClassVar[str] = "closeness"
     output: ClassVar[str] = "nothing: the place of the token"
@@ -29,19 +69,30 @@ class Closeness(Baseline):
     process: ClassVar[str] = "none"
     held: ClassVar[str] = "nothing"
 
+    def forwards(self, prompt: Prompt) -> int:
+        return 0
+
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         return torch.arange(1, len(prompt) + 1).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
 class EmbeddingNorm(Baseline):
-    """The size of the token's embedding: score_t = ‖x_t‖₂."""
+    """The size of the token's embedding: score_t = ‖x_t‖₂.
+
+    Example:
+        >>> ls.attribute(model, "The capital of France is", ls.EmbeddingNorm()).scores.shape
+        torch.Size([6])
+    """
 
     scope: ClassVar[str] = "embedding-norm"
     output: ClassVar[str] = "nothing: the size of the embedding"
     equation: ClassVar[str] = "score_t = ‖x_t‖₂"
     process: ClassVar[str] = "none"
     held: ClassVar[str] = "nothing"
+
+    def forwards(self, prompt: Prompt) -> int:
+        return 0
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         return model.token_embeddings(prompt.token_ids).to(states[0].y.dtype).norm(dim=-1).cpu()
@@ -52,6 +103,10 @@ class Surprisal(Baseline):
     """How little the model expected the token: score_t = −log p(x_t | x_<t), nats.
 
     The first token, which nothing predicts, gets log d_vocab.
+
+    Example:
+        >>> bool((ls.attribute(model, "The capital of France is", ls.Surprisal()).scores >= 0).all())
+        True
     """
 
     scope: ClassVar[str] = "surprisal"
@@ -72,6 +127,3 @@ class Surprisal(Baseline):
                     log_probabilities = log_softmax(logits).gather(1, nexts[:, None])[:, 0]
                     surprisals.append(-log_probabilities.to(state.y.dtype).cpu())
         return torch.cat(surprisals)
-
-
-TRIVIAL = (Closeness, EmbeddingNorm, Surprisal)

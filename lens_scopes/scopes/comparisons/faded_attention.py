@@ -16,7 +16,8 @@ from lens_scopes.errors import VALIDATED, ObjectiveError
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons import Baseline, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablating import check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.objectives import log_probability_of_answer
 
 Weights: TypeAlias = Annotated["Sequence[float]", VALIDATED]
@@ -94,6 +95,13 @@ class FadedAttention(Baseline):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return f"FadedAttention(by={self.by!r}, alphas={self.alphas!r}{part_argument(self)})"
+
+    def forwards(self, prompt: Prompt) -> int:
+        return 1 + len(self.alphas)
+
+    @property
+    def backwards(self) -> int:
+        return len(self.alphas)
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]

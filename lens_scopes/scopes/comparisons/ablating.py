@@ -1,0 +1,117 @@
+"""The base of the methods that ablate tokens, and the segments of a prompt that they ablate as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_scopes.engine.ablations import ABLATIONS, TokenAblation, ablation_named
+from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.token_ablation import AblatedPrompt
+from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError
+from lens_scopes.prompts.alignment import read_aligned
+from lens_scopes.prompts.groups import UNITS
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import as_span, write_span
+from lens_scopes.prompts.tokens import quote
+from lens_scopes.scopes.comparisons.baseline import Baseline
+from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_baseline, describe_other_prompt
+
+Ablation: TypeAlias = Annotated["str | Sequence[int] | Tensor | Prompt", VALIDATED]
+
+
+class Ablating(Baseline):
+    """Base of the methods that ablate tokens; their field `ablation` is a name of ABLATIONS, or another prompt."""
+
+    ablation: Any
+
+    def _read_ablation(self) -> None:
+        """Makes another prompt of the field a value that can be compared.
+
+        Raises:
+            EvaluationError: for what is neither a name nor a prompt, and for ablations that take other passages.
+        """
+        given = self.ablation
+        other = None if isinstance(given, str) and given in ABLATIONS else as_baseline(given)
+        if other is not None:
+            object.__setattr__(self, "ablation", other)
+        elif not isinstance(given, str):
+            raise EvaluationError(
+                f"an ablation is one of {', '.join(ABLATIONS)}, or another prompt as text, chat messages, ids or "
+                f"a Prompt; got {quote(given)}."
+            )
+        elif ablation_named(given).corpus == "required":
+            raise EvaluationError(
+                f"{type(self).__name__} sees one prompt alone, so it has no {given} to replace tokens by; choose "
+                "'mean', the prompt's own, or another."
+            )
+
+    @property
+    def token_ablation(self) -> TokenAblation:
+        """The entry of ABLATIONS."""
+        return ABLATIONS[EACH if self.other_prompt is not None else self.ablation]
+
+    @property
+    def replacement(self) -> str:
+        """What a token is replaced by, in words."""
+        other = self.other_prompt
+        return (
+            self.token_ablation.help if other is None else f"the token in its place in {describe_other_prompt(other)}"
+        )
+
+    @property
+    def other_prompt(self) -> OtherPrompt | None:
+        named = isinstance(self.ablation, str) and self.ablation in ABLATIONS
+        return None if named else self.ablation
+
+    def against(self, other: OtherPrompt) -> Baseline:
+        if self.other_prompt is None and self.ablation != EACH:
+            raise ObjectiveError(
+                f"{self.scope} replaces tokens by {self.ablation!r} already, so there is no place for another prompt; "
+                f"write ablation={EACH!r}."
+            )
+        return replace(self, ablation=other)  # pyright: ignore[reportArgumentType]
+
+    def ablated(self, model: ScopedModel, prompt: Prompt, targets: Sequence[int], **options: Any) -> AblatedPrompt:
+        """The prompt with its ablation.
+
+        Raises:
+            PromptError: for another prompt of another length.
+            EvaluationError: as `AblatedPrompt`.
+        """
+        other, ids = self.other_prompt, None
+        if other is not None:
+            ids = read_aligned(model, prompt, other, len(prompt)).token_ids
+        return AblatedPrompt(
+            model, prompt.token_ids, prompt.special, targets, self.token_ablation.name, other=ids, **options
+        )
+
+
+def check_unit(by: str) -> None:
+    """Raises ObjectiveError for what is no unit that can be left out as a whole."""
+    if not isinstance(by, str) or by not in UNITS:
+        raise ObjectiveError(f"by is {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}; got {by!r}.")
+
+
+def check_part(method: Any) -> None:
+    """Makes a method's eligible part a plain value; PromptError for what is none."""
+    if method.within is not None:
+        object.__setattr__(method, "within", as_span(method.within))
+
+
+def part_argument(method: Any) -> str:
+    """How a method's eligible part is written in Python, after its other arguments."""
+    return "" if method.within is None else f", within={quote(write_span(method.within))}"
+
+
+def spread(values: Float[Tensor, " segment"], segments: Sequence[Sequence[int]], n_pos: int) -> Float[Tensor, " pos"]:
+    """Scores of segments divided evenly over their tokens; the sum over a segment's tokens is its own score."""
+    scores = torch.zeros(n_pos, dtype=values.dtype)
+    for value, tokens in zip(values, segments, strict=True):
+        scores[list(tokens)] = value / len(tokens)
+    return scores

@@ -1,0 +1,172 @@
+"""Shapley values of the tokens or segments of a prompt, by random ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_scopes.engine.final_state import FinalState
+from lens_scopes.engine.model import ScopedModel
+from lens_scopes.errors import ObjectiveError, check_seed, whole_number
+from lens_scopes.prompts.groups import segments
+from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.spans import SpanLike
+from lens_scopes.scopes.comparisons.ablating import Ablating, Ablation, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.objectives import log_probability_of_answer
+
+_MOST_SEGMENTS_OF_ALL = 16  # all subsets of more are never run
+
+
+@dataclass(frozen=True)
+class KernelShap(Ablating):
+    """Shapley values of log p: what a token adds to it, averaged over all orders in which tokens are put back.
+
+    Subsets S are drawn with the Shapley kernel, p(S) ∝ 1 / (C(n, |S|) |S| (n − |S|)), each with its complement. With
+    v(S) = log P(answer | S is kept) and b_t = mean over S of v(S) [t ∈ S] the estimate is
+
+        φ_t = (v(all) − v(none)) / n + (b_t − b̄) / (½ − a),   a = P(two given tokens are both in S)
+
+    which has no bias at any number of subsets, and adds up to v(all) − v(none). Where there are no more proper subsets
+    than `ablations`, all are run, and the values are exact. φ is divided evenly over a segment's tokens. Special tokens
+    and the answer's own stay in place. It takes one forward pass for each subset and one for v(none).
+
+    Args:
+        ablations: how many subsets are run.
+        by: what is put back as a whole, as for `LeaveOneOut`.
+        ablation: what a token that is left out is replaced by, as for `LeaveOneOut`.
+        seed: of the draws; the global generator is not touched.
+        within: the eligible part of the prompt, as for `LeaveOneOut`.
+
+    Raises:
+        ObjectiveError: for fewer than two ablations and another unit.
+        PromptError, EvaluationError: as for `LeaveOneOut`.
+
+    Source: Kernel SHAP (arXiv:1705.07874) in its unbiased, paired version (arXiv:2012.01536).
+
+    Example:
+        >>> att = ls.attribute(model, "The capital of France is", ls.KernelShap(ablations=30))
+        >>> att.scores.shape, float(att.scores[0])
+        (torch.Size([6]), 0.0)
+    """
+
+    ablations: int = 64
+    by: str = "token"
+    ablation: Ablation = "mean"
+    seed: int = 0
+    within: SpanLike | None = None
+    scope: ClassVar[str] = "kernel-shap"
+    output: ClassVar[str] = "log-probability of the next token"
+    held: ClassVar[str] = "the weights and special tokens"
+    takes_answer: ClassVar[bool] = True
+    of_answer: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        ablations = whole_number(self.ablations, "the number of ablations", ObjectiveError, least=2, most=100_000)
+        object.__setattr__(self, "ablations", ablations)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        check_unit(self.by)
+        check_part(self)
+        self._read_ablation()
+
+    @property
+    def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        of = "t" if self.by == "token" else f"the {self.by} s of token t, divided by its number of tokens"
+        return f"score_t = the Shapley value of {of}, in log p, estimated from {self.ablations} subsets"
+
+    @property
+    def process(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return (
+            f"every {self.by} is kept or left out at random, by the Shapley kernel; each token left out is replaced by "
+            f"{self.replacement}"
+        )
+
+    @property
+    def takes_target(self) -> bool:
+        return True
+
+    def targets(self, state: FinalState) -> list[int]:
+        return [state.followed_token]
+
+    def describe_answer(self, text: str, n_tokens: int) -> str:
+        return log_probability_of_answer(text, n_tokens)
+
+    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
+        return f"KernelShap({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
+
+    def forwards(self, prompt: Prompt) -> int:
+        n = len(segments(prompt, self.by, self.within))
+        return 1 + (_number_of_subsets(n) if _runs_all(n, self.ablations) else self.ablations)
+
+    def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
+        found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
+        if not found:
+            return torch.zeros(len(prompt), dtype=states[0].y.dtype)
+        kept, weights = shapley_subsets(len(found), self.ablations, self.seed)
+        ablated = self.ablated(
+            model,
+            prompt,
+            targets,
+            draws=1,
+            seed=self.seed,
+            clean_states=torch.stack([state.y for state in states]),
+        )
+        left_out = torch.cat([~kept, kept.new_ones(1, len(found))])
+        after = ablated.outcomes(left_out.float() @ ablated.masks(found).float() > 0, with_divergence=False)
+        *_, empty = values = after.log_probability
+        shapley = shapley_values(kept, weights, values[:-1] - empty, ablated.clean_log_probability - float(empty))
+        return spread(shapley, found, len(prompt)).to(states[0].y.dtype)
+
+
+def _number_of_subsets(n: int) -> int:
+    """How many subsets of n there are but the empty one and the whole."""
+    return 2**n - 2
+
+
+def _runs_all(n: int, count: int) -> bool:
+    return n <= _MOST_SEGMENTS_OF_ALL and _number_of_subsets(n) <= count
+
+
+def shapley_subsets(n: int, count: int, seed: int) -> tuple[Bool[Tensor, "row segment"], Float[Tensor, " row"]]:
+    """Proper subsets of n segments, and weights that add up to 1: all of them with the probabilities of the Shapley
+    kernel where there are no more than `count`, else as many drawn with them, in pairs of a subset and its complement.
+    """
+    sizes = torch.arange(1, n, dtype=torch.float64)
+    of_size = 1 / (sizes * (n - sizes))  # the kernel, summed over the subsets of a size
+    of_size /= of_size.sum()
+    if _runs_all(n, count):
+        codes = torch.arange(1, 2**n - 1)
+        kept = (codes[:, None] >> torch.arange(n)) % 2 == 1
+        number = kept.sum(1)
+        return kept, of_size[number - 1] / torch.bincount(number, minlength=n)[number]
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.zeros(2 * ((count + 1) // 2), n, dtype=torch.bool)
+    for row in range(0, len(kept), 2):
+        size = 1 + int(torch.multinomial(of_size, 1, generator=generator))
+        kept[row, torch.randperm(n, generator=generator)[:size]] = True
+        kept[row + 1] = ~kept[row]
+    return kept[:count], torch.full((count,), 1 / count, dtype=torch.float64)
+
+
+def shapley_values(
+    kept: Bool[Tensor, "row segment"], weights: Float[Tensor, " row"], gains: Float[Tensor, " row"], total: float
+) -> Float[Tensor, " segment"]:
+    """The estimate from v(S) − v(none) of each subset and of the whole; exact where all subsets have the kernel's
+    weights.
+
+    Args:
+        gains: v(S) − v(none).
+        total: v(all) − v(none).
+    """
+    n = kept.shape[1]
+    if n == 1:
+        return torch.tensor([total], dtype=torch.float64)
+    sizes = torch.arange(1, n, dtype=torch.float64)
+    of_size = 1 / (sizes * (n - sizes))
+    together = float((of_size * sizes * (sizes - 1)).sum() / of_size.sum()) / (n * (n - 1))
+    b = (weights * gains.double()) @ kept.double()
+    return total / n + (b - b.mean()) / (0.5 - together)
