@@ -3,6 +3,7 @@
 python analyses/segments.py                 measures what is missing of the documents, then sums it up
 python analyses/segments.py --limit 40      only those before the 40th
 python analyses/segments.py --measured      sums up what is there, and measures nothing
+python analyses/segments.py --table         prints the gallery's table from the saved results
 
 The documents are those of `segment_documents.py`, the answers the model's own. Each document is on disk, under
 out/segments/, before the next one begins. Settings were chosen on the first ten documents, which are not in the
@@ -279,6 +280,56 @@ def summary(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+# The gallery's table
+
+ROWS = {
+    "ContextCite-256": "ContextCite, 256 ablations",
+    "ContextCite-64": "ContextCite, 64",
+    "ContextCite-32": "ContextCite, 32",
+    "leave one out": "leave one sentence out",
+    "faded, ¼ and ¾": "**faded attention at ¼ and ¾**",
+    "faded, ½": "faded attention at ½",
+    "faded, not at all": "the same slopes at the prompt itself (α = 1)",
+    "Fisher": "Fisher, rank 1 over the answer",
+    "gradient norm": "gradient norm of log P",
+    "Fisher at values": "Fisher at the values",
+    "values": "log P at the values (relative)",
+    "path, middle": "the same, halfway along the path from the mean",
+    "values, signed": "log P at the values (dot)",
+    "gradient × input": "gradient × input (dot, from the mean)",
+    "overlap": "*words shared with the question*",
+    "length": "*length*",
+    "closeness": "*closeness to the end*",
+    "random": "*random*",
+}
+
+
+def table(record: Mapping[str, Any]) -> list[str]:
+    """The methods as lines of a Markdown table: cost, linear datamodelling score, its paired difference, and falls."""
+    found = record["findings"]
+    tests = {test["method"]: test for test in found["tests"] if test["metric"] == "lds"}
+    falls = ("fall without the top sentence", "without the top 3")
+    names = ("method", "passes", "seconds", "LDS", f"less {REFERENCE}", *falls)
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    for name, label in ROWS.items():
+        row = found["methods"][name]
+        cost, test, count = row["cost"], tests.get(name), row["lds"]["n"]
+        few = "" if count == found["documents"] else f" (n = {count})"
+        # Fewer documents than a test takes, or the same ones as another method, are not compared.
+        against = "–"
+        if test is not None:
+            difference = {"mean": test["difference"], "low": test["low"], "high": test["high"]}
+            against = f"{_told(difference)}, {float(format(test['p_holm'], '.1g'))}"
+        passes, seconds = ("–", "–") if cost is None else (f"{cost['passes']:.0f}", f"{cost['seconds']:.1f}")
+        falls = (_told(row[f"top-{k}-drop"], 1) for k in (1, 3))
+        lines.append(f"| {' | '.join((label + few, passes, seconds, _told(row['lds']), against, *falls))} |")
+    return lines
+
+
+def _told(interval: dict[str, Any], digits: int = 2) -> str:
+    return shown(interval, digits).replace("-", "−")
+
+
 # The figure
 
 
@@ -339,8 +390,11 @@ def main(
     / "out"
     / "segments",
     sum_up: Annotated[bool, typer.Option("--measured", help="Sum up what is there, and measure nothing.")] = False,
+    only_table: Annotated[bool, typer.Option("--table", help="Print the table of the saved results alone.")] = False,
 ) -> None:
     """Measure documents, and save their statistics into analyses/results/segments.json."""
+    if only_table:
+        return typer.echo("\n".join(table(load_record(RESULTS, "segments"))))
     folder.mkdir(parents=True, exist_ok=True)
     model = ls.load_model()
     for index in () if sum_up else range(CHOSEN_ON, limit):

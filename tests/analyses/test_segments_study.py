@@ -99,3 +99,9 @@ def test_the_saved_results_are_of_documents_no_setting_was_chosen_on_and_draw_th
     assert all(methods[name]["lds"]["n"] == found["documents"] for name in study.FADED)
     assert all((FIGURES / f"{stem}.{kind}").is_file() for stem in study.draw(record) for kind in ("png", "svg"))
     assert len(study.summary(record)) == 1 + len(methods)
+
+
+def test_the_gallerys_table_is_that_of_the_saved_results() -> None:
+    record = load_record(RESULTS, "segments")
+    assert study.ROWS.keys() == record["findings"]["methods"].keys()
+    assert "\n".join(study.table(record)) in (RESULTS.parent / "README.md").read_text(encoding="utf-8")
