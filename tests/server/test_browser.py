@@ -471,6 +471,10 @@ def test_two_prompts_are_contrasted(visit: Callable[..., Any], model: Any) -> No
     whole.wait_for_selector("#a-patches .dot")
     assert "log P(answer | prompt) = " in whole.inner_text("#a-cells")
     assert "the answer's log-probability (nats)" in whole.inner_text("#a-cells")
+    both = visit(f"text={PROMPT}&against={other}&scope=logprob-diff&answer=+sofa+dog&other=+on&show=cells,heads")
+    both.wait_for_selector("#a-patches .dot")
+    assert "The two prompts have 6 tokens each and differ in 1" in both.inner_text("#a-heads")
+    assert "Mind the difference" not in both.inner_text("#results"), "it is the same prompt, with its answers"
 
     # Another length: shown beside each other while it is written, and the sentence when it is asked.
     tab.fill("[name=against]", "The sofa. sleeps on the")

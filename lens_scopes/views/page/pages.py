@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.page.document import Page
-from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.attribution import answer_of, prompt_text
 from lens_scopes.views.words.pages.blocks import alerts, contract_section
 
 if TYPE_CHECKING:
@@ -107,12 +107,17 @@ def _words(result: Any) -> Any:
     raise TypeError(f"there is no page of a {type(result).__name__}; results of lens_scopes have one")
 
 
+def _prompt_tokens(result: Any) -> list[str]:
+    """The tokens up to the position explained, without those of answers after it."""
+    return result.tokens if answer_of(result) is None else result.tokens[: result.position + 1]
+
+
 def _differences(attribution: Attribution, other: Any) -> list[str]:
     """What a reader must know where another result is not about the same tokens of the same model."""
     notes = []
     covers_more = hasattr(other, "destinations") or hasattr(other, "through")
-    tokens = other.tokens[: len(attribution.tokens)] if covers_more else other.tokens
-    if tokens != attribution.tokens:
+    mine = _prompt_tokens(attribution)
+    if (other.tokens[: len(mine)] if covers_more else _prompt_tokens(other)) != mine:
         notes.append(f"This part is about another prompt or position: {prompt_text(other)}")
     if other.model.get("name") != attribution.model.get("name"):
         notes.append(f"This part is about another model: {other.model.get('name')}")

@@ -129,8 +129,8 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
 
 def _other_prompt(heads: HeadInspection) -> list[Block]:
     """Where the other prompt differs from this one, where outputs are set to those under one."""
-    others = heads.baseline_tokens
-    return alignment_blocks(heads.tokens[: len(others)], others) if others else []
+    length = heads.position + 1  # answers follow either prompt
+    return alignment_blocks(heads.tokens[:length], heads.baseline_tokens[:length]) if heads.baseline_tokens else []
 
 
 def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str], most: int = 10) -> list[Block]:
