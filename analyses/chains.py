@@ -1,6 +1,8 @@
 """Total influence through a generated text against what leaving a sentence out really does, with the text written anew.
 
-python analyses/chains.py --prompts 12
+python analyses/chains.py --prompts 20 --tokens 16 --answer 5
+
+A run continues a saved record of the same settings: prompts that it holds are not measured again.
 
 Each prompt is four facts in random order, a question about one of them, and a cue to go on. Gemma writes `--tokens`
 tokens; the target is the last `--answer` of them. Each sentence of the prompt has two truths, both the drop of the
@@ -13,17 +15,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from intervals import mean_interval, shown
-from records import RESULTS, save_record
+from records import RESULTS, load_record, save_record, shortened_floats
 from scipy.stats import spearmanr
 
 import lens_scopes as ls
 from lens_scopes.engine.model import ScopedModel
+from lens_scopes.errors import FileError
 
 NAMES = ("Anna", "Peter", "Mary", "Tom", "Clara", "Hugo", "Nora", "Emil")
 THINGS = ("red key", "blue key", "green key", "old map", "small lamp", "silver coin", "wooden box", "long rope")
@@ -62,10 +65,11 @@ def answer_log_probability(model: ScopedModel, rows: Sequence[Sequence[int]], an
     return totals
 
 
-def measure_prompt(model: Any, draw: random.Random, tokens: int, n_answer: int, scope: str) -> dict[str, Any]:
+def measure_prompt(
+    model: Any, sentences: Sequence[str], cue: str, tokens: int, n_answer: int, scope: str
+) -> dict[str, Any]:
     """Scores of a prompt's sentences by each method, and both truths."""
     scoped = ScopedModel.of(model)
-    sentences, cue = write_prompt(draw)
     matrix = ls.attribute_all(model, " ".join([*sentences, cue]), scope, generate=tokens)
     n = len(matrix.tokens)
     influence = matrix.total_influence((n - n_answer, n))
@@ -98,7 +102,7 @@ def measure_prompt(model: Any, draw: random.Random, tokens: int, n_answer: int, 
     return {
         "text": "".join(matrix.tokens[1:]),
         "answer": influence.target_text,
-        "sentences": sentences,
+        "sentences": list(sentences),
         "changed": sum(text != written for text in anew[1:]),
         "through_text": float(1 - influence.direct.sum()),
         "scores": scores,
@@ -139,32 +143,52 @@ def findings_of(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def saved_items(folder: Path, name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The prompts of a saved record of the same settings, however many; none where there is no such record."""
+    try:
+        record = load_record(folder, name)
+    except FileError:
+        return []
+    return record["findings"]["items"] if record["settings"] | {"prompts": 0} == {**settings, "prompts": 0} else []
+
+
+def summary(record: Mapping[str, Any]) -> list[str]:
+    """What was found, as lines of text."""
+    found = record["findings"]
+    lines = []
+    for truth in TRUTHS:
+        for method, interval in found["agreement"][truth].items():
+            same = f"the same first sentence on {found['same_first'][truth][method]} of {len(found['items'])}"
+            lines.append(f"{truth}: {method} {shown(interval)}; {same}")
+        lines.append(f"{truth}: total − direct {shown(found['total_minus_direct'][truth])}")
+    return [*lines, f"through text {shown(found['through_text'])}; changed {shown(found['texts_changed'])}"]
+
+
 def main(
-    prompts: Annotated[int, typer.Option(help="How many prompts.")] = 12,
-    tokens: Annotated[int, typer.Option(help="Tokens that the model writes.")] = 32,
-    answer: Annotated[int, typer.Option(help="The last N of them are the target.")] = 6,
+    prompts: Annotated[int, typer.Option(help="How many prompts.")] = 20,
+    tokens: Annotated[int, typer.Option(help="Tokens that the model writes.")] = 16,
+    answer: Annotated[int, typer.Option(help="The last N of them are the target.")] = 5,
     scope: Annotated[str, typer.Option(help="What each prediction is explained by.")] = "semantic",
     seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
     results: Annotated[Path, typer.Option(help="Folder for the record.")] = RESULTS,
 ) -> None:
     """Measure on the embedded Gemma 3 270M and save the record as JSON."""
-    model, started = ls.load_model(), time.perf_counter()
-    draw, items = random.Random(seed), []
     name = "chains" if scope == "semantic" else f"chains_{scope}"
-    for _ in range(prompts):
-        items.append(measure_prompt(model, draw, tokens, answer, scope))
-        seconds = time.perf_counter() - started
+    settings = {"tokens": tokens, "answer": answer, "scope": scope, "seed": seed}
+    items = saved_items(results, name, settings)
+    model, draw = ls.load_model(), random.Random(seed)
+    for index, written in enumerate([write_prompt(draw) for _ in range(prompts)]):
+        if index < len(items):
+            continue
+        started = time.perf_counter()
+        found = measure_prompt(model, *written, tokens, answer, scope)
+        items.append(shortened_floats(found | {"seconds": time.perf_counter() - started}))
         # After each prompt, so that a run that is stopped leaves what it has measured.
-        settings = {"prompts": len(items), "tokens": tokens, "answer": answer, "scope": scope, "seed": seed}
-        findings = findings_of(items)
-        path = save_record(results, name, model, settings, findings, seconds)
-        typer.echo(f"{len(items)} {seconds:.0f} s: {items[-1]['answer']!r} {path}", err=True)
-    for truth in TRUTHS:
-        for method, interval in findings["agreement"][truth].items():
-            same = findings["same_first"][truth][method]
-            typer.echo(f"{truth}: {method} {shown(interval)}; the same first sentence on {same} of {len(items)}")
-        typer.echo(f"{truth}: total − direct {shown(findings['total_minus_direct'][truth])}")
-    typer.echo(f"through text {shown(findings['through_text'])}; changed {shown(findings['texts_changed'])}")
+        seconds = sum(item["seconds"] for item in items)
+        save_record(results, name, model, {"prompts": len(items), **settings}, findings_of(items), seconds)
+        typer.echo(f"{len(items)} {seconds:.0f} s: {items[-1]['answer']!r}", err=True)
+    for line in summary(load_record(results, name)):
+        typer.echo(line)
 
 
 if __name__ == "__main__":
