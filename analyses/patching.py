@@ -52,12 +52,13 @@ def measure_pair(model: Any, pair: tuple[str, str, str]) -> dict[str, Any]:
     prompt, other = prompts_of(pair)
     difference = ls.LogitDiff(f" {pair[0]}", f" {pair[1]}")
     heads = ls.inspect_heads(model, prompt, difference, baseline=other, patterns=0, verify=10_000)
+    asked: dict[str, dict[str, Any]] = {
+        KINDS[1]: {"readout": ls.Dot(other)},
+        KINDS[2]: {"readout": "dot", "points": ls.StraightPath(other, STEPS)},
+    }
     cells = {
-        name: ls.patch_cells(model, ls.attribute(model, prompt, difference, layers=True, **asked), 10_000).cells
-        for name, asked in (
-            (KINDS[1], {"readout": ls.Dot(other)}),
-            (KINDS[2], {"readout": "dot", "points": ls.StraightPath(other, STEPS)}),
-        )
+        name: ls.patch_cells(model, ls.attribute(model, prompt, difference, layers=True, **how), 10_000).cells
+        for name, how in asked.items()
     }
     probabilities = {item.token: item.probability for item in heads.prediction.top}
     changes = {KINDS[0]: heads.ablations, **cells}
@@ -73,7 +74,8 @@ def measure_pair(model: Any, pair: tuple[str, str, str]) -> dict[str, Any]:
 def agreement(changes: Sequence[tuple[float, float]], most: int | None = None) -> float:
     """Spearman's ρ of predicted and actual changes, of the strongest ones by what is predicted."""
     strongest = sorted(changes, key=lambda pair: -abs(pair[0]))[:most]
-    found: Any = spearmanr(*zip(*strongest, strict=True))
+    predicted, actual = zip(*strongest, strict=True)
+    found: Any = spearmanr(predicted, actual)
     return float(found.statistic)
 
 
