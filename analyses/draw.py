@@ -17,7 +17,7 @@ from run import STUDIES
 from lens_scopes.results.writing import write_whole
 from lens_scopes.views.figures.style import saved
 
-DRAWN = (*STUDIES, "faithfulness", "segments")  # the last two have commands of their own
+DRAWN = (*STUDIES, "faithfulness", "segments", "leaderboard")  # these have commands of their own
 KINDS = {"png": 200, "svg": 200}
 
 

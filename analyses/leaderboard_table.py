@@ -63,7 +63,7 @@ def _values(rows: Sequence[Mapping[str, Any]], name: str, quantity: str) -> dict
 
 def _counts(rows: Rows) -> dict[str, int]:
     """How many passages of each data set were measured."""
-    return dict(Counter(data for data, _ in {(data, passage) for data, passage, _ in rows}))
+    return dict(Counter(data for data, _ in dict.fromkeys((data, passage) for data, passage, _ in rows)))
 
 
 def finite(value: float) -> float | None:
@@ -111,12 +111,13 @@ def _ceiling(values: Mapping[str, Mapping[str, Values]]) -> dict[str, float]:
 
 
 def _tests(values: Mapping[str, Mapping[str, Values]]) -> list[dict[str, Any]]:
-    """Wilcoxon's paired tests of every method against the reference, corrected over all of them."""
+    """Wilcoxon's paired tests of every method against the reference, corrected over all of them; a hit, which is 0 or 1
+    of a passage, has none."""
     tests: list[dict[str, Any]] = []
     for name, quantities in values.items():
         for quantity, of_passages in quantities.items() if name != REFERENCE else ():
             reference = values.get(REFERENCE, {}).get(quantity, {})
-            both = [key for key in of_passages if key in reference]
+            both = [key for key in of_passages if key in reference and not quantity.startswith("top5")]
             if len(both) >= LEAST_PAIRS:
                 test = paired_test([of_passages[key] for key in both], [reference[key] for key in both])
                 tests.append({"method": name, "quantity": quantity, **asdict(test)})
@@ -164,7 +165,7 @@ def summary(record: Mapping[str, Any]) -> list[str]:
             share = f" {value['share']:.0%}" if value and "share" in value else ""
             p = p_values.get((name, quantity))
             parts.append(f"{cell(value and value['all'])}{share}" + ("" if p is None else f" p {p:.1g}"))
-        lines.append(" | ".join([*parts, f"n {max((v['all']['n'] for v in method['values'].values()), default=0)}"]))
+        lines.append(" | ".join([*parts, f"n {count_of(method)}"]))
     return lines
 
 
@@ -184,20 +185,20 @@ def _figure(found: Mapping[str, Any]) -> Figure:
     names = ordered(found)
     with matplotlib.rc_context({**STYLE, "font.size": 6}):
         figure = new_figure(3.4, 0.7 + 0.135 * len(names))
-        axes = figure.subplots()
+        axes: Any = figure.subplots()
         for ablation, colour, mark, shift in (("mean", DEEP_POSITIVE, "o", -0.17), ("zero", DEEP_NEGATIVE, "s", 0.17)):
             for row, name in enumerate(names):
                 value = found["methods"][name]["values"].get(f"spearman, {ablation}", {}).get("all")
                 if value is None:
                     continue
-                label = ablation if name == names[0] else None
                 if value["low"] is not None:
                     axes.plot([value["low"], value["high"]], [row + shift] * 2, color=colour, linewidth=0.8)
-                axes.plot(value["mean"], row + shift, mark, color=colour, markersize=2.4, label=label)
+                axes.plot(value["mean"], row + shift, mark, color=colour, markersize=2.4)
+            axes.plot([], [], mark, color=colour, markersize=2.4, label=f"replaced by {ablation}")
         if found["ceiling"]:
             axes.axvline(found["ceiling"]["value"], color=QUIET, linewidth=0.6, linestyle=":")
         axes.axvline(0, color=QUIET, linewidth=0.4)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [_label(found, name) for name in names])
         for text, name in zip(axes.get_yticklabels(), names, strict=True):
             text.set_style("italic" if found["methods"][name]["family"] == "trivial" else "normal")
             text.set_weight("bold" if name == REFERENCE else "normal")
@@ -205,10 +206,32 @@ def _figure(found: Mapping[str, Any]) -> Figure:
         axes.margins(y=0.01)
         axes.tick_params(left=False)
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.set_xlabel("Spearman with leave-one-out KL, 95 % intervals;\ndotted: what their reliability allows")
-        axes.set_title(f"{passages_text(found)} passages", fontsize=6, loc="left")
-        axes.legend(title="replaced by", fontsize=6, title_fontsize=6, loc="lower right", frameon=False)
+        axes.set_xlabel("Spearman with leave-one-out KL")
+        # The legend stands above the axes, since a table of any length leaves no corner of them free.
+        axes.legend(
+            title=f"{passages_text(found)} passages, 95 % intervals\ndotted: what the truth's reliability allows",
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=2,
+            fontsize=6,
+            title_fontsize=6,
+            frameon=False,
+            handletextpad=0.2,
+            borderaxespad=0,
+            alignment="left",
+        )
     return figure
+
+
+def _label(found: Mapping[str, Any], name: str) -> str:
+    """A method's name for the figure, with its number of passages where that is not the whole."""
+    count, whole = count_of(found["methods"][name]), sum(found["passages"]["agreement"].values())
+    return name.replace("Integrated Gradients", "IG") + ("" if count == whole else f" (n = {count})")
+
+
+def count_of(method: Mapping[str, Any]) -> int:
+    """On how many passages a method was measured."""
+    return max((value["all"]["n"] for value in method["values"].values()), default=0)
 
 
 def pages(record: Mapping[str, Any]) -> dict[str, str]:
@@ -275,6 +298,5 @@ def _table(found: Mapping[str, Any]) -> dict[str, Any]:
         row.append(number_cell("–" if p is None else f"{p:.2g}", p))
         for passes in ("forwards", "backwards"):
             row.append(number_cell(f"{method[passes] or 0:g}", method[passes]))
-        count = max((value["all"]["n"] for value in method["values"].values()), default=0)
-        rows.append([*row, number_cell(str(count), count)])
+        rows.append([*row, number_cell(str(count_of(method)), count_of(method))])
     return table("Every method with 95 % bootstrap intervals", columns, rows)
