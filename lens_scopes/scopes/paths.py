@@ -29,6 +29,7 @@ from torch import Tensor
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model_checks import require_used
 from lens_scopes.errors import VALIDATED, PathError, whole_number
+from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.registry import FREEZABLE
 from lens_scopes.scopes.rules import (
     check_rules,
@@ -273,6 +274,7 @@ def _merged(terms: Sequence[frozenset[_Term]]) -> tuple[frozenset[_Term], ...]:
 
 
 PathLike: TypeAlias = Annotated["Path | str | None", VALIDATED]
+RulesLike: TypeAlias = Annotated["str | Sequence[str] | None", VALIDATED]
 LayerSet: TypeAlias = Annotated["int | Iterable[int]", VALIDATED]
 
 
@@ -490,6 +492,20 @@ def _ranges(layers: list[int]) -> str:
         else:
             runs.append([layer])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def as_rules(rules: RulesLike) -> Rules | None:
+    """Reads rules given by a name or several; None, or no name, for none.
+
+    Raises:
+        PathError: for anything else.
+    """
+    if rules is None or isinstance(rules, Sequence) and not rules and not isinstance(rules, str):
+        return None
+    names = [rules] if isinstance(rules, str) else rules
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise PathError(f'rules are given by name, as "relp" or a list of names; got {quote(rules)}.')
+    return Rules(*names)
 
 
 def as_path(through: PathLike) -> Path | None:

@@ -1,9 +1,12 @@
 """Heads: predicted effects against closed forms and real interventions."""
 
+from typing import Any
+
 import pytest
 import torch
 from induction_circuit import ANSWER, PROMPT, SOURCE, induction_circuit
 from reference import site_activation, state_of
+from tiny_models import attention_only, llama_like
 
 import lens_scopes as ls
 from lens_scopes.errors import PathError
@@ -200,3 +203,46 @@ def test_a_head_can_be_ablated_around_a_scope_and_no_hook_stays(tiny):
     assert not torch.allclose(free, ablated)
     assert torch.equal(free, ls.attribute(tiny, IDS, ls.Semantic(TARGET)).scores)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in tiny.hook_dict.values())
+
+
+@pytest.mark.parametrize("through", [None, ls.Layers(0, 1)], ids=str)
+def test_effects_of_mlps_are_the_mean_of_two_predictions(through: ls.Path | None) -> None:
+    model, objective = llama_like(), ls.Semantic(5)
+    asked: Any = {"objective": objective, "baseline": "zero", "verify": 4}
+    plain = ls.inspect_heads(model, IDS, through=through, **asked)
+    rules = ls.Rules("relp") if through is None else through & ls.Rules("relp")
+    ruled = ls.inspect_heads(model, IDS, through=rules, **asked)
+    both = ls.inspect_heads(model, IDS, through=through, mlp_rules="relp", **asked)
+    torch.testing.assert_close(both.mlp_effect, (plain.mlp_effect + ruled.mlp_effect) / 2, rtol=1e-10, atol=1e-12)
+    assert torch.equal(both.effect, plain.effect) and not torch.allclose(both.mlp_effect, plain.mlp_effect)
+    assert "of MLPs the mean of the effects by the derivative and by rules" in both.contract["held fixed"]
+    assert both.settings["mlp_rules"] == "rules relp" and "mlp_rules" not in plain.settings
+
+
+def test_of_several_directions_the_mean_is_that_of_the_amounts() -> None:
+    """½ Σ w a² of the mean of both a, also where a whole answer is explained."""
+    model = llama_like()
+    asked: Any = {"objective": ls.Fisher(2), "baseline": "zero", "verify": 0}
+    both = ls.inspect_heads(model, IDS, mlp_rules=["relp"], **asked).mlp_effect
+    again = ls.inspect_heads(model, IDS, mlp_rules=["norms", "patterns", "identity", "half-gate"], **asked).mlp_effect
+    assert torch.equal(both, again) and (both >= 0).all()
+    parts = [ls.inspect_heads(model, IDS, through=name, **asked).mlp_effect for name in (None, "relp")]
+    # ½ w (a + b)²/4 lies between nothing and what both have when they agree.
+    assert ((parts[0].sqrt() + parts[1].sqrt()) ** 2 / 4 + 1e-12 >= both).all()
+    answered: Any = {"baseline": "zero", "verify": 0, "answer": [4, 2]}
+    one, other, mean = (
+        ls.inspect_heads(model, IDS, ls.LogProb(), **answered, **more).mlp_effect
+        for more in ({}, {"through": "relp"}, {"mlp_rules": "relp"})
+    )
+    torch.testing.assert_close(mean, (one + other) / 2, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("rules", [3, ["relp", 3], "repl", {"relp": 1}], ids=str)
+def test_what_names_no_rules_for_mlps_is_refused(rules: Any) -> None:
+    with pytest.raises(PathError, match="given by name|did you mean 'relp'"):
+        ls.inspect_heads(llama_like(), IDS, mlp_rules=rules)
+
+
+def test_a_model_without_mlps_has_nothing_to_predict_by_rules() -> None:
+    model = attention_only()
+    assert ls.inspect_heads(model, IDS, mlp_rules="relp", verify=0).mlp_effect.shape == (0,)

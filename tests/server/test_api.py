@@ -90,8 +90,17 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         AttributionAnswer,
     ),
     "heads": (
-        {"scope": "fisher", "rank": "2", "baseline": "zero", "head": ["L1H2"], "verify": 3},
-        lambda model: ls.inspect_heads(model, PROMPT, ls.Fisher(2), baseline="zero", patterns=["L1H2"], verify=3),
+        {
+            "scope": "fisher",
+            "rank": "2",
+            "baseline": "zero",
+            "mlp_rules": ["relp"],
+            "head": ["L1H2"],
+            "verify": 3,
+        },
+        lambda model: ls.inspect_heads(
+            model, PROMPT, ls.Fisher(2), baseline="zero", mlp_rules="relp", patterns=["L1H2"], verify=3
+        ),
         HeadsAnswer,
     ),
     "cells": (
@@ -330,6 +339,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("attribute", {"layer_site": "resid"}, ["--layer-site", "resid"]),
     ("heads", {"baseline": "mode"}, ["--baseline", "mode"]),
     ("heads", {"head": ["L9H9"]}, ["--head", "L9H9"]),
+    ("heads", {"mlp_rules": ["repl"]}, ["--mlp-rules", "repl"]),
     ("heads", {"against": "The sofa"}, ["--against", "The sofa"]),
     ("cells", {"against": "The sofa. sleeps on the"}, ["--against", "The sofa. sleeps on the"]),
     ("cells", {"against": OTHER, "points": "path-mean"}, ["--against", OTHER, "--points", "path-mean"]),

@@ -45,6 +45,14 @@ def heads(
             rich_help_panel=_PANEL,
         ),
     ] = None,
+    mlp_rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Predict the effects of MLPs by these rules too, such as relp, and give the mean of both predictions.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
     head: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,6 +103,7 @@ def heads(
                 spec,
                 position=prompt.position,
                 baseline=replacement,
+                mlp_rules=mlp_rules,
                 patterns=head or top,
                 verify=verify,
                 progress=progress,

@@ -57,7 +57,7 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments += cast(Any, request).spec().to_python()
     own = given.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
     given |= {"answer": read_text_or_ids(given["answer"])} if "answer" in own else {}
-    order = ("position", "answer", "generate", "spans", "baseline")
+    order = ("position", "answer", "generate", "spans", "baseline", "mlp_rules")
     arguments += [f"{name}={given[name]!r}" for name in order if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")

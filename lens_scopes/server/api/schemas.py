@@ -163,6 +163,9 @@ class HeadsRequest(PromptRequest, _HeadsRequest):
         description="In place of a baseline, another prompt of as many tokens: its text, ids (#2#651) "
         "or a chat's JSON.",
     )
+    mlp_rules: list[Name] = Field(
+        default=[], max_length=8, description="Rules by which the effects of MLPs are predicted too, such as relp."
+    )
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")
     verify: int | None = Field(None, ge=0, lt=2**31, description="How many components to ablate.")

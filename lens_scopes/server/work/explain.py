@@ -158,6 +158,7 @@ def _heads(model: ModelLike, prompt: Prompt, request: HeadsRequest, limits: Limi
             spec,
             position=request.position,
             baseline=baseline,
+            mlp_rules=request.mlp_rules,
             patterns=request.head or request.top,
             verify=request.verify,
             progress=progress,
