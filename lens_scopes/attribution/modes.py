@@ -54,10 +54,11 @@ def inspect_modes(
     One forward and `rank` backward passes give the predicted shifts; one more forward pass for each token, batched,
     replaces its embedding by the baseline and gives the actual ones.
 
-    Modes are those of the whole distribution, so there is no `target`, and of one final state, so there is no `answer`:
-    each prediction of an answer has modes of its own, which `position` asks for in the prompt with the answer after it.
-    An amount is a move to `baseline`, so there are
-    no `readout` and `points`; nothing is drawn, so there is no `seed`.
+    Modes are those of the whole distribution, so there is no `target`. Nor is there an `answer`: by the chain rule its
+    divergence is a sum over predictions, so in all their final states together its Fisher matrix has one block for each,
+    and every eigenvector lies in one block. The modes of an answer are those of its predictions, which `position` asks
+    for in the prompt with the answer after it. An amount is a move to `baseline`, so there are no `readout` and
+    `points`; nothing is drawn, so there is no `seed`.
 
     Args:
         model, prompt, position, through, memory, matmul_dtype: as for `attribute`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -24,7 +24,15 @@ UNITS = ("token", *GROUPINGS)
 """What can be left out as a whole, by name."""
 
 _OTHER = "(other)"
-_ENDS_SENTENCE = re.compile(r"""[.!?…]+["'”’»)\]]*(?=\s|$)|[。！？]+[”’」』）]*|[\r\n]""")
+_MAY_END_SENTENCE = re.compile(r"""[.!?…]+["'”’»)\]]*(?=\s|$)|[。！？]+[”’」』）]*|[\r\n]""")
+_MARK_OF_LIST = re.compile(r"\(?(?:[0-9]{1,3}|[A-Za-z]|[ivx]{1,4}|[IVX]{1,4})")
+_LAST_WORD = re.compile(r"(?:\w+\.)*\w+$")
+_NEVER_LAST = re.compile(
+    r"mr|mrs|ms|dr|prof|st|gen|sen|rep|gov|capt|lt|col|sgt|rev|hon|messrs|e\.g|i\.e|cf|vs|viz|ca|approx", re.IGNORECASE
+)
+_BEFORE_NUMBER = re.compile(r"nos?|figs?|eqs?|secs?|ch|chap|vol|pp?|art", re.IGNORECASE)
+_SELDOM_LAST = re.compile(r"etc|al|inc|ltd|co|corp|jr|sr|u\.s|u\.k|a\.m|p\.m|dept|est", re.IGNORECASE)
+_FAR = 80  # characters of a text that are looked at on either side of a mark
 _ENDS_PARAGRAPH = re.compile(r"(?:\r\n|\r(?!\n)|\n)[^\S\r\n]*[\r\n]")
 
 
@@ -45,8 +53,10 @@ def group_tokens(prompt: Prompt, by: Grouping, within: SpanLike | None = None) -
       write no spaces stay one run.
     - `by="line"`: a line ends with the token that holds its line break.
     - `by="sentence"`: a sentence ends with `.`, `!`, `?` or `…` and the closing quotes and brackets after it, where
-      white space follows; with `。`, `！` or `？`; and with its line. Nothing else is looked at, so "Dr. Smith" and
-      "1. Milk" are two sentences, and "3.14" and "e.g.this" are none.
+      white space follows; with `。`, `！` or `？`; and with its line. Not after the mark of a list ("1. Milk"), an
+      abbreviation ("Dr. Smith", "e.g. milk", "Fig. 3"), the initial of a name ("J. S. Bach"), nor where a lower-case
+      letter follows "…" or a closing quote (“Why?” she asked). What is seldom last, such as "etc.", ends it unless a
+      lower-case letter follows. These are English habits; other languages' abbreviations end a sentence.
     - `by="paragraph"`: a paragraph ends at a blank line.
     - `by="turn"`: the messages of a chat, by role and number; `"(other)"` for the template's tokens between them.
     - `by=` a sequence of texts, or a mapping of name → text, `Chars(start, stop)` or `(start, stop)` in tokens, as
@@ -206,8 +216,48 @@ def _breaks_line(token: str) -> bool:
     return "\n" in token or "\r" in token
 
 
-def _after(ends: re.Pattern[str], what: str) -> Callable[[Prompt], Callable[[int], bool]]:
-    """Groups of which each begins with the text after a match."""
+def _sentence_ends(text: str) -> Iterator[int]:
+    """Where sentences end, as `group_tokens` says."""
+    begin, may_list = 0, True  # whether the mark of a list may come: on a new line, or after another one
+    listed = False
+    for match in _MAY_END_SENTENCE.finditer(text):
+        sentence, mark = text[max(begin, match.start() - _FAR) : match.start()].lstrip(), match[0]
+        after = text[match.end() : match.end() + _FAR].lstrip()
+        if mark == "." and may_list and after and _MARK_OF_LIST.fullmatch(sentence):
+            listed = True
+        elif not _goes_on(sentence, mark, after):
+            begin = match.end()
+            listed = listed and mark[0] not in "\r\n"
+            may_list = listed or mark[0] in "\r\n"
+            yield begin
+
+
+def _goes_on(sentence: str, mark: str, after: str) -> bool:
+    """Whether a sentence, of which the last characters are given, goes on after a mark that may end one."""
+    if mark[0] in "\r\n。！？":
+        return False
+    if mark != ".":  # “Why?” she asked; well… perhaps
+        return after[:1].islower() and (mark[0] == "…" or mark[:2] == ".." or mark.strip(".!?…") != "")
+    found = _LAST_WORD.search(sentence)
+    word = found[0] if found else ""
+    if _NEVER_LAST.fullmatch(word):
+        return True
+    if _BEFORE_NUMBER.fullmatch(word):
+        return after[:1].isdigit()
+    if _SELDOM_LAST.fullmatch(word):
+        return after[:1].islower()
+    # The initial of a name, at the sentence's beginning or after a word with a capital.
+    before = sentence[: len(sentence) - len(word)].split()[-1:] or [word]
+    return len(word) == 1 and word.isupper() and after[:1].isupper() and before[0][:1].isupper()
+
+
+def _paragraph_ends(text: str) -> Iterator[int]:
+    """Where paragraphs end: at blank lines."""
+    return (match.end() for match in _ENDS_PARAGRAPH.finditer(text))
+
+
+def _after(ends: Callable[[str], Iterator[int]], what: str) -> Callable[[Prompt], Callable[[int], bool]]:
+    """Groups of which each begins with the text after an end."""
 
     def begins(prompt: Prompt) -> Callable[[int], bool]:
         if prompt.text is None:
@@ -218,7 +268,7 @@ def _after(ends: re.Pattern[str], what: str) -> Callable[[Prompt], Callable[[int
         if prompt.offsets is None:
             raise PromptError(f"{what}s need character offsets, which a slow tokenizer lacks; use its fast version.")
         text, offsets = prompt.text, prompt.offsets
-        found = (_first_visible(text, match.end(), len(text)) for match in ends.finditer(text))
+        found = (_first_visible(text, end, len(text)) for end in ends(text))
         starts = sorted({start for start in found if text[:start].strip() and text[start:].strip()})
         numbers = [bisect_right(starts, _first_visible(text, *pair)) for pair in offsets]
         return lambda index: numbers[index] != numbers[index - 1]
@@ -235,8 +285,8 @@ def _first_visible(text: str, start: int, stop: int) -> int:
 _BEGINS: dict[str, Callable[[Prompt], Callable[[int], bool]]] = {
     "word": _words,
     "line": _lines,
-    "sentence": _after(_ENDS_SENTENCE, "sentence"),
-    "paragraph": _after(_ENDS_PARAGRAPH, "paragraph"),
+    "sentence": _after(_sentence_ends, "sentence"),
+    "paragraph": _after(_paragraph_ends, "paragraph"),
 }
 
 

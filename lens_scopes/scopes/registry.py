@@ -529,7 +529,7 @@ def write_text_or_ids(value: str | int | Sequence[int]) -> str:
     return "".join(map(write_token, value))
 
 
-def read_whole_prompt(text: Any) -> str | tuple[int | Message, ...]:
+def read_whole_prompt(text: Any) -> str | tuple[int, ...] | tuple[Message, ...]:
     """A prompt as text: `[{"role": "user", "content": "…"}]` is a chat, else as `read_text_or_ids`."""
     return (read_messages(text) if isinstance(text, str) else None) or read_text_or_ids(text)
 

@@ -96,7 +96,7 @@ def print_result(result: Viewable, console: Console | None = None, *, contract: 
     if contract:
         from lens_scopes.views.terminal.parts import ContractView
 
-        console.print(ContractView(result))
+        console.print(ContractView(result))  # pyright: ignore[reportArgumentType]
 
 
 def _view(views: dict[str, str], result: Viewable) -> Callable[..., Any]:

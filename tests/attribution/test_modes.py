@@ -72,6 +72,17 @@ def test_with_every_mode_predicted_shifts_are_the_first_order_change(tiny):
         torch.testing.assert_close(predicted, slope, rtol=1e-5, atol=1e-8)
 
 
+def test_the_modes_of_an_answer_are_those_of_its_predictions(tiny):
+    """Σ_n Σ_i λ_n,i a_n,i,t² over the modes of each prediction is the answer's divergence along all of them."""
+    answer = [5, 11, 2]
+    whole = ls.attribute(tiny, IDS, ls.Fisher(2), answer=answer, readout=ls.Dot("zero"))
+    nats = torch.zeros(len(IDS), dtype=torch.float64)
+    for done in range(len(answer)):
+        modes = ls.inspect_modes(tiny, IDS + answer, rank=2, baseline="zero", position=len(IDS) - 1 + done)
+        nats += torch.tensor([item.predicted_nats for item in modes.replacements[: len(IDS)]], dtype=torch.float64)
+    torch.testing.assert_close(nats, 0.5 * whole.scores, rtol=1e-6, atol=1e-12)
+
+
 def test_amounts_are_signed_as_the_modes_are_decoded(tiny):
     """Δp = Σ_i a_i √λ_i · (the decoded contrast of mode i), whatever the sign of the eigenvector."""
     found = ls.inspect_modes(tiny, IDS, rank=3, top_tokens=D_VOCAB)

@@ -174,3 +174,28 @@ def test_evaluators(both: tuple[Any, Any]) -> None:
         assert (bridge.method, bridge.metric, bridge.forwards) == (hooked.method, hooked.metric, hooked.forwards)
         if not hooked.metric.startswith("randomization"):  # blocks hold other parameters, so other ones are drawn
             assert bridge.value == pytest.approx(hooked.value, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("alphas", [(1.0,), (0.25, 0.75)])
+def test_segments_whose_attention_fades(both: tuple[Any, Any], alphas: tuple[float, ...]) -> None:
+    lines = ls.Prompt(None, tuple(IDS), ("a", "a\n", "a", "a\n", "a\n", "a", "a"), None, (False,) * len(IDS), "ids")
+    faded = ls.FadedAttention(by="line", alphas=alphas)
+    hooked, bridge = (ls.attribute(model, lines, faded, answer=[TARGET, 7, 2]) for model in both)
+    assert hooked.scores.any() and len({round(float(score), 12) for score in hooked.scores}) >= 4
+    torch.testing.assert_close(bridge.scores, hooked.scores, **CLOSE)
+    context = ls.ContextCite(ablations=8, by="line")
+    scores = [ls.attribute(model, lines, context, answer=[TARGET, 7]).scores for model in both]
+    torch.testing.assert_close(scores[1], scores[0], **CLOSE)
+
+
+def test_cells_of_an_answer_under_another_prompt(both: tuple[Any, Any]) -> None:
+    other = [*IDS[:3], IDS[3] + 1, *IDS[4:]]
+    hooked, bridge = (
+        ls.patch_cells(
+            model, ls.attribute(model, IDS, ls.LogProb(), answer=[TARGET, 7], layers=True, readout=ls.Dot(other)), 20
+        )
+        for model in both
+    )
+    torch.testing.assert_close(bridge.effect, hooked.effect, **CLOSE)
+    actual = [{(cell.layer, cell.position): cell.actual for cell in found.cells} for found in (hooked, bridge)]
+    assert actual[0] and actual[1] == pytest.approx(actual[0], rel=2e-5, abs=2e-5)

@@ -15,10 +15,9 @@ from lens_scopes.evaluation.formats import FORMATS
 from lens_scopes.evaluation.report import EvaluationReport, report
 from lens_scopes.evaluation.statistics.comparison import compare_methods
 from lens_scopes.evaluation.storage.results import load_results
-from lens_scopes.views import figure_bytes
+from lens_scopes.views import figure_bytes, print_result
+from lens_scopes.views.charts import line_style, round_ticks
 from lens_scopes.views.tables import latex, markdown
-from lens_scopes.views.terminal.evaluation import print_evaluation
-from lens_scopes.views.words.charts import line_style, round_ticks
 from lens_scopes.views.words.evaluation import better, meaning, means_table, p_text, ranges, value_text
 
 
@@ -115,7 +114,7 @@ def test_the_terminal_fits_its_width(found: EvaluationReport) -> None:
     from rich.console import Console
 
     console = Console(width=72, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_evaluation(found, console)
+    print_result(found, console)
     printed = console.export_text()
     assert max(map(len, printed.splitlines())) <= 72
     assert "aopc (lower is better)" in printed and value_text(mean(found, "fisher", "aopc", "mean")) in printed

@@ -12,8 +12,8 @@ from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.views import figure_bytes, figure_of, page_of, print_result, to_html
+from lens_scopes.views.charts import name_places
 from lens_scopes.views.words.attribution import number
-from lens_scopes.views.words.charts import name_places
 from lens_scopes.views.words.flow import CURVE_SIGMAS, span_curves
 from lens_scopes.views.words.numbers import short_number
 

@@ -15,9 +15,9 @@ from page_blocks import blocks, mappings, plain, section, table, written
 import lens_scopes as ls
 from lens_scopes.results.heads import AblationEffect
 from lens_scopes.views import attribution_page, page_of, to_html
+from lens_scopes.views.charts import Axis, axis_of, named_points
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.changes import head_lines
-from lens_scopes.views.words.charts import Axis, axis_of, named_points
 from lens_scopes.views.words.pages.heads import MOST_TOKENS_OF_HEADS, OPEN
 from lens_scopes.views.words.token_text import printable_token
 

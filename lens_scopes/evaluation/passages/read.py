@@ -47,7 +47,7 @@ class Passage:
     text: Text
     answer: Text | None = None
     other: Text | None = None
-    within: Text | None = None
+    within: Annotated["str | tuple[int, int]", VALIDATED] | None = None
 
     def parts(self) -> dict[str, Text]:
         """What it consists of, by attribute."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lens_scopes.views.charts import axis_of, named_points
 from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families, new_figure
 from lens_scopes.views.words.attribution import is_divergence
 from lens_scopes.views.words.changes import Change, unit_of_change
-from lens_scopes.views.words.charts import axis_of, named_points
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.numbers import short_number
 

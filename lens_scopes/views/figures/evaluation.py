@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.statistics.comparison import ALL
+from lens_scopes.views.charts import line_style
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     INK,
@@ -18,7 +19,6 @@ from lens_scopes.views.figures.style import (
     new_figure,
     shortened,
 )
-from lens_scopes.views.words.charts import line_style
 from lens_scopes.views.words.evaluation import across, better, named, passages, title
 
 if TYPE_CHECKING:

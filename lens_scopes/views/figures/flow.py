@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lens_scopes.views.charts import name_places
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     DEEP_NEGATIVE,
@@ -18,7 +19,6 @@ from lens_scopes.views.figures.style import (
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
-from lens_scopes.views.words.charts import name_places
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lens_scopes.views.charts import axis_of
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     QUIET,
@@ -16,7 +17,6 @@ from lens_scopes.views.figures.style import (
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
-from lens_scopes.views.words.charts import axis_of
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.modes import Contrast, contrasts, modes_data_warnings
 from lens_scopes.views.words.numbers import short_number

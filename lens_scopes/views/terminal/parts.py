@@ -6,7 +6,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -19,6 +19,9 @@ from rich.text import Text
 from lens_scopes.views.words.attribution import answer_summary, answers_of, number, percent
 from lens_scopes.views.words.colour import Scale, ink, level_colour, scale_of, to_hex
 from lens_scopes.views.words.token_text import inline_token
+
+if TYPE_CHECKING:
+    from lens_scopes.results.base import Result
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 SHADES = " ░▒▓█"
@@ -115,7 +118,7 @@ def definitions(mapping: Mapping[str, str]) -> RenderableType:
 class ContractView(TerminalView):
     """The five elements of a result's claim."""
 
-    def __init__(self, result: Viewable) -> None:
+    def __init__(self, result: Result) -> None:
         super().__init__()
         self.contract = result.contract
 

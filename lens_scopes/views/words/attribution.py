@@ -126,8 +126,8 @@ def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
     scores = [sum(values[group.start : group.stop]) for group in groups]
     special = [all(attribution.special[group.start : group.stop]) for group in groups]
     return [
-        Segment(group.label, group.start, group.stop, *values)
-        for group, *values in zip(groups, special, scores, _relative(scores, special), strict=True)
+        Segment(group.label, group.start, group.stop, outside, score, relative)
+        for group, outside, score, relative in zip(groups, special, scores, _relative(scores, special), strict=True)
     ]
 
 

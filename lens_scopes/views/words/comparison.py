@@ -64,9 +64,9 @@ def compared_tokens(first: Attribution, second: Attribution) -> list[ComparedTok
             assert known is not None
             change = None
             if mine is not None and theirs is not None and not known.special:
-                values = (mine.score, theirs.score) if alike else (mine.relative, theirs.relative)
-                if all(value is not None and math.isfinite(value) for value in values):
-                    change = values[1] - values[0]  # pyright: ignore[reportOptionalOperand]
+                before, after = (mine.score, theirs.score) if alike else (mine.relative, theirs.relative)
+                if before is not None and after is not None and math.isfinite(after - before):
+                    change = after - before
             lines.append(
                 ComparedToken(i, j, known.token, known.special, mine and mine.score, theirs and theirs.score, change)
             )

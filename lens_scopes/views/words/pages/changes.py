@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lens_scopes.views.charts import Axis, axis_of, named_points
 from lens_scopes.views.words.changes import Change
-from lens_scopes.views.words.charts import Axis, axis_of, named_points
 from lens_scopes.views.words.numbers import number, short_number
 from lens_scopes.views.words.pages.blocks import (
     Block,

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lens_scopes.evaluation.statistics.comparison import ALL
-from lens_scopes.views.words.charts import line_style, round_ticks
+from lens_scopes.views.charts import line_style, round_ticks
 from lens_scopes.views.words.evaluation import (
     SANITY,
     VERDICTS,

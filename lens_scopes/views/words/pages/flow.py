@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from lens_scopes.views.charts import decades, line_style
 from lens_scopes.views.words.attribution import following_token, prompt_text
-from lens_scopes.views.words.charts import decades, line_style
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
     beyond,
