@@ -210,8 +210,8 @@ def _figure(found: Mapping[str, Any]) -> Figure:
         # The legend stands above the axes, since a table of any length leaves no corner of them free.
         axes.legend(
             title=f"{passages_text(found)} passages, 95 % intervals\ndotted: what the truth's reliability allows",
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
             ncols=2,
             fontsize=6,
             title_fontsize=6,

@@ -140,6 +140,9 @@ def test_ablated_prompts(both: tuple[Any, Any], ablation: str) -> None:
     [
         {"objective": ls.AttentionRollout()},
         {"objective": ls.ValueWeightedAttention()},
+        {"objective": ls.GradEllm(), "target": TARGET},
+        {"objective": ls.KernelShap(ablations=12), "target": TARGET},
+        {"objective": ls.Semantic(TARGET), "score_site": "values"},
         {"objective": ls.LeaveOneOut("logprob", ablation="mean")},
         {"objective": ls.Fisher(2), "points": ls.StraightPath("mean", steps=3), "layers": True},
         {"objective": ls.Temperature(), "points": ls.Noise(samples=3), "readout": "product"},
