@@ -230,9 +230,9 @@ class LeaveOneOut(Ablating):
     held: ClassVar[str] = "the weights, the other tokens and the positions"
 
     def __post_init__(self) -> None:
-        if self.measure not in ("kl", "logit", "logprob"):
-            raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
-        check_draws(self.draws)
+        if not isinstance(self.measure, str) or self.measure not in ("kl", "logit", "logprob"):
+            raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {str(self.measure)[:60]!r}.')
+        object.__setattr__(self, "draws", check_draws(self.draws))
         object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
         check_part(self)
@@ -425,6 +425,10 @@ class ExternalScores(Baseline):
     equation: ClassVar[str] = "score_t as given"
     process: ClassVar[str] = "as the outside scores assume"
     held: ClassVar[str] = "as the outside scores hold it"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ObjectiveError(f"outside scores are named by a text; got {type(self.name).__name__}.")
 
     def settings(self) -> dict[str, Any]:
         return {"name": self.name}
