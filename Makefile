@@ -44,8 +44,8 @@ studies: venv  ## Run the studies of analyses/ again, which saves their results 
 bench: venv  ## Time the scopes against a lower bound and competing implementations (about an hour)
 	$(BIN)/python analyses/benchmark/run.py --out analyses/results/benchmark.json --out figures/benchmark.png --out figures/benchmark.svg
 
-attack: venv  ## Drive every command and public function with every hostile value, and print the counts (an hour or two)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/attacks/hostile_values.py
+attack: venv  ## Attack commands, functions, files, folders, pages and the server, and print the counts (half an hour)
+	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python tests/attacks/run.py --record analyses/results/attacks.json
 
 # The real weights take gigabytes, so one process at a time may hold them.
 test: system lint types scripts docs  ## Lint, check types and run all the tests

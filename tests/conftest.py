@@ -26,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gemma)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints the counts of the attacks."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "attacks":
+                terminalreporter.write_line(value)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and idle ones would take the cores from the other test process."""

@@ -80,11 +80,12 @@ def inspect_modes(
         ([True, True], 6)
     """
     top_tokens = whole_number(top_tokens, "the number of tokens to name", ObjectiveError)
-    if baseline not in ("zero", "mean"):
-        raise ReadoutError(f'the baseline must be "zero" or "mean"; got {baseline!r}.')
-    resolved = ResolvedSpec.of(
-        model, Spec.read(Fisher(rank), through=through, memory=memory, matmul_dtype=matmul_dtype)
-    )
+    if not isinstance(baseline, str) or baseline not in ("zero", "mean"):
+        raise ReadoutError(f'the baseline must be "zero" or "mean"; got {str(baseline)[:60]!r}.')
+    fisher = Fisher(rank)
+    if not isinstance(rank := fisher.rank, int):
+        raise ObjectiveError(f"the rank is a number of modes; got {rank!r}.")
+    resolved = ResolvedSpec.of(model, Spec.read(fisher, through=through, memory=memory, matmul_dtype=matmul_dtype))
     scoped = resolved.model
     place = PromptPosition.read(scoped, prompt, position, None)
     budget = resolved.budget()

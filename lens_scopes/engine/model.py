@@ -152,13 +152,15 @@ class ScopedModel(ABC):
         """
         if isinstance(model, ScopedModel):
             return model
+        if isinstance(model, Tensor) or not hasattr(model, "cfg"):  # a number, text, …
+            raise _no_unembedding(model)
         if type(model).__name__ == "OptimizedModule":  # hooks are not called in compiled code
             model = cast(Any, model)._orig_mod
         # By name: naming the class would import transformer_lens.
         is_bridge = any(kind.__name__ == "TransformerBridge" for kind in type(model).__mro__)
         try:
             cache = _caches.setdefault(model, ModelCache())
-        except TypeError as error:  # a number, text, a namespace, …
+        except TypeError as error:  # a namespace
             raise _no_unembedding(model) from error
         return BridgeModel(model, cache) if is_bridge else HookedModel(model, cache)
 
@@ -524,10 +526,11 @@ def one_at_a_time(function: _Function) -> _Function:
 
 @contextmanager
 def usual_torch(device: torch.device) -> Iterator[None]:
-    """A with-block without the caller's inference mode, autocast and default device, so that results are as ever.
+    """A with-block without the caller's inference mode, autocast, default device and hooks on what autograd saves.
 
     Each of them is this thread's own. The default dtype is that of all threads, so it is not touched: whatever is made
-    here without a tensor to go by names its dtype.
+    here without a tensor to go by names its dtype. Nor is the precision of matrix products: `rounded_products` names it
+    for the record.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -537,7 +540,35 @@ def usual_torch(device: torch.device) -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        if _saved_tensors_are_hooked():  # a caller's hooks may round what the backward pass reads
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is))
         yield
+
+
+def _saved_tensors_are_hooked() -> bool:
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and top(True) is not None
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def rounded_products(device: torch.device, dtype: torch.dtype) -> str | None:
+    """What PyTorch was told to round the factors of float32 matrix products to, on that device: "tf32" or "bf16".
+
+    None where it rounds nothing, which is PyTorch's default. The setting is of the whole process: by
+    `torch.set_float32_matmul_precision` or `torch.backends`.
+    """
+    if dtype != torch.float32 or device.type not in ("cpu", "cuda"):
+        return None
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if precision is None:  # PyTorch before 2.9
+        lowest = torch.get_float32_matmul_precision() == "medium"
+        on_cpu = "bf16" if lowest else None
+        return on_cpu if device.type == "cpu" else "tf32" if torch.backends.cuda.matmul.allow_tf32 else None
+    return precision if precision in ("tf32", "bf16") else None
 
 
 def _check_runs_as_written(module: Any) -> None:
@@ -578,9 +609,10 @@ def check_matmul_dtype(matmul_dtype: Any) -> MatmulDtype:
     Raises:
         ModelError: for anything but None and "bfloat16".
     """
-    if matmul_dtype not in (None, "bfloat16"):
+    if matmul_dtype is not None and not (isinstance(matmul_dtype, str) and matmul_dtype == "bfloat16"):
         raise ModelError(
-            f'matmul_dtype is None (matrix products in the model\'s own dtype) or "bfloat16"; got {matmul_dtype!r}.'
+            'matmul_dtype is None (matrix products in the model\'s own dtype) or "bfloat16"; got '
+            f"{str(matmul_dtype)[:60]}."
         )
     return matmul_dtype
 

@@ -97,9 +97,9 @@ def _token_id(model: ScopedModel, name: str) -> int | None:
     return getattr(model.tokenizer, f"{name}_token_id", None)
 
 
-def check_draws(draws: int) -> None:
-    """Raises EvaluationError for a number of draws that is not a positive integer."""
-    whole_number(draws, "the number of draws of resampled tokens", EvaluationError, least=1, most=100_000)
+def check_draws(draws: int) -> int:
+    """A number of draws; EvaluationError for one that is not a positive integer."""
+    return whole_number(draws, "the number of draws of resampled tokens", EvaluationError, least=1, most=100_000)
 
 
 class AblatedPrompt:

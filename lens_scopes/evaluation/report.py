@@ -124,6 +124,8 @@ def report(source: Results | str | Path, *, reference: str | None = None) -> Eva
         ['fisher', 'random', 2]
         >>> evaluation.save("tables.tex")
     """
+    if not isinstance(reference, str | None):
+        raise EvaluationError(f"the reference is the name of a method; got {type(reference).__name__}.")
     results = source if isinstance(source, Results) else read_results(source)
     if not len(results.rows):
         reasons = results.reasons()

@@ -151,13 +151,27 @@ def evaluate(
     for what, switch in (("truncate", truncate), ("retry", retry), ("mixed_commits", mixed_commits)):
         if not isinstance(switch, bool):
             raise EvaluationError(f"{what} is True or False; got {type(switch).__name__}.")
-    for what, names in (("methods", methods or ()), ("metrics", metrics), ("ablations", ablations)):
+    lists = [("methods", methods), ("metrics", metrics), ("ablations", ablations)]
+    for what, names in lists if methods is not None else lists[1:]:
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise EvaluationError(f"{what} are a list of names; got {type(names).__name__}.")
     check_target(target)
     skip = whole_number(skip, "skip", EvaluationError)
     if limit is not None:
         limit = whole_number(limit, "limit", EvaluationError, least=1)
+    generate = whole_number(generate, "generate", EvaluationError)
+    draws = whole_number(draws, "draws", EvaluationError, least=1)
+    named = {
+        "field": field,
+        "answer_field": answer_field,
+        "other_field": other_field,
+        "within_field": within_field,
+        "split": split,
+        "subset": subset,
+    }
+    for what, name in named.items():
+        if not isinstance(name, str | None):
+            raise EvaluationError(f"{what} is a name; got {type(name).__name__}.")
     given = read_passages(
         passages,
         field=field,

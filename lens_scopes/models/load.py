@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel, usual_torch
+from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel, rounded_products, usual_torch
 from lens_scopes.engine.model_checks import require_gradients
 from lens_scopes.errors import ModelError, whole_number
 from lens_scopes.models import backends
@@ -40,6 +40,7 @@ class ModelRecord:
     `processing` maps each of `PROCESSING_FLAGS` to whether the weights were folded or centred that way; None means
     unknown (the model was not loaded by `load_model`).
     `revision` names the exact weights where they have a name: a hub commit, or the checksum of the embedded file.
+    `products` is "tf32" or "bf16" where PyTorch was told to round the factors of float32 matrix products to that.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelRecord:
     d_vocab: int
     n_ctx: int
     n_heads: int
+    products: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ def load_model(
         Traceback (most recent call last):
         lens_scopes.errors.ModelError: ... did you mean 'gemma-3-270m'...
     """
-    if backend not in ("hooked", "bridge"):
-        raise ModelError(f'backend {backend!r} is unknown: use "hooked" or "bridge"')
+    if not isinstance(backend, str) or backend not in ("hooked", "bridge"):
+        raise ModelError(f'backend {str(backend)[:60]!r} is unknown: use "hooked" or "bridge"')
     torch_dtype = _read_dtype(dtype)
     n_devices = whole_number(n_devices, "n_devices", ModelError, least=-(2**31))  # a sentence of its own below 1
     place = _read_place(backend, device, n_devices, device_map, torch_dtype)
@@ -173,6 +175,7 @@ def model_record(model: ModelLike) -> ModelRecord:
         d_vocab=cfg.d_vocab,
         n_ctx=cfg.n_ctx,
         n_heads=cfg.n_heads,
+        products=rounded_products(parameter.device, parameter.dtype),
     )
 
 
@@ -272,7 +275,7 @@ def _load_pickled(
 
 def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
     known = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if known is None or known not in DTYPES.values():
+    if not isinstance(known, torch.dtype) or known not in DTYPES.values():
         raise ModelError(f"dtype {_plain(dtype)!r} is unknown: use one of {', '.join(DTYPES)}")
     return known
 
@@ -304,7 +307,7 @@ def _read_device(device: str | None, dtype: torch.dtype) -> str:
     try:
         place = torch.device(device)
         torch.zeros(1, dtype=dtype, device=place).item()
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"device {device!r} cannot hold {_plain(dtype)} numbers here ({first_line(error)}): "
             'use "cpu", or leave device out'

@@ -11,7 +11,7 @@ from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.generation import with_continuation
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import continued, extended
-from lens_scopes.prompts.tokens import TokenModel, as_integer, quote, size_of
+from lens_scopes.prompts.tokens import TokenModel, as_integer, quote, resolve_token, size_of
 
 AnswerLike: TypeAlias = Annotated[str | int | Sequence[int], VALIDATED]
 
@@ -88,7 +88,7 @@ def given_answer(model: TokenModel, prompt: Prompt, answer: str | Sequence[int] 
         PromptError: as `read_answer`.
     """
     whole = continued(model, prompt, answer) if isinstance(answer, str) else None
-    token_ids = _given_ids(answer) if whole is None else whole.token_ids[len(prompt) :]
+    token_ids = _given_ids(model, answer) if whole is None else whole.token_ids[len(prompt) :]
     if not token_ids:
         raise PromptError(f"the answer {quote(answer)} is empty; give at least one token, such as ' Paris'.")
     n_ctx = size_of(model, "n_ctx")
@@ -100,7 +100,7 @@ def given_answer(model: TokenModel, prompt: Prompt, answer: str | Sequence[int] 
     return Answer(extended(model, prompt, token_ids) if whole is None else whole, len(prompt))
 
 
-def _given_ids(answer: Any) -> list[int]:
+def _given_ids(model: TokenModel, answer: Any) -> list[int]:
     expected = "an answer is a text, token ids or a number of tokens to generate; got"
     items = answer.tolist() if hasattr(answer, "tolist") else answer
     if not isinstance(items, Sequence):
@@ -108,4 +108,4 @@ def _given_ids(answer: Any) -> list[int]:
     token_ids = [as_integer(item) for item in items]
     if None in token_ids:
         raise PromptError(f"{expected} {quote(answer)}.")
-    return token_ids  # pyright: ignore[reportReturnType]
+    return [resolve_token(model, item) for item in items]

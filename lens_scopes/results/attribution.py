@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.errors import ResultError
+from lens_scopes.errors import ResultError, whole_number
 from lens_scopes.prompts.groups import Group, Grouping, group_tokens, text_of
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.base import AnswerRecord, Entry, Result
 from lens_scopes.results.record import plain
+from lens_scopes.results.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -156,8 +157,6 @@ class Attribution(Result):
     def to_pandas(self) -> pandas.DataFrame:
         """One row per token: index, token, token_id, special, score, and where present standard_error and a column for
         every layer and site (head sites give one column per head)."""
-        import pandas
-
         columns: dict[str, Any] = {
             "index": range(len(self.tokens)),
             "token": self.tokens,
@@ -175,7 +174,7 @@ class Attribution(Result):
             else:
                 flat = rearrange(values, "pos ... -> (...) pos")
                 columns |= {f"{name}.{index}": row.tolist() for index, row in enumerate(flat)}
-        return pandas.DataFrame(columns)
+        return data_frame(columns)
 
     def cells(self, k: int | None = None) -> pandas.DataFrame:
         """The cells of the layers × tokens map, the largest magnitudes first, with what a lens read there.
@@ -195,8 +194,6 @@ class Attribution(Result):
             >>> att.cells(3).columns.tolist()
             ['layer', 'index', 'token', 'special', 'score', 'reads_as', 'probability']
         """
-        import pandas
-
         if self.layers is None:
             raise ResultError("the attribution has no layers to show cells of; compute it with layers=True.")
         rows = []
@@ -208,8 +205,9 @@ class Attribution(Result):
                     best = next(iter(self.lens.at(row, index)), None)
                     line |= {"reads_as": best and best.token, "probability": best.probability if best else math.nan}
                 rows.append(line)
-        frame = pandas.DataFrame(rows).sort_values("score", key=abs, ascending=False, kind="stable")
-        frame = frame if k is None else frame[~frame["special"]].head(k)
+        frame = data_frame(rows).sort_values("score", key=abs, ascending=False, kind="stable")
+        if k is not None:
+            frame = frame[~frame["special"]].head(whole_number(k, "the number of cells", ResultError))
         return frame.reset_index(drop=True)
 
     def group(self, by: Grouping = "word", within: SpanLike | None = None) -> pandas.DataFrame:
@@ -243,10 +241,8 @@ class Attribution(Result):
             2   phrase      2     5   1.25
             3  (other)      5     6   0.00
         """
-        import pandas
-
         prompt, groups = self.as_prompt(), self.groups(by, within)
-        return pandas.DataFrame(
+        return data_frame(
             {
                 "label": [group.label for group in groups],
                 "start": [group.start for group in groups],
@@ -265,4 +261,7 @@ class Attribution(Result):
     def from_record(cls, record: Mapping[str, Any], tensor: Any) -> Attribution:
         if record.get("layers") is None and record.get("layer_names"):
             raise ValueError(f"layers are missing for {len(record['layer_names'])} layer_names")
-        return super().from_record(record, tensor)
+        result = super().from_record(record, tensor)
+        if result.lens is not None and any(len(row) != len(result.tokens) for row in result.lens.tokens):
+            raise ValueError("lens.tokens has a layer of other tokens than the result's")
+        return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import Prediction
 from lens_scopes.engine.memory import MemoryPlan
-from lens_scopes.errors import ResultError
+from lens_scopes.errors import ResultError, whole_number
 from lens_scopes.models.load import ModelRecord
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results import files
 from lens_scopes.results.record import decode, decode_fields, plain
-from lens_scopes.results.writing import utf8, write_whole
+from lens_scopes.results.writing import data_frame, utf8, write_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -58,11 +59,18 @@ class Entry(NamedTuple):
 
 
 def rank(entries: Sequence[Entry], values: Float[Tensor, " entry"], k: int, special: bool) -> list[Ranked]:
-    """The k entries with the largest absolute values; what is not a number comes last."""
+    """The k entries with the largest absolute values; what is not a number comes last.
+
+    Raises:
+        ResultError: for a k that is no number of entries, and a switch that is neither True nor False.
+    """
+    k = whole_number(k, "the number of entries", ResultError)
+    if not isinstance(special, bool):
+        raise ResultError(f"special is True or False; got {type(special).__name__}.")
     sizes = values.abs().nan_to_num(nan=-1.0, posinf=torch.inf).tolist()
     eligible = [row for row, entry in enumerate(entries) if special or not entry.special]
     numbers = values.tolist()
-    chosen = sorted(eligible, key=lambda row: -sizes[row])[: max(k, 0)]
+    chosen = sorted(eligible, key=lambda row: -sizes[row])[:k]
     return [Ranked(entries[row].index, entries[row].label, numbers[row]) for row in chosen]
 
 
@@ -357,7 +365,13 @@ class Result(Viewable, ABC):
             ValueError: for a record that does not describe one, with the name of the field.
         """
         decode(ModelRecord, record.get("model"), tensor, "model")
-        return cls(**decode_fields(cls, dict(record), tensor, Result.aligned | cls.aligned))
+        result = cls(**decode_fields(cls, dict(record), tensor, Result.aligned | cls.aligned))
+        if not all(math.isfinite(token.probability) for token in result.prediction.top):
+            raise ValueError("prediction.top has a probability that is not finite")
+        readout = result.settings.get("readout")
+        if isinstance(readout, dict) and (others := readout.get("baseline_tokens")) is not None:
+            decode(list[str], others, tensor, "settings['readout']['baseline_tokens']")
+        return result
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the whole result as one safetensors file, whole or not at all.
@@ -417,11 +431,7 @@ class Difference:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per entry: index, label, special, difference."""
-        import pandas
-
-        return pandas.DataFrame(self.entries, columns=["index", "label", "special"]).assign(
-            difference=self.scores.tolist()
-        )
+        return data_frame(self.entries, columns=["index", "label", "special"]).assign(difference=self.scores.tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, ready for JSON."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.results.base import AnswerRecord, Entry, Result
+from lens_scopes.results.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -96,8 +97,6 @@ class CellPatches(Result):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per cell: layer, site, position, token, other_token, predicted, and actual where it was patched."""
-        import pandas
-
         actual = {(cell.layer, cell.position): cell.actual for cell in self.cells}
         rows: list[Mapping[str, Any]] = [
             {
@@ -112,4 +111,4 @@ class CellPatches(Result):
             for layer, site in enumerate(self.layer_names)
             for position, token in enumerate(self.tokens)
         ]
-        return pandas.DataFrame(rows)
+        return data_frame(rows)

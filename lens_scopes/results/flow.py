@@ -5,17 +5,19 @@ What is kept are eigenvalues of M Mᵀ, so that both values are known at every �
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
-from lens_scopes.errors import VALIDATED, ObjectiveError
+from lens_scopes.errors import VALIDATED, ObjectiveError, ResultError
 from lens_scopes.results.base import Difference, Entry, Result
+from lens_scopes.results.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -163,10 +165,15 @@ class InformationFlow(Result):
         ]
 
     def curve(self, sigmas: Sequence[Sigma] = CURVE) -> pandas.DataFrame:
-        """Both values of each span over σ, summed over the predictions: sigma, span, bound, channel, joint."""
-        import pandas
+        """Both values of each span over σ, summed over the predictions: sigma, span, bound, channel, joint.
 
-        return pandas.DataFrame(
+        Raises:
+            ObjectiveError: for what is no list of σ, each positive and finite.
+        """
+        if isinstance(sigmas, str) or not isinstance(sigmas, Sequence):
+            raise ObjectiveError(f"sigmas are a list of numbers; got {type(sigmas).__name__}.")
+
+        return data_frame(
             [
                 {"sigma": sigma, "span": item.name, "bound": item.bound, "channel": item.channel, "joint": item.joint}
                 for sigma in sigmas
@@ -177,8 +184,6 @@ class InformationFlow(Result):
     def to_pandas(self) -> pandas.DataFrame:
         """One row per span and prediction at `sigma`: span, start, stop, position, target, bound, bound_error, channel,
         omitted."""
-        import pandas
-
         half = 0.5 * self._variance(None)
         bound, channel = self.bound().tolist(), self.channel().tolist()
         omitted, errors = (half * self.omitted).tolist(), (half * self.omitted_error).tolist()
@@ -198,10 +203,18 @@ class InformationFlow(Result):
                         "omitted": omitted[row][column],
                     }
                 )
-        return pandas.DataFrame(rows)
+        return data_frame(rows)
 
     def above(self, nats: float, measure: Measure = "bound") -> list[SpanFlow]:
-        """The spans whose value, summed over the predictions, is not at most `nats`."""
+        """The spans whose value, summed over the predictions, is not at most `nats`.
+
+        Raises:
+            ResultError: for a threshold that is no number, and a measure of another name.
+        """
+        if isinstance(nats, bool) or not isinstance(nats, int | float) or math.isnan(nats):
+            raise ResultError(f"the threshold is a number of nats; got {str(nats)[:60]}.")
+        if not isinstance(measure, str) or measure not in get_args(Measure):
+            raise ResultError(f"measure is {' or '.join(map(repr, get_args(Measure)))}; got {str(measure)[:60]!r}.")
         return [item for item in self.totals() if not getattr(item, measure) <= nats]
 
     def entries(self) -> list[Entry]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.final_state import PredictedToken
+from lens_scopes.errors import ResultError, whole_number
 from lens_scopes.results.base import AnswerRecord, Entry, Result
+from lens_scopes.results.writing import data_frame
 from lens_scopes.scopes.paths import Component
 
 if TYPE_CHECKING:
@@ -111,18 +114,32 @@ class HeadInspection(Result):
         return {name: getattr(self, name) for name in names}
 
     def type_of(self, layer: int, head: int, threshold: float = 0.4) -> str | None:
-        """The head type with the largest share of the head's attention, where that is above the threshold."""
+        """The head type with the largest share of the head's attention, where that is above the threshold.
+
+        Raises:
+            ResultError: for a layer or head that the model does not have.
+        """
+        layers, heads = self.effect.shape
+        layer = whole_number(layer, "a layer", ResultError, most=layers - 1)
+        head = whole_number(head, "a head", ResultError, most=heads - 1)
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            raise ResultError(f"the threshold is a number; got {type(threshold).__name__}.")
         name, share = max(
             ((name, float(scores[layer, head])) for name, scores in self.head_types.items()), key=lambda x: x[1]
         )
         return name if share >= threshold else None
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], tensor: Any) -> HeadInspection:
+        result = super().from_record(record, tensor)
+        if result.pattern_gradients and result.pattern_gradients.keys() != result.patterns.keys():
+            raise ValueError("pattern_gradients are of other heads than patterns")
+        return result
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row per head: layer, head, name, effect, direct_effect, norm, each head type's share, top source token,
         and the actual effect where the head was ablated. `norm` is √Σ over positions of `norms`², in the unit of
         `norms`."""
-        import pandas
-
         actual = {(item.layer, item.head): item.actual for item in self.ablations}
         rows = []
         for layer in range(self.effect.shape[0]):
@@ -141,7 +158,7 @@ class HeadInspection(Result):
                         **{name: float(scores[layer, head]) for name, scores in self.head_types.items()},
                     }
                 )
-        return pandas.DataFrame(rows)
+        return data_frame(rows)
 
 
 def component_name(component: Component) -> str:

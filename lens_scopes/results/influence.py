@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.errors import PromptError, ResultError
+from lens_scopes.errors import PromptError, ResultError, whole_number
 from lens_scopes.prompts.groups import Group, Grouping, group_tokens
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, resolve_spans
 from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -154,10 +155,8 @@ class TotalInfluence(Result):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per prompt token: index, token, token_id, special, score (the total), direct."""
-        import pandas
-
         n = self.n_prompt
-        return pandas.DataFrame(
+        return data_frame(
             {
                 "index": range(n),
                 "token": self.tokens[:n],
@@ -181,8 +180,6 @@ class TotalInfluence(Result):
         Raises:
             PromptError: as `Attribution.group`, and for named spans that overlap.
         """
-        import pandas
-
         segments = self.segments(by)
         start = self._start()
         direct = start @ self.shares
@@ -191,7 +188,7 @@ class TotalInfluence(Result):
             for item in segments
         ]
         columns = ["label", "start", "stop", "generated", "score", "direct"]
-        return pandas.DataFrame(rows, columns=columns)
+        return data_frame(rows, columns=columns)
 
     def segments(self, by: Grouping | None = None) -> list[Segment]:
         """The text in runs of tokens, each with its part in the influence; Args and errors as for `group`."""
@@ -233,8 +230,6 @@ class TotalInfluence(Result):
             >>> matrix.total_influence("generated").hops(["Hello"]).columns.tolist()[:3]
             ['segment', 'rests_on', 'from_index']
         """
-        import pandas
-
         segments, flows = self.segments(by), self.flows(by)
         rows = []
         for index in reversed(range(len(segments))):
@@ -254,7 +249,7 @@ class TotalInfluence(Result):
                         }
                     )
         columns = ["segment", "rests_on", "from_index", "to_index", "in_prompt", "share", "flow"]
-        return pandas.DataFrame(rows, columns=columns)
+        return data_frame(rows, columns=columns)
 
     def chains(self, k: int = 5, by: Grouping | None = None) -> list[Chain]:
         """The k strongest ways from the target back to the prompt, segment by segment, strongest first.
@@ -268,9 +263,10 @@ class TotalInfluence(Result):
             >>> matrix.total_influence("generated").chains(1, by=["Hello"])[0].segments[0].generated
             True
         """
+        k = whole_number(k, "the number of ways", ResultError)
         segments = self.segments(by)
         order = itertools.count()  # settles ties, so that tensors are never compared
-        start = torch.zeros(len(self.tokens), dtype=self.shares.dtype)
+        start = torch.zeros(len(self.tokens), dtype=self.shares.dtype, device=self.shares.device)
         start[self.n_prompt :] = self._start()
         (target,) = (i for i, item in enumerate(segments) if (item.start, item.stop) == self.target)
         # Best first: a way's beginning weighs at least as much as any way that goes on from it.
@@ -292,6 +288,8 @@ class TotalInfluence(Result):
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensor: Any) -> TotalInfluence:
         result = super().from_record(record, tensor)
+        if len(kinds := {item.dtype for item in (result.scores, result.direct, result.through, result.shares)}) > 1:
+            raise ValueError(f"scores, direct, through and shares are of several kinds: {', '.join(map(str, kinds))}")
         if len(result.scores) + len(result.through) != len(result.tokens):
             raise ValueError(
                 f"scores and through have {len(result.scores)} and {len(result.through)} entries for "
@@ -313,7 +311,7 @@ class TotalInfluence(Result):
 
     def _flows(self, groups: list[Group]) -> Float[Tensor, "segment segment"]:
         """`flows` of groups that part the text."""
-        member = torch.zeros(len(groups), len(self.tokens), dtype=self.shares.dtype)
+        member = torch.zeros(len(groups), len(self.tokens), dtype=self.shares.dtype, device=self.shares.device)
         for row, group in enumerate(groups):
             member[row, group.start : group.stop] = 1
         flows = (member[:, self.n_prompt :] * self.through) @ self.shares @ member.T
@@ -339,6 +337,8 @@ class TotalInfluence(Result):
 
 def total_influence(matrix: AttributionMatrix, of: SpanLike = ANSWER, special: bool = False) -> TotalInfluence:
     """`AttributionMatrix.total_influence`."""
+    if not isinstance(special, bool):
+        raise PromptError(f"special is True or False; got {type(special).__name__}.")
     made = matrix.answer or matrix.generated
     n_prompt = len(matrix.tokens) - made
     if not made:
@@ -378,9 +378,9 @@ def _read_target(matrix: AttributionMatrix, prompt: Prompt, of: SpanLike, n_prom
     """The tokens of the target: by the name of a span, as "answer" or "generated", or as any span is given."""
     if isinstance(of, str) and of in matrix.spans:
         target = matrix.spans[of]
-    elif of == GENERATED:
+    elif isinstance(of, str) and of == GENERATED:
         target = (n_prompt, len(prompt))
-    elif of == ANSWER:
+    elif isinstance(of, str) and of == ANSWER:
         target = _last_sentence(prompt, n_prompt)
     else:
         target = resolve_spans(prompt, {"of": of})["of"]
@@ -415,7 +415,7 @@ def _shares(matrix: AttributionMatrix, n_prompt: int, special: bool) -> Float[Te
             'matrix in dtype="float32".'
         )
     if not special:
-        scores[:, torch.tensor(matrix.special)] = 0
+        scores[:, torch.tensor(matrix.special, device="cpu")] = 0
     # A row is divided by its largest score first: tiny scores would otherwise vanish in their sum.
     scores = scores / scores.amax(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
     totals = scores.sum(1, keepdim=True)
@@ -424,12 +424,12 @@ def _shares(matrix: AttributionMatrix, n_prompt: int, special: bool) -> Float[Te
 
 def _visits(steps: Float[Tensor, "made made"], start: Float[Tensor, " made"]) -> Float[Tensor, " made"]:
     """start (I − A)⁻¹ for a strictly lower triangular A: how often a walk visits each token."""
-    matrix = torch.eye(len(steps), dtype=steps.dtype) - steps
+    matrix = torch.eye(len(steps), dtype=steps.dtype, device=steps.device) - steps
     return torch.linalg.solve_triangular(matrix, start[None], upper=False, left=False, unitriangular=True)[0]
 
 
 def _uniform(target: tuple[int, int], n_prompt: int, like: Float[Tensor, "made pos"]) -> Float[Tensor, " made"]:
-    start = torch.zeros(len(like), dtype=like.dtype)
+    start = torch.zeros(len(like), dtype=like.dtype, device=like.device)
     start[target[0] - n_prompt : target[1] - n_prompt] = 1 / (target[1] - target[0])
     return start
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.spans import SpanLike
+from lens_scopes.prompts.tokens import quote
 from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.writing import data_frame, utf8
 
 if TYPE_CHECKING:
     import pandas
@@ -90,13 +92,18 @@ class AttributionMatrix(Result):
         """
         import pandas
 
+        if spans is not None and not isinstance(spans, Mapping):
+            raise PromptError(f"spans are names with their tokens, {{'name': (start, stop)}}; got {quote(spans)}.")
         chosen = dict(self.spans if spans is None else spans)
         if self.answer:
             name = "generated" if self.generated else "answer"
             chosen.setdefault(name, (len(self.tokens) - self.answer, len(self.tokens)))
         if not chosen:
             raise PromptError("span totals need named spans: give {'name': (start, stop)} in tokens, or a chat prompt.")
-        for name, (start, stop) in chosen.items():
+        for name, tokens in chosen.items():
+            if not isinstance(tokens, Sequence) or len(tokens) != 2 or not all(type(end) is int for end in tokens):
+                raise PromptError(f"span {quote(name)} is tokens (start, stop); got {quote(tokens)}.")
+            start, stop = tokens
             if not 0 <= start < stop <= len(self.tokens):
                 raise PromptError(
                     f"span {name!r} is tokens {start} to {stop}, outside the text's 0 to {len(self.tokens)}."
@@ -109,8 +116,8 @@ class AttributionMatrix(Result):
             for first, last in chosen.values():
                 rows = [row for row, dest in enumerate(self.destinations) if first <= dest + 1 < last]
                 column.append(float(totals[rows].mean()) if rows else float("nan"))
-            table[source] = column
-        return pandas.DataFrame(table, index=pandas.Index(list(chosen), name="target \\ source"))
+            table[utf8(source).decode("utf-8")] = column
+        return data_frame(table).set_axis(pandas.Index(table, name="target \\ source"))
 
     def total_influence(self, of: SpanLike = "answer", *, special: bool = False) -> TotalInfluence:
         """What a part of the generated text rests on in the prompt, through the generated tokens between.
@@ -163,10 +170,8 @@ class AttributionMatrix(Result):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per destination and source up to it: destination, after, source, token, special, score."""
-        import pandas
-
         places = self._places()
-        return pandas.DataFrame(
+        return data_frame(
             {
                 "destination": [dest for _, dest, _ in places],
                 "after": [self.tokens[dest] for _, dest, _ in places],

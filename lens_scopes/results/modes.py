@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.results.base import Entry, Result
+from lens_scopes.results.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -138,8 +139,6 @@ class ModeInspection(Result):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per source token: index, token, special, actual and predicted nats, agreement, amount along modes."""
-        import pandas
-
         rows = [
             {
                 "index": item.index,
@@ -152,4 +151,4 @@ class ModeInspection(Result):
             }
             for item in self.replacements
         ]
-        return pandas.DataFrame(rows)
+        return data_frame(rows)

@@ -11,12 +11,15 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import FileError
+
+if TYPE_CHECKING:
+    import pandas
 
 _TEMPORARY = ".lens-scopes-"  # a name of its own: a sibling of a name as long as a name may be would be too long
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
@@ -25,6 +28,24 @@ _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 def utf8(text: str) -> bytes:
     """A text as UTF-8; a lone surrogate, which no file may hold, is written as its escape, such as \\ud800."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def data_frame(data: Any, columns: Sequence[str] | None = None) -> pandas.DataFrame:
+    """A table; lone surrogates, which its texts may not hold, are written as their escapes."""
+    import pandas
+
+    try:
+        return pandas.DataFrame(data, columns=columns)
+    except UnicodeEncodeError:
+        return pandas.DataFrame(_escaped(data), columns=columns)
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return utf8(value).decode("utf-8")
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def file_path(path: str | os.PathLike[str]) -> Path:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import Unembedding, compute_dtype, log_softmax
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
-from lens_scopes.errors import VALIDATED, FileError, ModelError, ReadoutError
+from lens_scopes.errors import VALIDATED, FileError, ModelError, ReadoutError, whole_number
 
 if TYPE_CHECKING:
     from transformer_lens.tools.analysis import JacobianLens
@@ -54,11 +54,10 @@ class Lens(ABC):
     equation: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not 1 <= self.top <= _MOST_TOKENS or self.cells < 1:
-            raise ReadoutError(
-                f"a lens keeps 1 to {_MOST_TOKENS} tokens of at least one cell; got top={self.top!r}, "
-                f"cells={self.cells!r}."
-            )
+        object.__setattr__(
+            self, "top", whole_number(self.top, "top of a lens", ReadoutError, least=1, most=_MOST_TOKENS)
+        )
+        object.__setattr__(self, "cells", whole_number(self.cells, "cells of a lens", ReadoutError, least=1))
 
     @property
     @abstractmethod
@@ -125,6 +124,15 @@ class FittedLens(Lens):
     name = "jacobian"
     equation = "softmax(W_Uᵀ norm(J_l h) + b_U)"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.lens, os.PathLike):
+            object.__setattr__(self, "lens", os.fspath(self.lens))
+        if not isinstance(self.lens, str) and not _is_fitted(self.lens):
+            raise ReadoutError(
+                f"a fitted lens is a JacobianLens or the path of its file; got {type(self.lens).__name__}."
+            )
+
     @property
     def text(self) -> str:
         if isinstance(self.lens, str):
@@ -190,11 +198,16 @@ def as_lens(lens: LensLike) -> Lens | None:
             return LogitLens(*(int(size) for size in match.groups() if size))
         if text.endswith(".pt"):
             return FittedLens(lens=text)
-    elif callable(getattr(lens, "transport", None)) and hasattr(lens, "source_layers") and hasattr(lens, "d_model"):
+    elif _is_fitted(lens):
         return FittedLens(lens=lens)
     raise ReadoutError(
         f'unknown lens {lens!r}; give True or "logit" for the logit lens, a fitted JacobianLens, or its file (.pt).'
     )
+
+
+def _is_fitted(lens: Any) -> bool:
+    """Whether a lens is a fitted one, by what it has: naming its class would import transformer_lens."""
+    return callable(getattr(lens, "transport", None)) and hasattr(lens, "source_layers") and hasattr(lens, "d_model")
 
 
 def read_cells(

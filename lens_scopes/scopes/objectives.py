@@ -24,8 +24,8 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry, random_signs
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.model_checks import final_norm_is_constant
-from lens_scopes.errors import ObjectiveError, check_seed
-from lens_scopes.prompts.tokens import resolve_token
+from lens_scopes.errors import ObjectiveError, check_seed, whole_number
+from lens_scopes.prompts.tokens import as_integer, quote, resolve_token
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -289,6 +289,9 @@ class Objective(Explanation):
 class _OneToken(Objective):
     token: str | int | None = None
 
+    def __post_init__(self) -> None:
+        _make_plain(self, "token")
+
     @property
     def takes_target(self) -> bool:
         return self.token is None
@@ -385,6 +388,10 @@ class LogitDiff(Objective):
 
     token: str | int
     other: str | int
+
+    def __post_init__(self) -> None:
+        _make_plain(self, "token", "other")
+
     scope: ClassVar[str] = "logit-diff"
     equation: ClassVar[str] = "v = w_token − w_other"
     output: ClassVar[str] = "difference between the logits of the next tokens"
@@ -433,6 +440,10 @@ class LogProbDiff(Objective):
 
     answer: str | int | Sequence[int]
     other: str | int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        _make_plain(self, "answer", "other")
+
     scope: ClassVar[str] = "logprob-diff"
     equation: ClassVar[str] = "v_n = ± (w_target − w̄) at token n of the first and of the second answer"
     output: ClassVar[str] = "difference between the log-probabilities of two answers"
@@ -589,8 +600,9 @@ class Fisher(Objective):
     output: ClassVar[str] = "the whole next-token distribution"
 
     def __post_init__(self) -> None:
-        if self.rank != "trace" and (not _is_integer(self.rank) or self.rank < 1):
-            raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {self.rank!r}.')
+        _make_plain(self, "rank", "samples", "exact")
+        if not (self.rank == "trace" if isinstance(self.rank, str) else _is_integer(self.rank) and self.rank >= 1):
+            raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {quote(self.rank)}.')
         object.__setattr__(self, "seed", check_seed(self.seed))
         counts = range(_MOST_DRAWN + 1)
         if self.samples is not None and (
@@ -719,6 +731,7 @@ class Custom(Objective):
         with torch.no_grad():
             returned = self.function(state.y.clone(), state.logits.clone())
         if isinstance(returned, Directions):
+            self._check_fields(returned)
             self._check(returned.vectors, returned.weights, len(state.y))
             return returned
         vectors, weights = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
@@ -731,6 +744,20 @@ class Custom(Objective):
         weights = vectors.new_ones(vectors.shape[:1]) if weights is None else torch.as_tensor(weights)
         self._check(vectors, weights, len(state.y))
         return Directions(vectors.to(state.y), weights.to(state.y), squared=len(vectors) > 1)
+
+    def _check_fields(self, returned: Directions) -> None:
+        """Raises ObjectiveError for Directions whose fields are something else."""
+        for name, kind in (("vectors", Tensor), ("weights", Tensor), ("squared", bool), ("details", Mapping)):
+            if not isinstance(value := getattr(returned, name), kind):
+                raise ObjectiveError(
+                    f"objective {self.name!r} returned Directions whose {name} are {type(value).__name__}; expected "
+                    f"{kind.__name__}."
+                )
+        words = returned.warnings
+        if not isinstance(words, list | tuple) or not all(isinstance(text, str) for text in words):
+            raise ObjectiveError(f"objective {self.name!r} returned Directions whose warnings are no list of texts.")
+        rows = returned.vectors.shape[0] if returned.vectors.ndim else 0
+        whole_number(returned.sampled, "sampled", ObjectiveError, most=rows)
 
     def _check(self, vectors: Tensor, weights: Tensor, d_model: int) -> None:
         problem = None
@@ -755,6 +782,17 @@ class Custom(Objective):
 
     def signature(self, label: Callable[[int], str], state: FinalState) -> str:
         return self.name
+
+
+def _make_plain(objective: Objective, *names: str) -> None:
+    """Makes integers and arrays of other libraries Python's own, which compare and can be written."""
+    for name in names:
+        value = getattr(objective, name)
+        number = as_integer(value)
+        values = value.tolist() if hasattr(value, "tolist") else value
+        plain = tuple(values) if isinstance(values, list | range) else number
+        if plain is not None:
+            object.__setattr__(objective, name, plain)
 
 
 def _is_integer(value: object) -> bool:

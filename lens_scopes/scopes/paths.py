@@ -363,9 +363,9 @@ class Frozen(Path):
     """
 
     def __init__(self, *parts: str) -> None:
-        unknown = [part for part in parts if part not in FREEZABLE]
+        unknown = [part for part in parts if not isinstance(part, str) or part not in FREEZABLE]
         if unknown or not parts:
-            raise PathError(f"Frozen takes any of {', '.join(map(repr, FREEZABLE))}; got {list(unknown or parts)!r}.")
+            raise PathError(f"Frozen takes any of {', '.join(map(repr, FREEZABLE))}; got {str(unknown or parts)[:60]}.")
         super().__init__(None, frozenset(parts))
 
 
@@ -397,7 +397,7 @@ class Rules(Path):
 
 
 def _layer_set(first: LayerSet, last: int | None) -> frozenset[int]:
-    if isinstance(first, Iterable) and not isinstance(first, str):
+    if isinstance(first, Iterable) and not isinstance(first, str) and getattr(first, "ndim", 1):
         layers = frozenset(_layer(layer) for layer in first)
         if last is not None:
             raise PathError("Layers takes a set of layers, or a first and a last one, not both.")

@@ -415,18 +415,31 @@ def register_objective(name: str, function: DirectionFunction, explains: str = "
         explains: what is explained, in a few words.
 
     Raises:
-        ObjectiveError: when the name is already taken.
+        ObjectiveError: when the name is already taken, or none that a line of text can hold.
 
     Example:
         >>> ls.register_objective("example-confidence", lambda y, logits: y / y.norm())
         >>> ls.attribute(model, "The capital of France is", "example-confidence").scope
         'custom'
     """
-    if not isinstance(name, str) or not name or not callable(function):
-        raise ObjectiveError("register_objective takes a name and a function of (y, logits).")
+    if not isinstance(name, str) or not callable(function) or not _is_plain(explains):
+        raise ObjectiveError(
+            "register_objective takes a name, a function of (y, logits), and what it explains as text."
+        )
+    if not _NAME.fullmatch(name):
+        raise ObjectiveError(
+            f"{name[:60]!r} is no name of an objective: up to 60 letters, digits and . _ -, a letter first."
+        )
     if name in scope_entries():
         raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
     _added[name] = ScopeEntry(name, lambda: resolve_name(f"{_OBJECTIVES}:Custom")(function, name), explains)
+
+
+_NAME = re.compile(r"[^\W\d_][\w.-]{0,59}")
+
+
+def _is_plain(text: object) -> bool:
+    return isinstance(text, str) and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 @cache

@@ -23,10 +23,10 @@ from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
 from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
 from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.spans import write_span
-from lens_scopes.prompts.tokens import quote
+from lens_scopes.prompts.tokens import as_integer, quote
 from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
-from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Semantic
+from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Objective, Semantic
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, Rules, as_path
 from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
@@ -63,6 +63,20 @@ ReadoutLike: TypeAlias = Annotated["Readout | str | None", VALIDATED]
 ObjectiveLike: TypeAlias = Annotated[
     "Spec | type[Spec] | Explanation | type[Explanation] | str | DirectionFunction | None", VALIDATED
 ]
+
+_NONE = type(None)
+_KINDS: dict[str, tuple[Any, str]] = {
+    "objective": ((Objective, Baseline), "an objective or a comparison method"),
+    "layers": ((str, _NONE), "a residual site or None"),
+    "lens": ((Lens, _NONE), "a Lens or None"),
+    "sites": (tuple, "a tuple of hook names"),
+    "score_site": (str, "a hook name"),
+    "through": ((Path, _NONE), "a Path or None"),
+    "readout": (Readout, "a Readout"),
+    "points": ((Points, _NONE), "Points or None"),
+    "memory": ((int, _NONE), "a number of bytes or None"),
+}
+"""What the fields of a Spec are, for Python and in words; targets and answers are checked with the objective."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,6 +127,10 @@ class Spec:
     NO_GRADIENT: ClassVar[tuple[str, ...]] = ("layers", "lens", "sites", "score_site", "through", "readout", "points")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "answer", _as_answer(self.answer))
+        if (target := as_integer(self.target)) is not None:
+            object.__setattr__(self, "target", target)
+        self._check_kinds()
         check_matmul_dtype(self.matmul_dtype)
         if self.layers not in (None, *RESIDUALS):
             raise SiteError(
@@ -133,6 +151,15 @@ class Spec:
                 f"signed scores have no total over {self.score_site}: read them by norm, product or relative, or ask "
                 f"for sites={self.score_site!r} to have each layer's."
             )
+
+    def _check_kinds(self) -> None:
+        """Raises ObjectiveError for a field of another kind: `Spec.read` reads texts, and the constructor does not."""
+        for name, (kinds, words) in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and name == "memory"):
+                raise ObjectiveError(f"{name} of a Spec is {words}; got {quote(value)}. Spec.read reads texts too.")
+        if not all(isinstance(site, str) for site in self.sites):
+            raise ObjectiveError(f"sites of a Spec are a tuple of hook names; got {quote(self.sites)}.")
 
     @property
     def answers(self) -> tuple[Any, ...]:

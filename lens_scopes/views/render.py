@@ -9,6 +9,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lens_scopes.errors import FileError
+from lens_scopes.results.writing import utf8
 from lens_scopes.views.page.pages import page_of
 
 if TYPE_CHECKING:
@@ -73,8 +75,10 @@ def rendered(result: Viewable, suffix: str) -> bytes:
     Raises:
         FileError: for a suffix that stands for none of them.
     """
+    if not isinstance(suffix, str):
+        raise FileError(f"a kind of file is named by its suffix, such as '.html'; got {type(suffix).__name__}.")
     if suffix == ".html":
-        return to_html(result).encode("utf-8")
+        return utf8(to_html(result))
     if suffix in (".md", ".tex"):
         return _view(_TABLES, result)(result, suffix).encode("utf-8", "backslashreplace")
     return figure_bytes(result, suffix[1:])

@@ -1,33 +1,16 @@
 """PyTorch's global state, and that of the caller's thread, changes no number, and is the caller's afterwards."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from contexts import CONTEXTS, switched
 from entry_points import ENTRY_POINTS
 from tiny_models import llama_like
 
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "default dtype float64": lambda: default_dtype(torch.float64),
-    "default dtype bfloat16": lambda: default_dtype(torch.bfloat16),
-    "default device": lambda: torch.device("meta"),
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "inference mode": torch.inference_mode,
-    "no grad": torch.no_grad,
-}
+import lens_scopes as ls
+from lens_scopes.errors import EvaluationError
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +47,20 @@ def test_the_callers_state_is_as_before(model: Any) -> None:
         ENTRY_POINTS["fisher"](model)
         assert torch.is_inference_mode_enabled() and torch.is_autocast_enabled("cpu")
         assert torch.empty(1).is_meta
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("highest", None), ("medium", "bf16")])
+def test_rounded_products_are_named_by_results_and_evaluations(
+    precision: str, rounded: str | None, model: Any, tmp_path: Path
+) -> None:
+    """The setting is of the whole process, so it is not changed for a call: the record says it."""
+    with switched(torch.set_float32_matmul_precision, precision, "highest"):
+        result = ls.attribute(model, [0, 2, 3], ls.Fisher())
+        assert torch.get_float32_matmul_precision() == precision
+        assert ls.model_record(model.double()).products is None
+        model.float()
+        ls.evaluate(model, [[0, 2, 3, 4]], methods=["fisher"], metrics=["first-token"], out=tmp_path / "run")
+    assert result.model["products"] == rounded
+    if rounded is not None:
+        with pytest.raises(EvaluationError, match='its model · products is "bf16", this one\'s is missing'):
+            ls.evaluate(model, [[0, 2, 3, 4]], methods=["fisher"], metrics=["first-token"], out=tmp_path / "run")

@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(error, match=words) as caught:
             ls.attribute(model, IDS, ls.Semantic(), **arguments)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ReadoutError, match="1 to 100 tokens"):
+    with pytest.raises(ReadoutError, match="from 1 to 100"):
         ls.LogitLens(0)
     with pytest.raises(ObjectiveError, match="lens"):
         ls.attribute(model, IDS, ls.RandomScores(), lens=True)

@@ -55,6 +55,30 @@ def _patches(model: Any) -> list[Tensor]:
     ]
 
 
+def _contrast(model: Any) -> list[Tensor]:
+    result = ls.attribute(model, PROMPT, ls.LogProbDiff([5, 6], [7]), layers=True, readout=ls.Dot(OTHER))
+    assert result.layers is not None
+    return [result.scores, result.layers]
+
+
+def _influence(model: Any) -> list[Tensor]:
+    influence = ls.attribute_all(model, PROMPT, ls.Semantic(), generate=4).total_influence("generated")
+    return [influence.scores, influence.direct, influence.through]
+
+
+def _lens(model: Any) -> list[Tensor]:
+    lens = ls.attribute(model, PROMPT, ls.Semantic(3), layers="resid_post", lens="logit").lens
+    assert lens is not None
+    return [lens.probabilities]
+
+
+def _segments(model: Any) -> list[Tensor]:
+    spans: Any = {"by": "token", "ablations": 8, "top": (1, 2)}
+    scores = {"a": torch.arange(7, dtype=torch.float64, device="cpu")}
+    rows = ls.segment_agreement(model, PROMPT, [5, 6], scores, **spans)
+    return [torch.tensor(rows["value"].tolist(), dtype=torch.float64, device="cpu").nan_to_num(nan=-1.0)]
+
+
 def _evaluation(model: Any) -> list[Tensor]:
     metrics = [name for name in METRICS if not any(part in name for part in SEGMENTS)]
     options: Any = {"methods": ["fisher", "random"], "metrics": metrics, "ablations": ["resample"], "draws": 1}
@@ -79,6 +103,14 @@ ENTRY_POINTS: dict[str, Callable[[Any], list[Tensor]]] = {
     "noise": _scores(ls.Fisher(), points=ls.Noise(4)),
     "leave one out": _scores(ls.LeaveOneOut("kl", ablation="mean")),
     "resampled": _scores(ls.LeaveOneOut("kl", ablation="resample")),
+    "left out for good": _scores(ls.LeaveOneOut("logit", ablation="remove")),
+    "faded attention": _scores(ls.FadedAttention(by="token")),
+    "contrast of answers": _contrast,
+    "answer of its own": _scores(ls.Fisher(2), answer=2, eligible="all"),
+    "half precision": _scores(ls.Fisher(), matmul_dtype="bfloat16"),
+    "lens": _lens,
+    "influence": _influence,
+    "segment agreement": _segments,
     "context-cite": _scores(ls.ContextCite(16, by="token")),
     "rollout": _scores(ls.AttentionRollout()),
     "value attention": _scores(ls.ValueWeightedAttention()),

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.model import ModelLike, ScopedModel
+from lens_scopes.engine.model import ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.token_ablation import AblatedPrompt
-from lens_scopes.errors import EvaluationError, PromptError
+from lens_scopes.errors import EvaluationError, PromptError, check_seed, whole_number
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, ranking
 from lens_scopes.evaluation.metrics.agreement import correlation
 from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
 from lens_scopes.evaluation.metrics.table import TOP_SEGMENTS, Metric
+from lens_scopes.prompts.answer import given_answer
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
+from lens_scopes.results.writing import data_frame
+from lens_scopes.scopes.comparisons.ablating import check_unit
 from lens_scopes.scopes.comparisons.context_cite import logit, random_subsets
 
 if TYPE_CHECKING:
     import pandas
 
 _ABLATIONS = 64
+_MOST_ABLATIONS = 1_000_000
 _SEED_APART = 0x9E3779B9  # from the seeds of methods that draw such ablations; generators read 32 bits
 
 
@@ -108,16 +113,40 @@ class _Parts:
         return outcomes.outcomes(masks, with_divergence=False).log_probability
 
 
+def _checked_scores(scores: Any, n_tokens: int) -> dict[str, Float[Tensor, " pos"]]:
+    """The scores of each method as tensors.
+
+    Raises:
+        EvaluationError: for what is no scores by name, one finite number for each token.
+    """
+    if not isinstance(scores, Mapping) or not scores:
+        raise EvaluationError(f"scores are those of each method by its name; got {type(scores).__name__}.")
+    checked = {}
+    for name, values in scores.items():
+        try:
+            tensor = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise EvaluationError(f"the scores of {str(name)[:60]!r} are no numbers ({error}).") from error
+        if tensor.shape != (n_tokens,):
+            counts = "×".join(map(str, tensor.shape)) or "no list of"
+            raise EvaluationError(f"{str(name)[:60]!r} scores {counts} tokens; the prompt has {n_tokens}.")
+        if not bool(tensor.isfinite().all()):
+            raise EvaluationError(f"the scores of {str(name)[:60]!r} are not all finite.")
+        checked[str(name)] = tensor
+    return checked
+
+
 def _foretold(
     kept: Bool[Tensor, "row segment"], totals: Float[Tensor, " segment"], log_probability: Float[Tensor, " row"]
 ) -> tuple[float, str | None]:
     return correlation(kept.double() @ totals, logit(log_probability))
 
 
+@one_at_a_time
 def segment_agreement(
     model: ModelLike,
-    prompt: Prompt,
-    answer: Sequence[int],
+    prompt: PromptLike,
+    answer: str | Sequence[int],
     scores: Mapping[str, Float[Tensor, " pos"]],
     *,
     by: str = "sentence",
@@ -138,8 +167,8 @@ def segment_agreement(
 
     Args:
         model: the model.
-        prompt: the prompt whose segments are scored.
-        answer: the answer's token ids.
+        prompt: the prompt whose segments are scored, as for `attribute`.
+        answer: the answer, as a text or as token ids.
         scores: those of each method, one a token of the prompt; a segment's is the sum of its tokens'.
         by, within, ablation: as for `ContextCite`.
         ablations: how many random ablations are run.
@@ -150,8 +179,9 @@ def segment_agreement(
         One row for each method and metric: method, metric, value.
 
     Raises:
-        PromptError: for a prompt without several segments.
-        EvaluationError: for scores of another number of tokens, and an ablation as for `ContextCite`.
+        PromptError: for a prompt without several segments, and for what is no prompt or answer.
+        EvaluationError: for scores of another number of tokens or that are not finite, counts out of bounds, and an
+            ablation as for `ContextCite`.
 
     Example:
         >>> prompt = ls.read_prompt(model, "The capital of France is Paris. The capital of Italy is")
@@ -162,15 +192,18 @@ def segment_agreement(
 
     Source: ContextCite, arXiv:2409.00729.
     """
-    import pandas
-
-    for name, values in scores.items():
-        if len(values) != len(prompt):
-            raise EvaluationError(f"{name!r} scores {len(values)} tokens; the prompt has {len(prompt)}.")
+    scoped = ScopedModel.of(model)
+    prompt = read_prompt(scoped, prompt)
+    ids = given_answer(scoped, prompt, answer).token_ids
+    scores = _checked_scores(scores, len(prompt))
+    check_unit(by)
+    seed = check_seed(seed)
+    ablations = whole_number(ablations, "the number of ablations", EvaluationError, least=2, most=_MOST_ABLATIONS)
+    if isinstance(top, str) or not isinstance(top, Sequence):
+        raise EvaluationError(f"top is a list of numbers of segments; got {type(top).__name__}.")
+    top = [whole_number(k, "a number of segments", EvaluationError, least=1) for k in top]
     parts = _Parts.of(prompt, by, within)
-    prompt_ablated = AblatedPrompt(
-        ScopedModel.of(model), prompt.token_ids, prompt.special, answer, ablation, draws=1, seed=seed
-    )
+    prompt_ablated = AblatedPrompt(scoped, prompt.token_ids, prompt.special, ids, ablation, draws=1, seed=seed)
     totals = {name: parts.totals(values) for name, values in scores.items()}
     # All random and all top-k ablations run together; equal sets run once.
     kept = random_subsets(ablations, parts.count, seed, with_empty=any(prompt.special))
@@ -183,4 +216,4 @@ def segment_agreement(
     falls = prompt_ablated.clean_log_probability - after[ablations:]
     drops = [(name, f"top-{k}-drop") for name in scores for k in possible]
     rows += [(*drop, float(fall)) for drop, fall in zip(drops, falls, strict=True)]
-    return pandas.DataFrame(rows, columns=["method", "metric", "value"])
+    return data_frame(rows, columns=["method", "metric", "value"])

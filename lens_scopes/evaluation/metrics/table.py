@@ -286,7 +286,7 @@ def metric_named(name: str) -> Metric:
     Raises:
         EvaluationError: for an unknown one, with near names.
     """
-    if name not in METRICS:
+    if not isinstance(name, str) or name not in METRICS:
         raise EvaluationError(f"unknown metric {name!r}{suggest(name, METRICS)} Known: {', '.join(METRICS)}.")
     return METRICS[name]
 

@@ -136,7 +136,7 @@ def read_passages(
         return source
     named = {"text": field or FIELD, "answer": answer_field, "other": other_field, "within": within_field}
     fields = {part: name for part, name in named.items() if name}
-    if source == "" or not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, Path)) or source == "":
         return Passages("given", tuple(_given(source, fields)))
     path = Path(source)
     try:
@@ -157,7 +157,7 @@ def read_passages(
 
 
 def _given(source: Any, fields: _Fields) -> Iterator[Passage]:
-    if not isinstance(source, Sequence) or not source:
+    if not isinstance(source, Sequence) or not len(source):
         raise FileError(f"passages are a file, a data set's name or a list of texts, got {type(source).__name__}.")
     for index, item in enumerate(source):
         yield _passage(item, f"passage {index}", fields, given=True)
@@ -195,9 +195,15 @@ def _decoded(path: Path) -> str:
 def _parsed(line: str, where: str) -> Any:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        said = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise FileError(f"{where} is not JSON ({said}); expected a string or an object a line.") from error
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{where} is not JSON ({_why(error)}); expected a string or an object a line.") from error
+
+
+def _why(error: Exception) -> str:
+    """Why a text is no JSON that can be read."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _from_json(path: Path, text: str, fields: _Fields) -> list[Passage]:
@@ -207,8 +213,8 @@ def _from_json(path: Path, text: str, fields: _Fields) -> list[Passage]:
         raise FileError(
             f"{path} line {error.lineno} is not JSON ({error.msg}); a file of one object a line is named .jsonl."
         ) from error
-    except RecursionError as error:
-        raise FileError(f"{path} is nested too deeply; expected a list of texts.") from error
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is not JSON ({_why(error)}); expected a list of texts.") from error
     if not isinstance(rows, list):
         raise FileError(f"{path} holds {quote(rows)}; expected a list of texts, or of objects with {_listed(fields)}.")
     lines = _Lines(text)

@@ -12,7 +12,7 @@ from lens_scopes.prompts.answer import given_answer
 from lens_scopes.prompts.groups import eligible_range
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
-from lens_scopes.prompts.tokens import TokenModel
+from lens_scopes.prompts.tokens import TokenModel, quote
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.passages.read import Passage, Passages
@@ -58,9 +58,9 @@ class TooLong:
 
 def check_target(target: str | None) -> None:
     """Raises EvaluationError for a rule that is not "last" or "own"."""
-    if target is not None and target not in TARGETS:
+    if target is not None and not (isinstance(target, str) and target in TARGETS):
         raise EvaluationError(
-            f"unknown target {target!r}; give 'last' (the passage's last token) or 'own' (the model's)."
+            f"unknown target {quote(target)}; give 'last' (the passage's last token) or 'own' (the model's)."
         )
 
 

@@ -5,11 +5,13 @@
 
 A line is a session (who wrote what follows) or a passage with everything measured about it. It is appended in one
 write and brought to the disk before the next passage begins, so a process that is killed leaves at most a torn last
-line, which counts for nothing and is cut off when the process is started again.
+line, which counts for nothing and is cut off when the process is started again. Every line, and the manifest, ends with
+a checksum of what it says; those of older versions have none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -35,6 +37,8 @@ _PLANNED = {
     "metrics": list[str],
     "ablations": list[str],
 }
+_CHECK = "check"
+_SEALED = re.compile(rf'(.*), "{_CHECK}": "([0-9a-f]{{16}})"\}}'.encode(), re.DOTALL)
 _SHARD = re.compile(r"results-(\d{3,9})\.jsonl", re.ASCII)
 _PATIENCE = 30.0  # seconds for another process to write the manifest
 _BLOCK = 1 << 16
@@ -73,7 +77,8 @@ class ResultFolder:
             if not (path / _MANIFEST).exists():
                 if _shards(path):
                     raise EvaluationError(f"{path} holds results without a {_MANIFEST}; give another folder.")
-                write_whole(path / _MANIFEST, utf8(json.dumps(wanted, indent=1, ensure_ascii=False)) + b"\n")
+                sealed = wanted | {_CHECK: _digest(_canonical(wanted))}
+                write_whole(path / _MANIFEST, utf8(json.dumps(sealed, indent=1, ensure_ascii=False)) + b"\n")
             folder = cls.open(path)
         finally:
             lock.release()
@@ -102,6 +107,8 @@ class ResultFolder:
                 f"{path} has results of format version {version}, and this lens_scopes reads {FORMAT_VERSION}; "
                 "use the lens_scopes that wrote them, or another folder."
             )
+        if manifest.pop(_CHECK, check := _digest(_canonical(manifest, but=_CHECK))) != check:
+            raise FileError(f"{path / _MANIFEST} is damaged (its checksum differs); give another folder.")
         _check_sections(path, manifest)
         return cls(path, manifest)
 
@@ -145,7 +152,7 @@ class ResultFolder:
             *whole, _torn = content.split(b"\n")
             for number, text in enumerate(whole, 1):
                 try:
-                    line = json.loads(text)
+                    line = _read_line(text)
                     yield session_of_line(line) if "session" in line else PassageRecord.of_line(line)
                 except (ValueError, TypeError, AttributeError, RecursionError) as error:
                     cure = "delete the line, and its passage is measured again"
@@ -172,7 +179,7 @@ class Shard:
         Raises:
             FileError: when it cannot be written, as on a full disk.
         """
-        content = json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+        content = _line(line)
         try:
             written = 0
             while written < len(content):
@@ -195,6 +202,36 @@ class Shard:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _line(line: Mapping[str, Any]) -> bytes:
+    """A line of the file, with its checksum."""
+    content = json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    return content[:-1] + f', "{_CHECK}": "{_digest(content)}"}}\n'.encode()
+
+
+def _read_line(text: bytes) -> dict[str, Any]:
+    """What a line says, without its checksum.
+
+    Raises:
+        ValueError: for what is no line, or not as it was written.
+    """
+    line = json.loads(text)
+    if _CHECK in line:
+        match = _SEALED.fullmatch(text)
+        if match is None or _digest(match[1] + b"}") != match[2].decode():
+            raise ValueError("its checksum differs")
+        del line[_CHECK]
+    return line
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _canonical(manifest: Mapping[str, Any], but: str = "") -> bytes:
+    """What a manifest says, however it is laid out."""
+    return json.dumps({name: value for name, value in manifest.items() if name != but}, sort_keys=True).encode()
 
 
 def _shards(path: Path) -> dict[int, Path]:

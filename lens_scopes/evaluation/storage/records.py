@@ -93,6 +93,8 @@ class PassageRecord:
         Raises:
             ValueError: for a line that is none, with the name of the field.
         """
+        if unknown := line.keys() - _LINE.keys():
+            raise ValueError(f"{min(unknown)} is no field of a passage")
         passage, status, reason, facts, rows, seconds = (
             decode(hint, line.get(name, usual), _no_tensor, name) for name, (hint, usual) in _LINE.items()
         )
@@ -114,6 +116,8 @@ def session_of_line(line: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: for a line that does not say so, with the name of the field.
     """
+    if len(line) > 1:
+        raise ValueError("beside the session stands something else")
     session = decode(dict[str, Any], line["session"], _no_tensor, "session")
     check_fields(session, _SESSION, "session")
     if "limit" in session and not {"began", "skip"} <= session.keys():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.storage.folder import ResultFolder
 from lens_scopes.evaluation.storage.records import COLUMNS, MEASURED, PassageRecord
-from lens_scopes.results.writing import file_path
+from lens_scopes.results.writing import data_frame, file_path
 
 if TYPE_CHECKING:
     import pandas
@@ -77,7 +77,6 @@ def load_results(path: str | Path) -> pandas.DataFrame:
 
 
 def _rows(records: dict[int, PassageRecord]) -> pandas.DataFrame:
-    import pandas
 
     measured = [record for record in records.values() if record.status == MEASURED]
     facts = dict.fromkeys(name for record in measured for name in record.facts)
@@ -87,7 +86,7 @@ def _rows(records: dict[int, PassageRecord]) -> pandas.DataFrame:
         for record in measured
         for m in record.measurements
     ]
-    rows = pandas.DataFrame(lines, columns=[*COLUMNS, *facts])
+    rows = data_frame(lines, columns=[*COLUMNS, *facts])
     rows = rows.astype({"passage": "int64", "fraction": "float64", "value": "float64"})
     for name in ("forwards", "backwards"):
         rows[name] = rows[name].astype("int64")

@@ -45,6 +45,10 @@ class ExternalScores(Baseline):
     process: ClassVar[str] = "as the outside scores assume"
     held: ClassVar[str] = "as the outside scores hold it"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ObjectiveError(f"outside scores are named by a text; got {type(self.name).__name__}.")
+
     def settings(self) -> dict[str, Any]:
         return {"name": self.name}
 

@@ -65,9 +65,15 @@ class FadedAttention(Baseline):
     why_alone: ClassVar[str] = "has a readout of its own"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alphas", tuple(self.alphas))
-        if not self.alphas or not all(0 < alpha <= 1 for alpha in self.alphas):
-            raise ObjectiveError(f"alphas are weights above 0 and up to 1, such as (0.25, 0.75); got {self.alphas!r}.")
+        try:
+            alphas = tuple(float(alpha) for alpha in self.alphas)
+        except (TypeError, ValueError, RuntimeError):  # the last of tensors
+            alphas = ()
+        if not alphas or not all(0 < alpha <= 1 for alpha in alphas):
+            raise ObjectiveError(
+                f"alphas are weights above 0 and up to 1, such as (0.25, 0.75); got {str(self.alphas)[:60]}."
+            )
+        object.__setattr__(self, "alphas", alphas)
         check_unit(self.by)
         check_part(self)
 

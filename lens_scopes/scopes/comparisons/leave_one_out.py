@@ -72,9 +72,9 @@ class LeaveOneOut(Ablating):
     held: ClassVar[str] = "the weights, the other tokens and the positions"
 
     def __post_init__(self) -> None:
-        if self.measure not in ("kl", "logit", "logprob"):
-            raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {self.measure!r}.')
-        check_draws(self.draws)
+        if not isinstance(self.measure, str) or self.measure not in ("kl", "logit", "logprob"):
+            raise ObjectiveError(f'LeaveOneOut measures "kl", "logit" or "logprob"; got {str(self.measure)[:60]!r}.')
+        object.__setattr__(self, "draws", check_draws(self.draws))
         object.__setattr__(self, "seed", check_seed(self.seed))
         check_unit(self.by)
         check_part(self)
