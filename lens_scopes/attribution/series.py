@@ -26,6 +26,7 @@ from lens_scopes.prompts.groups import group_tokens
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import token_string
+from lens_scopes.results.base import Drawable
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +40,7 @@ _BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, repr=False)
-class Series:
+class Series(Drawable):
     """A series of numbers as the model reads it.
 
     Attributes:
@@ -68,6 +69,9 @@ class Series:
     def __repr__(self) -> str:
         return f"Series({len(self)} numbers in {len(self.prompt)} tokens: {_ends(self.written)})"
 
+    def _repr_png_(self) -> bytes:
+        return self.figure()._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
+
     def per_number(self, scores: Scores) -> list[float]:
         """Scores of tokens summed over each number and the separator after it.
 
@@ -85,7 +89,7 @@ class Series:
 
 
 @dataclass(frozen=True, repr=False)
-class ValueDistribution:
+class ValueDistribution(Drawable):
     """What the model predicts as the next number.
 
     Attributes:
@@ -114,6 +118,9 @@ class ValueDistribution:
             return f"ValueDistribution(no value reached, {self.no_number:.0%} no number)"
         low, median, high = (f"{self.quantile(share):g}" for share in (0.1, 0.5, 0.9))
         return f"ValueDistribution({len(self.values)} values, median {median}, central 80 % {low} to {high})"
+
+    def _repr_png_(self) -> bytes:
+        return self.figure()._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def mean(self) -> float:

@@ -104,7 +104,17 @@ class AnswerRecord:
         return sum(self.log_probabilities)
 
 
-class Viewable:
+class Drawable:
+    """A figure of what a class holds, for the class to inherit."""
+
+    def figure(self) -> Figure:
+        """A matplotlib figure, for papers."""
+        from lens_scopes.views import figure_of
+
+        return figure_of(self)
+
+
+class Viewable(Drawable):
     """The views of a result, for its class to inherit.
 
     Results know their views here alone. The imports are inside the methods, so that a result loads no view before it
@@ -134,12 +144,6 @@ class Viewable:
             return page
         write_whole(path, utf8(page))
         return Path(path)
-
-    def figure(self) -> Figure:
-        """A matplotlib figure of the result, for papers."""
-        from lens_scopes.views import figure_of
-
-        return figure_of(self)
 
     def rendered(self, suffix: str) -> bytes:
         """The result as the contents of a file of that kind: a page, a figure or a table.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from lens_scopes.results.base import Viewable
+    from lens_scopes.results.base import Drawable, Viewable
 
 _FIGURES = {
     "Attribution": "figures.attribution.figure",
@@ -28,6 +28,8 @@ _FIGURES = {
     "ModeInspection": "figures.modes.modes_figure",
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
+    "Series": "figures.series.series_figure",
+    "ValueDistribution": "figures.series.distribution_figure",
 }
 _TABLES = {"EvaluationReport": "tables.table"}
 _TERMINAL = {
@@ -47,7 +49,7 @@ def to_html(result: Viewable) -> str:
     return page_of(result).to_html()
 
 
-def figure_of(result: Viewable, **settings: Any) -> Figure:
+def figure_of(result: Drawable, **settings: Any) -> Figure:
     """The matplotlib figure of any result; `width` is in inches."""
     return _view(_FIGURES, result)(result, **settings)
 
@@ -103,7 +105,7 @@ def print_result(result: Viewable, console: Console | None = None, *, contract: 
         console.print(ContractView(result))  # pyright: ignore[reportArgumentType]
 
 
-def _view(views: dict[str, str], result: Viewable) -> Callable[..., Any]:
+def _view(views: dict[str, str], result: Drawable) -> Callable[..., Any]:
     for kind in type(result).__mro__:
         if kind.__name__ in views:
             module, _, name = views[kind.__name__].rpartition(".")

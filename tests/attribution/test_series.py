@@ -174,3 +174,15 @@ def test_gemma_continues_a_periodic_series(gemma: Any) -> None:
     found = ls.value_distribution(gemma, text, least=1e-3)
     assert found.values[max(range(len(found.values)), key=found.probabilities.__getitem__)] == 10.0
     assert found.probability(10) > 0.5 and found.unresolved < 0.05 and found.no_number < 0.05
+
+
+def test_a_series_and_its_distribution_draw_themselves() -> None:
+    distribution = ValueDistribution([10.0, 20.0, 90.0], ["10", "20", "90"], [0.2, 0.5, 0.2], 0.06, 0.04, 3)
+    figure = distribution.figure()
+    (axes,) = figure.axes
+    heights = [segment[1][1] for segment in axes.collections[-1].get_segments()]
+    assert heights == [0.2, 0.5, 0.2]
+    assert "80 % between 10 and 90; 10.0% is unresolved" in figure.get_suptitle()
+    assert distribution._repr_png_().startswith(b"\x89PNG")
+    nothing = ValueDistribution([], [], [], 0.0, 1.0, 1)
+    assert "No value was reached" in nothing.figure().get_suptitle()
