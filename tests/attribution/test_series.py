@@ -177,12 +177,12 @@ def test_gemma_continues_a_periodic_series(gemma: Any) -> None:
 
 
 def test_a_series_and_its_distribution_draw_themselves() -> None:
-    distribution = ValueDistribution([10.0, 20.0, 90.0], ["10", "20", "90"], [0.2, 0.5, 0.2], 0.06, 0.04, 3)
+    distribution = ls.ValueDistribution([10.0, 20.0, 90.0], ["10", "20", "90"], [0.2, 0.5, 0.2], 0.06, 0.04, 3)
     figure = distribution.figure()
     (axes,) = figure.axes
     heights = [segment[1][1] for segment in axes.collections[-1].get_segments()]
     assert heights == [0.2, 0.5, 0.2]
     assert "80 % between 10 and 90; 10.0% is unresolved" in figure.get_suptitle()
     assert distribution._repr_png_().startswith(b"\x89PNG")
-    nothing = ValueDistribution([], [], [], 0.0, 1.0, 1)
+    nothing = ls.ValueDistribution([], [], [], 0.0, 1.0, 1)
     assert "No value was reached" in nothing.figure().get_suptitle()
