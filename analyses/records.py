@@ -18,6 +18,7 @@ from lens_scopes.results.writing import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "analyses" / "results"
+MEASURED = RESULTS / "measured"  # what long studies have measured so far, from which they go on
 FIGURES = ROOT / "figures"
 
 

@@ -6,8 +6,9 @@ python analyses/segments.py --measured      sums up what is there, and measures 
 python analyses/segments.py --table         prints the gallery's table from the saved results
 
 The documents are those of `segment_documents.py`, the answers the model's own. Each document is on disk, under
-out/segments/, before the next one begins. Settings were chosen on the first ten documents, which are not in the
-results. Matrix products in the body have factors rounded to bfloat16; the document's sentences alone are eligible.
+analyses/results/measured/segments/, before the next one begins. Settings were chosen on the first ten documents, which
+are not in the results. Matrix products in the body have factors rounded to bfloat16; the document's sentences alone are
+eligible.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 from intervals import mean_interval, shown
-from records import RESULTS, ROOT, load_record, save_record, shortened_floats
+from records import MEASURED, RESULTS, load_record, save_record, shortened_floats
 from segment_documents import document
 from torch import Tensor
 
@@ -386,9 +387,7 @@ def _mark(axes: Any, row: int, value: Mapping[str, Any], kind: int) -> None:
 
 def main(
     limit: Annotated[int, typer.Option(help="Up to which document.")] = DOCUMENTS,
-    folder: Annotated[Path, typer.Option(help="Where documents that were measured are kept.")] = ROOT
-    / "out"
-    / "segments",
+    folder: Annotated[Path, typer.Option(help="Where documents that were measured are kept.")] = MEASURED / "segments",
     sum_up: Annotated[bool, typer.Option("--measured", help="Sum up what is there, and measure nothing.")] = False,
     only_table: Annotated[bool, typer.Option("--table", help="Print the table of the saved results alone.")] = False,
 ) -> None:
