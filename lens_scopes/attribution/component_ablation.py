@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.engine.ablations import COMPONENT_BASELINES
+from lens_scopes.engine.ablations import COMPONENT_BASELINES, unknown_baseline
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.token_ablation import averaged_mask, text_mean
-from lens_scopes.errors import VALIDATED, PathError, suggest
+from lens_scopes.errors import VALIDATED, PathError
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline
 from lens_scopes.scopes.paths import Component
@@ -38,11 +38,7 @@ def read_baseline(baseline: Baseline) -> tuple[str, OtherPrompt | None]:
         return baseline, None
     other = as_baseline(baseline)
     if other is None:
-        near = suggest(baseline, COMPONENT_BASELINES, end="")
-        raise PathError(
-            f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, COMPONENT_BASELINES))} or another "
-            "prompt, as text, chat messages, ids or a Prompt; one word as ids or a Prompt)."
-        )
+        raise PathError(unknown_baseline(baseline))
     return OTHER_PROMPT, other
 
 

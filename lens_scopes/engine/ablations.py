@@ -16,6 +16,15 @@ COMPONENT_BASELINES = ("zero", "mean", "shuffle")
 """What the output of a head or MLP is set to, besides its output under another prompt."""
 
 
+def unknown_baseline(baseline: object) -> str:
+    """The message about what is neither one of COMPONENT_BASELINES nor a prompt."""
+    near = suggest(baseline, COMPONENT_BASELINES, end="")
+    return (
+        f"unknown ablation {baseline!r}{near} (expected {', '.join(map(repr, COMPONENT_BASELINES))} or another prompt, "
+        "as text, chat messages, ids or a Prompt; one word as ids or a Prompt)."
+    )
+
+
 @dataclass(frozen=True)
 class TokenAblation:
     """One way to ablate a token.

@@ -160,7 +160,7 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["heads", PROMPT, "--baseline", "none"], "unknown --baseline 'none'"),
+        (["heads", PROMPT, "--baseline", "none"], "unknown ablation 'none'"),
         (["heads", PROMPT, "--baseline", "zero", "--against", "The sofa sleeps on the"], "give one of them"),
         (["heads", PROMPT, "--against", "The sofa sleeps"], "they part at position"),
         (["heads", PROMPT, "--head", "third"], "'third' is not a head"),

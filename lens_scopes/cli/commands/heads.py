@@ -14,8 +14,8 @@ from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.cli.options.spec import HeadsOptions
 from lens_scopes.cli.progress import progress_bar
-from lens_scopes.engine.ablations import COMPONENT_BASELINES
-from lens_scopes.errors import LensScopesError, suggest
+from lens_scopes.engine.ablations import COMPONENT_BASELINES, unknown_baseline
+from lens_scopes.errors import LensScopesError
 
 _PANEL = "Heads"
 
@@ -82,11 +82,7 @@ def heads(
     if baseline is not None and against is not None:
         raise LensScopesError("--baseline and --against both say what replaces an output; give one of them.")
     if baseline not in (None, *COMPONENT_BASELINES):
-        near = suggest(baseline, COMPONENT_BASELINES, end="")
-        raise LensScopesError(
-            f"unknown --baseline {baseline!r}{near} (expected {', '.join(COMPONENT_BASELINES)}; another prompt goes "
-            "with --against)."
-        )
+        raise LensScopesError(unknown_baseline(baseline))
     output.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
