@@ -83,8 +83,9 @@ def inspect_modes(
     if not isinstance(baseline, str) or baseline not in ("zero", "mean"):
         raise ReadoutError(f'the baseline must be "zero" or "mean"; got {str(baseline)[:60]!r}.')
     fisher = Fisher(rank)
-    if not isinstance(rank := fisher.rank, int):
-        raise ObjectiveError(f"the rank is a number of modes; got {rank!r}.")
+    if not isinstance(fisher.rank, int):
+        raise ObjectiveError(f"the rank is a number of modes; got {fisher.rank!r}.")
+    rank = fisher.rank
     resolved = ResolvedSpec.of(model, Spec.read(fisher, through=through, memory=memory, matmul_dtype=matmul_dtype))
     scoped = resolved.model
     place = PromptPosition.read(scoped, prompt, position, None)

@@ -34,10 +34,11 @@ def data_frame(data: Any, columns: Sequence[str] | None = None) -> pandas.DataFr
     """A table; lone surrogates, which its texts may not hold, are written as their escapes."""
     import pandas
 
+    names: Any = None if columns is None else list(columns)
     try:
-        return pandas.DataFrame(data, columns=columns)
+        return pandas.DataFrame(data, columns=names)
     except UnicodeEncodeError:
-        return pandas.DataFrame(_escaped(data), columns=columns)
+        return pandas.DataFrame(_escaped(data), columns=names)
 
 
 def _escaped(value: Any) -> Any:

@@ -72,6 +72,8 @@ def test_an_answer_holds_what_is_wanted_however_finely_it_is_split(monkeypatch: 
     """One token per character, as many as any tokenizer makes of these words, in a sentence around them."""
 
     class Characters:
+        cfg = None
+
         def decode(self, ids: list[int]) -> str:
             return "".join(map(chr, ids))
 
@@ -99,7 +101,7 @@ def test_an_answer_holds_whole_words_only() -> None:
 
 def test_an_answer_ends_with_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Words:
-        tokenizer = None
+        cfg = tokenizer = None
 
         def decode(self, ids: list[int]) -> str:
             return "".join(["\n", " a", " b", ".\n", " c"][token] for token in ids)

@@ -243,7 +243,7 @@ def test_segments_of_a_text_are_left_out_with_its_answer() -> None:
     [
         (ROWS, {"target": "last"}, "target='last' does not apply"),
         (ROWS, {"generate": 2}, "ask for one of them"),
-        (ROWS, {"generate": -1}, "at least 0"),
+        (ROWS, {"generate": -1}, "from 0"),
         (ROWS, {"answer_field": "reply"}, "name the answer's (--answer-field answer)"),
         (["text"], {}, "an object with the fields 'text' and 'answer'"),
         (ROWS, {"methods": [("mine", ls.Semantic(5))]}, "names its own token"),

@@ -244,6 +244,7 @@ def test_the_record_of_a_loaded_model(gpt2_folder: Path, backend: Any) -> None:
         "d_vocab": D_VOCAB,
         "n_ctx": 32,
         "n_heads": 4,
+        "products": None,
     }
 
 

@@ -63,7 +63,7 @@ def test_cells_that_were_not_read_say_so() -> None:
 def test_the_terminal_and_the_figure_say_what_the_strongest_cells_read_as() -> None:
     att = read()
     console = Console(width=90, record=True, file=io.StringIO())
-    console.print(TerminalReport(att, layers=True))
+    console.print(TerminalReport(att))
     told = console.export_text()
     row, index, _ = layer_leaders(att)[0]
     assert f"␣r{row}c{index} {percent(0.5)}" in told

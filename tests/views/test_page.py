@@ -228,7 +228,7 @@ def test_importing_the_views_loads_no_heavy_package() -> None:
 def test_unknown_names_are_attribute_errors() -> None:
     import lens_scopes.views
 
-    with pytest.raises(AttributeError, match="attribute charts"):
-        lens_scopes.views.charts  # noqa: B018
+    with pytest.raises(AttributeError, match="attribute drawings"):
+        lens_scopes.views.drawings  # noqa: B018
     for name in lens_scopes.views.__all__:
         assert callable(getattr(lens_scopes.views, name))
