@@ -31,6 +31,7 @@ from records import FIGURES, RESULTS, ROOT, load_record, shortened_floats
 
 from lens_scopes.errors import FileError
 from lens_scopes.evaluation.metrics.agreement import correlation, partial_correlation, top_hit
+from lens_scopes.evaluation.storage.folder import Shard, read_line
 from lens_scopes.results.writing import write_whole
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Lines:
 
     def __init__(self, path: Path, *keys: str) -> None:
         self.path, self.keys = path, keys
-        content = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-        self.rows = {self._key(row): row for row in map(json.loads, content)}
+        content = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        self.rows = {self._key(row): row for row in map(read_line, content)}
 
     def _key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(row[key] for key in self.keys)
@@ -58,8 +59,6 @@ class Lines:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a line, and waits until it is on the disk."""
-        from lens_scopes.evaluation.storage.folder import Shard
-
         with Shard(self.path) as shard:
             shard.append(row)
         self.rows[self._key(row)] = dict(row)

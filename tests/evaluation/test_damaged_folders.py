@@ -10,7 +10,7 @@ from fake_evaluation import fake_evaluation
 
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, FileError, LensScopesError
-from lens_scopes.evaluation.storage.folder import ResultFolder
+from lens_scopes.evaluation.storage.folder import ResultFolder, Shard
 
 LINE: dict[str, Any] = {"passage": 99, "status": "measured", "seconds": 1.0, "facts": {}, "measurements": []}
 ROW = ["fisher", "aopc", "zero", 1.0, None, 2, 1, None]
@@ -154,3 +154,32 @@ def test_of_two_evaluations_that_start_together_one_has_the_folder(tmp_path: Pat
         refused = outcomes["b" if held == "a" else "a"]
         assert isinstance(outcomes[held], ResultFolder) and isinstance(refused, EvaluationError), outcomes
         assert "another evaluation" in str(refused)
+
+
+@pytest.fixture
+def sealed(folder: Path) -> Path:
+    """The file of results, written as an evaluation does: with checksums."""
+    path = folder / "results-000.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.unlink()
+    with Shard(path) as shard:
+        for line in lines:
+            shard.append(json.loads(line))
+    return path
+
+
+@pytest.mark.parametrize("place", [-1, -2, -8, -40])
+def test_a_changed_byte_is_told_by_the_line_of_its_checksum(sealed: Path, place: int) -> None:
+    content = bytearray(sealed.read_bytes())
+    number = content.count(b"\n")
+    content[place] ^= 1
+    sealed.write_bytes(content)
+    with pytest.raises(FileError, match=rf"line {number} is damaged"):
+        ls.load_results(sealed.parent)
+
+
+def test_a_line_that_was_cut_counts_for_nothing(sealed: Path) -> None:
+    content, count = sealed.read_bytes(), len(ls.load_results(sealed.parent))
+    for cut in (-1, -2, -40):
+        sealed.write_bytes(content[:cut])
+        assert len(ls.load_results(sealed.parent)) < count

@@ -149,10 +149,13 @@ class ResultFolder:
                 content = path.read_bytes()
             except OSError as error:
                 raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
-            *whole, _torn = content.split(b"\n")
+            *whole, torn = content.split(b"\n")
+            ended = _SEALED.match(torn)
+            if ended is not None and ended.end() < len(torn):  # its line break is another byte now
+                whole.append(torn)
             for number, text in enumerate(whole, 1):
                 try:
-                    line = _read_line(text)
+                    line = read_line(text)
                     yield session_of_line(line) if "session" in line else PassageRecord.of_line(line)
                 except (ValueError, TypeError, AttributeError, RecursionError) as error:
                     cure = "delete the line, and its passage is measured again"
@@ -210,7 +213,7 @@ def _line(line: Mapping[str, Any]) -> bytes:
     return content[:-1] + f', "{_CHECK}": "{_digest(content)}"}}\n'.encode()
 
 
-def _read_line(text: bytes) -> dict[str, Any]:
+def read_line(text: bytes) -> dict[str, Any]:
     """What a line says, without its checksum.
 
     Raises:
