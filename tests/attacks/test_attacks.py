@@ -21,3 +21,12 @@ def test_attacks_end_with_an_answer_or_a_refusal(
     assert record["all"]["attacks"] == record["all"]["right answers"] + record["all"]["own errors"] > 800
     assert all(counts["right answers"] for counts in record["areas"].values())
     record_property("attacks", done.stdout)  # printed at the end, see conftest.py
+
+
+def test_the_readme_has_the_counts_of_the_long_run() -> None:
+    root = ATTACKS.parents[2]
+    counts = json.loads((root / "analyses" / "results" / "attacks.json").read_text())["all"]
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    for end in ("attacks", "right answers", "own errors"):
+        assert f"{counts[end]:,}" in readme
+    assert counts["attacks"] == counts["right answers"] + counts["own errors"]
