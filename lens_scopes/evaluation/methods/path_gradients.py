@@ -25,14 +25,14 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons.baseline import Baseline
+from lens_scopes.scopes.comparisons.baseline import OfOneToken
 from lens_scopes.scopes.objectives import LogProb, Semantic
 
 _TOKENS_AT_ONCE = 1024  # of all points run together
 
 
 @dataclass(frozen=True)
-class PathGradients(Baseline):
+class PathGradients(OfOneToken):
     """Integrated Gradients as a comparison method; see the module for the equation.
 
     Args:
@@ -51,13 +51,6 @@ class PathGradients(Baseline):
     equation: ClassVar[str] = "score_t = ‖mean_n w_n ∂s/∂x_t(α_n x) ∘ ρ x_t‖₂"
     process: ClassVar[str] = "all tokens move together on a straight line from zero"
     held: ClassVar[str] = "the weights and the positions"
-
-    @property
-    def takes_target(self) -> bool:
-        return True
-
-    def targets(self, state: FinalState) -> list[int]:
-        return [state.followed_token]
 
     def forwards(self, prompt: Prompt) -> int:
         return 1 + len(self.alphas)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.engine.ablations import ABLATIONS, TokenAblation, ablation_named
+from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import AblatedPrompt
-from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError
+from lens_scopes.engine.token_ablation import AblatedPrompt, Outcomes
+from lens_scopes.errors import VALIDATED, EvaluationError, ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.groups import UNITS
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.prompts.spans import as_span, write_span
+from lens_scopes.prompts.spans import SpanLike, as_span, write_span
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.comparisons.baseline import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline, OfOneToken
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_baseline, describe_other_prompt
 
 Ablation: TypeAlias = Annotated["str | Sequence[int] | Tensor | Prompt", VALIDATED]
@@ -90,6 +91,46 @@ class Ablating(Baseline):
         return AblatedPrompt(
             model, prompt.token_ids, prompt.special, targets, self.token_ablation.name, other=ids, **options
         )
+
+
+@dataclass(frozen=True)
+class SubsetAblating(Ablating, OfOneToken):
+    """Base of the methods that run a prompt with random subsets of its segments, and score a segment by all of them."""
+
+    ablations: int = 64
+    by: str = "token"
+    ablation: Ablation = "mean"
+    seed: int = 0
+    within: SpanLike | None = None
+    held: ClassVar[str] = "the weights and special tokens"
+    takes_answer: ClassVar[bool] = True
+    of_answer: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        ablations = whole_number(self.ablations, "the number of ablations", ObjectiveError, least=2, most=100_000)
+        object.__setattr__(self, "ablations", ablations)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        check_unit(self.by)
+        check_part(self)
+        self._read_ablation()
+
+    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
+        name = type(self).__name__
+        return f"{name}({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
+
+    def run_subsets(
+        self,
+        model: ScopedModel,
+        prompt: Prompt,
+        states: Sequence[FinalState],
+        segments: Sequence[Sequence[int]],
+        left_out: Bool[Tensor, "row segment"],
+    ) -> tuple[AblatedPrompt, Outcomes]:
+        """The prompt, and what becomes of its targets without the segments of each row."""
+        targets, clean = [state.followed_token for state in states], torch.stack([state.y for state in states])
+        ablated = self.ablated(model, prompt, targets, draws=1, seed=self.seed, clean_states=clean)
+        masks = left_out.float() @ ablated.masks(segments).float() > 0
+        return ablated, ablated.outcomes(masks, with_divergence=False)
 
 
 def check_unit(by: str) -> None:

@@ -14,7 +14,7 @@ from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons.baseline import Baseline
+from lens_scopes.scopes.comparisons.baseline import Baseline, OfOneToken
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ValueWeightedAttention(Baseline):
 
 
 @dataclass(frozen=True)
-class GradEllm(Baseline):
+class GradEllm(OfOneToken):
     """How far what the last position takes from each token raises the target's logit: attention × value × gradient.
 
     score_t = Σ_l ReLU(Σ_h A_lh[last, t] ∂z_target/∂o_lh · v_lh,t) with o_lh = Σ_t A_lh[last, t] v_lh,t, the output of
@@ -94,29 +94,12 @@ class GradEllm(Baseline):
     why_alone: ClassVar[str] = "has a site and a readout of its own"
 
     @property
-    def takes_target(self) -> bool:
-        return True
-
-    def targets(self, state: FinalState) -> list[int]:
-        return [state.followed_token]
-
-    @property
     def backwards(self) -> int:
         return 1
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         # The heads' outputs with a graph; patterns and values as they pass.
-        patterns: dict[int, Tensor] = {}
-        values: dict[int, Tensor] = {}
-
-        def keep(held: dict[int, Tensor], layer: int) -> Hook:
-            return lambda activation: held.update({layer: _exact(activation[0])})
-
-        hooks = [
-            (f"blocks.{layer}.attn.hook_{name}", keep(held, layer))
-            for layer in range(model.n_layers)
-            for name, held in (("pattern", patterns), ("v", values))
-        ]
+        patterns, values, hooks = _recorders(model)
         outputs = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
         traced = trace(model, [list(prompt.token_ids)], outputs, changes=hooks)
         # ∂z_target/∂o at the last position, times what each token's values bring there.
@@ -125,7 +108,7 @@ class GradEllm(Baseline):
         for layer, name in enumerate(outputs):
             weights = patterns[layer][:, -1]
             gradient = _exact(gradients[name][0, -1]).reshape(len(weights), -1)
-            brought = values[layer].repeat_interleave(len(weights) // values[layer].shape[1], dim=1)
+            brought = _by_head(values[layer], len(weights))
             total += torch.einsum("ht,hd,thd->t", weights, gradient, brought).relu()
         return total.to(states[0].y.dtype)
 
@@ -136,20 +119,31 @@ def moved_by_heads(
     """v_h,t W_O,h: what each head of a layer moves of each token, were all its attention there; several heads may share
     a value."""
     W_O = model.module.blocks[layer].attn.W_O.detach().to(values)
-    return torch.einsum("thd,hdm->thm", values.repeat_interleave(len(W_O) // values.shape[1], dim=1), W_O)
+    return torch.einsum("thd,hdm->thm", _by_head(values, len(W_O)), W_O)
 
 
 def attention(model: ScopedModel, token_ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
     """Attention patterns [head, dest, src] and values [pos, value_head, d_head] of every layer, in float64."""
-    patterns: list[Tensor] = []
-    values: list[Tensor] = []
-    hooks = []
-    for layer in range(model.cfg.n_layers):
-        hooks.append((f"blocks.{layer}.attn.hook_pattern", lambda pattern: patterns.append(_exact(pattern[0]))))
-        hooks.append((f"blocks.{layer}.attn.hook_v", lambda value: values.append(_exact(value[0]))))
+    patterns, values, hooks = _recorders(model)
     with model.hooked(hooks):
         model.run_to_final_states([token_ids])
     return patterns, values
+
+
+def _recorders(model: ScopedModel) -> tuple[list[Tensor], list[Tensor], list[tuple[str, Hook]]]:
+    """Two lists, and the hooks that fill them with the patterns and values of every layer as they pass."""
+    patterns: list[Tensor] = []
+    values: list[Tensor] = []
+    hooks: list[tuple[str, Hook]] = []
+    for layer in range(model.n_layers):
+        hooks.append((f"blocks.{layer}.attn.hook_pattern", lambda pattern: patterns.append(_exact(pattern[0]))))
+        hooks.append((f"blocks.{layer}.attn.hook_v", lambda value: values.append(_exact(value[0]))))
+    return patterns, values, hooks
+
+
+def _by_head(values: Float[Tensor, "pos value_head d_head"], n_heads: int) -> Float[Tensor, "pos head d_head"]:
+    """The value of each head; several heads may share one."""
+    return values.repeat_interleave(n_heads // values.shape[1], dim=1)
 
 
 def _exact(values: Tensor) -> Tensor:

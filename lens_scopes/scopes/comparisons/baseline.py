@@ -100,3 +100,14 @@ class Baseline(Explanation):
         return contract(
             output=f"{output}, after position {position}", features=features, process=process, held=held, score=score
         )
+
+
+class OfOneToken(Baseline):
+    """Base of those that explain one next token: the one that `target=` names, or the one that follows."""
+
+    @property
+    def takes_target(self) -> bool:
+        return True
+
+    def targets(self, state: FinalState) -> list[int]:
+        return [state.followed_token]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,18 +12,16 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons.ablating import Ablating, Ablation, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablating import Ablation, SubsetAblating, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
 
 
 @dataclass(frozen=True)
-class ContextCite(Ablating):
+class ContextCite(SubsetAblating):
     """Which segments an answer rests on: the weights of a sparse linear model of what random ablations do.
 
     Each ablation keeps every segment with probability ½. The logit of the answer's probability, log p − log(1 − p) with
@@ -53,24 +51,10 @@ class ContextCite(Ablating):
         ['<bos>', 'The capital of France is Paris.', 'The capital of Italy is']
     """
 
-    ablations: int = 64
     by: str = "sentence"
     ablation: Ablation = "remove"
-    seed: int = 0
-    within: SpanLike | None = None
     scope: ClassVar[str] = "context-cite"
     output: ClassVar[str] = "log p − log(1 − p) of the probability p of the next token"
-    held: ClassVar[str] = "the weights and special tokens"
-    takes_answer: ClassVar[bool] = True
-    of_answer: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        ablations = whole_number(self.ablations, "the number of ablations", ObjectiveError, least=2, most=100_000)
-        object.__setattr__(self, "ablations", ablations)
-        object.__setattr__(self, "seed", check_seed(self.seed))
-        check_unit(self.by)
-        check_part(self)
-        self._read_ablation()
 
     @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -86,36 +70,17 @@ class ContextCite(Ablating):
             f"by {self.replacement}"
         )
 
-    @property
-    def takes_target(self) -> bool:
-        return True
-
-    def targets(self, state: FinalState) -> list[int]:
-        return [state.followed_token]
-
     def describe_answer(self, text: str, n_tokens: int) -> str:
         return f"log p − log(1 − p) of p = P(answer | prompt) of the answer {text!r}, of {n_tokens} tokens"
-
-    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
-        return f"ContextCite({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
 
     def forwards(self, prompt: Prompt) -> int:
         return self.ablations
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
+        found = segments(prompt, self.by, self.within)
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
-        ablated = self.ablated(
-            model,
-            prompt,
-            targets,
-            draws=1,
-            seed=self.seed,
-            clean_states=torch.stack([state.y for state in states]),
-        )
-        masks = (~kept).float() @ ablated.masks(found).float() > 0
-        after = ablated.outcomes(masks, with_divergence=False)
-        weights = segment_weights(kept, logit(after.log_probability) / len(targets)) * len(targets)
+        _, after = self.run_subsets(model, prompt, states, found, ~kept)
+        weights = segment_weights(kept, logit(after.log_probability) / len(states)) * len(states)
         return spread(weights, found, len(prompt)).to(states[0].y.dtype)
 
 

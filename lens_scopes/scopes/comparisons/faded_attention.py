@@ -17,14 +17,14 @@ from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.scopes.comparisons.ablating import check_part, check_unit, part_argument, spread
-from lens_scopes.scopes.comparisons.baseline import Baseline
+from lens_scopes.scopes.comparisons.baseline import OfOneToken
 from lens_scopes.scopes.objectives import log_probability_of_answer
 
 Weights: TypeAlias = Annotated["Sequence[float]", VALIDATED]
 
 
 @dataclass(frozen=True)
-class FadedAttention(Baseline):
+class FadedAttention(OfOneToken):
     """Which segments an answer rests on: slopes of log P(answer) in the weight α_s that other tokens give to segment s.
 
         w_s = mean over α of ∂ log P / ∂α_s, all α_s = α,  where  A′[d, t] ∝ α_s(t) A[d, t] for d outside of s(t)
@@ -88,13 +88,6 @@ class FadedAttention(Baseline):
             f"the attention of other tokens to every {self.by} s is weighted by α_s = {values}, all at once, in every "
             "layer, and normalised anew; to first order in one α_s at a time"
         )
-
-    @property
-    def takes_target(self) -> bool:
-        return True
-
-    def targets(self, state: FinalState) -> list[int]:
-        return [state.followed_token]
 
     def describe_answer(self, text: str, n_tokens: int) -> str:
         return log_probability_of_answer(text, n_tokens)

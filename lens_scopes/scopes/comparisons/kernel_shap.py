@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,18 +12,16 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons.ablating import Ablating, Ablation, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablating import SubsetAblating, spread
 from lens_scopes.scopes.objectives import log_probability_of_answer
 
 _MOST_SEGMENTS_OF_ALL = 16  # all subsets of more are never run
 
 
 @dataclass(frozen=True)
-class KernelShap(Ablating):
+class KernelShap(SubsetAblating):
     """Shapley values of log p: what a token adds to it, averaged over all orders in which tokens are put back.
 
     Subsets S are drawn with the Shapley kernel, p(S) ∝ 1 / (C(n, |S|) |S| (n − |S|)), each with its complement. With
@@ -54,24 +52,8 @@ class KernelShap(Ablating):
         (torch.Size([6]), 0.0)
     """
 
-    ablations: int = 64
-    by: str = "token"
-    ablation: Ablation = "mean"
-    seed: int = 0
-    within: SpanLike | None = None
     scope: ClassVar[str] = "kernel-shap"
     output: ClassVar[str] = "log-probability of the next token"
-    held: ClassVar[str] = "the weights and special tokens"
-    takes_answer: ClassVar[bool] = True
-    of_answer: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        ablations = whole_number(self.ablations, "the number of ablations", ObjectiveError, least=2, most=100_000)
-        object.__setattr__(self, "ablations", ablations)
-        object.__setattr__(self, "seed", check_seed(self.seed))
-        check_unit(self.by)
-        check_part(self)
-        self._read_ablation()
 
     @property
     def equation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -85,41 +67,30 @@ class KernelShap(Ablating):
             f"{self.replacement}"
         )
 
-    @property
-    def takes_target(self) -> bool:
-        return True
-
-    def targets(self, state: FinalState) -> list[int]:
-        return [state.followed_token]
-
     def describe_answer(self, text: str, n_tokens: int) -> str:
         return log_probability_of_answer(text, n_tokens)
-
-    def signature(self, label: Callable[[int], str], state: FinalState) -> str:
-        return f"KernelShap({self.ablations}, by={self.by!r}, ablation={self.ablation!r}{part_argument(self)})"
 
     def forwards(self, prompt: Prompt) -> int:
         n = len(segments(prompt, self.by, self.within))
         return 1 + (_number_of_subsets(n) if _runs_all(n, self.ablations) else self.ablations)
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
+        found = segments(prompt, self.by, self.within)
         if not found:
             return torch.zeros(len(prompt), dtype=states[0].y.dtype)
         kept, weights = shapley_subsets(len(found), self.ablations, self.seed)
-        ablated = self.ablated(
-            model,
-            prompt,
-            targets,
-            draws=1,
-            seed=self.seed,
-            clean_states=torch.stack([state.y for state in states]),
-        )
         left_out = torch.cat([~kept, kept.new_ones(1, len(found))])
-        after = ablated.outcomes(left_out.float() @ ablated.masks(found).float() > 0, with_divergence=False)
+        ablated, after = self.run_subsets(model, prompt, states, found, left_out)
         *_, empty = values = after.log_probability
         shapley = shapley_values(kept, weights, values[:-1] - empty, ablated.clean_log_probability - float(empty))
         return spread(shapley, found, len(prompt)).to(states[0].y.dtype)
+
+
+def _probability_of_sizes(n: int) -> Float[Tensor, " size"]:
+    """The Shapley kernel, summed over the subsets of each size from 1 to n − 1."""
+    sizes = torch.arange(1, n, dtype=torch.float64)
+    kernel = 1 / (sizes * (n - sizes))
+    return kernel / kernel.sum()
 
 
 def _number_of_subsets(n: int) -> int:
@@ -135,9 +106,7 @@ def shapley_subsets(n: int, count: int, seed: int) -> tuple[Bool[Tensor, "row se
     """Proper subsets of n segments, and weights that add up to 1: all of them with the probabilities of the Shapley
     kernel where there are no more than `count`, else as many drawn with them, in pairs of a subset and its complement.
     """
-    sizes = torch.arange(1, n, dtype=torch.float64)
-    of_size = 1 / (sizes * (n - sizes))  # the kernel, summed over the subsets of a size
-    of_size /= of_size.sum()
+    of_size = _probability_of_sizes(n)
     if _runs_all(n, count):
         codes = torch.arange(1, 2**n - 1)
         kept = (codes[:, None] >> torch.arange(n)) % 2 == 1
@@ -166,7 +135,6 @@ def shapley_values(
     if n == 1:
         return torch.tensor([total], dtype=torch.float64)
     sizes = torch.arange(1, n, dtype=torch.float64)
-    of_size = 1 / (sizes * (n - sizes))
-    together = float((of_size * sizes * (sizes - 1)).sum() / of_size.sum()) / (n * (n - 1))
+    together = float((_probability_of_sizes(n) * sizes * (sizes - 1)).sum()) / (n * (n - 1))
     b = (weights * gains.double()) @ kept.double()
     return total / n + (b - b.mean()) / (0.5 - together)

@@ -21,8 +21,18 @@ from lens_scopes.scopes.comparisons.baseline import Baseline
 _ROWS_AT_ONCE = 64  # rows of logits held at a time
 
 
+class Trivial(Baseline):
+    """Base of scores that no generative process stands behind, and that run no model unless they say so."""
+
+    process: ClassVar[str] = "none"
+    held: ClassVar[str] = "nothing"
+
+    def forwards(self, prompt: Prompt) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
-class RandomScores(Baseline):
+class RandomScores(Trivial):
     """Scores drawn evenly from [0, 1): what chance gives. Other prompts get other draws.
 
     Args:
@@ -43,11 +53,6 @@ class RandomScores(Baseline):
     scope: ClassVar[str] = "random"
     output: ClassVar[str] = "nothing: chance"
     equation: ClassVar[str] = "score_t ~ U[0, 1)"
-    process: ClassVar[str] = "none"
-    held: ClassVar[str] = "nothing"
-
-    def forwards(self, prompt: Prompt) -> int:
-        return 0
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{list(prompt.token_ids)}".encode()))
@@ -55,7 +60,7 @@ class RandomScores(Baseline):
 
 
 @dataclass(frozen=True)
-class Closeness(Baseline):
+class Closeness(Trivial):
     """Closeness to the end: score_t = t + 1, counted from the first token.
 
     Example:
@@ -66,18 +71,13 @@ class Closeness(Baseline):
     scope: ClassVar[str] = "closeness"
     output: ClassVar[str] = "nothing: the place of the token"
     equation: ClassVar[str] = "score_t = t + 1"
-    process: ClassVar[str] = "none"
-    held: ClassVar[str] = "nothing"
-
-    def forwards(self, prompt: Prompt) -> int:
-        return 0
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         return torch.arange(1, len(prompt) + 1).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
-class EmbeddingNorm(Baseline):
+class EmbeddingNorm(Trivial):
     """The size of the token's embedding: score_t = ‖x_t‖₂.
 
     Example:
@@ -88,18 +88,13 @@ class EmbeddingNorm(Baseline):
     scope: ClassVar[str] = "embedding-norm"
     output: ClassVar[str] = "nothing: the size of the embedding"
     equation: ClassVar[str] = "score_t = ‖x_t‖₂"
-    process: ClassVar[str] = "none"
-    held: ClassVar[str] = "nothing"
-
-    def forwards(self, prompt: Prompt) -> int:
-        return 0
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         return model.token_embeddings(prompt.token_ids).to(states[0].y.dtype).norm(dim=-1).cpu()
 
 
 @dataclass(frozen=True)
-class Surprisal(Baseline):
+class Surprisal(Trivial):
     """How little the model expected the token: score_t = −log p(x_t | x_<t), nats.
 
     The first token, which nothing predicts, gets log d_vocab.
@@ -112,8 +107,9 @@ class Surprisal(Baseline):
     scope: ClassVar[str] = "surprisal"
     output: ClassVar[str] = "the token itself, given those before it"
     equation: ClassVar[str] = "score_t = −log p(x_t | x_<t)"
-    process: ClassVar[str] = "none"
-    held: ClassVar[str] = "nothing"
+
+    def forwards(self, prompt: Prompt) -> int:
+        return 1
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         token_ids, state, last = prompt.token_ids, states[0], len(prompt) - 1
