@@ -140,7 +140,7 @@ def test_the_ablation_table_has_both_columns_as_numbers_and_bars() -> None:
     heads = fake_heads()
     part = section(heads, "ablation")
     said = written(part)
-    assert "Ablated: all 90 components. Spearman’s ρ of predicted and actual changes is 0.91." in said
+    assert "Ablated: all 90 components. Spearman’s ρ = 0.91 between predicted and actual changes." in said
     assert "set to its mean baseline" in said
     axis = axis_of([value for item in heads.ablations for value in (item.predicted, item.actual)])
     rows = table(part, "Predicted and actual changes")["rows"]

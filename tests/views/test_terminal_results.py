@@ -64,7 +64,7 @@ def test_heads_are_named_with_type_effects_and_source() -> None:
     text = plain(fake_heads(warnings=["Mind the gap."]))
     assert "! Mind the gap." in text
     assert re.search(r"L13H1 +induction head +-1.2 +-2.5 +-2 +␣Sofa -2,", text)
-    assert "Ablated: all 90 components. Spearman’s ρ of predicted and actual changes is 0.91." in text
+    assert "Ablated: all 90 components. Spearman’s ρ = 0.91 between predicted and actual changes." in text
     assert "the strongest heads, in logits" in text
     assert "all other components except as they respond" in text
     strongest = max(fake_heads().mlp_effect.tolist(), key=abs)

@@ -235,4 +235,4 @@ def _agreement(done: int, total: int, noun: str, spearman: float | None) -> str:
     which = f"all {total} {noun}" if done == total else f"the {done} strongest of {total} {noun}"
     if spearman is None:
         return f"{which}. A rank correlation takes at least three {noun} with different changes."
-    return f"{which}. Spearman’s ρ of predicted and actual changes is {spearman:.2f}."
+    return f"{which}. Spearman’s ρ = {spearman:.2f} between predicted and actual changes."
