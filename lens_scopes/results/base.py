@@ -104,6 +104,10 @@ class AnswerRecord:
         return sum(self.log_probabilities)
 
 
+UNIT_SETTINGS = ("readout", "score_sites", "divergence")
+"""The settings that decide the unit of scores, beside the scope: readout, place of the score and squaring."""
+
+
 class Drawable:
     """A figure of what a class holds, for the class to inherit."""
 
@@ -306,12 +310,11 @@ class Result(Viewable, ABC):
                 f"a difference is of results on the same tokens; these have {len(self.tokens)} and {len(other.tokens)} "
                 f"tokens{_first_difference(self.tokens, other.tokens)}. Explain the same text at the same position."
             )
-        # Scope, readout, place of the score and squaring decide the unit.
         if other.scope != self.scope:
             raise ResultError(
                 f"scores of {self.scope} and of {other.scope} have different units; give two of one scope."
             )
-        for name in ("readout", "score_sites", "divergence"):
+        for name in UNIT_SETTINGS:
             mine, theirs = self.settings.get(name), other.settings.get(name)
             if mine != theirs:
                 raise ResultError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +12,18 @@ import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.output import PANEL, check_files
+from lens_scopes.cli.options.result import PANEL, check_files, json_file, write_files
 from lens_scopes.cli.options.spec import CompareOptions, check_scope
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError, PromptError
-from lens_scopes.results.writing import as_json, utf8, write_whole
+from lens_scopes.results.writing import as_json, data_frame, utf8
 from lens_scopes.scopes.registry import DEFAULT_SCOPE
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
+
+_FIGURES = (".png", ".svg", ".pdf")
+_SUFFIXES = (".csv", ".json", *_FIGURES)
 
 
 @with_option_groups
@@ -62,9 +64,10 @@ def compare(
         lens-scopes compare "The capital of France is" -s semantic -s fisher -o scopes.png
     """
     # What can be refused without the model is refused before it is loaded.
-    check_files(out or [], _CONTENTS)
+    check_files(out or [], _SUFFIXES)
     for name in scope or []:
         check_scope(name)
+    # A choice that is given once is that of both sides; one of them must differ.
     prompts = _pair(texts or [], "TEXT")
     if prompts[0] is None:
         raise PromptError("no prompt was given; give one TEXT, or two to compare them.")
@@ -77,6 +80,7 @@ def compare(
         from lens_scopes.attribution.attribute import attribute
         from lens_scopes.scopes.spec import Spec
 
+        # One spec per side, checked before the model is there for both.
         given: dict[str, Any] = asdict(asked)  # pyright: ignore[reportArgumentType]
         specs = [
             Spec.from_options(**given, scope=name or DEFAULT_SCOPE, target=token)
@@ -89,21 +93,7 @@ def compare(
                 for text, spec in zip(prompts, specs, strict=True)
                 if text is not None
             ]
-    _deliver(sides, out or [], json=json)
-
-
-def _pair(values: list[str], name: str) -> tuple[str | None, str | None]:
-    """The value of each side: one value is that of both."""
-    if len(values) > 2:
-        raise LensScopesError(f"{name} was given {len(values)} times; two are compared at a time.")
-    return (values[0], values[-1]) if values else (None, None)
-
-
-def _deliver(sides: list[Attribution], paths: list[Path], *, json: bool) -> None:
-    for path in paths:
-        with redirect_stdout(sys.stderr):
-            write_whole(path, _CONTENTS[path.suffix.lower()](sides, path.suffix[1:].lower()))
-        print(f"lens-scopes: wrote {path}", file=sys.stderr)
+    write_files(out or [], lambda suffix: _content(sides, suffix))
     if json:
         print(as_json(_plain(sides)))
         return
@@ -114,36 +104,35 @@ def _deliver(sides: list[Attribution], paths: list[Path], *, json: bool) -> None
     Console().print(ComparisonReport(*sides))
 
 
-def _plain(sides: list[Attribution]) -> dict[str, Any]:
-    from lens_scopes.views.words.comparison import change_unit, compared_tokens
-
-    first, second = sides
-    tokens = [asdict(line) for line in compared_tokens(first, second)]
-    return {"a": first.to_dict(), "b": second.to_dict(), "tokens": tokens, "change": change_unit(first, second)}
-
-
-def _table(sides: list[Attribution], suffix: str) -> bytes:
-    import pandas
-
-    return utf8(pandas.DataFrame(_plain(sides)["tokens"]).to_csv(index=False))
+def _pair(values: list[str], name: str) -> tuple[str | None, str | None]:
+    """The value of each side: one value is that of both."""
+    if len(values) > 2:
+        raise LensScopesError(f"{name} was given {len(values)} times; two are compared at a time.")
+    return (values[0], values[-1]) if values else (None, None)
 
 
-def _json(sides: list[Attribution], suffix: str) -> bytes:
-    return as_json(_plain(sides)).encode("utf-8") + b"\n"
-
-
-def _figure(sides: list[Attribution], suffix: str) -> bytes:
+def _content(sides: list[Attribution], suffix: str) -> bytes:
+    """Both sides as the contents of a file of a suffix."""
+    if suffix == ".json":
+        return json_file(_plain(sides))
+    if suffix == ".csv":
+        return utf8(data_frame(_tokens(sides)).to_csv(index=False))
     from lens_scopes.views.figures.strips import strips_figure
     from lens_scopes.views.figures.style import saved
 
     labels = [side.objective for side in sides]
     named = labels if labels[0] != labels[1] else [f"{label}, {name}" for label, name in zip(labels, "AB", strict=True)]
-    return saved(lambda: strips_figure(dict(zip(named, sides, strict=True))), suffix, 300)
+    return saved(lambda: strips_figure(dict(zip(named, sides, strict=True))), suffix[1:], 300)
 
 
-_FIGURES = (".png", ".svg", ".pdf")
-_CONTENTS: dict[str, Callable[[list[Attribution], str], bytes]] = {
-    ".csv": _table,
-    ".json": _json,
-    **dict.fromkeys(_FIGURES, _figure),
-}
+def _plain(sides: list[Attribution]) -> dict[str, Any]:
+    from lens_scopes.views.words.comparison import change_unit
+
+    first, second = sides
+    return {"a": first.to_dict(), "b": second.to_dict(), "tokens": _tokens(sides), "change": change_unit(first, second)}
+
+
+def _tokens(sides: list[Attribution]) -> list[dict[str, Any]]:
+    from lens_scopes.views.words.comparison import compared_tokens
+
+    return [asdict(line) for line in compared_tokens(*sides)]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lens_scopes.cli.options.output import PANEL, check_files
+from lens_scopes.cli.options.result import PANEL, check_files, write_files
 from lens_scopes.evaluation.formats import FORMATS, formats_text
 from lens_scopes.results.writing import as_json
 
@@ -59,10 +57,7 @@ class ReportOptions:
         from lens_scopes.evaluation.report import report
 
         evaluation = report(folder, reference=self.reference)
-        for path in self.report or []:
-            with redirect_stdout(sys.stderr):  # standard output carries the result alone
-                evaluation.save(path)
-            print(f"lens-scopes: wrote {path}", file=sys.stderr)
+        write_files(self.report or [], lambda suffix: FORMATS[suffix].content(evaluation))
         if self.json:
             print(as_json(evaluation.to_dict()))
         else:

@@ -1,8 +1,9 @@
-"""Where heads, matrices, modes and flows go: files by suffix, JSON on standard output, or the terminal view."""
+"""Where results go: files by suffix, JSON on standard output, or the terminal view."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_scopes.cli.options.output import PANEL, check_files
-from lens_scopes.results.writing import as_json, utf8, write_whole
+from lens_scopes.errors import FileError
+from lens_scopes.results.writing import as_json, check_writable, utf8, write_whole
 
+PANEL = "Output"
 _SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")
 
 
@@ -58,23 +60,53 @@ class ResultOptions:
         """
         from lens_scopes.views import print_result
 
-        for path in self.out or []:
-            with redirect_stdout(sys.stderr):  # standard output carries the result alone
-                write_whole(path, _content(result, path.suffix.lower()))
-            print(f"lens-scopes: wrote {path}", file=sys.stderr)
+        write_files(self.out or [], lambda suffix: content_of(result, suffix))
         if self.json:
             print(as_json(result.to_dict()))
         else:
             print_result(result, contract=self.contract)
 
 
-def _content(result: Any, suffix: str) -> bytes:
+def check_files(paths: Iterable[Path], suffixes: Iterable[str]) -> None:
+    """Refuses files of another kind and places that cannot be written to.
+
+    Raises:
+        FileError: for the first such file.
+    """
+    for path in paths:
+        if path.suffix.lower() not in suffixes:
+            raise FileError(f"cannot tell what to write to {path}; give it one of the suffixes {' '.join(suffixes)}.")
+        check_writable(path)
+
+
+def write_files(paths: Iterable[Path], content: Callable[[str], bytes]) -> None:
+    """Writes files, each whole or not at all, and says so on standard error.
+
+    Args:
+        content: what a file of a suffix holds.
+
+    Raises:
+        FileError: when a file cannot be written.
+    """
+    for path in paths:
+        with redirect_stdout(sys.stderr):  # standard output carries the result alone
+            write_whole(path, content(path.suffix.lower()))
+        print(f"lens-scopes: wrote {path}", file=sys.stderr)
+
+
+def json_file(plain: Any) -> bytes:
+    """The contents of a JSON file."""
+    return as_json(plain).encode("utf-8") + b"\n"
+
+
+def content_of(result: Any, suffix: str) -> bytes:
+    """A result as the contents of a file of a suffix."""
     if suffix == ".html":
         return utf8(result.to_html())
     if suffix == ".safetensors":
         return result.to_safetensors()
     if suffix == ".json":
-        return as_json(result.to_dict()).encode("utf-8") + b"\n"
+        return json_file(result.to_dict())
     if suffix == ".csv":
         return utf8(result.to_pandas().to_csv(index=False))
     from lens_scopes.views import figure_bytes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lens_scopes.prompts.alignment import differences
+from lens_scopes.results.base import UNIT_SETTINGS
 from lens_scopes.views.words.attribution import quantity_of, rows
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class ComparedToken:
 
 def same_unit(first: Attribution, second: Attribution) -> bool:
     """Whether the scores of both are in one unit, which scope, readout and place decide."""
-    settings = ("readout", "score_sites", "divergence")
-    return first.scope == second.scope and all(first.settings.get(n) == second.settings.get(n) for n in settings)
+    alike = all(first.settings.get(name) == second.settings.get(name) for name in UNIT_SETTINGS)
+    return first.scope == second.scope and alike
 
 
 def change_unit(first: Attribution, second: Attribution) -> str:
