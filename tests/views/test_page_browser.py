@@ -221,6 +221,13 @@ def test_a_phone_never_scrolls_sideways(visit: Callable[..., Any], tokens: list[
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_the_predicted_token_wraps_wherever_its_line_ends(visit: Callable[..., Any]) -> None:
+    tab = visit(to_html(fake_attribution()))
+    for width in range(330, 430, 4):
+        tab.set_viewport_size({"width": width, "height": 844})
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+
+
 def test_a_notebook_frame_is_as_closed_as_the_page(visit: Callable[..., Any]) -> None:
     tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(fake_attribution(HOSTILE_TOKENS), full=True)}")
     frame = tab.frame_locator("iframe")
