@@ -11,6 +11,7 @@ import torch
 from chromium import STRIP, WORD_JOINER, as_painted, background, browser_marks, rgb, texts
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS, fake_attribution
 from matplotlib.image import imread
+from served import wait_until
 
 from lens_scopes.views import Page, Section, attribution_page, notebook_html, to_html
 from lens_scopes.views.words.attribution import number
@@ -244,7 +245,8 @@ def test_the_compact_notebook_view_fits_its_content(visit: Callable[..., Any]) -
     tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(fake_attribution(HOSTILE_TOKENS))}")
     tab.wait_for_function("parseFloat(document.querySelector('iframe').style.height) > 300")
     inner = tab.frames[1]
-    assert inner.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    # The page tells its height anew whenever it grows, and its parts are drawn one after the other.
+    wait_until(lambda: inner.evaluate("document.documentElement.scrollHeight <= innerHeight"))
     assert inner.evaluate("window.executed") is None and tab.evaluate("window.executed") is None
 
 
