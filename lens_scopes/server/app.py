@@ -52,7 +52,7 @@ from lens_scopes.server.guard import Guard
 from lens_scopes.server.settings import Access, Limits
 from lens_scopes.server.work.answer import compact, refuse_large_answer
 from lens_scopes.server.work.explain import Explanation, align, explain, refuse_early
-from lens_scopes.server.work.queue import Job, WorkQueue
+from lens_scopes.server.work.queue import Job, Ticket, WorkQueue
 from lens_scopes.server.work.reports import Reports
 from lens_scopes.server.work.result_store import Results, StoredResult
 from lens_scopes.server.work.served_models import ServedModel, ServedModels
@@ -77,8 +77,8 @@ class Service:
         self.results = Results(limits)
         self.reports = Reports()
 
-    def submit(self, request: Explanation, client: str = "") -> Job | bytes:
-        """Queues the work of a request; the answer itself where the same request has been answered.
+    def submit(self, request: Explanation, client: str = "") -> Ticket | bytes:
+        """Queues the work of a request, or joins that of the same request; the answer itself where there is one.
 
         Raises:
             Refusal: where the queue is full, or the request is beyond the limits.
@@ -90,9 +90,12 @@ class Service:
         known = self.results.answering(question)
         if known is not None:
             return known.answer
-        return self.queue.submit(lambda job: self._answer(request, question, job), client)
+        return self.queue.submit(lambda job: self._answer(request, question, job), client, question)
 
     def _answer(self, request: Explanation, question: str, job: Job) -> bytes:
+        known = self.results.answering(question)
+        if known is not None:  # the same request was answered between the two looks
+            return known.answer
         model = self.models.loaded(request.model)
         prompt, result = explain(model, request, self.limits, job)
         result_id = Results.new_id()
@@ -253,7 +256,7 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
         raise refusal from None
     if _EVENTS in request.headers.get("accept", ""):
         return StreamingResponse(_events(service.queue, submitted), media_type=_EVENTS)
-    if isinstance(submitted, Job):
+    if isinstance(submitted, Ticket):
         async with aclosing(service.queue.updates(submitted)) as updates:
             async for _ in updates:
                 if await request.is_disconnected():
@@ -264,7 +267,7 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
     return Response(submitted, media_type="application/json")
 
 
-async def _events(queue: WorkQueue, submitted: Job | bytes) -> AsyncIterator[bytes]:
+async def _events(queue: WorkQueue, submitted: Ticket | bytes) -> AsyncIterator[bytes]:
     if isinstance(submitted, bytes):
         yield _event("result", submitted)
         return
