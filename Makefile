@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up. `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve docs figures studies bench attack test test-tl4 lint scripts types format venv python system clean
+.PHONY: help demo serve docs figures notebooks studies bench attack test test-tl4 lint scripts types format venv python system clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +37,9 @@ docs: venv  ## Build the documentation into site/, which opens without a network
 figures: venv  ## Draw all of figures/ again, from the saved results of the studies; the page's pictures from the page
 	$(BIN)/python analyses/draw.py
 	$(BIN)/python analyses/serve_pictures.py
+
+notebooks: venv  ## Run the notebooks of analyses/tutorials/ and save them with their outputs (two minutes)
+	$(BIN)/python analyses/notebooks.py
 
 studies: venv  ## Run the studies of analyses/ again, which saves their results (about half an hour)
 	$(BIN)/python analyses/run.py --all
