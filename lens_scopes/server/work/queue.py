@@ -157,6 +157,12 @@ class WorkQueue:
                 self._thread.start()
         return job
 
+    @property
+    def idle(self) -> bool:
+        """Whether a job would begin at once."""
+        with self._lock:
+            return self._running is None and not self._waiting
+
     def ahead_of(self, job: Job) -> int:
         """How many jobs will be run before this one is."""
         with self._lock:
