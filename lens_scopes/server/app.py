@@ -54,7 +54,7 @@ from lens_scopes.server.guard import Guard
 from lens_scopes.server.settings import Access, Limits
 from lens_scopes.server.work.answer import compact, refuse_large_answer
 from lens_scopes.server.work.explain import Explanation, align, explain, next_probabilities, refuse_early
-from lens_scopes.server.work.queue import Job, WorkQueue
+from lens_scopes.server.work.queue import Job, Ticket, WorkQueue
 from lens_scopes.server.work.reports import Reports
 from lens_scopes.server.work.result_store import Results, StoredResult
 from lens_scopes.server.work.served_models import ServedModel, ServedModels
@@ -81,8 +81,8 @@ class Service:
         self.reports = Reports()
         self._likely: OrderedDict[str, Any] = OrderedDict()
 
-    def submit(self, request: Explanation, client: str = "") -> Job | bytes:
-        """Queues the work of a request; the answer itself where the same request has been answered.
+    def submit(self, request: Explanation, client: str = "") -> Ticket | bytes:
+        """Queues the work of a request, or joins that of the same request; the answer itself where there is one.
 
         Raises:
             Refusal: where the queue is full, or the request is beyond the limits.
@@ -94,28 +94,32 @@ class Service:
         known = self.results.answering(question)
         if known is not None:
             return known.answer
-        return self.queue.submit(lambda job: self._answer(request, question, job), client)
+        return self.queue.submit(lambda job: self._answer(request, question, job), client, question)
 
     async def probabilities(self, request: SuggestionsRequest, client: str = "") -> Any:
         """The probabilities of the next token where they can be had at once: nobody waits for suggestions."""
         served = self.models.named(request.model)
-        key = f"{served.name} {request.model_dump_json(include={'text', 'chat', 'position'})}"
+        key = f"next {served.name} {request.model_dump_json(include={'text', 'chat', 'position'})}"
         if key in self._likely:
             return self._likely[key]
         model = served.model
         if model is None or not self.queue.idle:
             return None
-        job = self.queue.submit(lambda job: next_probabilities(model, request, self.limits, job), client)
-        async with aclosing(self.queue.updates(job)) as updates:
+        ticket = self.queue.submit(lambda job: next_probabilities(model, request, self.limits, job), client, key)
+        async with aclosing(self.queue.updates(ticket)) as updates:
             async for _ in updates:
                 pass
-        if job.refusal is None:
-            self._likely[key] = job.result
-            while len(self._likely) > _KEPT_PREDICTIONS:
-                self._likely.popitem(last=False)
-        return job.result
+        if ticket.refusal is not None:  # asking the question itself says what is wrong
+            return None
+        self._likely[key] = ticket.result
+        while len(self._likely) > _KEPT_PREDICTIONS:
+            self._likely.popitem(last=False)
+        return ticket.result
 
     def _answer(self, request: Explanation, question: str, job: Job) -> bytes:
+        known = self.results.answering(question)
+        if known is not None:  # the same request was answered between the two looks
+            return known.answer
         model = self.models.loaded(request.model)
         prompt, result = explain(model, request, self.limits, job)
         result_id = Results.new_id()
@@ -276,7 +280,7 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
         raise refusal from None
     if _EVENTS in request.headers.get("accept", ""):
         return StreamingResponse(_events(service.queue, submitted), media_type=_EVENTS)
-    if isinstance(submitted, Job):
+    if isinstance(submitted, Ticket):
         async with aclosing(service.queue.updates(submitted)) as updates:
             async for _ in updates:
                 if await request.is_disconnected():
@@ -287,7 +291,7 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
     return Response(submitted, media_type="application/json")
 
 
-async def _events(queue: WorkQueue, submitted: Job | bytes) -> AsyncIterator[bytes]:
+async def _events(queue: WorkQueue, submitted: Ticket | bytes) -> AsyncIterator[bytes]:
     if isinstance(submitted, bytes):
         yield _event("result", submitted)
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from lens_scopes.views.page.inline import bundle, encode, joined
+from lens_scopes.views.page.inline import bundle, encode, joined, lean
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, short_number
 from lens_scopes.views.words.pages.blocks import LABELS, Block, Section, level, plain_scale
@@ -23,7 +23,7 @@ CONTENT_SECURITY_POLICY = (
 )
 STYLESHEET = Path(__file__).parent / "page.css"
 
-_DRAWN_BY_CIRCUITSVIS = {"strip", "strips", "attention", "pattern"}
+_DRAWN_BY_CIRCUITSVIS = {"strip", "strips", "attention"}
 # Sections that a compact page leaves out; the prediction too, where there is a map of layers.
 _IN_FILES = {"tokens", "contract", "scores", "details", "head-strips", "attention", "predictions"}
 _DIGITS = 9  # which bring a float32 back as it was
@@ -117,7 +117,7 @@ class Page:
             still=still,
             labels=LABELS,
             policy=CONTENT_SECURITY_POLICY,
-            css=STYLESHEET.read_text(encoding="utf-8"),
+            css=lean(STYLESHEET.read_text(encoding="utf-8")),
             scripts=[*scripts, joined(), f"_page.draw({data});"],
         )
         return document.encode("utf-8", "backslashreplace").decode("utf-8")

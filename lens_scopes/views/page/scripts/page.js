@@ -1,14 +1,15 @@
 // The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
-import { attention, pattern } from "./attention.js";
+import { attention } from "./attention.js";
 import { chain } from "./chain.js";
 import { bars, chart, lineLegend } from "./chart.js";
+import { stillWaiting } from "./circuitsvis.js";
 import { h, say, setLabels } from "./dom.js";
 import { map } from "./map.js";
 import { prose } from "./prose.js";
 import { strip, strips } from "./strip.js";
 import { table } from "./table.js";
 
-const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, pattern, "line-legend": lineLegend };
+const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, "line-legend": lineLegend };
 
 const LONG = 100; // tokens above which few scores come near the largest, so that square roots show more of the others
 
@@ -130,6 +131,7 @@ export function draw(data) {
   document.querySelector("body>main").append(...page.sections);
   page.ready();
   followLinks();
+  printWhole();
   if (parent !== window) tellHeight();
 }
 
@@ -137,6 +139,23 @@ export function draw(data) {
 function tellHeight() {
   const tell = () => parent.postMessage({ lensScopes: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
   new ResizeObserver(tell).observe(document.body);
+}
+
+/** Has paper show what folds hold, and what is drawn only when it comes near the window. */
+function printWhole() {
+  const opened = [];
+  const open = () => {
+    const folds = [...document.querySelectorAll("details:not([open])")];
+    opened.push(...folds);
+    for (const fold of folds) fold.open = true;
+    stillWaiting();
+  };
+  const close = () => {
+    for (const fold of opened.splice(0)) fold.open = false;
+  };
+  addEventListener("beforeprint", open);
+  addEventListener("afterprint", close);
+  matchMedia("print").addEventListener("change", ({ matches }) => (matches ? open() : close()));
 }
 
 /** Opens the folds around the element of an id, and gives it back. */

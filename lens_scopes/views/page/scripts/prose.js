@@ -41,8 +41,7 @@ export const prose = {
       { class: compact && "facts" },
       ...pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
     ),
-  fold: (page, { summary, blocks, choose }) =>
-    h("details", { open: Boolean(page.act[choose]) }, h("summary", {}, pieces(summary)), ...page.draw(blocks)),
+  fold: (page, { summary, blocks }) => h("details", {}, h("summary", {}, pieces(summary)), ...page.draw(blocks)),
   columns: (page, { items, even }) =>
     h("div", { class: even ? "two even" : "two" }, ...items.map((blocks) => h("div", {}, ...page.draw(blocks)))),
   cards: (page, { items }) =>

@@ -118,7 +118,8 @@ export function strips(page, block) {
     const values = page.values(item.values);
     const place = h("div", { class: "circuitsvis", id: page.id(`${item.key}-strip`) });
     const readout = readoutOf(page, item);
-    page.ready(() => later(place, () => paint(page, place, readout, unfolded(page, values), item)));
+    const painted = () => paint(page, place, readout, unfolded(page, values), item);
+    page.ready(() => later(place, painted, () => still(unfolded(page, values))));
     const { through } = page.act;
     return h(
       "details",
@@ -134,6 +135,12 @@ export function strips(page, block) {
   const others = folds.splice(block.open);
   const more = others.length > 0 && h("details", { class: "more" }, h("summary", {}, block.more), ...others);
   return h("div", { id: page.id(block.id) }, ...folds, more);
+}
+
+/** A text on paper, in the colours of the scale. */
+function still({ running, special, values }) {
+  const scale = scaleOf(values, special);
+  return h("p", { class: "still" }, ...running.map((token, i) => h("span", { class: levelOf(values[i], special[i], scale) }, token)));
 }
 
 function readoutOf(page, block) {

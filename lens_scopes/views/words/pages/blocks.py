@@ -238,9 +238,9 @@ def legend(scale: Scale, of: str, special: Sequence[bool] = (), broken: bool = F
     return {"type": "legend", "scale": ends, "of": of, "special": any(special), "broken": broken}
 
 
-def fold(summary: Text, *blocks: Block, choose: str = "") -> Block:
-    """Blocks that open when asked for, and are open where the page offers the choice that they are made for."""
-    return {"type": "fold", "summary": summary, "blocks": list(blocks)} | ({"choose": choose} if choose else {})
+def fold(summary: Text, *blocks: Block) -> Block:
+    """Blocks that open when asked for."""
+    return {"type": "fold", "summary": summary, "blocks": list(blocks)}
 
 
 def columns(*sides: Sequence[Block], even: bool = False) -> Block:
