@@ -75,7 +75,7 @@ function next() {
   drawing = queue.length > 0;
   if (!drawing) return;
   const place = queue.shift();
-  waiting.get(place)?.act();
+  if (place.isConnected) waiting.get(place)?.act(); // a served page may have drawn another answer since
   waiting.delete(place);
   setTimeout(next, 20);
 }
