@@ -52,7 +52,7 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
     ("limits", "kind", "question", "says"),
     [
         (Limits(prompt_characters=20), "attribute", {}, "the prompt has 21 characters; this server takes 20."),
-        (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5."),
+        (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5 (--prompt-tokens)."),
         (Limits(), "attribute", {"lens": "logit@5@9999"}, "a lens was to read 9999 cells; this server takes 2048."),
         (
             Limits(generated_tokens=2),
@@ -71,13 +71,13 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
             Limits(prompt_tokens=8),
             "attribute",
             {"generate": 4},
-            "the prompt and its answer have 10 tokens; this server takes 8.",
+            "the prompt and its answer have 10 tokens; this server takes 8 (--prompt-tokens).",
         ),
         (
             Limits(prompt_tokens=8),
             "attribute",
             {"answer": " sofa The dog sleeps"},
-            "the prompt and its answer have 10 tokens; this server takes 8.",
+            "the prompt and its answer have 10 tokens; this server takes 8 (--prompt-tokens).",
         ),
         (
             Limits(directions=5),
@@ -108,7 +108,9 @@ def test_work_that_takes_too_long_is_stopped_and_the_next_is_answered(model: Any
         with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: time.sleep(1.6))]):
             answer = ask(api)
         assert answer.status_code == 503
-        assert answer.json()["detail"] == ("the work took longer than 1.5 seconds; shorten the prompt or ask for less.")
+        assert answer.json()["detail"] == (
+            "the work took longer than 1.5 seconds (--seconds); shorten the prompt or ask for less."
+        )
         assert ask(api).status_code == 200
 
 
