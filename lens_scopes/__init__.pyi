@@ -6,6 +6,7 @@ from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
 from .attribution.series import Series, ValueDistribution, read_series, value_distribution
 from .errors import LensScopesError
+from .evaluation.calibration.calibrate import FlowCalibration, calibrate_flow
 from .evaluation.metrics.segments import segment_agreement
 from .evaluation.report import EvaluationReport, report
 from .evaluation.run import evaluate
@@ -69,6 +70,7 @@ __all__ = [
     "Fisher",
     "FisherAtValues",
     "FittedLens",
+    "FlowCalibration",
     "Frozen",
     "GradEllm",
     "HeadInspection",
@@ -110,6 +112,7 @@ __all__ = [
     "attribute_all",
     "attribute_batch",
     "available_models",
+    "calibrate_flow",
     "evaluate",
     "information_flow",
     "inspect_heads",

@@ -28,6 +28,7 @@ _WORDS = {
     "ModeInspection": "modes",
     "EvaluationReport": "evaluation",
     "InformationFlow": "flow",
+    "FlowCalibration": "calibration",
 }
 _OF = {
     "heads": "the heads",
