@@ -25,6 +25,7 @@ from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
 from .scopes.comparisons.attention import AttentionRollout, GradEllm, ValueWeightedAttention
+from .scopes.comparisons.balanced_values import BalancedValues
 from .scopes.comparisons.context_cite import ContextCite
 from .scopes.comparisons.external import ExternalScores
 from .scopes.comparisons.faded_attention import FadedAttention
@@ -55,6 +56,7 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "BalancedValues",
     "CellPatches",
     "Chars",
     "Closeness",

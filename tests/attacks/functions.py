@@ -77,6 +77,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "RandomScores": {},
     "KernelShap": {},
     "GradEllm": {},
+    "BalancedValues": {},
     "Closeness": {},
     "EmbeddingNorm": {},
     "Surprisal": {},
