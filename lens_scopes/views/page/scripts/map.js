@@ -1,7 +1,7 @@
 // Maps of numbers, layers × tokens, layers × heads, targets × sources: a table with a colour in every cell.
 import { bars } from "./chart.js";
 import { h, onPress, rove, say } from "./dom.js";
-import { number, percent, short } from "./numbers.js";
+import { measured, number, percent, short } from "./numbers.js";
 import { token } from "./prose.js";
 import { jointScale, legend, levelOf, ranking, rowLegend, scaleOf } from "./scale.js";
 import { region } from "./table.js";
@@ -36,7 +36,7 @@ function colouredMap(page, block) {
     const rowCells = columns.map((column, c) => {
       const value = row[c];
       if (value === undefined) return h("td", { class: "none" });
-      let about = `${rows[r]} · ${column} · ${number(value)}`;
+      let about = `${rows[r]} · ${column} · ${measured(value, block.unit)}`;
       if (Number.isFinite(errors?.[r][c])) about += ` ± ${number(errors[r][c])}`;
       if (own[r].bound && !special[c] && Number.isFinite(value)) {
         about += ` · ${say("of_row", { percent: percent(Math.abs(value) / own[r].bound) })}`;
@@ -143,7 +143,7 @@ function plainMap(page, block) {
   const act = page.act[block.choose];
   const active = values.map(() => []);
   const cell = (r, name, value, own, link, css, choose) => {
-    const about = `${block.rows[r]}${name} · ${number(value)}`;
+    const about = `${block.rows[r]}${name} · ${measured(value, block.unit)}`;
     const text = short(value);
     let inner = h("span", {}, text);
     if (choose) inner = h("button", { type: "button", "aria-label": about, onclick: choose }, text);
