@@ -44,6 +44,7 @@ def calibration(reading: Any) -> FlowCalibration:
 def test_every_case_is_measured_as_information_flow_measures_it(reading: Any, calibration: FlowCalibration) -> None:
     cases = [dict(CASES[0]), {**CASES[5], "generate": 2}]
     more = ls.calibrate_flow(reading, [*CASES[:10], cases[1]], generate=1, **SETTINGS)
+    assert (calibration.settings["generate"], more.settings["generate"]) == (1, None)
     for case, answer, measured in [(cases[0], 1, calibration.cases[0]), (cases[1], 2, more.cases[10])]:
         flow = ls.information_flow(reading, case["prompt"], {"a": case["span"]}, generate=answer, **SETTINGS)
         [total] = flow.totals()

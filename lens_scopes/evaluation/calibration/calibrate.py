@@ -93,7 +93,7 @@ class FlowCalibration(Viewable):
         cases: every labelled prompt with its values.
         measures: bound, channel, fisher and confidence.
         recall: the share of leaks that a threshold had to catch among the cases that chose it.
-        settings: those of `information_flow`.
+        settings: those of `information_flow`; generate is None where cases differ in it.
         model: name, revision, backend, dtype, processing flags and sizes of the model.
         versions: versions of the packages that computed it.
         warnings: what a reader must know before using a threshold.
@@ -261,11 +261,11 @@ def calibrate_flow(
     # Every case is measured with the same settings.
     settings: dict[str, Any] = {"sigma": sigma, "rank": rank, "samples": samples, "seed": seed}
     shared = {**settings, "through": through, "memory": memory, "matmul_dtype": matmul_dtype}
+    lengths = [generate if case.generate is None else case.generate for case in labelled]
     flows: list[InformationFlow] = []
-    for case, prompt in zip(labelled, prompts, strict=True):
-        tokens = generate if case.generate is None else case.generate
+    for case, prompt, length in zip(labelled, prompts, lengths, strict=True):
         with _at(case):
-            flows.append(information_flow(model, prompt, {_SPAN: prompt.spans[_SPAN]}, generate=tokens, **shared))
+            flows.append(information_flow(model, prompt, {_SPAN: prompt.spans[_SPAN]}, generate=length, **shared))
         if progress is not None:
             progress(len(flows), len(labelled))
     columns = {measure: [_value(flow, measure) for flow in flows] for measure in (*MEASURES, CONTROL)}
@@ -287,7 +287,10 @@ def calibrate_flow(
         ),
         measures=measures,
         recall=recall,
-        settings={**{key: flows[0].settings[key] for key in _SETTINGS}, "generate": generate},
+        settings={
+            **{key: flows[0].settings[key] for key in _SETTINGS},
+            "generate": lengths[0] if len(set(lengths)) == 1 else None,
+        },
         model=asdict(model_record(model)),
         versions=package_versions(),
         warnings=[],

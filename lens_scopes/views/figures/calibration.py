@@ -37,8 +37,8 @@ def calibration_figure(calibration: FlowCalibration, *, width: float = COLUMN_IN
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(width, 2.7)
-        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        figure = new_figure(width, 2.4)
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1))
         left.set_label("cases")
         right.set_label("roc")
         _strips(left, calibration)
@@ -50,10 +50,10 @@ def calibration_figure(calibration: FlowCalibration, *, width: float = COLUMN_IN
 def _strips(axes: Axes, calibration: FlowCalibration) -> None:
     best = calibration.best
     values, leaks = numpy.array(calibration.values(best.name)), numpy.array(calibration.leaks)
-    for row, (side, colour) in enumerate(((leaks, NEGATIVE), (~leaks, POSITIVE))):
+    for row, (side, fill) in enumerate(((leaks, INK), (~leaks, "none"))):
         own = numpy.sort(values[side & numpy.isfinite(values)])
         offsets = (_GOLDEN * numpy.arange(len(own)) % 1 - 0.5) * 2 * _SPREAD  # even, and the same every time
-        axes.plot(own, row + offsets, ".", color=colour, markersize=4, alpha=0.8, markeredgewidth=0)
+        axes.scatter(own, row + offsets, s=8, facecolors=fill, edgecolors=INK, linewidths=0.6)
     axes.axvline(best.threshold, color=INK, linewidth=0.8)
     axes.annotate(
         f"threshold {best.threshold!r}",
@@ -92,4 +92,5 @@ def _curves(axes: Axes, calibration: FlowCalibration) -> None:
     axes.set_xlabel("false alarms (dots: held out)")
     axes.set_ylabel("leaks caught")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", fontsize=6, frameon=False, title="area under curve", title_fontsize=6)
+    beside = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}  # within, it would cover curves
+    axes.legend(**beside, fontsize=6, frameon=False, title="area under curve", title_fontsize=6)

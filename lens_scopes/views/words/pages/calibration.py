@@ -128,7 +128,7 @@ def _roc(calibration: FlowCalibration) -> Section:
         "label": "ROC curves of all measures; the areas below them are in the table",
         "x": axis("false alarms", 0.0, 1.0, ticks),
         "y": axis("leaks caught", 0.0, 1.0, ticks),
-        "lines": lines,
+        "lines": [*lines, {"points": [[0.0, 0.0], [1.0, 1.0]], "colour": "#888888", "dashes": "2 4"}],
     }
     named = [
         look | {"dashes": "", "name": f"{item.name}, area {item.area.value:.2f}"}
