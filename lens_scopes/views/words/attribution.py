@@ -231,6 +231,16 @@ def _divergence_interpretation(result: Scored, readout: str, whose: str, *, else
     )
 
 
+def unit_of_score(result: Scored) -> str:
+    """The unit of a score, for beside its number: `logits per unit of norm`; empty where it has no short name."""
+    unit = entry_of_result(result.scope).unit
+    readout = _readout_name(result)
+    squared = is_divergence(result)
+    if unit is None or readout is None or (squared and result.settings.get("score_sites")):
+        return ""
+    return f"{unit} per {'squared ' if squared else ''}unit of norm" if readout == "norm" else unit
+
+
 def is_divergence(result: Scored) -> bool:
     """Whether the explained quantity is read by squares along several directions, as a divergence, so has no sign."""
     return bool(result.settings.get("divergence"))
@@ -284,10 +294,7 @@ def _row_warnings(scores: Sequence[float], special: Sequence[bool], where: str) 
     notes = []
     if broken:
         verb = "score is" if broken == 1 else "scores are"
-        notes.append(
-            f"{broken} of {len(scores)} {verb} not finite (NaN or infinite) and left out of the colour scale"
-            " and of the shares."
-        )
+        notes.append(f"{broken} of {len(scores)} {verb} not finite (NaN or infinite) and left out of the colour scale.")
     if finite and not any(finite):
         rest = "Every other score" if broken else "Every score"
         notes.append(f"{rest} is exactly zero: within this objective and path no token has a first-order influence.")

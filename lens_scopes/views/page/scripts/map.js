@@ -1,7 +1,7 @@
 // Maps of numbers, layers × tokens, layers × heads, targets × sources: a table with a colour in every cell.
 import { bars } from "./chart.js";
 import { h, onPress, rove, say, tellBeside } from "./dom.js";
-import { number, percent, short } from "./numbers.js";
+import { measured, number, percent, short } from "./numbers.js";
 import { token } from "./prose.js";
 import { colouring, jointScale, legend, levelOf, overview, ranking, rowLegend, scaleOf } from "./scale.js";
 import { region } from "./table.js";
@@ -115,7 +115,7 @@ function colouredMap(page, block) {
 function aboutCell(page, block, columns, frames, scales, { value, r, c }) {
   const about = [`${block.rows[r]} · #${c} ${columns[c]}`];
   const error = block.errors && page.values(block.errors)[r][c];
-  about.push(Number.isFinite(error) ? `${number(value)} ± ${number(error)}` : number(value));
+  about.push(Number.isFinite(error) ? `${measured(value, block.unit)} ± ${number(error)}` : measured(value, block.unit));
   const { bound } = scales[r];
   if (bound && Number.isFinite(value)) about.push(say("of_row", { percent: percent(Math.abs(value) / bound) }));
   const best = block.readings?.tokens[r][c][0];
@@ -192,14 +192,14 @@ function plainMap(page, block) {
   const active = values.map(() => []);
   const told = new Map();
   const cell = (r, name, value, own, link, css, choose) => {
-    const about = `${block.rows[r]}${name} · ${number(value)}`;
+    const about = `${block.rows[r]}${name} · ${measured(value, block.unit)}`;
     const text = short(value);
     let inner = h("span", {}, text);
     if (choose) inner = h("button", { type: "button", "aria-label": about, onclick: choose }, text);
     else if (link) inner = h("a", { href: `#${page.id(link)}`, "aria-label": about }, text);
     if (choose || link) active[r].push(inner);
     const element = h("td", { class: `${css}${levelOf(value, false, own)}` }, inner);
-    told.set(element, [`${block.rows[r]}${name}`, number(value)]);
+    told.set(element, [`${block.rows[r]}${name}`, measured(value, block.unit)]);
     return element;
   };
   const body = values.map((row, r) =>

@@ -5,7 +5,7 @@ import { bars, chart, lineLegend } from "./chart.js";
 import { stillWaiting } from "./circuitsvis.js";
 import { directionOf, h, say, setLabels } from "./dom.js";
 import { map } from "./map.js";
-import { prose } from "./prose.js";
+import { pieces, prose } from "./prose.js";
 import { strip, strips } from "./strip.js";
 import { table } from "./table.js";
 
@@ -87,9 +87,9 @@ class Context {
 
 /**
  * The elements of a page's content: `header`, `sections`, `navigation`; `ready` is to be called when they are in place, and
- * `choose(kind, chosen)` when something is chosen elsewhere.
+ * `choose(kind, chosen)` when something is chosen elsewhere. `folds` says whether sections may be folded.
  */
-export function contents({ header, sections, parts }, { act = {}, prefix = "", choices = {}, level = 2 } = {}) {
+export function contents({ header, sections, parts }, { act = {}, prefix = "", choices = {}, level = 2, folds = false } = {}) {
   const shared = { act: {}, prefix, choices, level, listeners: [], waiting: [] };
   const choose = (kind, chosen) => {
     choices[kind] = chosen;
@@ -116,7 +116,10 @@ export function contents({ header, sections, parts }, { act = {}, prefix = "", c
       const id = prefix + section.key;
       const title = h(`h${level}`, { id: `${id}-title`, class: "title" }, section.title);
       const attributes = { id, class: section.layout, "aria-labelledby": `${id}-title` };
-      return h("section", attributes, title, ...of(section.part).draw(section.blocks));
+      const blocks = of(section.part).draw(section.blocks);
+      if (!folds || !section.folded) return h("section", attributes, title, ...blocks);
+      const summary = h("summary", {}, title, h("p", { class: "note" }, pieces(section.summary)));
+      return h("section", attributes, h("details", { class: "whole" }, summary, ...blocks));
     }),
     navigation: sections.length > 1 ? h("nav", { "aria-label": say("sections") }, ...sections.map(link)) : null,
     ready: () => shared.waiting.splice(0).forEach((ready) => ready()),
@@ -132,7 +135,7 @@ export function spacingOf(parts) {
 /** Draws a whole document, whose header and main are there and empty. */
 export function draw(data) {
   setLabels(data.labels);
-  const page = contents(data);
+  const page = contents(data, { folds: true });
   document.querySelector("body>header").append(...page.header, page.navigation ?? "");
   document.querySelector("body>main").append(...page.sections);
   page.ready();
@@ -164,10 +167,10 @@ function printWhole() {
   matchMedia("print").addEventListener("change", ({ matches }) => (matches ? open() : close()));
 }
 
-/** Opens the folds around the element of an id, and gives it back. */
+/** Opens the folds around the element of an id, and that of a folded section, and gives it back. */
 export function unfold(id) {
   const target = document.getElementById(id);
-  for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  for (let fold = (target?.querySelector(":scope>.whole") ?? target)?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   return target;
 }
 

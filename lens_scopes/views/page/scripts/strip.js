@@ -2,7 +2,7 @@
 import { bars } from "./chart.js";
 import { later, NEGATIVE, POSITIVE, render, safe } from "./circuitsvis.js";
 import { h, onPress, rove, say } from "./dom.js";
-import { number, percent } from "./numbers.js";
+import { measured, number, percent } from "./numbers.js";
 import { pieces } from "./prose.js";
 import { colouring, legend, levelOf, overview, ranking, scaleOf, strength } from "./scale.js";
 
@@ -126,8 +126,9 @@ export function strips(page, block) {
   const folds = block.items.map((item, i) => {
     const values = page.values(item.values);
     const place = h("div", { class: "circuitsvis", id: page.id(`${item.key}-strip`), dir: page.direction });
-    const readout = readoutOf(page, item);
-    const painted = () => paint(page, place, readout, unfolded(page, values), item);
+    const told = { ...item, unit: block.unit };
+    const readout = readoutOf(page, told);
+    const painted = () => paint(page, place, readout, unfolded(page, values), told);
     page.ready(() => later(place, painted, () => still(page, unfolded(page, values))));
     const { through } = page.act;
     return h(
@@ -155,12 +156,13 @@ function still(page, { running, special, values }) {
 }
 
 function readoutOf(page, block) {
-  return (block.about || page.act.position) && h("p", { class: "readout" }, invitation(page, block));
+  return (block.about || block.unit || page.act.position) && h("p", { class: "readout" }, invitation(page, block));
 }
 
 /** What a reader can do with a strip, as long as nothing was pointed at. */
 function invitation(page, { about }, fold) {
-  return say(fold ? "point_segment" : about ? "point_token" : "choose_token");
+  if (page.act.position && !about) return say(fold ? "point_segment" : "choose_token");
+  return say(fold ? "point_sum" : "point_token");
 }
 
 function legendOf(page, { values, special }, { of, broken }) {
@@ -220,7 +222,7 @@ function paint(page, place, readout, text, block) {
     cells.forEach((cell, i) => outside[i] && cell.classList.add(outside[i]));
     if (page.spacing !== "linear") cells.forEach((cell, i) => outside[i] || tint(cell, strength(values[i], scale, page.spacing)));
     if (text.about) cells.forEach(breakable);
-    const about = readout && (text.about ?? block.about ?? aboutTokens(page, values));
+    const about = readout && (text.about ?? block.about ?? aboutTokens(page, values, block.unit));
     if (page.act.position && !text.about) choosable(page, view, cells, about, block.later ?? []);
     if (readout) tellAbout(readout, view.querySelectorAll(`${TOKENS},.later`), about);
     place.dispatchEvent(new Event("drawn", { bubbles: true }));
@@ -239,11 +241,11 @@ function breakable(cell) {
 }
 
 /** What is said of each token: its number, and how it compares with the strongest. */
-function aboutTokens(page, values) {
+function aboutTokens(page, values, unit) {
   const { special, running } = page.part;
   const scale = scaleOf(values, page.outside);
   return running.map((token, i) => {
-    const parts = [say("token_value", { index: i, token: token.trim() || token, number: number(values[i]) })];
+    const parts = [say("token_value", { index: i, token: token.trim() || token, number: measured(values[i], unit) })];
     if (scale.bound && Number.isFinite(values[i]) && !special[i])
       parts.push(say("token_relative", { percent: percent(Math.abs(values[i]) / scale.bound) }));
     if (special[i]) parts.push(say("token_special"));
