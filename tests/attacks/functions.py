@@ -96,8 +96,8 @@ _CLASSES: dict[str, dict[str, Any]] = {
 _NOT_MADE = {
     # What functions return, and bases: nobody makes them. Methods of results are attacked below.
     *(kind.__name__ for kind in KINDS.values()),
-    *("Difference", "EvaluationReport", "LensScopesError", "Objective", "Path", "Prompt", "Ranked", "Result", "Series"),
-    "ValueDistribution",
+    *("Comparison", "Difference", "EvaluationReport", "LensScopesError", "Objective", "Path", "Prompt", "Ranked"),
+    *("Result", "Series", "ValueDistribution"),
 }
 _UNUSED = ("self", "progress")
 _OWN_CODE = ("function", "source", "objective")  # of the caller, whose errors are the caller's
