@@ -6,6 +6,7 @@ from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
 from .attribution.series import Series, ValueDistribution, read_series, value_distribution
 from .errors import LensScopesError
+from .evaluation.calibration.calibrate import FlowCalibration, calibrate_flow
 from .evaluation.metrics.segments import segment_agreement
 from .evaluation.report import EvaluationReport, report
 from .evaluation.run import evaluate
@@ -24,6 +25,7 @@ from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
 from .scopes.comparisons.attention import AttentionRollout, GradEllm, ValueWeightedAttention
+from .scopes.comparisons.balanced_values import BalancedValues
 from .scopes.comparisons.context_cite import ContextCite
 from .scopes.comparisons.external import ExternalScores
 from .scopes.comparisons.faded_attention import FadedAttention
@@ -54,6 +56,7 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "BalancedValues",
     "CellPatches",
     "Chars",
     "Closeness",
@@ -70,6 +73,7 @@ __all__ = [
     "Fisher",
     "FisherAtValues",
     "FittedLens",
+    "FlowCalibration",
     "Frozen",
     "GradEllm",
     "HeadInspection",
@@ -111,6 +115,7 @@ __all__ = [
     "attribute_all",
     "attribute_batch",
     "available_models",
+    "calibrate_flow",
     "evaluate",
     "information_flow",
     "inspect_heads",

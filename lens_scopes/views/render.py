@@ -29,6 +29,7 @@ _FIGURES = {
     "ModeInspection": "figures.modes.modes_figure",
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
+    "FlowCalibration": "figures.calibration.calibration_figure",
     "Series": "figures.series.series_figure",
     "ValueDistribution": "figures.series.distribution_figure",
 }
@@ -43,6 +44,7 @@ _TERMINAL = {
     "ModeInspection": "terminal.modes.ModesReport",
     "EvaluationReport": "terminal.evaluation.EvaluationView",
     "InformationFlow": "terminal.flow.FlowReport",
+    "FlowCalibration": "terminal.calibration.CalibrationView",
 }
 
 

@@ -210,14 +210,16 @@ def test_a_target_is_completed_from_the_keyboard(visit: Callable[..., Any]) -> N
     field = tab.locator("[name=target]")
     field.press_sequentially("sofa")
     tab.wait_for_selector("[role=option]")
-    assert texts(tab, "[role=option] bdi") == ["␣sofa", "␣Sofa"]
+    # The most probable after this prompt comes first, with its probability.
+    assert texts(tab, "[role=option] bdi") == ["␣Sofa", "␣sofa"]
+    assert all(text.endswith("%") for text in texts(tab, "[role=option] .likely"))
     field.press("ArrowDown")
     field.press("ArrowDown")
-    assert tab.locator("[role=option][aria-selected=true] bdi").inner_text() == "␣Sofa"
+    assert tab.locator("[role=option][aria-selected=true] bdi").inner_text() == "␣sofa"
     field.press("Enter")
-    assert field.input_value() == " Sofa"
+    assert field.input_value() == " sofa"
     asked(tab, lambda: field.press("Enter"))
-    assert tab.title().endswith("→ ␣Sofa · lens_scopes")
+    assert tab.title().endswith("→ ␣sofa · lens_scopes")
 
 
 def test_tokens_bars_layers_and_cells_lead_on(visit: Callable[..., Any]) -> None:
@@ -252,6 +254,75 @@ def test_tokens_bars_layers_and_cells_lead_on(visit: Callable[..., Any]) -> None
     again = visit(tab.url.partition("#")[2])
     assert again.locator("input[value=L0]").is_checked()
     assert [row.get_attribute("data-chosen") for row in again.locator(".heat tbody tr").all()] == ["", None]
+
+
+LONG_PROMPT = " ".join(["The dog sleeps on the sofa."] * 17)  # 121 tokens with <bos>
+
+
+@pytest.fixture(scope="module")
+def long_model() -> Any:
+    return served_model(n_ctx=128)
+
+
+@pytest.fixture(scope="module")
+def long_address(long_model: Any) -> Iterator[str]:
+    with serving(create_app({"tiny": long_model})) as served:
+        yield served
+
+
+def test_a_long_prompt_shows_where_its_weight_is(visit: Callable[..., Any], long_model: Any, long_address: str) -> None:
+    expected = ls.attribute(long_model, LONG_PROMPT)
+    scores = expected.scores.tolist()
+    largest = max(scores[1:])
+    best = scores.index(largest)
+    tab = visit(f"text={LONG_PROMPT}", at=long_address, viewport={"width": 900, "height": 700})
+    # Square roots at first: the legend says so, and a token has the square root of its share of the colour.
+    assert f"half the colour at {number(largest / 4)}" in tab.inner_text("#a-tokens .legend")
+    weak = scores.index(min(scores[1:]))
+    tint = tab.eval_on_selector_all(STRIP, "(cells, i) => cells[i].style.backgroundColor", weak)
+    assert float(tint.partition("%")[0].split()[-1]) == pytest.approx(100 * (scores[weak] / largest) ** 0.5, abs=0.06)
+    # The map opens at its end, and all of it is above it, with the part in view framed.
+    scroll = tab.locator("#a-layers .scroll")
+    scroll.scroll_into_view_if_needed()
+    until(tab, "document.querySelector('#a-layers .scroll').scrollLeft > 1000")
+    tab.wait_for_selector("#a-layers .overview .seen")
+    assert tab.eval_on_selector_all("#a-layers .overview .lines > div", "lines => lines.length") == 2
+    box = tab.locator("#a-layers .overview").bounding_box()
+    tab.mouse.click(box["x"] + 2, box["y"] + 4)
+    until(tab, "document.querySelector('#a-layers .scroll').scrollLeft < 100")
+    # The strongest token has its index, and leads to its place in the text.
+    strongest = tab.locator("#a-tokens .bars button").first
+    assert strongest.locator("small").inner_text().strip() == f"#{best}"
+    strongest.click()
+    assert tab.eval_on_selector_all(STRIP, "cells => cells.findIndex(cell => cell.matches('.pointed'))") == best
+    assert tab.evaluate("document.activeElement.matches('.pointed')")
+    # Another spacing, and the last token outside the scale, for the strip and the map alike and in the address.
+    tab.select_option("#a-tokens .colouring select", "log")
+    tab.locator("#a-layers .colouring input").check()
+    assert "colour=log&apart=last" in tab.url
+    assert tab.input_value("#a-layers .colouring select") == "log" and tab.is_checked("#a-tokens .colouring input")
+    tab.wait_for_selector("#a-token-strip span.s:nth-child(n+1)")
+    until(tab, f"document.querySelectorAll('{STRIP}.s').length === 2")
+    assert f"half the colour at {number(max(scores[1:-1]) * 10**-1.5)}" in tab.inner_text("#a-tokens .legend")
+    assert "special or last token" in tab.inner_text("#a-layers .row-legend")
+    again = visit(tab.url.partition("#")[2], at=long_address)
+    assert again.input_value("#a-tokens .colouring select") == "log" and again.is_checked("#a-layers .colouring input")
+
+
+def test_cells_tell_at_once_when_pointed_at_and_by_key(visit: Callable[..., Any], model: Any) -> None:
+    tab = visit()
+    layers = ls.attribute(model, PROMPT, layers=True).layers
+    assert layers is not None
+    cell = tab.locator("#a-layers .heat tbody tr").nth(1).locator("td:not(.top)").nth(3)
+    cell.hover()
+    told = tab.locator(".hover-card > *")
+    assert told.all_inner_texts()[:2] == ["L1 · #3 ␣sleeps", number(layers[1, 3].item())]
+    cell.focus()
+    tab.keyboard.press("ArrowLeft")
+    assert told.all_inner_texts()[:2] == ["L1 · #2 ␣dog", number(layers[1, 2].item())]
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label')").startswith("L1 · #2 ␣dog · ")
+    tab.keyboard.press("Escape")
+    assert not tab.locator(".hover-card").is_visible()
 
 
 def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None:
@@ -459,9 +530,8 @@ def test_two_prompts_are_contrasted(visit: Callable[..., Any], model: Any) -> No
     patches = ls.patch_cells(model, att)
     frames = tab.locator("#a-cells .heat td.framed")
     assert frames.count() == len(patches.cells) == tab.locator("#a-patches .chart .dot").count()
-    assert f"patched: {number(patches.cells[0].actual)}" in tab.locator("#a-cells td.framed").first.get_attribute(
-        "title"
-    )
+    frames.first.hover()
+    assert any(f"patched: {number(cell.actual)}" in tab.inner_text(".hover-card") for cell in patches.cells)
     assert tab.locator("#a-tokens .scores td").all_inner_texts() == ["2", "␣dog", "␣sofa"]
     assert tab.locator("#a-further").inner_text().count("Patch cells") == 0
     assert "against another prompt" in tab.inner_text("#a-cells") and tab.locator("#a-ablation .square").count()

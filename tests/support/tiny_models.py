@@ -16,10 +16,10 @@ D_VOCAB = 23
 N_CTX = 32
 
 
-def gpt2_like(seed: int = 0, dtype: torch.dtype = torch.float64) -> HookedTransformer:
+def gpt2_like(seed: int = 0, dtype: torch.dtype = torch.float64, n_ctx: int = N_CTX) -> HookedTransformer:
     """LayerNorm, learned positions, tied unembedding without a bias."""
     return random_transformer(
-        seed, dtype, tied=True, n_layers=2, d_model=16, d_head=4, n_heads=4, d_mlp=32, act_fn="gelu_new"
+        seed, dtype, tied=True, n_ctx=n_ctx, n_layers=2, d_model=16, d_head=4, n_heads=4, d_mlp=32, act_fn="gelu_new"
     )
 
 
@@ -158,7 +158,13 @@ def linear_toy(
 
 
 def random_transformer(
-    seed: int, dtype: torch.dtype, *, tied: bool = False, unembed_bias: bool = False, **config: Any
+    seed: int,
+    dtype: torch.dtype,
+    *,
+    tied: bool = False,
+    unembed_bias: bool = False,
+    n_ctx: int = N_CTX,
+    **config: Any,
 ) -> HookedTransformer:
     """A frozen HookedTransformer in eval mode with every parameter drawn from its own generator.
 
@@ -168,7 +174,7 @@ def random_transformer(
         warnings.simplefilter("ignore", DeprecationWarning)
         model = HookedTransformer(
             HookedTransformerConfig(
-                d_vocab=D_VOCAB, n_ctx=N_CTX, dtype=dtype, device="cpu", init_weights=False, **config
+                d_vocab=D_VOCAB, n_ctx=n_ctx, dtype=dtype, device="cpu", init_weights=False, **config
             )
         )
     generator = torch.Generator().manual_seed(seed)

@@ -24,12 +24,12 @@ export function address({ attribution, ...further }, kind, download = false) {
  * The element of an answer, and its drawing, as `contents` gives it.
  *
  * letter: A or B where two stand beside each other; act: what its parts can do, as in `contents`, and `want` for more;
- * layer: the row of the layer that is looked at, −1 for none; fold: what the text is folded by, "" for nothing.
+ * layer: the row of the layer that is looked at, −1 for none; looked: `fold`, `colour`, `apart`, as the address has them.
  */
-export function draw(answer, { letter, act, layer, fold }) {
+export function draw(answer, { letter, act, layer, looked }) {
   const { want, ...acts } = act;
   const prefix = letter === "B" ? "b-" : "a-";
-  const drawn = contents(answer.page, { act: acts, prefix, choices: { layer, fold: fold || null }, level: 3 });
+  const drawn = contents(answer.page, { act: acts, prefix, choices: { ...looked, layer, fold: looked.fold || null }, level: 3 });
   const contract = drawn.sections.find((section) => section.id.endsWith("-contract"));
   const sections = h("div", { class: "sections" }, ...drawn.sections, files(`${prefix}files`, answer));
   sections.insertBefore(further(`${prefix}further`, answer, want) ?? new Comment(), contract);

@@ -1,6 +1,6 @@
 // The page: question → answers → sections, and the address that says all of it.
 import { h, setLabels } from "../../views/page/scripts/dom.js";
-import { contents, unfold } from "../../views/page/scripts/page.js";
+import { contents, spacingOf, unfold } from "../../views/page/scripts/page.js";
 import * as address from "./address.js";
 import * as answer from "./answer.js";
 import { ask, ProblemError, question } from "./api.js";
@@ -9,7 +9,7 @@ import { difference } from "./difference.js";
 import { asRequest, settingsOf, Side } from "./form.js";
 
 const at = (id) => document.getElementById(id);
-const PLAIN_VIEW = { layer: "", fold: "", head: "", show: [] };
+const PLAIN_VIEW = { layer: "", fold: "", colour: "", apart: "", head: "", show: [] };
 const EVERY = ["text", "chat", "model", "through", "freeze", "rules"];
 const SCOPE = [...EVERY, "scope", "other", "rank"];
 // What each further question takes of the fields: a matrix has a target in every row, unless two are contrasted.
@@ -20,12 +20,14 @@ const TAKEN = {
   influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],
 };
+const DIFFERENCE = -1; // in place of the side that something is chosen on
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
 
 let about;
 let sides = [];
 let answers = []; // one for each side: {attribution, heads, cells, matrix, influence, modes, page}, the last with what all of them draw
 let drawn = []; // the drawing of each answer
+let between = null; // the drawing of their difference, where there are two
 let view = { ...PLAIN_VIEW };
 let running = null;
 
@@ -40,7 +42,7 @@ async function start() {
   examples();
   at("question").addEventListener("submit", (event) => {
     event.preventDefault();
-    view = { ...PLAIN_VIEW, layer: view.layer, fold: view.fold };
+    view = { ...view, head: "", show: [] };
     explain();
   });
   at("cancel").addEventListener("click", () => running?.abort());
@@ -166,7 +168,9 @@ function actions(i) {
   };
   return {
     layer: (row) => changeLayer(i, row),
-    fold: (name) => changeFold(i, name),
+    fold: (name) => look(i, "fold", name, name === "token" ? "" : name),
+    colour: (spacing) => look(i, "colour", spacing),
+    apart: (which) => look(i, "apart", which),
     head: (layer, head) => {
       view.head = `L${layer}H${head}`;
       write(false);
@@ -199,12 +203,13 @@ function show() {
   const shown = both ? answers : answers.slice(0, 1);
   keepFocus();
   drawn = shown.map((one, i) =>
-    answer.draw(one, { letter: both ? "AB"[i] : "", act: actions(i), layer: layerRow(one), fold: view.fold }),
+    answer.draw(one, { letter: both ? "AB"[i] : "", act: actions(i), layer: layerRow(one), looked: lookedAt() }),
   );
   const results = at("results");
   results.classList.toggle("both", both);
   results.replaceChildren(...drawn.map(({ element }) => element));
   drawn.forEach(({ ready }) => ready());
+  between = null;
   if (both) showDifference();
   if (view.head) drawn.forEach((_, i) => unfold(headId(i)));
   focusAgain();
@@ -212,15 +217,23 @@ function show() {
   at("status").textContent = `Answered: ${document.title}`;
 }
 
+/** How the texts are folded and coloured: two beside each other alike. */
+function lookedAt() {
+  const colour = view.colour || spacingOf(answers.flatMap(({ page }) => page.parts));
+  return { fold: view.fold, colour, apart: view.apart };
+}
+
 function showDifference() {
   const [a, b] = answers.map(({ page }) => page);
   const scores = answers.map((one) => answer.scoresAt(one.page, layerRow(one)));
   const open = document.querySelector("#difference details")?.open;
-  const { sections, ready } = contents(difference(a.parts[0], b.parts[0], ...scores), { level: 2 });
+  const choices = { colour: lookedAt().colour };
+  const act = { colour: (spacing) => look(DIFFERENCE, "colour", spacing) };
+  between = contents(difference(a.parts[0], b.parts[0], ...scores), { act, choices, level: 2 });
   at("difference")?.remove();
-  at("results").prepend(...sections);
+  at("results").prepend(...between.sections);
   if (open) document.querySelector("#difference details").open = true;
-  ready();
+  between.ready();
 }
 
 /** The row of the layer that is looked at in an answer, −1 where it has none of that name. */
@@ -236,11 +249,12 @@ function changeLayer(i, row) {
   if (drawn.length > 1) showDifference();
 }
 
-/** The text is folded otherwise on one side: the other side follows. */
-function changeFold(i, name) {
-  view.fold = name === "token" ? "" : name;
+/** The text is folded or coloured otherwise on one side: the other side and the difference follow. */
+function look(i, kind, chosen, written = chosen) {
+  view[kind] = written;
   write(false);
-  drawn.forEach(({ choose }, other) => other !== i && choose("fold", name));
+  drawn.forEach(({ choose }, other) => other !== i && choose(kind, chosen));
+  if (i !== DIFFERENCE) between?.choose(kind, chosen);
 }
 
 function headId(i) {

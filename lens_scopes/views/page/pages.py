@@ -29,6 +29,7 @@ _WORDS = {
     "ModeInspection": "modes",
     "EvaluationReport": "evaluation",
     "InformationFlow": "flow",
+    "FlowCalibration": "calibration",
 }
 _OF = {
     "heads": "the heads",

@@ -11,6 +11,8 @@ import { table } from "./table.js";
 
 const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, "line-legend": lineLegend };
 
+const LONG = 100; // tokens above which few scores come near the largest, so that square roots show more of the others
+
 /** What blocks are drawn with: the result they are of, ids, and what a reader can choose. */
 class Context {
   /** `part` holds the tokens and numbers of a result, `shared` what all parts of a page have in common. */
@@ -24,7 +26,7 @@ class Context {
     return this.shared.prefix + name;
   }
 
-  /** What a reader can do here: `layer`, `fold`, `position`, `target`, `head`, `through`. */
+  /** What a reader can do here: `layer`, `fold`, `colour`, `apart`, `position`, `target`, `head`, `through`. */
   get act() {
     return this.shared.act;
   }
@@ -42,6 +44,23 @@ class Context {
   /** What was last chosen of a kind. */
   chosen(kind, otherwise = -1) {
     return this.shared.choices[kind] ?? otherwise;
+  }
+
+  /** How the colours of scores are spaced: `linear`, `root` or `log`. */
+  get spacing() {
+    return this.chosen("colour");
+  }
+
+  /** Which tokens lie outside the colour scale: special ones, and the last where it is set apart. */
+  get outside() {
+    const { special } = this.part;
+    const last = this.chosen("apart", "") === "last" ? special.length - 1 : -1;
+    return special.map((isSpecial, i) => isSpecial || i === last);
+  }
+
+  /** What the mark of tokens outside the scale stands for. */
+  get told() {
+    return this.chosen("apart", "") === "last" ? say("special_or_last") : say("special");
   }
 
   /** Calls back when something of a kind is chosen. */
@@ -70,6 +89,9 @@ export function contents({ header, sections, parts }, { act = {}, prefix = "", c
     choices[kind] = chosen;
     for (const [listened, tell] of shared.listeners) if (listened === kind) tell(chosen);
   };
+  choices.colour ||= spacingOf(parts);
+  shared.act.colour = (spacing) => choose("colour", spacing);
+  shared.act.apart = (which) => choose("apart", which);
   const offered = (what) => sections.some(({ blocks }) => blocks.some((block) => block[what]?.length));
   if (offered("choices")) shared.act.layer = (index) => choose("layer", index);
   if (offered("folds")) shared.act.fold = (name) => choose("fold", name);
@@ -97,6 +119,11 @@ export function contents({ header, sections, parts }, { act = {}, prefix = "", c
     ready: () => shared.waiting.splice(0).forEach((ready) => ready()),
     choose,
   };
+}
+
+/** How colours are spaced at first: by square roots where a text is long. */
+export function spacingOf(parts) {
+  return parts.some(({ labels }) => labels.length > LONG) ? "root" : "linear";
 }
 
 /** Draws a whole document, whose header and main are there and empty. */
