@@ -15,7 +15,7 @@ from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt
 from .prompts.read import read_prompt
 from .prompts.spans import Chars
-from .results.attribution import Attribution
+from .results.attribution import Attribution, Comparison
 from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
 from .results.flow import InformationFlow
@@ -60,6 +60,7 @@ __all__ = [
     "CellPatches",
     "Chars",
     "Closeness",
+    "Comparison",
     "ContextCite",
     "Custom",
     "Difference",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WORDS = {
     "Attribution": "attribution",
+    "Comparison": "comparison",
     "HeadInspection": "heads",
     "CellPatches": "cells",
     "AttributionMatrix": "matrix",
@@ -43,8 +44,9 @@ _SHARED = ("contract", "details")
 def page_of(result: Any) -> Page:
     """The page of any result alone."""
     words = _words(result)
+    results = words.results(result) if hasattr(words, "results") else (result,)
     return Page(
-        f"{words.page_title(result)} · lens_scopes", words.header(result), tuple(words.sections(result)), (result,)
+        f"{words.page_title(result)} · lens_scopes", words.header(result), tuple(words.sections(result)), results
     )
 
 
