@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel, rounded_products, usual_torch
+from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel, rounded_products, unusual_rounding, usual_torch
 from lens_scopes.engine.model_checks import require_gradients
 from lens_scopes.errors import ModelError, whole_number
 from lens_scopes.models import backends
@@ -41,6 +41,8 @@ class ModelRecord:
     unknown (the model was not loaded by `load_model`).
     `revision` names the exact weights where they have a name: a hub commit, or the checksum of the embedded file.
     `products` is "tf32" or "bf16" where PyTorch was told to round the factors of float32 matrix products to that.
+    `rounding` has the other switches of `torch.backends` that change rounding on the model's device and are not as
+    PyTorch starts, such as {"cudnn.benchmark": True}; None where all are.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ModelRecord:
     n_ctx: int
     n_heads: int
     products: str | None = None
+    rounding: dict[str, bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ def model_record(model: ModelLike) -> ModelRecord:
         n_ctx=cfg.n_ctx,
         n_heads=cfg.n_heads,
         products=rounded_products(parameter.device, parameter.dtype),
+        rounding=unusual_rounding(parameter.device) or None,
     )
 
 
