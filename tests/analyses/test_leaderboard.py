@@ -48,7 +48,7 @@ def test_every_row_is_a_method_of_the_evaluation(model: Any) -> None:
 
 def test_the_truth_is_leaving_each_token_out(model: Any, store: study.Store) -> None:
     row = store.truth.rows["lambada", 50]
-    prompt = study._prompt(model, TEXT)
+    prompt = study.prompt_of(model, TEXT)
     assert prompt.token_ids == ls.read_prompt(model, TEXT).token_ids[:-1]
     assert row["digest"] == study.digest_of(prompt.token_ids) != study.digest_of(prompt.token_ids[:-1])
     assert not {"text", "token_ids"} & row.keys(), "the words of a data set are not copied"
@@ -56,7 +56,7 @@ def test_the_truth_is_leaving_each_token_out(model: Any, store: study.Store) -> 
         expected = ls.attribute(model, prompt, ls.LeaveOneOut(ablation=ablation)).scores[1:]
         assert row[ablation] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-12)
     with pytest.raises(FileError, match="another text"):
-        study.measure_truth(model, store, "lambada", 50, study._prompt(model, OTHER))
+        study.measure_truth(model, store, "lambada", 50, study.prompt_of(model, OTHER))
 
 
 def test_agreement_by_hand(store: study.Store) -> None:
