@@ -175,8 +175,8 @@ def markdown(record: Mapping[str, Any]) -> list[str]:
     found = record["findings"]
     p_values = {(test["method"], test["quantity"]): test["p_holm"] for test in found["tests"]}
     lines = [
-        "| method | Spearman, mean | reached | Spearman, zero | reached | given position, mean | given position, zero | "
-        "top 5, mean | passes: forward, backward | Holm p, mean, zero | n |",
+        "| method | Spearman, mean | reached | Spearman, zero | reached | given position, mean | given position, zero "
+        "| top 5, mean | passes: forward, backward | Holm p, mean, zero | n |",
         "| --- |" + " --- |" * 10,
     ]
     for name in ordered(found):
