@@ -85,10 +85,10 @@ class Segment:
 
 def rows(attribution: Attribution) -> list[Row]:
     """One row per token, in the order of the text; special tokens and non-finite scores have no relative one."""
-    scores = attribution.scores.tolist()
-    errors = [None] * len(scores) if attribution.standard_error is None else attribution.standard_error.tolist()
     from lens_scopes.results.attribution import relative_scores
 
+    scores = attribution.scores.tolist()
+    errors = [None] * len(scores) if attribution.standard_error is None else attribution.standard_error.tolist()
     relative = relative_scores(scores, attribution.special)
     return [
         Row(
