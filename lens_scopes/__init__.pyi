@@ -15,7 +15,7 @@ from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt
 from .prompts.read import read_prompt
 from .prompts.spans import Chars
-from .results.attribution import Attribution
+from .results.attribution import Attribution, Comparison
 from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
 from .results.flow import InformationFlow
@@ -25,6 +25,7 @@ from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
 from .scopes.comparisons.attention import AttentionRollout, GradEllm, ValueWeightedAttention
+from .scopes.comparisons.balanced_values import BalancedValues
 from .scopes.comparisons.context_cite import ContextCite
 from .scopes.comparisons.external import ExternalScores
 from .scopes.comparisons.faded_attention import FadedAttention
@@ -55,9 +56,11 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "BalancedValues",
     "CellPatches",
     "Chars",
     "Closeness",
+    "Comparison",
     "ContextCite",
     "Custom",
     "Difference",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FIGURES = {
     "Attribution": "figures.attribution.figure",
+    "Comparison": "figures.comparison.comparison_figure",
     "HeadInspection": "figures.heads.heads_figure",
     "CellPatches": "figures.cells.cells_figure",
     "AttributionMatrix": "figures.matrix.matrix_figure",
@@ -35,6 +36,7 @@ _FIGURES = {
 _TABLES = {"EvaluationReport": "tables.table"}
 _TERMINAL = {
     "Attribution": "terminal.attribution.TerminalReport",
+    "Comparison": "terminal.comparison.ComparisonReport",
     "HeadInspection": "terminal.heads.HeadsReport",
     "CellPatches": "terminal.cells.CellsReport",
     "AttributionMatrix": "terminal.matrix.MatrixReport",

@@ -77,6 +77,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "RandomScores": {},
     "KernelShap": {},
     "GradEllm": {},
+    "BalancedValues": {},
     "Closeness": {},
     "EmbeddingNorm": {},
     "Surprisal": {},
@@ -102,6 +103,7 @@ _NOT_MADE = {
     # What functions return, and bases: nobody makes them. Methods of results are attacked below.
     *(kind.__name__ for kind in KINDS.values()),
     *(
+        "Comparison",
         "Difference",
         "EvaluationReport",
         "FlowCalibration",

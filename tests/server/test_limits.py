@@ -52,7 +52,7 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
     ("limits", "kind", "question", "says"),
     [
         (Limits(prompt_characters=20), "attribute", {}, "the prompt has 21 characters; this server takes 20."),
-        (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5."),
+        (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5 (--prompt-tokens)."),
         (Limits(), "attribute", {"lens": "logit@5@9999"}, "a lens was to read 9999 cells; this server takes 2048."),
         (
             Limits(generated_tokens=2),
@@ -71,13 +71,13 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
             Limits(prompt_tokens=8),
             "attribute",
             {"generate": 4},
-            "the prompt and its answer have 10 tokens; this server takes 8.",
+            "the prompt and its answer have 10 tokens; this server takes 8 (--prompt-tokens).",
         ),
         (
             Limits(prompt_tokens=8),
             "attribute",
             {"answer": " sofa The dog sleeps"},
-            "the prompt and its answer have 10 tokens; this server takes 8.",
+            "the prompt and its answer have 10 tokens; this server takes 8 (--prompt-tokens).",
         ),
         (
             Limits(directions=5),
@@ -108,7 +108,9 @@ def test_work_that_takes_too_long_is_stopped_and_the_next_is_answered(model: Any
         with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: time.sleep(1.6))]):
             answer = ask(api)
         assert answer.status_code == 503
-        assert answer.json()["detail"] == ("the work took longer than 1.5 seconds; shorten the prompt or ask for less.")
+        assert answer.json()["detail"] == (
+            "the work took longer than 1.5 seconds (--seconds); shorten the prompt or ask for less."
+        )
         assert ask(api).status_code == 200
 
 
@@ -497,7 +499,8 @@ serve(create_app({{"tiny": model}}), listening)
 """
 
 
-def test_sigterm_ends_the_server_cleanly() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_server_cleanly(number: signal.Signals) -> None:
     tests = Path(__file__).parents[1] / "support"
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVED.format(tests=str(tests))],
@@ -519,7 +522,7 @@ def test_sigterm_ends_the_server_cleanly() -> None:
                 time.sleep(0.1)
         asked = [pool.submit(http.post, f"{address}/api/heads", json=question | {"top": i + 1}) for i in range(3)]
         time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         answers = [future.result() for future in asked]
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and err == ""

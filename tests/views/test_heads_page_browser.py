@@ -40,6 +40,11 @@ def strip(name: str) -> str:
     return f"#head-{name.lower()}-strip .colored-tokens>span>span"
 
 
+def unfold(tab: Any) -> None:
+    """Opens the sections of a whole page that are folded."""
+    tab.evaluate("document.querySelectorAll('.whole').forEach(fold => fold.open = true)")
+
+
 def in_view(tab: Any, selector: str) -> bool:
     box = tab.locator(selector).bounding_box()
     return box is not None and -5 <= box["y"] < tab.viewport_size["height"]
@@ -125,7 +130,8 @@ def test_the_map_of_a_matrix_tells_its_scores_and_leaves_later_tokens_blank(visi
     last = "#matrix .heat tbody tr:last-child td:not(.top)"
     assert background(tab, f"{last}:nth-of-type(11)") == pytest.approx(level_colour(20), abs=1 / 255)
     assert background(tab, f"{last}:nth-of-type(6)") == pytest.approx(level_colour(10), abs=1 / 255)
-    assert "· 4.000" in (tab.locator(f"{last}:nth-of-type(6)").get_attribute("title") or "")
+    tab.locator(f"{last}:nth-of-type(6)").hover()
+    assert "4.000" in tab.locator(".hover-card").inner_text()
     assert tab.locator("#matrix .heat td.none").count() == 18 * 17 // 2
 
 
@@ -152,6 +158,7 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
         modes=fake_modes(HOSTILE_TOKENS, HOSTILE_TOKENS[1:], warnings=[HOSTILE_TOKENS[3]]),
     )
     tab = visit(whole.to_html(), java_script_enabled=script)
+    unfold(tab)
     tab.locator("#head-strips").scroll_into_view_if_needed()
     if script:
         tab.wait_for_selector(strip("L13H1"))
@@ -189,6 +196,7 @@ def test_zero_and_broken_numbers(visit: Callable[..., Any]) -> None:
     )
     tab = visit(whole.to_html())
     assert "exactly zero" in tab.locator("#heads .alert").inner_text()
+    unfold(tab)
     tab.locator("#head-strips").scroll_into_view_if_needed()
     tab.wait_for_selector(strip("L0H0"))
     assert background(tab, "#head-l0h0-strip .colored-tokens>span:nth-of-type(4)>span") == (1, 1, 1)
@@ -199,6 +207,7 @@ def test_zero_and_broken_numbers(visit: Callable[..., Any]) -> None:
 def test_dark_mode_paints_the_computed_colours(visit: Callable[..., Any]) -> None:
     whole = attribution_page(fake_attribution(), fake_heads(), fake_matrix(), fake_modes())
     tab = visit(whole.to_html(), color_scheme="dark")
+    unfold(tab)
     tab.locator("#head-strips").scroll_into_view_if_needed()
     tab.wait_for_selector(strip("L13H1"))
     cell = tab.locator("#head-l13h1-strip .colored-tokens>span:nth-of-type(10)>span")
@@ -249,6 +258,7 @@ def test_eighteen_layers_of_five_hundred_tokens_answer(visit: Callable[..., Any]
     assert len(html) < 3_700_000
     tab = visit(html)
     opened = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    unfold(tab)
     weakest = head_lines(heads)[-1]
     times = {
         "opened": opened,

@@ -108,9 +108,9 @@ def test_every_number_is_on_the_page() -> None:
 
 def test_sections_are_there_where_the_attribution_has_them() -> None:
     keys = [section.key for section in attribution_page(fake_attribution(n_layers=0)).sections]
-    assert keys == ["tokens", "prediction", "contract", "scores", "details"]
+    assert keys == ["tokens", "prediction", "scores", "contract", "details"]
     keys = [section.key for section in attribution_page(fake_attribution(sites={"z": torch.rand(18, 2)})).sections]
-    assert keys == ["tokens", "prediction", "layers", "sites", "contract", "scores", "details"]
+    assert keys == ["tokens", "prediction", "scores", "layers", "sites", "contract", "details"]
 
 
 def test_heads_of_a_site_are_rows_of_their_own_table() -> None:

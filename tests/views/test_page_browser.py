@@ -190,7 +190,8 @@ def test_scores_that_are_not_finite(visit: Callable[..., Any]) -> None:
     assert "not finite" in tab.locator("#token-strip .colored-tokens>div").inner_text()
     cell = tab.locator(".heat tbody tr:nth-child(5) td:nth-of-type(7)")
     assert cell.get_attribute("class") == "x"
-    assert "not finite" in (cell.get_attribute("title") or "")
+    cell.hover()
+    assert "not finite" in tab.locator(".hover-card").inner_text()
     top = background(tab, "#token-strip .colored-tokens>span:nth-of-type(10)>span")
     assert top == pytest.approx(from_hex("#65a1fb"), abs=1 / 255)
 

@@ -214,6 +214,12 @@ class WorkQueue:
         self._waiting.append(job)
         return job
 
+    @property
+    def idle(self) -> bool:
+        """Whether a job would begin at once."""
+        with self._lock:
+            return not self._jobs()
+
     def _jobs(self) -> list[Job]:
         """Those that wait and the one that runs."""
         return [job for job in (*self._waiting, self._running) if job is not None and not job.finished]

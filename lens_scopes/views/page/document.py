@@ -66,11 +66,12 @@ class Page:
 
     def compact(self) -> Page:
         """What fits beside other output: the warnings, and the sections without the views of CircuitsVis (1.3 MB of
-        script), the contract, the settings and the table of all scores, which a file has."""
+        script), the contract, the settings and the table of all scores, which a file has. Of a section with a summary
+        that is all."""
         keys = {section.key for section in self.sections} - _IN_FILES
         keys -= {"prediction"} if "layers" in keys else set()
         sections = [
-            replace(section, blocks=[block for block in section.blocks if not _needs_circuitsvis(block)])
+            replace(section, blocks=[block for block in _brief(section) if not _needs_circuitsvis(block)])
             for section in self.sections
             if section.key in keys
         ]
@@ -133,6 +134,10 @@ def part(result: Any) -> dict[str, Any]:
         "position": getattr(result, "position", None),
         "data": {},
     }
+
+
+def _brief(section: Section) -> Sequence[Block]:
+    return [{"type": "note", "text": section.summary}] if section.summary else section.blocks
 
 
 def _needs_circuitsvis(blocks: Any) -> bool:

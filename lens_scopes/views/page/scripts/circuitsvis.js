@@ -37,17 +37,15 @@ export function render(place, component, props, done = () => {}) {
  * `still` makes what stands there on paper when the page is printed before that.
  */
 export function later(place, act, still) {
-  near ??= new IntersectionObserver((entries) => entries.forEach((entry) => entry.isIntersecting && arrive(entry.target)), {
-    rootMargin: "200px",
-  });
+  near ??= watch();
   waiting.set(place, { act, still });
   near.observe(place);
-  idle(() => place.closest("details:not([open])") || arrive(place));
+  idle(arriveOpen);
 }
 
 /** Fills the places that wait with what stands there on paper: CircuitsVis draws too late for a page that is printed. */
 export function stillWaiting() {
-  for (const [place, { still }] of waiting) place.replaceChildren(still());
+  for (const [place, { still }] of [...waiting, ...queue]) place.replaceChildren(still());
 }
 
 /**
@@ -64,18 +62,28 @@ export function sparse(rows) {
   return thin;
 }
 
+function watch() {
+  document.addEventListener("toggle", () => idle(arriveOpen), true);
+  const arriveNear = (entries) => entries.forEach((entry) => entry.isIntersecting && arrive(entry.target));
+  return new IntersectionObserver(arriveNear, { rootMargin: "200px" });
+}
+
+function arriveOpen() {
+  for (const place of waiting.keys()) if (!place.closest("details:not([open])")) arrive(place);
+}
+
 function arrive(place) {
   if (!waiting.has(place)) return;
   near.unobserve(place);
-  queue.push(place);
+  queue.push([place, waiting.get(place)]);
+  waiting.delete(place);
   if (!drawing) next();
 }
 
 function next() {
   drawing = queue.length > 0;
   if (!drawing) return;
-  const place = queue.shift();
-  waiting.get(place)?.act();
-  waiting.delete(place);
+  const [place, { act }] = queue.shift();
+  if (place.isConnected) act(); // a served page may have drawn another answer since
   setTimeout(next, 20);
 }

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lens_scopes.errors import LensScopesError, PromptError
-from lens_scopes.views.words.attribution import NOT_TO_READ, interpretation, prompt_text, ranking
+from lens_scopes.views.words.attribution import NOT_TO_READ, interpretation, prompt_text, ranking, unit_of_score
 from lens_scopes.views.words.matrix import (
     PredictionLine,
     explained_spans,
@@ -124,6 +124,7 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
         [matrix.tokens[i] for i in columns],
         [matrix.special[i] for i in columns],
         choose="position",
+        unit=unit_of_score(matrix),
         positions=[line.dest for line in kept],
     )
     return scores, " ".join(notes)
@@ -153,7 +154,8 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
         " token, and the strongest sources with their scores."
     )
     strongest = table("The strongest sources of each prediction", names, rows)
-    return Section("predictions", "Which token predicted what", [note(text), strongest])
+    summary = f"The strongest sources of {len(lines)} predictions, and the model’s own most probable tokens."
+    return Section("predictions", "Which token predicted what", [note(text), strongest], summary=summary)
 
 
 def _chain(matrix: AttributionMatrix) -> Section:
