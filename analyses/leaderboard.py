@@ -5,15 +5,16 @@ python analyses/leaderboard.py LAMBADA.json IWSLT.json --passages 20      only t
 python analyses/leaderboard.py LAMBADA.json IWSLT.json --only fisher@8    one method
 python analyses/leaderboard.py LAMBADA.json IWSLT.json --measured --draw  sums up what is there, and draws it
 
-Every line under out/leaderboard/ is on disk before the next number is measured, and the same command goes on from
-there. The truth, the KL of leaving each token out, is measured once for each passage and serves all methods. It and
-the agreement with it are of the last 64 tokens; comprehensiveness and sufficiency are of the whole text. Settings were
-fixed on passages 0 to 49, which are never measured here. Passages are text whose last token is the target, as in
-`faithfulness.py`.
+Every line under analyses/results/measured/leaderboard/ is on disk before the next number is measured, and the same
+command goes on from there; a passage is known there by a digest, not by its words. The truth, the KL of leaving each
+token out, is measured once for each passage and serves all methods. It and the agreement with it are of the last 64
+tokens; comprehensiveness and sufficiency are of the whole text. Settings were fixed on passages 0 to 49, which are
+never measured here. Passages are text whose last token is the target, as in `faithfulness.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -27,7 +28,7 @@ import typer
 from faithfulness import cut
 from leaderboard_methods import ABLATIONS, CHOSEN_ON, LAST_TOKENS, LEFT_OUT, METHODS, PASSAGES
 from leaderboard_table import draw, findings, finite, pages, summary
-from records import FIGURES, RESULTS, ROOT, load_record, shortened_floats
+from records import FIGURES, MEASURED, RESULTS, load_record, shortened_floats
 
 from lens_scopes.errors import FileError
 from lens_scopes.evaluation.metrics.agreement import correlation, partial_correlation, top_hit
@@ -59,9 +60,10 @@ class Lines:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a line, and waits until it is on the disk."""
+        row = shortened_floats(row)
         with Shard(self.path) as shard:
             shard.append(row)
-        self.rows[self._key(row)] = dict(row)
+        self.rows[self._key(row)] = row
 
 
 @dataclass
@@ -118,29 +120,33 @@ def _prompt(model: Any, text: Any) -> ls.Prompt:
     return read_prompt(model, read_prompt(model, text).token_ids[:-1])
 
 
+def digest_of(token_ids: Sequence[int]) -> str:
+    """What a passage's tokens are known by, where their text may not be copied."""
+    return hashlib.sha256(json.dumps(list(token_ids)).encode()).hexdigest()[:16]
+
+
 def measure_truth(model: Any, store: Store, data: str, passage: int, prompt: ls.Prompt) -> dict[str, Any]:
     """KL(p ‖ p without the token) of every token that is not special, by each ablation; measured once."""
     from lens_scopes.engine.model import ScopedModel
     from lens_scopes.engine.token_ablation import AblatedPrompt
 
-    key = (data, passage)
+    key, digest = (data, passage), digest_of(prompt.token_ids)
     if key in store.truth:
         row = store.truth.rows[key]
-        if tuple(row["token_ids"]) != prompt.token_ids:
+        if row["digest"] != digest:
             raise FileError(f"{store.truth.path} has another text for {data} {passage}; give another folder.")
         return row
     scoped = ScopedModel.of(model)
     started = time.process_time()
     with torch.no_grad():
         logits = scoped.unembedding().logits(scoped.run_to_final_states([prompt.token_ids]))[0]
-        row: dict[str, Any] = {"data": data, "passage": passage, "token_ids": list(prompt.token_ids)}
-        row["target"] = int(logits.argmax())
+        row: dict[str, Any] = {"data": data, "passage": passage, "digest": digest, "target": int(logits.argmax())}
         for ablation in ABLATIONS:
             ablated = AblatedPrompt(scoped, prompt.token_ids, prompt.special, row["target"], ablation)
             masks = torch.eye(len(prompt), dtype=torch.bool)[ablated.eligible]
             row[ablation] = ablated.outcomes(masks).divergence.tolist()
     store.truth.append(row | {"seconds": time.process_time() - started})
-    return row
+    return store.truth.rows[key]
 
 
 def measure_agreement(model: Any, store: Store, data: str, passage: int, text: Any, names: Sequence[str]) -> None:
@@ -236,7 +242,7 @@ def main(
     ] = None,
     part: Annotated[list[str] | None, typer.Option(help="agreement or removal; by default both.")] = None,
     seconds: Annotated[float, typer.Option(help="Begin no passage after so many seconds.")] = math.inf,
-    folder: Annotated[Path, typer.Option(help="Where measurements are kept.")] = ROOT / "out" / "leaderboard",
+    folder: Annotated[Path, typer.Option(help="Where measurements are kept.")] = MEASURED / "leaderboard",
     measured: Annotated[bool, typer.Option("--measured", help="Sum up what is there, and measure nothing.")] = False,
     draw_figures: Annotated[bool, typer.Option("--draw", help="Draw the figure and the page too.")] = False,
 ) -> None:

@@ -50,6 +50,8 @@ _RULED = {
 }
 METHODS = {
     "FisherAtValues": Entry("fisher-at-values", "values"),
+    "BalancedValues": Entry("balanced-values", "values"),
+    "BalancedValues, rank 3": Entry("balanced-values@3", "values"),
     "LogProb at the values": Entry("logprob@values", "values"),
     "Semantic at the values": Entry("semantic@values", "values"),
     "Temperature at the values": Entry("temperature@values", "values"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from leaderboard_methods import FAMILIES, LAST_TOKENS, LEFT_OUT, METHODS, QUANTITIES, REFERENCE
+from leaderboard_methods import ABLATIONS, FAMILIES, LAST_TOKENS, LEFT_OUT, METHODS, QUANTITIES, REFERENCE
 
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
 from lens_scopes.evaluation.statistics.intervals import attenuation_ceiling, mean_intervals
@@ -33,7 +33,7 @@ def findings(truth: Rows, agreement: Rows, removal: Rows) -> dict[str, Any]:
     ceiling = _ceiling(values)
     return {
         "passages": {"agreement": _counts(agreement), "removal": _counts(removal)},
-        "tokens": _mean([len(row["token_ids"]) - 1 for row in truth.values()]),
+        "tokens": _mean([len(row[ABLATIONS[0]]) for row in truth.values()]),
         "ceiling": ceiling,
         "methods": {name: _method(name, agreement.values(), values[name], ceiling) for name in names},
         "tests": _tests(values),

@@ -50,7 +50,10 @@ def load_record(folder: Path, study: str) -> dict[str, Any]:
     """
     path = folder / f"{study}.json"
     if not path.is_file():
-        raise FileError(f"{path} does not exist; make it with: python analyses/run.py --only {study}")
+        own = Path(__file__).with_name(f"{study}.py")
+        alone = own.is_file() and "typer.run(" in own.read_text(encoding="utf-8")
+        command = own.name if alone else f"run.py --only {study}"
+        raise FileError(f"{path} does not exist; make it with: python analyses/{command}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -6,6 +6,7 @@ from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
 from .attribution.series import Series, ValueDistribution, read_series, value_distribution
 from .errors import LensScopesError
+from .evaluation.calibration.calibrate import FlowCalibration, calibrate_flow
 from .evaluation.metrics.segments import segment_agreement
 from .evaluation.report import EvaluationReport, report
 from .evaluation.run import evaluate
@@ -14,7 +15,7 @@ from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt
 from .prompts.read import read_prompt
 from .prompts.spans import Chars
-from .results.attribution import Attribution
+from .results.attribution import Attribution, Comparison
 from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
 from .results.flow import InformationFlow
@@ -24,6 +25,7 @@ from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
 from .scopes.comparisons.attention import AttentionRollout, GradEllm, ValueWeightedAttention
+from .scopes.comparisons.balanced_values import BalancedValues
 from .scopes.comparisons.context_cite import ContextCite
 from .scopes.comparisons.external import ExternalScores
 from .scopes.comparisons.faded_attention import FadedAttention
@@ -54,9 +56,11 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "AttributionMatrix",
+    "BalancedValues",
     "CellPatches",
     "Chars",
     "Closeness",
+    "Comparison",
     "ContextCite",
     "Custom",
     "Difference",
@@ -69,6 +73,7 @@ __all__ = [
     "Fisher",
     "FisherAtValues",
     "FittedLens",
+    "FlowCalibration",
     "Frozen",
     "GradEllm",
     "HeadInspection",
@@ -110,6 +115,7 @@ __all__ = [
     "attribute_all",
     "attribute_batch",
     "available_models",
+    "calibrate_flow",
     "evaluate",
     "information_flow",
     "inspect_heads",

@@ -155,7 +155,7 @@ def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, pr
         scores=scores,
         contract=method.contract(resolved.output(place, states[0]), place.position, length, place.answer_process),
         settings=resolved.settings(place.position, readout=None, points=None, score_sites=[], sites=[EMBEDDING]),
-        warnings=score_warnings(scores, None, []),
+        warnings=[*resolved.target_warnings(place, states[0]), *score_warnings(scores, None, [])],
     )
 
 

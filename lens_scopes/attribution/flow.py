@@ -148,6 +148,7 @@ def information_flow(
         joint_eigenvalues=torch.stack([_gram_eigenvalues(rows.flatten(0, 1)) for rows in gradients]),
         omitted=torch.stack(omitted),
         omitted_error=torch.stack(errors),
+        leading=torch.stack([rows[:, 0].double().square().sum(-1).cpu() for rows in gradients]),
         destinations=destinations,
         targets=[_target(resolved, state) if n_answer else None for state in states],
         predicted=[resolved.prediction(state).top[0] for state in states],

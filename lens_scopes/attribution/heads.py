@@ -205,7 +205,11 @@ def inspect_heads(
             matmul_dtype=scoped.matmul_dtype,
         ),
         memory=replace(plan, peak=gauge.peak()),
-        warnings=[*directions.warnings, *disagreement_warnings(spearman, f"{len(ablations)} components", "ablations")],
+        warnings=[
+            *directions.warnings,
+            *resolved.target_warnings(place, states[0]),
+            *disagreement_warnings(spearman, f"{len(ablations)} components", "ablations"),
+        ],
     )
 
 

@@ -358,7 +358,11 @@ class ResolvedSpec:
             sites={name: values(name) for name in self.site_names},
             standard_error=standard_error,
             layers_standard_error=torch.stack(layer_errors) if layer_errors else None,
-            warnings=[*directions.warnings, *score_warnings(totals, standard_error, self._cut_sites(values))],
+            warnings=[
+                *directions.warnings,
+                *self.target_warnings(place, state),
+                *score_warnings(totals, standard_error, self._cut_sites(values)),
+            ],
         )
 
     def _terms(self, place: PromptPosition, state: FinalState, length: int, directions: Directions) -> ContractTerms:
@@ -485,6 +489,22 @@ class ResolvedSpec:
         """The first target of the explanation, with its probability, where it has one."""
         targets = self.explanation.targets(state)
         return self._predicted(state, targets[0]) if targets else None
+
+    def target_warnings(self, place: PromptPosition, state: FinalState) -> list[str]:
+        """What to know of targets that lack the space before them: in most vocabularies "Paris" and " Paris" are two
+        tokens, and it is easy to name the wrong one."""
+        if place.answers:
+            return []
+        likely = {item.token: item.probability for item in self.prediction(state).top}
+        found = []
+        for target in (self._predicted(state, token_id) for token_id in self.explanation.targets(state)):
+            spaced = likely.get(f" {target.token}", 0.0)
+            if spaced > target.probability:
+                found.append(
+                    f"the target {target.token!r} has no space before it and the probability {target.probability:.2g}; "
+                    f"{' ' + target.token!r} has {spaced:.2g}."
+                )
+        return found
 
     def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:
         return PredictedToken(token_id, self.token(token_id), float(state.probabilities[token_id]))

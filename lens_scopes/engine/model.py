@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial, wraps
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
@@ -712,8 +713,8 @@ def usual_torch(device: torch.device) -> Iterator[None]:
     """A with-block without the caller's inference mode, autocast, default device and hooks on what autograd saves.
 
     Each of them is this thread's own. The default dtype is that of all threads, so it is not touched: whatever is made
-    here without a tensor to go by names its dtype. Nor is the precision of matrix products: `rounded_products` names it
-    for the record.
+    here without a tensor to go by names its dtype. Nor are the precision of matrix products and other switches of
+    rounding: `rounded_products` and `unusual_rounding` name them for the record.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -752,6 +753,39 @@ def rounded_products(device: torch.device, dtype: torch.dtype) -> str | None:
         on_cpu = "bf16" if lowest else None
         return on_cpu if device.type == "cpu" else "tf32" if torch.backends.cuda.matmul.allow_tf32 else None
     return precision if precision in ("tf32", "bf16") else None
+
+
+def unusual_rounding(device: torch.device) -> dict[str, bool]:
+    """The switches of `torch.backends` that change rounding on that device and are not as PyTorch starts, by name.
+
+    Like `rounded_products` they are of the whole process, so a call leaves them as they are.
+    """
+    unusual: dict[str, bool] = {}
+    for name, usual in {"cpu": _CPU_ROUNDING, "cuda": _CUDA_ROUNDING}.get(device.type, {}).items():
+        try:
+            value = attrgetter(name)(torch.backends)
+            value = value() if callable(value) else value
+        except (AttributeError, RuntimeError):  # not in this PyTorch, or set by its newer name
+            continue
+        if bool(value) != usual:
+            unusual[name] = bool(value)
+    return unusual
+
+
+# Those of cuDNN act on convolutions alone, which some bridges have.
+_CPU_ROUNDING = {"mkldnn.enabled": True}
+_CUDA_ROUNDING = {
+    "cuda.matmul.allow_fp16_accumulation": False,
+    "cuda.matmul.allow_fp16_reduced_precision_reduction": True,
+    "cuda.matmul.allow_bf16_reduced_precision_reduction": True,
+    "cuda.flash_sdp_enabled": True,
+    "cuda.mem_efficient_sdp_enabled": True,
+    "cuda.math_sdp_enabled": True,
+    "cudnn.enabled": True,
+    "cudnn.allow_tf32": True,
+    "cudnn.benchmark": False,
+    "cudnn.deterministic": False,
+}
 
 
 def _check_runs_as_written(module: Any) -> None:

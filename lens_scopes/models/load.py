@@ -17,6 +17,7 @@ from lens_scopes.engine.model import (
     ScopedModel,
     has_hooked,
     rounded_products,
+    unusual_rounding,
     usual_torch,
 )
 from lens_scopes.engine.model_checks import require_gradients
@@ -41,6 +42,8 @@ class ModelRecord:
     unknown (the model was not loaded by `load_model`).
     `revision` names the exact weights where they have a name: a hub commit, or the checksum of the embedded file.
     `products` is "tf32" or "bf16" where PyTorch was told to round the factors of float32 matrix products to that.
+    `rounding` has the other switches of `torch.backends` that change rounding on the model's device and are not as
+    PyTorch starts, such as {"cudnn.benchmark": True}; None where all are.
     """
 
     name: str
@@ -55,6 +58,7 @@ class ModelRecord:
     n_ctx: int
     n_heads: int
     products: str | None = None
+    rounding: dict[str, bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ def model_record(model: ModelLike) -> ModelRecord:
         n_ctx=cfg.n_ctx,
         n_heads=cfg.n_heads,
         products=rounded_products(parameter.device, parameter.dtype),
+        rounding=unusual_rounding(parameter.device) or None,
     )
 
 

@@ -27,7 +27,9 @@ Sigma: TypeAlias = Annotated["float", VALIDATED]
 CURVE = tuple(10 ** (step / 4 - 3) for step in range(17))
 """The noise scales of a curve unless others are given: 0.001 to 10, four a decade."""
 
-Measure = Literal["bound", "channel"]
+Measure = Literal["bound", "channel", "fisher"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+"""The values of a span that a threshold can be on."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class SpanFlow:
         joint: the same of one channel to all predictions together; at most `channel`.
         omitted: the part of `bound` that the `rank` leading directions leave out and random ones estimate. Without
             them `channel` would be smaller, by at most this much.
+        fisher: the part of `bound` along the leading direction alone: ½ σ² times Fisher Scope of rank 1 on the span.
+            Not a number for a result saved before it was recorded.
     """
 
     name: str
@@ -53,6 +57,7 @@ class SpanFlow:
     channel: float
     joint: float
     omitted: float
+    fisher: float
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -79,6 +84,8 @@ class InformationFlow(Result):
         joint_eigenvalues: of one M that stacks all predictions.
         omitted: the part of tr(M Mᵀ) that the leading directions leave out, by an estimate without bias.
         omitted_error: its standard error.
+        leading: λ₁ ‖u₁ᵀ J_S‖², the part of tr(M Mᵀ) along the leading direction of each prediction, which is Fisher
+            Scope of rank 1 on the span as a whole; None in files from before it was kept.
         destinations: the positions after which predictions are explained.
         targets: the answer's token that follows each, where there is an answer.
         predicted: the model's own top token after each.
@@ -108,6 +115,7 @@ class InformationFlow(Result):
     joint_eigenvalues: Float[Tensor, "span joint"]
     omitted: Float[Tensor, "span dest"]
     omitted_error: Float[Tensor, "span dest"]
+    leading: Float[Tensor, "span dest"] | None = None
     destinations: list[int]
     targets: list[PredictedToken | None]
     predicted: list[PredictedToken]
@@ -150,12 +158,14 @@ class InformationFlow(Result):
     def totals(self, sigma: Sigma | None = None) -> list[SpanFlow]:
         """One entry per span: its values summed over the predictions. Args and errors are those of `bound`."""
         half = 0.5 * self._variance(sigma)
+        leading = torch.full_like(self.omitted, torch.nan) if self.leading is None else self.leading
         columns = (
             self.bound(sigma).sum(-1),
             half * self.omitted_error.square().sum(-1).sqrt(),  # the predictions' samples are independent
             self.channel(sigma).sum(-1),
             self.joint(sigma),
             half * self.omitted.sum(-1),
+            half * leading.sum(-1),
         )
         return [
             SpanFlow(name, start, stop, "".join(self.tokens[start:stop]), *values)
@@ -208,13 +218,19 @@ class InformationFlow(Result):
     def above(self, nats: float, measure: Measure = "bound") -> list[SpanFlow]:
         """The spans whose value, summed over the predictions, is not at most `nats`.
 
+        Args:
+            nats: the threshold; `calibrate_flow` chooses one from labelled prompts, and says how often it errs.
+            measure: "bound", "channel", or "fisher" for the part of the bound along the leading direction.
+
         Raises:
             ResultError: for a threshold that is no number, and a measure of another name.
         """
         if isinstance(nats, bool) or not isinstance(nats, int | float) or math.isnan(nats):
             raise ResultError(f"the threshold is a number of nats; got {str(nats)[:60]}.")
-        if not isinstance(measure, str) or measure not in get_args(Measure):
-            raise ResultError(f"measure is {' or '.join(map(repr, get_args(Measure)))}; got {str(measure)[:60]!r}.")
+        if not isinstance(measure, str) or measure not in MEASURES:
+            raise ResultError(
+                f"measure is {', '.join(map(repr, MEASURES[:-1]))} or {MEASURES[-1]!r}; got {str(measure)[:60]!r}."
+            )
         return [item for item in self.totals() if not getattr(item, measure) <= nats]
 
     def entries(self) -> list[Entry]:

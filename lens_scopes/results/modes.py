@@ -75,15 +75,41 @@ class TokenReplacement:
     actual_nats: float
 
     def sentence(self) -> str:
-        """What the token does for the prediction, in words, from the actual changes."""
-        falls = min(self.actual, key=lambda shift: shift.change, default=None)
+        """What replacing the token did, in words: the largest rise and fall of a probability, in percentage points,
+        and what was predicted for the same two tokens.
+
+        Example:
+            >>> rise, fall = ProbabilityChange(1, " is", 0.112), ProbabilityChange(2, " the", -0.101)
+            >>> predicted = [ProbabilityChange(1, " is", 0.02), ProbabilityChange(2, " the", 0.004)]
+            >>> TokenReplacement(5, " is", [], predicted, [rise, fall], -0.25, 0.02, 1.95).sentence()
+            "Replacing ' is': ' is' +11.2 pp, ' the' −10.1 pp (predicted +2.0 pp, +0.40 pp)"
+        """
         rises = max(self.actual, key=lambda shift: shift.change, default=None)
+        falls = min(self.actual, key=lambda shift: shift.change, default=None)
         if falls is None or rises is None or falls.change >= 0 or rises.change <= 0:
-            return f"{self.token!r} barely moves the prediction"
-        return (
-            f"{self.token!r} moves mass from {rises.token!r} to {falls.token!r} "
-            f"({rises.change:+.3f} and {falls.change:+.3f} without it)"
-        )
+            return f"Replacing {self.token!r} barely moves the prediction"
+        told = ", ".join(f"{shift.token!r} {percentage_points(shift.change)}" for shift in (rises, falls))
+        predicted = ", ".join(self._predicted(shift.token_id) for shift in (rises, falls))
+        return f"Replacing {self.token!r}: {told} (predicted {predicted})"
+
+    def _predicted(self, token_id: int) -> str:
+        """The predicted change of a token; those that `predicted` leaves out are smaller than any in it."""
+        changes = {shift.token_id: shift.change for shift in self.predicted}
+        if token_id in changes:
+            return percentage_points(changes[token_id])
+        least = min(map(abs, changes.values()), default=0.0)
+        return f"under {percentage_points(least)[1:]}" if least else "none"
+
+
+def percentage_points(change: float) -> str:
+    """A change of a probability, with its sign: one decimal from 1 pp, else two digits.
+
+    >>> percentage_points(0.112), percentage_points(-0.0031), percentage_points(0.0)
+    ('+11.2 pp', '−0.31 pp', '+0 pp')
+    """
+    points = 100 * abs(change)
+    size = f"{points:.1f}" if points >= 1 else f"{points:#.2g}" if points >= 0.01 else "0" if not points else "0.01"
+    return f"{'−' if change < 0 else '+'}{size} pp"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -169,6 +169,13 @@ _BUILT_IN = (
         is_divergence=True,
     ),
     ScopeEntry(
+        "balanced-values",
+        f"{_COMPARISONS}.balanced_values:BalancedValues",
+        "the whole distribution, read twice at the attention values",
+        settings={"rank": "rank"},
+        takes_gradient=False,
+    ),
+    ScopeEntry(
         "leave-one-out",
         f"{_COMPARISONS}.leave_one_out:LeaveOneOut",
         "the prediction without each token",

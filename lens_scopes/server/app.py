@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
@@ -45,26 +46,30 @@ from lens_scopes.server.api.schemas import (
     ModesAnswer,
     ModesRequest,
     Name,
+    SuggestionsRequest,
     VocabularyEntry,
     choices,
 )
 from lens_scopes.server.guard import Guard
 from lens_scopes.server.settings import Access, Limits
 from lens_scopes.server.work.answer import compact, refuse_large_answer
-from lens_scopes.server.work.explain import Explanation, align, explain, refuse_early
-from lens_scopes.server.work.queue import Job, WorkQueue
+from lens_scopes.server.work.explain import Explanation, align, explain, next_probabilities, refuse_early
+from lens_scopes.server.work.queue import Job, Ticket, WorkQueue
 from lens_scopes.server.work.reports import Reports
 from lens_scopes.server.work.result_store import Results, StoredResult
 from lens_scopes.server.work.served_models import ServedModel, ServedModels
 from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
 from lens_scopes.views.page.inline import bundle
 from lens_scopes.views.page.pages import attribution_page, page_of
+from lens_scopes.views.render import figure_bytes
 from lens_scopes.views.words.pages.blocks import LABELS
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 _FOLDERS = ("server/page", "views/page", "views/page/scripts")
 _EVENTS = "text/event-stream"
 _MOST_ENTRIES = 50
+_KEPT_PREDICTIONS = 4
+_DOTS_PER_INCH = 200
 
 
 class Service:
@@ -76,9 +81,10 @@ class Service:
         self.queue = WorkQueue(limits)
         self.results = Results(limits)
         self.reports = Reports()
+        self._likely: OrderedDict[str, Any] = OrderedDict()
 
-    def submit(self, request: Explanation, client: str = "") -> Job | bytes:
-        """Queues the work of a request; the answer itself where the same request has been answered.
+    def submit(self, request: Explanation, client: str = "") -> Ticket | bytes:
+        """Queues the work of a request, or joins that of the same request; the answer itself where there is one.
 
         Raises:
             Refusal: where the queue is full, or the request is beyond the limits.
@@ -90,9 +96,32 @@ class Service:
         known = self.results.answering(question)
         if known is not None:
             return known.answer
-        return self.queue.submit(lambda job: self._answer(request, question, job), client)
+        return self.queue.submit(lambda job: self._answer(request, question, job), client, question)
+
+    async def probabilities(self, request: SuggestionsRequest, client: str = "") -> Any:
+        """The probabilities of the next token where they can be had at once: nobody waits for suggestions."""
+        served = self.models.named(request.model)
+        key = f"next {served.name} {request.model_dump_json(include={'text', 'chat', 'position'})}"
+        if key in self._likely:
+            return self._likely[key]
+        model = served.model
+        if model is None or not self.queue.idle:
+            return None
+        ticket = self.queue.submit(lambda job: next_probabilities(model, request, self.limits, job), client, key)
+        async with aclosing(self.queue.updates(ticket)) as updates:
+            async for _ in updates:
+                pass
+        if ticket.refusal is not None:  # asking the question itself says what is wrong
+            return None
+        self._likely[key] = ticket.result
+        while len(self._likely) > _KEPT_PREDICTIONS:
+            self._likely.popitem(last=False)
+        return ticket.result
 
     def _answer(self, request: Explanation, question: str, job: Job) -> bytes:
+        known = self.results.answering(question)
+        if known is not None:  # the same request was answered between the two looks
+            return known.answer
         model = self.models.loaded(request.model)
         prompt, result = explain(model, request, self.limits, job)
         result_id = Results.new_id()
@@ -253,7 +282,7 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
         raise refusal from None
     if _EVENTS in request.headers.get("accept", ""):
         return StreamingResponse(_events(service.queue, submitted), media_type=_EVENTS)
-    if isinstance(submitted, Job):
+    if isinstance(submitted, Ticket):
         async with aclosing(service.queue.updates(submitted)) as updates:
             async for _ in updates:
                 if await request.is_disconnected():
@@ -264,7 +293,7 @@ async def _respond(service: Service, question: Explanation, request: Request) ->
     return Response(submitted, media_type="application/json")
 
 
-async def _events(queue: WorkQueue, submitted: Job | bytes) -> AsyncIterator[bytes]:
+async def _events(queue: WorkQueue, submitted: Ticket | bytes) -> AsyncIterator[bytes]:
     if isinstance(submitted, bytes):
         yield _event("result", submitted)
         return
@@ -326,6 +355,14 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         """Tokens that begin with or hold what was typed, for completion."""
         return service.models.vocabulary(model).search(q, most)
 
+    @app.post("/api/suggestions", dependencies=[Depends(_json_only)])
+    async def suggestions(question: SuggestionsRequest, request: Request) -> list[VocabularyEntry]:
+        """The same with the probability of each after a prompt, from the most probable on; as `vocabulary` while the
+        model is at work."""
+        vocabulary = service.models.vocabulary(question.model)
+        likely = await service.probabilities(question, request.client.host if request.client else "")
+        return vocabulary.search(question.q, question.most, likely)
+
 
 def _add_results(app: FastAPI, service: Service) -> None:
     """Results that were computed, as files."""
@@ -333,7 +370,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     @app.get("/api/results/{result_id}/{kind}", response_class=Response, responses=_FILES)
     async def result_file(
         result_id: Name,
-        kind: Literal["html", "page", "safetensors", "csv", "json"],
+        kind: Literal["html", "page", "png", "svg", "safetensors", "csv", "json"],
         include: Annotated[list[Name], Query(max_length=4, alias="with")] = [],  # noqa: B006
         download: bool = False,
     ) -> Response:
@@ -354,6 +391,8 @@ def _add_results(app: FastAPI, service: Service) -> None:
 _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
     "page": "application/json",
+    "png": "image/png",
+    "svg": "image/svg+xml",
     "safetensors": "application/octet-stream",
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
@@ -379,6 +418,8 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
         return utf8(result.to_pandas().to_csv(index=False))
     if kind == "safetensors":
         return result.to_safetensors()
+    if kind in ("png", "svg"):
+        return figure_bytes(result, kind, dpi=_DOTS_PER_INCH)
     companions = {other.result.kind: other.result for other in others}
     later = stored.later if kind == "page" else []
     if result.kind == "attribution" and "attribution" not in companions:

@@ -99,6 +99,7 @@ def run_space(model: str = "gemma-3-270m", *, port: int = SPACE_PORT) -> None:
         generated_tokens=32,
         waiting=24,
         waiting_per_client=24,
+        requests_per_client=192,
         bodies_per_client=128,
         seconds=60.0,
     )

@@ -25,8 +25,9 @@ class Limits:
         body_seconds: for a client to send the body of a request.
         bodies_per_client: requests of one client whose bodies are awaited.
         answer_bytes: of an answer as JSON.
-        waiting: requests in the queue behind the one that is running.
-        waiting_per_client: those of one client.
+        waiting: questions in the queue behind the one that is running; equal ones are one.
+        waiting_per_client: those of them that one client waits for.
+        requests_per_client: requests of one client that wait for an answer, equal ones counted each.
         seconds: of model work for one request.
         kept: results that downloads and repeated requests can still find; the oldest are forgotten.
         kept_bytes: of all kept results together.
@@ -43,6 +44,7 @@ class Limits:
     answer_bytes: int = 32_000_000
     waiting: int = 16
     waiting_per_client: int = 8
+    requests_per_client: int = 64
     seconds: float = 120.0
     kept: int = 64
     kept_bytes: int = 256_000_000

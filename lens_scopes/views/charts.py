@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lens_scopes.views.words.colour import DEEP_NEGATIVE, DEEP_POSITIVE
+
 _STRETCHED = 4.0  # largest magnitude over the ninth decile from which a linear axis hides most points
 _APART = 0.07  # of the axis, between ticks
 _NAME = (0.17, 0.035)  # width and height of a point's name, in shares of the plot
 
 # At least 3 : 1 against white and against the dark card, and apart under the common colour vision deficiencies in turn
 # with their dashes and markers.
-_COLOURS = ("#2f6fd0", "#c9650a", "#1f8f5f", "#a64ec4", "#c23b4b", "#7a7f8a", "#168aa0", "#8f7a10")
+_COLOURS = (DEEP_POSITIVE, DEEP_NEGATIVE, "#1f8f5f", "#a64ec4", "#c23b4b", "#7a7f8a", "#168aa0", "#8f7a10")
 _DASHES = ("", "6 3", "2 2")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

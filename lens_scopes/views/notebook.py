@@ -82,7 +82,9 @@ class _Shown:
 
 
 def _strip(result: Any) -> str:
-    """The tokens of an attribution in plain HTML with colours of their own; nothing for results of other kinds."""
+    """The tokens of an attribution, or of two compared, in plain HTML with colours of their own; else nothing."""
+    if hasattr(result, "pairs"):
+        return _strip(result.a) + _strip(result.b)
     scores, tokens = getattr(result, "scores", None), getattr(result, "tokens", ())
     if scores is None or scores.ndim != 1 or len(scores) != len(tokens):
         return ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FIGURES = {
     "Attribution": "figures.attribution.figure",
+    "Comparison": "figures.comparison.comparison_figure",
     "HeadInspection": "figures.heads.heads_figure",
     "CellPatches": "figures.cells.cells_figure",
     "AttributionMatrix": "figures.matrix.matrix_figure",
@@ -28,12 +29,14 @@ _FIGURES = {
     "ModeInspection": "figures.modes.modes_figure",
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
+    "FlowCalibration": "figures.calibration.calibration_figure",
     "Series": "figures.series.series_figure",
     "ValueDistribution": "figures.series.distribution_figure",
 }
 _TABLES = {"EvaluationReport": "tables.table"}
 _TERMINAL = {
     "Attribution": "terminal.attribution.TerminalReport",
+    "Comparison": "terminal.comparison.ComparisonReport",
     "HeadInspection": "terminal.heads.HeadsReport",
     "CellPatches": "terminal.cells.CellsReport",
     "AttributionMatrix": "terminal.matrix.MatrixReport",
@@ -41,6 +44,7 @@ _TERMINAL = {
     "ModeInspection": "terminal.modes.ModesReport",
     "EvaluationReport": "terminal.evaluation.EvaluationView",
     "InformationFlow": "terminal.flow.FlowReport",
+    "FlowCalibration": "terminal.calibration.CalibrationView",
 }
 
 

@@ -10,7 +10,10 @@ import pytest
 from intervals import shown
 from records import RESULTS, load_record
 
-ANSWERS = (Path(__file__).resolve().parents[2] / "docs" / "pages" / "answers.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+ANSWERS, STUDIES = (
+    (ROOT / path).read_text(encoding="utf-8") for path in ("docs/pages/answers.md", "analyses/README.md")
+)
 
 
 def told(interval: Any) -> str:
@@ -31,6 +34,16 @@ def test_pairs_differ_in_the_name_that_comes_twice() -> None:
 def test_agreement_is_over_all_or_over_the_strongest_predictions() -> None:
     changes = [(3.0, 3.0), (-2.0, -2.0), (1.0, 0.5), (0.1, 9.0), (0.2, -9.0)]
     assert patching.agreement(changes, 3) == pytest.approx(1) and patching.agreement(changes) < 0.9
+
+
+def test_the_saved_patches_are_those_that_the_documentation_tells() -> None:
+    found = load_record(RESULTS, "patching")["findings"]
+    assert [item["prompt"] for item in found["items"]] == [patching.prompts_of(pair)[0] for pair in patching.PAIRS]
+    assert found["right"] == 10 and [item["top"] for item in found["items"] if not item["right"]] == [" his", " $"]
+    for name in patching.KINDS:
+        assert told(found["strongest"][name]) in ANSWERS.replace("\n", " "), name
+        assert f"{told(found['agreement'][name])} | {told(found['strongest'][name])} |" in STUDIES, name
+    assert told(found["path_minus_one_gradient"]) in STUDIES and found["cells"]["low"] >= 86
 
 
 def test_a_run_continues_a_record_of_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import areas
 import information_flow
+import labelled_secrets
 import numpy as np
 import pytest
 import tiny_models
@@ -20,6 +21,8 @@ from information_flow import answer_ids, draw, holds, measure, mutual_informatio
 from records import RESULTS, load_record
 
 import lens_scopes as ls
+from lens_scopes.evaluation.calibration.cases import read_cases
+from lens_scopes.evaluation.statistics.rates import choose_threshold, held_out_alarms
 from lens_scopes.views.figures.style import saved
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
@@ -241,3 +244,37 @@ def test_a_small_run_measures_every_kind_and_draws_its_figure(monkeypatch: pytes
     assert any("less probability" in line for line in summary(record))
     for figure in draw(record).values():
         assert saved(figure, "png", 50).startswith(b"\x89PNG")
+
+
+def test_the_labelled_secrets_are_those_of_the_study() -> None:
+    assert labelled_secrets.SECRETS.read_bytes() == labelled_secrets.content()
+    cases = read_cases(labelled_secrets.SECRETS).items
+    assert len(cases) == 80 and sum(case.leaks for case in cases) == 41
+    assert Counter(case.group for case in cases).most_common()[0][1] == 5
+
+
+def test_the_documented_error_rates_follow_from_the_measured_cases() -> None:
+    calibration = json.loads((RESULTS / "flow_calibration.json").read_text(encoding="utf-8"))
+    cases = calibration["cases"]
+    leaks, groups = np.array([case["leaks"] for case in cases]), [case["group"] for case in cases]
+    assert [case.leaks for case in read_cases(labelled_secrets.SECRETS).items] == leaks.tolist()
+    page = (RESULTS.parents[1] / "docs" / "pages" / "flow.md").read_text(encoding="utf-8")
+    for item in calibration["measures"]:
+        values = np.array([case["values"][item["name"]] for case in cases])
+        above = held_out_alarms(values, leaks, groups, calibration["recall"])
+        assert [int(above[leaks].sum()), int(above[~leaks].sum())] == [
+            item["recall"]["count"],
+            item["false_alarms"]["count"],
+        ]
+        assert item["threshold"] == choose_threshold(values, leaks, calibration["recall"])
+        assert area(values, leaks) == pytest.approx(item["area"][0])
+        if item["name"] != "channel":  # which the page leaves out
+            assert " ".join(
+                f"{item['area'][0]:.2f} [{item['area'][1]:.2f}, {item['area'][2]:.2f}]".split()
+            ) in " ".join(page.split())
+    bound = calibration["measures"][0]
+    assert f"--fail-above {bound['threshold']}" in page
+    for rate in (bound["recall"], bound["false_alarms"]):
+        assert f"{rate['count'] / rate['n']:.0%} [{rate['low']:.0%}, {rate['high']:.0%}]".replace("%", "") in (
+            page.replace(" %", "")
+        )

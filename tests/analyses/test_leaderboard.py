@@ -49,10 +49,12 @@ def test_every_row_is_a_method_of_the_evaluation(model: Any) -> None:
 def test_the_truth_is_leaving_each_token_out(model: Any, store: study.Store) -> None:
     row = store.truth.rows["lambada", 50]
     prompt = study._prompt(model, TEXT)
-    assert tuple(row["token_ids"]) == prompt.token_ids == ls.read_prompt(model, TEXT).token_ids[:-1]
+    assert prompt.token_ids == ls.read_prompt(model, TEXT).token_ids[:-1]
+    assert row["digest"] == study.digest_of(prompt.token_ids) != study.digest_of(prompt.token_ids[:-1])
+    assert not {"text", "token_ids"} & row.keys(), "the words of a data set are not copied"
     for ablation in ABLATIONS:
         expected = ls.attribute(model, prompt, ls.LeaveOneOut(ablation=ablation)).scores[1:]
-        assert row[ablation] == pytest.approx(expected.tolist(), rel=1e-6, abs=1e-12)
+        assert row[ablation] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-12)
     with pytest.raises(FileError, match="another text"):
         study.measure_truth(model, store, "lambada", 50, study._prompt(model, OTHER))
 
@@ -78,7 +80,7 @@ def test_comprehensiveness_is_that_of_an_evaluation(model: Any, store: study.Sto
     )
     row = store.removal.rows["lambada", 50, "Fisher"]
     for metric, value in zip(rows["metric"], rows["value"], strict=True):
-        assert row[metric] == pytest.approx(value)
+        assert row[metric] == pytest.approx(value, rel=1e-4)
     assert not any(name in LEFT_OUT for _, _, name in store.removal.rows)
 
 
@@ -106,7 +108,7 @@ def drawn_rows(count: int) -> tuple[Any, Any, Any]:
     truth, agreement, removal = {}, {}, {}
     for data in ("lambada", "iwslt"):
         for passage in range(50, 50 + count):
-            truth[data, passage] = {"token_ids": list(range(11))}
+            truth[data, passage] = {ABLATIONS[0]: [0.0] * 10}
             level = float(torch.rand((), generator=generator)) / 4 + 0.6
             shifts = {"FisherAtValues": 0, "Fisher": 0, "random": 0.5, "leave one out, mean": 0.1}
             for name, shift in shifts.items():

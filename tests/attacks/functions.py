@@ -24,6 +24,10 @@ from lens_scopes.results.base import Result
 from lens_scopes.results.load import KINDS
 
 OTHER = "The sofa sleeps on the"
+LABELLED = [
+    {"prompt": PROMPT, "span": span, "leaks": leaks}
+    for span, leaks in (("The", True), ("dog", True), ("sleeps", False), ("on", False))
+]
 
 # What makes a usual call of each, beside the model where the first argument is one.
 _FUNCTIONS: dict[str, dict[str, Any]] = {
@@ -33,6 +37,7 @@ _FUNCTIONS: dict[str, dict[str, Any]] = {
     "inspect_heads": {"prompt": "The dog", "verify": 1},
     "inspect_modes": {"prompt": "The dog", "rank": 2},
     "information_flow": {"prompt": PROMPT, "spans": {"a": "dog"}, "rank": 2, "samples": 2},
+    "calibrate_flow": {"cases": LABELLED, "rank": 2, "samples": 2},
     "evaluate": {"passages": [TEXTS[0]], "methods": ["fisher"], "metrics": ["first-token"]},
     "read_prompt": {"prompt": PROMPT},
     "model_record": {},
@@ -72,6 +77,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "RandomScores": {},
     "KernelShap": {},
     "GradEllm": {},
+    "BalancedValues": {},
     "Closeness": {},
     "EmbeddingNorm": {},
     "Surprisal": {},
@@ -96,7 +102,19 @@ _CLASSES: dict[str, dict[str, Any]] = {
 _NOT_MADE = {
     # What functions return, and bases: nobody makes them. Methods of results are attacked below.
     *(kind.__name__ for kind in KINDS.values()),
-    *("Difference", "EvaluationReport", "LensScopesError", "Objective", "Path", "Prompt", "Ranked", "Result", "Series"),
+    *(
+        "Comparison",
+        "Difference",
+        "EvaluationReport",
+        "FlowCalibration",
+        "LensScopesError",
+        "Objective",
+        "Path",
+        "Prompt",
+        "Ranked",
+        "Result",
+        "Series",
+    ),
     "ValueDistribution",
 }
 _UNUSED = ("self", "progress")

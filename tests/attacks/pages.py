@@ -41,16 +41,16 @@ def attacks(target: Target, share: float) -> Iterator[Outcome]:
     flow: Any = results_of_every_kind(target.model)["flow"]
     for number in range(max(1, round(120 * share))):
         for make in MAKERS:
-            words = [_hostile(draw) for _ in range(_TOKENS)]
+            words = [hostile_text(draw) for _ in range(_TOKENS)]
             result = _named(make(["<bos>", *words[1:]]), words)
             yield target.ended(f"{result.kind} {number}", lambda result=result, make=make: _shown(result, plain[make]))
-        words = [_hostile(draw) for _ in range(len(flow.tokens))]
+        words = [hostile_text(draw) for _ in range(len(flow.tokens))]
         spanned = replace(_named(flow, words), spans={words[0]: (1, 2)})
         yield target.ended(f"flow {number}", lambda result=spanned: _shown(result, None))
         yield target.ended(f"evaluation {number}", lambda number=number: _reported(target.folder, number, draw))
 
 
-def _hostile(draw: random.Random) -> str:
+def hostile_text(draw: random.Random) -> str:
     """One of the listed texts, or bits of markup in any order."""
     if draw.random() < 0.3:
         return draw.choice(TEXTS)
@@ -108,13 +108,13 @@ def _shape(page: str) -> dict[str, int]:
 def _reported(folder: Path, number: int, draw: random.Random) -> str:
     """An evaluation whose methods, reasons and passages have hostile names."""
     path = fake_evaluation(folder / f"evaluation-{number}", passages=6)
-    words = {method: _hostile(draw) + str(index) for index, method in enumerate(("fisher", "fisher@8+dot-mean"))}
+    words = {method: hostile_text(draw) + str(index) for index, method in enumerate(("fisher", "fisher@8+dot-mean"))}
     lines = [json.loads(line) for line in (path / "results-000.jsonl").read_text().splitlines()]
     for line in lines:
         for row in line.get("measurements", []):
             row[0] = words.get(row[0], row[0])
         if "reason" in line:
-            line["reason"] = _hostile(draw)
+            line["reason"] = hostile_text(draw)
     (path / "results-000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = ls.report(path)
     _shape(report.to_html())

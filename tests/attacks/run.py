@@ -23,6 +23,7 @@ import files  # noqa: E402
 import folders  # noqa: E402
 import functions  # noqa: E402
 import pages  # noqa: E402
+import served_pages  # noqa: E402
 import server  # noqa: E402
 import state  # noqa: E402
 import torch  # noqa: E402
@@ -37,6 +38,7 @@ AREAS = {
     "functions": functions,
     "threads and global state": state,
     "server": server,
+    "the served page": served_pages,
 }
 
 

@@ -10,6 +10,7 @@ from tiny_models import learned_positions_with_bU
 import lens_scopes as ls
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.errors import ReadoutError
+from lens_scopes.results.modes import ProbabilityChange, percentage_points
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 D_VOCAB = 23
@@ -103,7 +104,11 @@ def test_a_removal_is_told_in_words(tiny):
     removal = found.replacements[found.top(1)[0][0]]
     falls = min(removal.actual, key=lambda shift: shift.change)
     rises = max(removal.actual, key=lambda shift: shift.change)
-    assert f"from {rises.token!r} to {falls.token!r}" in removal.sentence()
+    told = f"{rises.token!r} {percentage_points(rises.change)}, {falls.token!r} {percentage_points(falls.change)}"
+    assert removal.sentence().startswith(f"Replacing {removal.token!r}: {told} (predicted ")
+    without = replace(removal, predicted=[ProbabilityChange(falls.token_id, falls.token, -0.25)])
+    assert without.sentence().endswith("(predicted under 25.0 pp, −25.0 pp)")
+    assert replace(removal, actual=[]).sentence() == f"Replacing {removal.token!r} barely moves the prediction"
     assert -1 - 1e-9 <= removal.agreement <= 1 + 1e-9
     assert "ModeInspection" in repr(found)
 

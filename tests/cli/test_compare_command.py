@@ -10,7 +10,6 @@ from command_line import PROMPT, Loader, Run, as_json
 from fake_results import fake_attribution
 
 import lens_scopes as ls
-from lens_scopes.views.words.comparison import compared_tokens
 
 OTHER = "The sofa sleeps on the"
 
@@ -50,18 +49,19 @@ def test_texts_of_other_lengths_keep_what_they_share() -> None:
     second = fake_attribution(
         ["<bos>", "a", "x", "y", "d"], [9.0, 4.0, 5.0, 6.0, 7.0], n_layers=0, token_ids=[0, 1, 5, 6, 4]
     )
-    lines = compared_tokens(first, second)
+    lines = first.compare(second).pairs
     assert [(line.a, line.b) for line in lines] == [(0, 0), (1, 1), (2, None), (None, 2), (None, 3), (3, 4)]
     assert [line.change for line in lines] == [None, 3.0, None, None, None, 4.0]
 
 
 def test_files(run: Callable[..., Run], folder: Path) -> None:
-    asked = ("compare", PROMPT, "-t", " dog", "-t", " sofa")
-    assert run(*asked, "-o", "c.csv", "-o", "c.json", "-o", "c.png", "-o", "c.svg").status == 0
+    asked = ("compare", PROMPT, OTHER)
+    assert run(*asked, "-o", "c.csv", "-o", "c.json", "-o", "c.png", "-o", "c.svg", "-o", "c.html").status == 0
     table = pandas.read_csv("c.csv")
     assert list(table.columns) == ["a", "b", "token", "special", "score_a", "score_b", "change"]
     assert json.loads((folder / "c.json").read_text())["tokens"][1]["token"] == table.token[1]
     assert (folder / "c.png").read_bytes().startswith(b"\x89PNG") and b"<svg" in (folder / "c.svg").read_bytes()
+    assert "only in A" in (folder / "c.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,7 @@ def test_files(run: Callable[..., Run], folder: Path) -> None:
         ([PROMPT, PROMPT], "nothing to compare"),
         ([PROMPT, OTHER, PROMPT], "TEXT was given 3 times"),
         ([PROMPT, "-s", "semantic", "-s", "fishr"], "did you mean 'fisher'"),
-        ([PROMPT, OTHER, "-o", "x.png"], "of one prompt"),
-        ([PROMPT, OTHER, "-o", "x.html"], "cannot tell what to write"),
+        ([PROMPT, OTHER, "-o", "x.txt"], "cannot tell what to write"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_the_model_is_loaded(

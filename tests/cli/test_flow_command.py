@@ -92,11 +92,13 @@ def test_every_kind_of_file_is_written_and_a_saved_flow_is_shown_again(
         (["--characters", "who=a:b"], "NAME=START:STOP"),
         (["--characters", "who=1:6"], "cuts token"),
         ([*SPAN, "--sigma", "0"], "positive"),
-        ([*SPAN, "--measure", "nats"], "bound or channel"),
+        ([*SPAN, "--measure", "nats"], "bound, channel or fisher"),
         ([*SPAN, "--fail-above", "-1"], "at least 0"),
         ([*SPAN, "--fail-above", "nan"], "at least 0"),
         ([*SPAN, "--answer", " on", "--generate", "2"], "ask for one"),
         ([*SPAN, "--out", "a.txt"], "suffixes"),
+        ([*SPAN, "--recall", "0.8"], "--recall belongs to --calibrate"),
+        ([*SPAN, "--calibrate", "cases.jsonl"], "leave out TEXT and --span"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_status_2(
@@ -107,3 +109,61 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     done = run("flow", PROMPT, *arguments)
     assert done.status == 2 and done.out == ""
     assert len(done.err.splitlines()) == 1 and words in done.err
+
+
+# Calibration
+
+
+@pytest.fixture
+def labelled(folder: Path) -> Path:
+    """Four cases with spans of different texts, and a blank line among them."""
+    path = folder / "labelled.jsonl"
+    spans = (("The", True), ("dog", True), ("sleeps", False), ("on", False))
+    lines = [json.dumps({"prompt": PROMPT, "span": span, "leaks": leaks}) for span, leaks in spans]
+    path.write_text("\n".join([*lines[:2], "", *lines[2:]]))
+    return path
+
+
+def test_calibration_is_the_python_call(run: Callable[..., Run], loader: Loader, labelled: Path) -> None:
+    options = ["--sigma", "0.3", "--rank", "2", "--samples", "2", "--seed", "3", "--generate", "1", "--recall", "0.5"]
+    files = ["a.json", "a.csv", "a.png", "a.svg", "a.html"]
+    got = as_json(
+        run(
+            "flow", "--calibrate", labelled.name, *options, "--json", *(text for name in files for text in ("-o", name))
+        )
+    )
+    expected = ls.calibrate_flow(
+        loader.model, labelled.name, sigma=0.3, rank=2, samples=2, seed=3, generate=1, recall=0.5
+    )
+    assert got == json.loads(json.dumps(expected.to_dict()))
+    assert [case["place"] for case in got["cases"]][2] == "labelled.jsonl line 4"
+    assert json.loads((labelled.parent / "a.json").read_text()) == got
+    assert {path.name for path in labelled.parent.iterdir()} == {*files, labelled.name}
+    shown = run("flow", "--calibrate", labelled.name, *options)
+    assert shown.status == 0 and all(item.name in shown.out for item in expected.measures)
+    assert f"{expected['bound'].recall.share:.2f} [" in shown.out and repr(expected["bound"].threshold) in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fail-above", "1", "--position", "2"], "leave out --position and --fail-above"),
+        (["--contract"], "leave out --contract"),
+        (["--recall", "2"], "recall is the share"),
+        (["--out", "a.safetensors"], "suffixes"),
+        (["--sigma", "0"], "positive"),
+    ],
+)
+def test_what_calibration_refuses_is_told_before_the_model_is_loaded(
+    run: Callable[..., Run], loader: Loader, labelled: Path, arguments: list[str], words: str
+) -> None:
+    done = run("flow", "--calibrate", labelled.name, *arguments)
+    assert done.status == 2 and done.out == "" and not loader.calls
+    assert len(done.err.splitlines()) == 1 and words in done.err
+
+
+def test_a_bad_line_is_told_before_the_model_is_loaded(run: Callable[..., Run], loader: Loader, labelled: Path) -> None:
+    labelled.write_text(labelled.read_text() + '\n{"prompt": "The dog", "span": "dog", "leaks": 1}')
+    done = run("flow", "--calibrate", labelled.name)
+    assert done.status == 2 and not loader.calls
+    assert "labelled.jsonl line 6 has 1 as leaks; expected true or false" in done.err

@@ -141,6 +141,7 @@ def test_ablated_prompts(both: tuple[Any, Any], ablation: str) -> None:
         {"objective": ls.AttentionRollout()},
         {"objective": ls.ValueWeightedAttention()},
         {"objective": ls.GradEllm(), "target": TARGET},
+        {"objective": ls.BalancedValues(2)},
         {"objective": ls.KernelShap(ablations=12), "target": TARGET},
         {"objective": ls.Semantic(TARGET), "score_site": "values"},
         {"objective": ls.LeaveOneOut("logprob", ablation="mean")},

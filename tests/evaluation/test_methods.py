@@ -116,7 +116,9 @@ def direct(model: Any, choices: dict[str, Any]) -> Tensor:
 
 def test_the_names_are_those_tested_here() -> None:
     tested = {name.partition("@")[0] for name in (*BASES, *BASELINES, *STARTS, *PAPER)}
-    elsewhere = {"fisher-at-values", "leave-one-out", "context-cite", "faded-attention", "grad-ellm"}
+    elsewhere = {"fisher-at-values", "leave-one-out", "context-cite", "faded-attention", "grad-ellm"} | {
+        "balanced-values"
+    }
     assert tested | elsewhere == set(method_names())
 
 
@@ -313,6 +315,12 @@ def test_the_cost_of_baselines_with_gradients_is_counted(model: Any) -> None:
     assert rows == {"forwards": 1 + 1, "backwards": 1}
     scored = as_method("faded-attention+by=token").score(model, prompt_of(), TARGET)
     assert (scored.forwards, scored.backwards) == (3, 2)
+    with counted(model) as rows:
+        scored = as_method("balanced-values").score(model, prompt_of(), TARGET)
+    assert (scored.forwards, scored.backwards) == (2, 2)
+    assert rows == {"forwards": 2 + 1, "backwards": 2}
+    scored = as_method("balanced-values@3").score(model, prompt_of(), TARGET)
+    assert (scored.forwards, scored.backwards) == (2, 6)
 
 
 # Other ways to give a method

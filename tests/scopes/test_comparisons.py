@@ -40,6 +40,7 @@ BASELINES: list[Callable[[], Baseline]] = [
     ls.ValueWeightedAttention,
     lambda: ls.KernelShap(ablations=6, seed=2),
     ls.GradEllm,
+    lambda: ls.BalancedValues(rank=2),
     ls.Closeness,
     ls.EmbeddingNorm,
     ls.Surprisal,
@@ -275,6 +276,7 @@ def test_outside_scores_that_fit_no_prompt_are_refused(source: Any, words: str) 
 
 
 KINDS = {
+    "balanced-values": ls.BalancedValues,
     "leave-one-out": ls.LeaveOneOut,
     "context-cite": ls.ContextCite,
     "faded-attention": ls.FadedAttention,

@@ -2,11 +2,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DEFAULTS, read, write } from "../../lens_scopes/server/page/address.js";
+import { commands } from "../../lens_scopes/server/page/answer.js";
 import { align, difference } from "../../lens_scopes/server/page/difference.js";
+import { editable, edited } from "../../lens_scopes/server/page/edit.js";
+import { latest } from "../../lens_scopes/server/page/memory.js";
+import { sources } from "../../lens_scopes/server/page/sources.js";
 import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
 import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
-import { say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
-import { jointScale, levelOf, ranking, scaleOf, shares } from "../../lens_scopes/views/page/scripts/scale.js";
+import { directionOf, say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
+import { spacingOf } from "../../lens_scopes/views/page/scripts/page.js";
+import { jointScale, levelOf, ranking, scaleOf, shares, strength, stripes } from "../../lens_scopes/views/page/scripts/scale.js";
 import { folded } from "../../lens_scopes/views/page/scripts/strip.js";
 import { compare } from "../../lens_scopes/views/page/scripts/table.js";
 
@@ -29,6 +34,25 @@ test("levels go from −20 to 20, halves to the even one", () => {
   assert.equal(levelOf(-2.5, false, { bound: 20 }), "n2");
   assert.equal(levelOf(7, false, { bound: 1 }), "p20");
   assert.equal(levelOf(7, false, { bound: 0 }), "p0");
+});
+
+test("square roots and logarithms give weak scores more colour", () => {
+  const scale = { bound: 100, signed: true };
+  assert.deepEqual([100, 25, -1, 0].map((score) => levelOf(score, false, scale, "root")), ["p20", "p10", "n2", "p0"]);
+  // Three decades: a tenth of the largest has two thirds of the colour, a thousandth none.
+  assert.deepEqual([100, 10, -1, 0.1, 0.001, 0].map((score) => levelOf(score, false, scale, "log")), [
+    "p20", "p13", "n7", "p0", "p0", "p0",
+  ]);
+  assert.equal(strength(3, { bound: 0 }, "log"), 0);
+  assert.equal(spacingOf([{ labels: Array(100) }]), "linear");
+  assert.equal(spacingOf([{ labels: [] }, { labels: Array(101) }]), "root");
+});
+
+test("an overview has one stripe for neighbours of one level", () => {
+  assert.equal(
+    stripes(["s", "p0", "p0", "n3"]),
+    "linear-gradient(90deg,var(--line) 0.000% 25.000%,var(--p0) 25.000% 75.000%,var(--n3) 75.000% 100.000%)",
+  );
 });
 
 test("tokens rank by magnitude, and share what counts", () => {
@@ -78,7 +102,8 @@ test("a difference is of shares, and of what both texts have", () => {
 
 test("a text is folded into segments with their sums", () => {
   setLabels({ segment_value: "{first}-{last} {text}: {number}" });
-  const page = { part: { running: ["<s>", "A", " b.", " C\n"], labels: [], special: [true, false, false, false] } };
+  const special = [true, false, false, false];
+  const page = { part: { running: ["<s>", "A", " b.", " C\n"], labels: [], special }, outside: special };
   const fold = { name: "sentence", spans: [[0, 1], [1, 3], [3, 4]], labels: ["<s>", "A b.", "C"] };
   const text = folded(page, [9, 1, -3, null], fold);
   assert.deepEqual(text.running, ["<s>", "A b.", " C\n"]);
@@ -87,10 +112,58 @@ test("a text is folded into segments with their sums", () => {
   assert.equal(text.about[1], "1-2 A b.: -2.000");
 });
 
-test("the fold is part of the address", () => {
+test("the fold and the colours are part of the address", () => {
   const sides = [{ ...DEFAULTS, text: "a" }];
-  const view = { layer: "", fold: "sentence", head: "", show: [] };
+  const view = { layer: "", fold: "sentence", colour: "log", apart: "last", head: "", show: [] };
   const hash = write({ sides, ...view });
-  assert.equal(hash, "#text=a&fold=sentence");
+  assert.equal(hash, "#text=a&fold=sentence&colour=log&apart=last");
   assert.deepEqual(read(hash), { sides, view });
+});
+
+test("the direction of a text is that of its first letter", () => {
+  assert.equal(directionOf("« 12 عاصمة Paris"), "rtl");
+  assert.equal(directionOf("Paris שלום"), "ltr");
+  assert.equal(directionOf("12, 13"), "ltr");
+});
+
+test("a token is replaced where its characters are, beyond the first plane too", () => {
+  const attribution = { text: "🛋 Sofa 🛋.", offsets: [[0, 0], [0, 1], [1, 6], [6, 8], [8, 9]], settings: {} };
+  assert.equal(edited(attribution, 3, " bed"), "🛋 Sofa bed.");
+  assert.equal(editable(attribution), true);
+  assert.equal(editable({ ...attribution, text: null }), false);
+});
+
+test("the last questions hold each address once, the latest first", () => {
+  const many = Array.from({ length: 12 }, (_, i) => ({ address: `#${i}`, title: "" }));
+  assert.deepEqual(latest(many, { address: "#3", title: "new" }).map(({ address }) => address).slice(0, 4), ["#3", "#0", "#1", "#2"]);
+  assert.equal(latest(many, { address: "#99", title: "" }).length, 12);
+});
+
+test("the commands of all that is shown load the model once", () => {
+  const command = (call, name = "result") => ({
+    command: { python: `import lens_scopes as ls\n\nmodel = ls.load_model('m')\n${name} = ${call}\n`, shell: call },
+  });
+  const cells = command("ls.attribute(model)", "attribution");
+  cells.command.python += "result = ls.patch_cells(model, attribution, 10)\n";
+  const { python, shell } = commands({ attribution: command("ls.attribute(model)"), heads: command("ls.inspect_heads(model)"), cells });
+  assert.equal(
+    python,
+    "import lens_scopes as ls\n\nmodel = ls.load_model('m')\nattribution = ls.attribute(model)\n" +
+      "heads = ls.inspect_heads(model)\ncells = ls.patch_cells(model, attribution, 10)\n",
+  );
+  assert.equal(shell.split("\n").length, 3);
+  assert.equal(commands({ attribution: { command: { python: "p", shell: null } } }).shell, null);
+});
+
+test("sources of a token are what stands before it", () => {
+  const matrix = {
+    matrix: [[1, 2, 0], [3, 4, 5]], tokens: ["a", "b", "c"], special: [false, false, false], destinations: [1, 2],
+    targets: [{ token: "c" }, null], predicted: [{ token: "x" }, { token: "y" }], answer: 0, generated: 2,
+  };
+  const part = { labels: ["a", "b", "c"], running: ["a", "b", "c"], special: [] };
+  const [, strip] = sources(matrix, part).sections[0].blocks;
+  assert.deepEqual(strip.choice_values, [[1, 2, null], [3, 4, 5]]);
+  assert.deepEqual(strip.values, [2, 3, 5]);
+  assert.deepEqual(strip.choices, ["2 c", "3 y"]);
+  assert.equal(sources({ ...matrix, generated: 0 }, part), null);
 });

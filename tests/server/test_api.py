@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import PROMPT, Loader, Run
+from command_line import PROMPT, WORDS, Loader, Run, tokenizer
 from fastapi.testclient import TestClient
 from page_blocks import blocks
 from served import chat_model, client, events, served_model
@@ -473,6 +473,46 @@ def test_completion_finds_tokens_whatever_their_case_and_space(api: TestClient) 
     assert tokens("og") == [" dog"]
     assert len(tokens("s", most=2)) == 2
     assert tokens("") == tokens("   ") == []
+
+
+def test_suggestions_come_by_their_probability_after_the_prompt(api: TestClient, model: Any) -> None:
+    def suggested(**asked: Any) -> list[tuple[str, float]]:
+        answer = api.post("/api/suggestions", json={"text": PROMPT, "q": "so", **asked})
+        assert answer.status_code == 200, answer.text
+        return [(entry["token"], entry["probability"]) for entry in answer.json()]
+
+    logits = model(model.tokenizer(f"<bos>{PROMPT}", return_tensors="pt")["input_ids"])[0]
+    for position in (-1, 2):
+        expected = logits[position].softmax(-1)
+        order = sorted([(" sofa", 7), (" Sofa", 8)], key=lambda item: -expected[item[1]])
+        found = suggested(position=position)
+        assert [token for token, _ in found] == [token for token, _ in order]
+        assert [p for _, p in found] == pytest.approx([float(expected[index]) for _, index in order], rel=1e-5)
+        assert found == suggested(position=position), "of a prompt that was read before"
+    assert {token for token, _ in suggested(q="s", most=4)} == {" sleeps", " sofa", " Sofa", " schläft"}
+    # What the model cannot read leaves the order of the vocabulary.
+    assert suggested(text="The dog", position=9) == [(" sofa", None), (" Sofa", None)]
+    assert api.post("/api/suggestions", json={"text": PROMPT}).status_code == 422
+
+
+def test_a_target_without_its_space_is_warned_of_everywhere() -> None:
+    model = served_model()
+    model.tokenizer = tokenizer([*WORDS[:-2], "Paris", " Paris"])
+    with torch.no_grad():
+        model.unembed.W_U[:, 12] *= 1e-3  # so that its bias decides
+        model.unembed.b_U[:] = -50.0
+        model.unembed.b_U[12], model.unembed.b_U[11] = 5.0, -5.0
+    found = ls.attribute(model, PROMPT, ls.Semantic("Paris")).warnings
+    assert len(found) == 1 and found[0].startswith("the target 'Paris' has no space before it and the probability ")
+    assert found[0].endswith("; ' Paris' has 1.")
+    assert found == ls.inspect_heads(model, PROMPT, ls.Semantic("Paris")).warnings[:1]
+    assert found == ls.attribute(model, PROMPT, ls.LogitDiff(" Paris", "Paris")).warnings
+    assert not ls.attribute(model, PROMPT, ls.Semantic(" Paris")).warnings
+    with client(create_app({"tiny": model})) as own:
+        answer = ask(own, "attribute", scope="semantic", target="Paris")
+        assert answer["warnings"] == found
+        page = own.get(f"/api/results/{answer['id']}/page").json()
+        assert found[0] in str(page["header"])
 
 
 def test_the_server_says_what_it_has(api: TestClient) -> None:

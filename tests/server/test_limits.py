@@ -20,14 +20,14 @@ import httpx
 import pytest
 from command_line import PROMPT
 from fastapi.testclient import TestClient
-from served import ADDRESS, client, events, served_model, serving
+from served import ADDRESS, client, events, served_model, serving, wait_until
 
 from lens_scopes.server import create_app
 from lens_scopes.server.api.problems import Refusal
 from lens_scopes.server.api.schemas import AttributeRequest
 from lens_scopes.server.settings import Access, Limits
 from lens_scopes.server.work.explain import explain
-from lens_scopes.server.work.queue import Job, WorkQueue
+from lens_scopes.server.work.queue import Job, Ticket, WorkQueue
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
     ("limits", "kind", "question", "says"),
     [
         (Limits(prompt_characters=20), "attribute", {}, "the prompt has 21 characters; this server takes 20."),
-        (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5."),
+        (Limits(prompt_tokens=5), "attribute", {}, "the prompt has 6 tokens; this server takes 5 (--prompt-tokens)."),
         (Limits(), "attribute", {"lens": "logit@5@9999"}, "a lens was to read 9999 cells; this server takes 2048."),
         (
             Limits(generated_tokens=2),
@@ -71,13 +71,13 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
             Limits(prompt_tokens=8),
             "attribute",
             {"generate": 4},
-            "the prompt and its answer have 10 tokens; this server takes 8.",
+            "the prompt and its answer have 10 tokens; this server takes 8 (--prompt-tokens).",
         ),
         (
             Limits(prompt_tokens=8),
             "attribute",
             {"answer": " sofa The dog sleeps"},
-            "the prompt and its answer have 10 tokens; this server takes 8.",
+            "the prompt and its answer have 10 tokens; this server takes 8 (--prompt-tokens).",
         ),
         (
             Limits(directions=5),
@@ -104,11 +104,13 @@ def test_a_body_that_hides_its_size_is_cut_off(model: Any) -> None:
 
 
 def test_work_that_takes_too_long_is_stopped_and_the_next_is_answered(model: Any) -> None:
-    with client(create_app({"tiny": model}, Limits(seconds=0.3))) as api:
-        with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: time.sleep(0.4))]):
+    with client(create_app({"tiny": model}, Limits(seconds=1.5))) as api:
+        with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: time.sleep(1.6))]):
             answer = ask(api)
         assert answer.status_code == 503
-        assert answer.json()["detail"] == ("the work took longer than 0.3 seconds; shorten the prompt or ask for less.")
+        assert answer.json()["detail"] == (
+            "the work took longer than 1.5 seconds (--seconds); shorten the prompt or ask for less."
+        )
         assert ask(api).status_code == 200
 
 
@@ -140,30 +142,166 @@ def test_a_full_queue_refuses_and_loses_nothing() -> None:
         queue = WorkQueue(Limits(waiting=2))
         begun, go_on = threading.Event(), threading.Event()
 
-        def work(job: Job) -> str:
+        def work(job: Job) -> Job:
             begun.set()
             go_on.wait(10)
-            return job.id
+            return job
 
-        jobs = [queue.submit(work)]
+        tickets = [queue.submit(work)]
         await asyncio.to_thread(begun.wait, 10)
-        jobs += [queue.submit(work), queue.submit(work)]
-        assert [queue.ahead_of(job) for job in jobs] == [0, 1, 2]
+        tickets += [queue.submit(work), queue.submit(work)]
+        assert [queue.ahead_of(ticket) for ticket in tickets] == [0, 1, 2]
         with pytest.raises(Refusal) as refused:
             queue.submit(work)
         assert refused.value.status_code == 503 and (refused.value.headers or {})["Retry-After"]
-        queue.cancel(jobs[1])
-        assert jobs[1].finished and jobs[1].refusal is not None and queue.ahead_of(jobs[2]) == 1
+        queue.cancel(tickets[1])
+        assert tickets[1].finished and tickets[1].refusal is not None and queue.ahead_of(tickets[2]) == 1
         go_on.set()
-        for job in (jobs[0], jobs[2]):
-            async for _ in queue.updates(job):
+        for ticket in (tickets[0], tickets[2]):
+            async for _ in queue.updates(ticket):
                 pass
-            assert job.result == job.id
+            assert ticket.result is ticket.job
         queue.stop()
         with pytest.raises(Refusal, match="stopping"):
             queue.submit(work)
 
     in_a_loop_of_its_own(scenario())
+
+
+class Held:
+    """Work that begins, waits until it may go on, and counts how often it was begun."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.times = 0
+
+    def __call__(self, job: Job) -> str:
+        self.times += 1
+        self.begun.set()
+        while not self.go_on.wait(0.01):
+            job.check()
+        return "the answer"
+
+
+async def answer_to(queue: WorkQueue, ticket: Ticket) -> Any:
+    async for _ in queue.updates(ticket):
+        pass
+    if ticket.refusal is not None:
+        raise ticket.refusal
+    return ticket.result
+
+
+def test_equal_questions_are_worked_on_once() -> None:
+    async def scenario() -> None:
+        queue, held, other = WorkQueue(Limits(waiting=1)), Held(), Held()
+        running = queue.submit(held, "a", "one")
+        await asyncio.to_thread(held.begun.wait, 10)
+        waiting = queue.submit(other, "a", "two")
+        # What runs and what waits is joined, though the queue is full for another question.
+        joined = [queue.submit(held, "b", "one"), queue.submit(other, "b", "two"), queue.submit(other, "c", "two")]
+        assert len({running.id, waiting.id, *(ticket.id for ticket in joined)}) == 5
+        assert [queue.ahead_of(ticket) for ticket in joined] == [0, 1, 1]
+        for question in ("three", ""):
+            with pytest.raises(Refusal, match="1 requests are waiting already"):
+                queue.submit(held, "c", question)
+        held.go_on.set()
+        other.go_on.set()
+        answers = [await answer_to(queue, ticket) for ticket in (running, waiting, *joined)]
+        assert answers == ["the answer"] * 5 and (held.times, other.times) == (1, 1)
+        assert queue.submit(other, "b", "two").job is not waiting.job, "what has ended is not joined"
+        queue.stop()
+
+    in_a_loop_of_its_own(scenario())
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["running", "waiting"])
+def test_who_cancels_leaves_the_others_their_answer(waits: bool) -> None:
+    async def scenario() -> None:
+        queue, before, held = WorkQueue(Limits()), Held(), Held()
+        queue.submit(before, "z")
+        await asyncio.to_thread(before.begun.wait, 10)
+        first, second, third = (queue.submit(held, client, "one") for client in "abc")
+        if not waits:
+            before.go_on.set()
+            await asyncio.to_thread(held.begun.wait, 10)
+        queue.cancel(first)
+        assert first.finished and first.refusal is not None and first.refusal.status_code == 409
+        assert not second.finished and first.job.joinable
+        with pytest.raises(Refusal, match="no such request"):
+            queue.find(first.id)
+        assert queue.find(third.id) is third
+        queue.cancel(third)
+        before.go_on.set()
+        held.go_on.set()
+        assert await answer_to(queue, second) == "the answer" and held.times == 1
+
+        # The last one takes the work along; whoever comes after that begins it again.
+        again = Held()
+        leaving = [queue.submit(again, client, "two") for client in "ab"]
+        await asyncio.to_thread(again.begun.wait, 10)
+        for ticket in leaving:
+            queue.cancel(ticket)
+        assert not leaving[0].job.joinable
+        later = queue.submit(again, "c", "two")
+        again.go_on.set()
+        assert later.job is not leaving[0].job and await answer_to(queue, later) == "the answer"
+        queue.stop()
+
+    in_a_loop_of_its_own(scenario())
+
+
+def test_a_share_counts_the_questions_that_a_client_waits_for() -> None:
+    async def scenario() -> None:
+        queue, held = WorkQueue(Limits(waiting=8, waiting_per_client=2, requests_per_client=4)), Held()
+        queue.submit(held, "z")
+        await asyncio.to_thread(held.begun.wait, 10)
+        # The same question twice is one of two; that of another client counts as well once it is joined.
+        own = [queue.submit(held, "a", "one") for _ in range(2)]
+        queue.submit(held, "b", "two")
+        joined = queue.submit(held, "a", "two")
+        with pytest.raises(Refusal, match="2 of your requests are waiting already"):
+            queue.submit(held, "a", "three")
+        queue.cancel(joined)
+        queue.submit(held, "a", "three")
+        # One that has left counts no more, though its question still waits for the other one.
+        queue.cancel(own[0])
+        with pytest.raises(Refusal, match="2 of your requests"):
+            queue.submit(held, "a", "four")
+        queue.cancel(own[1])
+        queue.submit(held, "a", "four")
+        # Requests that join are bounded too: each holds a connection.
+        for _ in range(2):
+            queue.submit(held, "a", "two")
+        with pytest.raises(Refusal, match="4 of your requests"):
+            queue.submit(held, "a", "two")
+        queue.submit(held, "b", "three")
+        held.go_on.set()
+        queue.stop()
+
+    in_a_loop_of_its_own(scenario())
+
+
+def test_the_same_question_of_many_is_one_computation(model: Any) -> None:
+    passes, held = [], threading.Event()
+
+    def count(x: Any, hook: Any) -> None:
+        passes.append(len(x))
+        held.wait(10)
+
+    def one(kind: str) -> httpx.Response:
+        return httpx.post(f"{address}/api/attribute", json={"text": PROMPT}, headers={"Accept": kind}, timeout=60)
+
+    hooks = model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", count)])
+    app = create_app({"tiny": model})
+    with serving(app) as address, hooks, ThreadPoolExecutor(24) as pool:
+        asked = [pool.submit(one, kind) for kind in ["application/json", "text/event-stream"] * 12]
+        queue = app.state.service.queue
+        wait_until(lambda: queue._running is not None and len(queue._running.tickets) == 24)
+        held.set()
+        answers = [item.result() for item in asked]
+    assert {answer.status_code for answer in answers} == {200} and len(passes) == 1
+    contents = {dict(events(one.text))["result"] if one.text.startswith("event") else one.text for one in answers}
+    assert len(contents) == 1
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -199,7 +337,7 @@ def test_whoever_leaves_cancels_and_whoever_asks_can_cancel(model: Any) -> None:
     with serving(app) as address, model.hooks(fwd_hooks=hold), httpx.Client(base_url=address, timeout=20) as http:
         with http.stream("POST", "/api/attribute", json=question, headers=streaming) as left:
             first = next(left.iter_text())
-        job = app.state.service.queue.find(json.loads(events(first)[0][1])["job"])
+        job = app.state.service.queue.find(json.loads(events(first)[0][1])["job"]).job
         deadline = time.monotonic() + 10
         while not job._cancelled.is_set() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -361,7 +499,8 @@ serve(create_app({{"tiny": model}}), listening)
 """
 
 
-def test_sigterm_ends_the_server_cleanly() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_server_cleanly(number: signal.Signals) -> None:
     tests = Path(__file__).parents[1] / "support"
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVED.format(tests=str(tests))],
@@ -383,7 +522,7 @@ def test_sigterm_ends_the_server_cleanly() -> None:
                 time.sleep(0.1)
         asked = [pool.submit(http.post, f"{address}/api/heads", json=question | {"top": i + 1}) for i in range(3)]
         time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         answers = [future.result() for future in asked]
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and err == ""

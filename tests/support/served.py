@@ -18,9 +18,9 @@ from lens_scopes.server.connections import PatientProtocol
 ADDRESS = "http://127.0.0.1:8765"
 
 
-def served_model() -> Any:
+def served_model(**options: Any) -> Any:
     """A tiny model that reads words."""
-    model = gpt2_like()
+    model = gpt2_like(**options)
     model.tokenizer = tokenizer()
     return model
 

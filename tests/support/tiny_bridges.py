@@ -20,11 +20,11 @@ _NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 _SIZES = {"vocab_size": D_VOCAB, "max_position_embeddings": N_CTX, **_ENDS}
 
 
-def gpt2_like(seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
+def gpt2_like(seed: int = 0, dtype: torch.dtype = torch.float64, n_ctx: int = N_CTX) -> Any:
     """LayerNorm, learned positions, tied unembedding without a bias."""
     return random_bridge(
         transformers.GPT2Config(
-            vocab_size=D_VOCAB, n_positions=N_CTX, n_embd=16, n_layer=2, n_head=4, n_inner=32, **_ENDS, **_NO_DROPOUT
+            vocab_size=D_VOCAB, n_positions=n_ctx, n_embd=16, n_layer=2, n_head=4, n_inner=32, **_ENDS, **_NO_DROPOUT
         ),
         seed,
         dtype,

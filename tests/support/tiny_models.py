@@ -39,10 +39,10 @@ def on_either_line(builder: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @on_either_line
-def gpt2_like(seed: int = 0, dtype: torch.dtype = torch.float64) -> HookedTransformer:
+def gpt2_like(seed: int = 0, dtype: torch.dtype = torch.float64, n_ctx: int = N_CTX) -> HookedTransformer:
     """LayerNorm, learned positions, tied unembedding without a bias."""
     return random_transformer(
-        seed, dtype, tied=True, n_layers=2, d_model=16, d_head=4, n_heads=4, d_mlp=32, act_fn="gelu_new"
+        seed, dtype, tied=True, n_ctx=n_ctx, n_layers=2, d_model=16, d_head=4, n_heads=4, d_mlp=32, act_fn="gelu_new"
     )
 
 
@@ -189,13 +189,19 @@ def linear_toy(
 
 @on_either_line
 def random_transformer(
-    seed: int, dtype: torch.dtype, *, tied: bool = False, unembed_bias: bool = False, **config: Any
+    seed: int,
+    dtype: torch.dtype,
+    *,
+    tied: bool = False,
+    unembed_bias: bool = False,
+    n_ctx: int = N_CTX,
+    **config: Any,
 ) -> HookedTransformer:
     """A frozen HookedTransformer in eval mode with every parameter drawn from its own generator.
 
     Tied models read logits with W_U = W_Eᵀ/√d_model, which is what Gemma's scaled embeddings amount to.
     """
-    model = hooked_transformer(d_vocab=D_VOCAB, n_ctx=N_CTX, dtype=dtype, device="cpu", init_weights=False, **config)
+    model = hooked_transformer(d_vocab=D_VOCAB, n_ctx=n_ctx, dtype=dtype, device="cpu", init_weights=False, **config)
     generator = torch.Generator().manual_seed(seed)
 
     def normal(parameter: Tensor, mean: float, standard_deviation: float) -> None:

@@ -5,10 +5,16 @@ import re
 
 import pytest
 
+from lens_scopes.views.figures.style import colour_map
 from lens_scopes.views.page.document import STYLESHEET
+from lens_scopes.views.page.inline import SCRIPTS
 from lens_scopes.views.words.colour import (
     DARK_FILTER,
+    DEEP_NEGATIVE,
+    DEEP_POSITIVE,
     LEVELS,
+    NEGATIVE,
+    POSITIVE,
     contrast,
     dark,
     from_hex,
@@ -113,3 +119,16 @@ def test_the_stylesheet_has_the_computed_colours() -> None:
             assert f".{name}{{background:var(--{name})}}" in css
         assert f"--ink:{to_hex(ink(on_dark=on_dark))};" in palette
     assert f".circuitsvis{{filter:{DARK_FILTER}}}" in css
+    for name in ("link", "strong", "fill"):
+        assert f"--{name}:{DEEP_POSITIVE};" in light
+
+
+def test_figures_and_scripts_have_the_colours_of_the_page() -> None:
+    for signed in (True, False):
+        for level in range(-LEVELS if signed else 0, LEVELS + 1):
+            place = (level + LEVELS) / (2 * LEVELS) if signed else level / LEVELS
+            assert colour_map(signed=signed)(place)[:3] == pytest.approx(level_colour(level), abs=0.02)
+    script = (SCRIPTS / "circuitsvis.js").read_text(encoding="utf-8")
+    assert f'POSITIVE = "{POSITIVE}"' in script and f'NEGATIVE = "{NEGATIVE}"' in script
+    for deep in (DEEP_POSITIVE, DEEP_NEGATIVE):
+        assert contrast(from_hex(deep), (1.0, 1.0, 1.0)) >= 4.5

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -231,14 +232,37 @@ def test_contract_and_warnings_are_there() -> None:
 def test_one_page_holds_every_result_and_one_bundle() -> None:
     whole = attribution_page(fake_attribution(), heads=fake_heads(), matrix=fake_matrix(), modes=fake_modes())
     assert [part.key for part in whole.sections] == [
-        *("tokens", "prediction", "layers", "heads", "head-strips", "attention", "ablation"),
-        *("matrix", "predictions", "spans", "modes", "replacements"),
-        *("contract", "heads-contract", "matrix-contract", "modes-contract", "scores", "details"),
+        *("tokens", "prediction", "scores", "layers", "heads", "head-strips", "attention", "ablation"),
+        *("matrix", "predictions", "spans", "modes", "replacements", "contract", "details"),
     ]
+    folded = [part.key for part in whole.sections if part.folded]
+    assert folded == ["head-strips", "attention", "ablation", "predictions", "replacements"]
     html = whole.to_html()
     assert html.count("var CircuitsVis=") == 1
     assert "all other components except as they respond" in html
     assert "Mind the difference" not in html
+
+
+def test_one_contract_names_what_the_other_results_claim_otherwise() -> None:
+    heads = fake_heads()
+    whole = attribution_page(fake_attribution(), heads=heads, matrix=fake_matrix())
+    (contract,) = [part for part in whole.sections if part.key == "contract"]
+    main, *_ = blocks(contract, "definitions")
+    folds = [block for block in contract.blocks if block["type"] == "fold"]
+    assert [name for name, _ in main["pairs"]] == list(fake_attribution().contract)
+    assert plain(folds[0]["summary"]).startswith("The contract of the heads differs in: ")
+    otherwise = {name: text for name, text in heads.contract.items() if fake_attribution().contract[name] != text}
+    assert dict(folds[0]["blocks"][0]["pairs"]) == otherwise and otherwise
+    assert plain(folds[1]["summary"]) == "The contract of source × target is the same"
+
+
+def test_a_column_of_types_is_there_where_heads_have_types() -> None:
+    names = [name for name, _ in table(section(fake_heads(), "heads"), "The strongest heads")["columns"]]
+    assert names[1] == "type"
+    bare = replace(fake_heads(), head_types={})
+    strongest = table(section(bare, "heads"), "The strongest heads")
+    assert [name for name, _ in strongest["columns"]] == [name for name in names if name != "type"]
+    assert {len(row) for row in strongest["rows"]} == {len(names) - 1}
 
 
 def test_results_of_other_prompts_or_models_are_pointed_out() -> None:

@@ -89,5 +89,6 @@ class TestBrowser:
         cell.click()
         tab.keyboard.press("ArrowDown")
         assert tab.inner_text(".reading .readout").startswith("L3")
-        assert "reads as <img" in (cell.get_attribute("title") or "")
+        cell.hover()
+        assert "reads as <img" in tab.inner_text(".hover-card")
         assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,9 +1,8 @@
-"""Source × target as a page: rows on their own scale, chart or table by size, sources of predictions, span totals."""
+"""Source × target as a page: one map of bounded size, sources of predictions, span totals."""
 
 import math
 from typing import Any
 
-import pytest
 import torch
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS
 from fake_results import fake_matrix
@@ -13,7 +12,7 @@ from page_blocks import blocks, plain, section, table, written
 import lens_scopes as ls
 from lens_scopes.views import page_of, to_html
 from lens_scopes.views.words.attribution import number
-from lens_scopes.views.words.pages.matrix import MOST_TOKENS_OF_ONE
+from lens_scopes.views.words.pages.matrix import MOST_COLUMNS, MOST_ROWS
 from lens_scopes.views.words.token_text import printable_token
 
 
@@ -21,22 +20,7 @@ def long(n: int) -> list[str]:
     return ["<bos>", *[f" word{i}" for i in range(n - 1)]]
 
 
-def test_the_chart_shows_each_row_relative_to_its_largest_outside_bos() -> None:
-    matrix = fake_matrix()
-    part = section(matrix, "matrix")
-    (chart,) = blocks(part, "pattern")
-    assert chart["bound"] == 1
-    for dest, row in enumerate(chart["rows"]):
-        assert len(row) == dest + 1 and row[0] == 0
-        scores = matrix.matrix[dest, 1 : dest + 1]
-        if dest:
-            expected = (scores / scores.abs().max()).tolist()
-            assert row[1:] == pytest.approx([v if abs(v) >= 0.005 else 0 for v in expected], rel=5e-3)
-    assert "relative to the largest magnitude in the same row, outside the special tokens" in written(part)
-    assert "Columns of special tokens are blank" in written(part)
-
-
-def test_every_score_is_in_the_table_beside_the_chart() -> None:
+def test_every_score_is_in_the_map() -> None:
     matrix = fake_matrix()
     (scores,) = blocks(section(matrix, "matrix"), "map")
     assert scores["columns"] == [printable_token(token) for token in GERMAN_TOKENS]
@@ -44,28 +28,24 @@ def test_every_score_is_in_the_table_beside_the_chart() -> None:
     assert scores["rows"][17] == "17 ␣the → ␣sofa"
 
 
-def test_texts_too_long_for_a_chart_get_a_cropped_table_that_says_so() -> None:
-    assert blocks(section(fake_matrix(long(MOST_TOKENS_OF_ONE)), "matrix"), "pattern")
-    matrix = fake_matrix(long(MOST_TOKENS_OF_ONE + 1))
-    for row in range(161, 201):
-        matrix.matrix[row, 77] = 9.0
+def test_a_long_text_has_a_cropped_map_that_says_so() -> None:
+    whole = section(fake_matrix(long(MOST_ROWS)), "matrix")
+    assert len(blocks(whole, "map")[0]["rows"]) == MOST_ROWS and "are in it" not in written(whole)
+    n = MOST_ROWS + 72
+    matrix = fake_matrix(long(n))
+    matrix.matrix[n - MOST_ROWS :, 17] = 9.0
     part = section(matrix, "matrix")
-    assert not blocks(part, "pattern")
-    assert f"Charts of more than {MOST_TOKENS_OF_ONE} tokens are slow" in written(part)
-    assert "The last 40 of 201 predictions are in it" in written(part)
+    assert f"The last {MOST_ROWS} of {n} predictions are in it" in written(part)
     (scores,) = blocks(part, "map")
-    assert [int(name.split()[0]) for name in scores["rows"]] == list(range(161, 201))
-    shown = scores["columns"]
-    assert f"Of 201 tokens it has the {len(shown)} that matter most" in written(part)
-    assert len(shown) == 2500 // 40 and "␣word76" in shown
+    assert [int(name.split()[0]) for name in scores["rows"]] == list(range(72, n))
+    assert f"Of {n} tokens it has the {MOST_COLUMNS} that matter most" in written(part)
+    assert len(scores["columns"]) == MOST_COLUMNS and "␣word16" in scores["columns"]
 
 
-def test_few_destinations_of_a_text_are_a_table() -> None:
-    part = section(fake_matrix(generated=3), "matrix")
-    assert not blocks(part, "pattern") and "are slow" not in written(part)
-    assert len(blocks(part, "map")[0]["rows"]) == 3
-    assert blocks(section(fake_matrix(generated=10), "matrix"), "pattern")
-    assert "not explained are blank." in written(section(fake_matrix(generated=10), "matrix"))
+def test_few_destinations_of_a_text_have_a_row_each() -> None:
+    for generated in (3, 10):
+        part = section(fake_matrix(generated=generated), "matrix")
+        assert len(blocks(part, "map")[0]["rows"]) == generated
 
 
 def test_the_list_names_what_each_prediction_came_from() -> None:
@@ -115,9 +95,14 @@ def test_zero_and_broken_rows_are_said_in_words() -> None:
     html = to_html(matrix)
     assert "not finite (NaN or infinite): after position 7, 9." in html
     assert "Predictions on which no token has an influence: after position 4." in html
-    (chart,) = blocks(section(matrix, "matrix"), "pattern")
-    assert chart["rows"][7][3] == 0 and chart["rows"][9][9] == 0
-    assert chart["rows"][4] == [0] * 5
+    (scores,) = blocks(section(matrix, "matrix"), "map")
+    assert scores["values"][7][3] is None and scores["values"][9][9] is None
+    assert scores["values"][4] == [0] * 5
+
+
+def test_a_page_of_a_matrix_needs_no_scripts_of_circuitsvis() -> None:
+    html = to_html(fake_matrix())
+    assert "CircuitsVis=" not in html and len(html) < 160_000
 
 
 def test_hostile_text_stays_text() -> None:

@@ -1,5 +1,6 @@
 """Modes as a page: contrasts as two-sided bars, what each word does, predicted beside actual."""
 
+import io
 import math
 from dataclasses import replace
 from typing import Any
@@ -9,12 +10,19 @@ from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS
 from fake_results import fake_modes
 from html_document import Document
 from page_blocks import blocks, plain, section, table, written
+from rich.console import Console
 
 import lens_scopes as ls
 from lens_scopes.results.modes import FisherMode, ProbabilityChange
-from lens_scopes.views import to_html
+from lens_scopes.views import modes_figure, print_result, to_html
 from lens_scopes.views.words.attribution import number
-from lens_scopes.views.words.modes import contrasts, removal_words, strongest_removals, weighted_amounts
+from lens_scopes.views.words.modes import (
+    agreement_warning,
+    contrasts,
+    removal_words,
+    strongest_removals,
+    weighted_amounts,
+)
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import printable_token
 
@@ -38,12 +46,15 @@ def test_words_are_told_by_their_actual_effect_with_predicted_beside_actual() ->
     (cards,) = blocks(section(modes, "replacements"), "cards")
     assert len(cards["items"]) == 6
     head, about, drawn = cards["items"][0]
-    assert "'\u00a0Sofa' moves mass from '\u00a0couch' to '\u00a0sofa'" in head["text"]
+    told = "Replacing '~Sofa': '~couch' +36.0~pp, '~sofa' −40.0~pp (predicted +18.0~pp, −20.0~pp)".replace(
+        "~", "\u00a0"
+    )
+    assert head["text"] == told and section(modes, "replacements").summary.startswith(told)
     assert "KL predicted 0.2000, actual 0.5000 nats; agreement (cosine of the changes) 0.95" in written(about)
-    assert len(drawn["items"]) == len(modes.replacements[9].actual)
-    assert drawn["items"][0]["values"] == [short_number(-0.2), short_number(-0.4)]
+    assert len(drawn["items"]) == 4 < len(modes.replacements[9].actual)
+    assert drawn["items"][0]["values"] == ["−20.0 pp", "−40.0 pp"]
     assert drawn["items"][0]["shares"] == [-0.5, -1.0]
-    assert drawn["items"][3]["values"] == ["—", "0.008"]
+    assert drawn["items"][3]["values"] == ["—", "+0.80 pp"]
     assert "special" not in "".join(removal_words(item) for item in strongest_removals(modes))
     assert all(not modes.special[item.index] for item in strongest_removals(modes))
 
@@ -69,7 +80,26 @@ def test_half_the_squares_of_the_amounts_are_the_predicted_nats(tiny: Any) -> No
 def test_a_sentence_does_not_break_inside_a_token() -> None:
     words = removal_words(fake_modes().replacements[9])
     assert words.replace("\u00a0", " ") == fake_modes().replacements[9].sentence()
-    assert words.startswith("'\u00a0Sofa' moves mass from")
+    assert words.startswith("Replacing '\u00a0Sofa': '\u00a0couch' +36.0\u00a0pp")
+
+
+@pytest.mark.parametrize("agreement", [0.49, -0.3, 0.5])
+def test_predictions_that_disagree_are_warned_of_in_every_view(agreement: float) -> None:
+    plain_modes = fake_modes()
+    modes = fake_modes(replacements=[replace(item, agreement=agreement) for item in plain_modes.replacements])
+    count = len(strongest_removals(modes))
+    told = agreement_warning(modes)
+    assert bool(told) == (agreement < 0.5) and agreement_warning(plain_modes) == []
+    if told:
+        assert f"their mean agreement is {short_number(agreement)} over {count} words" in told[0]
+        assert (f"below zero for {count} of {count}" in told[0]) == (agreement < 0)
+        (alert,) = blocks(section(modes, "modes"), "alert")
+        assert alert["items"] == told
+        console = Console(file=io.StringIO(), width=400)
+        print_result(modes, console)
+        assert told[0] in console.file.getvalue()  # type: ignore[attr-defined]
+        title = modes_figure(modes).get_suptitle()
+        assert told[0] in " ".join(title.split()) and "Replacing '\u00a0Sofa'" in title
 
 
 def test_no_information_and_broken_numbers_are_said_in_words() -> None:

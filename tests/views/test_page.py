@@ -20,7 +20,7 @@ from html_document import Document
 from lens_scopes.errors import FileError
 from lens_scopes.views import Page, Section, attribution_page, framed, notebook_html, to_html
 from lens_scopes.views.page import inline
-from lens_scopes.views.page.inline import bundle, encode, joined
+from lens_scopes.views.page.inline import SCRIPTS, bundle, encode, joined, lean
 from lens_scopes.views.words.attribution import number, percent
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import printable_token
@@ -108,9 +108,9 @@ def test_every_number_is_on_the_page() -> None:
 
 def test_sections_are_there_where_the_attribution_has_them() -> None:
     keys = [section.key for section in attribution_page(fake_attribution(n_layers=0)).sections]
-    assert keys == ["tokens", "prediction", "contract", "scores", "details"]
+    assert keys == ["tokens", "prediction", "scores", "contract", "details"]
     keys = [section.key for section in attribution_page(fake_attribution(sites={"z": torch.rand(18, 2)})).sections]
-    assert keys == ["tokens", "prediction", "layers", "sites", "contract", "scores", "details"]
+    assert keys == ["tokens", "prediction", "scores", "layers", "sites", "contract", "details"]
 
 
 def test_heads_of_a_site_are_rows_of_their_own_table() -> None:
@@ -168,6 +168,16 @@ def test_modules_are_joined_in_the_order_of_their_imports(tmp_path: Path) -> Non
     (tmp_path / "bad.js").write_text("export default 1;\n", encoding="utf-8")
     with pytest.raises(FileError, match=r"bad\.js imports or exports in a way"):
         joined("bad", tmp_path)
+
+
+def test_comments_and_indents_are_left_out_and_text_is_kept() -> None:
+    source = "// one\n/** two\n * three */\nconst a = 1; // four\n\n  const b = 'http://x /* y */';\n/* z */\n.a{b:c}\n"
+    assert lean(source) == "const a = 1; // four\nconst b = 'http://x /* y */';\n.a{b:c}\n"
+
+
+def test_no_text_of_the_scripts_goes_over_several_lines() -> None:
+    for path in SCRIPTS.glob("*.js"):
+        assert all(line.count("`") % 2 == 0 for line in path.read_text(encoding="utf-8").splitlines()), path.name
 
 
 def test_a_missing_bundle_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from served import wait_until
 from lens_scopes.views import Page, Section, attribution_page, notebook_html, to_html
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
+from lens_scopes.views.words.pages.blocks import heat_map
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 pytestmark = browser_marks
@@ -189,7 +190,8 @@ def test_scores_that_are_not_finite(visit: Callable[..., Any]) -> None:
     assert "not finite" in tab.locator("#token-strip .colored-tokens>div").inner_text()
     cell = tab.locator(".heat tbody tr:nth-child(5) td:nth-of-type(7)")
     assert cell.get_attribute("class") == "x"
-    assert "not finite" in (cell.get_attribute("title") or "")
+    cell.hover()
+    assert "not finite" in tab.locator(".hover-card").inner_text()
     top = background(tab, "#token-strip .colored-tokens>span:nth-of-type(10)>span")
     assert top == pytest.approx(from_hex("#65a1fb"), abs=1 / 255)
 
@@ -265,17 +267,16 @@ def test_the_policy_stops_requests(browser: Any, tmp_path: Path) -> None:
     tab.close()
 
 
-def test_patterns_are_added_as_sections(visit: Callable[..., Any]) -> None:
+def test_maps_are_added_as_sections(visit: Callable[..., Any]) -> None:
     rows = [[1 / (dest + 1)] * (dest + 1) for dest in range(8)]
-    chart = {"type": "pattern", "id": "matrix", "label": "chart", "rows": rows, "bound": 1.0}
+    added = heat_map("extra-map", "chart", "row", [f"<r{row}>" for row in range(8)], rows)
     full = attribution_page(fake_attribution(HOSTILE_TOKENS[:8])).with_section(
-        Section("extra", "<Heads>", [{"type": "note", "text": "One <b> head."}, chart]), before="scores"
+        Section("extra", "<Heads>", [{"type": "note", "text": "One <b> head."}, added]), before="scores"
     )
     tab = visit(full.to_html())
-    tab.locator("#extra").scroll_into_view_if_needed()
-    tab.wait_for_selector("#matrix canvas")
+    assert texts(tab, "#extra tbody th") == [f"<r{row}>" for row in range(8)]
     assert tab.locator("#extra h2").inner_text() == "<Heads>"
-    assert tab.locator("#extra .note").inner_text() == "One <b> head."
+    assert tab.locator("#extra .note").first.inner_text() == "One <b> head."
     assert tab.locator(STRIP).count() == 8
 
 

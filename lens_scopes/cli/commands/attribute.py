@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
 
 from lens_scopes.cli.options.companions import CompanionOptions
 from lens_scopes.cli.options.groups import with_option_groups
@@ -13,9 +12,6 @@ from lens_scopes.cli.options.output import OutputOptions
 from lens_scopes.cli.options.prompt import PromptOptions
 from lens_scopes.cli.options.spec import SpecOptions
 from lens_scopes.cli.progress import progress_bar
-
-if TYPE_CHECKING:
-    from lens_scopes.results.attribution import Attribution
 
 
 @with_option_groups
@@ -47,19 +43,4 @@ def attribute(
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)
         others = companions.compute(loaded, text, spec, prompt.position, attribution)
     asked.remark(attribution, *others.values())
-    _remark_on_space(attribution)
     output.deliver(attribution, others)
-
-
-def _remark_on_space(attribution: Attribution) -> None:
-    """In most vocabularies "Paris" and " Paris" are two tokens, and a shell makes it easy to name the wrong one."""
-    if attribution.target is None:
-        return
-    given = attribution.target
-    for likely in attribution.prediction.top:
-        if likely.token == f" {given.token}" and likely.probability > given.probability:
-            print(
-                f"lens-scopes: note: the target {given.token!r} has no space before it and the probability "
-                f"{given.probability:.2g}; {likely.token!r} has {likely.probability:.2g}.",
-                file=sys.stderr,
-            )

@@ -12,18 +12,17 @@ import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.result import PANEL, check_files, json_file, write_files
+from lens_scopes.cli.options.result import PANEL, check_files, content_of, json_file, write_files
 from lens_scopes.cli.options.spec import CompareOptions, check_scope
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError, PromptError
-from lens_scopes.results.writing import as_json, data_frame, utf8
+from lens_scopes.results.writing import as_json
 from lens_scopes.scopes.registry import DEFAULT_SCOPE
 
 if TYPE_CHECKING:
-    from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.attribution import Comparison
 
-_FIGURES = (".png", ".svg", ".pdf")
-_SUFFIXES = (".csv", ".json", *_FIGURES)
+_SUFFIXES = (".html", ".csv", ".json", ".png", ".svg", ".pdf")
 
 
 @with_option_groups
@@ -47,8 +46,8 @@ def compare(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write the comparison to a file in the format of its suffix: .csv table, .json, or, of one prompt, "
-            ".png .svg .pdf figure; may be repeated.",
+            help="Write the comparison to a file in the format of its suffix: .html page, .csv table, .json, .png .svg "
+            ".pdf figure; may be repeated.",
             rich_help_panel=PANEL,
         ),
     ] = None,
@@ -59,7 +58,7 @@ def compare(
     """Compare two prompts, two target tokens or two scopes, token by token.
 
     Examples:
-        lens-scopes compare "The capital of France is" "The capital of Italy is"
+        lens-scopes compare "The capital of France is" "The capital of Italy is" -o countries.html
         lens-scopes compare "The capital of France is" -t " Paris" -t " Lyon"
         lens-scopes compare "The capital of France is" -s semantic -s fisher -o scopes.png
     """
@@ -74,8 +73,6 @@ def compare(
     scopes, targets = _pair(scope or [], "--scope"), _pair(target or [], "--target")
     if not any(first != second for first, second in (prompts, scopes, targets)):
         raise LensScopesError("there is nothing to compare; give two texts, --scope twice or --target twice.")
-    if prompts[0] != prompts[1] and any(path.suffix.lower() in _FIGURES for path in out or []):
-        raise LensScopesError("a figure compares scopes or targets of one prompt; write two prompts to .csv or .json.")
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.attribute import attribute
         from lens_scopes.scopes.spec import Spec
@@ -88,20 +85,19 @@ def compare(
         ]
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
-            sides = [
+            a, b = [
                 attribute(loaded, text, spec, progress=progress)
                 for text, spec in zip(prompts, specs, strict=True)
                 if text is not None
             ]
-    write_files(out or [], lambda suffix: _content(sides, suffix))
+    comparison = a.compare(b)
+    write_files(out or [], lambda suffix: _content(comparison, suffix))
     if json:
-        print(as_json(_plain(sides)))
+        print(as_json(_plain(comparison)))
         return
-    from rich.console import Console
+    from lens_scopes.views import print_result
 
-    from lens_scopes.views.terminal.comparison import ComparisonReport
-
-    Console().print(ComparisonReport(*sides))
+    print_result(comparison)
 
 
 def _pair(values: list[str], name: str) -> tuple[str | None, str | None]:
@@ -111,28 +107,12 @@ def _pair(values: list[str], name: str) -> tuple[str | None, str | None]:
     return (values[0], values[-1]) if values else (None, None)
 
 
-def _content(sides: list[Attribution], suffix: str) -> bytes:
-    """Both sides as the contents of a file of a suffix."""
-    if suffix == ".json":
-        return json_file(_plain(sides))
-    if suffix == ".csv":
-        return utf8(data_frame(_tokens(sides)).to_csv(index=False))
-    from lens_scopes.views.figures.strips import strips_figure
-    from lens_scopes.views.figures.style import saved
-
-    labels = [side.objective for side in sides]
-    named = labels if labels[0] != labels[1] else [f"{label}, {name}" for label, name in zip(labels, "AB", strict=True)]
-    return saved(lambda: strips_figure(dict(zip(named, sides, strict=True))), suffix[1:], 300)
+def _content(comparison: Comparison, suffix: str) -> bytes:
+    return json_file(_plain(comparison)) if suffix == ".json" else content_of(comparison, suffix)
 
 
-def _plain(sides: list[Attribution]) -> dict[str, Any]:
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    """The comparison, with what its changes are differences of in words."""
     from lens_scopes.views.words.comparison import change_unit
 
-    first, second = sides
-    return {"a": first.to_dict(), "b": second.to_dict(), "tokens": _tokens(sides), "change": change_unit(first, second)}
-
-
-def _tokens(sides: list[Attribution]) -> list[dict[str, Any]]:
-    from lens_scopes.views.words.comparison import compared_tokens
-
-    return [asdict(line) for line in compared_tokens(*sides)]
+    return comparison.to_dict() | {"change": change_unit(comparison)}

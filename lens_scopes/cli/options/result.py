@@ -15,7 +15,7 @@ from lens_scopes.errors import FileError
 from lens_scopes.results.writing import as_json, check_writable, utf8, write_whole
 
 PANEL = "Output"
-_SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")
+RESULT_SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ResultOptions:
         Raises:
             FileError: for a suffix of no known kind, and a folder that is missing or cannot be written to.
         """
-        check_files(self.out or [], _SUFFIXES)
+        check_files(self.out or [], RESULT_SUFFIXES)
 
     def deliver(self, result: Any) -> None:
         """Writes the files, each whole or not at all, then prints JSON or the terminal view.

@@ -169,16 +169,23 @@ def _from_file(path: Path, fields: _Fields) -> list[Passage]:
         return _from_parquet(path, fields)
     if suffix not in _SUFFIXES:
         raise FileError(f"cannot tell what {path} holds; give it one of the suffixes {' '.join(_SUFFIXES)}.")
-    text = _decoded(path)
+    text = read_utf8(path)
     if suffix == ".json":
         return _from_json(path, text, fields)
-    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = numbered_lines(text)
     if suffix == ".txt":
         return [_passage(line, f"{path} line {number}", fields) for number, line in lines]
-    return [_passage(_parsed(line, f"{path} line {number}"), f"{path} line {number}", fields) for number, line in lines]
+    return [
+        _passage(parse_line(line, f"{path} line {number}"), f"{path} line {number}", fields) for number, line in lines
+    ]
 
 
-def _decoded(path: Path) -> str:
+def read_utf8(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        FileError: when it cannot be read, and for what is no UTF-8, with the line.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -192,7 +199,17 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
-def _parsed(line: str, where: str) -> Any:
+def numbered_lines(text: str) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    return [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def parse_line(line: str, where: str) -> Any:
+    """The JSON value of one line.
+
+    Raises:
+        FileError: for what is no JSON.
+    """
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -69,7 +69,9 @@ def refusal_of(error: BaseException, seconds: float) -> Refusal | None:
     if isinstance(error, WorkCancelledError):
         return Refusal(409, "the request was cancelled.")
     if isinstance(error, TimeUpError):
-        return Refusal(503, f"the work took longer than {seconds:g} seconds; shorten the prompt or ask for less.")
+        return Refusal(
+            503, f"the work took longer than {seconds:g} seconds (--seconds); shorten the prompt or ask for less."
+        )
     if is_out_of_memory(error):
         return Refusal(503, "the model ran out of memory on this request; shorten the prompt or ask for less.")
     return None

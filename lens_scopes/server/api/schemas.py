@@ -192,6 +192,14 @@ class AlignmentRequest(PromptRequest):
     against: OtherText
 
 
+class SuggestionsRequest(PromptRequest):
+    """What was typed of a target, and the prompt that it is to follow."""
+
+    q: Annotated[str, Field(max_length=200, description="What was typed.")]
+    position: Position = -1
+    most: int = Field(12, ge=1, le=50, description="How many tokens to return.")
+
+
 class MatrixRequest(PromptRequest, _MatrixRequest):
     """`lens_scopes.attribute_all`."""
 
@@ -511,3 +519,4 @@ class VocabularyEntry(BaseModel):
     token_id: int
     token: str
     label: str
+    probability: float | None = Field(None, description="Of it coming next, where a prompt was given.")

@@ -6,7 +6,10 @@ const LISTS = ["freeze", "rules"];
 /** What the fields of one side are by default, which the address leaves out. */
 export const DEFAULTS = { scope: "semantic", score_site: "", readout: "", lens: "" };
 
-/** {sides: [fields…], layer, fold, head, show: [kinds…]} as the part of an address after the #. */
+/** What is looked at in an answer. */
+const LOOKED_AT = ["layer", "fold", "colour", "apart", "head"];
+
+/** {sides: [fields…], layer, fold, colour, apart, head, show: [kinds…]} as the part of an address after the #. */
 export function write(view) {
   const parameters = new URLSearchParams();
   view.sides.forEach((side, index) => {
@@ -15,9 +18,7 @@ export function write(view) {
     if (side.chat) parameters.set(`${prefix}chat`, JSON.stringify(side.chat));
     for (const name of LISTS) if (side[name]?.length) parameters.set(prefix + name, side[name].join(","));
   });
-  if (view.layer) parameters.set("layer", view.layer);
-  if (view.fold) parameters.set("fold", view.fold);
-  if (view.head) parameters.set("head", view.head);
+  for (const name of LOOKED_AT) if (view[name]) parameters.set(name, view[name]);
   if (view.show.length) parameters.set("show", view.show.join(","));
   return `#${parameters}`;
 }
@@ -28,8 +29,8 @@ export function read(hash) {
   const sides = [side(parameters, ""), side(parameters, "b.")].filter(Boolean);
   if (!sides.length) return null;
   const show = (parameters.get("show") ?? "").split(",").filter(Boolean);
-  const [layer, fold, head] = ["layer", "fold", "head"].map((name) => parameters.get(name) ?? "");
-  return { sides, view: { layer, fold, head, show } };
+  const lookedAt = Object.fromEntries(LOOKED_AT.map((name) => [name, parameters.get(name) ?? ""]));
+  return { sides, view: { ...lookedAt, show } };
 }
 
 function side(parameters, prefix) {

@@ -1,6 +1,7 @@
 // A token of the vocabulary, completed while it is typed (the ARIA combobox pattern).
 import { ask } from "./api.js";
 import { h } from "../../views/page/scripts/dom.js";
+import { percent } from "../../views/page/scripts/numbers.js";
 
 let count = 0;
 
@@ -9,8 +10,18 @@ export function spelled({ token, token_id: id }) {
   return /^ ?[\p{L}\p{N}]+$/u.test(token) ? token : `#${id}`;
 }
 
-/** A field for a token; `model()` names the model whose vocabulary is searched. */
-export function combobox(name, label, model) {
+/** Tokens for what was typed: by their probability after a prompt, or in another order where there is none to read. */
+async function suggestions(typed, { text, chat, model, position }) {
+  const asked = { q: typed, text, chat, model, position };
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) };
+  if (text || chat) return ask("api/suggestions", options);
+  const parameters = new URLSearchParams({ q: typed });
+  if (model) parameters.set("model", model);
+  return ask(`api/vocabulary?${parameters}`);
+}
+
+/** A field for a token; `prompt()` gives what it is to follow: a text or chat, the model, the position. */
+export function combobox(name, label, prompt) {
   const id = `token-${count++}`;
   const list = h("ul", { role: "listbox", id: `${id}-list`, class: "completions", "aria-label": label, hidden: true });
   const input = h("input", {
@@ -66,6 +77,7 @@ export function combobox(name, label, model) {
           },
           h("bdi", {}, entry.label),
           h("small", {}, ` #${entry.token_id}`),
+          typeof entry.probability === "number" && h("small", { class: "likely" }, percent(entry.probability)),
         ),
       ),
     );
@@ -79,10 +91,8 @@ export function combobox(name, label, model) {
     if (!wanted.trim() || wanted.startsWith("#")) return show([]);
     await new Promise((resolve) => setTimeout(resolve, 120));
     if (mine !== typed) return undefined;
-    const parameters = new URLSearchParams({ q: wanted });
-    if (model()) parameters.set("model", model());
     try {
-      const found = await ask(`api/vocabulary?${parameters}`);
+      const found = await suggestions(wanted, prompt());
       if (mine === typed && document.activeElement === input) show(found);
     } catch {
       show([]);

@@ -15,9 +15,12 @@ export class Side {
     this.about = about;
     this.element = document.getElementById("side").content.firstElementChild.cloneNode(true);
     this.element.querySelector("legend").textContent = legend;
-    const chosenModel = () => this.get("model").value;
-    this.target = combobox("target", "Target", chosenModel);
-    this.other = combobox("other", "against", chosenModel);
+    const prompt = () => {
+      const { text, chat, position } = asRequest(this.fields);
+      return { text, chat, position, model: this.get("model").value };
+    };
+    this.target = combobox("target", "Target", prompt);
+    this.other = combobox("other", "against", prompt);
     this.element.querySelector(".target").append(this.target.element);
     this.element.querySelector(".other").append(this.other.element);
     const models = about.models.map((model) => h("option", { value: model.name }, model.name));
@@ -160,7 +163,7 @@ export class Side {
   add(box, role, content) {
     const select = h("select", { "aria-label": "Role" }, ...ROLES.map((name) => h("option", { value: name }, name)));
     this.choose(select, String(role));
-    const text = h("textarea", { rows: "2", "aria-label": "Content", spellcheck: "false" });
+    const text = h("textarea", { rows: "2", dir: "auto", "aria-label": "Content", spellcheck: "false" });
     text.value = String(content);
     const remove = h("button", { type: "button", onclick: () => this.remove(box, turn) }, "Remove");
     const turn = h("div", { class: "turn" }, select, text, remove);

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.cells import patch_cells
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
-from lens_scopes.engine.model import ModelLike, ScopedModel
+from lens_scopes.engine.final_state import FinalState, compute_dtype
+from lens_scopes.engine.model import Batch, ModelLike, ScopedModel
 from lens_scopes.errors import PathError, PromptError
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import AnswerLike, given_answer
-from lens_scopes.prompts.prompt import Prompt
+from lens_scopes.prompts.prompt import Prompt, resolve_position
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
@@ -30,6 +35,7 @@ from lens_scopes.server.api.schemas import (
     MatrixRequest,
     ModesRequest,
     PromptRequest,
+    SuggestionsRequest,
 )
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.interruption import interruptible
@@ -88,9 +94,7 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
         LensScopesError: as the functions of the library.
         WorkCancelledError, TimeUpError: when the job is to stop.
     """
-    prompt = read_prompt(model, request.prompt())
-    if len(prompt) > limits.prompt_tokens:
-        raise Refusal(413, f"the prompt has {len(prompt)} tokens; this server takes {limits.prompt_tokens}.")
+    prompt = _read_short(model, request, limits)
     if isinstance(request, AttributeRequest):
         return prompt, _attribution(model, prompt, request, limits, job)
     if isinstance(request, CellsRequest):
@@ -101,6 +105,19 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
         matrix = _matrix(model, prompt, request, limits, job)
         return prompt, matrix.total_influence(request.of) if isinstance(request, InfluenceRequest) else matrix
     return prompt, _modes(model, prompt, request, job)
+
+
+def _read_short(model: ModelLike, request: PromptRequest, limits: Limits) -> Prompt:
+    """The prompt of a request, which has no more tokens than the limit."""
+    prompt = read_prompt(model, request.prompt())
+    if len(prompt) > limits.prompt_tokens:
+        raise Refusal(413, f"the prompt has {len(prompt)} tokens; {_takes(limits.prompt_tokens, '--prompt-tokens')}")
+    return prompt
+
+
+def _takes(most: int, option: str) -> str:
+    """The end of a refusal: what the server takes, and the option that it is started with to take more."""
+    return f"this server takes {most} ({option})."
 
 
 def _attribution(model: ModelLike, prompt: Prompt, request: AttributeRequest, limits: Limits, job: Job) -> Any:
@@ -123,7 +140,7 @@ def _answer_length(model: ModelLike, prompt: Prompt, answer: AnswerLike, limits:
     length = answer if isinstance(answer, int) else len(given_answer(ScopedModel.of(model), prompt, answer))
     whole, most = len(prompt) + length, limits.prompt_tokens
     if whole > most:
-        raise Refusal(413, f"the prompt and its answer have {whole} tokens; this server takes {most}.")
+        raise Refusal(413, f"the prompt and its answer have {whole} tokens; {_takes(most, '--prompt-tokens')}")
     return length
 
 
@@ -196,6 +213,26 @@ def _modes(model: ModelLike, prompt: Prompt, request: ModesRequest, job: Job) ->
             matmul_dtype=spec.matmul_dtype,
             progress=progress,
         )
+
+
+def next_probabilities(
+    model: ModelLike, request: SuggestionsRequest, limits: Limits, job: Job
+) -> Float[Tensor, " d_vocab"]:
+    """The probability of every token of the vocabulary of coming next.
+
+    Raises:
+        Refusal: 413 for a prompt beyond the limits.
+        LensScopesError: for a prompt or position that does not fit.
+    """
+    _refuse_long_prompt(request, limits)
+    scoped = ScopedModel.of(model)
+    prompt = _read_short(scoped, request, limits)
+    ids = prompt.token_ids[: resolve_position(prompt, request.position) + 1]
+    batch = Batch.of(scoped, [ids], [(0, len(ids) - 1)])
+    with torch.no_grad(), interruptible(model, job, "forward"):
+        ys = scoped.final_states(batch)
+        (state,) = FinalState.several(ys.to(compute_dtype(ys.dtype)), scoped.unembedding(), [None])
+    return state.probabilities.float().cpu()
 
 
 def align(model: ModelLike, request: AlignmentRequest, limits: Limits) -> Alignment:

@@ -1,7 +1,8 @@
 """Queue for model work: bounded, first in first out, one job at a time, with cancellation.
 
 A job runs in a thread of its own, so that the server goes on answering. It is asked to stop by `Job.check`, which the
-work calls between layers and between passes.
+work calls between layers and between passes. Requests with the same question share one job, each with a ticket for
+it; the job is cancelled when the last of them leaves.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ class Stage:
 
 
 class Job:
-    """One request's model work."""
+    """Model work that one or several requests wait for."""
 
-    def __init__(self, work: Callable[[Job], Any], seconds: float, client: str = "") -> None:
-        self.client = client
-        self.id = secrets.token_urlsafe(9)
+    def __init__(self, work: Callable[[Job], Any], seconds: float, question: str = "") -> None:
+        self.question = question
+        self.tickets: list[Ticket] = []
         self.stage = Stage("waiting", 0, 1)
         self.result: Any = None
         self.refusal: Refusal | None = None
@@ -50,9 +51,12 @@ class Job:
         self._seconds = seconds
         self._deadline = float("inf")
         self._cancelled = threading.Event()
-        self._changed = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         self._told = 0.0
+
+    @property
+    def joinable(self) -> bool:
+        """Whether another request may still wait for it."""
+        return not self.finished and not self._cancelled.is_set()
 
     def check(self) -> None:
         """Called by the work wherever it can stop.
@@ -81,10 +85,8 @@ class Job:
 
     def wake(self) -> None:
         """Tells whoever waits for the job that something has changed."""
-        try:
-            self._loop.call_soon_threadsafe(self._changed.set)
-        except RuntimeError:  # the server has stopped and nobody waits any more
-            self._cancelled.set()
+        for ticket in tuple(self.tickets):
+            ticket.wake()
 
     def run(self) -> None:
         """Does the work, in the queue's thread."""
@@ -108,6 +110,47 @@ class Job:
         self.finished = True
         self.wake()
 
+
+class Ticket:
+    """One request's claim to what a job gives.
+
+    Attributes:
+        client: who waits; nobody may fill the queue alone.
+    """
+
+    def __init__(self, job: Job, client: str = "") -> None:
+        self.id = secrets.token_urlsafe(9)
+        self.job = job
+        self.client = client
+        self._left = False
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def finished(self) -> bool:
+        return self._left or self.job.finished
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why there is no result; None where there is one."""
+        return Refusal(409, "the request was cancelled.") if self._left else self.job.refusal
+
+    @property
+    def result(self) -> Any:
+        return self.job.result
+
+    def leave(self) -> None:
+        """Gives the claim up, whatever becomes of the job."""
+        self._left = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Tells the request that something has changed."""
+        try:
+            self._loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:  # the server has stopped and nobody waits any more
+            self.job.cancel()
+
     async def change(self) -> None:
         """Waits until something has changed, or for a heartbeat."""
         try:
@@ -128,11 +171,12 @@ class WorkQueue:
         self._thread: threading.Thread | None = None
         self._stopped = False
 
-    def submit(self, work: Callable[[Job], Any], client: str = "") -> Job:
-        """Queues work.
+    def submit(self, work: Callable[[Job], Any], client: str = "", question: str = "") -> Ticket:
+        """Queues work, or joins the job of the same question, which takes no place in the queue.
 
         Args:
-            client: whose work it is: nobody may fill the queue alone.
+            client: whose request it is: nobody may fill the queue alone.
+            question: what is asked; equal questions are worked on once. Empty for work that is never shared.
 
         Raises:
             Refusal: 503 where the queue, or the client's share of it, is full, or the server is stopping.
@@ -140,53 +184,81 @@ class WorkQueue:
         with self._lock:
             if self._stopped:
                 raise Refusal(503, "the server is stopping.")
-            if len(self._waiting) >= self._limits.waiting:
-                raise Refusal(
-                    503,
-                    f"{len(self._waiting)} requests are waiting already; try again in a moment.",
-                    headers={"Retry-After": "5"},
-                )
-            own = sum(job.client == client for job in self._waiting)
-            if own >= self._limits.waiting_per_client:
-                raise Refusal(503, f"{own} of your requests are waiting already.", headers={"Retry-After": "5"})
-            job = Job(work, self._limits.seconds, client)
-            self._waiting.append(job)
+            jobs = self._jobs()
+            own = sum(ticket.client == client for job in jobs for ticket in job.tickets)
+            if own >= self._limits.requests_per_client:
+                raise _too_many(own)
+            job = next((job for job in jobs if question and job.question == question and job.joinable), None)
+            if job is None:
+                job = self._new_job(work, client, question)
+            ticket = Ticket(job, client)
+            job.tickets.append(ticket)
             self._lock.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="model work", daemon=True)
                 self._thread.start()
+        return ticket
+
+    def _new_job(self, work: Callable[[Job], Any], client: str, question: str) -> Job:
+        """A job at the end of the queue, where there is room for it."""
+        if len(self._waiting) >= self._limits.waiting:
+            raise Refusal(
+                503,
+                f"{len(self._waiting)} requests are waiting already; try again in a moment.",
+                headers={"Retry-After": "5"},
+            )
+        own = sum(any(ticket.client == client for ticket in job.tickets) for job in self._waiting)
+        if own >= self._limits.waiting_per_client:
+            raise _too_many(own)
+        job = Job(work, self._limits.seconds, question)
+        self._waiting.append(job)
         return job
 
-    def ahead_of(self, job: Job) -> int:
-        """How many jobs will be run before this one is."""
+    @property
+    def idle(self) -> bool:
+        """Whether a job would begin at once."""
         with self._lock:
-            if job not in self._waiting:
-                return 0
-            return self._waiting.index(job) + (self._running is not None)
+            return not self._jobs()
 
-    def cancel(self, job: Job) -> None:
-        """Cancels a job: at once where it waits, at its next check where it runs."""
-        job.cancel()
+    def _jobs(self) -> list[Job]:
+        """Those that wait and the one that runs."""
+        return [job for job in (*self._waiting, self._running) if job is not None and not job.finished]
+
+    def ahead_of(self, ticket: Ticket) -> int:
+        """How many jobs will be run before this request's is."""
         with self._lock:
+            if ticket.job not in self._waiting:
+                return 0
+            return self._waiting.index(ticket.job) + (self._running is not None)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Cancels a request at once; its job too where nobody else waits for it, at its next check where it runs."""
+        ticket.leave()
+        with self._lock:
+            job = ticket.job
+            if ticket in job.tickets:
+                job.tickets.remove(ticket)
+            if job.tickets:
+                return
+            job.cancel()
             if job not in self._waiting:
                 return
             self._waiting.remove(job)
             behind = list(self._waiting)
-        job.refusal = Refusal(409, "the request was cancelled.")
         job.finish()
         for other in behind:
             other.wake()
 
-    def find(self, job_id: str) -> Job:
-        """The waiting or running job of that id.
+    def find(self, ticket_id: str) -> Ticket:
+        """The waiting or running request of that id.
 
         Raises:
             Refusal: 404 where there is none.
         """
         with self._lock:
-            for job in (*self._waiting, self._running):
-                if job is not None and job.id == job_id:
-                    return job
+            for ticket in (ticket for job in self._jobs() for ticket in job.tickets):
+                if ticket.id == ticket_id:
+                    return ticket
         raise Refusal(404, "no such request is waiting or running.")
 
     def open(self) -> None:
@@ -200,28 +272,28 @@ class WorkQueue:
         with self._lock:
             self._stopped = True
             self._lock.notify_all()
-            jobs = [job for job in (*self._waiting, self._running) if job is not None]
+            tickets = [ticket for job in self._jobs() for ticket in job.tickets]
             thread = self._thread
-        for job in jobs:
-            self.cancel(job)
+        for ticket in tickets:
+            self.cancel(ticket)
         if thread is not None:
             thread.join(seconds)
 
-    async def updates(self, job: Job) -> AsyncGenerator[Progress, None]:
+    async def updates(self, ticket: Ticket) -> AsyncGenerator[Progress, None]:
         """How far the job is, whenever that changes, until it has finished; only the latest state is kept.
 
-        Whoever stops listening cancels the job.
+        Whoever stops listening cancels the request.
         """
         try:
-            while not job.finished:
-                stage = job.stage
+            while not ticket.finished:
+                stage = ticket.job.stage
                 yield Progress(
-                    job=job.id, waiting=self.ahead_of(job), stage=stage.name, done=stage.done, total=stage.total
+                    job=ticket.id, waiting=self.ahead_of(ticket), stage=stage.name, done=stage.done, total=stage.total
                 )
-                await job.change()
+                await ticket.change()
         finally:
-            if not job.finished:
-                self.cancel(job)
+            if not ticket.finished:
+                self.cancel(ticket)
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
@@ -241,3 +313,7 @@ class WorkQueue:
         for other in behind:
             other.wake()
         return job
+
+
+def _too_many(own: int) -> Refusal:
+    return Refusal(503, f"{own} of your requests are waiting already.", headers={"Retry-After": "5"})

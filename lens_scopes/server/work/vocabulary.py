@@ -5,6 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from lens_scopes.prompts.tokens import TokenModel, token_string
 from lens_scopes.server.api.schemas import VocabularyEntry
 from lens_scopes.views.words.token_text import printable_token
@@ -25,20 +28,30 @@ class Vocabulary:
             return cls([])
         return cls([token_string(model, index) for index in range(model.cfg.d_vocab)])
 
-    def search(self, typed: str, most: int) -> list[VocabularyEntry]:
-        """What was typed exactly, then tokens that begin with it, the shortest first, then tokens that hold it."""
+    def search(
+        self, typed: str, most: int, probabilities: Float[Tensor, " d_vocab"] | None = None
+    ) -> list[VocabularyEntry]:
+        """What was typed exactly, then tokens that begin with it, the shortest first, then tokens that hold it.
+
+        With the probabilities of the next token, tokens that begin with what was typed come from the most probable on:
+        what is typed exactly is seldom what the model predicts, as in most vocabularies `Mary` and ` Mary` are two.
+        """
         wanted = typed.strip().casefold()
         if not wanted:
             return []
         start = bisect_left(self._order, (wanted, -1))
         stop = bisect_left(self._order, (wanted + "\U0010ffff", -1))
         matches = [index for _, index in self._order[start:stop]]
+        begins = set(matches)
         if len(matches) < most:
-            begins = set(matches)
             holds = (index for text, index in self._order if wanted in text and index not in begins)
             matches += [index for _, index in zip(range(most - len(matches)), holds, strict=False)]
-        matches.sort(key=lambda index: self._rank(index, typed, wanted))
-        return [self._entry(index) for index in matches[:most]]
+        if probabilities is None:
+            matches.sort(key=lambda index: self._rank(index, typed, wanted))
+            return [self._entry(index) for index in matches[:most]]
+        known = probabilities[matches].tolist()
+        ranked = sorted(zip(matches, known, strict=True), key=lambda item: (item[0] not in begins, -item[1], item[0]))
+        return [self._entry(index, probability) for index, probability in ranked[:most]]
 
     def _rank(self, index: int, typed: str, wanted: str) -> tuple[bool, bool, bool, int, bool, int]:
         token = self._tokens[index]
@@ -46,6 +59,6 @@ class Vocabulary:
         begins = bare.casefold().startswith(wanted)
         return token != typed, not begins, bare != typed.strip(), len(bare), not token.startswith(" "), index
 
-    def _entry(self, index: int) -> VocabularyEntry:
+    def _entry(self, index: int, probability: float | None = None) -> VocabularyEntry:
         token = self._tokens[index]
-        return VocabularyEntry(token_id=index, token=token, label=printable_token(token))
+        return VocabularyEntry(token_id=index, token=token, label=printable_token(token), probability=probability)

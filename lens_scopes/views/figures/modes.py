@@ -13,12 +13,13 @@ from lens_scopes.views.figures.style import (
     add_header,
     drawable,
     families,
+    header_height,
     new_figure,
     shortened,
 )
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.words.modes import Contrast, contrasts, modes_data_warnings
+from lens_scopes.views.words.modes import Contrast, contrasts, modes_data_warnings, removal_words, strongest_removals
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import printable_token
 
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection
 
 _ACROSS = 4
-_MOST_TOKENS = 8
+_TOLD = 3  # words whose replacement is told in a sentence
 
 
 def modes_figure(modes: ModeInspection, *, width: float = COLUMN_INCHES) -> Figure:
     """The modes as a figure of `width` inches: for each the tokens that rise and fall most, with the change of their
-    probability for a step along it that costs ½ nat.
+    probability for a step along it that costs ½ nat. Above them, what replacing the words that matter most did.
 
     Args:
         modes: what to draw.
@@ -46,18 +47,19 @@ def modes_figure(modes: ModeInspection, *, width: float = COLUMN_INCHES) -> Figu
     across = min(_ACROSS, max(1, len(panels)))
     down = math.ceil(len(panels) / across)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(width, 1.55 * max(1, down) + 0.4)
-        for place, contrast in enumerate(panels):
-            _bars(figure.add_subplot(max(1, down), across, place + 1, label=f"mode {contrast.index}"), contrast)
         prompt = prompt_text(modes)
         text = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
-        add_header(figure, (text, "Fisher modes: change of probability along each", *modes_data_warnings(modes)))
+        told = [removal_words(item) for item in strongest_removals(modes)[:_TOLD]]
+        header = (text, "Fisher modes: change of probability along each", *told, *modes_data_warnings(modes))
+        figure = new_figure(width, 1.55 * max(1, down) + 0.15 + header_height(header, width))
+        for place, contrast in enumerate(panels):
+            _bars(figure.add_subplot(max(1, down), across, place + 1, label=f"mode {contrast.index}"), contrast)
+        add_header(figure, header)
     return figure
 
 
 def _bars(axes: Axes, contrast: Contrast) -> None:
-    strongest = sorted(contrast.shifts, key=lambda shift: -abs(shift.change))[:_MOST_TOKENS]
-    shifts = [shift for shift in contrast.shifts if shift in strongest]
+    shifts = contrast.shifts
     axes.barh(
         range(len(shifts)),
         [shift.change for shift in shifts],

@@ -10,7 +10,9 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import FileError
-from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
+from lens_scopes.views.words.colour import DEEP_NEGATIVE as DEEP_NEGATIVE
+from lens_scopes.views.words.colour import DEEP_POSITIVE as DEEP_POSITIVE
+from lens_scopes.views.words.colour import LEVELS, level_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 COLUMN_INCHES = 5.5
 FORMATS = ("png", "pdf", "svg", "eps")
 
-DEEP_POSITIVE = "#123c8c"
-DEEP_NEGATIVE = "#8f3d00"
 INK = "#1b1e24"
 QUIET = "#5f6673"
 HATCH = "#a5abb6"
@@ -68,6 +68,7 @@ _FAMILIES = (
     "Arial Unicode MS",
 )
 _MISSING = "□"
+_HEADER_SIZE = 7.5  # points
 
 
 def shortened(text: str, most: int) -> str:
@@ -81,11 +82,11 @@ def drawable(text: str) -> str:
 
 
 def colour_map(*, signed: bool) -> Colormap:
-    """The colour scale of the views, deepened beyond its ends, since nothing is written on the cells of a figure."""
+    """The colour scale of the pages."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = ["white", POSITIVE, DEEP_POSITIVE]
-    return LinearSegmentedColormap.from_list("influence", [DEEP_NEGATIVE, NEGATIVE, *colours] if signed else colours)
+    colours = [level_colour(level) for level in range(-LEVELS if signed else 0, LEVELS + 1)]
+    return LinearSegmentedColormap.from_list("influence", colours)
 
 
 def saved(draw: Callable[[], Figure], format: str, dpi: int) -> bytes:
@@ -134,11 +135,18 @@ def _notebook_figure() -> type[Figure]:
 
 def add_header(figure: Figure, lines: Sequence[str]) -> None:
     """The lines above the panels, each wrapped to the width of the figure."""
+    text = drawable(_wrapped(lines, figure.get_figwidth()))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=_HEADER_SIZE, parse_math=False, fontfamily=families())
+
+
+def header_height(lines: Sequence[str], width: float) -> float:
+    """The inches that the lines take above the panels of a figure of that width."""
+    return (_wrapped(lines, width).count("\n") + 1) * 1.2 * _HEADER_SIZE / 72
+
+
+def _wrapped(lines: Sequence[str], width: float) -> str:
     # Wrapped here: matplotlib's own wrapping reads $ as mathematics, whatever parse_math says.
-    wrapped = [textwrap.fill(line, int(14.5 * figure.get_figwidth())) for line in lines]
-    figure.suptitle(
-        drawable("\n".join(wrapped)), x=0.01, ha="left", fontsize=7.5, parse_math=False, fontfamily=families()
-    )
+    return "\n".join(textwrap.fill(line, int(14.5 * width)) for line in lines)
 
 
 def heat_map(axes: Axes, relative: Sequence[Sequence[float]], *, signed: bool) -> AxesImage:

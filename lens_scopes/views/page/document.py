@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from lens_scopes.views.page.inline import bundle, encode, joined
+from lens_scopes.views.page.inline import bundle, encode, joined, lean
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, short_number
 from lens_scopes.views.words.pages.blocks import LABELS, Block, Section, level, plain_scale
@@ -23,7 +23,7 @@ CONTENT_SECURITY_POLICY = (
 )
 STYLESHEET = Path(__file__).parent / "page.css"
 
-_DRAWN_BY_CIRCUITSVIS = {"strip", "strips", "attention", "pattern"}
+_DRAWN_BY_CIRCUITSVIS = {"strip", "strips", "attention"}
 # Sections that a compact page leaves out; the prediction too, where there is a map of layers.
 _IN_FILES = {"tokens", "contract", "scores", "details", "head-strips", "attention", "predictions"}
 _DIGITS = 9  # which bring a float32 back as it was
@@ -66,11 +66,12 @@ class Page:
 
     def compact(self) -> Page:
         """What fits beside other output: the warnings, and the sections without the views of CircuitsVis (1.3 MB of
-        script), the contract, the settings and the table of all scores, which a file has."""
+        script), the contract, the settings and the table of all scores, which a file has. Of a section with a summary
+        that is all."""
         keys = {section.key for section in self.sections} - _IN_FILES
         keys -= {"prediction"} if "layers" in keys else set()
         sections = [
-            replace(section, blocks=[block for block in section.blocks if not _needs_circuitsvis(block)])
+            replace(section, blocks=[block for block in _brief(section) if not _needs_circuitsvis(block)])
             for section in self.sections
             if section.key in keys
         ]
@@ -117,7 +118,7 @@ class Page:
             still=still,
             labels=LABELS,
             policy=CONTENT_SECURITY_POLICY,
-            css=STYLESHEET.read_text(encoding="utf-8"),
+            css=lean(STYLESHEET.read_text(encoding="utf-8")),
             scripts=[*scripts, joined(), f"_page.draw({data});"],
         )
         return document.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -133,6 +134,10 @@ def part(result: Any) -> dict[str, Any]:
         "position": getattr(result, "position", None),
         "data": {},
     }
+
+
+def _brief(section: Section) -> Sequence[Block]:
+    return [{"type": "note", "text": section.summary}] if section.summary else section.blocks
 
 
 def _needs_circuitsvis(blocks: Any) -> bool:

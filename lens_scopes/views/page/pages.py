@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.page.document import Page
 from lens_scopes.views.words.attribution import answer_of, prompt_text
-from lens_scopes.views.words.pages.blocks import alerts, contract_section
+from lens_scopes.views.words.pages.blocks import FurtherContract, alerts, contract_section
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WORDS = {
     "Attribution": "attribution",
+    "Comparison": "comparison",
     "HeadInspection": "heads",
     "CellPatches": "cells",
     "AttributionMatrix": "matrix",
@@ -28,6 +29,7 @@ _WORDS = {
     "ModeInspection": "modes",
     "EvaluationReport": "evaluation",
     "InformationFlow": "flow",
+    "FlowCalibration": "calibration",
 }
 _OF = {
     "heads": "the heads",
@@ -42,8 +44,9 @@ _SHARED = ("contract", "details")
 def page_of(result: Any) -> Page:
     """The page of any result alone."""
     words = _words(result)
+    results = words.results(result) if hasattr(words, "results") else (result,)
     return Page(
-        f"{words.page_title(result)} · lens_scopes", words.header(result), tuple(words.sections(result)), (result,)
+        f"{words.page_title(result)} · lens_scopes", words.header(result), tuple(words.sections(result)), results
     )
 
 
@@ -58,8 +61,8 @@ def attribution_page(
     later: Sequence[str] = (),
     group: str = "token",
 ) -> Page:
-    """The attribution as a page of sections: tokens, prediction, layers, heads, source × target, modes, cells, other
-    sites, contract, scores, details.
+    """The attribution as a page of sections: tokens, prediction, scores, layers, other sites; then heads, source ×
+    target, modes and cells, each with its finding first and its details folded; the contract of all, and details.
 
     The sections for layers and other sites are there where the attribution has them. Add your own with
     `Page.with_section`.
@@ -79,22 +82,19 @@ def attribution_page(
     companions = {kind: result for kind, result in others.items() if result is not None}
     if group != "token":
         attribution.groups(group)
-    page = page_of(attribution)
-    sections = _words(attribution).sections(attribution, with_heads=heads is not None, later=later, group=group)
-    before = [section for section in sections if section.key in ("tokens", "prediction", "layers")]
-    after = sections[len(before) :]
-    contracts = []
-    for place, (kind, result) in enumerate(companions.items(), start=1):
-        own = [section for section in _words(result).sections(result) if section.key not in _SHARED]
+    own = _words(attribution).sections(attribution, with_heads=heads is not None, later=later, group=group)
+    sections = [section for section in own if section.key not in _SHARED]
+    for place, result in enumerate(companions.values(), start=1):
+        first, *rest = [section for section in _words(result).sections(result) if section.key not in _SHARED]
         differences = alerts("Mind the difference", _differences(attribution, result))
-        first = replace(own[0], blocks=[*differences, *own[0].blocks])
-        before += [replace(section, part=place) for section in (first, *own[1:])]
-        title = f"Contract of {_OF[kind]}"
-        contracts.append(contract_section(result.contract, f"{kind}-contract", title, result.settings))
-    at = [section.key for section in after].index("contract") + 1
+        sections.append(replace(first, part=place, blocks=[*differences, *first.blocks]))
+        # What a further result found is in sight, and how it was found a click away.
+        sections += [replace(section, part=place, folded=bool(section.summary)) for section in rest]
+    contracts = [FurtherContract(_OF[kind], result.contract, result.settings) for kind, result in companions.items()]
+    details = [section for section in own if section.key == "details"]
     return replace(
-        page,
-        sections=(*before, *after[:at], *contracts, *after[at:]),
+        page_of(attribution),
+        sections=(*sections, contract_section(attribution.contract, contracts), *details),
         results=(attribution, *companions.values()),
     )
 

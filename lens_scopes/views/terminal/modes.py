@@ -82,7 +82,7 @@ def _words(
     modes: ModeInspection, replacements: list[TokenReplacement], styles: ScoreStyle, width: int
 ) -> RenderableType:
     amounts = dict(zip((removal.index for removal in modes.replacements), weighted_amounts(modes), strict=True))
-    parts: list[RenderableType] = [Text("what each word does, the strongest first", "dim")]
+    parts: list[RenderableType] = [Text("what replacing each word does, the strongest first", "dim")]
     for removal in replacements:
         parts.append(Text(inline_token(removal.sentence()), "bold"))
         line = Text("  along the modes ", "dim")

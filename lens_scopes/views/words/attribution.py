@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.groups import GROUPINGS, Grouping
+from lens_scopes.results.attribution import relative_scores
 from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
@@ -87,7 +88,7 @@ def rows(attribution: Attribution) -> list[Row]:
     """One row per token, in the order of the text; special tokens and non-finite scores have no relative one."""
     scores = attribution.scores.tolist()
     errors = [None] * len(scores) if attribution.standard_error is None else attribution.standard_error.tolist()
-    relative = _relative(scores, attribution.special)
+    relative = relative_scores(scores, attribution.special)
     return [
         Row(
             index=i,
@@ -125,17 +126,11 @@ def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
     groups, values = attribution.groups(by), attribution.scores.tolist()
     scores = [sum(values[group.start : group.stop]) for group in groups]
     special = [all(attribution.special[group.start : group.stop]) for group in groups]
+    relative = relative_scores(scores, special)
     return [
-        Segment(group.label, group.start, group.stop, outside, score, relative)
-        for group, outside, score, relative in zip(groups, special, scores, _relative(scores, special), strict=True)
+        Segment(group.label, group.start, group.stop, outside, score, part)
+        for group, outside, score, part in zip(groups, special, scores, relative, strict=True)
     ]
-
-
-def _relative(scores: Sequence[float], special: Sequence[bool]) -> list[float | None]:
-    """Each |score| over the largest of those that count: scores of most readouts do not add up to anything."""
-    counted = [math.isfinite(score) and not outside for score, outside in zip(scores, special, strict=True)]
-    largest = max((abs(score) for score, counts in zip(scores, counted, strict=True) if counts), default=0.0)
-    return [abs(score) / largest if counts and largest else None for score, counts in zip(scores, counted, strict=True)]
 
 
 def meaning_of_sum(attribution: Attribution) -> str:
@@ -231,6 +226,16 @@ def _divergence_interpretation(result: Scored, readout: str, whose: str, *, else
     )
 
 
+def unit_of_score(result: Scored) -> str:
+    """The unit of a score, for beside its number: `logits per unit of norm`; empty where it has no short name."""
+    unit = entry_of_result(result.scope).unit
+    readout = _readout_name(result)
+    squared = is_divergence(result)
+    if unit is None or readout is None or (squared and result.settings.get("score_sites")):
+        return ""
+    return f"{unit} per {'squared ' if squared else ''}unit of norm" if readout == "norm" else unit
+
+
 def is_divergence(result: Scored) -> bool:
     """Whether the explained quantity is read by squares along several directions, as a divergence, so has no sign."""
     return bool(result.settings.get("divergence"))
@@ -284,10 +289,7 @@ def _row_warnings(scores: Sequence[float], special: Sequence[bool], where: str) 
     notes = []
     if broken:
         verb = "score is" if broken == 1 else "scores are"
-        notes.append(
-            f"{broken} of {len(scores)} {verb} not finite (NaN or infinite) and left out of the colour scale"
-            " and of the shares."
-        )
+        notes.append(f"{broken} of {len(scores)} {verb} not finite (NaN or infinite) and left out of the colour scale.")
     if finite and not any(finite):
         rest = "Every other score" if broken else "Every score"
         notes.append(f"{rest} is exactly zero: within this objective and path no token has a first-order influence.")

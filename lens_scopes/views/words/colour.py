@@ -1,4 +1,4 @@
-"""The one colour scale of every view: zero is the paper, blue is positive, orange is negative.
+"""The palette of pages, terminals and figures, and its scale: zero is the paper, blue positive, orange negative.
 
 Blue against orange stays apart under every common colour vision deficiency. Both ends are light enough for
 black text, and their dark-mode counterparts dark enough for light text, so that text on any cell of the scale
@@ -15,6 +15,9 @@ Rgb = tuple[float, float, float]
 
 POSITIVE = "#65a1fb"
 NEGATIVE = "#f9971f"
+# The same two for lines, points and text, at least 4.5 : 1 against white.
+DEEP_POSITIVE = "#1f5fbf"
+DEEP_NEGATIVE = "#b35900"
 LEVELS = 20
 
 # What dark mode does to a light surface: CircuitsVis always blends towards white, and this filter turns its

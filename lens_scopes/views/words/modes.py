@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lens_scopes.views.words.numbers import short_number
+
 if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection, ProbabilityChange, TokenReplacement
 
-_LEAST = 0.01  # changes below this share of the mode's largest are not worth a bar
+_LEAST = 0.01  # changes below this part of the mode's largest are not worth a bar
+_MOST = 8  # tokens of a mode
+_AGREEING = 0.5  # the mean cosine below which a reader is warned
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,13 @@ class Contrast:
 
 
 def contrasts(modes: ModeInspection) -> list[Contrast]:
-    """Every mode without the tokens that hardly change."""
+    """Every mode with the tokens that change most."""
     found = []
     for index, mode in enumerate(modes.modes, start=1):
         shifts = [shift for shift in (*mode.rising, *mode.falling) if math.isfinite(shift.change)]
         largest = max((abs(shift.change) for shift in shifts), default=0.0)
         kept = [shift for shift in shifts if abs(shift.change) >= _LEAST * largest and shift.change]
+        kept = sorted(kept, key=lambda shift: -abs(shift.change))[:_MOST]
         found.append(
             Contrast(index, mode.eigenvalue, sorted(kept, key=lambda shift: -shift.change), largest, mode.resolved)
         )
@@ -52,12 +57,26 @@ def weighted_amounts(modes: ModeInspection) -> list[list[float]]:
     return [[a * root for a, root in zip(removal.amounts, roots, strict=True)] for removal in modes.replacements]
 
 
+def agreement_warning(modes: ModeInspection) -> list[str]:
+    """A sentence where predicted and actual changes of probability disagree, on average over the words."""
+    agreements = [item.agreement for item in strongest_removals(modes) if math.isfinite(item.agreement)]
+    if not agreements or (mean := sum(agreements) / len(agreements)) >= _AGREEING:
+        return []
+    opposite = sum(agreement < 0 for agreement in agreements)
+    against = f", and below zero for {opposite} of {len(agreements)}" if opposite else ""
+    return [
+        "Predicted and actual changes disagree when a whole word is replaced: their mean agreement is "
+        f"{short_number(mean)} over {len(agreements)} words (cosine; 1 if they agree){against}. Believe the actual "
+        "changes; what the modes predict holds for small steps."
+    ]
+
+
 def removal_words(removal: TokenReplacement) -> str:
-    """What the word does, in a sentence that does not break inside a token."""
+    """What replacing the word did, in a sentence that does not break inside a token or a number."""
     words = removal.sentence()
     for token in {removal.token, *(shift.token for shift in removal.actual)}:
         words = words.replace(repr(token), repr(token).replace(" ", "\u00a0"))
-    return words
+    return words.replace(" pp", "\u00a0pp")
 
 
 def modes_interpretation() -> str:
@@ -72,15 +91,16 @@ def modes_interpretation() -> str:
 def modes_caveat(modes: ModeInspection) -> str:
     return (
         "Above zero (blue) a token rises, below (orange) it falls; those with less than"
-        f" {_LEAST:.0%} of a mode’s largest change are left out. The sign of a mode is a convention: its"
-        f" largest change is a rise. Below, words are replaced by the {modes.baseline} embedding, which is a"
+        f" {_LEAST:.0%} of a mode’s largest change and those beyond the first {_MOST} are left out. The sign of a"
+        " mode is a convention: its largest change is a rise."
+        f" Below, words are replaced by the {modes.baseline} embedding, which is a"
         " large step: what really happened may differ from the prediction."
     )
 
 
 def modes_data_warnings(modes: ModeInspection) -> list[str]:
-    """Sentences on what the bars cannot show: no information, numbers that are not finite. Usually empty."""
-    notes = []
+    """Sentences on what the bars cannot show: predictions that fail, no information, numbers that are not finite."""
+    notes = agreement_warning(modes)
     values = [mode.eigenvalue for mode in modes.modes]
     if values and not any(values):
         notes.append("Every λ is zero: no small change of the final state moves the prediction.")

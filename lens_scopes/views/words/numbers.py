@@ -19,16 +19,19 @@ def number(value: float) -> str:
 
 
 def short_number(value: float) -> str:
-    """Two significant digits for a narrow cell; whole numbers from 100 to 9999.
+    """Two significant digits for a narrow cell; whole numbers from 100 to 9999, powers of ten below 0.001.
 
-    >>> short_number(0.0123), short_number(3.4e-7), short_number(123.4), short_number(12345.0)
-    ('0.012', '3.4e-7', '123', '1.2e4')
+    >>> short_number(0.0123), short_number(0.00098), short_number(123.4), short_number(12345.0)
+    ('0.012', '9.8e-4', '123', '1.2e4')
     """
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     if 100 <= abs(value) < 9999.5:
         return f"{value:.0f}"
     text = f"{value:.2g}" if value else "0"
+    if text.removeprefix("-").startswith("0.000"):
+        digits, _, power = f"{value:.1e}".partition("e")
+        text = f"{digits.removesuffix('.0')}e{power}"
     return text.replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
 
 

@@ -1,28 +1,21 @@
-// Attention patterns and other matrices over tokens, drawn by CircuitsVis within the sizes that it draws without delay.
+// Attention patterns of heads, drawn by CircuitsVis within the sizes that it draws without delay.
 import { later, render, sparse } from "./circuitsvis.js";
 import { h } from "./dom.js";
 import { levelOf } from "./scale.js";
 
 const LONGEST_LABEL = 14;
 
-/** The chart of one matrix; its rows may be empty. */
-export function pattern(page, { id, label, rows, bound }) {
-  const place = frame(page, id, label);
-  page.ready(() => later(place, () => draw(place, page.part.labels, rows, bound)));
-  return h("div", { class: "charts single" }, place);
-}
-
 /** Several matrices of every head beside each other, and a small picture of each head to choose it by. */
 export function attention(page, { tokens, heads, views }) {
   const labels = page.part.labels.slice(-tokens);
   const places = views.map((view) => frame(page, view.id, view.title));
   let chosen = 0;
-  const show = (head) => views.forEach((view, v) => draw(places[v], labels, view.matrices[head], view.bound));
+  const drawn = (v, head) => draw(places[v], labels, views[v].matrices[head], views[v].bound);
   const buttons = heads.map((name, head) =>
     h(
       "button",
       { type: "button", "aria-pressed": String(head === 0), onclick: () => choose(head) },
-      thumbnail(views[0].matrices[head], views[0].bound),
+      picture(views[0].matrices[head], views[0].bound),
       name,
     ),
   );
@@ -30,10 +23,12 @@ export function attention(page, { tokens, heads, views }) {
     buttons[chosen].setAttribute("aria-pressed", "false");
     buttons[head].setAttribute("aria-pressed", "true");
     chosen = head;
-    show(head);
+    views.forEach((_, v) => drawn(v, head));
   };
   const switcher = h("div", { class: "thumbnails", role: "group", "aria-label": views[0].title }, ...buttons);
-  page.ready(() => later(places[0], () => show(chosen)));
+  page.ready(() =>
+    views.forEach((view, v) => later(places[v], () => drawn(v, chosen), () => picture(view.matrices[chosen], view.bound))),
+  );
   const columns = views.map((view, v) =>
     h("div", { class: "charts" }, page.heading(view.title), h("p", { class: "note" }, view.note), places[v]),
   );
@@ -56,7 +51,7 @@ function draw(place, labels, rows, bound) {
 }
 
 /** A picture with one dot per cell, in the colours of the scale on white. */
-function thumbnail(rows, bound) {
+function picture(rows, bound) {
   const canvas = h("canvas", { width: rows.length, height: rows.length, "aria-hidden": "true" });
   const brush = canvas.getContext("2d");
   const colours = getComputedStyle(document.documentElement);

@@ -134,7 +134,7 @@ export function bar(share, middle = false) {
   return h("span", { class: middle ? "track middle" : "track" }, inner);
 }
 
-/** The list of a block; where the page can explain a token, its bar is a button that does. */
+/** The list of a block; an entry with something to `press` is a button, and where the page can explain a token, its bar is one. */
 export function bars(page, { items, css }) {
   const list = h("ol", { class: `bars ${css}`.trim() }, ...items.map((item) => entry(page, item)));
   const offers = page.act.target && items.some((item) => item.choose);
@@ -151,8 +151,9 @@ function entry(page, item) {
   ];
   const { target } = page.act;
   const css = item.target ? "target" : null;
-  if (!item.choose || !target) return h("li", { class: css }, ...inside);
-  const label = say("choose_target", { token: item.label[0].token, percent: item.values[0] });
-  const attributes = { type: "button", "aria-label": label, onclick: () => target(item.choose) };
+  const press = item.press ?? (item.choose && target && (() => target(item.choose)));
+  if (!press) return h("li", { class: css }, ...inside);
+  const label = item.title ?? say("choose_target", { token: item.label[0].token, percent: item.values[0] });
+  const attributes = { type: "button", "aria-label": label, onclick: press };
   return h("li", { class: css }, h("button", attributes, ...inside));
 }

@@ -1,5 +1,5 @@
 // Views of CircuitsVis: it draws its tokens as HTML, so every token goes through `safe`; it draws one view after another,
-// when they come near the window, so that the page answers in between.
+// those near the window first, so that the page answers in between.
 
 export const POSITIVE = "#65a1fb";
 export const NEGATIVE = "#f9971f";
@@ -10,6 +10,8 @@ const queue = [];
 let count = 0;
 let drawing = false;
 let near = null;
+
+const idle = globalThis.requestIdleCallback ?? ((act) => setTimeout(act, 200));
 
 /** The token with a word joiner, which has no width, after each < and &, so that no markup is read in it. */
 export function safe(token) {
@@ -30,11 +32,20 @@ export function render(place, component, props, done = () => {}) {
   globalThis.CircuitsVis.render(inner.id, globalThis.CircuitsVis[component], { ...colours, ...props });
 }
 
-/** Runs `act` once, when its place comes near the window. */
-export function later(place, act) {
-  near ??= new IntersectionObserver(arrive, { rootMargin: "200px" });
-  waiting.set(place, act);
+/**
+ * Runs `act` once: when its place comes near the window, or, outside closed folds, as soon as there is nothing else to do.
+ * `still` makes what stands there on paper when the page is printed before that.
+ */
+export function later(place, act, still) {
+  near ??= watch();
+  waiting.set(place, { act, still });
   near.observe(place);
+  idle(arriveOpen);
+}
+
+/** Fills the places that wait with what stands there on paper: CircuitsVis draws too late for a page that is printed. */
+export function stillWaiting() {
+  for (const [place, { still }] of [...waiting, ...queue]) place.replaceChildren(still());
 }
 
 /**
@@ -51,19 +62,28 @@ export function sparse(rows) {
   return thin;
 }
 
-function arrive(entries) {
-  for (const entry of entries) {
-    if (!entry.isIntersecting) continue;
-    near.unobserve(entry.target);
-    queue.push(waiting.get(entry.target));
-    waiting.delete(entry.target);
-    if (!drawing) next();
-  }
+function watch() {
+  document.addEventListener("toggle", () => idle(arriveOpen), true);
+  const arriveNear = (entries) => entries.forEach((entry) => entry.isIntersecting && arrive(entry.target));
+  return new IntersectionObserver(arriveNear, { rootMargin: "200px" });
+}
+
+function arriveOpen() {
+  for (const place of waiting.keys()) if (!place.closest("details:not([open])")) arrive(place);
+}
+
+function arrive(place) {
+  if (!waiting.has(place)) return;
+  near.unobserve(place);
+  queue.push([place, waiting.get(place)]);
+  waiting.delete(place);
+  if (!drawing) next();
 }
 
 function next() {
   drawing = queue.length > 0;
   if (!drawing) return;
-  queue.shift()();
+  const [place, { act }] = queue.shift();
+  if (place.isConnected) act(); // a served page may have drawn another answer since
   setTimeout(next, 20);
 }

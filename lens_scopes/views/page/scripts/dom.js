@@ -60,6 +60,50 @@ export function onPress(element, act) {
   });
 }
 
+const STRONG = /\p{L}/u;
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/** The direction of a text, `rtl` or `ltr`: that of its first letter, as for `dir="auto"`. */
+export function directionOf(text) {
+  return RIGHT_TO_LEFT.test(text.match(STRONG)?.[0] ?? "") ? "rtl" : "ltr";
+}
+
+let card = null;
+
+/**
+ * Has a small card tell at once of the cell of a table that is pointed at or has the focus: `about(cell)` gives its lines,
+ * the first of them its title. Escape closes it. A cell that has the focus is named by the same words.
+ */
+export function tellBeside(grid, about) {
+  const hide = () => card && (card.hidden = true);
+  const tell = ({ target }) => {
+    const cell = target.closest("td");
+    const lines = cell && about(cell);
+    if (!lines) return hide();
+    if (cell === document.activeElement) cell.setAttribute("aria-label", lines.join(" · "));
+    card ??= document.body.appendChild(h("div", { class: "hover-card", "aria-hidden": "true" }));
+    card.replaceChildren(...lines.map((line, i) => h(i ? "span" : "b", {}, h("bdi", {}, line))));
+    card.hidden = false;
+    place(card, cell.getBoundingClientRect());
+    return undefined;
+  };
+  grid.addEventListener("pointerover", tell);
+  grid.addEventListener("focusin", tell);
+  grid.addEventListener("pointerleave", hide);
+  grid.addEventListener("focusout", hide);
+  grid.addEventListener("keydown", ({ key }) => key === "Escape" && hide());
+}
+
+/** Puts an element below a place in the window, or above it where there is no room, and within the sides. */
+function place(element, { left, right, top, bottom }) {
+  const { width, height } = element.getBoundingClientRect();
+  const { clientWidth, clientHeight } = document.documentElement;
+  const across = Math.max(6, Math.min(clientWidth - width - 6, (left + right - width) / 2));
+  const down = bottom + 8 + height <= clientHeight ? bottom + 8 : top - 8 - height;
+  element.style.setProperty("left", `${across}px`);
+  element.style.setProperty("top", `${Math.max(4, down)}px`);
+}
+
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;

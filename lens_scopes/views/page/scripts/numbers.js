@@ -14,7 +14,12 @@ export function number(value) {
   return sign + placed(digits, exponent);
 }
 
-/** Two significant digits for a narrow cell; whole numbers from 100 to 9999. */
+/** A number with its unit, where it has one. */
+export function measured(value, unit) {
+  return unit && Number.isFinite(value) ? `${number(value)} ${unit}` : number(value);
+}
+
+/** Two significant digits for a narrow cell; whole numbers from 100 to 9999, powers of ten below 0.001. */
 export function short(value) {
   if (value === null || Number.isNaN(value)) return "nan";
   if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
@@ -23,7 +28,7 @@ export function short(value) {
   if (size >= 100 && size < 9999.5) return (value < 0 ? "-" : "") + fixed(size, 0);
   const { sign, digits, exponent } = rounded(value, 2);
   const kept = digits.replace(/0+$/, "");
-  if (exponent < -4 || exponent >= 2) return `${sign}${kept.length > 1 ? `${kept[0]}.${kept.slice(1)}` : kept}e${exponent}`;
+  if (exponent < -3 || exponent >= 2) return `${sign}${kept.length > 1 ? `${kept[0]}.${kept.slice(1)}` : kept}e${exponent}`;
   const text = placed(digits, exponent);
   return sign + (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
 }

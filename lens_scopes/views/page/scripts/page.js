@@ -1,14 +1,17 @@
 // The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
-import { attention, pattern } from "./attention.js";
+import { attention } from "./attention.js";
 import { chain } from "./chain.js";
 import { bars, chart, lineLegend } from "./chart.js";
-import { h, say, setLabels } from "./dom.js";
+import { stillWaiting } from "./circuitsvis.js";
+import { directionOf, h, say, setLabels } from "./dom.js";
 import { map } from "./map.js";
-import { prose } from "./prose.js";
+import { pieces, prose } from "./prose.js";
 import { strip, strips } from "./strip.js";
 import { table } from "./table.js";
 
-const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, pattern, "line-legend": lineLegend };
+const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, "line-legend": lineLegend };
+
+const LONG = 100; // tokens above which few scores come near the largest, so that square roots show more of the others
 
 /** What blocks are drawn with: the result they are of, ids, and what a reader can choose. */
 class Context {
@@ -23,7 +26,7 @@ class Context {
     return this.shared.prefix + name;
   }
 
-  /** What a reader can do here: `layer`, `fold`, `position`, `target`, `head`, `through`. */
+  /** What a reader can do here: `layer`, `fold`, `colour`, `apart`, `position`, `target`, `head`, `through`. */
   get act() {
     return this.shared.act;
   }
@@ -41,6 +44,29 @@ class Context {
   /** What was last chosen of a kind. */
   chosen(kind, otherwise = -1) {
     return this.shared.choices[kind] ?? otherwise;
+  }
+
+  /** How the colours of scores are spaced: `linear`, `root` or `log`. */
+  get spacing() {
+    return this.chosen("colour");
+  }
+
+  /** Which tokens lie outside the colour scale: special ones, and the last where it is set apart. */
+  get outside() {
+    const { special } = this.part;
+    const last = this.chosen("apart", "") === "last" ? special.length - 1 : -1;
+    return special.map((isSpecial, i) => isSpecial || i === last);
+  }
+
+  /** The direction of the text, without its special tokens. */
+  get direction() {
+    const { running, special } = this.part;
+    return directionOf(running.filter((_, i) => !special[i]).join(""));
+  }
+
+  /** What the mark of tokens outside the scale stands for. */
+  get told() {
+    return this.chosen("apart", "") === "last" ? say("special_or_last") : say("special");
   }
 
   /** Calls back when something of a kind is chosen. */
@@ -61,14 +87,17 @@ class Context {
 
 /**
  * The elements of a page's content: `header`, `sections`, `navigation`; `ready` is to be called when they are in place, and
- * `choose(kind, chosen)` when something is chosen elsewhere.
+ * `choose(kind, chosen)` when something is chosen elsewhere. `folds` says whether sections may be folded.
  */
-export function contents({ header, sections, parts }, { act = {}, prefix = "", choices = {}, level = 2 } = {}) {
+export function contents({ header, sections, parts }, { act = {}, prefix = "", choices = {}, level = 2, folds = false } = {}) {
   const shared = { act: {}, prefix, choices, level, listeners: [], waiting: [] };
   const choose = (kind, chosen) => {
     choices[kind] = chosen;
     for (const [listened, tell] of shared.listeners) if (listened === kind) tell(chosen);
   };
+  choices.colour ||= spacingOf(parts);
+  shared.act.colour = (spacing) => choose("colour", spacing);
+  shared.act.apart = (which) => choose("apart", which);
   const offered = (what) => sections.some(({ blocks }) => blocks.some((block) => block[what]?.length));
   if (offered("choices")) shared.act.layer = (index) => choose("layer", index);
   if (offered("folds")) shared.act.fold = (name) => choose("fold", name);
@@ -87,7 +116,10 @@ export function contents({ header, sections, parts }, { act = {}, prefix = "", c
       const id = prefix + section.key;
       const title = h(`h${level}`, { id: `${id}-title`, class: "title" }, section.title);
       const attributes = { id, class: section.layout, "aria-labelledby": `${id}-title` };
-      return h("section", attributes, title, ...of(section.part).draw(section.blocks));
+      const blocks = of(section.part).draw(section.blocks);
+      if (!folds || !section.folded) return h("section", attributes, title, ...blocks);
+      const summary = h("summary", {}, title, h("p", { class: "note" }, pieces(section.summary)));
+      return h("section", attributes, h("details", { class: "whole" }, summary, ...blocks));
     }),
     navigation: sections.length > 1 ? h("nav", { "aria-label": say("sections") }, ...sections.map(link)) : null,
     ready: () => shared.waiting.splice(0).forEach((ready) => ready()),
@@ -95,14 +127,20 @@ export function contents({ header, sections, parts }, { act = {}, prefix = "", c
   };
 }
 
+/** How colours are spaced at first: by square roots where a text is long. */
+export function spacingOf(parts) {
+  return parts.some(({ labels }) => labels.length > LONG) ? "root" : "linear";
+}
+
 /** Draws a whole document, whose header and main are there and empty. */
 export function draw(data) {
   setLabels(data.labels);
-  const page = contents(data);
+  const page = contents(data, { folds: true });
   document.querySelector("body>header").append(...page.header, page.navigation ?? "");
   document.querySelector("body>main").append(...page.sections);
   page.ready();
   followLinks();
+  printWhole();
   if (parent !== window) tellHeight();
 }
 
@@ -112,10 +150,27 @@ function tellHeight() {
   new ResizeObserver(tell).observe(document.body);
 }
 
-/** Opens the folds around the element of an id, and gives it back. */
+/** Has paper show what folds hold, and what is drawn only when it comes near the window. */
+function printWhole() {
+  const opened = [];
+  const open = () => {
+    const folds = [...document.querySelectorAll("details:not([open])")];
+    opened.push(...folds);
+    for (const fold of folds) fold.open = true;
+    stillWaiting();
+  };
+  const close = () => {
+    for (const fold of opened.splice(0)) fold.open = false;
+  };
+  addEventListener("beforeprint", open);
+  addEventListener("afterprint", close);
+  matchMedia("print").addEventListener("change", ({ matches }) => (matches ? open() : close()));
+}
+
+/** Opens the folds around the element of an id, and that of a folded section, and gives it back. */
 export function unfold(id) {
   const target = document.getElementById(id);
-  for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  for (let fold = (target?.querySelector(":scope>.whole") ?? target)?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   return target;
 }
 

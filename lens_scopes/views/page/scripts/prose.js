@@ -1,5 +1,5 @@
 // Text and what holds it: paragraphs, headings, alerts, definitions, folds, columns, cards, marked text.
-import { h } from "./dom.js";
+import { directionOf, h } from "./dom.js";
 import { legend } from "./scale.js";
 
 const MARKS = /([␣↵⇥])/;
@@ -24,7 +24,7 @@ export const prose = {
   prompt: (page, block) =>
     h(
       `h${page.shared.level - 1}`,
-      { class: "prompt" },
+      { class: "prompt", dir: directionOf(block.text) },
       h("bdi", {}, block.text),
       block.token !== undefined && " ",
       block.token !== undefined &&
@@ -41,8 +41,7 @@ export const prose = {
       { class: compact && "facts" },
       ...pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
     ),
-  fold: (page, { summary, blocks, choose }) =>
-    h("details", { open: Boolean(page.act[choose]) }, h("summary", {}, pieces(summary)), ...page.draw(blocks)),
+  fold: (page, { summary, blocks }) => h("details", {}, h("summary", {}, pieces(summary)), ...page.draw(blocks)),
   columns: (page, { items, even }) =>
     h("div", { class: even ? "two even" : "two" }, ...items.map((blocks) => h("div", {}, ...page.draw(blocks)))),
   cards: (page, { items }) =>

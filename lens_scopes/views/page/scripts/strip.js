@@ -1,10 +1,14 @@
 // Texts with the influence of each token as its colour, drawn by CircuitsVis: one strip, or one for every head.
 import { bars } from "./chart.js";
-import { later, render, safe } from "./circuitsvis.js";
+import { later, NEGATIVE, POSITIVE, render, safe } from "./circuitsvis.js";
 import { h, onPress, rove, say } from "./dom.js";
-import { number, percent } from "./numbers.js";
+import { measured, number, percent } from "./numbers.js";
 import { pieces } from "./prose.js";
-import { legend, ranking, scaleOf } from "./scale.js";
+import { colouring, legend, levelOf, overview, ranking, scaleOf, strength } from "./scale.js";
+
+const TOKENS = ".colored-tokens>span>span";
+const POINTED = "pointed";
+const LONG = 100; // tokens above which a strip has an overview
 
 /**
  * The strip of a block with its legend and its strongest tokens, and a switch where it has several rows of values. Another
@@ -13,9 +17,17 @@ import { legend, ranking, scaleOf } from "./scale.js";
  */
 export function strip(page, block) {
   const rows = [page.values(block.values), ...(block.choices ? page.values(block.choice_values) : [])];
-  const place = h("div", { class: "circuitsvis", id: page.id(block.id), role: "group", "aria-label": block.label });
+  const place = h("div", {
+    class: "circuitsvis",
+    id: page.id(block.id),
+    role: "group",
+    "aria-label": block.label,
+    dir: page.direction,
+  });
   const readout = readoutOf(page, block);
   const below = h("div");
+  const cellOf = (i) => place.querySelectorAll(TOKENS)[i];
+  const whole = page.part.labels.length > LONG && overview((i) => cellOf(i)?.scrollIntoView({ block: "center" }));
   const state = { row: page.chosen(block.choose) + 1, fold: page.chosen("fold", block.fold) };
   const draw = () => {
     const fold = block.folds?.find(({ name }) => name === state.fold);
@@ -23,10 +35,13 @@ export function strip(page, block) {
     place.classList.toggle("folded", Boolean(fold));
     if (readout) readout.textContent = invitation(page, block, fold);
     paint(page, place, readout, text, block);
-    const best = fold ? sums(page, text, fold.name, block.sum) : strongest(page, text, block.strongest);
-    below.replaceChildren(legendOf(text, fold ? { ...block, of: say("segments_of", fold) } : block), ...best);
+    if (whole) drawWhole(page, whole, text, fold);
+    const best = fold ? sums(page, text, fold.name, block.sum) : strongest(page, text, block.strongest, (i) => point(cellOf(i)));
+    below.replaceChildren(legendOf(page, text, fold ? { ...block, of: say("segments_of", fold) } : block), ...best);
   };
   page.ready(draw);
+  page.on("colour", draw);
+  page.on("apart", draw);
   const layers = block.choices && choice(page, block, "row", block.choice_label, [block.first, ...block.choices], {
     first: state.row,
     act: (i) => page.act.layer(i - 1),
@@ -48,7 +63,24 @@ export function strip(page, block) {
     state.fold = name;
     draw();
   });
-  return h("div", {}, folds && folds.element, place, readout, layers && layers.element, below);
+  const colours = colouring(page, block.id, !block.about);
+  return h("div", {}, folds && folds.element, whole && whole.element, place, readout, layers && layers.element, colours, below);
+}
+
+/** The levels of all tokens; those of a segment have its level. */
+function drawWhole(page, whole, { values, special }, fold) {
+  const scale = scaleOf(values, special);
+  const levels = values.map((value, i) => levelOf(value, special[i], scale, page.spacing));
+  whole.draw([fold ? fold.spans.flatMap(([start, stop], i) => Array(stop - start).fill(levels[i])) : levels]);
+}
+
+/** Brings a token of a strip into view and sets it off until another one is. */
+function point(cell) {
+  if (!cell) return;
+  for (const other of document.querySelectorAll(`.${POINTED}`)) other.classList.remove(POINTED);
+  cell.classList.add(POINTED);
+  cell.scrollIntoView({ block: "center" });
+  if (cell.matches("[tabindex]")) cell.focus({ preventScroll: true });
 }
 
 /** One of several names to choose: its element, and what checks the one that was chosen elsewhere. */
@@ -56,7 +88,10 @@ function choice(page, block, key, label, names, { first, act, caption }) {
   const inputs = names.map((name, i) =>
     h("input", { type: "radio", name: page.id(`${block.id}-${key}`), value: name, checked: i === first, onchange: () => act(i) }),
   );
-  const options = names.map((name, i) => h("label", {}, inputs[i], h("span", {}, name)));
+  const point = (i) => block.pointing && key === "row" && (inputs[i].checked || inputs[i].click());
+  const options = names.map((name, i) =>
+    h("label", { onpointerenter: () => point(i) }, inputs[i], h("span", {}, h("bdi", {}, name))),
+  );
   const attributes = { class: caption ? "folds" : "switch", role: "radiogroup", "aria-label": label };
   const element = h("div", attributes, caption && h("b", { "aria-hidden": "true" }, caption), ...options);
   return { element, check: (i) => (inputs[i].checked = true) };
@@ -64,13 +99,14 @@ function choice(page, block, key, label, names, { first, act, caption }) {
 
 /** The tokens of a page with values, as a text to paint. */
 function unfolded(page, values) {
-  const { running, labels, special } = page.part;
-  return { running, labels, special, values, about: null };
+  const { running, labels } = page.part;
+  return { running, labels, special: page.outside, values, about: null };
 }
 
 /** The text in segments, each with the sum of its tokens' values; what is not finite leaves its sum out. */
 export function folded(page, values, { spans, labels }) {
-  const { running, special } = page.part;
+  const { part, outside: special } = page;
+  const { running } = part;
   const text = { running: [], labels, special: [], values: [], about: [] };
   for (const [start, stop] of spans) {
     const own = values.slice(start, stop);
@@ -89,9 +125,11 @@ export function folded(page, values, { spans, labels }) {
 export function strips(page, block) {
   const folds = block.items.map((item, i) => {
     const values = page.values(item.values);
-    const place = h("div", { class: "circuitsvis", id: page.id(`${item.key}-strip`) });
-    const readout = readoutOf(page, item);
-    page.ready(() => later(place, () => paint(page, place, readout, unfolded(page, values), item)));
+    const place = h("div", { class: "circuitsvis", id: page.id(`${item.key}-strip`), dir: page.direction });
+    const told = { ...item, unit: block.unit };
+    const readout = readoutOf(page, told);
+    const painted = () => paint(page, place, readout, unfolded(page, values), told);
+    page.ready(() => later(place, painted, () => still(page, unfolded(page, values))));
     const { through } = page.act;
     return h(
       "details",
@@ -100,7 +138,7 @@ export function strips(page, block) {
       ...page.draw(item.blocks),
       place,
       readout,
-      legendOf(unfolded(page, values), block),
+      legendOf(page, unfolded(page, values), block),
       through && h("button", { type: "button", onclick: () => through(item.name) }, say("through", { name: item.name })),
     );
   });
@@ -109,27 +147,40 @@ export function strips(page, block) {
   return h("div", { id: page.id(block.id) }, ...folds, more);
 }
 
+/** A text on paper, in the colours of the scale. */
+function still(page, { running, special, values }) {
+  const scale = scaleOf(values, special);
+  const level = (value, i) => levelOf(value, special[i], scale, page.spacing);
+  const tokens = values.map((value, i) => h("span", { class: level(value, i) }, running[i]));
+  return h("p", { class: "still", dir: page.direction }, ...tokens);
+}
+
 function readoutOf(page, block) {
-  return (block.about || page.act.position) && h("p", { class: "readout" }, invitation(page, block));
+  return (block.about || block.unit || page.act.position) && h("p", { class: "readout" }, invitation(page, block));
 }
 
 /** What a reader can do with a strip, as long as nothing was pointed at. */
 function invitation(page, { about }, fold) {
-  return say(fold ? "point_segment" : about ? "point_token" : "choose_token");
+  if (page.act.position && !about) return say(fold ? "point_segment" : "choose_token");
+  return say(fold ? "point_sum" : "point_token");
 }
 
-function legendOf({ values, special }, { of, broken }) {
+function legendOf(page, { values, special }, { of, broken }) {
   const unknown = values.some((value, i) => !special[i] && !Number.isFinite(value)) && (broken ?? true);
-  return legend(scaleOf(values, special), of, { special: special.some(Boolean), broken: unknown });
+  const outside = { special: special.some(Boolean) && page.told, broken: unknown, spacing: page.spacing };
+  return legend(scaleOf(values, special), of, outside);
 }
 
-function strongest(page, { values, labels, special }, most) {
+/** The strongest tokens with their indices, from the largest magnitude on; `go(i)` leads to a token in the text. */
+function strongest(page, { values, labels, special }, most, go) {
   const best = ranking(values, special).slice(0, most ?? 0);
   const largest = Math.abs(values[best[0]]);
   const items = best.map((i) => ({
-    label: [{ token: labels[i] }],
+    label: [{ small: `#${i} ` }, { token: labels[i] }],
     values: [number(values[i])],
     shares: [values[i] / largest],
+    press: () => go(i),
+    title: say("go_to_token", { index: i, token: labels[i], number: number(values[i]) }),
   }));
   return items.length ? [page.heading(say("strongest")), bars(page, { items, css: "" })] : [];
 }
@@ -167,14 +218,21 @@ function paint(page, place, readout, text, block) {
     maxValue: bound,
   };
   render(place, "ColoredTokens", props, (view) => {
-    const cells = [...view.querySelectorAll(".colored-tokens>span>span")];
+    const cells = [...view.querySelectorAll(TOKENS)];
     cells.forEach((cell, i) => outside[i] && cell.classList.add(outside[i]));
+    if (page.spacing !== "linear") cells.forEach((cell, i) => outside[i] || tint(cell, strength(values[i], scale, page.spacing)));
     if (text.about) cells.forEach(breakable);
-    const about = readout && (text.about ?? block.about ?? aboutTokens(page, values));
+    const about = readout && (text.about ?? block.about ?? aboutTokens(page, values, block.unit));
     if (page.act.position && !text.about) choosable(page, view, cells, about, block.later ?? []);
-    if (readout) tellAbout(readout, view.querySelectorAll(".colored-tokens>span>span,.later"), about);
+    if (readout) tellAbout(readout, view.querySelectorAll(`${TOKENS},.later`), about);
     place.dispatchEvent(new Event("drawn", { bubbles: true }));
   });
+}
+
+/** A colour of the scale, which CircuitsVis itself spaces evenly, in the space in which it blends. */
+function tint(cell, amount) {
+  const end = amount < 0 ? NEGATIVE : POSITIVE;
+  cell.style.backgroundColor = `color-mix(in lab, ${end} ${(100 * Math.abs(amount)).toFixed(1)}%, #fff)`;
 }
 
 /** CircuitsVis joins words by spaces that do not break; a segment's text is to be broken between its words. */
@@ -183,11 +241,11 @@ function breakable(cell) {
 }
 
 /** What is said of each token: its number, and how it compares with the strongest. */
-function aboutTokens(page, values) {
-  const { running, special } = page.part;
-  const scale = scaleOf(values, special);
+function aboutTokens(page, values, unit) {
+  const { special, running } = page.part;
+  const scale = scaleOf(values, page.outside);
   return running.map((token, i) => {
-    const parts = [say("token_value", { index: i, token: token.trim() || token, number: number(values[i]) })];
+    const parts = [say("token_value", { index: i, token: token.trim() || token, number: measured(values[i], unit) })];
     if (scale.bound && Number.isFinite(values[i]) && !special[i])
       parts.push(say("token_relative", { percent: percent(Math.abs(values[i]) / scale.bound) }));
     if (special[i]) parts.push(say("token_special"));

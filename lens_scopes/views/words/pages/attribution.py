@@ -57,7 +57,7 @@ def header(attribution: Attribution) -> list[Block]:
 def sections(
     attribution: Attribution, *, with_heads: bool = False, later: Sequence[str] = (), group: str = "token"
 ) -> list[Section]:
-    """Sections `tokens`, `prediction`, `layers`, `sites`, `contract`, `scores`, `details`.
+    """Sections `tokens`, `prediction`, `scores`, `layers`, `sites`, `contract`, `details`.
 
     Args:
         attribution: the result.
@@ -65,17 +65,12 @@ def sections(
         later: tokens of the prompt after the position explained, which a page can offer to explain.
         group: the segments that the strip of tokens is folded by at first; "token" for none.
     """
-    parts = [_tokens(attribution, later, group), _prediction(attribution)]
+    parts = [_tokens(attribution, later, group), _prediction(attribution), _scores(attribution)]
     if attribution.layers is not None:
         parts.append(_layers(attribution, with_heads))
     if attribution.sites:
         parts.append(_sites(attribution))
-    return [
-        *parts,
-        contract_section(attribution.contract),
-        _scores(attribution),
-        provenance_section(attribution),
-    ]
+    return [*parts, contract_section(attribution.contract), provenance_section(attribution)]
 
 
 def about(result: Any) -> list[str | dict[str, str]]:
@@ -99,6 +94,7 @@ def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Secti
         "type": "strip",
         "id": "token-strip",
         "values": reference("scores"),
+        "unit": words.unit_of_score(attribution),
         "of": "the other tokens" if any(attribution.special) else "these tokens",
         "label": "The prompt, coloured by influence",
         "strongest": 6,
@@ -121,7 +117,7 @@ def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Secti
     if attribution.answer is not None:
         own = len(attribution.tokens) > attribution.position + 1
         shown = "The prompt, and the answer's tokens but the last." if own else "The prompt."
-    blocks = [note(f"{shown} Point at a token for its score."), strip, *_other_prompt(attribution)]
+    blocks = [note(shown), strip, *_other_prompt(attribution)]
     blocks += [lead(words.interpretation(attribution)), lead(words.caveat(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
 
@@ -202,6 +198,7 @@ def _layers(attribution: Attribution, with_heads: bool) -> Section:
         errors=errors,
         row_links=[_heads_of(name) for name in names] if with_heads else None,
         choose="layer",
+        unit=words.unit_of_score(attribution),
         readings=_readings(attribution),
     )
     text = (

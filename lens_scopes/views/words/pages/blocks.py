@@ -44,6 +44,7 @@ LABELS = {
     "token_value": "{index} “{token}”: {number}",
     "token_relative": "{percent} of the strongest",
     "segment_value": "tokens {first} to {last}, “{text}”: {number}",
+    "point_sum": "Point at a segment for its sum.",
     "point_segment": "Point at a segment for its sum. To explain what follows a token, fold by token.",
     "segments_of": "these {name}s",
     "fold_by": "Fold by",
@@ -69,6 +70,15 @@ LABELS = {
     "point_cell": "Point at a cell, or go to it with the arrow keys, to read what the residual stream there says.",
     "reads_as": "reads as",
     "not_read": "was not read",
+    "colour": "Colour",
+    "linear": "linear",
+    "root": "square root",
+    "log": "logarithmic",
+    "half_colour": "half the colour at {number}",
+    "half_colour_of_row": "half the colour at {percent} of it",
+    "apart": "last token apart",
+    "special_or_last": "special or last token, outside the scale",
+    "go_to_token": "token {index}, {token}, {number}: show it in the text",
     "head": "head",
     "mlp": "MLP",
     "cell": "cell",
@@ -88,6 +98,8 @@ class Section:
         blocks: its content.
         layout: `full` takes a whole row; `wide` and `side` share a row on wide screens, two thirds to one.
         part: which result of the page its references and tokens are of.
+        summary: its finding in a sentence, for where its blocks are folded or left out.
+        folded: whether its blocks open only when asked for.
     """
 
     key: str
@@ -95,6 +107,8 @@ class Section:
     blocks: Sequence[Block]
     layout: Literal["full", "wide", "side"] = "full"
     part: int = 0
+    summary: Text = ""
+    folded: bool = False
 
 
 def reference(*path: str | int) -> Block:
@@ -207,10 +221,10 @@ def heat_map(
         values: their numbers, or the reference to them; cells beyond the end of a row stay empty.
         columns: their names; the tokens of the result if not given.
         special: which columns stay outside the colour scale; those of the result if not given.
-        more: `errors` (as values), `row_links` and `cell_links` (ids), `row_ids`, `apart` (a further column with a
-            scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers, without controls),
-            `by_all` (one scale for all rows at first), `marks` (row, column and a few words of cells to be framed),
-            `readings` (what each cell reads as: `tokens`, and `probabilities` as values).
+        more: `unit` (of the numbers), `errors` (as values), `row_links` and `cell_links` (ids), `row_ids`, `apart` (a
+            further column with a scale of its own), `choose` (what a cell chooses), `plain` (one scale and numbers,
+            without controls), `by_all` (one scale for all rows at first), `marks` (row, column and a few words of
+            cells to be framed), `readings` (what each cell reads as: `tokens`, and `probabilities` as values).
     """
     if not isinstance(values, dict):
         values = [[value if math.isfinite(value) else None for value in row] for row in values]  # type: ignore[misc]
@@ -229,9 +243,9 @@ def legend(scale: Scale, of: str, special: Sequence[bool] = (), broken: bool = F
     return {"type": "legend", "scale": ends, "of": of, "special": any(special), "broken": broken}
 
 
-def fold(summary: Text, *blocks: Block, choose: str = "") -> Block:
-    """Blocks that open when asked for, and are open where the page offers the choice that they are made for."""
-    return {"type": "fold", "summary": summary, "blocks": list(blocks)} | ({"choose": choose} if choose else {})
+def fold(summary: Text, *blocks: Block) -> Block:
+    """Blocks that open when asked for."""
+    return {"type": "fold", "summary": summary, "blocks": list(blocks)}
 
 
 def columns(*sides: Sequence[Block], even: bool = False) -> Block:
@@ -264,21 +278,30 @@ def plain_scale(values: Sequence[float]) -> Scale:
     return scale_of(values, [False] * len(values))
 
 
-def contract_section(
-    contract: Mapping[str, str],
-    key: str = "contract",
-    title: str = "Contract",
-    settings: Mapping[str, object] | None = None,
-) -> Section:
-    """The five elements of the attribution contract, and the settings of the result where they are given."""
-    blocks = [
-        note(
-            "What this attribution claims: a score means nothing until these five are named"
-            " (the attribution contract, arXiv:2605.23080)."
-        ),
-        definitions(contract),
-    ]
-    return Section(key, title, blocks + ([fold("Settings", definitions(settings))] if settings else []))
+@dataclass(frozen=True)
+class FurtherContract:
+    """The contract and the settings of a further result on a page, by what it is of: `the heads`."""
+
+    of: str
+    contract: Mapping[str, str]
+    settings: Mapping[str, object]
+
+
+def contract_section(contract: Mapping[str, str], further: Iterable[FurtherContract] = ()) -> Section:
+    """The five elements of the attribution contract; of further results, those that they name otherwise, folded."""
+    text = (
+        "What this attribution claims: a score means nothing until these five are named"
+        " (the attribution contract, arXiv:2605.23080)."
+    )
+    folds = [_further_contract(contract, other) for other in further]
+    return Section("contract", "Contract", [note(text), definitions(contract), *folds])
+
+
+def _further_contract(contract: Mapping[str, str], other: FurtherContract) -> Block:
+    differing = {name: text for name, text in other.contract.items() if contract.get(name) != text}
+    summary = f" differs in: {', '.join(differing)}" if differing else " is the same"
+    settings = fold("Settings", definitions(other.settings))
+    return fold([{"bold": f"The contract of {other.of}"}, summary], definitions(differing), settings)
 
 
 def provenance_section(result: Result) -> Section:

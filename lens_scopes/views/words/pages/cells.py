@@ -63,6 +63,7 @@ def _map(patches: CellPatches) -> Section:
         reference("effect"),
         marks=[[cell.layer, cell.position, f"patched: {number(cell.actual)}"] for cell in patches.cells],
         by_all=True,
+        unit=unit_of_change(patches),
     )
     text = (
         f"In {unit_of_change(patches)}. Rows are layers of the residual stream, from the first"
@@ -88,4 +89,5 @@ def _patches(patches: CellPatches) -> Section:
     more = (("the other’s", others),) if any(others) else ()
     comparison = Comparison("cell", unit, changes_of_cells(patches), {}, ("cell",), more)
     text = f"Change in {unit} when a cell is set to its value under the other prompt"
-    return Section("patches", "Checked by patching", [lead(cells_agreement(patches)), *comparison.blocks(text)])
+    blocks = [lead(cells_agreement(patches)), *comparison.blocks(text)]
+    return Section("patches", "Checked by patching", blocks, summary=cells_agreement(patches))

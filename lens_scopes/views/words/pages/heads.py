@@ -106,6 +106,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         cell_links=[[links.get(f"L{layer}H{head}", "") for head in range(n_heads)] for layer in range(n_layers)],
         apart={"name": "MLP", "values": reference("mlp_effect")} if mlps else None,
         choose="head",
+        unit=unit_of_change(heads),
     )
     # Heads and MLPs differ in size: one scale each.
     legends = [legend(plain_scale(changes), "all heads", broken=not all(map(math.isfinite, changes)))]
@@ -134,10 +135,11 @@ def _other_prompt(heads: HeadInspection) -> list[Block]:
 
 
 def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str], most: int = 10) -> list[Block]:
+    typed = any(line.kind for line in lines[:most])
     rows = [
         [
             text_cell(line.name, line.name, "component", links.get(line.name, "")),
-            text_cell(line.kind or "—", line.kind or ""),
+            *([text_cell(line.kind or "—", line.kind or "")] if typed else []),
             number_cell(number(line.direct), line.direct),
             number_cell(number(line.effect), line.effect),
             number_cell("—" if line.actual is None else number(line.actual), line.actual),
@@ -147,7 +149,7 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, st
         ]
         for line in lines[:most]
     ]
-    names = [("head", "text"), ("type", "text"), ("direct", "number"), ("predicted", "number")]
+    names = [("head", "text"), *([("type", "text")] if typed else []), ("direct", "number"), ("predicted", "number")]
     strongest = table("The strongest heads", [*names, ("actual", "number"), ("mostly from", "text")], rows)
     return [heading("The strongest"), note(f"In {unit_of_change(heads)}."), strongest]
 
@@ -166,12 +168,16 @@ def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Secti
         "type": "strips",
         "id": "strips",
         "open": OPEN,
+        "unit": unit_of_change(heads),
         "more": f"All other heads ({len(lines) - OPEN})",
         "of": "the other tokens" if any(heads.special) else "these tokens",
         "items": [_fold(heads, line) for line in lines],
     }
     text = f"{parts} Each head has its own colour scale. Point at a token for its number.{left}"
-    return Section("head-strips", "What each head carries", [note(text), strips])
+    found = [[line.name, " from ", *_carriers(heads, line, 1)] for line in lines[:3]]
+    return Section(
+        "head-strips", "What each head carries", [note(text), strips], summary=[*joined(found, "No head"), "."]
+    )
 
 
 def _fold(heads: HeadInspection, line: HeadLine) -> Block:
@@ -221,7 +227,16 @@ def _attention(heads: HeadInspection) -> Section:
         " follow. Cells under 0.5% of the full colour are blank."
     )
     notes = " ".join([text, *cropping(len(heads.patterns), len(heads.tokens))])
-    return Section("attention", "Where the strongest heads look", [note(notes), charts, _edge_table(heads, gradients)])
+    blocks = [note(notes), charts, _edge_table(heads, gradients)]
+    summary = [*joined([[name, " at ", *_looks(heads, name, 1)] for name in list(heads.patterns)[:3]], "No head"), "."]
+    return Section("attention", "Where the strongest heads look", blocks, summary=summary)
+
+
+def _looks(heads: HeadInspection, name: str, most: int) -> list[str | dict[str, str]]:
+    """What a head attends to most, from the last token."""
+    looks = heads.patterns[name][-1].nan_to_num(0.0).topk(min(most, len(heads.tokens)))
+    pairs = zip(looks.values.tolist(), looks.indices.tolist(), strict=True)
+    return joined([token(heads.tokens[i], percent(part)) for part, i in pairs if part > 0], "nothing")
 
 
 def _view(key: str, name: str, text: str, matrices: Mapping[str, Float[Tensor, "dest src"]], bound: float) -> Block:
@@ -263,12 +278,6 @@ def _most_heads(n_tokens: int) -> int:
 def _edge_table(heads: HeadInspection, gradients: Mapping[str, Float[Tensor, "dest src"]], most: int = 3) -> Block:
     rows = []
     for name, pattern in heads.patterns.items():
-        looks = pattern[-1].nan_to_num(0.0).topk(min(most, len(heads.tokens)))
-        seen = [
-            token(heads.tokens[i], percent(share))
-            for share, i in zip(looks.values.tolist(), looks.indices.tolist(), strict=True)
-            if share > 0
-        ]
         matrix = gradients[name].flatten()
         pairs = [
             (*divmod(i, pattern.shape[1]), float(matrix[i]))
@@ -279,7 +288,7 @@ def _edge_table(heads: HeadInspection, gradients: Mapping[str, Float[Tensor, "de
             for dest, src, value in pairs
             if value
         ]
-        cells = [joined(seen, "nothing"), joined(edges, "none")]
+        cells = [_looks(heads, name, most), joined(edges, "none")]
         rows.append([text_cell(name, name, "component"), *(text_cell(cell, "", "prose") for cell in cells)])
     names = [("head", "text"), ("looks most at, from the last token", "plain"), ("edges that carry most", "plain")]
     return table("What stands out in the charts", names, rows)
@@ -289,4 +298,4 @@ def _ablation(heads: HeadInspection, links: dict[str, str]) -> Section:
     text = f"Change in {unit_of_change(heads)} when a component is set to its {inline_token(heads.baseline)} baseline"
     comparison = Comparison("component", unit_of_change(heads), changes_of_heads(heads), links, ("head", "mlp"))
     blocks = [lead(heads_agreement(heads)), *comparison.blocks(text)]
-    return Section("ablation", "Checked by ablation", blocks)
+    return Section("ablation", "Checked by ablation", blocks, summary=heads_agreement(heads))

@@ -1,4 +1,4 @@
-"""Sections of a source × target matrix: the chart or map, what each prediction came from, span totals."""
+"""Sections of a source × target matrix: the map, what each prediction came from, span totals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lens_scopes.errors import LensScopesError, PromptError
-from lens_scopes.views.words.attribution import NOT_TO_READ, interpretation, prompt_text, ranking
+from lens_scopes.views.words.attribution import NOT_TO_READ, interpretation, prompt_text, ranking, unit_of_score
 from lens_scopes.views.words.matrix import (
     PredictionLine,
     explained_spans,
@@ -22,7 +22,6 @@ from lens_scopes.views.words.pages.blocks import (
     Section,
     alerts,
     contract_section,
-    fold,
     heat_map,
     joined,
     kind,
@@ -37,16 +36,13 @@ from lens_scopes.views.words.pages.blocks import (
     text_cell,
     token,
 )
-from lens_scopes.views.words.pages.heads import chart_cells
 from lens_scopes.views.words.pages.influence import chain_section
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.matrix import AttributionMatrix
 
-MOST_TOKENS_OF_ONE = 200
-_MOST_ROWS = 40
-_MOST_CELLS = 2500
+MOST_ROWS = MOST_COLUMNS = 120  # a browser lays out so many cells without delay
 
 
 def page_title(matrix: AttributionMatrix) -> str:
@@ -90,60 +86,34 @@ def _kind(matrix: AttributionMatrix) -> list[str | dict[str, str]]:
 
 def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
     scores, notes = _map(matrix, lines)
-    chart = _chart(matrix)
+    text = (
+        "A row is a prediction: the token it was made after → the token explained. A column is a token of the text."
+        " Compare along a row, not between rows."
+    )
     blocks = [
         kind(*_kind(matrix)),
         *alerts("Warnings", matrix.warnings),
         *alerts("About these scores", matrix_data_warnings(matrix)),
         lead(interpretation(matrix)),
+        note(" ".join(filter(None, [text, notes]))),
+        scores,
     ]
-    if chart is None:
-        slow = f" Charts of more than {MOST_TOKENS_OF_ONE} tokens are slow, so this is a table."
-        text = (
-            "A row is a prediction: the token it was made after → the token explained. A column is a token of the text."
-            f"{slow if len(matrix.tokens) > MOST_TOKENS_OF_ONE else ''} {notes}"
-        )
-        return Section("matrix", "Source × target", [*blocks, note(text), scores])
-    left = (
-        "" if len(matrix.destinations) == len(matrix.tokens) else " Rows of tokens that were not explained are blank."
-    )
-    aside = " Columns of special tokens are blank: they are outside the scale." if any(matrix.special) else ""
-    text = (
-        "A row is the prediction made after its token, a column a token it was made from. Colours are relative to the"
-        " largest magnitude in the same row, outside the special tokens: compare along a row, not between rows."
-        f"{aside}{left} Point at a cell for its relative score."
-    )
-    inside = [note(notes)] if notes else []
-    blocks += [note(text), chart, fold("The scores as a table", *inside, scores, choose="position")]
     return Section("matrix", "Source × target", blocks)
-
-
-def _chart(matrix: AttributionMatrix) -> Block | None:
-    """A square chart, where the text is short enough and most of its rows are there."""
-    n = len(matrix.tokens)
-    if n > MOST_TOKENS_OF_ONE or 2 * len(matrix.destinations) < n:
-        return None
-    rows: list[list[float]] = [[] for _ in range(n)]
-    for dest, row in zip(matrix.destinations, relative_rows(matrix.matrix.tolist(), matrix.special), strict=True):
-        rows[dest] = row
-    label = "Influence of each token on each prediction, as a chart"
-    return {"type": "pattern", "id": "matrix-chart", "label": label, "rows": chart_cells(rows, 1.0), "bound": 1.0}
 
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block, str]:
     """The scores as a map of bounded size, and what was left out of it."""
-    kept = lines[-_MOST_ROWS:]
+    kept = lines[-MOST_ROWS:]
     values = matrix.matrix[-len(kept) :].tolist()
     columns = list(range(len(matrix.tokens)))
     notes = []
     if len(kept) < len(lines):
         notes.append(f"The last {len(kept)} of {len(lines)} predictions are in it; the list below has all of them.")
-    room = max(1, _MOST_CELLS // len(kept))
-    if len(columns) > room:
+    if len(columns) > MOST_COLUMNS:
         strength = [0.0] * len(columns)
         for row in relative_rows(values, matrix.special):
             strength = [max(old, 0.0 if math.isnan(new) else abs(new)) for old, new in zip(strength, row, strict=True)]
-        columns = sorted(ranking(strength, [False] * len(strength))[:room])
+        columns = sorted(ranking(strength, [False] * len(strength))[:MOST_COLUMNS])
         notes.append(f"Of {len(matrix.tokens)} tokens it has the {len(columns)} that matter most to these predictions.")
     scores = heat_map(
         "matrix-scores",
@@ -154,6 +124,7 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
         [matrix.tokens[i] for i in columns],
         [matrix.special[i] for i in columns],
         choose="position",
+        unit=unit_of_score(matrix),
         positions=[line.dest for line in kept],
     )
     return scores, " ".join(notes)
@@ -183,7 +154,8 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
         " token, and the strongest sources with their scores."
     )
     strongest = table("The strongest sources of each prediction", names, rows)
-    return Section("predictions", "Which token predicted what", [note(text), strongest])
+    summary = f"The strongest sources of {len(lines)} predictions, and the model’s own most probable tokens."
+    return Section("predictions", "Which token predicted what", [note(text), strongest], summary=summary)
 
 
 def _chain(matrix: AttributionMatrix) -> Section:

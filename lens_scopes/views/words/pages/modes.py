@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from lens_scopes.results.modes import percentage_points
 from lens_scopes.views.words.attribution import following, prompt_text
 from lens_scopes.views.words.colour import joint_scale
 from lens_scopes.views.words.modes import (
@@ -43,7 +44,8 @@ from lens_scopes.views.words.token_text import inline_token
 if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection, TokenReplacement
 
-_CARDS = 6
+_CARDS, _TOLD = 6, 3  # words with a card, and in the summary
+_BARS = 4  # tokens of a card
 
 
 def page_title(modes: ModeInspection) -> str:
@@ -98,8 +100,11 @@ def _replacements(modes: ModeInspection) -> Section:
         f"Each word in turn is replaced by the {inline_token(modes.baseline)} embedding. Bars: the change of each"
         " token’s probability, predicted through the modes above (upper) and as it really was (lower)."
     )
-    strongest = cards(_card(item) for item in strongest_removals(modes)[:_CARDS])
-    return Section("replacements", "What each word does", [note(text), strongest, heading("All words"), *_all(modes)])
+    removals = strongest_removals(modes)
+    strongest = cards(_card(item) for item in removals[:_CARDS])
+    found = "; ".join(inline_token(removal_words(item)) for item in removals[:_TOLD]) or "No word has an effect"
+    blocks = [note(text), strongest, heading("All words"), *_all(modes)]
+    return Section("replacements", "What each word does", blocks, summary=f"{found}.")
 
 
 def _card(item: TokenReplacement) -> list[Block]:
@@ -107,13 +112,13 @@ def _card(item: TokenReplacement) -> list[Block]:
     sizes = [abs(shift.change) for shift in (*item.predicted, *item.actual) if math.isfinite(shift.change)]
     largest = max(sizes, default=0.0) or 1.0
     rows = []
-    for shift in item.actual:
+    for shift in item.actual[:_BARS]:
         told = predicted.get(shift.token_id)
         shares = [(told or 0.0) / largest, shift.change / largest]
         rows.append(
             {
                 "label": token(shift.token),
-                "values": ["—" if told is None else short_number(told), short_number(shift.change)],
+                "values": ["—" if told is None else percentage_points(told), percentage_points(shift.change)],
                 "shares": [share if math.isfinite(share) else 0.0 for share in shares],
                 "middle": True,
             }

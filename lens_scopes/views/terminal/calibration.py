@@ -1,0 +1,65 @@
+"""The calibration of a gate in the terminal: each measure's threshold with its error rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.evaluation.calibration.calibrate import CONTROL
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, definitions, spaced, warning_lines
+from lens_scopes.views.words.pages.calibration import READING, facts, gate, interval_text
+from lens_scopes.views.words.token_text import inline_token
+
+if TYPE_CHECKING:
+    from lens_scopes.evaluation.calibration.calibrate import FlowCalibration
+    from lens_scopes.evaluation.statistics.rates import Interval, Rate
+
+
+class CalibrationView(TerminalView):
+    """A rich renderable of a calibration.
+
+    Args:
+        calibration: what to show.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, calibration: FlowCalibration, *, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.calibration = calibration
+
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
+        calibration = self.calibration
+        yield Text(inline_token(f"Calibration of the gate on information flow: {calibration.name}"), "bold")
+        yield from warning_lines(calibration.warnings)
+        yield spaced(definitions(facts(calibration)))
+        yield spaced(_table(calibration))
+        if calibration.verdict not in calibration.warnings:
+            yield spaced(Text(calibration.verdict))
+        if calibration.separates:
+            yield spaced(Text(gate(calibration)))
+        yield spaced(Text(READING, "dim"))
+
+
+def _table(calibration: FlowCalibration) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("measure", overflow="fold")
+    for heading in ("threshold", "leaks caught", "false alarms", "area under ROC"):
+        table.add_column(heading, justify="right")
+    for item in calibration.measures:
+        style = "bold" if item is calibration.best else "dim" if item.name == CONTROL else ""
+        table.add_row(
+            Text(item.name, style),
+            Text(f"{item.threshold!r}"),
+            _cell(item.recall.share, item.recall),
+            _cell(item.false_alarms.share, item.false_alarms),
+            _cell(item.area.value, item.area),
+        )
+    return table
+
+
+def _cell(value: float, interval: Interval | Rate) -> Text:
+    return Text.assemble(f"{value:.2f} ", (interval_text(interval), "dim"))
