@@ -51,9 +51,11 @@ attack: venv  ## Attack commands, functions, files, folders, pages and the serve
 	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python tests/attacks/run.py --record analyses/results/attacks.json
 
 # The real weights take gigabytes, so one process at a time may hold them.
-test: system lint types scripts docs  ## Lint, check types and run all the tests
+# With transformer-lens 4, slices of every architecture's bridge and Gemma's scores; `make test-tl4` runs the rest.
+test: system lint types scripts docs $(STAMP_TL4)  ## Lint, check types and run all the tests
 	$(BIN)/pytest -q -n 2 -m "not gemma"
 	$(BIN)/pytest -q -m gemma
+	$(VENV_TL4)/bin/python -m pytest -q tests/engine/test_bridge_slices.py tests/models/test_lines.py
 
 # What bridges alone decide; tests that need a HookedTransformer skip themselves (tests/support/hooked_only.py).
 TESTS_TL4 := tests/engine/test_architectures.py tests/engine/test_backward.py tests/engine/test_bridge_slices.py \
