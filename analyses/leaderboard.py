@@ -27,7 +27,7 @@ import torch
 import typer
 from faithfulness import cut
 from leaderboard_methods import ABLATIONS, CHOSEN_ON, LAST_TOKENS, LEFT_OUT, METHODS, PASSAGES
-from leaderboard_table import draw, findings, finite, pages, summary
+from leaderboard_table import draw, findings, finite, markdown, pages, summary
 from records import FIGURES, MEASURED, RESULTS, load_record, shortened_floats
 
 from lens_scopes.errors import FileError
@@ -113,7 +113,7 @@ def measure(
             typer.echo(f"{data} {passage}: {time.process_time() - started:.1f} s")
 
 
-def _prompt(model: Any, text: Any) -> ls.Prompt:
+def prompt_of(model: Any, text: Any) -> ls.Prompt:
     """A passage without its last token."""
     from lens_scopes.prompts.read import read_prompt
 
@@ -156,7 +156,7 @@ def measure_agreement(model: Any, store: Store, data: str, passage: int, text: A
     missing = [name for name in names if (data, passage, name) not in store.agreement]
     if not missing:
         return
-    prompt = _prompt(model, text)
+    prompt = prompt_of(model, text)
     truth = measure_truth(model, store, data, passage, prompt)
     ranked = [index for index, special in enumerate(prompt.special) if not special]
     for name in missing:
@@ -200,7 +200,7 @@ def measure_removal(model: Any, store: Store, data: str, passage: int, text: Any
         return
     metrics = ["comprehensiveness", "sufficiency"]
     evaluator = Evaluator(model, [METHODS[name].line for name in missing], metrics, ["remove"])
-    _, measurements = evaluator.measure(evaluator.passage(_prompt(model, text).token_ids), None, index=passage)
+    _, measurements = evaluator.measure(evaluator.passage(prompt_of(model, text).token_ids), None, index=passage)
     by_line = {METHODS[name].line: name for name in missing}
     rows: dict[str, dict[str, Any]] = {name: {"data": data, "passage": passage, "method": name} for name in missing}
     for item in measurements:
@@ -244,9 +244,15 @@ def main(
     seconds: Annotated[float, typer.Option(help="Begin no passage after so many seconds.")] = math.inf,
     folder: Annotated[Path, typer.Option(help="Where measurements are kept.")] = MEASURED / "leaderboard",
     measured: Annotated[bool, typer.Option("--measured", help="Sum up what is there, and measure nothing.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print the table of README.md from the saved results.")
+    ] = False,
     draw_figures: Annotated[bool, typer.Option("--draw", help="Draw the figure and the page too.")] = False,
 ) -> None:
     """Measure methods, and save their statistics into analyses/results/leaderboard.json."""
+    if table:
+        typer.echo("\n".join(markdown(load_record(RESULTS, "leaderboard"))))
+        return
     every = {**{name: entry.line for name, entry in METHODS.items()}, **{name: name for name in LEFT_OUT}}
     names = [name for name, line in every.items() if not only or name in only or line in only]
     unknown = [name for name in only or [] if name not in every and name not in every.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -166,6 +167,35 @@ def summary(record: Mapping[str, Any]) -> list[str]:
             p = p_values.get((name, quantity))
             parts.append(f"{cell(value and value['all'])}{share}" + ("" if p is None else f" p {p:.1g}"))
         lines.append(" | ".join([*parts, f"n {count_of(method)}"]))
+    return lines
+
+
+def markdown(record: Mapping[str, Any]) -> list[str]:
+    """The table of README.md, from the best agreement by the mean; what knows nothing of the model is in italics."""
+    found = record["findings"]
+    p_values = {(test["method"], test["quantity"]): test["p_holm"] for test in found["tests"]}
+    lines = [
+        "| method | Spearman, mean | reached | Spearman, zero | reached | given position, mean | given position, zero "
+        "| top 5, mean | passes: forward, backward | Holm p, mean, zero | n |",
+        "| --- |" + " --- |" * 10,
+    ]
+    for name in ordered(found):
+        method = found["methods"][name]
+        values = method["values"]
+        trivial = name in METHODS and METHODS[name].family == "trivial"
+        title = f"*{name}*" if trivial else f"**{name}**" if name == REFERENCE else name
+        cells = [title]
+        for ablation in ABLATIONS:
+            of = values.get(f"spearman, {ablation}")
+            cells += [cell(of and of["all"]), f"{of['share']:.0%}" if of and "share" in of else "–"]
+        cells += [cell((values.get(f"partial, {ablation}") or {}).get("all")) for ablation in ABLATIONS]
+        hits = values.get("top5, mean")
+        cells.append(f"{hits['all']['mean']:.2f}" if hits else "–")
+        cells.append(f"{method['forwards'] or 0:.0f}, {method['backwards'] or 0:.0f}")
+        tests = [p_values.get((name, f"spearman, {ablation}")) for ablation in ABLATIONS]
+        cells.append(", ".join("–" if p is None else f"{p:.1g}" for p in tests))
+        cells.append(str(count_of(method)))
+        lines.append(re.sub(r"(?<!\w)-(?=\d)", "−", f"| {' | '.join(cells)} |"))
     return lines
 
 

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from hooked_only import reason_to_skip
 from tiny_models import TINY_MODELS
+
+from lens_scopes.engine.model import has_hooked
 
 pytest_plugins = ["chromium", "command_line", "docstring_examples"]
 
@@ -20,10 +23,12 @@ GEMMA_FIXTURES = {"gemma", "gemma_folder"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that needs the real weights."""
+    """Mark every test that needs the real weights, and without HookedTransformer those that need it."""
     for item in items:
         if GEMMA_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.gemma)
+        if not has_hooked() and (reason := reason_to_skip(item.nodeid)):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -62,9 +67,19 @@ def unmeasured_memory(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         monkeypatch.setattr("lens_scopes.engine.memory._start_high_water", lambda: None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def either_line() -> Iterator[None]:
+    """With transformer-lens 4, a test that asks for a HookedTransformer is skipped."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_hooked():
+            reason = "transformer-lens 4 has no HookedTransformer"
+            patch.setattr("lens_scopes.models.load.require_hooked", lambda: pytest.skip(reason))
+        yield
+
+
 @pytest.fixture(scope="session")
 def gemma() -> Any:
-    """The embedded Gemma 3 270M as a HookedTransformer, loaded once."""
+    """The embedded Gemma 3 270M with the default backend, loaded once."""
     import lens_scopes
 
     torch.set_num_threads(os.cpu_count() or 1)  # here threads pay, and these tests run in a process of their own

@@ -8,6 +8,8 @@ import io
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
@@ -32,7 +34,7 @@ from lens_scopes.errors import LensScopesError
 
 _PROGRAM = "lens-scopes"
 WRONG_INPUT = 2
-INTERRUPTED = 130
+INTERRUPTED = 130  # of Ctrl-C, as shells have it: 128 and the signal's number
 
 # The base of all of typer's usage errors, whether typer brings its own click or depends on one.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -109,13 +111,14 @@ def run_command(command: Callable[..., None], arguments: Sequence[str] | None = 
 def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
     """Runs a command line (by default the process's own) and exits.
 
-    Wrong input is one line on standard error and exit status 2, as is a full disk behind standard output; Ctrl-C exit
-    status 130; a reader that closes standard output early (`| head`) exit status 1 without a word. `flow --fail-above`
-    exits 1 too, and says why. Anything else is a defect of lens_scopes and shows its traceback.
+    Wrong input is one line on standard error and exit status 2, as is a full disk behind standard output. Ctrl-C,
+    SIGTERM and SIGHUP end the work in order, with the exit statuses 130, 143 and 129. A reader that closes standard
+    output early (`| head`) is exit status 1 without a word; `flow --fail-above` exits 1 too, and says why. Anything
+    else is a defect of lens_scopes and shows its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _prepare_streams()
-    with _noting_interrupts() as pressed:
+    with _noting_signals() as received:
         try:
             if commands is app and not arguments:
                 arguments = ["--help"]
@@ -127,7 +130,7 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
             _drop_output()
             status = 1
         except Exception as error:
-            if pressed:
+            if received:
                 status = INTERRUPTED
             elif (message := _what_is_wrong(error)) is not None:
                 _complain(message)
@@ -137,7 +140,12 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
             else:
                 raise
     if status == INTERRUPTED:
-        _complain("interrupted.")
+        ended_by = received[0] if received else signal.SIGINT
+        status = _OF_A_SIGNAL + ended_by
+        with suppress(OSError):  # SIGHUP says that the terminal is gone
+            _complain("interrupted." if ended_by == signal.SIGINT else f"ended by {ended_by.name}.")
+        if ended_by != signal.SIGINT:
+            _drop_output()
     sys.exit(status or 0)
 
 
@@ -174,22 +182,40 @@ def _drop_output() -> None:
 
 
 @contextmanager
-def _noting_interrupts() -> Iterator[list[int]]:
-    """Notes Ctrl-C, which a library that is being imported may turn into an error of its own."""
-    pressed: list[int] = []
+def _noting_signals() -> Iterator[list[signal.Signals]]:
+    """Turns signals that end a process into KeyboardInterrupt, so that files and hooks are tidied up.
+
+    They are noted: a library that is being imported may turn the exception into an error of its own.
+    """
+    received: list[signal.Signals] = []
+    raised = -_GRACE
 
     def interrupt(number: int, frame: object) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
+        nonlocal raised
+        received.append(signal.Signals(number))
+        # SIGHUP and SIGTERM come in pairs, and the second is not to cut off the tidying up after the first.
+        if number == signal.SIGINT or time.monotonic() - raised > _GRACE:
+            raised = time.monotonic()
+            raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield pressed  # whoever set another handler knows what Ctrl-C is to do
-        return
-    signal.signal(signal.SIGINT, interrupt)
+    # Whoever set another handler, or has a signal ignored as nohup has, knows what it is to do.
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in (signal.Signals[name] for name in names)}
+    before = {number: handler for number, handler in before.items() if handler in _DEFAULT_HANDLERS}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}  # elsewhere Python sets no handlers
+    for number in before:
+        signal.signal(number, interrupt)
     try:
-        yield pressed
+        yield received
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
+_GRACE = 5.0  # seconds
+_OF_A_SIGNAL = 128
 
 
 def _complain(message: str) -> None:

@@ -35,6 +35,11 @@ OWN_CLASS = "its class is not TransformerLens' own"
 RELATIVE = "it adds relative position biases"
 BRIDGE = "a TransformerBridge computes scores and patterns as they are"
 
+# By name: version 4 of TransformerLens has neither.
+_OWN_CLASSES = (
+    "transformer_lens.components.attention.Attention",
+    "transformer_lens.components.grouped_query_attention.GroupedQueryAttention",
+)
 _READABLE = ("hook_attn_scores", "hook_pattern")
 _METHODS = ("calculate_attention_scores", "apply_causal_mask", "calculate_z_scores")
 _BLOCK = 64  # queries at a time: a block's scores of a few thousand keys stay in a processor's caches
@@ -50,10 +55,7 @@ def has_hooks(module: torch.nn.Module) -> bool:
 
 def obstacle(attention: Any) -> str | None:
     """Why the scores of an attention module have to be computed whole; None where they need not."""
-    from transformer_lens.components.attention import Attention
-    from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
-
-    if type(attention) not in (Attention, GroupedQueryAttention) or any(
+    if f"{type(attention).__module__}.{type(attention).__name__}" not in _OWN_CLASSES or any(
         name in vars(attention) and not isinstance(getattr(vars(attention)[name], "__self__", None), _Fused)
         for name in _METHODS
     ):

@@ -326,7 +326,7 @@ def trace_in_slices(
     run twice.
 
     Raises:
-        ModelError: for slices of a TransformerBridge, whose forward pass cannot start in the middle.
+        ModelError: for slices of a TransformerBridge whose blocks do not run alone.
         NumericsError: as `trace`.
     """
     n_layers = model.n_layers

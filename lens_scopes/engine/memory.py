@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from lens_scopes.engine.attention import READ
-from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.model import ScopedModel, has_hooked
 from lens_scopes.errors import LensScopesError, OutOfMemoryError, PromptError
 
 _SHARE = 0.6  # of the memory that is free: other programs may want some too
@@ -264,7 +264,8 @@ class Budget:
         if whole <= self.allowed:
             return planned(n_layers, None, whole)
         if not self.model.can_slice:
-            self._refuse(whole, f"{rows} × {length} tokens", "", 'load the model with backend="hooked", ')
+            cure = 'load the model with backend="hooked", ' if has_hooked() else ""
+            self._refuse(whole, f"{rows} × {length} tokens", "", cure)
             return planned(n_layers, None, whole)
         token, transient = rows * length * self._footprint.token, rows * self._transient(length)
 

@@ -7,6 +7,7 @@ a time uses a model, whatever the state of PyTorch.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import warnings
 import weakref
@@ -14,7 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import cache, partial, wraps
+from importlib.util import find_spec
+from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 import torch
@@ -29,6 +33,11 @@ from lens_scopes.errors import VALIDATED, ModelError, NumericsError
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
     from transformer_lens.model_bridge import TransformerBridge
+
+    Model: TypeAlias = HookedTransformer | TransformerBridge
+else:
+    # Both are modules; naming them here would import transformer_lens, of which version 4 has no HookedTransformer.
+    Model = torch.nn.Module
 
 ModelLike: TypeAlias = Annotated["HookedTransformer | TransformerBridge | ScopedModel", VALIDATED]
 MatmulDtype: TypeAlias = Annotated["Literal['bfloat16'] | None", VALIDATED]
@@ -63,6 +72,8 @@ class ModelCache:
         gradients_flow: whether a backward pass was seen to reach the embedding through every linear layer.
         live_hooks: for hooks that were tried, whether the forward pass goes on with what they return.
         logits_agree: whether the logits were seen to be the unembedding of the final state.
+        slice_obstacle: why a bridge's blocks cannot run alone; "" where they gave what the whole pass gives, None
+            before that was tried.
         provenance: where the weights come from, if `load_model` read them.
         lock: held by the thread that uses the model.
     """
@@ -71,6 +82,7 @@ class ModelCache:
     gradients_flow: bool = False
     live_hooks: dict[str, bool] = field(default_factory=dict)
     logits_agree: bool = False
+    slice_obstacle: str | None = None
     provenance: Provenance | None = None
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -82,6 +94,36 @@ _caches: weakref.WeakKeyDictionary[Any, ModelCache] = weakref.WeakKeyDictionary(
 
 
 @dataclass(frozen=True)
+class _BlockCall:
+    """What Transformers calls a block with: masks, rotations, positions.
+
+    Attributes:
+        positional: whether the residual stream comes first, and not by its name.
+        others: the positional arguments after it.
+        named: the keyword arguments.
+    """
+
+    positional: bool
+    others: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+    @classmethod
+    def split(cls, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, _BlockCall]:
+        """The residual stream that a block is called with, and the rest."""
+        if arguments:
+            return arguments[0], cls(True, arguments[1:], dict(named))
+        return named["hidden_states"], cls(
+            False, (), {key: value for key, value in named.items() if key != "hidden_states"}
+        )
+
+    def run(self, block: Any, residual: Tensor) -> Tensor:
+        """The residual stream after the block, from another one before it."""
+        named = dict(self.named) if self.positional else {**self.named, "hidden_states": residual}
+        output = block(*((residual, *self.others) if self.positional else ()), **named)
+        return output[0] if isinstance(output, tuple) else output
+
+
+@dataclass(frozen=True)
 class Batch:
     """Prompts padded on the right, which is exact under a causal mask, and the final states wanted of them.
 
@@ -89,11 +131,13 @@ class Batch:
         token_ids: the padded ids.
         lengths: the number of tokens of each row.
         read: (row, position) of each final state wanted.
+        block_calls: what a bridge's blocks were called with beside the residual stream, once one of its slices ran.
     """
 
     token_ids: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
     read: Int[Tensor, "2 read"]
+    block_calls: list[_BlockCall] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -139,9 +183,6 @@ class ScopedModel(ABC):
 
     backend: ClassVar[Literal["hooked", "bridge"]]
     """Which of `load_model`'s backends the model is of."""
-
-    can_slice: ClassVar[bool]
-    """Whether some of the blocks can run alone, from the residual stream between two of them."""
 
     @staticmethod
     def of(model: ModelLike) -> ScopedModel:
@@ -259,6 +300,16 @@ class ScopedModel(ABC):
             ModelError: for a part of the blocks where the model cannot slice.
         """
 
+    @property
+    def slice_obstacle(self) -> str:
+        """Why blocks cannot run alone, from the residual stream between two of them; "" where they can."""
+        return ""
+
+    @property
+    def can_slice(self) -> bool:
+        """Whether some of the blocks can run alone."""
+        return not self.slice_obstacle
+
     @abstractmethod
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         """The layers whose attention scores are computed whole, by the reason.
@@ -278,10 +329,11 @@ class ScopedModel(ABC):
 
     def require_slices(self) -> None:
         """Raises ModelError where the model cannot run some of its blocks alone."""
-        if not self.can_slice:
+        if self.slice_obstacle:
+            cure = 'load the model with backend="hooked", or ' if has_hooked() else ""
             raise ModelError(
-                "a TransformerBridge cannot run a slice of its layers, which long prompts need to save memory; "
-                'load the model with backend="hooked", or give a shorter prompt.'
+                f"the bridge of {self.cfg.architecture} cannot run a slice of its layers, as long prompts need to save "
+                f"memory ({self.slice_obstacle}); {cure}give a shorter prompt."
             )
 
     def final_states(self, batch: Batch) -> Float[Tensor, "read d_model"]:
@@ -385,7 +437,6 @@ class HookedModel(ScopedModel):
     """A HookedTransformer, which can start and stop between any two blocks."""
 
     backend = "hooked"
-    can_slice = True
 
     def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
         if stop == self.n_layers:
@@ -465,10 +516,13 @@ _AFTER_ATTENTION = ("hook_mlp_in", "ln2", "mlp", "ln2_post", "hook_mlp_out", "ho
 
 
 class BridgeModel(ScopedModel):
-    """A TransformerBridge, whose forward pass runs as a whole."""
+    """A TransformerBridge. Its forward pass is Transformers' own, and starts with tokens.
+
+    A slice that starts later calls its blocks as that forward pass called them: the first slice of a batch notes with
+    what, and passes the residual stream through the blocks after it untouched.
+    """
 
     backend = "bridge"
-    can_slice = False
 
     @property
     def has_attention_sinks(self) -> bool:
@@ -477,9 +531,19 @@ class BridgeModel(ScopedModel):
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         return {BRIDGE: list(range(self.n_layers))}
 
+    @property
+    def slice_obstacle(self) -> str:
+        if self.cache.slice_obstacle is None:
+            self.cache.slice_obstacle = self._try_slices()
+        return self.cache.slice_obstacle
+
     def run_slice(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
-        if first != 0 or stop != self.n_layers:
-            self.require_slices()
+        if first == 0 and stop == self.n_layers:
+            return self._run_whole(batch, start)
+        self.require_slices()
+        return self._run_part(batch, start, first, stop)
+
+    def _run_whole(self, batch: Batch, token_ids: Tensor) -> Float[Tensor, "read d_model"]:
         states: list[Tensor] = []
 
         def only_read(inputs: Tensor) -> Tensor:
@@ -487,16 +551,128 @@ class BridgeModel(ScopedModel):
             states.append(inputs[rows, positions])
             return states[0][:, None]
 
-        with warnings.catch_warnings(), self.hooked([("unembed.hook_in", only_read)]), self._body_precision():
-            # Freezing norms makes the bridge rebuild them from their scale, as is meant.
-            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-            logits = self.module(start, return_type="logits")
+        with self.hooked([("unembed.hook_in", only_read)]):
+            logits = self._forward(token_ids)
         if not states:
             raise _hook_not_called("unembed.hook_in")
         if not self.cache.logits_agree:
             self._check_logits(states[0].detach(), logits[:, 0].detach())
             self.cache.logits_agree = True
         return states[0]
+
+    def _forward(self, token_ids: Tensor) -> Tensor:
+        """Transformers' forward pass, without keys and values for tokens to come where it can be told so."""
+        named = inspect.signature(self.module.original_model.forward).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
+        options = {"use_cache": False} if takes_any or "use_cache" in named else {}
+        with self._as_set():
+            return self.module(token_ids, return_type="logits", **options)
+
+    @contextmanager
+    def _as_set(self) -> Iterator[None]:
+        with warnings.catch_warnings(), self._body_precision():
+            # Freezing norms makes the bridge rebuild them from their scale, as is meant.
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+            yield
+
+    def _run_part(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
+        if first == 0:
+            return self._run_first(batch, start, stop)
+        if not batch.block_calls:
+            with torch.no_grad():
+                self._run_first(batch, batch.token_ids, 1)
+        residual = start
+        with self._as_set():
+            for block, call in zip(self.module.blocks[first:stop], batch.block_calls[first:stop], strict=True):
+                residual = call.run(block, residual)
+            if stop < self.n_layers:
+                return residual
+            states = self.apply_final_norm(residual)
+        rows, positions = batch.read.to(states.device)
+        return states[rows, positions]
+
+    def _run_first(self, batch: Batch, token_ids: Tensor, stop: int) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream before block `stop`; the batch's block calls are noted where they are not known.
+
+        For the length of the call, the forward method of each block is replaced on the instance: blocks from `stop` on
+        pass on what they are given, and the last one that is needed ends the pass.
+        """
+        from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+        blocks, owner = list(self.module.blocks), threading.get_ident()
+        last = stop if batch.block_calls or stop == 0 else self.n_layers - 1
+        calls: list[_BlockCall] = []
+        reached: list[Tensor] = []
+        rest: list[tuple[Any, ...] | None] = []  # of what a block returns beside the residual stream
+
+        def forward(index: int, original: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+            if threading.get_ident() != owner:
+                return original(*arguments, **named)
+            residual, call = _BlockCall.split(arguments, named)
+            calls.append(call)
+            if index == stop:
+                reached.append(residual)
+            if index == last:
+                raise StopAtLayerException(reached[0])
+            if index >= stop:
+                return residual if rest[0] is None else (residual, *rest[0])
+            output = original(*arguments, **named)
+            if not rest:
+                rest.append(output[1:] if isinstance(output, tuple) else None)
+            return output
+
+        before = [vars(block).get("forward") for block in blocks]
+        try:
+            for index, block in enumerate(blocks):
+                vars(block)["forward"] = partial(forward, index, block.forward)
+            self._forward(token_ids)
+        finally:
+            for block, original in zip(blocks, before, strict=True):
+                vars(block).pop("forward", None)
+                if original is not None:
+                    vars(block)["forward"] = original
+        if not reached:
+            raise _hook_not_called(f"blocks.{stop}.hook_resid_pre")
+        if not batch.block_calls and last == self.n_layers - 1:
+            batch.block_calls.extend(calls)
+        return reached[0]
+
+    def _try_slices(self) -> str:
+        """Runs four tokens forward and back, whole and one block at a time: what is against slices, or ""."""
+        blocks = getattr(self.module, "blocks", None)
+        if blocks is None or len(blocks) != self.n_layers:
+            return "it has no list of its blocks"
+        if self.n_layers == 1:
+            return ""
+        batch = Batch.of(self, [[0, 1, 2, 3]], [(0, position) for position in range(4)])
+        roots: list[Tensor] = []
+
+        def root(embeddings: Tensor) -> Tensor:
+            roots.append(embeddings.detach().requires_grad_(True))
+            return roots[-1]
+
+        with torch.inference_mode(False), torch.enable_grad(), self.hooked([(EMBEDDING, root)]):
+            whole = self._run_whole(batch, batch.token_ids)
+            generator = torch.Generator().manual_seed(0)
+            direction = torch.randn(whole.shape, generator=generator, dtype=torch.float32).to(whole)
+            expected = torch.autograd.grad(whole, roots[0], direction)[0]
+            try:
+                starts, outputs = [batch.token_ids], []
+                for layer in range(self.n_layers):
+                    outputs.append(self._run_part(batch, starts[-1], layer, layer + 1))
+                    starts.append(outputs[-1].detach().requires_grad_(True))
+                for output, start in zip(reversed(outputs), [*reversed(starts[1:-1]), roots[-1]], strict=True):
+                    direction = torch.autograd.grad(output, start, direction)[0]
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                return f"a block does not run alone: {type(error).__name__}"
+
+        def agree(value: Tensor, other: Tensor) -> bool:
+            allowed = 64 * torch.finfo(value.dtype).eps * float(value.abs().max())
+            return value.shape == other.shape and float((value - other).abs().max()) <= allowed
+
+        if not agree(whole.detach(), outputs[-1].detach()) or not agree(expected, direction):
+            return "blocks that run alone give something else than the whole pass"
+        return ""
 
     def _check_logits(self, states: Float[Tensor, "batch d_model"], logits: Float[Tensor, "batch d_vocab"]) -> None:
         """An architecture may scale or cap its logits in ways of its own: objectives would explain another model."""
@@ -509,6 +685,14 @@ class BridgeModel(ScopedModel):
                 f"the model's logits differ from its unembedding of the final state by {gap:.3g} (of {scale:.3g}): it "
                 "transforms logits in a way that lens_scopes does not know, so its scopes would not be this model's."
             )
+
+
+@cache
+def has_hooked() -> bool:
+    """Whether the installed TransformerLens has HookedTransformer, which 4 removed; without importing it."""
+    spec = find_spec("transformer_lens")
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    return any((Path(folder) / "HookedTransformer.py").is_file() for folder in folders)
 
 
 def one_at_a_time(function: _Function) -> _Function:
@@ -529,8 +713,8 @@ def usual_torch(device: torch.device) -> Iterator[None]:
     """A with-block without the caller's inference mode, autocast, default device and hooks on what autograd saves.
 
     Each of them is this thread's own. The default dtype is that of all threads, so it is not touched: whatever is made
-    here without a tensor to go by names its dtype. Nor is the precision of matrix products: `rounded_products` names it
-    for the record.
+    here without a tensor to go by names its dtype. Nor are the precision of matrix products and other switches of
+    rounding: `rounded_products` and `unusual_rounding` name them for the record.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -569,6 +753,39 @@ def rounded_products(device: torch.device, dtype: torch.dtype) -> str | None:
         on_cpu = "bf16" if lowest else None
         return on_cpu if device.type == "cpu" else "tf32" if torch.backends.cuda.matmul.allow_tf32 else None
     return precision if precision in ("tf32", "bf16") else None
+
+
+def unusual_rounding(device: torch.device) -> dict[str, bool]:
+    """The switches of `torch.backends` that change rounding on that device and are not as PyTorch starts, by name.
+
+    Like `rounded_products` they are of the whole process, so a call leaves them as they are.
+    """
+    unusual: dict[str, bool] = {}
+    for name, usual in {"cpu": _CPU_ROUNDING, "cuda": _CUDA_ROUNDING}.get(device.type, {}).items():
+        try:
+            value = attrgetter(name)(torch.backends)
+            value = value() if callable(value) else value
+        except (AttributeError, RuntimeError):  # not in this PyTorch, or set by its newer name
+            continue
+        if bool(value) != usual:
+            unusual[name] = bool(value)
+    return unusual
+
+
+# Those of cuDNN act on convolutions alone, which some bridges have.
+_CPU_ROUNDING = {"mkldnn.enabled": True}
+_CUDA_ROUNDING = {
+    "cuda.matmul.allow_fp16_accumulation": False,
+    "cuda.matmul.allow_fp16_reduced_precision_reduction": True,
+    "cuda.matmul.allow_bf16_reduced_precision_reduction": True,
+    "cuda.flash_sdp_enabled": True,
+    "cuda.mem_efficient_sdp_enabled": True,
+    "cuda.math_sdp_enabled": True,
+    "cudnn.enabled": True,
+    "cudnn.allow_tf32": True,
+    "cudnn.benchmark": False,
+    "cudnn.deterministic": False,
+}
 
 
 def _check_runs_as_written(module: Any) -> None:

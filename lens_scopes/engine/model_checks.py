@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.model import Batch, Hook, ScopedModel
+from lens_scopes.engine.model import Batch, Hook, ScopedModel, has_hooked
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import LensScopesError, ModelError
 
@@ -52,12 +52,12 @@ def require_used(model: ScopedModel, names: Sequence[str], error: type[LensScope
     known = model.cache.live_hooks
     if new := [name for name in dict.fromkeys(names) if name not in known and name != EMBEDDING]:
         known.update(_used(model, new, error))
+    cure = '; load the model with backend="hooked" if it can be' if has_hooked() else ""
     for name in names:
         if not known.get(name, True):
             raise error(
                 f"the bridge of {model.cfg.architecture} shows {name!r} and computes on without it, or with a part of "
-                'it, so influence can be neither read nor held fixed there; load the model with backend="hooked" if it '
-                "can be."
+                f"it, so influence can be neither read nor held fixed there{cure}."
             )
 
 

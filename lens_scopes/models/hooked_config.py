@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from lens_scopes.errors import ModelError
+from lens_scopes.models.hooked import converted_config, new_config
 
 _GEMMA = ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
 _OLMO = ("OlmoForCausalLM", "Olmo2ForCausalLM")
@@ -39,8 +40,6 @@ def hooked_config(config: Any, architecture: str, *, dtype: torch.dtype, device:
     The context length is the config's own (TransformerLens caps some): rotary tables grow only when used.
     Raises ModelError for an architecture or a feature of it that HookedTransformer does not compute.
     """
-    from transformer_lens import HookedTransformerConfig
-
     text = config.get_text_config()
     _refuse_unsupported(text, architecture)
     if architecture in _GEMMA:
@@ -57,7 +56,7 @@ def hooked_config(config: Any, architecture: str, *, dtype: torch.dtype, device:
         "init_weights": False,
         "tokenizer_name": None,
     }
-    return HookedTransformerConfig.from_dict(fields)
+    return new_config(fields)
 
 
 def _refuse_unsupported(text: Any, architecture: str) -> None:
@@ -133,8 +132,6 @@ def _gemma_fields(text: Any, architecture: str) -> dict[str, Any]:
 
 
 def _known_fields(config: Any, architecture: str) -> dict[str, Any]:
-    from transformer_lens.loading_from_pretrained import convert_hf_model_config
-
     plain = copy.deepcopy(config)
     plain.architectures = [architecture]
     if architecture == "GPT2LMHeadModel":
@@ -145,7 +142,7 @@ def _known_fields(config: Any, architecture: str) -> dict[str, Any]:
     with _neutral_folder() as folder:
         (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
         try:
-            return convert_hf_model_config(str(folder))
+            return converted_config(folder)
         except NotImplementedError:
             raise ModelError(
                 f'HookedTransformer does not compute {architecture}: load it with backend="bridge"'

@@ -6,28 +6,29 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
-from lens_scopes.engine.model import ModelLike, Provenance, ScopedModel, rounded_products, usual_torch
+from lens_scopes.engine.model import (
+    Model,
+    ModelLike,
+    Provenance,
+    ScopedModel,
+    has_hooked,
+    rounded_products,
+    unusual_rounding,
+    usual_torch,
+)
 from lens_scopes.engine.model_checks import require_gradients
 from lens_scopes.errors import ModelError, whole_number
 from lens_scopes.models import backends
 from lens_scopes.models import gemma as embedded
+from lens_scopes.models.hooked import build_hooked, load_pickled, require_hooked
 from lens_scopes.models.hooked_config import hooked_config
 from lens_scopes.models.names import Source, find_source, transformer_lens_names
 from lens_scopes.models.pretrained import Reader, first_line, one_sentence
 from lens_scopes.models.quiet import quiet_libraries
-
-if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-    from transformer_lens.model_bridge import TransformerBridge
-
-    Model = HookedTransformer | TransformerBridge
-else:
-    # Both are modules; naming them here would import transformer_lens.
-    Model = torch.nn.Module
 
 PROCESSING_FLAGS = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -41,6 +42,8 @@ class ModelRecord:
     unknown (the model was not loaded by `load_model`).
     `revision` names the exact weights where they have a name: a hub commit, or the checksum of the embedded file.
     `products` is "tf32" or "bf16" where PyTorch was told to round the factors of float32 matrix products to that.
+    `rounding` has the other switches of `torch.backends` that change rounding on the model's device and are not as
+    PyTorch starts, such as {"cudnn.benchmark": True}; None where all are.
     """
 
     name: str
@@ -55,6 +58,7 @@ class ModelRecord:
     n_ctx: int
     n_heads: int
     products: str | None = None
+    rounding: dict[str, bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class _Place:
 def load_model(
     name: str | Path = embedded.EMBEDDED_NAME,
     *,
-    backend: Literal["hooked", "bridge"] = "hooked",
+    backend: Literal["hooked", "bridge"] | None = None,
     device: str | None = None,
     n_devices: int = 1,
     device_map: str | Mapping[str, Any] | None = None,
@@ -97,6 +101,7 @@ def load_model(
             folder with `config.json` and weights (a `Path`, or a string that is no model's name); any other
             "owner/name" on the hub.
         backend: "hooked" for a `HookedTransformer`; "bridge" for a `TransformerBridge`, which knows more architectures.
+            By default "hooked" with transformer-lens 3, and "bridge" with 4, which has no HookedTransformer.
         device: "cpu", "cuda", "cuda:1", "mps", …; by default "cuda" where there is one, else "cpu".
         n_devices: number of GPUs that share the layers of a HookedTransformer too large for one.
         device_map: Transformers' device map, such as "auto", for a bridge too large for one GPU.
@@ -122,8 +127,7 @@ def load_model(
         Traceback (most recent call last):
         lens_scopes.errors.ModelError: ... did you mean 'gemma-3-270m'...
     """
-    if not isinstance(backend, str) or backend not in ("hooked", "bridge"):
-        raise ModelError(f'backend {str(backend)[:60]!r} is unknown: use "hooked" or "bridge"')
+    backend = _read_backend(backend)
     torch_dtype = _read_dtype(dtype)
     n_devices = whole_number(n_devices, "n_devices", ModelError, least=-(2**31))  # a sentence of its own below 1
     place = _read_place(backend, device, n_devices, device_map, torch_dtype)
@@ -176,6 +180,7 @@ def model_record(model: ModelLike) -> ModelRecord:
         n_ctx=cfg.n_ctx,
         n_heads=cfg.n_heads,
         products=rounded_products(parameter.device, parameter.dtype),
+        rounding=unusual_rounding(parameter.device) or None,
     )
 
 
@@ -240,7 +245,7 @@ def _load_compared(
 
     # The model with hooks, from the same weights.
     if cfg is not None:
-        model = backends.build_hooked(pretrained, cfg, tokenizer, processing)
+        model = build_hooked(pretrained, cfg, tokenizer, processing)
     else:
         model = backends.build_bridge(pretrained, class_name, tokenizer, name.split("/")[-1])
         processing = backends.possible_processing(wanted, model.cfg, class_name, strict=strict)
@@ -265,12 +270,19 @@ def _load_pickled(
             "pass trust_remote_code=True if you trust its author"
         )
     if backend == "bridge":
-        raise ModelError(f'{source.name!r} is in TransformerLens\'s own format: load it with backend="hooked"')
-    from transformer_lens import HookedTransformer
+        version = "" if has_hooked() else " and transformer-lens below 4"
+        raise ModelError(f'{source.name!r} is in TransformerLens\'s own format: load it with backend="hooked"{version}')
+    return load_pickled(source.name, device, dtype, processing), Provenance(source.name, None, processing)
 
-    options: dict[str, Any] = {"device": device, "dtype": dtype, **processing}
-    model = HookedTransformer.from_pretrained(source.name, **options)
-    return model, Provenance(source.name, None, processing)
+
+def _read_backend(backend: Any) -> Literal["hooked", "bridge"]:
+    if backend is None:
+        return "hooked" if has_hooked() else "bridge"
+    if not isinstance(backend, str) or backend not in ("hooked", "bridge"):
+        raise ModelError(f'backend {str(backend)[:60]!r} is unknown: use "hooked" or "bridge"')
+    if backend == "hooked":
+        require_hooked()
+    return "hooked" if backend == "hooked" else "bridge"
 
 
 def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:

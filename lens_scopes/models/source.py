@@ -19,7 +19,7 @@ class ModelSource:
     """
 
     model: str = "gemma-3-270m"
-    backend: str = "hooked"
+    backend: str | None = None
     device: str | None = None
     n_devices: int = 1
     device_map: str | None = None
@@ -37,7 +37,7 @@ class ModelSource:
         from lens_scopes.models.load import load_model
 
         backend = self.backend
-        if backend != "hooked" and backend != "bridge":
+        if backend is not None and backend != "hooked" and backend != "bridge":
             raise ModelError(f"unknown backend {backend!r}; give hooked or bridge.")
         return load_model(
             self.model,

@@ -24,7 +24,7 @@ Build = Callable[[dict[str, Any], Callable[[Any], Tensor]], Any]
 
 
 def content(kind: str, result: Any) -> bytes:
-    """The contents of a file that holds a result.
+    """The contents of a file that holds a result; the same for equal results, in every process.
 
     The checksum is the SHA-256 of the whole file with zeros in the checksum's place.
     """
@@ -42,8 +42,16 @@ def content(kind: str, result: Any) -> bytes:
     if _SURROGATE.search(record):  # which no file may hold, but its escape may
         record = json.dumps(plain)
     metadata = {"format": FORMAT, "version": str(VERSION), "kind": kind, "record": record, "checksum": "0" * 64}
-    blank = save(tensors, metadata)
+    blank = _in_order(save(tensors, metadata))
     return blank.replace(_BLANK, b'"checksum":"' + sha256(blank).hexdigest().encode() + b'"', 1)
+
+
+def _in_order(held: bytes) -> bytes:
+    """The same file with sorted names in its header: safetensors writes those of metadata in a random order."""
+    start = 8 + int.from_bytes(held[:8], "little")
+    header = json.dumps(json.loads(held[8:start]), ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of eight bytes
+    return len(header).to_bytes(8, "little") + header + held[start:]
 
 
 def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:

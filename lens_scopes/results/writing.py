@@ -90,9 +90,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         try:
             target = _target(path)
             permissions = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
-            sibling = str(target.parent / f"{_TEMPORARY}{secrets.token_hex(8)}")
-            descriptor = os.open(sibling, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, permissions or 0o666)
-            temporary = sibling
+            # Named before it is made: a signal may come in between.
+            temporary = str(target.parent / f"{_TEMPORARY}{secrets.token_hex(8)}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, permissions or 0o666)
             with os.fdopen(descriptor, "wb") as file:
                 if permissions is not None:
                     os.chmod(temporary, permissions)

@@ -61,6 +61,7 @@ from lens_scopes.server.work.served_models import ServedModel, ServedModels
 from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
 from lens_scopes.views.page.inline import bundle
 from lens_scopes.views.page.pages import attribution_page, page_of
+from lens_scopes.views.render import figure_bytes
 from lens_scopes.views.words.pages.blocks import LABELS
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -68,6 +69,7 @@ _FOLDERS = ("server/page", "views/page", "views/page/scripts")
 _EVENTS = "text/event-stream"
 _MOST_ENTRIES = 50
 _KEPT_PREDICTIONS = 4
+_DOTS_PER_INCH = 200
 
 
 class Service:
@@ -368,7 +370,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     @app.get("/api/results/{result_id}/{kind}", response_class=Response, responses=_FILES)
     async def result_file(
         result_id: Name,
-        kind: Literal["html", "page", "safetensors", "csv", "json"],
+        kind: Literal["html", "page", "png", "svg", "safetensors", "csv", "json"],
         include: Annotated[list[Name], Query(max_length=4, alias="with")] = [],  # noqa: B006
         download: bool = False,
     ) -> Response:
@@ -389,6 +391,8 @@ def _add_results(app: FastAPI, service: Service) -> None:
 _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
     "page": "application/json",
+    "png": "image/png",
+    "svg": "image/svg+xml",
     "safetensors": "application/octet-stream",
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
@@ -414,6 +418,8 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
         return utf8(result.to_pandas().to_csv(index=False))
     if kind == "safetensors":
         return result.to_safetensors()
+    if kind in ("png", "svg"):
+        return figure_bytes(result, kind, dpi=_DOTS_PER_INCH)
     companions = {other.result.kind: other.result for other in others}
     later = stored.later if kind == "page" else []
     if result.kind == "attribution" and "attribution" not in companions:

@@ -11,9 +11,10 @@ import leaderboard as study
 import leaderboard_table as board
 import pytest
 import torch
+import values_search as search
 from docstring_examples import example_model
 from leaderboard_methods import ABLATIONS, LEFT_OUT, METHODS, QUANTITIES, REFERENCE
-from records import load_record
+from records import RESULTS, load_record
 from scipy import stats
 
 import lens_scopes as ls
@@ -48,7 +49,7 @@ def test_every_row_is_a_method_of_the_evaluation(model: Any) -> None:
 
 def test_the_truth_is_leaving_each_token_out(model: Any, store: study.Store) -> None:
     row = store.truth.rows["lambada", 50]
-    prompt = study._prompt(model, TEXT)
+    prompt = study.prompt_of(model, TEXT)
     assert prompt.token_ids == ls.read_prompt(model, TEXT).token_ids[:-1]
     assert row["digest"] == study.digest_of(prompt.token_ids) != study.digest_of(prompt.token_ids[:-1])
     assert not {"text", "token_ids"} & row.keys(), "the words of a data set are not copied"
@@ -56,7 +57,7 @@ def test_the_truth_is_leaving_each_token_out(model: Any, store: study.Store) -> 
         expected = ls.attribute(model, prompt, ls.LeaveOneOut(ablation=ablation)).scores[1:]
         assert row[ablation] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-12)
     with pytest.raises(FileError, match="another text"):
-        study.measure_truth(model, store, "lambada", 50, study._prompt(model, OTHER))
+        study.measure_truth(model, store, "lambada", 50, study.prompt_of(model, OTHER))
 
 
 def test_agreement_by_hand(store: study.Store) -> None:
@@ -161,3 +162,37 @@ def test_a_record_draws_its_figure_and_a_page_that_sorts_and_escapes(
 def test_nothing_measured_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="nothing has been measured"):
         study.save(study.Store.of(tmp_path), tmp_path)
+
+
+def test_the_documentation_has_the_saved_table() -> None:
+    record = load_record(RESULTS, "leaderboard")
+    told = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(study.markdown(record)) in told
+
+
+def test_the_search_of_values_compares_candidates_with_the_steep_total() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for passage in range(8):
+        views = {
+            f"{view}, {site}": (torch.rand(3, 9, generator=generator) + 0.1).tolist()
+            for view in search.VIEWS
+            for site in search.SITES
+        }
+        truth = torch.tensor(views["even, values"]).sqrt().sum(0).tolist()  # ranks as one of the candidates does
+        rows.append({"data": "lambada", "passage": passage, "mean": truth, "zero": truth, "amplitudes": views})
+    found = search.findings_of(rows)["candidates"]
+    assert found["even, roots"]["mean"]["mean"] == pytest.approx(1) and found["even, roots"]["zero"]["p"] < 0.01
+    assert found[search.REFERENCE]["mean"]["difference"] == 0
+    lines = search.summary({"findings": {"passages": 8, "candidates": found}})
+    assert len(lines) == 1 + len(search.CANDIDATES) and lines[1].startswith("even, roots")
+
+
+def test_the_search_measures_what_the_scopes_give(model: Any) -> None:
+    prompt = study.prompt_of(model, TEXT)
+    amplitudes = {name: torch.tensor(rows) for name, rows in search.measure_passage(model, prompt).items()}
+    steep = ls.attribute(model, prompt, ls.FisherAtValues()).scores[1:]
+    assert amplitudes["steep, values"].sum(0).tolist() == pytest.approx(steep.tolist(), rel=1e-5)
+    best = search.CANDIDATES["steep² × even, roots"](amplitudes) ** (1 / 3)
+    balanced = ls.attribute(model, prompt, ls.BalancedValues()).scores[1:]
+    assert best.tolist() == pytest.approx(balanced.tolist(), rel=1e-5)

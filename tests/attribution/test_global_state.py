@@ -10,6 +10,7 @@ from entry_points import ENTRY_POINTS
 from tiny_models import llama_like
 
 import lens_scopes as ls
+from lens_scopes.engine.model import unusual_rounding
 from lens_scopes.errors import EvaluationError
 
 
@@ -64,3 +65,46 @@ def test_rounded_products_are_named_by_results_and_evaluations(
     if rounded is not None:
         with pytest.raises(EvaluationError, match='its model · products is "bf16", this one\'s is missing'):
             ls.evaluate(model, [[0, 2, 3, 4]], methods=["fisher"], metrics=["first-token"], out=tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
+def test_other_switches_of_rounding_are_named_by_results_and_evaluations(model: Any, tmp_path: Path) -> None:
+    def evaluate() -> None:
+        ls.evaluate(model, [[0, 2, 3, 4]], methods=["fisher"], metrics=["first-token"], out=tmp_path / "run")
+
+    assert ls.attribute(model, [0, 2, 3], ls.Fisher()).model["rounding"] is None
+    evaluate()
+    with torch.backends.mkldnn.flags(enabled=False):
+        result = ls.attribute(model, [0, 2, 3], ls.Fisher())
+        assert not torch.backends.mkldnn.enabled, "it is the caller's"
+        with pytest.raises(EvaluationError, match="rounding · mkldnn.enabled is missing, this one's is false"):
+            evaluate()
+    assert result.model["rounding"] == {"mkldnn.enabled": False}
+    assert ls.Attribution.from_dict(result.to_dict()).model == result.model
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+        (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cudnn, "deterministic"),
+    ],
+)
+def test_switches_of_a_gpu_are_named_for_a_model_on_one(owner: Any, name: str) -> None:
+    usual = getattr(owner, name)
+    setattr(owner, name, not usual)
+    try:
+        (unusual,) = unusual_rounding(torch.device("cuda")).items()
+        assert unusual[0].endswith(name) and unusual[1] is not usual
+        assert unusual_rounding(torch.device("cpu")) == {}
+    finally:
+        setattr(owner, name, usual)
+    assert unusual_rounding(torch.device("cuda")) == {}
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert unusual_rounding(torch.device("cuda")) == {
+            "cuda.flash_sdp_enabled": False,
+            "cuda.mem_efficient_sdp_enabled": False,
+        }

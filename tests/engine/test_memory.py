@@ -309,12 +309,13 @@ def test_amounts_are_written_as_one_reads_them():
     ]
 
 
-def test_a_bridge_cannot_be_sliced():
+def test_a_bridge_without_a_list_of_blocks_cannot_be_sliced():
     class TransformerBridge(torch.nn.Linear):
         class cfg:  # noqa: N801
             n_layers = 2
+            architecture = "SomeForCausalLM"
 
-    with pytest.raises(ModelError, match='backend="hooked"'):
+    with pytest.raises(ModelError, match="SomeForCausalLM cannot run a slice.*no list of its blocks"):
         trace_in_slices(ScopedModel.of(TransformerBridge(1, 1)), [IDS], [], 1)
 
 

@@ -245,6 +245,7 @@ def test_the_record_of_a_loaded_model(gpt2_folder: Path, backend: Any) -> None:
         "n_ctx": 32,
         "n_heads": 4,
         "products": None,
+        "rounding": None,
     }
 
 
@@ -489,17 +490,15 @@ def test_a_bridge_that_computes_something_else_is_refused(gpt2_folder: Path, mon
 def test_the_comparison_sees_a_changed_weight_in_every_dtype(
     gpt2_folder: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lens_scopes.models import backends
-
-    build = backends.build_hooked
+    from lens_scopes.models.hooked import build_hooked
 
     def build_wrongly(*arguments: Any) -> Any:
-        model = build(*arguments)
+        model = build_hooked(*arguments)
         with torch.no_grad():
             model.blocks[0].attn.W_V[1] *= -1
         return model
 
-    monkeypatch.setattr(backends, "build_hooked", build_wrongly)
+    monkeypatch.setattr("lens_scopes.models.load.build_hooked", build_wrongly)
     with pytest.raises(ModelError, match="does not compute 'tiny'"):
         load_model(gpt2_folder, dtype=dtype)
 

@@ -7,6 +7,8 @@ import math
 import os
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -286,6 +288,26 @@ def test_an_interrupted_write_leaves_the_earlier_file_and_nothing_else(
         else:
             assert str(error.strerror) in refusal(lambda: dataclasses.replace(plain, text="another").save(path))  # type: ignore[attr-defined]
     assert path.read_bytes() == earlier and os.listdir(tmp_path) == ["result.safetensors"]
+
+
+_SAVED_AGAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import lens_scopes as ls
+for number in range(3):
+    ls.load(sys.argv[2]).save(f"{sys.argv[3]}-{number}.safetensors")
+"""
+
+
+def test_equal_results_are_equal_files_in_every_process(sampled: Attribution, tmp_path: Path) -> None:
+    first = tmp_path / "first.safetensors"
+    sampled.save(first)
+    for seed in ("1", "2"):
+        words = ["-W", "ignore", "-c", _SAVED_AGAIN, str(Path(__file__).parents[2]), str(first), str(tmp_path / seed)]
+        subprocess.run([sys.executable, *words], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, timeout=300)
+    files = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert len(files) == 7 and len(set(files)) == 1
+    assert int.from_bytes(files[0][:8], "little") % 8 == 0
 
 
 def test_a_write_that_stops_half_way_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

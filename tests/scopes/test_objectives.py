@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import reference
 import torch
-from tiny_models import TINY_MODELS, gemma_like, gpt2_like, learned_positions_with_bU, llama_like
+from tiny_models import TINY_MODELS, gemma_like, gpt2_like, hooked_transformer, learned_positions_with_bU, llama_like
 from torch import Tensor
 from torch.testing import assert_close
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import lens_scopes as ls
 from lens_scopes.engine.final_state import FinalState, Unembedding
@@ -127,9 +126,9 @@ def test_directions_are_the_gradients_of_what_is_explained(model: Any) -> None:
 
 def test_temperature_is_refused_where_the_final_norm_has_one_length() -> None:
     """Weights missing, as after fold_ln=True, or equal: ‖y‖ is constant and its gradient is rounding error."""
-    folded = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="LNPre"))
-    equal = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="RMS"))
-    low = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type="RMS", dtype=torch.bfloat16))
+    folded = hooked_transformer(**SMALL, normalization_type="LNPre")
+    equal = hooked_transformer(**SMALL, normalization_type="RMS")
+    low = hooked_transformer(**SMALL, normalization_type="RMS", dtype=torch.bfloat16)
     for model in (folded, equal, low):
         assert "Take Entropy()" in refusal(lambda model=model: ls.attribute(model, [1, 2, 3], ls.Temperature()))
         ls.attribute(model, [1, 2, 3], ls.Entropy())
@@ -137,14 +136,14 @@ def test_temperature_is_refused_where_the_final_norm_has_one_length() -> None:
         for model in (equal, low):
             model.ln_final.w[3] = 1.25
             assert ls.attribute(model, [1, 2, 3], ls.Temperature()).scores.any()
-    without = HookedTransformer(HookedTransformerConfig(**SMALL, normalization_type=None))
+    without = hooked_transformer(**SMALL, normalization_type=None)
     assert ls.attribute(without, [1, 2, 3], ls.Temperature()).scores.any()
 
 
 def test_transformer_lens_defaults_fold_the_norm_and_temperature_is_refused() -> None:
     model = llama_like(dtype=torch.float32)
     assert ls.attribute(model, IDS, ls.Temperature()).scores.any()
-    folded = HookedTransformer(HookedTransformerConfig(**{**vars(model.cfg), "normalization_type": "RMSPre"}))
+    folded = hooked_transformer(**{**vars(model.cfg), "normalization_type": "RMSPre"})
     folded.load_and_process_state_dict(
         model.state_dict(), fold_ln=True, center_writing_weights=False, center_unembed=False
     )

@@ -2,10 +2,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DEFAULTS, read, write } from "../../lens_scopes/server/page/address.js";
+import { commands } from "../../lens_scopes/server/page/answer.js";
 import { align, difference } from "../../lens_scopes/server/page/difference.js";
+import { editable, edited } from "../../lens_scopes/server/page/edit.js";
+import { latest } from "../../lens_scopes/server/page/memory.js";
+import { sources } from "../../lens_scopes/server/page/sources.js";
 import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
 import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
-import { say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
+import { directionOf, say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
 import { spacingOf } from "../../lens_scopes/views/page/scripts/page.js";
 import { jointScale, levelOf, ranking, scaleOf, shares, strength, stripes } from "../../lens_scopes/views/page/scripts/scale.js";
 import { folded } from "../../lens_scopes/views/page/scripts/strip.js";
@@ -114,4 +118,52 @@ test("the fold and the colours are part of the address", () => {
   const hash = write({ sides, ...view });
   assert.equal(hash, "#text=a&fold=sentence&colour=log&apart=last");
   assert.deepEqual(read(hash), { sides, view });
+});
+
+test("the direction of a text is that of its first letter", () => {
+  assert.equal(directionOf("« 12 عاصمة Paris"), "rtl");
+  assert.equal(directionOf("Paris שלום"), "ltr");
+  assert.equal(directionOf("12, 13"), "ltr");
+});
+
+test("a token is replaced where its characters are, beyond the first plane too", () => {
+  const attribution = { text: "🛋 Sofa 🛋.", offsets: [[0, 0], [0, 1], [1, 6], [6, 8], [8, 9]], settings: {} };
+  assert.equal(edited(attribution, 3, " bed"), "🛋 Sofa bed.");
+  assert.equal(editable(attribution), true);
+  assert.equal(editable({ ...attribution, text: null }), false);
+});
+
+test("the last questions hold each address once, the latest first", () => {
+  const many = Array.from({ length: 12 }, (_, i) => ({ address: `#${i}`, title: "" }));
+  assert.deepEqual(latest(many, { address: "#3", title: "new" }).map(({ address }) => address).slice(0, 4), ["#3", "#0", "#1", "#2"]);
+  assert.equal(latest(many, { address: "#99", title: "" }).length, 12);
+});
+
+test("the commands of all that is shown load the model once", () => {
+  const command = (call, name = "result") => ({
+    command: { python: `import lens_scopes as ls\n\nmodel = ls.load_model('m')\n${name} = ${call}\n`, shell: call },
+  });
+  const cells = command("ls.attribute(model)", "attribution");
+  cells.command.python += "result = ls.patch_cells(model, attribution, 10)\n";
+  const { python, shell } = commands({ attribution: command("ls.attribute(model)"), heads: command("ls.inspect_heads(model)"), cells });
+  assert.equal(
+    python,
+    "import lens_scopes as ls\n\nmodel = ls.load_model('m')\nattribution = ls.attribute(model)\n" +
+      "heads = ls.inspect_heads(model)\ncells = ls.patch_cells(model, attribution, 10)\n",
+  );
+  assert.equal(shell.split("\n").length, 3);
+  assert.equal(commands({ attribution: { command: { python: "p", shell: null } } }).shell, null);
+});
+
+test("sources of a token are what stands before it", () => {
+  const matrix = {
+    matrix: [[1, 2, 0], [3, 4, 5]], tokens: ["a", "b", "c"], special: [false, false, false], destinations: [1, 2],
+    targets: [{ token: "c" }, null], predicted: [{ token: "x" }, { token: "y" }], answer: 0, generated: 2,
+  };
+  const part = { labels: ["a", "b", "c"], running: ["a", "b", "c"], special: [] };
+  const [, strip] = sources(matrix, part).sections[0].blocks;
+  assert.deepEqual(strip.choice_values, [[1, 2, null], [3, 4, 5]]);
+  assert.deepEqual(strip.values, [2, 3, 5]);
+  assert.deepEqual(strip.choices, ["2 c", "3 y"]);
+  assert.equal(sources({ ...matrix, generated: 0 }, part), null);
 });

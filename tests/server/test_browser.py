@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from chromium import WORD_JOINER, browser_marks, rgb, texts
-from command_line import PROMPT
+from command_line import PROMPT, WORDS, tokenizer
 from served import chat_model, served_model, serving
 
 import lens_scopes as ls
@@ -353,7 +353,13 @@ def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None
     asked(tab, lambda: tab.locator("#a-matrix tbody tr").nth(2).locator("td:not(.top)").first.click())
     assert "position=2" in tab.url
     tab.wait_for_selector("#a-heads")
+    # Within one head: the tokens alone, in view, and nothing that would be compared with ablations of the whole model.
     asked(tab, lambda: tab.get_by_role("button", name="alone").first.click())
+    until(tab, "document.activeElement.id === 'a-tokens'")
+    top = tab.locator("#a-tokens").bounding_box()["y"]
+    assert -5 < top < 900 and "show=" not in tab.url and "head=" not in tab.url
+    assert tab.locator("#a-heads, #a-matrix").count() == 0
+    assert texts(tab, "#a-further button") == ["Source × target", "Fisher modes"]
     asked(tab, lambda: tab.get_by_role("button", name="Fisher modes").click())
     assert tab.locator("#a-modes .card").count() > 0 and tab.locator("#a-replacements").count() == 1
     assert "through=L" in tab.url and "through head L" in tab.locator(".answer .kind").first.inner_text()
@@ -483,6 +489,128 @@ def test_a_problem_is_said_and_the_page_goes_on(visit: Callable[..., Any]) -> No
     tab.fill("[name=target]", " sofa")
     asked(tab, lambda: tab.click("#explain"))
     assert not tab.locator("#problem").is_visible()
+
+
+def test_what_is_written_survives_a_reload_and_old_answers_step_back(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    tab.fill("textarea[name=text]", "The dog on the")
+    tab.fill("[name=target]", "sofa")
+    tab.keyboard.press("Escape")
+    tab.click("#explain")
+    tab.wait_for_selector("#problem:not([hidden])")
+    assert tab.locator("#results.old").count() == 1
+    assert tab.inner_text("#stale").endswith(f"the question before: {PROMPT} → ␣the")
+    view = tab.url
+    tab.reload()
+    tab.wait_for_selector(STRIP)
+    until(tab, READY)
+    assert tab.url == view and "".join(tokens(tab)) == f"<bos>{PROMPT}"
+    assert tab.input_value("textarea[name=text]") == "The dog on the" and tab.input_value("[name=target]") == "sofa"
+    # More of what is shown is asked of the question that it answers, whatever is being written.
+    asked(tab, lambda: tab.get_by_role("button", name="Inspect heads").click())
+    assert tab.locator("#a-heads .alert").count() == 0 and "text=The+dog+sleeps" in tab.url
+    assert tab.input_value("textarea[name=text]") == "The dog on the"
+    tab.fill("[name=target]", "")
+    asked(tab, lambda: tab.click("#explain"))
+    assert not tab.is_visible("#stale") and tab.locator("#results.old").count() == 0
+    tab.reload()
+    tab.wait_for_selector(STRIP)
+    assert "".join(tokens(tab)) == "<bos>The dog on the"
+    # The last questions, the latest first, until they are forgotten.
+    tab.locator("#recent summary").click()
+    assert [text.partition(" →")[0] for text in texts(tab, "#recent li")] == ["The dog on the", PROMPT]
+    asked(tab, lambda: tab.locator("#recent a").nth(1).click())
+    assert tab.input_value("textarea[name=text]") == PROMPT
+    tab.locator("#recent button").click()
+    assert not tab.is_visible("#recent")
+
+
+def test_hostile_questions_are_remembered_as_text(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    tab.evaluate(
+        """title => localStorage.setItem("lens_scopes recent", JSON.stringify([
+            {address: "#text=The", title}, {address: "javascript:window.executed=1", title}, null, 3]))""",
+        HOSTILE,
+    )
+    tab.reload()
+    tab.wait_for_selector(STRIP)
+    tab.locator("#recent summary").click()
+    assert texts(tab, "#recent li")[1:] == [HOSTILE], "what is no view of this page is no link"
+    assert tab.locator("#recent img, #recent script").count() == 0
+
+
+def test_an_answer_shows_the_sources_of_each_of_its_tokens(visit: Callable[..., Any], model: Any) -> None:
+    tab = visit(f"text={PROMPT}&generate=3&show=matrix")
+    tab.wait_for_selector("#a-sources-strip .colored-tokens")
+    until(tab, READY)
+    matrix = ls.attribute_all(model, PROMPT, ls.Semantic(), generate=3)
+    options = tab.locator("#a-sources .switch label")
+    assert options.count() == 4 and options.first.inner_text() == "mean of all"
+    cells = "#a-sources-strip .colored-tokens>span>span"
+    for row in (0, 2):
+        options.nth(row + 1).hover()
+        until(tab, f"document.querySelectorAll('#a-sources .switch input')[{row + 1}].checked")
+        tab.wait_for_selector(cells)
+        largest = max(matrix.matrix[row, 1:].tolist())
+        assert number(largest) in tab.inner_text("#a-sources .legend")
+        # Tokens after the one before it are no sources.
+        assert tab.locator(f"{cells}.x").count() == len(matrix.tokens) - 1 - matrix.destinations[row]
+    tab.locator("#a-sources .switch input:checked").focus()
+    tab.keyboard.press("ArrowLeft")
+    assert tab.locator("#a-sources .switch input").nth(2).is_checked()
+    assert visit(f"text={PROMPT}&show=matrix").locator("#a-sources").count() == 0
+
+
+def test_a_token_is_replaced_and_the_page_says_what_changes(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    tab.locator(STRIP).nth(2).hover()
+    assert tab.input_value(".edit input[type=number]") == "2"
+    assert tab.input_value(".edit input:not([type=number])") == " dog"
+    tab.fill(".edit input:not([type=number])", " sofa")
+    asked(tab, lambda: tab.get_by_role("button", name="See what changes").click())
+    assert tab.locator("textarea[name=text]").nth(1).input_value() == "The sofa sleeps on the"
+    tab.wait_for_selector("#difference .colored-tokens")
+    assert "b.text=The+sofa+sleeps+on+the" in tab.url
+
+
+def test_exports_give_everything_that_is_shown(visit: Callable[..., Any], tmp_path: Path) -> None:
+    tab = visit(f"text={PROMPT}&scope=fisher&show=heads,matrix,modes")
+    tab.wait_for_selector("#a-modes")
+    until(tab, READY)
+    python, shell = texts(tab, ".code pre")
+    assert [line.partition(" ")[0] for line in shell.splitlines()] == ["lens-scopes"] * 4
+    assert [line.split()[1] for line in shell.splitlines()] == ["attribute", "heads", "matrix", "modes"]
+    assert python.count("ls.load_model") == 1
+    names = [line.partition(" = ")[0] for line in python.splitlines() if " = ls." in line]
+    assert names == ["model", "attribution", "heads", "matrix", "modes"]
+    compile(python, "python", "exec")
+    for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
+        with tab.expect_download() as download:
+            tab.get_by_role("link", name=kind).click()
+        file = tmp_path / kind
+        download.value.save_as(file)
+        assert file.read_bytes().startswith(start)
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.click("#link")
+    until(tab, "document.querySelector('#link').textContent === 'Copied'")
+    assert tab.evaluate("navigator.clipboard.readText()") == tab.url
+
+
+def test_text_from_right_to_left_is_drawn_so(visit: Callable[..., Any]) -> None:
+    model = served_model()
+    model.tokenizer = tokenizer([*WORDS[:2], "عاصمة", " فرنسا", " هي", *WORDS[5:]])
+    with serving(create_app({"tiny": model})) as address:
+        tab = visit("text=عاصمة فرنسا هي", at=address)
+        places = tab.eval_on_selector_all(STRIP, "e => e.map(cell => cell.getBoundingClientRect().right)")
+        assert places == sorted(places, reverse=True) and len(places) == 4
+        heading = tab.locator("#results .prompt")
+        assert heading.get_attribute("dir") == "rtl"
+        # The prediction follows the prompt: to its left.
+        prompt, chip = (heading.locator(css).bounding_box() for css in ("> bdi", ".chip"))
+        assert chip["x"] + chip["width"] <= prompt["x"] + 1
+        direction = "getComputedStyle(document.querySelector('textarea[name=text]')).direction"
+        assert tab.evaluate(direction) == "rtl"
+        assert visit().evaluate("document.querySelector('#a-token-strip').dir") == "ltr"
 
 
 def test_running_work_is_cancelled(visit: Callable[..., Any], model: Any, address: str) -> None:

@@ -499,7 +499,8 @@ serve(create_app({{"tiny": model}}), listening)
 """
 
 
-def test_sigterm_ends_the_server_cleanly() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_server_cleanly(number: signal.Signals) -> None:
     tests = Path(__file__).parents[1] / "support"
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVED.format(tests=str(tests))],
@@ -521,7 +522,7 @@ def test_sigterm_ends_the_server_cleanly() -> None:
                 time.sleep(0.1)
         asked = [pool.submit(http.post, f"{address}/api/heads", json=question | {"top": i + 1}) for i in range(3)]
         time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         answers = [future.result() for future in asked]
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and err == ""

@@ -6,10 +6,15 @@ token is the current one and copies the token there into the output part, which 
 are noise.
 """
 
-import warnings
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from tiny_models import hooked_transformer, on_either_line
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 D_VOCAB = 11
 N_CTX = 60
@@ -20,19 +25,16 @@ ANSWER = 7
 SOURCE = 2
 
 
+@on_either_line
 def induction_circuit(seed: int = 0) -> HookedTransformer:
     """The model, in float64, without normalisation."""
     token, place, previous, output = (slice(start, stop) for start, stop in _parts())
     d_model, d_head = output.stop, N_CTX
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = HookedTransformer(
-            HookedTransformerConfig(
-                n_layers=2, n_heads=3, d_model=d_model, d_head=d_head, n_ctx=N_CTX, d_vocab=D_VOCAB, attn_only=True,
-                normalization_type=None, positional_embedding_type="standard", dtype=torch.float64, device="cpu",
-                use_attn_scale=False,
-            )
-        )  # fmt: skip
+    model = hooked_transformer(
+        n_layers=2, n_heads=3, d_model=d_model, d_head=d_head, n_ctx=N_CTX, d_vocab=D_VOCAB, attn_only=True,
+        normalization_type=None, positional_embedding_type="standard", dtype=torch.float64, device="cpu",
+        use_attn_scale=False,
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = 0.02 if ".attn.W_" in name else 0.0

@@ -13,10 +13,15 @@ name to be avoided, and the output, which the unembedding reads.
 The other heads are noise.
 """
 
-import warnings
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from tiny_models import hooked_transformer, on_either_line
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 START, AND, GAVE, TO, MARY, JOHN, ANNE = range(7)
 D_VOCAB, N_CTX = 9, 60
@@ -28,6 +33,7 @@ RENAMED = [START, ANNE, AND, JOHN, GAVE, JOHN, TO]  # Anne: the indirect object 
 FIRST_NAME, SECOND_JOHN, END = 1, 5, 6
 
 
+@on_either_line
 def ioi_circuit(seed: int = 0) -> HookedTransformer:
     """The model, in float64, without normalisation."""
     sizes = (D_VOCAB, N_CTX, D_VOCAB, D_VOCAB, D_VOCAB)
@@ -35,15 +41,11 @@ def ioi_circuit(seed: int = 0) -> HookedTransformer:
     token, place, twice, avoided, output = (slice(*pair) for pair in zip(edges, edges[1:], strict=False))
     d_head = D_VOCAB + N_CTX + 1
     names, places, constant = slice(0, D_VOCAB), slice(D_VOCAB, D_VOCAB + N_CTX), D_VOCAB + N_CTX  # within a head
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = HookedTransformer(
-            HookedTransformerConfig(
-                n_layers=3, n_heads=3, d_model=edges[-1], d_head=d_head, n_ctx=N_CTX, d_vocab=D_VOCAB, attn_only=True,
-                normalization_type=None, positional_embedding_type="standard", dtype=torch.float64, device="cpu",
-                use_attn_scale=False,
-            )
-        )  # fmt: skip
+    model = hooked_transformer(
+        n_layers=3, n_heads=3, d_model=edges[-1], d_head=d_head, n_ctx=N_CTX, d_vocab=D_VOCAB, attn_only=True,
+        normalization_type=None, positional_embedding_type="standard", dtype=torch.float64, device="cpu",
+        use_attn_scale=False,
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = 0.01 if ".attn.W_" in name else 0.0

@@ -130,7 +130,8 @@ def test_the_map_of_a_matrix_tells_its_scores_and_leaves_later_tokens_blank(visi
     last = "#matrix .heat tbody tr:last-child td:not(.top)"
     assert background(tab, f"{last}:nth-of-type(11)") == pytest.approx(level_colour(20), abs=1 / 255)
     assert background(tab, f"{last}:nth-of-type(6)") == pytest.approx(level_colour(10), abs=1 / 255)
-    assert "· 4.000" in (tab.locator(f"{last}:nth-of-type(6)").get_attribute("title") or "")
+    tab.locator(f"{last}:nth-of-type(6)").hover()
+    assert "4.000" in tab.locator(".hover-card").inner_text()
     assert tab.locator("#matrix .heat td.none").count() == 18 * 17 // 2
 
 

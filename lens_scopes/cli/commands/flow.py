@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,7 +136,7 @@ def flow(
             "memory": spec.memory,
         }
         if calibration.calibrate is not None:
-            result = _calibrated(calibration, model, settings)
+            result = _calibrated(calibration.calibrate, calibration.recall, model, settings)
         else:
             loaded = model.load()
             with progress_bar("Backpropagating") as progress:
@@ -155,13 +156,13 @@ def flow(
         _fail_above(result, fail_above, measure)
 
 
-def _calibrated(calibration: CalibrationOptions, model: ModelOptions, settings: dict[str, Any]) -> Any:
+def _calibrated(file: Path, recall: float | None, model: ModelOptions, settings: dict[str, Any]) -> Any:
     """The calibration of the gate on labelled prompts, which are checked before the model is loaded."""
     from lens_scopes.evaluation.calibration.calibrate import calibrate_flow, checked_recall
     from lens_scopes.evaluation.calibration.cases import read_cases
 
-    recall = checked_recall(RECALL if calibration.recall is None else calibration.recall)
-    cases = read_cases(calibration.calibrate)
+    recall = checked_recall(RECALL if recall is None else recall)
+    cases = read_cases(file)
     loaded = model.load()
     with progress_bar("Calibrating") as progress:
         return calibrate_flow(loaded, cases, recall=recall, progress=progress, **settings)

@@ -27,11 +27,14 @@ class ModelOptions(ModelSource):
         ),
     ] = "gemma-3-270m"
     backend: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="hooked|bridge", help="Load a HookedTransformer or a TransformerBridge.", rich_help_panel=_PANEL
+            metavar="hooked|bridge",
+            help="Load a HookedTransformer (the default with transformer-lens 3) or a TransformerBridge (with 4).",
+            rich_help_panel=_PANEL,
+            show_default=False,
         ),
-    ] = "hooked"
+    ] = None
     device: Annotated[
         str | None,
         typer.Option(

@@ -93,8 +93,9 @@ def choose_threshold(values: Any, positive: Any, recall: float) -> float:
     levels = numpy.unique(numpy.append(values[numpy.isfinite(values)], 0.0))
     wanted, alarms = (_share_above(values[side], levels) for side in (positive, ~positive))
     # The last key of lexsort counts first: recall up to the share asked for, then few alarms, then recall beyond it.
-    best = numpy.lexsort((wanted, -alarms, numpy.minimum(wanted, recall)))[-1]
-    return _roundest(levels[best], levels[best + 1] if best + 1 < len(levels) else None)
+    best = int(numpy.lexsort((wanted, -alarms, numpy.minimum(wanted, recall)))[-1])
+    gap = levels[best : best + 2].tolist()
+    return _roundest(gap[0], gap[1] if len(gap) > 1 else None)
 
 
 def held_out_alarms(values: Any, positive: Any, groups: Any, recall: float) -> Any:
@@ -177,9 +178,9 @@ def _share_above(values: Any, thresholds: Any) -> Any:
 def _roundest(low: float, high: float | None) -> float:
     """The number of fewest digits in [low, high) that is nearest to their middle; `low` itself without a `high`."""
     if high is None:
-        return float(low)
+        return low
     for digits in range(1, _MOST_DIGITS + 1):
         rounded = float(f"{(low + high) / 2:.{digits}g}")
         if low <= rounded < high:
             return rounded
-    return float(low)
+    return low

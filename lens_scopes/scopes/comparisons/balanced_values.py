@@ -93,7 +93,7 @@ def _amplitudes(
 
     def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
         if name in squares:
-            amplitude = _RELATIVE.amplitude(gradient[0], activation[0], None)
+            amplitude = _RELATIVE.amplitude(gradient[0], activation[0], activation[0])
             term = directions.weights[index].double() * amplitude.double().square()
             squares[name] += term.reshape(len(prompt), -1).sum(1).cpu()
 

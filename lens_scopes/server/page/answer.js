@@ -1,6 +1,8 @@
 // One answer on the page: the sections of its report with what a reader can do from there, and its files.
 import { h } from "../../views/page/scripts/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
+import { editable, editor } from "./edit.js";
+import { sources } from "./sources.js";
 
 const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
@@ -27,16 +29,34 @@ export function address({ attribution, ...further }, kind, download = false) {
  * layer: the row of the layer that is looked at, −1 for none; looked: `fold`, `colour`, `apart`, as the address has them.
  */
 export function draw(answer, { letter, act, layer, looked }) {
-  const { want, ...acts } = act;
+  const { want, edit, ...acts } = act;
   const prefix = letter === "B" ? "b-" : "a-";
   const drawn = contents(answer.page, { act: acts, prefix, choices: { ...looked, layer, fold: looked.fold || null }, level: 3 });
+  const ofTokens = drawn.sections.find((section) => section.id === `${prefix}tokens`);
+  if (edit && editable(answer.attribution)) {
+    const place = ofTokens.querySelector(`#${prefix}token-strip`);
+    place.parentElement.append(editor(answer.attribution, place, edit));
+  }
+  const traced = answer.matrix && drawSources(answer, prefix, looked);
+  if (traced) drawn.sections.splice(drawn.sections.findIndex(({ id }) => id === `${prefix}matrix`), 0, ...traced.sections);
   const contract = drawn.sections.find((section) => section.id.endsWith("-contract"));
   const sections = h("div", { class: "sections" }, ...drawn.sections, files(`${prefix}files`, answer));
   sections.insertBefore(further(`${prefix}further`, answer, want) ?? new Comment(), contract);
   const mark = letter && h("p", { class: "letter" }, letter);
   const label = letter ? `Answer ${letter}` : "Answer";
   const element = h("article", { class: "answer", "aria-label": label }, mark, ...drawn.header, drawn.navigation, sections);
-  return { ...drawn, element };
+  const ready = () => {
+    drawn.ready();
+    traced?.ready();
+  };
+  return { ...drawn, ready, element };
+}
+
+/** The sources of each token of an answer, where there is one. */
+function drawSources({ matrix, page }, prefix, looked) {
+  const place = page.sections.find(({ key }) => key === "matrix")?.part;
+  const content = place !== undefined && sources(matrix, page.parts[place]);
+  return content && contents(content, { prefix, choices: { colour: looked.colour, apart: looked.apart }, level: 3 });
 }
 
 /** The layers of a page's content, by name; the first row of the switch stands for none. */
@@ -54,10 +74,12 @@ function section(id, title, ...children) {
 }
 
 /** The further questions that an answer has a place for. */
-export function offered({ attribution: { settings, answer: whole, other_answer: other } }) {
+export function offered({ attribution: { settings, spec, answer: whole, other_answer: other } }) {
   const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot";
-  // Modes are those of one prediction; cells take another prompt; influence goes through an answer.
-  const placed = { modes: !whole, cells: contrasts, influence: Boolean(whole && !other) };
+  // Modes are those of one prediction; cells take another prompt; influence goes through an answer. Heads and cells are
+  // checked by ablations of the whole model, which predictions within a part of it are not to be compared with.
+  const within = Boolean(spec?.through?.length);
+  const placed = { modes: !whole, cells: contrasts && !within, heads: !within, influence: Boolean(whole && !other) };
   return FURTHER.map(([kind]) => kind).filter((kind) => placed[kind] ?? true);
 }
 
@@ -68,28 +90,27 @@ function further(id, answer, want) {
   const items = wanted.map(([kind, name, what]) =>
     h("li", {}, h("button", { type: "button", onclick: () => want(kind) }, name), h("span", {}, ` ${what}`)),
   );
-  return section(id, "Look further", h("ul", { class: "further" }, ...items));
+  return section(id, "More views", h("ul", { class: "further" }, ...items));
 }
 
 function files(id, answer) {
-  const link = (kind, name) => h("a", { href: address(answer, kind, true), download: `attribution.${kind}` }, name);
-  const { python, shell } = answer.attribution.command;
-  const code = (name, text) => {
-    const button = h("button", { type: "button" }, "Copy");
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-    });
-    const pre = h("pre", { tabindex: "0", "aria-label": name }, text);
-    return h("div", { class: "code" }, h("h4", { class: "part" }, name), button, pre);
+  const name = (kind) => `${answer.attribution.kind}.${kind}`;
+  const link = (kind, words) => h("a", { href: address(answer, kind, true), download: name(kind) }, words);
+  const { python, shell } = commands(answer);
+  const code = (title, text) => {
+    const button = h("button", { type: "button", onclick: () => copy(text, button) }, "Copy");
+    const pre = h("pre", { tabindex: "0", "aria-label": title }, text);
+    return h("div", { class: "code" }, h("h4", { class: "part" }, title), button, pre);
   };
   return section(
     id,
-    "Take it with you",
+    "Export",
     h(
       "p",
       { class: "files" },
       link("html", "Report (HTML)"),
+      link("png", "Picture (PNG)"),
+      link("svg", "Picture (SVG)"),
       link("safetensors", "Result (safetensors)"),
       link("csv", "Table (CSV)"),
       link("json", "JSON"),
@@ -101,4 +122,42 @@ function files(id, answer) {
       shell === null ? h("p", { class: "note" }, "A shell cannot pass this prompt.") : code("Command line", shell),
     ),
   );
+}
+
+/** What gives everything that is shown without a server: one model, a line for each result; the shell null where it cannot. */
+export function commands({ attribution, ...further }) {
+  const others = FURTHER.filter(([kind]) => further[kind]).map(([kind]) => [kind, further[kind].command]);
+  const lines = ({ python }) => python.split(/\n(?=(?:result|attribution) = )/); // the first part loads the model
+  const [setup, ...own] = lines(attribution.command);
+  const named = others.flatMap(([kind, command]) =>
+    lines(command)
+      .slice(1)
+      .map((line) => line.replace(/^result = /, `${kind} = `)),
+  );
+  const statements = [...own.map((line) => line.replace(/^result = /, "attribution = ")), ...named].map((line) => line.trimEnd());
+  const python = others.length ? `${[setup, ...new Set(statements)].join("\n")}\n` : attribution.command.python;
+  const shells = [attribution.command.shell, ...others.map(([, { shell }]) => shell)];
+  return { python, shell: shells.includes(null) ? null : shells.join("\n") };
+}
+
+/** Copies a text and has a button say so. Browsers give their clipboard to pages of this machine and of https alone. */
+export async function copy(text, button) {
+  const name = button.textContent;
+  button.textContent = (await copied(text)) ? "Copied" : "Not copied";
+  setTimeout(() => (button.textContent = name), 2000);
+}
+
+async function copied(text) {
+  if (navigator.clipboard) {
+    return navigator.clipboard.writeText(text).then(
+      () => true,
+      () => false,
+    );
+  }
+  const area = document.body.appendChild(h("textarea", { class: "unseen", "aria-hidden": "true" }));
+  area.value = text;
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  return done;
 }

@@ -163,7 +163,7 @@ export class Side {
   add(box, role, content) {
     const select = h("select", { "aria-label": "Role" }, ...ROLES.map((name) => h("option", { value: name }, name)));
     this.choose(select, String(role));
-    const text = h("textarea", { rows: "2", "aria-label": "Content", spellcheck: "false" });
+    const text = h("textarea", { rows: "2", dir: "auto", "aria-label": "Content", spellcheck: "false" });
     text.value = String(content);
     const remove = h("button", { type: "button", onclick: () => this.remove(box, turn) }, "Remove");
     const turn = h("div", { class: "turn" }, select, text, remove);

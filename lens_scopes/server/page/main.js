@@ -6,7 +6,9 @@ import * as answer from "./answer.js";
 import { ask, ProblemError, question } from "./api.js";
 import { spelled } from "./combobox.js";
 import { difference } from "./difference.js";
+import { edited } from "./edit.js";
 import { asRequest, settingsOf, Side } from "./form.js";
+import * as memory from "./memory.js";
 
 const at = (id) => document.getElementById(id);
 const PLAIN_VIEW = { layer: "", fold: "", colour: "", apart: "", head: "", show: [] };
@@ -25,6 +27,7 @@ const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backw
 
 let about;
 let sides = [];
+let asked = []; // the fields of each side that the answers are to, whatever has been written since
 let answers = []; // one for each side: {attribution, heads, cells, matrix, influence, modes, page}, the last with what all of them draw
 let drawn = []; // the drawing of each answer
 let between = null; // the drawing of their difference, where there are two
@@ -49,8 +52,12 @@ async function start() {
   at("compare").addEventListener("click", () => {
     const fields = sides.map((side) => side.fields);
     arrange(fields.length > 1 ? fields.slice(0, 1) : [fields[0], fields[0]]);
-    if (sides.length > 1) sides[1].element.querySelector("textarea").focus();
-    else if (answers.length) show();
+    memory.keepDraft(written(), location.hash);
+    if (sides.length > 1) return sides[1].element.querySelector("textarea").focus();
+    if (!answers.length) return undefined;
+    [answers, asked] = [answers.slice(0, 1), asked.slice(0, 1)];
+    write(true);
+    return show();
   });
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // the part of the address after the # holds the view
@@ -63,17 +70,42 @@ async function start() {
     visit(link.getAttribute("href").slice(1));
   });
   at("results").addEventListener("drawn", focusAgain);
-  addEventListener("popstate", arrive);
-  return arrive();
+  at("sides").addEventListener("input", () => memory.keepDraft(written(), location.hash));
+  at("link").addEventListener("click", () => answer.copy(location.href, at("link")));
+  at("recent").querySelector("button").addEventListener("click", () => {
+    memory.forget();
+    showRecent();
+  });
+  addEventListener("popstate", () => arrive());
+  const draft = memory.draftAt(location.hash);
+  showRecent();
+  return arrive(draft);
 }
 
-/** Shows what the address says: also after Back. */
-function arrive() {
+/** Shows what the address says, also after Back; over it the question that was being written when the page was left. */
+function arrive(draft = null) {
   const wanted = address.read(location.hash);
   const first = about.examples[0]?.request ?? { text: "" };
   view = { ...PLAIN_VIEW, ...wanted?.view };
   arrange(wanted?.sides ?? [first]);
-  return sides[0].fields.text || sides[0].fields.chat ? explain(false) : undefined;
+  const work = sides[0].fields.text || sides[0].fields.chat ? explain(false) : undefined;
+  if (draft) {
+    arrange(draft);
+    memory.keepDraft(written(), location.hash);
+  }
+  return work;
+}
+
+/** What the fields of all sides say. */
+function written() {
+  return sides.map((side) => side.fields);
+}
+
+/** The last questions as links, the latest first. */
+function showRecent() {
+  const links = memory.recent().map((one) => h("li", {}, h("a", { href: one.address }, h("bdi", {}, one.title))));
+  at("recent").hidden = !links.length;
+  at("recent").querySelector("ol").replaceChildren(...links);
 }
 
 function examples() {
@@ -108,42 +140,65 @@ function arrange(fields) {
   at("compare").setAttribute("aria-pressed", String(fields.length > 1));
 }
 
-/** Asks what the fields say, and shows the answers as they come. */
+/** Asks what the fields say, and shows the answers as they come. Gives whether there are any. */
 async function explain(push = true) {
   running?.abort();
   const mine = (running = new AbortController());
   at("problem").hidden = true;
+  const fields = written();
+  memory.keepDraft(fields, location.hash);
+  stale(JSON.stringify(fields) !== JSON.stringify(asked));
   busy(true);
   try {
-    const fields = sides.map((side) => side.fields);
     const found = [];
     for (const one of fields) {
       const attribution = await question("attribute", { ...asRequest(one), layers: true }, tell, mine.signal);
       found.push(await paged({ attribution }, mine.signal));
     }
-    if (mine !== running) return;
-    answers = found;
+    if (mine !== running) return false;
+    const unchanged = JSON.stringify(written()) === JSON.stringify(fields);
+    [answers, asked] = [found, fields];
     view.show = view.show.filter((kind) => answers.some((one) => answer.offered(one).includes(kind)));
     write(push);
+    if (unchanged) memory.dropDraft();
+    else memory.keepDraft(written(), location.hash);
+    stale(false);
     show();
+    memory.remember(location.hash, recentTitle());
+    showRecent();
     for (const kind of view.show) await add(kind, mine);
+    return true;
   } catch (error) {
     if (mine === running) say(error);
+    return false;
   } finally {
     if (mine === running) busy(false);
   }
 }
 
+/** What a question is called among the last ones. */
+function recentTitle() {
+  return answers.map(({ page }) => page.title.replace(/ · lens_scopes$/, "")).join(" ⟷ ");
+}
+
+/** Sets the answers back that are not to the question asked now, and says what they are to. */
+function stale(is) {
+  const old = is && answers.length > 0;
+  at("stale").hidden = !old;
+  at("results").classList.toggle("old", old);
+  if (old) at("stale").querySelector("bdi").textContent = recentTitle();
+}
+
 /** Adds heads, cells, the matrix, the influence or the modes to what is shown, for each side that has a place for them. */
 async function add(kind, mine) {
-  for (const [i, side] of sides.slice(0, answers.length).entries()) {
-    if (!answer.offered(answers[i]).includes(kind)) continue;
-    const fields = asRequest(side.fields);
+  for (const [i, one] of answers.entries()) {
+    if (!answer.offered(one).includes(kind)) continue;
+    const fields = asRequest(asked[i]);
     const names = TAKEN[kind](fields);
     if (!names.length) continue;
-    const asked = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
-    if (asked.scope) asked.scope = about.scopes.find((one) => one.name === asked.scope)?.elsewhere ?? asked.scope;
-    const found = await paged({ ...answers[i], [kind]: await question(kind, asked, tell, mine.signal) }, mine.signal);
+    const wanted = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
+    if (wanted.scope) wanted.scope = about.scopes.find(({ name }) => name === wanted.scope)?.elsewhere ?? wanted.scope;
+    const found = await paged({ ...answers[i], [kind]: await question(kind, wanted, tell, mine.signal) }, mine.signal);
     if (mine !== running) return;
     answers[i] = found;
     show();
@@ -158,13 +213,13 @@ async function paged(found, signal) {
 /** What the parts of a side can do. */
 function actions(i) {
   const explainChanged = (change) => {
-    const fields = { ...sides[i].fields, ...change };
+    const fields = { ...asked[i], ...change };
     if (change.target !== undefined && !settingsOf(about, fields.scope).includes("target")) fields.scope = "semantic";
     if (change.position !== undefined) delete fields.target;
     // A token chosen is explained alone: an answer would follow the whole prompt.
     if (change.through === undefined) for (const name of ["answer", "generate"]) delete fields[name];
     sides[i].fields = fields;
-    explain();
+    return explain();
   };
   return {
     layer: (row) => changeLayer(i, row),
@@ -178,7 +233,15 @@ function actions(i) {
     },
     position: (index) => explainChanged({ position: String(index) }),
     target: (token) => explainChanged({ target: spelled(token) }),
-    through: (name) => explainChanged({ through: name }),
+    // The tokens alone: predictions within a path are not to be compared with ablations of the whole model.
+    through: async (name) => {
+      view = { ...view, head: "", show: [] };
+      if (await explainChanged({ through: name })) visit(`${"ab"[i]}-tokens`);
+    },
+    edit: (index, text) => {
+      arrange([asked[i], { ...asked[i], text: edited(answers[i].attribution, index, text) }]);
+      explain();
+    },
     want: async (kind) => {
       view.show = [...view.show, kind];
       write(false);
@@ -199,7 +262,7 @@ function actions(i) {
 }
 
 function show() {
-  const both = answers.length > 1 && sides.length > 1;
+  const both = answers.length > 1;
   const shown = both ? answers : answers.slice(0, 1);
   keepFocus();
   drawn = shown.map((one, i) =>
@@ -294,7 +357,7 @@ function focusAgain() {
 }
 
 function write(push) {
-  const hash = address.write({ ...view, sides: sides.map((side) => side.fields) });
+  const hash = address.write({ ...view, sides: asked });
   if (hash === location.hash) return;
   if (push) history.pushState(null, "", hash);
   else history.replaceState(null, "", hash);

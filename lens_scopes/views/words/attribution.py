@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.groups import GROUPINGS, Grouping
-from lens_scopes.results.attribution import relative_scores
 from lens_scopes.scopes.registry import entry_of_result
 from lens_scopes.views.words.numbers import number as number
 from lens_scopes.views.words.numbers import percent as percent
@@ -86,6 +85,8 @@ class Segment:
 
 def rows(attribution: Attribution) -> list[Row]:
     """One row per token, in the order of the text; special tokens and non-finite scores have no relative one."""
+    from lens_scopes.results.attribution import relative_scores
+
     scores = attribution.scores.tolist()
     errors = [None] * len(scores) if attribution.standard_error is None else attribution.standard_error.tolist()
     relative = relative_scores(scores, attribution.special)
@@ -126,6 +127,8 @@ def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
     groups, values = attribution.groups(by), attribution.scores.tolist()
     scores = [sum(values[group.start : group.stop]) for group in groups]
     special = [all(attribution.special[group.start : group.stop]) for group in groups]
+    from lens_scopes.results.attribution import relative_scores
+
     relative = relative_scores(scores, special)
     return [
         Segment(group.label, group.start, group.stop, outside, score, part)

@@ -83,7 +83,7 @@ function arrive(place) {
 function next() {
   drawing = queue.length > 0;
   if (!drawing) return;
-  const [, { act }] = queue.shift();
-  act();
+  const [place, { act }] = queue.shift();
+  if (place.isConnected) act(); // a served page may have drawn another answer since
   setTimeout(next, 20);
 }

@@ -60,6 +60,14 @@ export function onPress(element, act) {
   });
 }
 
+const STRONG = /\p{L}/u;
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/** The direction of a text, `rtl` or `ltr`: that of its first letter, as for `dir="auto"`. */
+export function directionOf(text) {
+  return RIGHT_TO_LEFT.test(text.match(STRONG)?.[0] ?? "") ? "rtl" : "ltr";
+}
+
 let card = null;
 
 /**

@@ -68,7 +68,7 @@ function colouredMap(page, block) {
       top.replaceChildren(...(best === undefined ? ["—"] : [token(columns[best]), " ", h("span", {}, number(values[r][best]))]));
     });
     const broken = values.flat().some((value) => value === null);
-    const outside = { special: mask.some(Boolean) && (block.special || page.told), broken, spacing };
+    const outside = { special: mask.some(Boolean) && (block.special ? say("special") : page.told), broken, spacing };
     byRow.replaceChildren(rowLegend(noun, shared.signed, outside));
     byAll.replaceChildren(legend(shared, say("all_rows", { noun }), outside));
     whole.draw(levels);

@@ -3,7 +3,7 @@ import { attention } from "./attention.js";
 import { chain } from "./chain.js";
 import { bars, chart, lineLegend } from "./chart.js";
 import { stillWaiting } from "./circuitsvis.js";
-import { h, say, setLabels } from "./dom.js";
+import { directionOf, h, say, setLabels } from "./dom.js";
 import { map } from "./map.js";
 import { pieces, prose } from "./prose.js";
 import { strip, strips } from "./strip.js";
@@ -56,6 +56,12 @@ class Context {
     const { special } = this.part;
     const last = this.chosen("apart", "") === "last" ? special.length - 1 : -1;
     return special.map((isSpecial, i) => isSpecial || i === last);
+  }
+
+  /** The direction of the text, without its special tokens. */
+  get direction() {
+    const { running, special } = this.part;
+    return directionOf(running.filter((_, i) => !special[i]).join(""));
   }
 
   /** What the mark of tokens outside the scale stands for. */

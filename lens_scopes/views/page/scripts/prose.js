@@ -1,5 +1,5 @@
 // Text and what holds it: paragraphs, headings, alerts, definitions, folds, columns, cards, marked text.
-import { h } from "./dom.js";
+import { directionOf, h } from "./dom.js";
 import { legend } from "./scale.js";
 
 const MARKS = /([␣↵⇥])/;
@@ -24,7 +24,7 @@ export const prose = {
   prompt: (page, block) =>
     h(
       `h${page.shared.level - 1}`,
-      { class: "prompt" },
+      { class: "prompt", dir: directionOf(block.text) },
       h("bdi", {}, block.text),
       block.token !== undefined && " ",
       block.token !== undefined &&

@@ -17,7 +17,13 @@ const LONG = 100; // tokens above which a strip has an overview
  */
 export function strip(page, block) {
   const rows = [page.values(block.values), ...(block.choices ? page.values(block.choice_values) : [])];
-  const place = h("div", { class: "circuitsvis", id: page.id(block.id), role: "group", "aria-label": block.label });
+  const place = h("div", {
+    class: "circuitsvis",
+    id: page.id(block.id),
+    role: "group",
+    "aria-label": block.label,
+    dir: page.direction,
+  });
   const readout = readoutOf(page, block);
   const below = h("div");
   const cellOf = (i) => place.querySelectorAll(TOKENS)[i];
@@ -82,7 +88,10 @@ function choice(page, block, key, label, names, { first, act, caption }) {
   const inputs = names.map((name, i) =>
     h("input", { type: "radio", name: page.id(`${block.id}-${key}`), value: name, checked: i === first, onchange: () => act(i) }),
   );
-  const options = names.map((name, i) => h("label", {}, inputs[i], h("span", {}, name)));
+  const point = (i) => block.pointing && key === "row" && (inputs[i].checked || inputs[i].click());
+  const options = names.map((name, i) =>
+    h("label", { onpointerenter: () => point(i) }, inputs[i], h("span", {}, h("bdi", {}, name))),
+  );
   const attributes = { class: caption ? "folds" : "switch", role: "radiogroup", "aria-label": label };
   const element = h("div", attributes, caption && h("b", { "aria-hidden": "true" }, caption), ...options);
   return { element, check: (i) => (inputs[i].checked = true) };
@@ -116,11 +125,11 @@ export function folded(page, values, { spans, labels }) {
 export function strips(page, block) {
   const folds = block.items.map((item, i) => {
     const values = page.values(item.values);
-    const place = h("div", { class: "circuitsvis", id: page.id(`${item.key}-strip`) });
+    const place = h("div", { class: "circuitsvis", id: page.id(`${item.key}-strip`), dir: page.direction });
     const told = { ...item, unit: block.unit };
     const readout = readoutOf(page, told);
     const painted = () => paint(page, place, readout, unfolded(page, values), told);
-    page.ready(() => later(place, painted, () => still(unfolded(page, values))));
+    page.ready(() => later(place, painted, () => still(page, unfolded(page, values))));
     const { through } = page.act;
     return h(
       "details",
@@ -139,9 +148,11 @@ export function strips(page, block) {
 }
 
 /** A text on paper, in the colours of the scale. */
-function still({ running, special, values }) {
+function still(page, { running, special, values }) {
   const scale = scaleOf(values, special);
-  return h("p", { class: "still" }, ...running.map((token, i) => h("span", { class: levelOf(values[i], special[i], scale) }, token)));
+  const level = (value, i) => levelOf(value, special[i], scale, page.spacing);
+  const tokens = values.map((value, i) => h("span", { class: level(value, i) }, running[i]));
+  return h("p", { class: "still", dir: page.direction }, ...tokens);
 }
 
 function readoutOf(page, block) {
