@@ -306,7 +306,7 @@ def draw(record: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
 def _drawn(record: Mapping[str, Any]) -> Figure:
     import matplotlib
 
-    from lens_scopes.views.figures.style import STYLE, new_figure
+    from lens_scopes.views.figures.style import STYLE, add_header, new_figure
 
     wanted = (
         ("LAMBADA", "aopc-lambada", "aopc"),
@@ -315,16 +315,33 @@ def _drawn(record: Mapping[str, Any]) -> Figure:
     )
     shown = [item for item in wanted if item[1] in record["tables"]]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(2.75 * len(shown), 2.6)
-        for axes, (title, table, metric) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        figure = new_figure(2.75 * len(shown), 2.9)
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, (title, table, metric) in zip(panels, shown, strict=True):
             _panel(axes, record["tables"][table], metric)
-            axes.set_title(f"{title} ({max(row['count'] for row in record['tables'][table]['means'])} passages)")
+            count = max(row["count"] for row in record["tables"][table]["means"])
+            axes.set_title(f"{title} ({count} passages)", fontsize=7.5)
+        if len(shown) > 1:  # the methods of the first two are the same
+            panels[1].tick_params(labelleft=False)
+        figure.legend(
+            *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7
+        )
+        add_header(
+            figure, ("Gradient scores lie close together, far from a random order; Fisher Scope leads by little",)
+        )
     return figure
 
 
 def _panel(axes: Any, table: Mapping[str, Any], metric: str) -> None:
     from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE
 
+    names = {
+        "random": "random order",
+        "ig@8": "Integrated Gradients, 8 steps",
+        "ixg": "Input × Gradient",
+        "fisher@4": "Fisher, rank 4",
+        "fisher+values": "Fisher at values",
+    }
     rows = [row for row in table["means"] if row["passages"] == "all" and row["metric"] == metric]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     ablations = list(dict.fromkeys(row["ablation"] for row in rows))
@@ -342,13 +359,14 @@ def _panel(axes: Any, table: Mapping[str, Any], metric: str) -> None:
             xerr=errors,
             fmt="os"[place % 2],
             color=(DEEP_POSITIVE, DEEP_NEGATIVE)[place % 2],
-            label=ablation,
+            label={"zero": "tokens set to zero", "pad": "tokens set to padding"}.get(ablation, ablation),
             ms=3,
             lw=1,
         )
-    axes.set_yticks([len(methods) - index for index in range(len(methods))], methods)
-    axes.set_xlabel("AOPC (nats), lower is better" if metric == "aopc" else "Spearman with leave-one-out KL")
-    axes.legend(title="replaced by", loc="best")
+    named = [names.get(method, method.capitalize()) for method in methods]
+    axes.set_yticks([len(methods) - index for index in range(len(methods))], named)
+    axes.set_xlabel("AOPC in nats; lower is better" if metric == "aopc" else "Spearman with leave-one-out")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _finite(value: float | None) -> bool:

@@ -291,14 +291,23 @@ def _shown(item: Mapping[str, Any]) -> str:
 
 def _figure(findings: Mapping[str, Any]) -> Any:
     import matplotlib
+    from matplotlib.lines import Line2D
 
     with matplotlib.rc_context(STYLE):
         kinds = [kind for kind, found in findings["areas"].items() if found["all"]]
-        figure = new_figure(5.5, 3.0)
+        figure = new_figure(5.5, 3.25)
         axes = figure.subplots(1, 1 + len(kinds), width_ratios=(1.15, *[1.0] * len(kinds)), squeeze=False)[0]
         _ratios(axes[0], findings["noise"])
         for place, kind in zip(axes[1:], kinds, strict=True):
             _area_bars(place, kind, findings["areas"][kind], named=place is axes[1])
+        marks = [
+            Line2D([], [], marker="o", color=colour, linewidth=1, markersize=3.5, label=label)
+            for colour, label in ((POSITIVE, "flow"), (NEGATIVE, "other scores"), (QUIET, "trivial"))
+        ]
+        ring = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": QUIET, "markersize": 7}
+        marks.append(Line2D([], [], linestyle="none", label="largest area", **ring))
+        marks.append(Line2D([], [], marker="|", linestyle="none", color=QUIET, markersize=7, label="without strata"))
+        figure.legend(handles=marks, loc="outside lower right", ncols=5, frameon=False, fontsize=6)
     return figure
 
 
@@ -306,7 +315,7 @@ def _ratios(axes: Any, noise: Sequence[Mapping[str, Any]]) -> None:
     for value, colour, deep in (("bound", POSITIVE, DEEP_POSITIVE), ("channel", NEGATIVE, DEEP_NEGATIVE)):
         ratios = np.array([[row["information"] / row[value] for row in item["rows"]] for item in noise])
         axes.plot(SIGMAS, ratios.T, color=colour, linewidth=0.7)
-        axes.plot(SIGMAS, np.exp(np.log(ratios).mean(0)), color=deep, linewidth=1.6, label=f"over the {value}")
+        axes.plot(SIGMAS, np.exp(np.log(ratios).mean(0)), color=deep, linewidth=1.6, label=f"÷ {value}")
     errors = np.array([[row["information_error"] / row["bound"] for row in item["rows"]] for item in noise])
     ratios = np.array([[row["information"] / row["bound"] for row in item["rows"]] for item in noise])
     for row, (values, spread) in enumerate(zip(ratios, errors, strict=True)):
@@ -316,12 +325,12 @@ def _ratios(axes: Any, noise: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("σ, in embeddings")
-    axes.set_ylabel("mutual information, measured, over each value")
+    axes.set_ylabel("measured information ÷ computed value")
     axes.set_yticks([1, 0.3, 0.1, 0.03], ["1", "0.3", "0.1", "0.03"])
     axes.set_yticks([], minor=True)
     axes.set_xticks(SIGMAS, [f"{sigma:g}" for sigma in SIGMAS])
     axes.set_xticks([], minor=True)
-    axes.set_title(f"how large σ may be\n{len(noise)} prompts, ± standard error", fontsize=7)
+    axes.set_title(f"Close for small σ, loose for large\n{len(noise)} prompts, ± standard error", fontsize=7)
     axes.legend(fontsize=6, frameon=False, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -329,15 +338,19 @@ def _ratios(axes: Any, noise: Sequence[Mapping[str, Any]]) -> None:
 def _area_bars(axes: Any, kind: str, found: Mapping[str, Any], *, named: bool) -> None:
     """Areas within strata with their intervals, and of all cases as upright marks."""
     names = list(LABELS)
+    areas = found["within strata"] or {}
+    best = max(areas, key=lambda name: areas[name]["area"] if name in LABELS else 0.0, default=None)
     for row, name in enumerate(names):
         if name == "summed" and PREDICTIONS[kind] == 1:
             continue  # the bound itself
-        colour = DEEP_POSITIVE if name in TRIVIAL else POSITIVE if LABELS[name].startswith("flow") else NEGATIVE
+        colour = QUIET if name in TRIVIAL else POSITIVE if LABELS[name].startswith("flow") else NEGATIVE
         axes.plot(found["all"][name]["area"], row, "|", color=QUIET, markersize=7)
         if found["within strata"]:
             item = found["within strata"][name]
             errors = [[max(item["area"] - item["low"], 0)], [max(item["high"] - item["area"], 0)]]
             axes.errorbar(item["area"], row, xerr=errors, fmt="o", color=colour, markersize=3.5, linewidth=1)
+            if name == best:
+                axes.plot(item["area"], row, "o", markersize=7, markerfacecolor="none", markeredgecolor=colour)
     axes.axvline(0.5, color=QUIET, linewidth=0.5)
     axes.axhline(len(names) - len(TRIVIAL) - 0.5, color=QUIET, linewidth=0.4)
     axes.set_yticks(range(len(names)), [LABELS[name] for name in names] if named else [""] * len(names))

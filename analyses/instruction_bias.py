@@ -33,9 +33,10 @@ from lens_scopes.engine.sites import EMBEDDING, layer_sites
 from lens_scopes.prompts.tokens import token_string
 from lens_scopes.results.writing import write_whole
 from lens_scopes.views.figures.style import (
-    DEEP_NEGATIVE,
     DEEP_POSITIVE,
     HATCH,
+    INK,
+    QUIET,
     STYLE,
     drawable,
     families,
@@ -333,11 +334,12 @@ def _example(items: Sequence[dict[str, Any]], attribute: str, index: int) -> dic
 
 def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
     import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
 
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(5.5, 2.3 * len(examples) + 0.3)
+        figure = new_figure(5.5, 2.3 * len(examples) + 0.7)
         panels = figure.subplots(len(examples), 1, squeeze=False)[:, 0]
-        image = None
+        image = grey = None
         for axes, item in zip(panels, examples, strict=True):
             rows, labels = [], []
             for name in ("Semantic", "Fisher"):
@@ -345,11 +347,14 @@ def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
                 difference = both[0] - both[1]
                 bound = max(strip.max() for strip in both)
                 rows += [*(strip / bound for strip in both), difference / np.abs(difference).max()]
-                labels += [f"{name}, {word}" for word in item["words"]] + [
-                    f"difference, at most {np.abs(difference).max():.1%}"
-                ]
+                labels += [f"{name}, {word}" for word in item["words"]]
+                labels.append(f"difference (± {np.abs(difference).max():.1%})")
             marked = [np.where(item["special"], np.nan, row).tolist() for row in rows]
+            # Blue and orange are differences alone: shares are grey.
             image = heat_map(axes, marked, signed=True)
+            shares = np.ma.masked_invalid([row if at % 3 < 2 else [np.nan] * len(row) for at, row in enumerate(marked)])
+            greys = LinearSegmentedColormap.from_list("parts", ["white", INK])
+            grey = axes.imshow(shares, cmap=greys, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
             axes.axhline(2.5, color="white", linewidth=3)
             axes.set_yticks(range(len(labels)), labels)
             tokens = [printable_token(token) for token in item["tokens"][0]]
@@ -359,9 +364,8 @@ def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
             axes.tick_params(length=0)
             said = " or ".join(f"{printable_token(side[0][0])} {side[0][1]:.0%}" for side in item["predictions"])
             axes.set_title(f"{item['attribute']} → {drawable(said)}", loc="left", fontsize=7, parse_math=False)
-        scale_bar(
-            figure, panels[-1], image, "share of influence, relative to the pair's largest; difference, to its own"
-        )
+        scale_bar(figure, panels[-1], grey, "part of all scores, relative to the largest of the pair")
+        scale_bar(figure, panels[-1], image, "difference, first − second, relative to its largest (in brackets)")
     return figure
 
 
@@ -373,17 +377,19 @@ def _effects_figure(findings: dict[str, Any]) -> Any:
         figure = new_figure(5.5, 2.8)
         left, right = figure.subplots(1, 2, sharey=True)
         for y, found in enumerate(rows.values()):
-            _bar(left, found["judgement"], y, DEEP_POSITIVE, "o")
+            _bar(left, found["judgement"], y, NEGATIVE, "o")
             for strip, offset, colour in zip(STRIPS, (-0.2, 0, 0.2), (POSITIVE, DEEP_POSITIVE, NEGATIVE), strict=True):
                 _bar(right, found["share"][strip], y + offset, colour, "o", strip if y == 0 else None)
-            _bar(right, found["loo_share"], y + 0.38, DEEP_NEGATIVE, "D", "leave one out" if y == 0 else None)
+            _bar(right, found["loo_share"], y + 0.38, QUIET, "D", "leave one out" if y == 0 else None)
             right.plot([found["even"]["mean"]], [y], "|", color=HATCH, markersize=14, label=None if y else "even share")
         names = [f"{name}:\n{' − '.join(found['words'])}" for name, found in rows.items()]
         left.set_yticks(range(len(rows)), names)
         left.invert_yaxis()
         left.axvline(0, color=HATCH, linewidth=0.6)
-        left.set_xlabel("judgement S, first − second (nats)")
-        right.set_xlabel("the named word's share of influence")
+        left.set_xlabel("judgement, first word − second (nats)")
+        left.set_title("What the word does to the judgement", fontsize=7)
+        right.set_xlabel("score of the word, as a part of all scores")
+        right.set_title("What scores give the word", fontsize=7)
         right.set_xlim(0)
         figure.legend(
             *right.get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=6, ncols=5

@@ -307,15 +307,22 @@ def _examples_figure(examples: dict[str, Any]) -> Any:
             axes.spines[["top", "right"]].set_visible(False)
             beside = figure.add_subplot(grid[row, 1], sharey=axes)
             distribution = item["distribution"]
-            beside.barh(distribution["values"], distribution["probabilities"], height=1.0, color=POSITIVE)
-            beside.axhline(item["next"], color=DEEP_NEGATIVE, linewidth=0.8)
+            # Edges, since a distribution on one number would be a bar of a hair's breadth.
+            beside.barh(
+                distribution["values"], distribution["probabilities"], height=1.0, color=POSITIVE, edgecolor=POSITIVE,
+                linewidth=0.8,
+            )  # fmt: skip
+            beside.plot(
+                [1.0], [item["next"]], marker="x", color=DEEP_NEGATIVE, markersize=4, clip_on=False,
+                transform=beside.get_yaxis_transform(),
+            )  # fmt: skip
             beside.tick_params(labelleft=False)
             beside.spines[["top", "right"]].set_visible(False)
             beside.set_xlim(0)
             if row == 0:
                 beside.set_title("predicted", fontsize=7)
             if row + 1 == len(shown_kinds):
-                axes.set_xlabel("number in the series (cross and line: the true next one)")
+                axes.set_xlabel("number in the series (cross: the true next one)")
                 beside.set_xlabel("probability")
         bar = figure.colorbar(points, ax=figure.axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
         bar.outline.set_linewidth(0.4)
@@ -346,7 +353,9 @@ def _neighbours_figure(findings: dict[str, Any]) -> Any:
         axes.axvline(0, color=HATCH, linewidth=0.6)
         axes.set_yticks(range(len(rows)), list(rows))
         axes.invert_yaxis()
-        axes.set_xlim(-1, 1)
+        ends = [found[name][end] for found in rows.values() for name in measured for end in ("low", "high", "mean")]
+        reach = 1.08 * max(abs(end) for end in ends if end is not None)
+        axes.set_xlim(-reach, reach)
         axes.set_xlabel("Spearman with a number's influence (nearness: recency held fixed), mean and 95 % interval")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3, frameon=False, fontsize=6.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -358,24 +367,26 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
 
     heads, found = findings["heads"]["map"], findings["all"]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(5.5, 2.6)
-        grid = figure.add_gridspec(1, 2, width_ratios=(2.2, 1))
-        axes = figure.add_subplot(grid[0])
-        for name, colour, line, label in (
-            ("layers", DEEP_POSITIVE, "-", "nearness of the state before a number / its influence"),
-            ("layers_last", NEGATIVE, "--", "share of influence on the last number"),
+        figure = new_figure(5.5, 3.0)
+        grid = figure.add_gridspec(2, 2, width_ratios=(2.2, 1))
+        for place, (name, colour, unit, title) in enumerate(
+            (
+                ("layers", DEEP_POSITIVE, "partial Spearman", "Does influence fall on what followed similar states?"),
+                ("layers_last", DEEP_NEGATIVE, "part of all scores", "How much of it falls on the last number?"),
+            )
         ):
+            axes = figure.add_subplot(grid[place, 0])
             values = found[name]
-            axes.plot(range(len(values)), [v["mean"] for v in values], line, color=colour, linewidth=1.2, label=label)
+            axes.plot(range(len(values)), [v["mean"] for v in values], color=colour, linewidth=1.2)
             if values[0]["low"] is not None:
                 low, high = ([v[end] for v in values] for end in ("low", "high"))
                 axes.fill_between(range(len(values)), low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.axhline(0, color=HATCH, linewidth=0.6)
-        axes.set_xlabel("layer (residual stream before it)")
-        axes.set_ylabel("partial Spearman, or share")
-        axes.legend(frameon=False, fontsize=6.5, loc="upper left")
-        axes.spines[["top", "right"]].set_visible(False)
-        right = figure.add_subplot(grid[1])
+            axes.axhline(0, color=HATCH, linewidth=0.6)
+            axes.set_ylabel(unit)
+            axes.set_title(title, fontsize=7)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_xlabel("layer (residual stream before it)" if place else "")
+        right = figure.add_subplot(grid[:, 1])
         bound = max(abs(value) for row in heads for value in row)
         image = heat_map(right, [[value / bound for value in row] for row in heads], signed=True)
         right.set_xticks(range(len(heads[0])))

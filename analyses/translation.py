@@ -298,8 +298,10 @@ def _layers_figure(findings: dict[str, Any]) -> Any:
             axes.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("alignment error rate")
         panels[0].set_ylim(0, 1)
-        panels[0].text(0.2, findings["baselines"]["diagonal"]["mean"] + 0.01, "diagonal", fontsize=6, color=QUIET)
-        panels[0].text(0.2, findings["baselines"]["chance"]["mean"] + 0.01, "chance", fontsize=6, color=QUIET)
+        panels[1].text(
+            17.9, findings["baselines"]["diagonal"]["mean"], "diagonal", va="center", fontsize=6, color=QUIET
+        )
+        panels[1].text(17.9, findings["baselines"]["chance"]["mean"], "chance", va="center", fontsize=6, color=QUIET)
         figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", frameon=False, ncols=3)
     return figure
 

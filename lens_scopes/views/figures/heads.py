@@ -75,8 +75,7 @@ def _map(figure: Figure, axes: Axes, heads: HeadInspection) -> None:
     if len(rows) * len(rows[0]) <= _MOST_NUMBERS and n_heads <= 12:
         for y, row in enumerate(texts):
             for x, value in enumerate(row):
-                dark = math.isfinite(rows[y][x]) and abs(rows[y][x]) > 0.7
-                axes.text(x, y, value, ha="center", va="center", fontsize=5.5, color="white" if dark else INK)
+                axes.text(x, y, value, ha="center", va="center", fontsize=5.5, color=INK)
     step = max(1, math.ceil(len(rows) / 18))
     axes.set_yticks(range(0, len(rows), step), [f"L{layer}" for layer in range(0, len(rows), step)])
     across = max(1, math.ceil(n_heads / 12))
