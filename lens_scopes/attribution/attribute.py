@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec, score_warnings
+from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations, score_warnings
 from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING
@@ -27,6 +27,7 @@ from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 
 @one_at_a_time
+@noting_alterations
 def attribute(
     model: ModelLike,
     prompt: PromptLike,
@@ -160,13 +161,14 @@ def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, pr
 
 
 @one_at_a_time
+@noting_alterations
 def attribute_batch(
     model: ModelLike,
     prompts: Sequence[PromptLike],
-    objective: ObjectiveLike = None,
+    objective: ObjectiveLike | list[ObjectiveLike] = None,
     *,
     position: int = -1,
-    target: str | int | None = None,
+    target: str | int | Sequence[str | int | None] | None = None,
     answer: AnswerLike | Sequence[AnswerLike] | None = None,
     eligible: str | None = None,
     layers: bool | str = False,
@@ -185,7 +187,9 @@ def attribute_batch(
 
     Args:
         prompts: as for `attribute`.
-        model, objective, position, target, layers, lens, sites, score_site, through, readout: as for `attribute`.
+        model, position, layers, lens, sites, score_site, through, readout: as for `attribute`.
+        objective, target: as for `attribute`, the same for all prompts; or a list of one for each prompt. Prompts that
+            are asked the same run together.
         answer: as for `attribute`, the same for all prompts; or a list of one for each prompt.
         against: another prompt for each prompt, of as many tokens, as a list of one each, or a text for all: scores are
             measured from it, as by `readout=ls.Dot(other)`, or along the path from it where `points` is one.
@@ -207,33 +211,61 @@ def attribute_batch(
         raise PromptError("attribute_batch takes a list of prompts, and got one text; write [text], or use attribute.")
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
         raise PromptError(f"attribute_batch takes a list of prompts, and got {type(prompts).__name__}.")
-    spec = Spec.read(
-        objective,
-        layers=layers,
-        lens=lens,
-        sites=sites,
-        score_site=score_site,
-        through=through,
-        readout=readout,
-        points=points,
-        target=target,
-        eligible=eligible if answer is None else None,
-        memory=memory,
-        matmul_dtype=matmul_dtype,
-    )
+
+    def read(one: Any, token: Any, item: Any) -> Spec:
+        spec = Spec.read(
+            one,
+            layers=layers,
+            lens=lens,
+            sites=sites,
+            score_site=score_site,
+            through=through,
+            readout=readout,
+            points=points,
+            target=token,
+            eligible=eligible if item is None else None,
+            memory=memory,
+            matmul_dtype=matmul_dtype,
+        )
+        return spec if item is None else Spec.read(spec, answer=item, eligible=eligible)
+
+    # What is asked of each prompt.
     answers = _one_each(answer, len(prompts), "answer")
-    specs = [spec if item is None else Spec.read(spec, answer=item, eligible=eligible) for item in answers]
+    targets = _one_each(target, len(prompts), "target")
+    objectives = _one_each(
+        objective if isinstance(objective, list) else [objective] * len(prompts), len(prompts), "objective"
+    )
+    specs = [read(*each) for each in zip(objectives, targets, answers, strict=True)]
+    if not specs:
+        read(None if isinstance(objective, list) else objective, None, None).require_gradient()
     if against is not None:
         others = _one_each(against, len(prompts), "other prompt")
         # As `from_options`: a prompt to measure from asks for `dot` where no readout is named.
-        by_default = {"readout": Dot()} if readout is None and spec.readout == Norm() else {}
-        specs = [one.replace(**by_default).against(item) for one, item in zip(specs, others, strict=True)]
-    resolved = ResolvedSpec.of(model, (specs or [spec])[0].require_gradient(), takes_answers=True)
-    places = [
-        PromptPosition.answered(resolved.model, prompt, position, one)
-        for prompt, one in zip(prompts, specs, strict=True)
-    ]
-    return resolved.run_all(places, None, progress)
+        by_default = [{"readout": Dot()} if readout is None and spec.readout == Norm() else {} for spec in specs]
+        every = zip(specs, by_default, others, strict=True)
+        specs = [spec.replace(**more).against(item) for spec, more, item in every]
+
+    # Prompts that are asked the same run together.
+    groups: list[tuple[Any, list[int]]] = []
+    for row, asked in enumerate(zip(objectives, targets, strict=True)):
+        rows = next((rows for other, rows in groups if other == asked), None)
+        if rows is None:
+            groups.append((asked, [row]))
+        else:
+            rows.append(row)
+    results: dict[int, Attribution] = {}
+    for _, rows in groups:
+        resolved = ResolvedSpec.of(model, specs[rows[0]].require_gradient(), takes_answers=True)
+        places = [PromptPosition.answered(resolved.model, prompts[row], position, specs[row]) for row in rows]
+        results.update(
+            zip(rows, resolved.run_all(places, None, _of_all(progress, len(results), len(prompts))), strict=True)
+        )
+    return [results[row] for row in range(len(prompts))]
+
+
+def _of_all(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of one group of prompts as that of all of them."""
+    return None if progress is None else lambda done, _: progress(before + done, total)
 
 
 def _one_each(given: Any, n_prompts: int, noun: str) -> list[Any]:

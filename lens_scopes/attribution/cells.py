@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import ModelError, ObjectiveError, ReadoutError, whole_number
@@ -37,6 +37,7 @@ _MOST_NAMED = 2  # sites in the contract
 
 
 @one_at_a_time
+@noting_alterations
 def patch_cells(
     model: ModelLike, attribution: Attribution, strongest: int = 10, *, progress: Progress | None = None
 ) -> CellPatches:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
@@ -44,6 +44,7 @@ _NOISY = 0.2  # a standard error above this share of the bound is worth a warnin
 
 
 @one_at_a_time
+@noting_alterations
 def information_flow(
     model: ModelLike,
     prompt: PromptLike,

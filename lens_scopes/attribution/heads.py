@@ -29,7 +29,7 @@ from lens_scopes.attribution.component_ablation import (
     read_baseline,
 )
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
@@ -53,6 +53,7 @@ _ABLATED_FEW = 32
 
 @shortage_named("the heads of this prompt")
 @one_at_a_time
+@noting_alterations
 def inspect_heads(
     model: ModelLike,
     prompt: PromptLike,

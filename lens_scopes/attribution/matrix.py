@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.attribution.resolved import ResolvedSpec, readout_record
+from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations, readout_record
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
@@ -38,6 +38,7 @@ _BLOCK = 16  # destinations that share a forward pass
 
 
 @one_at_a_time
+@noting_alterations
 def attribute_all(
     model: ModelLike,
     prompt: PromptLike,

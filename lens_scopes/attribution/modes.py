@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec
+from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
 from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
@@ -36,6 +36,7 @@ from lens_scopes.scopes.spec import Spec
 
 
 @one_at_a_time
+@noting_alterations
 def inspect_modes(
     model: ModelLike,
     prompt: PromptLike,

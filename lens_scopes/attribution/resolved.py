@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import cache
+from functools import cache, wraps
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,10 +33,10 @@ from lens_scopes.engine.final_state import (
 )
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
-from lens_scopes.engine.model_checks import require_gradients, require_used
+from lens_scopes.engine.model_checks import HOOKS, alterations, require_gradients, require_used
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.token_ablation import averaged_mask
-from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, SiteError
+from lens_scopes.errors import LensScopesError, ModelError, NumericsError, ObjectiveError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import token_string
@@ -49,6 +49,8 @@ from lens_scopes.scopes.paths import Path
 from lens_scopes.scopes.points import Points
 from lens_scopes.scopes.readouts import Readout
 from lens_scopes.scopes.spec import Spec
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _TOP_TOKENS = 10
 _BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
@@ -531,6 +533,61 @@ def readout_record(readout: Readout, other: Prompt | None, length: int) -> dict[
     """As `choice_record`, with the tokens of the other prompt that stand beside the prompt's first `length`."""
     beside = other if readout.from_baseline else None
     return choice_record(readout) | ({} if beside is None else {"baseline_tokens": list(beside.tokens[:length])})
+
+
+def noting_alterations(function: _Function) -> _Function:
+    """A function of a model whose results say what acts on the model beside its weights, in warnings and contract.
+
+    Its errors name a hook of the caller's where one may be the cause.
+    """
+
+    @wraps(function)
+    def noting(*arguments: Any, **named: Any) -> Any:
+        try:
+            altered = alterations(ScopedModel.of(arguments[0] if arguments else named["model"]))
+        except (KeyError, LensScopesError):
+            return function(*arguments, **named)  # which says what is wrong
+        hooks = next((item for item in altered if item.startswith(HOOKS)), None)
+        try:
+            result = function(*arguments, **named)
+        except NumericsError as error:
+            if hooks is None:
+                raise
+            raise NumericsError(f"{error} {_likely(hooks)}") from error
+        except RuntimeError as error:
+            if hooks is None or "does not require grad" not in str(error):
+                raise
+            raise ModelError(f"no gradient reaches what is explained. {_likely(hooks)}") from error
+        return [_noted(one, altered) for one in result] if isinstance(result, list) else _noted(result, altered)
+
+    return cast(_Function, noting)
+
+
+def _likely(hooks: str) -> str:
+    return (
+        f"Likely cause: {hooks}; one that detaches or zeroes an activation does this. model.reset_hooks() removes them."
+    )
+
+
+def _noted(result: Any, altered: list[str]) -> Any:
+    """The result with what acts on its model in its warnings, its contract (as held fixed) and its model's record."""
+    if not altered:
+        return result
+    said = "; ".join(altered)
+    likely = _likely(said) if said.startswith(HOOKS) and any(_ZERO in warning for warning in result.warnings) else ""
+    warnings = [warning for warning in result.warnings if not warning.startswith(_ACTS)]  # of what it was made from
+    changes: dict[str, Any] = {
+        "warnings": [*warnings, f"{_ACTS}{said}. {likely}".strip()],
+        "model": result.model | {"altered": altered},
+    }
+    contract = getattr(result, "contract", None)
+    if contract and not contract["held fixed"].endswith(said):
+        changes["contract"] = contract | {"held fixed": f"{contract['held fixed']}; {said}"}
+    return replace(result, **changes)
+
+
+_ACTS = "the numbers are those of the model with "
+_ZERO = "score is zero"
 
 
 def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:

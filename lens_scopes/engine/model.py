@@ -63,6 +63,32 @@ class Provenance:
     processing: Mapping[str, bool]
 
 
+@dataclass(frozen=True)
+class WeightSample:
+    """What shows that a weight was changed: PyTorch's count of writes to it, and some of its numbers."""
+
+    writes: int
+    values: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> WeightSample:
+        """The state of a weight; the numbers are spread evenly."""
+        with torch.no_grad():
+            places = torch.linspace(0, weight.numel() - 1, min(weight.numel(), _SAMPLED), dtype=torch.float64).long()
+            values = weight.detach()[torch.unravel_index(places, weight.shape)] if weight.dim() else weight.detach()
+            return cls(0 if weight.is_inference() else weight._version, values.clone())
+
+    def matches(self, weight: Tensor) -> bool:
+        """Whether a weight is the one that was sampled, moved or cast at most."""
+        now = WeightSample.of(weight)
+        before = self.values.to(now.values)
+        same = before.shape == now.values.shape and torch.equal(before.nan_to_num(), now.values.nan_to_num())
+        return same and self.writes == now.writes
+
+
+_SAMPLED = 32
+
+
 @dataclass
 class ModelCache:
     """What is known of one model, for as long as the model lives.
@@ -75,6 +101,8 @@ class ModelCache:
         slice_obstacle: why a bridge's blocks cannot run alone; "" where they gave what the whole pass gives, None
             before that was tried.
         provenance: where the weights come from, if `load_model` read them.
+        known_hooks: the ids of hooks that lens_scopes added, or that the model was loaded with.
+        loaded_weights: some numbers of every weight as `load_model` read it.
         lock: held by the thread that uses the model.
     """
 
@@ -84,6 +112,8 @@ class ModelCache:
     logits_agree: bool = False
     slice_obstacle: str | None = None
     provenance: Provenance | None = None
+    known_hooks: set[int] = field(default_factory=set)
+    loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
 
@@ -275,8 +305,10 @@ class ScopedModel(ABC):
                     point = points[name]
                     point.add_hook(lambda activation, hook, function=function: own(activation, hook, function))
                     added.append((point, point.fwd_hooks[-1]))
+                    self.cache.known_hooks.add(point.fwd_hooks[-1].hook.id)
                 yield
             finally:
+                self.cache.known_hooks.difference_update(handle.hook.id for _, handle in added)
                 lost = [point for point, handle in added if handle not in point.fwd_hooks]
                 for point, handle in reversed(added):
                     handle.hook.remove()
@@ -834,8 +866,20 @@ def check_matmul_dtype(matmul_dtype: Any) -> MatmulDtype:
     return matmul_dtype
 
 
-def _no_unembedding(model: object) -> ModelError:
+def _no_unembedding(model: Any) -> ModelError:
+    kind = type(model).__name__
+    if isinstance(model, str):
+        return ModelError(
+            f"got the text {model[:60]!r} in place of a model; load it first: ls.load_model({model[:60]!r})."
+        )
+    if type(model).__module__.partition(".")[0] in ("transformers", "peft"):
+        name = str(getattr(model, "name_or_path", ""))[:100] or "gpt2"
+        return ModelError(
+            f"{kind} is a model of Transformers, without the hooks that scopes read; wrap it: HookedTransformer."
+            f"from_pretrained_no_processing({name!r}, hf_model=model, tokenizer=tokenizer), with transformer_lens's "
+            "HookedTransformer and adapters merged."
+        )
     return ModelError(
-        f"{type(model).__name__} has no unembedding matrix W_U; scopes need a causal language model that "
+        f"{kind} has no unembedding matrix W_U; scopes need a causal language model that "
         "predicts tokens (a HookedTransformer or TransformerBridge)."
     )

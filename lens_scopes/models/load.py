@@ -20,7 +20,7 @@ from lens_scopes.engine.model import (
     unusual_rounding,
     usual_torch,
 )
-from lens_scopes.engine.model_checks import require_gradients
+from lens_scopes.engine.model_checks import alterations, remember, require_gradients
 from lens_scopes.errors import ModelError, whole_number
 from lens_scopes.models import backends
 from lens_scopes.models import gemma as embedded
@@ -44,6 +44,8 @@ class ModelRecord:
     `products` is "tf32" or "bf16" where PyTorch was told to round the factors of float32 matrix products to that.
     `rounding` has the other switches of `torch.backends` that change rounding on the model's device and are not as
     PyTorch starts, such as {"cudnn.benchmark": True}; None where all are.
+    `altered` names what acts on the model beside its weights as they were loaded (the caller's hooks, adapters, changed
+    weights); None for nothing.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ModelRecord:
     n_heads: int
     products: str | None = None
     rounding: dict[str, bool] | None = None
+    altered: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def load_model(
         if module is not None:
             module.requires_grad_(False).eval()
     ScopedModel.of(model).cache.provenance = provenance
+    remember(ScopedModel.of(model))
     return model
 
 
@@ -181,6 +185,7 @@ def model_record(model: ModelLike) -> ModelRecord:
         n_heads=cfg.n_heads,
         products=rounded_products(parameter.device, parameter.dtype),
         rounding=unusual_rounding(parameter.device) or None,
+        altered=alterations(scoped) or None,
     )
 
 

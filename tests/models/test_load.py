@@ -246,6 +246,7 @@ def test_the_record_of_a_loaded_model(gpt2_folder: Path, backend: Any) -> None:
         "n_heads": 4,
         "products": None,
         "rounding": None,
+        "altered": None,
     }
 
 
