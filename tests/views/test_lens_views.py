@@ -14,7 +14,7 @@ from rich.console import Console
 
 import lens_scopes as ls
 from lens_scopes.results.attribution import LensReading
-from lens_scopes.views import figure_of, to_html
+from lens_scopes.views import figure_of, page_of, to_html
 from lens_scopes.views.terminal.attribution import TerminalReport
 from lens_scopes.views.words.attribution import layer_leaders, lens_note, reading_text
 from lens_scopes.views.words.numbers import percent
@@ -31,6 +31,15 @@ def read(tokens: list[str] = GERMAN_TOKENS, said: list[str] | None = None, unrea
         probabilities[-1, -1] = torch.nan
     ids = [[list(range(len(cell))) for cell in line] for line in cells]
     return replace(base, lens=LensReading("logit", "softmax(W_Uᵀ norm(h) + b_U)", ids, cells, probabilities))
+
+
+def test_the_compact_page_names_the_strongest_cells_alone() -> None:
+    page = page_of(read()).compact()
+    (heat,) = blocks([section.blocks for section in page.sections], "map")
+    assert "readings" not in heat
+    assert table(
+        [section.blocks for section in page.sections], "The strongest cell of each layer, and what it reads as"
+    )
 
 
 def test_every_cell_of_the_map_has_its_reading() -> None:

@@ -212,7 +212,7 @@ def test_the_notebook_frame_holds_the_whole_page_and_is_closed() -> None:
 def test_the_notebook_view_is_small_and_keeps_the_warnings(make: Callable[..., Any]) -> None:
     result = make()
     html = notebook_html(replace(result, warnings=["mind the gap"]))
-    assert len(html) < (100_000 if make is not fake_heads else 150_000)  # by_source: layers × heads × tokens
+    assert len(html) < 100_000
     assert "mind the gap" in html
     assert "var CircuitsVis=" not in html
 

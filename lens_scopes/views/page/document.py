@@ -66,12 +66,12 @@ class Page:
 
     def compact(self) -> Page:
         """What fits beside other output: the warnings, and the sections without the views of CircuitsVis (1.3 MB of
-        script), the contract, the settings and the table of all scores, which a file has. Of a section with a summary
-        that is all."""
+        script), folds, the contract, the settings and the table of all scores, which a file has. Of a section with a
+        summary that is all."""
         keys = {section.key for section in self.sections} - _IN_FILES
         keys -= {"prediction"} if "layers" in keys else set()
         sections = [
-            replace(section, blocks=[block for block in _brief(section) if not _needs_circuitsvis(block)])
+            replace(section, blocks=[_light(block) for block in _brief(section) if not _is_heavy(block)])
             for section in self.sections
             if section.key in keys
         ]
@@ -138,6 +138,16 @@ def part(result: Any) -> dict[str, Any]:
 
 def _brief(section: Section) -> Sequence[Block]:
     return [{"type": "note", "text": section.summary}] if section.summary else section.blocks
+
+
+def _light(block: Block) -> Block:
+    """A block without what its cells read as: the strongest cell of each layer stands in a table of its own."""
+    return {name: value for name, value in block.items() if name != "readings"}
+
+
+def _is_heavy(block: Block) -> bool:
+    """Whether a compact page goes without a block: what is folded, and what takes the scripts of CircuitsVis."""
+    return block["type"] == "fold" or _needs_circuitsvis(block)
 
 
 def _needs_circuitsvis(blocks: Any) -> bool:
