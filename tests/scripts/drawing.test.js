@@ -11,7 +11,7 @@ import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
 import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
 import { directionOf, say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
 import { spacingOf } from "../../lens_scopes/views/page/scripts/page.js";
-import { jointScale, levelOf, ranking, scaleOf, shares, strength, stripes } from "../../lens_scopes/views/page/scripts/scale.js";
+import { jointScale, levelOf, ranking, relative, scaleOf, strength, stripes } from "../../lens_scopes/views/page/scripts/scale.js";
 import { folded } from "../../lens_scopes/views/page/scripts/strip.js";
 import { compare } from "../../lens_scopes/views/page/scripts/table.js";
 
@@ -55,10 +55,10 @@ test("an overview has one stripe for neighbours of one level", () => {
   );
 });
 
-test("tokens rank by magnitude, and share what counts", () => {
+test("tokens rank by magnitude, relative to the strongest that counts", () => {
   assert.deepEqual(ranking(scores, special), [2, 1]);
-  assert.deepEqual(shares(scores, special), [null, 2 / 6, 4 / 6, null, 0]);
-  assert.deepEqual(shares([0, 0], [false, false]), [null, null]);
+  assert.deepEqual(relative(scores, special), [null, 1 / 2, 1, null, 0]);
+  assert.deepEqual(relative([0, 0], [false, false]), [null, null]);
 });
 
 test("places on axes", () => {
@@ -92,12 +92,12 @@ test("two texts align at a longest common sequence of tokens", () => {
   assert.deepEqual(pairs, [[0, 0], [1, null], [null, 1], [2, 2], [3, null]]);
 });
 
-test("a difference is of shares, and of what both texts have", () => {
+test("a difference is of scores relative to the strongest, and of what both texts have", () => {
   const part = (running) => ({ running, labels: running, special: running.map((token) => token === "<bos>") });
   const page = difference(part(["<bos>", "a", "b"]), part(["<bos>", "a", "c"]), [9, 1, 3], [9, -3, 1]);
   const [, strip] = page.sections[0].blocks;
-  assert.deepEqual(strip.values, [null, 0.5, null, null]);
-  assert.deepEqual(strip.about.slice(1), ["“a”: A 25.0%, B 75.0%, +50.0%", "“b”: only in A", "“c”: only in B"]);
+  assert.deepEqual(strip.values, [null, 1 - 1 / 3, null, null]);
+  assert.deepEqual(strip.about.slice(1), ["“a”: A 33.3%, B 100.0%, +66.7%", "“b”: only in A", "“c”: only in B"]);
 });
 
 test("a text is folded into segments with their sums", () => {

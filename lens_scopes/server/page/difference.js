@@ -1,6 +1,6 @@
-// Two answers beside each other: the tokens of both aligned, and how much more of the whole each has in the second.
+// Two answers beside each other: the tokens of both aligned, and how much stronger each is in the second.
 import { percent } from "../../views/page/scripts/numbers.js";
-import { shares } from "../../views/page/scripts/scale.js";
+import { relative } from "../../views/page/scripts/scale.js";
 
 /** Pairs of indices [in a, in b] of two token lists, null where a token is in one alone: a longest common sequence. */
 export function align(a, b) {
@@ -22,12 +22,12 @@ export function align(a, b) {
 
 /** The content of a page with the difference of two parts at the scores that are looked at. */
 export function difference(a, b, scoresOfA, scoresOfB) {
-  const [ofA, ofB] = [shares(scoresOfA, a.special), shares(scoresOfB, b.special)];
+  const [ofA, ofB] = [relative(scoresOfA, a.special), relative(scoresOfB, b.special)];
   const rows = align(a.running, b.running).map(([i, j]) => {
     const [part, index] = i === null ? [b, j] : [a, i];
     const [first, second] = [ofA[i] ?? null, ofB[j] ?? null];
     const change = first === null || second === null ? null : second - first;
-    const told = [first, second].map((share) => (share === null ? "—" : percent(share)));
+    const told = [first, second].map((value) => (value === null ? "—" : percent(value)));
     told.push(change === null ? "—" : `${change < 0 ? "−" : "+"}${percent(Math.abs(change))}`);
     const numbers = j === null ? "only in A" : i === null ? "only in B" : `A ${told[0]}, B ${told[1]}, ${told[2]}`;
     const special = part.special[index];
@@ -39,7 +39,7 @@ export function difference(a, b, scoresOfA, scoresOfB) {
     type: "strip",
     id: "difference-strip",
     values: rows.map((row) => row.sorted[2]),
-    of: "the differences of shares",
+    of: "the differences",
     label: "The tokens of both texts, coloured by difference",
     about: each("about"),
     broken: "in one text alone",
@@ -49,10 +49,10 @@ export function difference(a, b, scoresOfA, scoresOfB) {
     ...told.map((text, i) => ({ text, value: sorted[i], css: "n" })),
   ]);
   const columns = [["token", "text"], ["A", "number"], ["B", "number"], ["B − A", "number"]];
-  const table = { type: "table", caption: "Share of each token in A and in B", columns, rows: cells, special: each("special") };
+  const table = { type: "table", caption: "Each token’s score in A and in B, relative to the strongest", columns, rows: cells, special: each("special") };
   const note =
-    "B against A: each token’s share of all |scores|, since scores of different scopes and prompts have different units. " +
-    "Blue: a larger share in B; orange: a larger share in A; crossed: in one text alone.";
+    "B against A: each token’s |score| relative to the strongest of its text, since scores of different scopes have " +
+    "different units. Blue: stronger in B; orange: stronger in A; crossed: in one text alone.";
   const fold = { type: "fold", summary: "The differences as a table", blocks: [table] };
   const blocks = [{ type: "note", text: note }, strip, fold];
   return {

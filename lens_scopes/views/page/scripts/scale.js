@@ -51,11 +51,10 @@ export function ranking(scores, special) {
     .sort((i, j) => Math.abs(scores[j]) - Math.abs(scores[i]) || i - j);
 }
 
-/** Each token's |score| over the sum of those that count; null for special tokens and what is not finite. */
-export function shares(scores, special) {
-  const counted = scores.map((score, i) => (!Number.isFinite(score) || special[i] ? null : Math.abs(score)));
-  const total = counted.reduce((sum, score) => sum + (score ?? 0), 0);
-  return counted.map((score) => (score === null || !total ? null : score / total));
+/** Each token's |score| over the largest of those that count; null for special tokens and what is not finite. */
+export function relative(scores, special) {
+  const { bound } = scaleOf(scores, special);
+  return scores.map((score, i) => (!bound || special[i] || !Number.isFinite(score) ? null : Math.abs(score) / bound));
 }
 
 /** The scale as a bar between its ends, and the marks for what lies outside it: `special` and `broken` say what they mark. */
