@@ -49,6 +49,10 @@ from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 _ABLATED_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
 _ABLATED_FEW = 32
+_RESTRICTED = (
+    "predicted changes are of what goes through {path} alone, and ablations are of the whole model: the two need not "
+    "agree, and no agreement is computed."
+)
 
 
 @shortage_named("the heads of this prompt")
@@ -174,7 +178,9 @@ def inspect_heads(
     components = _to_verify(effects, verify, len(tokens))
     actual = _real_changes(resolved, place, states, components, baselines, progress, budget)
     ablations = [AblationEffect(*part, predicted=effects[part], actual=actual[part]) for part in components]
-    spearman = rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
+    restricted = resolved.path is not None and resolved.path.terms is not None
+    agreement = rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
+    spearman = None if restricted else agreement  # ablations are of the whole model
     answers = place.answer_records(states)
     record = resolved.record(tokens, len(tokens) - 1, states[0])
     record |= {"position": place.position, **resolved.asked_of(place, states[0])}
@@ -209,6 +215,7 @@ def inspect_heads(
         warnings=[
             *directions.warnings,
             *resolved.target_warnings(place, states[0]),
+            *([_RESTRICTED.format(path=resolved.path)] if restricted and ablations else []),
             *disagreement_warnings(spearman, f"{len(ablations)} components", "ablations"),
         ],
     )

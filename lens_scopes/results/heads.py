@@ -61,7 +61,8 @@ class HeadInspection(Result):
         head_types: for each of TransformerLens' head types, the share of attention on its pattern [layer, head],
             measured on a repeated random sequence.
         ablations: predicted and actual change of the components that were ablated, strongest first.
-        spearman: rank correlation of the two; None for fewer than three components.
+        spearman: rank correlation of the two; None for fewer than three components, and where predictions go through
+            a path that leaves components out, which no ablation does.
         baseline: what a component's output was set to: "zero", "mean", "shuffle", or "prompt" for another prompt's.
         baseline_tokens: the tokens of that other prompt, aligned with `tokens`; empty for the other baselines.
         target: the token explained, for objectives that have one.

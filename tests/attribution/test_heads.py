@@ -246,3 +246,17 @@ def test_what_names_no_rules_for_mlps_is_refused(rules: Any) -> None:
 def test_a_model_without_mlps_has_nothing_to_predict_by_rules() -> None:
     model = attention_only()
     assert ls.inspect_heads(model, IDS, mlp_rules="relp", verify=0).mlp_effect.shape == (0,)
+
+
+def test_what_goes_through_a_part_alone_is_not_compared_with_ablations_of_the_whole():
+    model = llama_like()
+    whole, ruled, part = (
+        ls.inspect_heads(model, IDS, ls.Semantic(TARGET), baseline="zero", patterns=0, through=through)
+        for through in (None, ls.Rules("norms"), ls.Heads("L1H0"))
+    )
+    assert whole.spearman is not None and ruled.spearman is not None, "rules leave every component in"
+    assert part.spearman is None and "need not agree" in part.warnings[-1] and "L1H0" in part.warnings[-1]
+    actual = {(item.layer, item.head): item.actual for item in whole.ablations}
+    assert all(item.actual == pytest.approx(actual[item.layer, item.head]) for item in part.ablations)
+    unverified = ls.inspect_heads(model, IDS, ls.Semantic(TARGET), through=ls.Heads("L1H0"), verify=0)
+    assert not any("need not agree" in warning for warning in unverified.warnings)
