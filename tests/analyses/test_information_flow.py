@@ -216,10 +216,9 @@ def test_attention_masses_are_those_of_the_literal_formulas(tiny: Any) -> None:
 
 
 def test_a_small_run_measures_every_kind_and_draws_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_models, "N_CTX", 160)
     monkeypatch.setattr(areas, "RESAMPLES", 50)
     monkeypatch.setattr(information_flow, "ANSWER_TOKENS", 2)
-    model = tiny_models.gpt2_like()
+    model = tiny_models.gpt2_like(n_ctx=160)
     model.tokenizer = tokenizer()
     cases = [case for case in CASES if case.template in ("question", "claim") and case.index < 4]
     monkeypatch.setattr(information_flow, "CASES", [replace(case, wanted="ab"[case.index // 2]) for case in cases])
