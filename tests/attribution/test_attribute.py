@@ -460,13 +460,14 @@ def test_scores_do_not_depend_on_how_a_batch_is_cut(
     models: dict[str, Any], tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models["llama_like"]
-    expected = ls.attribute_batch(model, BATCH, ls.Fisher(rank=2), layers=True)
-    monkeypatch.setattr(scopes, "_BATCH_TOKENS", tokens)
     sizes: list[tuple[int, int]] = []
     hook = model.hook_dict["hook_embed"]
     handle = hook.register_forward_hook(lambda module, given, out: sizes.append(tuple(out.shape[:2])))
     steps: list[tuple[int, int]] = []
     try:
+        expected = ls.attribute_batch(model, BATCH, ls.Fisher(rank=2), layers=True)
+        sizes.clear()
+        monkeypatch.setattr(scopes, "_BATCH_TOKENS", tokens)
         found = ls.attribute_batch(
             model, BATCH, ls.Fisher(rank=2), layers=True, progress=lambda done, total: steps.append((done, total))
         )
