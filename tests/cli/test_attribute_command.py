@@ -141,11 +141,13 @@ def test_a_target_that_may_lack_its_leading_space_is_remarked_on(run: Callable[.
     loader.model.tokenizer.add_tokens(["on"])
     loader.model.unembed.b_U.data[WORDS.index(" on")] = 9.0
     loader.model.unembed.b_U.data[loader.model.tokenizer.convert_tokens_to_ids("on")] = -9.0
-    remark = run("attribute", PROMPT, "--target", "on", "--json")
-    assert as_json(remark)["target"]["token"] == "on"
-    assert remark.err.startswith("lens-scopes: note: ") and "' on'" in remark.err
+    written = run("attribute", PROMPT, "--target", "on", "--json")
+    assert written.err == "" and as_json(written)["target"]["token"] == "on"
+    (warning,) = as_json(written)["warnings"]
+    assert "'on' has no space before it" in warning and "' on' has" in warning
+    assert "has no space before it" in run("attribute", PROMPT, "--target", "on").out
     for target in (" on", " dog"):
-        assert run("attribute", PROMPT, "--target", target, "--json").err == ""
+        assert as_json(run("attribute", PROMPT, "--target", target, "--json"))["warnings"] == []
 
 
 def test_the_layers_view_has_a_line_for_every_layer(run: Callable[..., Run]) -> None:
@@ -528,6 +530,7 @@ def test_ctrl_c_ends_with_130_and_a_word(run: Callable[..., Run], loader: Loader
     assert (result.status, result.out, result.err) == (130, "", "lens-scopes: interrupted.\n")
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_is_recognised_through_the_error_that_a_library_makes_of_it(
     run: Callable[..., Run], loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

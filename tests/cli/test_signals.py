@@ -6,26 +6,15 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import PROMPT, TEXTS, Loader, Run
+from command_line import PROMPT, SIGNALS, TEXTS, Loader, Run
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+pytestmark = pytest.mark.usefixtures("usual_signals")
 EVALUATE = ["evaluate", "passages.json", "--metrics", "first-token", "--methods", "fisher,random", "--out"]
-
-
-@pytest.fixture(autouse=True)
-def as_python_starts() -> Iterator[None]:
-    """The handlers that Python begins with, whatever the shell of the tests ignores."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def at_call(number: signal.Signals, time: int = 0) -> Callable[..., None]:
@@ -75,10 +64,16 @@ def test_files_are_whole_or_as_before(
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_evaluation_goes_on_where_it_was_ended(
-    number: signal.Signals, run: Callable[..., Run], loader: Loader, folder: Path
+    number: signal.Signals,
+    run: Callable[..., Run],
+    loader: Loader,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (folder / "passages.json").write_text(json.dumps(list(TEXTS[:4])))
-    with loader.model.hooks(fwd_hooks=[("hook_embed", at_call(number, 5))]):
+    signalled = at_call(number, 5)
+    with monkeypatch.context() as patch:  # a hook would be recorded
+        patch.setattr(loader.model.hook_embed, "forward", lambda x: (signalled(), x)[1])
         ended = run(*EVALUATE, "ended")
     assert ended.status == 128 + number and ended.err.endswith(last_words(number))
     lines = (folder / "ended" / "results-000.jsonl").read_bytes()

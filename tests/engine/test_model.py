@@ -43,7 +43,12 @@ def test_an_adapter_is_explained_like_its_model() -> None:
     assert torch.equal(direct.scores, adapted.scores) and direct.model == adapted.model
 
 
-@pytest.mark.parametrize("model", [None, 3, "gpt2", [], {}], ids=repr)
+def test_a_name_is_no_model() -> None:
+    with pytest.raises(ModelError, match=r"load it first: ls\.load_model\('gpt2'\)"):
+        ls.attribute("gpt2", IDS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", [None, 3, [], {}], ids=repr)
 def test_what_cannot_be_a_model_is_refused(model: Any) -> None:
     with pytest.raises(ModelError, match="no unembedding matrix W_U"):
         ls.attribute(model, IDS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ WORDS = ["<bos>", "<unk>", "The", " dog", " sleeps", " on", " the", " sofa", " S
 PROMPT = "The dog sleeps on the"
 TEXTS = tuple(f"The dog sleeps on the{' sofa' * (1 + n % 5)}" for n in range(12))
 """Passages of several lengths."""
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 class Run(NamedTuple):
@@ -51,6 +54,17 @@ def tokenizer(words: Sequence[str] = WORDS, pieces: str = r" ?[^\s.]+|\s|\.") ->
     core = Tokenizer(tokenizer_models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = Split(Regex(pieces), "isolated")
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", unk_token="<unk>")
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """The handlers that Python begins with, whatever the shell of the tests ignores."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
