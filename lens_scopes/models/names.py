@@ -39,9 +39,11 @@ def find_source(name: str | Path) -> Source:
     """
     if isinstance(name, Path):
         return _folder(name)
-    if not isinstance(name, str) or not name.strip():
-        given = f"a {type(name).__name__}" if not isinstance(name, str) else repr(name)
-        raise ModelError(f"a model is loaded by its name or folder, and this is {given}; a model needs no loading.")
+    if not isinstance(name, str):
+        given = type(name).__name__
+        raise ModelError(f"a model is loaded by its name or folder, and this is a {given}; a model needs no loading.")
+    if not name.strip():
+        raise ModelError(f"model {name!r} is neither a name nor a folder")
     if name.lower() == embedded.EMBEDDED_NAME:
         revision = f"gguf sha256 {embedded.EMBEDDED_SHA256[:12]}"
         return Source(embedded.EMBEDDED_NAME, embedded.embedded_folder(), revision, embedded=True)

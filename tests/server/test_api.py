@@ -276,7 +276,7 @@ def test_another_prompt_is_contrasted_everywhere(api: TestClient, model: Any) ->
     assert "ls.patch_cells(model, attribution, 10)" in cells["command"]["python"]
     place = f"/api/results/{attribution['id']}"
     page = api.get(f"{place}/page", params={"with": cells["id"]}).json()
-    assert {"cells", "patches", "cells-contract"} <= {section["key"] for section in page["sections"]}
+    assert {"cells", "patches", "contract"} <= {section["key"] for section in page["sections"]}
     assert api.get(f"/api/results/{cells['id']}/csv").text.startswith("layer,site,position,token,other_token")
     assert api.post("/api/cells", json={"text": PROMPT}).status_code == 422
 

@@ -316,10 +316,10 @@ def test_cells_tell_at_once_when_pointed_at_and_by_key(visit: Callable[..., Any]
     cell = tab.locator("#a-layers .heat tbody tr").nth(1).locator("td:not(.top)").nth(3)
     cell.hover()
     told = tab.locator(".hover-card > *")
-    assert told.all_inner_texts()[:2] == ["L1 · #3 ␣sleeps", number(layers[1, 3].item())]
+    assert told.all_inner_texts()[:2] == ["L1 · #3 ␣sleeps", f"{number(layers[1, 3].item())} logits per unit of norm"]
     cell.focus()
     tab.keyboard.press("ArrowLeft")
-    assert told.all_inner_texts()[:2] == ["L1 · #2 ␣dog", number(layers[1, 2].item())]
+    assert told.all_inner_texts()[:2] == ["L1 · #2 ␣dog", f"{number(layers[1, 2].item())} logits per unit of norm"]
     assert tab.evaluate("document.activeElement.getAttribute('aria-label')").startswith("L1 · #2 ␣dog · ")
     tab.keyboard.press("Escape")
     assert not tab.locator(".hover-card").is_visible()

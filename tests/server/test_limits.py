@@ -485,7 +485,8 @@ def test_a_defect_is_logged_without_what_was_typed(
 
 
 _SERVED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the shell of the tests may ignore it
 sys.path.insert(0, {tests!r})
 from served import served_model
 from lens_scopes.server.app import create_app
