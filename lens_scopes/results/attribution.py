@@ -317,8 +317,8 @@ class Comparison(Viewable):
         a, b: the two.
 
     Example:
-        >>> paris, lyon = (ls.attribute(model, "The capital of France is", ls.Semantic(t)) for t in (" Paris", " Lyon"))
-        >>> comparison = paris.compare(lyon)
+        >>> paris, rome = (ls.attribute(model, "The capital of France is", ls.Semantic(t)) for t in (" Paris", " Rome"))
+        >>> comparison = paris.compare(rome)
         >>> comparison.same_unit, comparison.to_pandas().columns.tolist()
         (True, ['a', 'b', 'token', 'special', 'score_a', 'score_b', 'change'])
     """
