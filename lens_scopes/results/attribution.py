@@ -88,6 +88,14 @@ class LensReading:
         )
         return [PredictedToken(*item) for item in cell]
 
+    def check(self, n_layers: int, n_tokens: int) -> None:
+        """Raises ValueError where a field has other layers or tokens than the result, with its name."""
+        for name, rows in (("token_ids", self.token_ids), ("tokens", self.tokens)):
+            if len(rows) != n_layers or any(len(row) != n_tokens for row in rows):
+                raise ValueError(f"lens.{name} has other layers or tokens than the result's")
+        if self.probabilities.shape[:2] != (n_layers, n_tokens):
+            raise ValueError("lens.probabilities has other layers or tokens than the result's")
+
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Attribution(Result):
@@ -282,8 +290,8 @@ class Attribution(Result):
         if record.get("layers") is None and record.get("layer_names"):
             raise ValueError(f"layers are missing for {len(record['layer_names'])} layer_names")
         result = super().from_record(record, tensor)
-        if result.lens is not None and any(len(row) != len(result.tokens) for row in result.lens.tokens):
-            raise ValueError("lens.tokens has a layer of other tokens than the result's")
+        if result.lens is not None:
+            result.lens.check(len(result.layer_names), len(result.tokens))
         return result
 
 

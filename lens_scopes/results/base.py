@@ -371,7 +371,10 @@ class Result(Viewable, ABC):
         Raises:
             ValueError: for a record that does not describe one, with the name of the field.
         """
-        decode(ModelRecord, record.get("model"), tensor, "model")
+        model = decode(ModelRecord, record.get("model"), tensor, "model")
+        for name in ("n_layers", "d_model", "d_vocab", "n_ctx"):
+            if getattr(model, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(model, name)}, and has to be 1 or more")
         result = cls(**decode_fields(cls, dict(record), tensor, Result.aligned | cls.aligned))
         if not all(math.isfinite(token.probability) for token in result.prediction.top):
             raise ValueError("prediction.top has a probability that is not finite")

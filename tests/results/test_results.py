@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from docstring_examples import example_model
 from fake_attribution import fake_attribution
 from fake_results import fake_heads, fake_matrix, fake_modes
 from safetensors.torch import load as load_bytes
@@ -206,6 +207,23 @@ def test_a_wrong_field_is_refused_by_its_name(results: dict[str, Any], kind: str
     assert (
         name in message or {"layer_names": "layers", "tokens": "token_ids", "destinations": "targets"}[name] in message
     )
+
+
+def test_a_model_without_size_is_refused(results: dict[str, Any]) -> None:
+    for name in ("n_layers", "d_model", "d_vocab", "n_ctx"):
+        record = results["flow"].to_dict()
+        record["model"] = {**record["model"], name: -1}
+        with pytest.raises(ResultError, match=rf"model\.{name} is -1"):
+            type(results["flow"]).from_dict(record)
+
+
+@pytest.mark.parametrize("name", ["token_ids", "tokens", "probabilities"])
+def test_a_lens_of_other_layers_is_refused(name: str) -> None:
+    att = ls.attribute(example_model(), "The capital of France is", layers=True, lens=True)
+    record = att.to_dict()
+    record["lens"] = {**record["lens"], name: record["lens"][name][:1]}
+    with pytest.raises(ResultError, match=rf"lens\.{name}"):
+        ls.Attribution.from_dict(record)
 
 
 @kinds
