@@ -33,7 +33,7 @@ from lens_scopes.engine.final_state import (
 )
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
-from lens_scopes.engine.model_checks import HOOKS, alterations, require_gradients, require_used
+from lens_scopes.engine.model_checks import HOOKS, noted_alterations, require_gradients, require_used
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.token_ablation import averaged_mask
 from lens_scopes.errors import LensScopesError, ModelError, NumericsError, ObjectiveError, SiteError
@@ -544,20 +544,21 @@ def noting_alterations(function: _Function) -> _Function:
     @wraps(function)
     def noting(*arguments: Any, **named: Any) -> Any:
         try:
-            altered = alterations(ScopedModel.of(arguments[0] if arguments else named["model"]))
+            model = ScopedModel.of(arguments[0] if arguments else named["model"])
         except (KeyError, LensScopesError):
             return function(*arguments, **named)  # which says what is wrong
-        hooks = next((item for item in altered if item.startswith(HOOKS)), None)
-        try:
-            result = function(*arguments, **named)
-        except NumericsError as error:
-            if hooks is None:
-                raise
-            raise NumericsError(f"{error} {_likely(hooks)}") from error
-        except RuntimeError as error:
-            if hooks is None or "does not require grad" not in str(error):
-                raise
-            raise ModelError(f"no gradient reaches what is explained. {_likely(hooks)}") from error
+        with noted_alterations(model) as altered:
+            hooks = next((item for item in altered if item.startswith(HOOKS)), None)
+            try:
+                result = function(*arguments, **named)
+            except NumericsError as error:
+                if hooks is None:
+                    raise
+                raise NumericsError(f"{error} {_likely(hooks)}") from error
+            except RuntimeError as error:
+                if hooks is None or "does not require grad" not in str(error):
+                    raise
+                raise ModelError(f"no gradient reaches what is explained. {_likely(hooks)}") from error
         return [_noted(one, altered) for one in result] if isinstance(result, list) else _noted(result, altered)
 
     return cast(_Function, noting)

@@ -65,25 +65,37 @@ class Provenance:
 
 @dataclass(frozen=True)
 class WeightSample:
-    """What shows that a weight was changed: PyTorch's count of writes to it, and some of its numbers."""
+    """What shows that a weight was changed: PyTorch's count of writes to it, and some of its numbers.
+
+    Attributes:
+        writes: the count; 0 for weights made in inference mode, which have none.
+        shape: of the weight.
+        places: indices of the numbers, one tensor an axis, spread evenly.
+        values: the numbers.
+    """
 
     writes: int
+    shape: torch.Size
+    places: tuple[Tensor, ...]
     values: Tensor
 
     @classmethod
     def of(cls, weight: Tensor) -> WeightSample:
-        """The state of a weight; the numbers are spread evenly."""
-        with torch.no_grad():
-            places = torch.linspace(0, weight.numel() - 1, min(weight.numel(), _SAMPLED), dtype=torch.float64).long()
-            values = weight.detach()[torch.unravel_index(places, weight.shape)] if weight.dim() else weight.detach()
-            return cls(0 if weight.is_inference() else weight._version, values.clone())
+        """The state of a weight."""
+        flat = torch.linspace(0, weight.numel() - 1, min(weight.numel(), _SAMPLED), dtype=torch.float64).long()
+        places = torch.unravel_index(flat, weight.shape) if weight.dim() else ()
+        return cls(_writes(weight), weight.shape, places, weight.detach()[places].clone())
 
     def matches(self, weight: Tensor) -> bool:
         """Whether a weight is the one that was sampled, moved or cast at most."""
-        now = WeightSample.of(weight)
-        before = self.values.to(now.values)
-        same = before.shape == now.values.shape and torch.equal(before.nan_to_num(), now.values.nan_to_num())
-        return same and self.writes == now.writes
+        if weight.shape != self.shape or _writes(weight) != self.writes:
+            return False
+        now = weight.detach()[self.places]
+        return torch.equal(self.values.to(now).nan_to_num(), now.nan_to_num())
+
+
+def _writes(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
 
 
 _SAMPLED = 32
@@ -103,6 +115,7 @@ class ModelCache:
         provenance: where the weights come from, if `load_model` read them.
         known_hooks: the ids of hooks that lens_scopes added, or that the model was loaded with.
         loaded_weights: some numbers of every weight as `load_model` read it.
+        altered: what acts on the model beside its weights, for the length of a call that has looked; else None.
         lock: held by the thread that uses the model.
     """
 
@@ -114,6 +127,7 @@ class ModelCache:
     provenance: Provenance | None = None
     known_hooks: set[int] = field(default_factory=set)
     loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
+    altered: list[str] | None = None
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
 

@@ -7,7 +7,8 @@ value its forward pass does not go on with, or only in part: holding it fixed wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +34,10 @@ def alterations(model: ScopedModel) -> list[str]:
     """What acts on a model beside its weights as they were loaded: hooks, adapters and changed weights.
 
     Weights are compared with those that `load_model` read: PyTorch counts writes to them, and some numbers of each show
-    those that are not counted (`weight.data[...] = `), unless they are few.
+    those that are not counted (`weight.data[...] = `), unless they are few. A call looks once (`noted_alterations`).
     """
+    if model.cache.altered is not None:
+        return model.cache.altered
     parts = _parts(model)
     hooked = [name for name, part in parts if not model.cache.known_hooks.issuperset(_hook_ids(part))]
     adapted = [f"{name} ({type(part).__name__})" for name, part in parts if _is_adapter(part)]
@@ -43,6 +46,17 @@ def alterations(model: ScopedModel) -> list[str]:
     changed += [name for name in loaded.keys() - weights.keys()]
     noted = {HOOKS: hooked, "adapters": adapted, "weights changed since they were loaded:": sorted(changed)}
     return [f"{what} {_few(names)}" for what, names in noted.items() if names]
+
+
+@contextmanager
+def noted_alterations(model: ScopedModel) -> Iterator[list[str]]:
+    """`alterations`, which look at every weight, held for a with-block in which they are asked for more than once."""
+    before = model.cache.altered
+    model.cache.altered = alterations(model)
+    try:
+        yield model.cache.altered
+    finally:
+        model.cache.altered = before
 
 
 HOOKS = "the caller's hooks at"
