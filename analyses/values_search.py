@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, TypeAlias
 
 import torch
@@ -84,23 +85,19 @@ def findings_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 values[name][ablation].append(correlation(candidate(views), truth)[0])
     found: dict[str, Any] = {"passages": len(rows), "candidates": {}}
     for name, of in values.items():
-        found["candidates"][name] = {
-            ablation: {
-                "mean": sum(of[ablation]) / len(of[ablation]),
-                "data": {
-                    data: _mean([value for value, row in zip(of[ablation], rows, strict=True) if row["data"] == data])
-                    for data in dict.fromkeys(row["data"] for row in rows)
-                },
-                "difference": paired_test(of[ablation], values[REFERENCE][ablation]).difference,
-                "p": paired_test(of[ablation], values[REFERENCE][ablation]).p,
+        found["candidates"][name] = {}
+        for ablation in ABLATIONS:
+            test = paired_test(of[ablation], values[REFERENCE][ablation])
+            by_data: dict[str, list[float]] = {}
+            for value, row in zip(of[ablation], rows, strict=True):
+                by_data.setdefault(row["data"], []).append(value)
+            found["candidates"][name][ablation] = {
+                "mean": fmean(of[ablation]),
+                "data": {data: fmean(numbers) for data, numbers in by_data.items()},
+                "difference": test.difference,
+                "p": test.p,
             }
-            for ablation in ABLATIONS
-        }
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def summary(record: Mapping[str, Any]) -> list[str]:

@@ -13,11 +13,13 @@ from torch import Tensor
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.sites import named_sites
 from lens_scopes.errors import VALIDATED, ObjectiveError, whole_number
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.objectives import Directions, Fisher
-from lens_scopes.scopes.readouts import Relative
+from lens_scopes.scopes.readouts import as_readout
+from lens_scopes.scopes.registry import SCORE_SITES
 from lens_scopes.scopes.rules import rule_hooks
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 Rank: TypeAlias = Annotated[int, VALIDATED]
 
 _HALF = frozenset({"half-av"})
-_RELATIVE = Relative()
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ def _amplitudes(
     model: ScopedModel, prompt: Prompt, directions: Directions, rules: frozenset[str]
 ) -> Float[Tensor, "layer pos"]:
     """a_lt: how far changes of a layer's values at a token, in proportion to their size, can move the prediction."""
-    sites = [f"blocks.{layer}.attn.hook_v" for layer in range(model.n_layers)]
+    values = SCORE_SITES["values"]
+    sites, readout = named_sites(model, values.site), as_readout(values.readout)
     squares: dict[str, Tensor] = {name: torch.zeros(len(prompt), dtype=torch.float64) for name in sites}
 
     def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
         if name in squares:
-            amplitude = _RELATIVE.amplitude(gradient[0], activation[0], activation[0])
+            amplitude = readout.amplitude(gradient[0], activation[0], activation[0])
             term = directions.weights[index].double() * amplitude.double().square()
             squares[name] += term.reshape(len(prompt), -1).sum(1).cpu()
 
