@@ -5,6 +5,7 @@ from .attribution.heads import inspect_heads
 from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
 from .attribution.series import Series, ValueDistribution, read_series, value_distribution
+from .engine.scoring import Directions
 from .errors import LensScopesError
 from .evaluation.calibration.calibrate import FlowCalibration, calibrate_flow
 from .evaluation.metrics.segments import segment_agreement
@@ -35,7 +36,6 @@ from .scopes.comparisons.trivial import Closeness, EmbeddingNorm, RandomScores, 
 from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
-    Directions,
     Entropy,
     Fisher,
     LogitDiff,
