@@ -16,9 +16,10 @@ from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt
 from .prompts.read import read_prompt
 from .prompts.spans import Chars
-from .results.attribution import Attribution, Comparison
+from .results.attribution import Attribution
 from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
+from .results.comparison import Comparison
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
 from .results.influence import TotalInfluence

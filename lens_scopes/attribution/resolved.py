@@ -42,7 +42,7 @@ from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import token_string
 from lens_scopes.results.attribution import Attribution, DirectionDetails, LensReading
-from lens_scopes.results.record import plain
+from lens_scopes.results.storage.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.lens import Lens, read_cells
 from lens_scopes.scopes.objectives import Explanation, Objective, contrast
