@@ -53,8 +53,8 @@ attack: venv  ## Attack commands, functions, files, folders, pages and the serve
 # The real weights take gigabytes, so one process at a time may hold them.
 # With transformer-lens 4, slices of every architecture's bridge and Gemma's scores; `make test-tl4` runs the rest.
 test: system lint types scripts docs $(STAMP_TL4)  ## Lint, check types and run all the tests
-	$(BIN)/pytest -q -n 2 -m "not gemma"
-	$(BIN)/pytest -q -m gemma
+	$(BIN)/pytest -q -n 2 -m "not gemma" --durations=60 --durations-min=5
+	$(BIN)/pytest -q -m gemma --durations=20 --durations-min=5
 	$(VENV_TL4)/bin/python -m pytest -q tests/engine/model/test_bridge_slices.py tests/models/test_lines.py
 
 # What bridges alone decide; tests that need a HookedTransformer skip themselves (tests/support/hooked_only.py).
