@@ -40,6 +40,7 @@ _QUESTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "matrix": (schemas.MatrixRequest, {"text": "The dog"}),
     "influence": (schemas.InfluenceRequest, {"text": "The dog", "generate": 2}),
     "modes": (schemas.ModesRequest, {"text": "The dog", "rank": 2}),
+    "flow": (schemas.FlowRequest, {"text": PROMPT, "spans": {"a": "dog"}, "rank": 2, "samples": 2}),
     "alignment": (schemas.AlignmentRequest, {"text": PROMPT, "against": OTHER}),
 }
 _REFUSALS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 431, 503)
@@ -111,7 +112,18 @@ def _check_right(model: Any, answer: dict[str, Any]) -> None:
     with mock.patch.object(ls, "load_model", lambda *_, **__: model), silence():
         exec(compile(answer["command"]["python"], "command", "exec"), names)
     mine = json.loads(json.dumps(compact(names["result"], 10**9)))
-    for name in ("scores", "layers", "effect", "matrix", "modes", "replacements", "ablations", "cells", "tokens"):
+    for name in (
+        "scores",
+        "layers",
+        "effect",
+        "matrix",
+        "modes",
+        "replacements",
+        "ablations",
+        "cells",
+        "totals",
+        "tokens",
+    ):
         if name in mine:
             assert mine[name] == answer[name], f"other {name} than those of {answer['command']['python']!r}"
 

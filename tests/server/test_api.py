@@ -25,6 +25,7 @@ from lens_scopes.server.api.schemas import (
     AttributeRequest,
     AttributionAnswer,
     CellsAnswer,
+    FlowAnswer,
     HeadsAnswer,
     InfluenceAnswer,
     MatrixAnswer,
@@ -151,6 +152,18 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         {"scope": "logprob", "answer": " sofa dog"},
         lambda model: ls.attribute_all(model, PROMPT, ls.LogProb(), answer=" sofa dog"),
         MatrixAnswer,
+    ),
+    "flow": (
+        {"spans": {"animal": "dog"}, "characters": {"verb": [8, 14]}, "sigma": 0.5, "rank": 3, "samples": 2, "seed": 4},
+        lambda model: ls.information_flow(
+            model, PROMPT, {"animal": "dog", "verb": ls.Chars(8, 14)}, sigma=0.5, rank=3, samples=2, seed=4
+        ),
+        FlowAnswer,
+    ),
+    "flow to an answer": (
+        {"spans": {"animal": "dog"}, "answer": " sofa dog", "through": "0"},
+        lambda model: ls.information_flow(model, PROMPT, {"animal": "dog"}, answer=" sofa dog", through=ls.Layers(0)),
+        FlowAnswer,
     ),
     "modes": (
         {"rank": 2, "baseline": "zero"},
@@ -349,6 +362,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("matrix", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
     ("attribute", {"lens": "tuned"}, ["--lens", "tuned"]),
     ("modes", {"rank": 0}, ["--rank", "0"]),
+    ("flow", {}, []),
+    ("flow", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
+    ("flow", {"characters": {"a": [1, 99]}}, ["--characters", "a=1:99"]),
+    ("flow", {"spans": {"a": "dog", "b": "dog sleeps"}}, ["--span", "a=dog", "--span", "b=dog sleeps"]),
+    ("flow", {"spans": {"a": "dog"}, "rank": 17}, ["--span", "a=dog", "--rank", "17"]),
     ("modes", {"baseline": "mode"}, ["--baseline", "mode"]),
 ]
 

@@ -633,7 +633,9 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width
     from axe_playwright_python.sync_playwright import Axe
 
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 844}}
-    tab = visit(f"text={PROMPT}&show=heads,matrix&b.text=The+sofa+sleeps", **options)
+    spans = """[{"name":"animal","text":"dog"}]"""
+    tab = visit(f"text={PROMPT}&show=heads,matrix,flow&spans={spans}&b.text=The+sofa+sleeps", **options)
+    tab.locator("#a-spans").wait_for()
     tab.locator("#b-matrix").wait_for()
     until(tab, READY)
     tab.eval_on_selector_all("details", "folds => folds.forEach(fold => { fold.open = true })")
@@ -743,3 +745,40 @@ def test_a_chat_is_typed_turn_by_turn(visit: Callable[..., Any]) -> None:
         again = visit(tab.url.partition("#")[2], at=address)
         assert again.get_by_label("Content").nth(1).input_value() == " sleeps on"
         assert tokens(again) == tokens(tab)
+
+
+def test_the_flow_from_a_selected_passage_is_measured(visit: Callable[..., Any], model: Any) -> None:
+    tab = visit()
+    tab.get_by_role("button", name="Information flow").click()
+    assert tab.evaluate("document.activeElement.ariaLabel") == "Text of the span", "without a span, one is asked for"
+    tab.keyboard.type("sleeps")
+    tab.locator("[name=text]").evaluate("e => e.setSelectionRange(4, 7)")
+    tab.get_by_role("button", name="Add the selected passage").click()
+    tab.keyboard.type("<b>animal")
+    tab.fill("[name=sigma]", "0.5")
+    asked(tab, lambda: tab.get_by_role("button", name="Measure").click())
+    tab.wait_for_selector("#a-spans table")
+    spans = {"span 1": "sleeps", "<b>animal": "dog"}
+    totals = ls.information_flow(model, PROMPT, spans, sigma=0.5).totals()
+    told = texts(tab, "#a-spans table tbody tr")
+    assert all(item.name in row and number(item.bound) in row for item, row in zip(totals, told, strict=True))
+    assert "what the predictions are sensitive to" in tab.inner_text("#a-spans")
+    assert "--span 'span 1=sleeps' --span '<b>animal=dog' --sigma 0.5" in tab.locator(".codes pre").nth(1).inner_text()
+    again = visit(tab.url.partition("#")[2])
+    again.wait_for_selector("#a-spans table")
+    assert [again.locator(".spans li input").nth(i).input_value() for i in range(4)] == [
+        "span 1",
+        "sleeps",
+        "<b>animal",
+        "dog",
+    ]
+    tab.get_by_role("button", name="Remove").first.click()
+    assert tab.evaluate("document.activeElement.value") == "<b>animal"
+
+
+def test_the_messages_of_a_chat_are_spans_by_themselves(visit: Callable[..., Any]) -> None:
+    with serving(create_app({"tiny": chat_model()})) as chat_address:
+        tab = visit('chat=[{"role":"user","content":"The dog"},{"role":"user","content":"sleeps on"}]', at=chat_address)
+        asked(tab, lambda: tab.get_by_role("button", name="Information flow").click())
+        tab.wait_for_selector("#a-spans table")
+        assert len(texts(tab, "#a-spans table tbody tr")) == 2

@@ -1,14 +1,15 @@
 // One answer on the page: the sections of its report with what a reader can do from there, and its files.
 import { h } from "../../views/page/scripts/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
-import { editable, editor } from "./edit.js";
-import { sources } from "./sources.js";
+import { editable, editor } from "./parts/edit.js";
+import { sources } from "./parts/sources.js";
 
 const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
   ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real"],
   ["matrix", "Source × target", "every token on every later prediction"],
   ["influence", "Through the generated text", "which sentences its end rests on, hop by hop down to the prompt"],
+  ["flow", "Information flow", "how much each span of the prompt could tell the predictions"],
   ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
 ];
 
