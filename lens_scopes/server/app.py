@@ -48,6 +48,8 @@ from lens_scopes.server.api.schemas import (
     ModesAnswer,
     ModesRequest,
     Name,
+    SeriesAnswer,
+    SeriesRequest,
     SuggestionsRequest,
     VocabularyEntry,
     choices,
@@ -267,6 +269,11 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """How much each span of the prompt could tell through the predictions after it."""
         return await _respond(service, question, request)
 
+    @app.post("/api/series", **answers(SeriesAnswer))
+    async def series(question: SeriesRequest, request: Request) -> Response:
+        """Which past numbers of a series the forecast rests on, and the forecast over values."""
+        return await _respond(service, question, request)
+
     # The way out of all of them.
     @app.delete("/api/jobs/{job}", status_code=204, response_class=Response)
     def cancel(job: Name) -> None:
@@ -433,7 +440,9 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
     if result.kind == "attribution" and "attribution" not in companions:
         page = attribution_page(result, **companions, later=later)
     elif companions:
-        raise Refusal(422, "only an attribution's report takes others: heads, cells, matrix, influence, modes or flow.")
+        raise Refusal(
+            422, "only an attribution's report takes others: heads, cells, matrix, influence, modes, flow or series."
+        )
     else:
         page = page_of(result)
     if kind == "html":

@@ -14,8 +14,10 @@ import pytest
 import torch
 from command_line import PROMPT, WORDS, Loader, Run, tokenizer
 from fastapi.testclient import TestClient
+from number_models import SERIES, with_numbers
 from page_blocks import blocks
 from served import chat_model, client, events, served_model
+from tiny_models import llama_like
 
 import lens_scopes as ls
 from lens_scopes.scopes.registry import READOUTS
@@ -30,6 +32,7 @@ from lens_scopes.server.api.schemas import (
     InfluenceAnswer,
     MatrixAnswer,
     ModesAnswer,
+    SeriesAnswer,
 )
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.explain import refuse_early
@@ -218,6 +221,31 @@ def test_the_python_and_the_command_line_give_the_same_result(
             found.pop(part)
         assert same(found, {name: value for name, value in answer.items() if name in found})
     assert {call[0] for call in loader.calls} == {"tiny"}
+
+
+def test_a_series_is_that_of_the_library_the_python_and_the_command_line(
+    run: Callable[..., Run], loader: Loader
+) -> None:
+    loader.model = with_numbers(llama_like())
+    asked = {"text": SERIES, "scope": "logprob", "answer": "34", "readout": "dot", "width": 2, "least": 0.01}
+    with client(create_app({"tiny": loader.model})) as api:
+        answer = ask(api, "series", **asked)
+        refused = api.post("/api/series", json={"text": "12,34"})
+        modest = ask(api, "series", text=SERIES)
+    SeriesAnswer.model_validate(answer)
+    expected = plain(
+        ls.inspect_series(loader.model, SERIES, ls.LogProb(), answer="34", readout="dot", width=2, least=0.01)
+    )
+    assert same({name: value for name, value in answer.items() if name in expected}, expected)
+    assert refused.status_code == 422 and "end it with ','" in refused.json()["detail"]
+    assert modest["command"]["shell"] == f"lens-scopes series {SERIES} --model tiny"
+    variables: dict[str, Any] = {}
+    exec(answer["command"]["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
+    _, *arguments = shlex.split(answer["command"]["shell"])
+    for found in (plain(variables["result"]), json.loads(run(*arguments, "--json").out)):
+        for part in ("model", "versions"):
+            found.pop(part)
+        assert same(found, {name: value for name, value in answer.items() if name in found})
 
 
 ANSWERED: list[tuple[dict[str, Any], Any, dict[str, Any]]] = [

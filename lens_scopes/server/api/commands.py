@@ -22,6 +22,7 @@ from lens_scopes.server.api.schemas import (
     MatrixRequest,
     ModesRequest,
     PromptRequest,
+    SeriesRequest,
 )
 
 _FUNCTIONS = {
@@ -32,6 +33,7 @@ _FUNCTIONS = {
     InfluenceRequest: "attribute_all",
     ModesRequest: "inspect_modes",
     FlowRequest: "information_flow",
+    SeriesRequest: "inspect_series",
 }
 _COMMANDS = {
     AttributeRequest: "attribute",
@@ -41,6 +43,7 @@ _COMMANDS = {
     InfluenceRequest: "matrix",
     ModesRequest: "modes",
     FlowRequest: "flow",
+    SeriesRequest: "series",
 }
 _LINE = 100
 
@@ -70,6 +73,8 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments += [f"{name}={given[name]!r}" for name in order if name in own]
     if isinstance(request, FlowRequest):
         arguments += [f"{name}={given[name]!r}" for name in ("rank", "samples", "seed") if name in given]
+    if isinstance(request, SeriesRequest):
+        arguments += [f"{name}={given[name]!r}" for name in ("separator", "width", "least", "longest") if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
     if "against" in own:

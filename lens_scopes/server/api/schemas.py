@@ -22,6 +22,7 @@ from lens_scopes.scopes.registry import (
     READOUTS,
     SCOPE_OPTIONS,
     SCORE_SITES,
+    SERIES_OPTIONS,
     SITE_OPTIONS,
     WHICH_ANSWER,
     Option,
@@ -136,12 +137,13 @@ _SCOPE = [name for name in SCOPE_OPTIONS if name in _GRADIENT_SETTINGS]
 _LIMITS = ("matmul_dtype",)
 
 if TYPE_CHECKING:
-    _SpecRequest = _HeadsRequest = _CellRequest = _MatrixRequest = _PathRequest = _Choices
+    _SpecRequest = _HeadsRequest = _CellRequest = _MatrixRequest = _SeriesRequest = _PathRequest = _Choices
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
     _CellRequest = _with_options("_CellRequest", *_SCOPE, *ANSWER_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, *MATRIX_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _SeriesRequest = _with_options("_SeriesRequest", *_SCOPE, *WHICH_ANSWER, *SERIES_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
 Position = Annotated[
@@ -284,6 +286,15 @@ class FlowRequest(PromptRequest, _PathRequest):
     @classmethod
     def option_names(cls) -> set[str]:
         return super().option_names() - {"rank", "samples", "seed", *WHICH_ANSWER}
+
+
+class SeriesRequest(PromptRequest, _SeriesRequest):
+    """`lens_scopes.inspect_series`."""
+
+    separator: str = Field(",", min_length=1, max_length=8, description="What stands between numbers, besides spaces.")
+    width: int | None = Field(None, ge=0, le=64, description="Characters at which a number is complete.")
+    least: float = Field(1e-4, ge=1e-5, lt=1, description="Smallest probability of a beginning that is followed.")
+    longest: int = Field(8, ge=1, le=64, description="Most characters of a value, where there is no width.")
 
 
 class PredictedToken(BaseModel):
@@ -479,6 +490,23 @@ class FlowAnswer(_Scoped):
     samples: int
     answer: int
     generated: bool
+
+
+class SeriesAnswer(_Scoped):
+    """`SeriesInspection` and its id."""
+
+    kind: Literal["series"]
+    scores: list[Number]
+    numbers: list[float]
+    written: list[str]
+    spans: list[tuple[int, int]]
+    influence: list[Number]
+    forecast: dict[str, Any]
+    position: int
+    target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
+    prediction: Prediction
 
 
 class Progress(BaseModel):

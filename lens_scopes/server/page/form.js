@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { combobox } from "./combobox.js";
 import { h } from "../../views/page/scripts/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
+import { seriesFields } from "./parts/series.js";
 import { asSpans, SpanRows } from "./parts/spans.js";
 
 const SCOPE_FIELDS = ["target", "other", "rank"]; // those of the options of a scope that the page has a field for
@@ -44,6 +45,13 @@ export class Side {
     [this.messages, this.others] = this.element.querySelectorAll(".chat");
     const compared = "[name=text], [name=against], .turn textarea";
     this.element.addEventListener("input", (event) => event.target.matches(compared) && this.compare(PAUSE));
+    seriesFields(this.element.querySelector(".numbers-in"), (text) => {
+      this.kinds[0].checked = true;
+      this.get("text").value = text;
+      this.get("text").focus();
+      this.adapt();
+      this.get("text").dispatchEvent(new Event("input", { bubbles: true }));
+    });
     this.spans = new SpanRows(this.element.querySelector(".spans"), this.get("text"));
     this.element.querySelector(".measure").addEventListener("click", () => {
       if (!this.spans.rows.length && !this.isChat) return this.spans.addSelected();

@@ -7,6 +7,7 @@ import { ask, ProblemError, question } from "./api.js";
 import { spelled } from "./combobox.js";
 import { difference } from "./parts/difference.js";
 import { edited } from "./parts/edit.js";
+import { isSeries } from "./parts/series.js";
 import { asRequest, settingsOf, Side, spansOf } from "./form.js";
 import * as memory from "./memory.js";
 
@@ -21,6 +22,7 @@ const TAKEN = {
   matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],
+  series: ({ text }) => (isSeries(text) ? [...SCOPE, "target", "answer", "generate", "score_site", "readout"] : []),
   flow: (fields) => (fields.chat || hasSpans(fields) ? [...EVERY, ...FLOW] : []),
 };
 const FLOW = ["answer", "generate", "position", "spans", "characters", "sigma"];

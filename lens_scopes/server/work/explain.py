@@ -14,6 +14,7 @@ from lens_scopes.attribution.flow import checked_directions, information_flow
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
+from lens_scopes.attribution.series import inspect_series
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.model import Batch, ModelLike, ScopedModel
 from lens_scopes.errors import PathError, PromptError
@@ -37,6 +38,7 @@ from lens_scopes.server.api.schemas import (
     MatrixRequest,
     ModesRequest,
     PromptRequest,
+    SeriesRequest,
     SuggestionsRequest,
 )
 from lens_scopes.server.settings import Limits
@@ -44,7 +46,9 @@ from lens_scopes.server.work.interruption import interruptible
 from lens_scopes.server.work.queue import Job
 from lens_scopes.views.words.pages.alignment import alignment_blocks
 
-Explanation = AttributeRequest | CellsRequest | HeadsRequest | MatrixRequest | ModesRequest | FlowRequest
+Explanation = (
+    AttributeRequest | CellsRequest | HeadsRequest | MatrixRequest | ModesRequest | FlowRequest | SeriesRequest
+)
 
 
 def refuse_early(request: PromptRequest, limits: Limits) -> None:
@@ -106,6 +110,8 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
         return prompt, matrix.total_influence(request.of) if isinstance(request, InfluenceRequest) else matrix
     if isinstance(request, FlowRequest):
         return prompt, _flow(model, prompt, request, limits, job)
+    if isinstance(request, SeriesRequest):
+        return prompt, _series(model, prompt, request, limits, job)
     return prompt, _modes(model, prompt, request, job)
 
 
@@ -244,6 +250,22 @@ def _flow(model: ModelLike, prompt: Prompt, request: FlowRequest, limits: Limits
             seed=request.seed,
             through=spec.through,
             matmul_dtype=spec.matmul_dtype,
+            progress=progress,
+        )
+
+
+def _series(model: ModelLike, prompt: Prompt, request: SeriesRequest, limits: Limits, job: Job) -> Any:
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
+    with interruptible(model, job, "directions") as progress:
+        return inspect_series(
+            model,
+            prompt,
+            spec,
+            separator=request.separator,
+            width=request.width,
+            least=request.least,
+            longest=request.longest,
             progress=progress,
         )
 
