@@ -36,7 +36,7 @@ from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import Budget, PeakGauge, shortage_named
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
-from lens_scopes.engine.model_checks import require_used
+from lens_scopes.engine.model.checks import require_used
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
 from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.prompts.read import PromptLike

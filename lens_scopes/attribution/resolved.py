@@ -33,7 +33,8 @@ from lens_scopes.engine.final_state import (
 )
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
-from lens_scopes.engine.model_checks import HOOKS, noted_alterations, require_gradients, require_used
+from lens_scopes.engine.model.alterations import HOOKS, noted_alterations
+from lens_scopes.engine.model.checks import require_gradients, require_used
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.token_ablation import averaged_mask
 from lens_scopes.errors import LensScopesError, ModelError, NumericsError, ObjectiveError, SiteError

@@ -23,7 +23,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry, random_signs
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.model_checks import final_norm_is_constant
+from lens_scopes.engine.model.checks import final_norm_is_constant
 from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.tokens import as_integer, quote, resolve_token
 
