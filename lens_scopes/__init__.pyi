@@ -4,7 +4,7 @@ from .attribution.flow import information_flow
 from .attribution.heads import inspect_heads
 from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
-from .attribution.series import Series, ValueDistribution, read_series, value_distribution
+from .attribution.series import inspect_series, read_series, value_distribution
 from .engine.scoring import Directions
 from .errors import LensScopesError
 from .evaluation.calibration.calibrate import FlowCalibration, calibrate_flow
@@ -26,6 +26,7 @@ from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
+from .results.series import Series, SeriesInspection, ValueDistribution
 from .scopes.comparisons.attention import AttentionRollout, GradEllm, ValueWeightedAttention
 from .scopes.comparisons.balanced_values import BalancedValues
 from .scopes.comparisons.context_cite import ContextCite
@@ -104,6 +105,7 @@ __all__ = [
     "Rules",
     "Semantic",
     "Series",
+    "SeriesInspection",
     "Skip",
     "Spec",
     "StraightPath",
@@ -121,6 +123,7 @@ __all__ = [
     "information_flow",
     "inspect_heads",
     "inspect_modes",
+    "inspect_series",
     "load",
     "load_model",
     "load_results",

@@ -213,7 +213,7 @@ class Result(Viewable, ABC):
     """
 
     kind: ClassVar[str]
-    """The kind of the result: attribution, heads, cells, matrix, influence, modes or flow."""
+    """The kind of the result: attribution, heads, cells, matrix, influence, modes, flow or series."""
 
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""

@@ -12,6 +12,7 @@ from lens_scopes.results.heads import HeadInspection
 from lens_scopes.results.influence import TotalInfluence
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.results.modes import ModeInspection
+from lens_scopes.results.series import SeriesInspection
 from lens_scopes.results.storage import files
 
 KINDS: dict[str, type[Result]] = {
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Result]] = {
         TotalInfluence,
         ModeInspection,
         InformationFlow,
+        SeriesInspection,
     )
 }
 
@@ -35,8 +37,8 @@ def load(path: str | os.PathLike[str]) -> Result:
         path: of the file.
 
     Returns:
-        An Attribution, HeadInspection, CellPatches, AttributionMatrix, TotalInfluence, ModeInspection or
-        InformationFlow.
+        An Attribution, HeadInspection, CellPatches, AttributionMatrix, TotalInfluence, ModeInspection,
+        InformationFlow or SeriesInspection.
 
     Raises:
         FileError: when the file is missing, damaged, no result, or of another version.

@@ -30,6 +30,7 @@ _FIGURES = {
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
     "FlowCalibration": "figures.calibration.calibration_figure",
+    "SeriesInspection": "figures.series.inspection_figure",
     "Series": "figures.series.series_figure",
     "ValueDistribution": "figures.series.distribution_figure",
 }
@@ -44,6 +45,7 @@ _TERMINAL = {
     "ModeInspection": "terminal.modes.ModesReport",
     "EvaluationReport": "terminal.evaluation.EvaluationView",
     "InformationFlow": "terminal.flow.FlowReport",
+    "SeriesInspection": "terminal.series.SeriesReport",
     "FlowCalibration": "terminal.calibration.CalibrationView",
 }
 
