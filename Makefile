@@ -53,12 +53,12 @@ attack: venv  ## Attack commands, functions, files, folders, pages and the serve
 # The real weights take gigabytes, so one process at a time may hold them.
 # With transformer-lens 4, slices of every architecture's bridge and Gemma's scores; `make test-tl4` runs the rest.
 test: system lint types scripts docs $(STAMP_TL4)  ## Lint, check types and run all the tests
-	$(BIN)/pytest -q -n 2 -m "not gemma"
-	$(BIN)/pytest -q -m gemma
-	$(VENV_TL4)/bin/python -m pytest -q tests/engine/test_bridge_slices.py tests/models/test_lines.py
+	$(BIN)/pytest -q -n 2 -m "not gemma" --durations=60 --durations-min=5
+	$(BIN)/pytest -q -m gemma --durations=20 --durations-min=5
+	$(VENV_TL4)/bin/python -m pytest -q tests/engine/model/test_bridge_slices.py tests/models/test_lines.py
 
 # What bridges alone decide; tests that need a HookedTransformer skip themselves (tests/support/hooked_only.py).
-TESTS_TL4 := tests/engine/test_architectures.py tests/engine/test_backward.py tests/engine/test_bridge_slices.py \
+TESTS_TL4 := tests/engine/test_architectures.py tests/engine/test_backward.py tests/engine/model/test_bridge_slices.py \
 	tests/engine/test_memory.py tests/models/test_lines.py tests/scopes/test_comparisons.py tests/scopes/test_paths.py \
 	tests/attribution/test_attribute.py tests/attribution/test_head_laws.py tests/attribution/test_heads.py
 

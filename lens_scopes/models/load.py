@@ -20,7 +20,8 @@ from lens_scopes.engine.model import (
     unusual_rounding,
     usual_torch,
 )
-from lens_scopes.engine.model_checks import alterations, remember, require_gradients
+from lens_scopes.engine.model.alterations import alterations, remember
+from lens_scopes.engine.model.checks import require_gradients
 from lens_scopes.errors import ModelError, whole_number
 from lens_scopes.models import backends
 from lens_scopes.models import gemma as embedded

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.engine.model_checks import require_used
+from lens_scopes.engine.model.checks import require_used
 from lens_scopes.errors import VALIDATED, PathError, whole_number
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.registry import FREEZABLE

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from lens_scopes.engine import model as adapters
-from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.model import ScopedModel, cache
 from lens_scopes.errors import ModelError
 from lens_scopes.models.load import DTYPES, PROCESSING_FLAGS, available_models, load_model, model_record
 from lens_scopes.models.names import Source
@@ -295,12 +294,12 @@ def test_the_record_of_a_model_from_elsewhere_says_what_is_unknown(gpt2_folder: 
 
 def test_records_do_not_keep_models_alive(gpt2_folder: Path) -> None:
     gc.collect()
-    before = len(adapters._caches)
+    before = len(cache._caches)
     model = load_model(gpt2_folder)
-    assert len(adapters._caches) == before + 1
+    assert len(cache._caches) == before + 1
     del model
     gc.collect()
-    assert len(adapters._caches) == before
+    assert len(cache._caches) == before
 
 
 @pytest.mark.parametrize("backend", ["hooked", "bridge"])

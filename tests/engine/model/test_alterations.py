@@ -13,7 +13,7 @@ from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.model_checks import remember
+from lens_scopes.engine.model.alterations import remember
 from lens_scopes.errors import EvaluationError, ModelError, NumericsError
 
 IDS = [3, 7, 1, 7, 4]

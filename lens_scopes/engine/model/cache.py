@@ -1,0 +1,112 @@
+"""What is known of one model for as long as it lives: its weights' origin, checks that passed, and computed weights."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_scopes.engine.final_state import WeightCache
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from.
+
+    Attributes:
+        name: the name or folder that was loaded.
+        revision: names the exact weights, where they have a name.
+        processing: whether weights were folded or centred, by the flag's name.
+    """
+
+    name: str
+    revision: str | None
+    processing: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class WeightSample:
+    """What shows that a weight was changed: PyTorch's count of writes to it, and some of its numbers.
+
+    Attributes:
+        writes: the count; 0 for weights made in inference mode, which have none.
+        shape: of the weight.
+        places: indices of the numbers, one tensor an axis, spread evenly.
+        values: the numbers.
+    """
+
+    writes: int
+    shape: torch.Size
+    places: tuple[Tensor, ...]
+    values: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> WeightSample:
+        """The state of a weight."""
+        flat = torch.linspace(0, weight.numel() - 1, min(weight.numel(), _SAMPLED), dtype=torch.float64).long()
+        places = torch.unravel_index(flat, weight.shape) if weight.dim() else ()
+        return cls(_writes(weight), weight.shape, places, weight.detach()[places].clone())
+
+    def matches(self, weight: Tensor) -> bool:
+        """Whether a weight is the one that was sampled, moved or cast at most."""
+        if weight.shape != self.shape or _writes(weight) != self.writes:
+            return False
+        now = weight.detach()[self.places]
+        return torch.equal(self.values.to(now).nan_to_num(), now.nan_to_num())
+
+
+def _writes(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
+
+
+_SAMPLED = 32
+
+
+@dataclass
+class ModelCache:
+    """What is known of one model, for as long as the model lives.
+
+    Attributes:
+        weights: what was computed from W_U, refused once W_U has changed.
+        gradients_flow: whether a backward pass was seen to reach the embedding through every linear layer.
+        live_hooks: for hooks that were tried, whether the forward pass goes on with what they return.
+        logits_agree: whether the logits were seen to be the unembedding of the final state.
+        slice_obstacle: why a bridge's blocks cannot run alone; "" where they gave what the whole pass gives, None
+            before that was tried.
+        provenance: where the weights come from, if `load_model` read them.
+        known_hooks: the ids of hooks that lens_scopes added, or that the model was loaded with.
+        loaded_weights: some numbers of every weight as `load_model` read it.
+        altered: what acts on the model beside its weights, for the length of a call that has looked; else None.
+        lock: held by the thread that uses the model.
+    """
+
+    weights: WeightCache = field(default_factory=WeightCache)
+    gradients_flow: bool = False
+    live_hooks: dict[str, bool] = field(default_factory=dict)
+    logits_agree: bool = False
+    slice_obstacle: str | None = None
+    provenance: Provenance | None = None
+    known_hooks: set[int] = field(default_factory=set)
+    loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
+    altered: list[str] | None = None
+    lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
+
+
+def cache_of(model: Any) -> ModelCache:
+    """The one cache of a model, made when it is first asked for.
+
+    Raises:
+        TypeError: for what cannot be referred to weakly, as a namespace.
+    """
+    return _caches.setdefault(model, ModelCache())
+
+
+# The one place where something is kept for a model. It keeps caches, not adapters: those hold their model, and would
+# keep it alive for ever. Nor is it an attribute of the model: copies and saved files would carry it along, and a
+# compiled model, which answers with the attributes of the model inside, would find the other's.
+_caches: weakref.WeakKeyDictionary[Any, ModelCache] = weakref.WeakKeyDictionary()
