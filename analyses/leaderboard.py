@@ -33,7 +33,7 @@ from records import FIGURES, MEASURED, RESULTS, load_record, shortened_floats
 from lens_scopes.errors import FileError
 from lens_scopes.evaluation.metrics.agreement import correlation, partial_correlation, top_hit
 from lens_scopes.evaluation.storage.folder import Shard, read_line
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 
 if TYPE_CHECKING:
     import lens_scopes as ls

@@ -267,7 +267,7 @@ def count_of(method: Mapping[str, Any]) -> int:
 def pages(record: Mapping[str, Any]) -> dict[str, str]:
     """One page with the whole table, whose headings sort it."""
     from lens_scopes.views.page.document import Page
-    from lens_scopes.views.words.pages.blocks import Section, definitions, kind, lead
+    from lens_scopes.views.words.pages.parts.blocks import Section, definitions, kind, lead
 
     found = record["findings"]
     header = [kind(f"{record['model']['name']}, {record['model']['dtype']}"), {"type": "prompt", "text": "Leaderboard"}]
@@ -306,7 +306,7 @@ def _how_to_read(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(found: Mapping[str, Any]) -> dict[str, Any]:
-    from lens_scopes.views.words.pages.blocks import number_cell, table, text_cell
+    from lens_scopes.views.words.pages.parts.blocks import number_cell, table, text_cell
 
     p_values = {(test["method"], test["quantity"]): test["p_holm"] for test in found["tests"]}
     columns = [("method", "text"), ("family", "text")]

@@ -5,6 +5,7 @@ from .attribution.heads import inspect_heads
 from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
 from .attribution.series import inspect_series, read_series, value_distribution
+from .engine.scoring import Directions
 from .errors import LensScopesError
 from .evaluation.calibration.calibrate import FlowCalibration, calibrate_flow
 from .evaluation.metrics.segments import segment_agreement
@@ -15,9 +16,10 @@ from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt
 from .prompts.read import read_prompt
 from .prompts.spans import Chars
-from .results.attribution import Attribution, Comparison
+from .results.attribution import Attribution
 from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
+from .results.comparison import Comparison
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
 from .results.influence import TotalInfluence
@@ -36,7 +38,6 @@ from .scopes.comparisons.trivial import Closeness, EmbeddingNorm, RandomScores, 
 from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
-    Directions,
     Entropy,
     Fisher,
     LogitDiff,

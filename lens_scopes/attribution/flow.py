@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
-from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
+from lens_scopes.engine.scoring import check_gradients
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError, check_seed, whole_number
 from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer

@@ -19,11 +19,11 @@ from torch import Tensor
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
-from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike, one_at_a_time
+from lens_scopes.engine.scoring import check_gradients
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.token_ablation import averaged_mask, text_mean
 from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from lens_scopes.results import files
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.base import Result
 from lens_scopes.results.cells import CellPatches
@@ -14,6 +13,7 @@ from lens_scopes.results.influence import TotalInfluence
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.results.modes import ModeInspection
 from lens_scopes.results.series import SeriesInspection
+from lens_scopes.results.storage import files
 
 KINDS: dict[str, type[Result]] = {
     cls.kind: cls

@@ -16,7 +16,7 @@ from lens_scopes.errors import VALIDATED, PromptError
 from lens_scopes.prompts.groups import group_tokens
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.results.base import AnswerRecord, Drawable, Entry, Result
-from lens_scopes.results.writing import data_frame
+from lens_scopes.results.storage.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.errors import LensScopesError
 from lens_scopes.models.source import ModelSource
-from lens_scopes.results.writing import as_json, utf8
+from lens_scopes.results.storage.writing import as_json, utf8
 from lens_scopes.server.api.commands import command_of
 from lens_scopes.server.api.examples import EXAMPLES
 from lens_scopes.server.api.problems import (
@@ -66,7 +66,7 @@ from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
 from lens_scopes.views.page.inline import bundle
 from lens_scopes.views.page.pages import attribution_page, page_of
 from lens_scopes.views.render import figure_bytes
-from lens_scopes.views.words.pages.blocks import LABELS
+from lens_scopes.views.words.pages.parts.blocks import LABELS
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 _FOLDERS = ("server/page", "server/page/parts", "views/page", "views/page/scripts")

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import lens_scopes as ls
 from lens_scopes.errors import FileError, ResultError
-from lens_scopes.results import files
 from lens_scopes.results.load import KINDS
+from lens_scopes.results.storage import files
 from lens_scopes.scopes.contract import ELEMENTS
 
 IDS = [3, 17, 0, 8, 22, 3]

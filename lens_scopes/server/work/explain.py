@@ -44,7 +44,7 @@ from lens_scopes.server.api.schemas import (
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.interruption import interruptible
 from lens_scopes.server.work.queue import Job
-from lens_scopes.views.words.pages.alignment import alignment_blocks
+from lens_scopes.views.words.pages.parts.alignment import alignment_blocks
 
 Explanation = (
     AttributeRequest | CellsRequest | HeadsRequest | MatrixRequest | ModesRequest | FlowRequest | SeriesRequest

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from lens_scopes.views.page.inline import bundle, encode, joined, lean
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, short_number
-from lens_scopes.views.words.pages.blocks import LABELS, Block, Section, level, plain_scale
+from lens_scopes.views.words.pages.parts.blocks import LABELS, Block, Section, level, plain_scale
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 CONTENT_SECURITY_POLICY = (

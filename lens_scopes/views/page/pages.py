@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.page.document import Page
 from lens_scopes.views.words.attribution import answer_of, prompt_text
-from lens_scopes.views.words.pages.blocks import FurtherContract, alerts, contract_section
+from lens_scopes.views.words.pages.parts.blocks import FurtherContract, alerts, contract_section
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution

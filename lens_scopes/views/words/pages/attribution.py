@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lens_scopes.views.words import attribution as words
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, percent
-from lens_scopes.views.words.pages.alignment import alignment_blocks
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.alignment import alignment_blocks
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,

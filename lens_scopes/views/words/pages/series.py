@@ -9,7 +9,7 @@ from lens_scopes.views.charts import line_style, round_ticks
 from lens_scopes.views.words.attribution import following, prompt_text
 from lens_scopes.views.words.numbers import number, percent, short_number
 from lens_scopes.views.words.pages.attribution import about, prompt
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,

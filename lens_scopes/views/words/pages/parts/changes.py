@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lens_scopes.views.charts import Axis, axis_of, named_points
 from lens_scopes.views.words.changes import Change
 from lens_scopes.views.words.numbers import number, short_number
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     axis,
     bar_cell,
