@@ -40,7 +40,7 @@ from lens_scopes.attribution.resolved import package_versions
 from lens_scopes.errors import FileError
 from lens_scopes.evaluation.metrics.agreement import correlation
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 
 SHIPPED = "smollm2"
 NAMES = (*MODELS, SHIPPED)

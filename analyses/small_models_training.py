@@ -34,7 +34,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 
 FOLDER = ROOT / "out" / "small_models"
 PACKAGES = ("numpy", "scipy", "pandas", "sympy", "networkx", "torch", "matplotlib", "IPython", "huggingface_hub")
