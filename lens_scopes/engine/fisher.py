@@ -106,7 +106,7 @@ class PredictiveGeometry:
 
     def _factor(self) -> Float[Tensor, "m d_model"]:
         """A for the probable tokens, about their mean."""
-        rows = self.state.logit_gradients(self.token_ids)  # a copy, which may be 8,192 tokens large: the rest is in place
+        rows = self.state.logit_gradients(self.token_ids)  # a copy of up to 8,192 rows: what follows is in place
         rows -= self._reference
         p = self.state.probabilities[self.token_ids]
         rows -= (p / p.sum()) @ rows
