@@ -27,7 +27,7 @@ import torch
 import typer
 from faithfulness import cut
 from leaderboard_methods import ABLATIONS, CHOSEN_ON, LAST_TOKENS, LEFT_OUT, METHODS, PASSAGES
-from leaderboard_table import draw, findings, finite, markdown, pages, summary
+from leaderboard_table import draw, findings, finite, markdown, pages, short_markdown, summary
 from records import FIGURES, MEASURED, RESULTS, load_record, shortened_floats
 
 from lens_scopes.errors import FileError
@@ -245,13 +245,14 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where measurements are kept.")] = MEASURED / "leaderboard",
     measured: Annotated[bool, typer.Option("--measured", help="Sum up what is there, and measure nothing.")] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Print the table of README.md from the saved results.")
+        bool, typer.Option("--table", help="Print the tables of the documents from the saved results.")
     ] = False,
     draw_figures: Annotated[bool, typer.Option("--draw", help="Draw the figure and the page too.")] = False,
 ) -> None:
     """Measure methods, and save their statistics into analyses/results/leaderboard.json."""
     if table:
-        typer.echo("\n".join(markdown(load_record(RESULTS, "leaderboard"))))
+        record = load_record(RESULTS, "leaderboard")
+        typer.echo("\n".join([*short_markdown(record), "", *markdown(record)]))
         return
     every = {**{name: entry.line for name, entry in METHODS.items()}, **{name: name for name in LEFT_OUT}}
     names = [name for name, line in every.items() if not only or name in only or line in only]

@@ -173,7 +173,7 @@ def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Secti
         "of": "the other tokens" if any(heads.special) else "these tokens",
         "items": [_fold(heads, line) for line in lines],
     }
-    text = f"{parts} Each head has its own colour scale. Point at a token for its number.{left}"
+    text = f"{parts} Each head has its own colour scale. Hover over a token to see its number.{left}"
     found = [[line.name, " from ", *_carriers(heads, line, 1)] for line in lines[:3]]
     return Section(
         "head-strips", "What each head carries", [note(text), strips], summary=[*joined(found, "No head"), "."]
