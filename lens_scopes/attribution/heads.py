@@ -480,7 +480,7 @@ def _contract(
     moved_to = f"{baseline} baseline"
     if place.other is not None:
         moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"
-    process = f"one component at a time is set to its {moved_to}; predicted to first order, checked by doing it"
+    process = f"one component at a time is set to its {moved_to}; predicted to first order, verified by ablation"
     return contract(
         output=f"{resolved.output(place, state)}, after position {place.position}",
         features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "

@@ -180,8 +180,8 @@ def _contract(
     return contract(
         output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
         features=f"the embeddings ({EMBEDDING}) of the {len(place.token_ids)} tokens up to that position",
-        process=f"one token's embedding at a time is replaced by the {baseline} one; predicted to first order, checked "
-        "by doing it",
+        process=f"one token's embedding at a time is replaced by the {baseline} one; predicted to first order, "
+        "verified by doing the same",
         held=held,
         score=f"a_i,t = u_iᵀ J_t (b − x_t) along {n_modes} leading modes; predicted KL = ½ Σ_i λ_i a_i,t², "
         "actual KL(before ‖ after), in nats",

@@ -409,7 +409,7 @@ def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None
     tab.wait_for_selector(cells)
     assert [text.strip() for text in tokens(tab, cells)] == ["<bos>", "The", "dog", "sofa", "sleeps", "on", "the"]
     assert [tab.locator(cells).nth(i).get_attribute("class") for i in (2, 3)] == ["x", "x"]
-    assert "in one text alone" in tab.locator("#difference .legend").inner_text()
+    assert "only in one prompt" in tab.locator("#difference .legend").inner_text()
 
     def relative(prompt: str) -> float:
         scores = ls.attribute(model, prompt).scores[1:]
@@ -425,7 +425,7 @@ def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None
     assert tab.locator("#b-tokens input[value=L1]").is_checked()
     assert not tab.locator("#difference .readout").inner_text().startswith("“on”"), "the difference is of that layer"
     same = visit(f"text={PROMPT}&b.text={PROMPT}&b.scope=entropy")
-    assert "in one text alone" not in same.locator("#difference .legend").inner_text()
+    assert "only in one prompt" not in same.locator("#difference .legend").inner_text()
     assert "b.text=The+sofa+sleeps+on+the" in tab.url
     again = visit(tab.url.partition("#")[2])
     assert again.locator(".answer").count() == 2

@@ -117,7 +117,6 @@ def _draw_values(axes: Axes, distribution: ValueDistribution) -> None:
 def _heading(distribution: ValueDistribution) -> str:
     if not distribution.values:
         return f"No value was reached; {percent(distribution.no_number)} is no number"
-    low, high = (short_number(distribution.quantile(share)) for share in (0.1, 0.9))
     missing = distribution.unresolved + distribution.no_number
     rest = f"; {percent(missing)} is unresolved or no number" if missing > 0.005 else ""
-    return f"The next number: 80 % between {low} and {high}{rest}"
+    return f"{forecast_words(distribution).removesuffix('.')}{rest}"

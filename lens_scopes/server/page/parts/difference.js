@@ -42,7 +42,7 @@ export function difference(a, b, scoresOfA, scoresOfB) {
     of: "the differences",
     label: "The tokens of both texts, coloured by difference",
     about: each("about"),
-    broken: "in one text alone",
+    broken: "only in one prompt",
   };
   const cells = rows.map(({ label, told, sorted }) => [
     { text: [{ token: label }], value: label, css: "token" },
@@ -52,7 +52,7 @@ export function difference(a, b, scoresOfA, scoresOfB) {
   const table = { type: "table", caption: "Each token’s score in A and in B, relative to the strongest", columns, rows: cells, special: each("special") };
   const note =
     "B against A: each token’s |score| relative to the strongest of its text, since scores of different scopes have " +
-    "different units. Blue: stronger in B; orange: stronger in A; crossed: in one text alone.";
+    "different units. Blue: stronger in B; orange: stronger in A; hatched: only in one prompt.";
   const fold = { type: "fold", summary: "The differences as a table", blocks: [table] };
   const blocks = [{ type: "note", text: note }, strip, fold];
   return {

@@ -83,7 +83,7 @@ def _difference(comparison: Comparison) -> Section:
         "about": [pair_text(pair) for pair in pairs],
         "of": "these differences",
         "label": "The tokens of both texts, coloured by the difference of their scores",
-        "broken": "in one text alone",
+        "broken": "only in one prompt",
     }
     rows = [
         [

@@ -149,7 +149,7 @@ def _forecast(series: SeriesInspection) -> Section:
             "type": "chart",
             "label": f"The probability of {len(forecast.values)} values as the next number; the likeliest are listed",
             "x": axis("value of the next number", ticks[0], ticks[-1], [(tick, short_number(tick)) for tick in ticks]),
-            "y": axis("probability", 0.0, heights[-1], [(tick, percent(tick)) for tick in heights]),
+            "y": axis("probability", 0.0, heights[-1], [(tick, f"{100 * tick:.6g}%") for tick in heights]),
             "lines": [{"points": spikes, "colour": line_style(0).colour}],
             "mark": forecast.quantile(0.5),
         }
@@ -157,7 +157,8 @@ def _forecast(series: SeriesInspection) -> Section:
         blocks.append(columns(told, [heading("Likeliest"), bars(items, "named")]))
     blocks.append(definitions(forecast_facts(forecast), compact=True))
     text = (
-        "Summed over all the ways to spell a value in tokens; the values below the least that was walked are left out."
+        "A probability sums over all the ways to spell the value in tokens. Beginnings below the least probability are"
+        " not followed."
     )
     blocks.append(note(text))
     return Section("forecast", "The forecast", blocks, summary=forecast_words(forecast))

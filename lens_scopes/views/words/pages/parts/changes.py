@@ -45,7 +45,7 @@ class Comparison:
         finite = [change for change in self.changes if change.is_finite]
         scale = axis_of([value for change in finite for value in (change.predicted, change.actual)])
         warped = " Bars and axes are on a square-root scale." if scale.square_root else ""
-        about = f"{text}: predicted from the gradient, and found by doing it. The buttons in the headings sort.{warped}"
+        about = f"{text}: predicted from the gradient, and as it really was. The buttons in the headings sort.{warped}"
         return [note(about), columns([self._table(scale)], [self._scatter(scale, finite)], even=True)]
 
     def _table(self, scale: Axis) -> Block:
