@@ -280,10 +280,11 @@ def tables(record: Mapping[str, Any]) -> list[str]:
     """The tables of README.md: methods, then contrasts, each by model and ablation."""
     found = record["findings"]
     columns = [(name, ablation) for name in found for ablation in ABLATIONS]
+    most = max(found.values(), key=lambda of: len(of["methods"]))  # its order is that of the rows
     head = f"| {{}} | {' | '.join(f'{name}, {ablation}' for name, ablation in columns)} |"
     rule = "| --- |" + " --- |" * len(columns)
     lines = [head.format("method"), rule]
-    for method in filter({*OF_SHIPPED, *OTHERS_SHOWN, *LEFT_OUT}.__contains__, ordered(found[next(iter(found))])):
+    for method in filter({*OF_SHIPPED, *OTHERS_SHOWN, *LEFT_OUT}.__contains__, ordered(most)):
         means = [found[name]["methods"].get(method, {}).get(f"spearman, {ablation}") for name, ablation in columns]
         cells = [
             "–" if mean is None else f"{mean['mean']:.2f}".replace("-", "−") + few(mean["n"], found[name]["passages"])
