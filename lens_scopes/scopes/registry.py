@@ -400,19 +400,6 @@ def scope_entry(name: str) -> ScopeEntry:
     return entries[name]
 
 
-def build_scope(name: str, **settings: Any) -> Explanation | Spec:
-    """The objective, comparison method or preset of that name, with settings by the names of their options.
-
-    Example:
-        >>> build_scope("fisher", rank=4)
-        Fisher(rank=4, samples=None, exact=None, seed=0)
-
-    Raises:
-        ObjectiveError: for an unknown name, a setting that the scope does not have, and a wrong value.
-    """
-    return scope_entry(name).build(**settings)
-
-
 def register_objective(name: str, function: DirectionFunction, explains: str = "a user-defined function") -> None:
     """Makes a user's own objective known by name, in this process.
 
