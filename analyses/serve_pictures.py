@@ -83,7 +83,7 @@ def main(times: bool = typer.Option(False, "--times", help="Measure, and leave t
 def _visit(tab: Any) -> tuple[float, float]:
     """Milliseconds to the first paint, and to the answer."""
     tab.goto(ADDRESS)
-    tab.wait_for_selector(".answer", timeout=60_000)
+    tab.wait_for_selector(".answer", timeout=180_000)
     answered = tab.evaluate("performance.now()")
     return tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"), answered
 
@@ -101,7 +101,7 @@ def _clicked(browser: Any) -> list[float]:
     return taken[WARM_UP:]
 
 
-def _wait(seconds: float = 120) -> None:
+def _wait(seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

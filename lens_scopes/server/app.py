@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -66,6 +67,7 @@ from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
 from lens_scopes.views.page.inline import bundle
 from lens_scopes.views.page.pages import attribution_page, page_of
 from lens_scopes.views.render import figure_bytes
+from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.pages.parts.blocks import LABELS
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -75,6 +77,7 @@ _MOST_ENTRIES = 50
 _KEPT_PREDICTIONS = 4
 _DOTS_PER_INCH = 200
 _MOST_COMPANIONS = 7
+_NAMED = 40  # characters of a prompt in the name of a file
 
 
 class Service:
@@ -394,13 +397,20 @@ def _add_results(app: FastAPI, service: Service) -> None:
         stored, others = service.results.find(result_id), [service.results.find(other) for other in include]
         key = (kind, result_id, *include)
         content = await service.reports.content(key, lambda: _contents(stored, kind, others))
-        headers = {"Content-Disposition": f'attachment; filename="{stored.result.kind}.{kind}"'} if download else {}
+        name = _file_name(stored.result, kind)
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'} if download else {}
         if kind == "html":
             # The report brings its own scripts, so it lives in a sandbox: without an origin, it can reach nothing here.
             headers["Content-Security-Policy"] = (
                 f"{CONTENT_SECURITY_POLICY}; sandbox allow-scripts; frame-ancestors 'none'"
             )
         return Response(content, media_type=_MEDIA_TYPES[kind], headers=headers)
+
+
+def _file_name(result: Any, kind: str) -> str:
+    """The kind of the result and the last words of its prompt, as far as every system takes them in a name."""
+    words = re.findall(r"[A-Za-z0-9]+", prompt_text(result)[-_NAMED:])
+    return f"{'-'.join([result.kind, *words]).lower()}.{kind}"
 
 
 _MEDIA_TYPES = {

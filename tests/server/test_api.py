@@ -486,7 +486,7 @@ def test_files_are_those_of_the_library(api: TestClient, model: Any, tmp_path: P
     report = attribution_page(expected, heads=inspected)
     page = api.get(f"{place}/page", params={"with": heads["id"]}).json()
     assert page == json.loads(json.dumps({"title": report.title, **report.content()})), "the page draws the report"
-    assert both.headers["content-disposition"] == 'attachment; filename="attribution.html"'
+    assert both.headers["content-disposition"] == 'attachment; filename="attribution-the-dog-sleeps-on-the.html"'
     saved = tmp_path / "saved.safetensors"
     saved.write_bytes(api.get(f"{place}/safetensors").content)
     assert torch.equal(ls.Attribution.load(saved).scores, expected.scores)

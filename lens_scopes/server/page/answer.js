@@ -97,8 +97,7 @@ function further(id, answer, want) {
 }
 
 function files(id, answer) {
-  const name = (kind) => `${answer.attribution.kind}.${kind}`;
-  const link = (kind, words) => h("a", { href: address(answer, kind, true), download: name(kind) }, words);
+  const link = (kind, words) => h("a", { href: address(answer, kind, true), download: true }, words);
   const { python, shell } = commands(answer);
   const code = (title, text) => {
     const button = h("button", { type: "button", onclick: () => copy(text, button) }, "Copy");

@@ -206,6 +206,7 @@ export class Side {
     const shown = (selector, when) => (this.element.querySelector(selector).hidden = !when);
     for (const name of SCOPE_FIELDS) shown(`.${name}`, settingsOf(this.about, scope).includes(name));
     const model = this.about.models.find((one) => one.name === this.get("model").value) ?? this.about.models[0];
+    this.get("target").placeholder = this.get("position").value ? "the token that follows" : "the most probable";
     shown(".generate", this.generates);
     shown(".prompt-kind", model.chat !== false || this.isChat);
     shown(".text", !this.isChat);
