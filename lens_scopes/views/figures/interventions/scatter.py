@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lens_scopes.views.charts import Axis, axis_of, named_points
 from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families, new_figure
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from lens_scopes.results.cells import CellPatches
     from lens_scopes.results.heads import HeadInspection
+
+Corner: TypeAlias = Literal["lower right", "upper left"]
 
 _BESIDE = 4.5  # inches from which a map and its scatter plot stand side by side
 _LEGEND = (0.4, 0.25)  # width and height of its corner, in shares of the plot, with names of points beside it
@@ -106,14 +108,14 @@ def scatter(
         axes.legend(loc=_free_corner(axis, points, is_divergence(result)), fontsize=6, frameon=False, handletextpad=0.2)
 
 
-def _free_corner(axis: Axis, points: Sequence[tuple[float, float]], rising: bool) -> str:
+def _free_corner(axis: Axis, points: Sequence[tuple[float, float]], rising: bool) -> Corner:
     """The corner off the diagonal whose part of the plot holds the fewest points, so that the legend covers none.
 
     Args:
         rising: whether all changes have one sign, so that the upper left is the likelier one to be free.
     """
     places = [(axis.place(x), axis.place(y)) for x, y in points]
-    held = {
+    held: dict[Corner, int] = {
         "lower right": sum(x > 1 - _LEGEND[0] and y < _LEGEND[1] for x, y in places),
         "upper left": sum(x < _LEGEND[0] and y > 1 - _LEGEND[1] for x, y in places),
     }
