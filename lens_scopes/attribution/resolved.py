@@ -345,7 +345,7 @@ class ResolvedSpec:
     ) -> Attribution:
         """The result of one prompt of a batch: its scores, with everything that says what they are."""
         state = states[0]
-        prompt, length = place.scored
+        prompt, length = place.scored  # a row of the batch is as long as its longest prompt
 
         def values(name: str) -> Tensor:
             return scores[name].scores[row, :length].detach().cpu()
