@@ -39,12 +39,12 @@ import lens_scopes as ls
 from lens_scopes.attribution.resolved import package_versions
 from lens_scopes.errors import FileError
 from lens_scopes.evaluation.metrics.agreement import correlation
-from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
+from lens_scopes.evaluation.statistics.comparison import holm, paired_test
 from lens_scopes.results.storage.writing import write_whole
 
 SHIPPED = "smollm2"
 NAMES = (*MODELS, SHIPPED)
-TOKENS, PASSAGES = 48, {**dict.fromkeys(MODELS, 80), SHIPPED: 40}
+TOKENS, PASSAGES = 48, 40
 ABLATIONS = ("mean", "zero", "remove")
 LEFT_OUT = [f"leave one out, {ablation}" for ablation in ABLATIONS]
 QUANTITIES = [f"{what}, {ablation}" for what in ("spearman", "partial", "top5") for ablation in ABLATIONS]
@@ -71,7 +71,18 @@ OF_SHIPPED = (
     *("Fisher at the keys", "Fisher", "Fisher, relative", "LogProb"),
     *("FisherAtValues, AttnLRP", "FisherAtValues, GIM", "Fisher, AttnLRP", "closeness to the end", "random"),
 )
-"""Methods that are measured on SmolLM2, which costs 25 times as much; its first passages have all of them."""
+"""Methods that are measured first, and alone on SmolLM2, 25 times as large, after its first six passages."""
+
+LEAST_TESTED = 8
+"""Passages below which a contrast is not tested."""
+
+OTHERS_SHOWN = (
+    "FisherAtValues, rank 8",
+    "Fisher at the values, product",
+    "Fisher at the residuals",
+    "Input × Gradient",
+)
+"""Further rows of README's table."""
 
 CONTRASTS: dict[str, tuple[str, str]] = {
     "site, norm": ("Fisher at the values, norm", "Fisher"),
@@ -110,7 +121,7 @@ def passages(text: Text, count: int, seed: int = SEED) -> list[tuple[int, ...]]:
     ]
 
 
-def passages_of_files(model: Any, files: Sequence[Path], count: int) -> list[Sequence[int]]:
+def passages_of_files(model: Any, files: Sequence[Path], count: int) -> list[Any]:
     """BOS, the last TOKENS tokens and the target of the leaderboard's passages, the files by turns."""
     short = [cut(model, path, TOKENS).texts for path in files]
     return [texts[CHOSEN_ON + index] for index in range(math.ceil(count / len(files))) for texts in short][:count]
@@ -176,12 +187,11 @@ def findings_of(store: Store, name: str) -> dict[str, Any]:
 
 def truths(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The median KL of leaving one token out by each ablation, in nats, and how well two ablations agree."""
-    agree = {
-        f"{first}, {second}": fmean(
-            correlation(*(torch.tensor(row[name], dtype=torch.float64) for name in (first, second)))[0] for row in rows
-        )
-        for first, second in combinations(ABLATIONS, 2)
-    }
+
+    def agreement(first: str, second: str) -> float:
+        return fmean(correlation(torch.tensor(row[first]), torch.tensor(row[second]))[0] for row in rows)
+
+    agree = {f"{first}, {second}": agreement(first, second) for first, second in combinations(ABLATIONS, 2)}
     kl = {name: median(value for row in rows for value in row[name]) for name in ABLATIONS}
     return {"median KL": kl, "spearman": agree}
 
@@ -193,7 +203,7 @@ def contrasts(values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[s
         for quantity in QUANTITIES[: 2 * len(ABLATIONS)]:  # a hit is 0 or 1, and has no test
             first, second = (values.get(method, {}).get(quantity, {}) for method in methods)
             both = sorted(first.keys() & second.keys())
-            if len(both) >= LEAST_PAIRS:
+            if len(both) >= LEAST_TESTED:
                 test = paired_test([first[key] for key in both], [second[key] for key in both])
                 results.setdefault(contrast, {})[quantity] = asdict(test)
     tests = [test for quantities in results.values() for test in quantities.values()]
@@ -223,7 +233,7 @@ def save(store: Store, results: Path = RESULTS) -> dict[str, Any]:
         },
         "versions": package_versions(),
         "models": about,
-        "findings": {name: findings_of(store, name) for name in about},
+        "findings": {name: findings_of(store, name) for name in NAMES if name in about},
     }
     results.mkdir(parents=True, exist_ok=True)
     content = json.dumps(shortened_floats(record), ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
@@ -261,6 +271,11 @@ def tested(test: Mapping[str, Any]) -> str:
     return f"{test['difference']:+.3f} (p {test['p_holm']:.2g})".replace("-", "−", 1 if test["difference"] < 0 else 0)
 
 
+def few(count: int, whole: int) -> str:
+    """The number of passages where it is not that of the model."""
+    return "" if count == whole else f" (n {count})"
+
+
 def tables(record: Mapping[str, Any]) -> list[str]:
     """The tables of README.md: methods, then contrasts, each by model and ablation."""
     found = record["findings"]
@@ -268,14 +283,20 @@ def tables(record: Mapping[str, Any]) -> list[str]:
     head = f"| {{}} | {' | '.join(f'{name}, {ablation}' for name, ablation in columns)} |"
     rule = "| --- |" + " --- |" * len(columns)
     lines = [head.format("method"), rule]
-    for method in ordered(found[next(iter(found))]):
+    for method in filter({*OF_SHIPPED, *OTHERS_SHOWN, *LEFT_OUT}.__contains__, ordered(found[next(iter(found))])):
         means = [found[name]["methods"].get(method, {}).get(f"spearman, {ablation}") for name, ablation in columns]
-        cells = ["–" if mean is None else f"{mean['mean']:.2f}".replace("-", "−") for mean in means]
+        cells = [
+            "–" if mean is None else f"{mean['mean']:.2f}".replace("-", "−") + few(mean["n"], found[name]["passages"])
+            for mean, (name, _) in zip(means, columns, strict=True)
+        ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += ["", head.format("contrast: first − second"), rule]
     for contrast, (first, second) in CONTRASTS.items():
         tests = [found[name]["contrasts"].get(contrast, {}).get(f"spearman, {ablation}") for name, ablation in columns]
-        cells = ["–" if test is None else tested(test) for test in tests]
+        cells = [
+            "–" if test is None else tested(test) + few(test["pairs"], found[name]["passages"])
+            for test, (name, _) in zip(tests, columns, strict=True)
+        ]
         lines.append(f"| {contrast}: {first} − {second} | {' | '.join(cells)} |")
     return lines
 
@@ -305,12 +326,12 @@ def main(
             train(name, models)
         model = ls.load_model(home)
         remember(folder / "about.json", name, about_model(model, home))
-        number = count or PASSAGES[name]
-        if name == SHIPPED:
-            methods = {method: SMALL_METHODS[method] for method in OF_SHIPPED}
-            measure(model, name, passages_of_files(model, files or [], number), store, methods)
-        else:
-            measure(model, name, passages(Text.load(models), number), store)
+        number = count or PASSAGES
+        shipped = name == SHIPPED
+        texts = passages_of_files(model, files or [], number) if shipped else passages(Text.load(models), number)
+        measure(model, name, texts, store, {method: SMALL_METHODS[method] for method in OF_SHIPPED})
+        if not shipped:
+            measure(model, name, texts, store)
     for line in summary(save(store)):
         typer.echo(line)
 

@@ -158,7 +158,8 @@ def _make_text(folder: Path) -> None:
         return [np.array(encoding.ids, dtype=np.uint16) for encoding in tokenizer.encode_batch(texts)]
 
     rows, bos = encode(held_out), np.zeros(1, dtype=np.uint16)
-    words = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
+    ids = tokenizer.get_vocab()
+    words = sorted(ids, key=ids.__getitem__)
     arrays = {
         "train": np.concatenate([piece for ids in encode(train) for piece in (bos, ids)]),
         "held_out": np.concatenate(rows),
