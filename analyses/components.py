@@ -39,7 +39,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 from lens_scopes.scopes.paths import Component
 from lens_scopes.scopes.spec import Spec
 

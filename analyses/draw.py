@@ -14,7 +14,7 @@ import typer
 from records import FIGURES, RESULTS, load_record
 from run import STUDIES
 
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 from lens_scopes.views.figures.style import saved
 
 DRAWN = (*STUDIES, "faithfulness", "segments", "leaderboard")  # these have commands of their own

@@ -384,7 +384,7 @@ def main(
     unknown = [name for name in only or [] if name not in TABLES]
     if unknown:
         raise typer.BadParameter(f"no table is called {unknown[0]!r}; the tables are {', '.join(TABLES)}")
-    from lens_scopes.results.writing import write_whole
+    from lens_scopes.results.storage.writing import write_whole
 
     path = RESULTS / "faithfulness.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tables": {}}

@@ -31,7 +31,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING, layer_sites
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 from lens_scopes.views.figures.style import (
     DEEP_POSITIVE,
     HATCH,

@@ -10,7 +10,7 @@ import json
 from flow_cases import CASES
 from records import RESULTS, ROOT, load_record
 
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 
 SECRETS = ROOT / "analyses" / "data" / "secrets.jsonl"
 PREDICTIONS = 2  # of the answer: the first token of a number is a space, which tells nothing

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 from faithfulness import cut
-from leaderboard_methods import ABLATIONS, CHOSEN_ON, LAST_TOKENS, LEFT_OUT, METHODS, PASSAGES
-from leaderboard_table import draw, findings, finite, markdown, pages, summary
+from leaderboard_methods import ABLATIONS, CHOSEN_ON, LAST_TOKENS, LEFT_OUT, METHODS, PASSAGES, Entry
+from leaderboard_table import draw, findings, finite, markdown, pages, short_markdown, summary
 from records import FIGURES, MEASURED, RESULTS, load_record, shortened_floats
 
 from lens_scopes.errors import FileError
 from lens_scopes.evaluation.metrics.agreement import correlation, partial_correlation, top_hit
 from lens_scopes.evaluation.storage.folder import Shard, read_line
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 
 if TYPE_CHECKING:
     import lens_scopes as ls
@@ -125,7 +125,9 @@ def digest_of(token_ids: Sequence[int]) -> str:
     return hashlib.sha256(json.dumps(list(token_ids)).encode()).hexdigest()[:16]
 
 
-def measure_truth(model: Any, store: Store, data: str, passage: int, prompt: ls.Prompt) -> dict[str, Any]:
+def measure_truth(
+    model: Any, store: Store, data: str, passage: int, prompt: ls.Prompt, ablations: Sequence[str] = ABLATIONS
+) -> dict[str, Any]:
     """KL(p ‖ p without the token) of every token that is not special, by each ablation; measured once."""
     from lens_scopes.engine.model import ScopedModel
     from lens_scopes.engine.token_ablation import AblatedPrompt
@@ -141,7 +143,7 @@ def measure_truth(model: Any, store: Store, data: str, passage: int, prompt: ls.
     with torch.no_grad():
         logits = scoped.unembedding().logits(scoped.run_to_final_states([prompt.token_ids]))[0]
         row: dict[str, Any] = {"data": data, "passage": passage, "digest": digest, "target": int(logits.argmax())}
-        for ablation in ABLATIONS:
+        for ablation in ablations:
             ablated = AblatedPrompt(scoped, prompt.token_ids, prompt.special, row["target"], ablation)
             masks = torch.eye(len(prompt), dtype=torch.bool)[ablated.eligible]
             row[ablation] = ablated.outcomes(masks).divergence.tolist()
@@ -149,34 +151,46 @@ def measure_truth(model: Any, store: Store, data: str, passage: int, prompt: ls.
     return store.truth.rows[key]
 
 
-def measure_agreement(model: Any, store: Store, data: str, passage: int, text: Any, names: Sequence[str]) -> None:
-    """Every method's agreement with the truth of one passage."""
+def measure_agreement(
+    model: Any,
+    store: Store,
+    data: str,
+    passage: int,
+    text: Any,
+    names: Sequence[str],
+    methods: Mapping[str, Entry] = METHODS,
+    ablations: Sequence[str] = ABLATIONS,
+) -> None:
+    """The agreement with the truth of one passage, of the methods of these names and of leaving out."""
     from lens_scopes.evaluation.methods.names import as_method
 
     missing = [name for name in names if (data, passage, name) not in store.agreement]
     if not missing:
         return
     prompt = prompt_of(model, text)
-    truth = measure_truth(model, store, data, passage, prompt)
+    truth = measure_truth(model, store, data, passage, prompt, ablations)
+    left_out = {f"leave one out, {ablation}": ablation for ablation in ablations}
     ranked = [index for index, special in enumerate(prompt.special) if not special]
     for name in missing:
         started = time.process_time()
-        if name in LEFT_OUT:
-            scores = torch.tensor(truth[LEFT_OUT[name]], dtype=torch.float64)
+        if name in left_out:
+            scores = torch.tensor(truth[left_out[name]], dtype=torch.float64)
             cost = {"forwards": 1 + len(ranked), "backwards": 0}
         else:
-            scored = as_method(METHODS[name].line).score(model, prompt, truth["target"])
+            scored = as_method(methods[name].line).score(model, prompt, truth["target"])
             scores = scored.scores[ranked].double().abs()
             cost = {"forwards": scored.forwards, "backwards": scored.backwards}
         row = {"data": data, "passage": passage, "method": name, **cost, "seconds": time.process_time() - started}
-        store.agreement.append(row | agreement(scores, truth))
+        store.agreement.append(row | agreement(scores, truth, ablations))
 
 
-def agreement(scores: torch.Tensor, truth: Mapping[str, Any]) -> dict[str, float | None]:
+def agreement(
+    scores: torch.Tensor, truth: Mapping[str, Any], ablations: Sequence[str] = ABLATIONS
+) -> dict[str, float | None]:
     """Rank agreement with the truth of each ablation: plain, given position, and whether the strongest token is hit."""
     positions = torch.arange(len(scores), dtype=torch.float64)
     values: dict[str, float | None] = {}
-    for ablation in ABLATIONS:
+    for ablation in ablations:
         effects = torch.tensor(truth[ablation], dtype=torch.float64)
         pairs = {
             "spearman": correlation(scores, effects),
@@ -245,13 +259,14 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where measurements are kept.")] = MEASURED / "leaderboard",
     measured: Annotated[bool, typer.Option("--measured", help="Sum up what is there, and measure nothing.")] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Print the table of README.md from the saved results.")
+        bool, typer.Option("--table", help="Print the tables of the documents from the saved results.")
     ] = False,
     draw_figures: Annotated[bool, typer.Option("--draw", help="Draw the figure and the page too.")] = False,
 ) -> None:
     """Measure methods, and save their statistics into analyses/results/leaderboard.json."""
     if table:
-        typer.echo("\n".join(markdown(load_record(RESULTS, "leaderboard"))))
+        record = load_record(RESULTS, "leaderboard")
+        typer.echo("\n".join([*short_markdown(record), "", *markdown(record)]))
         return
     every = {**{name: entry.line for name, entry in METHODS.items()}, **{name: name for name in LEFT_OUT}}
     names = [name for name, line in every.items() if not only or name in only or line in only]

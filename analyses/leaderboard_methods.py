@@ -78,9 +78,24 @@ METHODS = {
     "surprisal": Entry("surprisal", "trivial"),
     "random": Entry("random", "trivial"),
 }
+SHORT = {
+    "BalancedValues": "BalancedValues",
+    "FisherAtValues": "FisherAtValues",
+    "Fisher": "Fisher",
+    "Grad-ELLM (after)": "Grad-ELLM (attention × gradient)",
+    "Input × Gradient": "Input × Gradient (norm)",
+    "LogProb, AttnLRP, dot": "AttnLRP (relevance)",
+    "LogProb, GIM, dot": "GIM (relevance)",
+    "closeness to the end": "*closeness to the end*",
+    "Integrated Gradients, BOS": "Integrated Gradients from BOS, 5 steps",
+    "ContextCite by token, 32": "ContextCite by token, 32 ablations",
+    "random": "*random*",
+}
+"""The rows of the project's README, with their titles there."""
 LEFT_OUT = {f"leave one out, {ablation}": ablation for ablation in ABLATIONS}
 """Methods that are the truth of one ablation, judged by the other."""
 
+REMOVAL = ("comprehensiveness", "sufficiency")
 QUANTITIES = {
     **{
         f"{what}, {ablation}": f"{words} (tokens replaced by {ablation})"

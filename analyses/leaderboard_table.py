@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from leaderboard_methods import ABLATIONS, FAMILIES, LAST_TOKENS, LEFT_OUT, METHODS, QUANTITIES, REFERENCE
+from leaderboard_methods import (
+    ABLATIONS,
+    FAMILIES,
+    LAST_TOKENS,
+    LEFT_OUT,
+    METHODS,
+    QUANTITIES,
+    REFERENCE,
+    REMOVAL,
+    SHORT,
+)
 
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
 from lens_scopes.evaluation.statistics.intervals import attenuation_ceiling, mean_intervals
@@ -171,7 +181,8 @@ def summary(record: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(record: Mapping[str, Any]) -> list[str]:
-    """The table of README.md, from the best agreement by the mean; what knows nothing of the model is in italics."""
+    """The tables of README.md, of agreement and of removal, each from its best; what knows nothing of the model is in
+    italics."""
     found = record["findings"]
     p_values = {(test["method"], test["quantity"]): test["p_holm"] for test in found["tests"]}
     lines = [
@@ -182,9 +193,7 @@ def markdown(record: Mapping[str, Any]) -> list[str]:
     for name in ordered(found):
         method = found["methods"][name]
         values = method["values"]
-        trivial = name in METHODS and METHODS[name].family == "trivial"
-        title = f"*{name}*" if trivial else f"**{name}**" if name == REFERENCE else name
-        cells = [title]
+        cells = [_title(name)]
         for ablation in ABLATIONS:
             of = values.get(f"spearman, {ablation}")
             cells += [cell(of and of["all"]), f"{of['share']:.0%}" if of and "share" in of else "–"]
@@ -192,11 +201,54 @@ def markdown(record: Mapping[str, Any]) -> list[str]:
         hits = values.get("top5, mean")
         cells.append(f"{hits['all']['mean']:.2f}" if hits else "–")
         cells.append(f"{method['forwards'] or 0:.0f}, {method['backwards'] or 0:.0f}")
-        tests = [p_values.get((name, f"spearman, {ablation}")) for ablation in ABLATIONS]
-        cells.append(", ".join("–" if p is None else f"{p:.1g}" for p in tests))
+        cells.append(_p_cell(p_values, name, [f"spearman, {ablation}" for ablation in ABLATIONS]))
         cells.append(str(count_of(method)))
-        lines.append(re.sub(r"(?<!\w)-(?=\d)", "−", f"| {' | '.join(cells)} |"))
+        lines.append(_line(cells))
+    return [*lines, *_removal_lines(found, p_values)]
+
+
+def short_markdown(record: Mapping[str, Any]) -> list[str]:
+    """The table of the project's README: the rows that a user needs."""
+    found = record["findings"]
+    lines = ["| method | agreement | given position | passes | passages |", "| --- |" + " --- |" * 4]
+    for name in (name for name in ordered(found) if name in SHORT):
+        method = found["methods"][name]
+        values = [method["values"].get(f"{what}, mean", {}).get("all") for what in ("spearman", "partial")]
+        passes = f"{method['forwards'] or 0:.0f} + {method['backwards'] or 0:.0f}"
+        lines.append(_line([SHORT[name], *map(cell, values), passes, str(count_of(method))]))
     return lines
+
+
+def _removal_lines(found: Mapping[str, Any], p_values: Mapping[tuple[str, str], float]) -> Iterator[str]:
+    measured = [name for name in ordered(found, "comprehensiveness") if _has_removal(found, name)]
+    if not measured:
+        return
+    yield ""
+    yield "| method | comprehensiveness | sufficiency | Holm p, both | n |"
+    yield "| --- |" + " --- |" * 4
+    for name in measured:
+        values = [found["methods"][name]["values"].get(quantity, {}).get("all") for quantity in REMOVAL]
+        tests = _p_cell(p_values, name, REMOVAL)
+        yield _line([_title(name), *map(cell, values), tests, str(max(value["n"] for value in values if value))])
+
+
+def _has_removal(found: Mapping[str, Any], name: str) -> bool:
+    return any(quantity in found["methods"][name]["values"] for quantity in REMOVAL)
+
+
+def _title(name: str) -> str:
+    trivial = name in METHODS and METHODS[name].family == "trivial"
+    return f"*{name}*" if trivial else f"**{name}**" if name == REFERENCE else name
+
+
+def _p_cell(p_values: Mapping[tuple[str, str], float], name: str, quantities: Iterable[str]) -> str:
+    tests = [p_values.get((name, quantity)) for quantity in quantities]
+    return ", ".join("–" if p is None else f"{p:.1g}" for p in tests)
+
+
+def _line(cells: Iterable[str]) -> str:
+    """A row of a table, with minus signs for hyphens before digits that no word ends in."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", f"| {' | '.join(cells)} |")
 
 
 # Figure and page
@@ -260,14 +312,14 @@ def _label(found: Mapping[str, Any], name: str) -> str:
 
 
 def count_of(method: Mapping[str, Any]) -> int:
-    """On how many passages a method was measured."""
-    return max((value["all"]["n"] for value in method["values"].values()), default=0)
+    """On how many passages a method's agreement was measured."""
+    return max((value["all"]["n"] for name, value in method["values"].items() if name not in REMOVAL), default=0)
 
 
 def pages(record: Mapping[str, Any]) -> dict[str, str]:
     """One page with the whole table, whose headings sort it."""
     from lens_scopes.views.page.document import Page
-    from lens_scopes.views.words.pages.blocks import Section, definitions, kind, lead
+    from lens_scopes.views.words.pages.parts.blocks import Section, definitions, kind, lead
 
     found = record["findings"]
     header = [kind(f"{record['model']['name']}, {record['model']['dtype']}"), {"type": "prompt", "text": "Leaderboard"}]
@@ -306,7 +358,7 @@ def _how_to_read(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(found: Mapping[str, Any]) -> dict[str, Any]:
-    from lens_scopes.views.words.pages.blocks import number_cell, table, text_cell
+    from lens_scopes.views.words.pages.parts.blocks import number_cell, table, text_cell
 
     p_values = {(test["method"], test["quantity"]): test["p_holm"] for test in found["tests"]}
     columns = [("method", "text"), ("family", "text")]

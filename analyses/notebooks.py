@@ -14,7 +14,7 @@ import typer
 from nbclient import NotebookClient
 from records import ROOT
 
-from lens_scopes.results.writing import utf8, write_whole
+from lens_scopes.results.storage.writing import utf8, write_whole
 
 TUTORIALS = ROOT / "analyses" / "tutorials"
 NAMES = ("quickstart", "heads_and_patching", "evaluating_a_data_set", "time_series")

@@ -14,7 +14,7 @@ import torch
 import lens_scopes as ls
 from lens_scopes.attribution.resolved import package_versions
 from lens_scopes.errors import FileError
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "analyses" / "results"

@@ -27,8 +27,8 @@ from lens_scopes.views.figures.style import (
 from lens_scopes.views.page.document import Page
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import POSITIVE, scale_of
-from lens_scopes.views.words.pages.blocks import Section, definitions, heading, kind, note
-from lens_scopes.views.words.pages.blocks import heat_map as map_block
+from lens_scopes.views.words.pages.parts.blocks import Section, definitions, heading, kind, note
+from lens_scopes.views.words.pages.parts.blocks import heat_map as map_block
 from lens_scopes.views.words.token_text import printable_token
 
 PROMPTS = {

@@ -37,7 +37,7 @@ from lens_scopes.evaluation.metrics.segments import segment_agreement
 from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
 from lens_scopes.prompts.generation import continuation
 from lens_scopes.prompts.groups import segments
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.writing import write_whole
 from lens_scopes.scopes.comparisons.ablating import spread
 from lens_scopes.scopes.comparisons.context_cite import logit, random_subsets, segment_weights
 

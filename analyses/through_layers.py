@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lens_scopes as ls
-from lens_scopes.views.figures.strips import strips_figure
+from lens_scopes.views.figures.tokens.strips import strips_figure
 
 PROMPT = "German: Der Hund schläft auf dem Sofa. English: The dog sleeps on the"
 

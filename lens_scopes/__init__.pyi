@@ -4,7 +4,8 @@ from .attribution.flow import information_flow
 from .attribution.heads import inspect_heads
 from .attribution.matrix import attribute_all
 from .attribution.modes import inspect_modes
-from .attribution.series import Series, ValueDistribution, read_series, value_distribution
+from .attribution.series import inspect_series, read_series, value_distribution
+from .engine.scoring import Directions
 from .errors import LensScopesError
 from .evaluation.calibration.calibrate import FlowCalibration, calibrate_flow
 from .evaluation.metrics.segments import segment_agreement
@@ -15,15 +16,17 @@ from .models.load import available_models, load_model, model_record
 from .prompts.prompt import Prompt
 from .prompts.read import read_prompt
 from .prompts.spans import Chars
-from .results.attribution import Attribution, Comparison
+from .results.attribution import Attribution
 from .results.base import Difference, Ranked, Result
 from .results.cells import CellPatches
+from .results.comparison import Comparison
 from .results.flow import InformationFlow
 from .results.heads import HeadInspection
 from .results.influence import TotalInfluence
 from .results.load import load
 from .results.matrix import AttributionMatrix
 from .results.modes import ModeInspection
+from .results.series import Series, SeriesInspection, ValueDistribution
 from .scopes.comparisons.attention import AttentionRollout, GradEllm, ValueWeightedAttention
 from .scopes.comparisons.balanced_values import BalancedValues
 from .scopes.comparisons.context_cite import ContextCite
@@ -35,7 +38,6 @@ from .scopes.comparisons.trivial import Closeness, EmbeddingNorm, RandomScores, 
 from .scopes.lens import FittedLens, LogitLens
 from .scopes.objectives import (
     Custom,
-    Directions,
     Entropy,
     Fisher,
     LogitDiff,
@@ -103,6 +105,7 @@ __all__ = [
     "Rules",
     "Semantic",
     "Series",
+    "SeriesInspection",
     "Skip",
     "Spec",
     "StraightPath",
@@ -120,6 +123,7 @@ __all__ = [
     "information_flow",
     "inspect_heads",
     "inspect_modes",
+    "inspect_series",
     "load",
     "load_model",
     "load_results",

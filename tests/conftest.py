@@ -64,7 +64,7 @@ def no_network() -> Iterator[None]:
 def unmeasured_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results that are compared hold no measured peak, which is never the same twice; tests of the peak measure it."""
     if "peak" not in request.node.name:
-        monkeypatch.setattr("lens_scopes.engine.memory._start_high_water", lambda: None)
+        monkeypatch.setattr("lens_scopes.engine.memory.system._start_high_water", lambda: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

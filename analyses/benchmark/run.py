@@ -91,7 +91,7 @@ def main(
 def _check(parts: list[str], outputs: list[Path]) -> None:
     """Refuses what could not be run or written before anything is measured."""
     from benchmark.results import read_sections
-    from lens_scopes.results.writing import check_writable
+    from lens_scopes.results.storage.writing import check_writable
 
     for part in parts:
         if part not in PARTS:
@@ -152,7 +152,7 @@ def _sections(
 def _write(sections: dict[str, Any], outputs: list[Path]) -> None:
     from benchmark.figure import benchmark_figure
     from benchmark.results import file_content, read_sections
-    from lens_scopes.results.writing import write_whole
+    from lens_scopes.results.storage.writing import write_whole
     from lens_scopes.views.figures.style import saved
 
     for path in outputs:

@@ -15,9 +15,9 @@ from lens_scopes.engine.backward import Progress, Trace, Visit, read_activations
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
+from lens_scopes.engine.scoring import Directions
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError
-from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.points import Points
 
 _TOKENS_AT_ONCE = 1024  # of all points run together

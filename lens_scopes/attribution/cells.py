@@ -182,7 +182,7 @@ def _contract(attribution: Attribution, resolved: ResolvedSpec, place: PromptPos
         held += f"; {path.held}; a patch moves everything, as the model does"
     assert place.other is not None
     moved_to = f"its value x′ under {describe_other_prompt(place.other.text or place.other.token_ids)}"
-    process = f"one cell at a time is set to {moved_to}; predicted to first order{averaged}, checked by doing it"
+    process = f"one cell at a time is set to {moved_to}; predicted to first order{averaged}, verified by patching"
     amount = "½ Σ_i w_i a_i²" if attribution.settings["divergence"] else "−a"
     which = f"the {len(attribution)} tokens up to that position"
     if place.answers:

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
-from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
+from lens_scopes.engine.scoring import check_gradients
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ObjectiveError, PromptError, check_seed, whole_number
 from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
@@ -117,7 +117,7 @@ def information_flow(
         model, Spec.read(Fisher("trace"), through=through, memory=memory, matmul_dtype=matmul_dtype)
     )
     scoped = resolved.model
-    rank, samples = _checked_directions(scoped.cfg.d_model, rank, samples)
+    rank, samples = checked_directions(scoped.cfg.d_model, rank, samples)
     text, answered = _with_answer(scoped, prompt, spans, one_answer(answer, generate or None), position)
     n_answer, generated = (0, False) if answered is None else (len(answered), answered.generated)
     span_ranges = _checked_spans(text)
@@ -180,7 +180,12 @@ def _destinations(text: Prompt, n_answer: int, position: int) -> list[int]:
     return list(range(len(text) - 1 - n_answer, len(text) - 1))
 
 
-def _checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]:
+def checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]:
+    """Leading and random directions of each prediction, where None stands for the usual number.
+
+    Raises:
+        ObjectiveError: for numbers that are out of range.
+    """
     if rank is None:
         rank = d_model if d_model <= EXACT_TRACE_LIMIT else _RANK
     rank = whole_number(rank, "the rank", ObjectiveError, least=1, most=d_model)

@@ -30,19 +30,18 @@ from lens_scopes.attribution.component_ablation import (
 )
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
-from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import Budget, PeakGauge, shortage_named
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.engine.model.checks import require_used
+from lens_scopes.engine.scoring import Directions, check_gradients
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
 from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.heads import AblationEffect, HeadInspection, component_name, strongest_heads
 from lens_scopes.scopes.contract import OF_ANSWER, contract
-from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.other_prompt import describe_other_prompt
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, Rules, RulesLike, as_rules, parse_head
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
@@ -481,7 +480,7 @@ def _contract(
     moved_to = f"{baseline} baseline"
     if place.other is not None:
         moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"
-    process = f"one component at a time is set to its {moved_to}; predicted to first order, checked by doing it"
+    process = f"one component at a time is set to its {moved_to}; predicted to first order, verified by ablation"
     return contract(
         output=f"{resolved.output(place, state)}, after position {place.position}",
         features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "

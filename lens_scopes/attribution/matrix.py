@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations, readout_record
-from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
+from lens_scopes.engine.scoring import Directions, check_gradients
 from lens_scopes.engine.token_ablation import averaged_mask
 from lens_scopes.errors import ObjectiveError, PromptError, whole_number
 from lens_scopes.prompts.alignment import read_aligned
@@ -29,7 +29,6 @@ from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.scopes.contract import ContractTerms, answer_process, attribution_contract
-from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.readouts import Readout
 from lens_scopes.scopes.spec import ObjectiveLike, Spec

@@ -19,11 +19,11 @@ from torch import Tensor
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
-from lens_scopes.attribution.scoring import check_gradients
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike, one_at_a_time
+from lens_scopes.engine.scoring import check_gradients
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.engine.token_ablation import averaged_mask, text_mean
 from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number
@@ -180,8 +180,8 @@ def _contract(
     return contract(
         output=f"{resolved.objective.describe(resolved.label, state)}, after position {place.position}",
         features=f"the embeddings ({EMBEDDING}) of the {len(place.token_ids)} tokens up to that position",
-        process=f"one token's embedding at a time is replaced by the {baseline} one; predicted to first order, checked "
-        "by doing it",
+        process=f"one token's embedding at a time is replaced by the {baseline} one; predicted to first order, "
+        "verified by doing the same",
         held=held,
         score=f"a_i,t = u_iᵀ J_t (b − x_t) along {n_modes} leading modes; predicted KL = ½ Σ_i λ_i a_i,t², "
         "actual KL(before ‖ after), in nats",

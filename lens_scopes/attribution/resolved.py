@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.scoring import SiteScores, score, total_over_sites
 from lens_scopes.engine.backward import (
     Progress,
     SlicedTrace,
@@ -35,6 +34,7 @@ from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chun
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model.alterations import HOOKS, noted_alterations
 from lens_scopes.engine.model.checks import require_gradients, require_used
+from lens_scopes.engine.scoring import Amplitude, Directions, SiteScores, score, total_over_sites
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.token_ablation import averaged_mask
 from lens_scopes.errors import LensScopesError, ModelError, NumericsError, ObjectiveError, SiteError
@@ -42,10 +42,10 @@ from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import token_string
 from lens_scopes.results.attribution import Attribution, DirectionDetails, LensReading
-from lens_scopes.results.record import plain
+from lens_scopes.results.storage.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.lens import Lens, read_cells
-from lens_scopes.scopes.objectives import Directions, Explanation, Objective, contrast
+from lens_scopes.scopes.objectives import Explanation, Objective, contrast
 from lens_scopes.scopes.paths import Path
 from lens_scopes.scopes.points import Points
 from lens_scopes.scopes.readouts import Readout
@@ -234,8 +234,8 @@ class ResolvedSpec:
             remaining = iter(states)
             states_of = [[next(remaining) for _ in place.predictions] for place in places]
             directions = [self.directions(*pair) for pair in zip(places, states_of, strict=True)]
-        averaged = _averaged_tokens(places, traced)
-        scores = score(traced, directions, self.readout, averaged, progress, starts=starts, rows_each=rows_each)
+        amplitude = self._amplitude(_averaged_tokens(places, traced), starts)
+        scores = score(traced, directions, amplitude, progress, rows_each=rows_each)
         memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
         return [
             self._result(row, place, states_of[row], directions[row], scores, memory)
@@ -291,11 +291,29 @@ class ResolvedSpec:
             with_starts=self.readout.from_baseline,
             progress=progress,
         )
-        mask = _averaged_tokens([place], averaged)
         starts = self._other_activations([place]) or averaged.starts
-        scores = score(averaged, [averaged.directions], self.readout, mask, starts=starts)
+        amplitude = self._amplitude(_averaged_tokens([place], averaged), starts)
+        scores = score(averaged, [averaged.directions], amplitude)
         plan = replace(budget.plan(max(map(len, place.sequences))), peak=gauge.peak())
         return self._result(0, place, states, directions, scores, plan)
+
+    def _amplitude(self, averaged: Bool[Tensor, "batch pos"], starts: Mapping[str, Tensor] | None) -> Amplitude:
+        """The readout with its baseline.
+
+        Args:
+            averaged: marks the tokens whose mean is the baseline "mean".
+            starts: the sites' activations that the readout measures from instead: at a path's start, or under another
+                prompt.
+        """
+
+        def amplitude(name: str, gradient: Tensor, activation: Tensor) -> Tensor:
+            if starts is None:
+                baseline = self.readout.baseline_values(activation, averaged.to(activation.device))
+            else:
+                baseline = starts[name]
+            return self.readout.amplitude(gradient, activation, baseline)
+
+        return amplitude
 
     def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.

@@ -13,139 +13,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Annotated, TypeAlias
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.model import ModelLike, ScopedModel, one_at_a_time
+from lens_scopes.attribution.attribute import attribute
+from lens_scopes.engine.backward import Progress
+from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import VALIDATED, PromptError
-from lens_scopes.prompts.groups import group_tokens
+from lens_scopes.prompts.answer import AnswerLike
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.results.base import Drawable
-
-if TYPE_CHECKING:
-    import pandas
+from lens_scopes.results.base import Result
+from lens_scopes.results.series import Series, SeriesInspection, ValueDistribution
+from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.paths import PathLike
+from lens_scopes.scopes.points import PointsLike
+from lens_scopes.scopes.readouts import Readout
+from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 SeriesText: TypeAlias = Annotated["str | Prompt | Series", VALIDATED]
-Scores: TypeAlias = Annotated["Sequence[float] | Float[Tensor, ' pos']", VALIDATED]
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _BEGUN = re.compile(r" ?-?(?:\d+(?:\.\d*)?)?")  # what may still become a number
 _BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True, repr=False)
-class Series(Drawable):
-    """A series of numbers as the model reads it.
-
-    Attributes:
-        prompt: the text, token by token.
-        values: the numbers.
-        written: how each is written, such as "07".
-        spans: for each number its tokens [start, stop), the separator after it included.
-        digits: for each number its tokens without the separator.
-
-    Example:
-        >>> series = ls.read_series(model, "12,17,25,")
-        >>> att = ls.attribute(model, series.prompt, ls.Fisher())
-        >>> len(series.per_number(att.scores))
-        3
-    """
-
-    prompt: Prompt
-    values: list[float]
-    written: list[str]
-    spans: list[tuple[int, int]]
-    digits: list[tuple[int, int]]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __repr__(self) -> str:
-        return f"Series({len(self)} numbers in {len(self.prompt)} tokens: {_ends(self.written)})"
-
-    def _repr_png_(self) -> bytes:
-        return self.figure()._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
-
-    def per_number(self, scores: Scores) -> list[float]:
-        """Scores of tokens summed over each number and the separator after it.
-
-        For plain norms the sum is an upper bound of the effect of moving the tokens together.
-
-        Raises:
-            PromptError: for scores of another number of tokens.
-        """
-        if len(scores) != len(self.prompt):
-            raise PromptError(f"got {len(scores)} scores for the {len(self.prompt)} tokens of the series.")
-        named = {str(index): span for index, span in enumerate(self.spans)}
-        groups = group_tokens(self.prompt, named)
-        sums = {group.label: float(sum(scores[group.start : group.stop])) for group in groups}
-        return [sums[name] for name in named]
-
-
-@dataclass(frozen=True, repr=False)
-class ValueDistribution(Drawable):
-    """What the model predicts as the next number.
-
-    Attributes:
-        values: in increasing order.
-        written: how each is written.
-        probabilities: of each value; together at most 1.
-        unresolved: probability of numbers that were begun but not walked to their end.
-        no_number: probability that what follows is no number.
-        evaluations: how many continuations the model was run on.
-
-    Example:
-        >>> next_value = ls.value_distribution(model, "12,17,25,")
-        >>> bool(next_value.quantile(0.1) <= next_value.quantile(0.9))
-        True
-    """
-
-    values: list[float]
-    written: list[str]
-    probabilities: list[float]
-    unresolved: float
-    no_number: float
-    evaluations: int
-
-    def __repr__(self) -> str:
-        if not self.values:
-            return f"ValueDistribution(no value reached, {self.no_number:.0%} no number)"
-        low, median, high = (f"{self.quantile(share):g}" for share in (0.1, 0.5, 0.9))
-        return f"ValueDistribution({len(self.values)} values, median {median}, central 80 % {low} to {high})"
-
-    def _repr_png_(self) -> bytes:
-        return self.figure()._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def mean(self) -> float:
-        """The mean of the values resolved, of the distribution that they make among themselves."""
-        return float(np.average(self.values, weights=self.probabilities))
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation, likewise."""
-        return float(np.average((np.array(self.values) - self.mean) ** 2, weights=self.probabilities) ** 0.5)
-
-    def quantile(self, share: float) -> float:
-        """The least value with at least this share of the resolved probability at or below it."""
-        cumulated = np.cumsum(self.probabilities) / np.sum(self.probabilities)
-        return self.values[min(int(np.searchsorted(cumulated, share - 1e-12)), len(self.values) - 1)]
-
-    def probability(self, value: float | int) -> float:
-        """The probability of one value, 0 where the walk did not reach it."""
-        return float(sum(p for other, p in zip(self.values, self.probabilities, strict=True) if other == value))
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """One row a way of writing: value, written, probability."""
-        import pandas
-
-        return pandas.DataFrame({"value": self.values, "written": self.written, "probability": self.probabilities})
+_LARGEST = 1e100
+_MOST_NO_NUMBER, _MOST_UNRESOLVED = 0.5, 0.1  # probabilities above which a result says so
 
 
 def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> Series:
@@ -180,6 +76,7 @@ def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> 
     items = _items(prompt.text, separator.strip())
     digits = [_tokens(prompt, index, start, stop) for index, (start, stop) in enumerate(items)]
     written = [prompt.text[start:stop] for start, stop in items]
+    _check_size(written)
     _check_alike(prompt, written, digits)
     stops = [start for start, _ in digits[1:]] + [len(prompt)]
     return Series(
@@ -248,9 +145,99 @@ def value_distribution(
     return _walk(model, read.prompt.token_ids, width, float(least), most)
 
 
-def _ends(written: Sequence[str]) -> str:
-    """The first and last numbers of a series."""
-    return ", ".join(written if len(written) <= 8 else [*written[:4], "…", *written[-3:]])
+@one_at_a_time
+def inspect_series(
+    model: ModelLike,
+    series: SeriesText,
+    objective: ObjectiveLike = None,
+    *,
+    target: str | int | None = None,
+    answer: AnswerLike | None = None,
+    separator: str = ",",
+    width: int | None = None,
+    least: float | int = 1e-4,
+    longest: int = 8,
+    score_site: str | None = None,
+    through: PathLike = None,
+    readout: Readout | str | None = None,
+    points: PointsLike = None,
+    memory: str | int | None = None,
+    matmul_dtype: MatmulDtype = None,
+    progress: Progress | None = None,
+) -> SeriesInspection:
+    """Which past numbers of a series the forecast rests on, with the forecast as a distribution over values.
+
+    The scores are those of `attribute` after the last separator, so they explain the next *token*, the first of the
+    next number; `answer` explains a whole number ("62"). A number's influence is the sum over its tokens and the
+    separator after it. The forecast is that of `value_distribution`.
+
+    Args:
+        model, objective, target, answer, score_site, through, readout, points, memory, matmul_dtype, progress: as for
+            `attribute`.
+        series, separator, width, least, longest: as for `value_distribution`.
+
+    Returns:
+        A SeriesInspection.
+
+    Raises:
+        LensScopesError: as `attribute` and `value_distribution`.
+
+    Source: the case study of series in Jacobian Scopes, arXiv:2601.16407.
+
+    Example:
+        >>> series = ls.inspect_series(model, "12,17,25,", ls.Fisher())
+        >>> series.numbers, series.influence().shape
+        ([12.0, 17.0, 25.0], torch.Size([3]))
+    """
+    read = read_series(model, series, separator=separator)
+    spec = Spec.read(
+        objective,
+        target=target,
+        answer=answer,
+        score_site=score_site,
+        through=through,
+        readout=readout,
+        points=points,
+        memory=memory,
+        matmul_dtype=matmul_dtype,
+    ).require_usual(("layers", "lens", "sites", "eligible"), "the numbers of a series have one score each")
+    forecast = value_distribution(model, read, separator=separator, width=width, least=least, longest=longest)
+    attribution = attribute(model, read.prompt, spec, progress=progress)
+    shared = {item.name: getattr(attribution, item.name) for item in fields(Result)}
+    score = f"{attribution.contract[ELEMENTS[-1]]}; summed over each number and the separator after it"
+    walk = {"separator": separator, "width": width, "least": float(least), "longest": longest}
+    return SeriesInspection(
+        **shared
+        | {
+            "contract": {**attribution.contract, ELEMENTS[-1]: score},
+            "settings": {**attribution.settings, **walk},
+            "warnings": [*attribution.warnings, *_forecast_warnings(forecast)],
+        },
+        scores=attribution.scores,
+        numbers=read.values,
+        written=read.written,
+        spans=read.spans,
+        separator=separator,
+        forecast=forecast,
+        target=attribution.target,
+        answer=attribution.answer,
+        other_answer=attribution.other_answer,
+    )
+
+
+def _forecast_warnings(forecast: ValueDistribution) -> list[str]:
+    warnings = []
+    if forecast.no_number > _MOST_NO_NUMBER:
+        warnings.append(
+            f"what follows is no number with probability {forecast.no_number:.0%}: the model does not read this text "
+            "as a series that goes on."
+        )
+    if forecast.unresolved > _MOST_UNRESOLVED:
+        warnings.append(
+            f"{forecast.unresolved:.0%} of the forecast is of numbers that were not walked to their end; ask for a "
+            "smaller least, or a greater longest."
+        )
+    return warnings
 
 
 @dataclass(frozen=True)
@@ -383,6 +370,15 @@ def _items(text: str, separator: str) -> list[tuple[int, int]]:
         items.append((first, first + len(bare)))
         start += len(chunk) + len(separator)
     return items
+
+
+def _check_size(written: Sequence[str]) -> None:
+    for index, number in enumerate(written):
+        if abs(float(number)) > _LARGEST:
+            raise PromptError(
+                f"item {index} of the series, {number[:12]!r}…, is beyond {_LARGEST:g}; write the series in a larger "
+                "unit."
+            )
 
 
 def _tokens(prompt: Prompt, index: int, start: int, stop: int) -> tuple[int, int]:

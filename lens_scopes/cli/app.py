@@ -27,9 +27,9 @@ from lens_scopes.cli.commands.heads import heads
 from lens_scopes.cli.commands.matrix import matrix
 from lens_scopes.cli.commands.models import models
 from lens_scopes.cli.commands.modes import modes
-from lens_scopes.cli.commands.report import report
+from lens_scopes.cli.commands.saved import report, show
+from lens_scopes.cli.commands.series import series
 from lens_scopes.cli.commands.serve import serve
-from lens_scopes.cli.commands.show import show
 from lens_scopes.errors import LensScopesError
 
 _PROGRAM = "lens-scopes"
@@ -78,7 +78,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (attribute, compare, heads, cells, matrix, modes, flow, evaluate, report, show, serve, models):
+for command in (attribute, compare, heads, cells, matrix, modes, flow, series, evaluate, report, show, serve, models):
     _add(app, command)
 
 

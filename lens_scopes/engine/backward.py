@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.memory import MemoryPlan, PeakGauge, try_or_oom
+from lens_scopes.engine.memory import MemoryPlan, PeakGauge, free_at_once, try_or_oom
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError, OutOfMemoryError, SiteError
@@ -110,6 +110,7 @@ class SlicedTrace:
         layers_at_once: the longest slice that memory has held.
         directions_at_once: directions that travel together; None for all.
         shortages: how often memory ran out.
+        frees_at_once: whether freed blocks go back to the system at once.
         gauge: measures the memory taken since the way forward began.
     """
 
@@ -124,6 +125,7 @@ class SlicedTrace:
     directions_at_once: int | None
     last: _Slice | None  # its graph is built on the way forward, and used once
     shortages: int = 0
+    frees_at_once: bool = False
     gauge: PeakGauge | None = None
 
     @property
@@ -148,7 +150,10 @@ class SlicedTrace:
         while waiting:
             together = waiting[: self.directions_at_once]
             try:
-                self._backward_together({index: vectors[index].to(self.final_states) for index in together}, progressed)
+                with free_at_once(self.frees_at_once):
+                    self._backward_together(
+                        {item: vectors[item].to(self.final_states) for item in together}, progressed
+                    )
             except OutOfMemoryError:
                 if len(together) == 1 or not self.model.can_slice:
                     raise
@@ -371,7 +376,11 @@ def trace_within(
     def run() -> None:
         made.append(trace_in_slices(model, prompts, sites, layers, path, reads, plan.directions_at_once))
 
-    while (shortage := try_or_oom(run)) is not None:
+    while True:
+        with free_at_once(plan.frees_at_once):
+            shortage = try_or_oom(run)
+        if shortage is None:
+            break
         shortages += 1
         if len(prompts) > 1 or layers == 1 or not model.can_slice:
             raise OutOfMemoryError(
@@ -379,7 +388,7 @@ def trace_within(
                 f"graph of {layers} of {model.n_layers} layers ({shortage}); give a shorter prompt."
             )
         layers //= 2
-    made[0].shortages, made[0].gauge = shortages, gauge
+    made[0].shortages, made[0].gauge, made[0].frees_at_once = shortages, gauge, plan.frees_at_once
     return made[0]
 
 

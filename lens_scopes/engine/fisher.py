@@ -106,7 +106,8 @@ class PredictiveGeometry:
 
     def _factor(self) -> Float[Tensor, "m d_model"]:
         """A for the probable tokens, about their mean."""
-        rows = self.state.logit_gradients(self.token_ids) - self._reference
+        rows = self.state.logit_gradients(self.token_ids)  # a copy of up to 8,192 rows: what follows is in place
+        rows -= self._reference
         p = self.state.probabilities[self.token_ids]
         rows -= (p / p.sum()) @ rows
         return rows.mul_(p.sqrt()[:, None])
@@ -203,9 +204,10 @@ class PredictiveGeometry:
         factor = self._factor()
         if min(factor.shape) <= DENSE_LIMIT or 4 * rank >= min(factor.shape):
             return self._dense(rank, factor)
-        start = factor[factor.square().sum(-1).topk(rank + CARRIED).indices]
+        lengths = torch.linalg.vector_norm(factor, dim=-1)
+        start = factor[lengths.topk(rank + CARRIED).indices]
         terms = _krylov(lambda vectors: (vectors @ factor.T) @ factor, start, rank, TOLERANCE)
-        return replace(terms, total=float(factor.square().sum(dtype=torch.float64)))
+        return replace(terms, total=float(lengths.double().square().sum()))
 
     @staticmethod
     def _dense(rank: int, factor: Float[Tensor, "m d_model"]) -> LeadingTerms:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lens_scopes.results.writing import utf8
+from lens_scopes.results.storage.writing import utf8
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport

@@ -94,7 +94,7 @@ class EvaluationReport(Viewable):
         Raises:
             FileError: for another suffix, and when the file cannot be written.
         """
-        from lens_scopes.results.writing import write_whole
+        from lens_scopes.results.storage.writing import write_whole
 
         file_format = FORMATS.get(Path(path).suffix.lower())
         if file_format is None:

@@ -22,7 +22,7 @@ from lens_scopes.evaluation.storage.folder import ResultFolder
 from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG, Measurement, PassageRecord
 from lens_scopes.evaluation.storage.results import load_results
 from lens_scopes.prompts.tokens import check_model
-from lens_scopes.results.writing import file_path
+from lens_scopes.results.storage.writing import file_path
 
 if TYPE_CHECKING:
     import pandas

@@ -19,9 +19,9 @@ from lens_scopes.engine.memory import MemoryPlan
 from lens_scopes.errors import ResultError, whole_number
 from lens_scopes.models.load import ModelRecord
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.results import files
-from lens_scopes.results.record import decode, decode_fields, plain
-from lens_scopes.results.writing import data_frame, utf8, write_whole
+from lens_scopes.results.storage import files
+from lens_scopes.results.storage.record import decode, decode_fields, plain
+from lens_scopes.results.storage.writing import data_frame, utf8, write_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -213,7 +213,7 @@ class Result(Viewable, ABC):
     """
 
     kind: ClassVar[str]
-    """The kind of the result: attribution, heads, cells, matrix, influence, modes or flow."""
+    """The kind of the result: attribution, heads, cells, matrix, influence, modes, flow or series."""
 
     aligned: ClassVar[dict[str, tuple[str, ...]]] = {"pos": ("tokens", "token_ids", "special", "offsets")}
     """The lists along each named dimension, which must have one length."""

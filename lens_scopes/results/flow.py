@@ -17,7 +17,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import VALIDATED, ObjectiveError, ResultError
 from lens_scopes.results.base import Difference, Entry, Result
-from lens_scopes.results.writing import data_frame
+from lens_scopes.results.storage.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas

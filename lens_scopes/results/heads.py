@@ -13,7 +13,7 @@ from torch import Tensor
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import ResultError, whole_number
 from lens_scopes.results.base import AnswerRecord, Entry, Result
-from lens_scopes.results.writing import data_frame
+from lens_scopes.results.storage.writing import data_frame
 from lens_scopes.scopes.paths import Component
 
 if TYPE_CHECKING:

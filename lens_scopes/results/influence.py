@@ -21,7 +21,7 @@ from lens_scopes.prompts.groups import Group, Grouping, group_tokens
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, resolve_spans
 from lens_scopes.results.base import Entry, Result
-from lens_scopes.results.writing import data_frame
+from lens_scopes.results.storage.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from lens_scopes.results import files
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.base import Result
 from lens_scopes.results.cells import CellPatches
@@ -13,6 +12,8 @@ from lens_scopes.results.heads import HeadInspection
 from lens_scopes.results.influence import TotalInfluence
 from lens_scopes.results.matrix import AttributionMatrix
 from lens_scopes.results.modes import ModeInspection
+from lens_scopes.results.series import SeriesInspection
+from lens_scopes.results.storage import files
 
 KINDS: dict[str, type[Result]] = {
     cls.kind: cls
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Result]] = {
         TotalInfluence,
         ModeInspection,
         InformationFlow,
+        SeriesInspection,
     )
 }
 
@@ -35,8 +37,8 @@ def load(path: str | os.PathLike[str]) -> Result:
         path: of the file.
 
     Returns:
-        An Attribution, HeadInspection, CellPatches, AttributionMatrix, TotalInfluence, ModeInspection or
-        InformationFlow.
+        An Attribution, HeadInspection, CellPatches, AttributionMatrix, TotalInfluence, ModeInspection,
+        InformationFlow or SeriesInspection.
 
     Raises:
         FileError: when the file is missing, damaged, no result, or of another version.

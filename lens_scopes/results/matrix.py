@@ -15,7 +15,7 @@ from lens_scopes.errors import PromptError
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.results.base import Entry, Result
-from lens_scopes.results.writing import data_frame, utf8
+from lens_scopes.results.storage.writing import data_frame, utf8
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.results.base import Entry, Result
-from lens_scopes.results.writing import data_frame
+from lens_scopes.results.storage.writing import data_frame
 
 if TYPE_CHECKING:
     import pandas

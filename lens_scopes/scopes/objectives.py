@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -24,6 +24,7 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry, random_signs
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.model.checks import final_norm_is_constant
+from lens_scopes.engine.scoring import Directions
 from lens_scopes.errors import ObjectiveError, check_seed, whole_number
 from lens_scopes.prompts.tokens import as_integer, quote, resolve_token
 
@@ -35,37 +36,6 @@ _MOST_DRAWN = 100_000
 _EXACT = 16  # leading directions that a sampled trace takes exactly
 _MOST_NUMBERS = 2**28  # in the directions of one answer: 1 GB
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
-
-
-@dataclass(frozen=True)
-class Directions:
-    """Weighted directions in the space of the final state.
-
-    Attributes:
-        vectors: v_i as rows; of an answer, with one row of its own for each prediction that v_i is backpropagated from.
-        weights: w_i ≥ 0.
-        squared: whether scores are Σ w_i a_i² (any number of directions) or √w·a (exactly one).
-        sampled: how many of the last rows are independent draws whose mean squared readout estimates a
-            remainder; each carries the weight 1/sampled, and the spread of the draws gives a standard error.
-        details: what a reader of the score should know: eigenvalues, draws.
-        warnings: sentences for the result on why the directions may not be what was asked for.
-
-    Example:
-        >>> ls.Directions(torch.eye(2), torch.tensor([1.0, 0.5]), squared=True).weights
-        tensor([1.0000, 0.5000])
-    """
-
-    vectors: Float[Tensor, "k *prediction d_model"]
-    weights: Float[Tensor, " k"]
-    squared: bool = False
-    sampled: int = 0
-    details: Mapping[str, Any] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-
-    @property
-    def by_prediction(self) -> Float[Tensor, "k prediction d_model"]:
-        """The vectors, with one row for each prediction, also where there is a single one."""
-        return self.vectors.reshape(len(self.vectors), -1, self.vectors.shape[-1])
 
 
 def single(vector: Float[Tensor, " d_model"], **details: Any) -> Directions:

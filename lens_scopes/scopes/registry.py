@@ -571,6 +571,7 @@ ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
 CELL_OPTIONS = ("against", "points", "layer_site")
 MATRIX_OPTIONS = ("readout", "against")
+SERIES_OPTIONS = ("score_site", "readout", "points")
 PATH_OPTIONS = ("through", "freeze", "rules")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -17,7 +18,7 @@ from starlette.exceptions import HTTPException
 from lens_scopes import __version__
 from lens_scopes.errors import LensScopesError
 from lens_scopes.models.source import ModelSource
-from lens_scopes.results.writing import as_json, utf8
+from lens_scopes.results.storage.writing import as_json, utf8
 from lens_scopes.server.api.commands import command_of
 from lens_scopes.server.api.examples import EXAMPLES
 from lens_scopes.server.api.problems import (
@@ -37,6 +38,8 @@ from lens_scopes.server.api.schemas import (
     AttributionAnswer,
     CellsAnswer,
     CellsRequest,
+    FlowAnswer,
+    FlowRequest,
     HeadsAnswer,
     HeadsRequest,
     InfluenceAnswer,
@@ -46,6 +49,8 @@ from lens_scopes.server.api.schemas import (
     ModesAnswer,
     ModesRequest,
     Name,
+    SeriesAnswer,
+    SeriesRequest,
     SuggestionsRequest,
     VocabularyEntry,
     choices,
@@ -62,14 +67,17 @@ from lens_scopes.views.page.document import CONTENT_SECURITY_POLICY
 from lens_scopes.views.page.inline import bundle
 from lens_scopes.views.page.pages import attribution_page, page_of
 from lens_scopes.views.render import figure_bytes
-from lens_scopes.views.words.pages.blocks import LABELS
+from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.pages.parts.blocks import LABELS
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
-_FOLDERS = ("server/page", "views/page", "views/page/scripts")
+_FOLDERS = ("server/page", "server/page/parts", "views/page", "views/page/scripts")
 _EVENTS = "text/event-stream"
 _MOST_ENTRIES = 50
 _KEPT_PREDICTIONS = 4
 _DOTS_PER_INCH = 200
+_MOST_COMPANIONS = 7
+_NAMED = 40  # characters of a prompt in the name of a file
 
 
 class Service:
@@ -259,6 +267,16 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         """What the leading Fisher directions mean."""
         return await _respond(service, question, request)
 
+    @app.post("/api/flow", **answers(FlowAnswer))
+    async def flow(question: FlowRequest, request: Request) -> Response:
+        """How much each span of the prompt could tell through the predictions after it."""
+        return await _respond(service, question, request)
+
+    @app.post("/api/series", **answers(SeriesAnswer))
+    async def series(question: SeriesRequest, request: Request) -> Response:
+        """Which past numbers of a series the forecast rests on, and the forecast over values."""
+        return await _respond(service, question, request)
+
     # The way out of all of them.
     @app.delete("/api/jobs/{job}", status_code=204, response_class=Response)
     def cancel(job: Name) -> None:
@@ -371,7 +389,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     async def result_file(
         result_id: Name,
         kind: Literal["html", "page", "png", "svg", "safetensors", "csv", "json"],
-        include: Annotated[list[Name], Query(max_length=4, alias="with")] = [],  # noqa: B006
+        include: Annotated[list[Name], Query(max_length=_MOST_COMPANIONS, alias="with")] = [],  # noqa: B006
         download: bool = False,
     ) -> Response:
         """The self-contained report (with other results on the same page), what it draws as JSON (for the page of this
@@ -379,13 +397,20 @@ def _add_results(app: FastAPI, service: Service) -> None:
         stored, others = service.results.find(result_id), [service.results.find(other) for other in include]
         key = (kind, result_id, *include)
         content = await service.reports.content(key, lambda: _contents(stored, kind, others))
-        headers = {"Content-Disposition": f'attachment; filename="{stored.result.kind}.{kind}"'} if download else {}
+        name = _file_name(stored.result, kind)
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'} if download else {}
         if kind == "html":
             # The report brings its own scripts, so it lives in a sandbox: without an origin, it can reach nothing here.
             headers["Content-Security-Policy"] = (
                 f"{CONTENT_SECURITY_POLICY}; sandbox allow-scripts; frame-ancestors 'none'"
             )
         return Response(content, media_type=_MEDIA_TYPES[kind], headers=headers)
+
+
+def _file_name(result: Any, kind: str) -> str:
+    """The kind of the result and the last words of its prompt, as far as every system takes them in a name."""
+    words = re.findall(r"[A-Za-z0-9]+", prompt_text(result)[-_NAMED:])
+    return f"{'-'.join([result.kind, *words]).lower()}.{kind}"
 
 
 _MEDIA_TYPES = {
@@ -425,7 +450,9 @@ def _contents(stored: StoredResult, kind: str, others: list[StoredResult]) -> by
     if result.kind == "attribution" and "attribution" not in companions:
         page = attribution_page(result, **companions, later=later)
     elif companions:
-        raise Refusal(422, "only an attribution's report takes others: heads, cells, matrix, influence or modes.")
+        raise Refusal(
+            422, "only an attribution's report takes others: heads, cells, matrix, influence, modes, flow or series."
+        )
     else:
         page = page_of(result)
     if kind == "html":

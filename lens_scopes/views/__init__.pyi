@@ -1,15 +1,15 @@
-from .figures.attribution import figure
-from .figures.cells import cells_figure
 from .figures.flow import flow_figure
-from .figures.heads import heads_figure
+from .figures.interventions.cells import cells_figure
+from .figures.interventions.heads import heads_figure
 from .figures.matrix import matrix_figure
 from .figures.modes import modes_figure
+from .figures.tokens.attribution import figure
 from .notebook import framed, notebook_html, show
 from .page.document import Page
 from .page.pages import attribution_page, page_of
 from .render import figure_bytes, figure_of, print_result, rendered, to_html
 from .terminal.attribution import TerminalReport
-from .words.pages.blocks import Section
+from .words.pages.parts.blocks import Section
 
 __all__ = [
     "Page",

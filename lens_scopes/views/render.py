@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import FileError
-from lens_scopes.results.writing import utf8
+from lens_scopes.results.storage.writing import utf8
 from lens_scopes.views.page.pages import page_of
 
 if TYPE_CHECKING:
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from lens_scopes.results.base import Drawable, Viewable
 
 _FIGURES = {
-    "Attribution": "figures.attribution.figure",
-    "Comparison": "figures.comparison.comparison_figure",
-    "HeadInspection": "figures.heads.heads_figure",
-    "CellPatches": "figures.cells.cells_figure",
+    "Attribution": "figures.tokens.attribution.figure",
+    "Comparison": "figures.tokens.comparison.comparison_figure",
+    "HeadInspection": "figures.interventions.heads.heads_figure",
+    "CellPatches": "figures.interventions.cells.cells_figure",
     "AttributionMatrix": "figures.matrix.matrix_figure",
     "TotalInfluence": "figures.matrix.influence_figure",
     "ModeInspection": "figures.modes.modes_figure",
     "EvaluationReport": "figures.evaluation.evaluation_figure",
     "InformationFlow": "figures.flow.flow_figure",
     "FlowCalibration": "figures.calibration.calibration_figure",
+    "SeriesInspection": "figures.series.inspection_figure",
     "Series": "figures.series.series_figure",
     "ValueDistribution": "figures.series.distribution_figure",
 }
@@ -44,6 +45,7 @@ _TERMINAL = {
     "ModeInspection": "terminal.modes.ModesReport",
     "EvaluationReport": "terminal.evaluation.EvaluationView",
     "InformationFlow": "terminal.flow.FlowReport",
+    "SeriesInspection": "terminal.series.SeriesReport",
     "FlowCalibration": "terminal.calibration.CalibrationView",
 }
 

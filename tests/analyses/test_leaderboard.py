@@ -164,10 +164,12 @@ def test_nothing_measured_is_said_so(tmp_path: Path) -> None:
         study.save(study.Store.of(tmp_path), tmp_path)
 
 
-def test_the_documentation_has_the_saved_table() -> None:
+def test_the_documents_have_the_saved_tables() -> None:
     record = load_record(RESULTS, "leaderboard")
     told = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
-    assert "\n".join(study.markdown(record)) in told
+    assert all(table in told for table in "\n".join(study.markdown(record)).split("\n\n"))
+    readme = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(study.short_markdown(record)) in readme
 
 
 def test_the_search_of_values_compares_candidates_with_the_steep_total() -> None:

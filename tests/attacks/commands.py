@@ -28,6 +28,7 @@ _USUAL: dict[str, list[str]] = {
     "matrix": [PROMPT],
     "modes": [PROMPT],
     "flow": [PROMPT, "--span", "a=dog"],
+    "series": ["1,2,"],
     "evaluate": ["passages.json", "--out", "out", "--metrics", "first-token", "--methods", "fisher"],
     "report": ["evaluated"],
     "show": ["saved.safetensors"],

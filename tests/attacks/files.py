@@ -17,8 +17,8 @@ from safetensors.torch import save as save_bytes
 
 import lens_scopes as ls
 from lens_scopes.errors import FileError
-from lens_scopes.results import files
 from lens_scopes.results.load import KINDS
+from lens_scopes.results.storage import files
 
 _WRONG: tuple[Any, ...] = (
     None,

@@ -15,7 +15,9 @@ from unittest import mock
 import pandas
 import torch
 from command_line import PROMPT, TEXTS
+from number_models import SERIES, with_numbers
 from outcome import RIGHT, Outcome, Target, silence
+from tiny_models import llama_like
 from values import OTHER_OBJECTS, USUAL_OBJECTS, some
 
 import lens_scopes as ls
@@ -50,6 +52,7 @@ _FUNCTIONS: dict[str, dict[str, Any]] = {
     },
     "read_series": {"text": "1,2,"},
     "value_distribution": {"series": "1,2,"},
+    "inspect_series": {"series": "1,2,"},
     "load": {"path": "saved.safetensors"},
     "load_results": {"path": "evaluated"},
     "report": {"source": "evaluated"},
@@ -196,6 +199,7 @@ def results_of_every_kind(model: Any) -> dict[str, Result]:
         answered.total_influence("generated"),
         ls.inspect_modes(model, "The dog", 2),
         ls.information_flow(model, PROMPT, {"a": "dog"}, rank=2, samples=2),
+        ls.inspect_series(with_numbers(llama_like()), SERIES, ls.Fisher()),
     ]
     assert {result.kind for result in results} == set(KINDS), "a kind of result is not attacked"
     return {result.kind: result for result in results}

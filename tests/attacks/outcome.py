@@ -106,7 +106,7 @@ class Target:
 
     def watched(self, case: str, attack: Callable[[], str]) -> Outcome:
         """The outcome of an attack, after which the model, PyTorch and the folder are as before."""
-        with mock.patch("lens_scopes.engine.memory._start_high_water", lambda: None):
+        with mock.patch("lens_scopes.engine.memory.system._start_high_water", lambda: None):
             outcome = ended(case, attack)
         if self._state() != self._before:
             self._before = self._state()

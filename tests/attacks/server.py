@@ -20,9 +20,11 @@ import schemathesis
 from command_line import PROMPT
 from http_values import BAD_TOKENS, BODIES, HEAD, HOSTS, ORIGINS, PATHS, RAW, SITES, TOKEN
 from hypothesis import HealthCheck, given, seed, settings
+from number_models import SERIES, with_numbers
 from outcome import REFUSED, RIGHT, Outcome, Target, ended, silence
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from served import client, serving
+from tiny_models import llama_like
 from values import OTHER_OBJECTS, OTHER_TEXTS, USUAL_OBJECTS, USUAL_TEXTS, some
 
 import lens_scopes as ls
@@ -32,6 +34,7 @@ from lens_scopes.server.settings import Access, Limits
 from lens_scopes.server.work.answer import compact
 
 OTHER = "The sofa sleeps on the"
+NUMBERS = "numbers"  # the model that reads series
 
 _QUESTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "attribute": (schemas.AttributeRequest, {"text": PROMPT}),
@@ -40,6 +43,8 @@ _QUESTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "matrix": (schemas.MatrixRequest, {"text": "The dog"}),
     "influence": (schemas.InfluenceRequest, {"text": "The dog", "generate": 2}),
     "modes": (schemas.ModesRequest, {"text": "The dog", "rank": 2}),
+    "flow": (schemas.FlowRequest, {"text": PROMPT, "spans": {"a": "dog"}, "rank": 2, "samples": 2}),
+    "series": (schemas.SeriesRequest, {"text": SERIES, "model": NUMBERS}),
     "alignment": (schemas.AlignmentRequest, {"text": PROMPT, "against": OTHER}),
 }
 _REFUSALS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 431, 503)
@@ -53,10 +58,11 @@ def attacks(target: Target, share: float) -> Iterator[Outcome]:
     """The outcome of every request, connection and crowd."""
     logging.disable(logging.CRITICAL)
     draw, model = random.Random(0), target.model
-    app = create_app({"tiny": model}, Limits(seconds=30.0))
+    models = {"tiny": model, NUMBERS: with_numbers(llama_like())}
+    app = create_app(models, Limits(seconds=30.0))
     # uvicorn's handlers are for the main thread; TestClient runs the application in this process.
     with client(app) as api:
-        yield from _hostile_fields(api, model, share, draw)
+        yield from _hostile_fields(api, models, share, draw)
         for request in (*_hostile_bodies(api), *_other_sites(api), *_paths(api)):
             if draw.random() < 8 * share:
                 yield ended(*request)
@@ -72,7 +78,7 @@ def attacks(target: Target, share: float) -> Iterator[Outcome]:
 # One request
 
 
-def _hostile_fields(api: Any, model: Any, share: float, draw: random.Random) -> Iterator[Outcome]:
+def _hostile_fields(api: Any, models: dict[str, Any], share: float, draw: random.Random) -> Iterator[Outcome]:
     """Every field of every question at hostile values, as text and as JSON."""
     texts, objects = (USUAL_TEXTS, OTHER_TEXTS), tuple(map(_written, (USUAL_OBJECTS, OTHER_OBJECTS)))
     for kind, (schema, usual) in _QUESTIONS.items():
@@ -80,7 +86,7 @@ def _hostile_fields(api: Any, model: Any, share: float, draw: random.Random) -> 
             for value in itertools.chain(some(*texts, share / 2, draw), some(*objects, share / 2, draw)):
                 question = {**usual, field: value}
                 case = f"/api/{kind} {field}={json.dumps(value)[:40]}"
-                yield ended(case, lambda kind=kind, question=question: _asked(api, model, kind, question))
+                yield ended(case, lambda kind=kind, question=question: _asked(api, models, kind, question))
 
 
 def _written(values: tuple[Any, ...]) -> list[Any]:
@@ -92,7 +98,7 @@ def _written(values: tuple[Any, ...]) -> list[Any]:
     return written
 
 
-def _asked(api: Any, model: Any, kind: str, question: Any) -> str:
+def _asked(api: Any, models: dict[str, Any] | None, kind: str, question: Any) -> str:
     content = question if isinstance(question, bytes) else json.dumps(question).encode()
     answer = api.post(f"/api/{kind}", content=content, headers={"Content-Type": "application/json"})
     if answer.status_code in _REFUSALS:
@@ -101,17 +107,29 @@ def _asked(api: Any, model: Any, kind: str, question: Any) -> str:
     if answer.status_code != 200:
         raise RuntimeError(f"status {answer.status_code}: {answer.text[:80]}")
     if kind != "alignment":
-        _check_right(model, answer.json())
+        _check_right(models or {}, answer.json())
     return RIGHT
 
 
-def _check_right(model: Any, answer: dict[str, Any]) -> None:
+def _check_right(models: dict[str, Any], answer: dict[str, Any]) -> None:
     """The numbers are those of the Python that the answer says gives the same."""
     names: dict[str, Any] = {}
-    with mock.patch.object(ls, "load_model", lambda *_, **__: model), silence():
+    with mock.patch.object(ls, "load_model", lambda name, **_: models[name]), silence():
         exec(compile(answer["command"]["python"], "command", "exec"), names)
     mine = json.loads(json.dumps(compact(names["result"], 10**9)))
-    for name in ("scores", "layers", "effect", "matrix", "modes", "replacements", "ablations", "cells", "tokens"):
+    for name in (
+        "scores",
+        "layers",
+        "effect",
+        "matrix",
+        "modes",
+        "replacements",
+        "ablations",
+        "cells",
+        "totals",
+        "influence",
+        "tokens",
+    ):
         if name in mine:
             assert mine[name] == answer[name], f"other {name} than those of {answer['command']['python']!r}"
 

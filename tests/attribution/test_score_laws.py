@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.attribution.scoring import total_over_sites
+from lens_scopes.engine.scoring import total_over_sites
 
 IDS = [1, 17, 0, 8, 22, 3]
 TOKEN = 5

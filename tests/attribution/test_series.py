@@ -4,24 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from number_models import PIECES, SERIES, with_numbers
 from tiny_models import gpt2_like, llama_like
-from tokenizers import Regex, Tokenizer
-from tokenizers import models as tokenizer_models
-from tokenizers.pre_tokenizers import Split
-from transformers import PreTrainedTokenizerFast
 
 import lens_scopes as ls
-from lens_scopes.errors import PromptError
-
-PIECES = ["<bos>", "<unk>", *"0123456789", ",", "-", ".", " ", "x", "12", "34", "5,", "<a>", "<b>", "<c>"]
-
-
-def with_numbers(model: Any, pattern: str = r"[0-9]|[^0-9]") -> Any:
-    """A tiny model that reads digits one by one, though its vocabulary holds longer pieces too."""
-    core = Tokenizer(tokenizer_models.WordLevel({piece: i for i, piece in enumerate(PIECES)}, unk_token="<unk>"))
-    core.pre_tokenizer = Split(Regex(pattern), "isolated")
-    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", unk_token="<unk>")
-    return model
+from lens_scopes.errors import LensScopesError, PromptError
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +169,50 @@ def test_a_series_and_its_distribution_draw_themselves() -> None:
     (axes,) = figure.axes
     heights = [segment[1][1] for segment in axes.collections[-1].get_segments()]
     assert heights == [0.2, 0.5, 0.2]
-    assert "80 % between 10 and 90; 10.0% is unresolved" in figure.get_suptitle()
+    assert "median 20, 80 % between 10 and 90; 10.0% is unresolved" in figure.get_suptitle()
     assert distribution._repr_png_().startswith(b"\x89PNG")
     nothing = ls.ValueDistribution([], [], [], 0.0, 1.0, 1)
     assert "No value was reached" in nothing.figure().get_suptitle()
+
+
+def test_the_influence_of_numbers_is_that_of_their_tokens(model: Any) -> None:
+    series = ls.read_series(model, SERIES)
+    for objective, options in (
+        (ls.Fisher(), {}),
+        (ls.Semantic(), {"target": "3", "readout": "dot"}),
+        (ls.LogProb(), {"answer": "34"}),
+        (ls.Temperature(), {"through": "0", "score_site": "values"}),
+    ):
+        found = ls.inspect_series(model, SERIES, objective, **options)
+        attribution = ls.attribute(model, series.prompt, objective, **options)
+        assert found.scores.tolist() == attribution.scores.tolist()
+        assert found.influence().tolist() == pytest.approx(series.per_number(attribution.scores), rel=1e-12)
+        assert (found.numbers, found.written, found.spans) == (series.values, series.written, series.spans)
+        assert (found.target, found.answer) == (attribution.target, attribution.answer)
+        assert found.contract["score attributed"].endswith("summed over each number and the separator after it")
+    assert found.forecast == ls.value_distribution(model, SERIES)
+    best = max(range(7), key=lambda i: abs(found.influence()[i]))
+    assert found.top(1)[0].index == best and f"({7 - best} back)" in repr(found)
+    assert found.to_pandas()["back"].tolist() == [7, 6, 5, 4, 3, 2, 1]
+
+
+def test_what_a_forecast_leaves_out_is_warned_of(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ls.inspect_series(model, SERIES, width=0, longest=1)
+    assert any("not walked to their end" in warning for warning in found.warnings)
+    assert found.forecast.unresolved > 0.1 and found.settings["longest"] == 1
+    with pytest.raises(LensScopesError, match="layers"):
+        ls.inspect_series(model, SERIES, ls.Spec(ls.Fisher(), layers="resid_pre"))
+    monkeypatch.setattr("lens_scopes.attribution.series._LARGEST", 1e3)
+    with pytest.raises(PromptError, match=r"item 1 of the series, '1111'…, is beyond 1000"):
+        ls.inspect_series(model, "1,1111,")
+
+
+def test_an_inspection_is_read_back_only_whole(model: Any) -> None:
+    plain = ls.inspect_series(model, SERIES).to_dict()
+    for change, field in (
+        ({"written": ["1"]}, "written has 1 entries"),
+        ({"spans": [[0, 99]] * 7}, r"spans\[0\] is 0 to 99"),
+        ({"forecast": {**plain["forecast"], "written": []}}, "forecast.written has 0 entries"),
+    ):
+        with pytest.raises(LensScopesError, match=field):
+            ls.SeriesInspection.from_dict({**plain, **change})

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from command_line import PROMPT, Loader, Run, as_json
+from number_models import SERIES, with_numbers
+from tiny_models import llama_like
 
 import lens_scopes as ls
 from lens_scopes.engine.model import ScopedModel
@@ -98,14 +100,22 @@ def test_heads_are_patched_from_another_prompt(run: Callable[..., Run], loader: 
     assert both["heads"]["effect"] == got["effect"]
 
 
-@pytest.mark.parametrize("command", ["heads", "matrix", "modes"])
+def asked(command: str, loader: Loader) -> list[str]:
+    """A usual command line; a series is read by a model of its own."""
+    if command == "series":
+        loader.model = with_numbers(llama_like())
+    return [command, SERIES if command == "series" else PROMPT]
+
+
+@pytest.mark.parametrize("command", ["heads", "matrix", "modes", "series"])
 def test_every_kind_of_file_is_written_and_the_terminal_view_printed(
     run: Callable[..., Run],
+    loader: Loader,
     folder: Path,
     command: str,
 ) -> None:
     names = ["a.html", "a.safetensors", "a.json", "a.csv", "a.png", "a.svg", "a.pdf"]
-    done = run(command, PROMPT, *(argument for name in names for argument in ("--out", name)))
+    done = run(*asked(command, loader), *(argument for name in names for argument in ("--out", name)))
     assert done.status == 0, done.err
     assert len(done.out.splitlines()) > 5
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
@@ -115,9 +125,9 @@ def test_every_kind_of_file_is_written_and_the_terminal_view_printed(
     json.loads((folder / "a.json").read_text())
 
 
-@pytest.mark.parametrize("command", ["heads", "matrix", "modes"])
-def test_a_saved_result_is_shown_again(run: Callable[..., Run], folder: Path, command: str) -> None:
-    done = run(command, PROMPT, "--out", "a.safetensors")
+@pytest.mark.parametrize("command", ["heads", "matrix", "modes", "series"])
+def test_a_saved_result_is_shown_again(run: Callable[..., Run], loader: Loader, folder: Path, command: str) -> None:
+    done = run(*asked(command, loader), "--out", "a.safetensors")
     assert run("show", "a.safetensors").out == done.out
     again = run("show", "a.safetensors", "--json", "--out", "b.html", "--out", "b.safetensors")
     assert as_json(again) == plain(ls.load(folder / "b.safetensors").to_dict())
@@ -180,6 +190,8 @@ def test_memory_runs_layers_in_slices(run: Callable[..., Run], loader: Loader) -
         (["heads", PROMPT, "--memory", "9"], "the heads of"),
         (["matrix", PROMPT, "--memory", "9"], "9 bytes are allowed"),
         (["modes", PROMPT, "--memory", "none"], "4GB"),
+        (["series", "12,34"], "ends with '12,34'"),
+        (["series", "12,x,"], "item 1 of the series is 'x', which is no number"),
     ],
 )
 def test_bad_input_is_one_line_with_nothing_written(

@@ -1,7 +1,7 @@
 """Forward to the final state and back to the sites; and the model is afterwards as it was before."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,21 +15,14 @@ from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
 
 import lens_scopes as ls
-from lens_scopes.attribution.scoring import score
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import averaged_mask
+from lens_scopes.engine.scoring import Directions, score
 from lens_scopes.errors import ModelError, NumericsError
-from lens_scopes.scopes.objectives import Directions
-from lens_scopes.scopes.readouts import Norm, Readout
+from lens_scopes.scopes.readouts import Readout
 
 IDS = [3, 17, 0, 8, 22, 3]
 BATCH = [IDS, [7, 1], [5], [22, 21, 20, 19]]
-
-
-def ordinary(batch: Sequence[Sequence[int]]) -> Tensor:
-    """The mask of the tokens of prompts without special ones."""
-    return averaged_mask([[False] * len(ids) for ids in batch])
 
 
 @pytest.fixture(params=TINY_MODELS)
@@ -124,6 +117,10 @@ def directions(count: int, sampled: int = 0, squared: bool = True, seed: int = 0
     return Directions(vectors, weights, squared=squared, sampled=sampled)
 
 
+def norm(name: str, gradient: Tensor, activation: Tensor) -> Tensor:
+    return gradient.norm(dim=-1)
+
+
 def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
     """Σ w a², and for the sampled rows std(a²)/√n; a single direction gives √w a."""
     model = gpt2_like()
@@ -133,8 +130,7 @@ def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
     found = score(
         trace(ScopedModel.of(model), BATCH, []),
         sets,
-        Norm(),
-        ordinary(BATCH),
+        norm,
         lambda done, total: steps.append((done, total)),
     )["hook_embed"]
     assert found.standard_error is not None
@@ -150,7 +146,7 @@ def test_scores_add_up_weighted_squares_and_their_standard_error() -> None:
 
 
 def test_without_samples_there_is_no_standard_error() -> None:
-    found = score(trace(ScopedModel.of(gpt2_like()), [IDS], []), [directions(3)], Norm(), ordinary([IDS]))["hook_embed"]
+    found = score(trace(ScopedModel.of(gpt2_like()), [IDS], []), [directions(3)], norm)["hook_embed"]
     assert found.standard_error is None
 
 

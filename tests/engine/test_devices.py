@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.engine import memory
+from lens_scopes.engine.memory import plan as planning
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.models import backends
@@ -97,7 +98,7 @@ def test_running_out_of_a_devices_memory_goes_on_in_slices(monkeypatch: pytest.M
     model.pos_embed.W_pos = torch.nn.Parameter(torch.randn(1024, 256, device="cuda"), requires_grad=False)
     prompt = [index % 20 for index in range(1024)]
     whole = ls.attribute(model, prompt, ls.Fisher(2))
-    monkeypatch.setattr(memory, "free_bytes", lambda model: 10**12)
+    monkeypatch.setattr(planning, "free_bytes", lambda model: 10**12)
     torch.cuda.empty_cache()
     room = torch.cuda.memory_reserved() + memory.Budget(ScopedModel.of(model)).whole(1024) // 2
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)

@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.attribution.scoring import score
 from lens_scopes.engine import fisher
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState, Unembedding
 from lens_scopes.engine.fisher import PredictiveGeometry
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.scopes.readouts import Norm
+from lens_scopes.engine.scoring import score
 
 D_MODEL, D_VOCAB = 12, 60
 IDS = [3, 17, 0, 8, 22, 3]
@@ -401,7 +400,7 @@ def estimates(model: Any, seeds: int, **settings: int) -> tuple[Tensor, Tensor]:
     head = ScopedModel.of(model).unembedding()
     state = FinalState(traced.final_states[0].detach(), head)
     directions = [ls.Fisher(rank="trace", seed=seed, **settings).directions(state) for seed in range(seeds)]
-    found = score(traced, directions, Norm(), traced.token_mask)["hook_embed"]
+    found = score(traced, directions, lambda name, gradient, activation: gradient.norm(dim=-1))["hook_embed"]
     assert found.standard_error is not None
     return found.scores.detach(), found.standard_error.detach()
 

@@ -11,17 +11,20 @@ from budgets import smallest
 from tiny_models import TINY_MODELS
 
 import lens_scopes as ls
-from lens_scopes.engine import memory
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.memory import (
     Budget,
     PeakGauge,
+    free_at_once,
     in_units,
     is_out_of_memory,
     parse_memory,
     run_in_chunks,
+    system,
     try_or_oom,
 )
+from lens_scopes.engine.memory import plan as planning
+from lens_scopes.engine.memory import shortage as shortages
 from lens_scopes.engine.model import Batch, ScopedModel
 from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
 from lens_scopes.views.words.memory import memory_amounts, memory_words
@@ -42,7 +45,7 @@ EXACT: Any = {"rtol": 1e-12, "atol": 0}
 @pytest.fixture(autouse=True)
 def quick_collection(monkeypatch):
     """Collecting garbage over all that a test process has imported takes longer than the tests."""
-    monkeypatch.setattr(memory.gc, "collect", lambda: 0)
+    monkeypatch.setattr(shortages.gc, "collect", lambda: 0)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +87,7 @@ def room_for(model: Any, layers: int, shortage: Callable[[], Exception], *, on_t
 
 @pytest.mark.parametrize("through", [None, ls.Layers(1) & ls.Frozen("patterns", "gates")], ids=["free", "path"])
 def test_slices_give_the_scores_of_the_whole_graph_at_every_site(tiny, through, monkeypatch):
-    monkeypatch.setattr(memory, "_DIRECTIONS_SHARE", 1e-9)
+    monkeypatch.setattr(planning, "_DIRECTIONS_SHARE", 1e-9)
     settings = dict(layers=True, sites=["hook_z", "hook_embed"], through=through)
     objective = ls.Fisher("trace", samples=3, exact=2)
     whole = ls.attribute(tiny, IDS, objective, **settings)
@@ -248,9 +251,41 @@ def test_what_never_fits_is_refused_with_its_estimate(tiny, monkeypatch):
     for refused in (ls.attribute_all, ls.inspect_modes):
         with pytest.raises(OutOfMemoryError, match="tokens need about .* allow more memory"):
             refused(tiny, IDS, memory=100)
-    monkeypatch.setattr(memory, "free_bytes", lambda model: 100)
+    monkeypatch.setattr(planning, "free_bytes", lambda model: 100)
     with pytest.raises(OutOfMemoryError, match="100 bytes are free; free more memory"):
         ls.attribute(tiny, IDS)
+
+
+def test_blocks_are_freed_at_once_where_one_layer_would_not_fit_otherwise(tiny, monkeypatch):
+    """The smallest limit is then lower; scores are the same, and the result says how they were computed."""
+    if not system.can_free_at_once():
+        pytest.skip("this C library keeps its heap as it wants")
+    least = smallest(tiny, len(IDS), tiny.cfg.n_layers)
+    monkeypatch.setattr(planning, "LARGE", 1)
+    lower = smallest(tiny, len(IDS), tiny.cfg.n_layers)
+    assert lower < 0.9 * least
+    whole, scarce = ls.attribute(tiny, IDS, layers=True), ls.attribute(tiny, IDS, layers=True, memory=lower)
+    assert not ls.attribute(tiny, IDS, layers=True, memory=least).memory.frees_at_once
+    assert scarce.memory.frees_at_once and scarce.memory.layers_at_once == 1 and not whole.memory.frees_at_once
+    assert "memory given back at once" in memory_words(scarce.memory)
+    torch.testing.assert_close(scarce.layers, whole.layers, **EXACT)
+
+
+def test_large_blocks_go_back_to_the_system_when_they_are_freed():
+    """Every other one of many blocks, which a heap would keep; afterwards blocks come from the heap again."""
+    if not system.can_free_at_once() or system._resident("VmRSS") is None:
+        pytest.skip("this system does not say what a process holds")
+
+    def returned() -> float:
+        """How much of what is freed the process no longer holds."""
+        blocks = [torch.ones(2**20) for _ in range(32)]
+        before = system._resident("VmRSS")
+        del blocks[::2]
+        return (before - system._resident("VmRSS")) / (16 * 2**22)
+
+    with free_at_once(True):
+        assert returned() > 0.95
+    assert returned() < 0.5
 
 
 @pytest.mark.parametrize("shortage", SHORTAGES.values(), ids=SHORTAGES)
@@ -279,14 +314,14 @@ def test_a_real_allocation_that_cannot_be_made_is_recognised():
 
 
 def test_a_containers_limit_counts(tmp_path):
-    assert memory._left_to_the_container(tmp_path) == float("inf")
+    assert system._left_to_the_container(tmp_path) == float("inf")
     for name, text in {"memory.max": "max\n", "memory.current": "300\n", "memory.stat": "anon 5\n"}.items():
         (tmp_path / name).write_text(text)
-    assert memory._left_to_the_container(tmp_path) == float("inf")
+    assert system._left_to_the_container(tmp_path) == float("inf")
     (tmp_path / "memory.max").write_text("1000\n")
-    assert memory._left_to_the_container(tmp_path) == 700
+    assert system._left_to_the_container(tmp_path) == 700
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 120\n")
-    assert memory._left_to_the_container(tmp_path) == 820
+    assert system._left_to_the_container(tmp_path) == 820
 
 
 @pytest.mark.parametrize(("text", "expected"), [("4GB", 4 * 10**9), ("1.5 mb", 1_500_000), (2048, 2048), (None, None)])
@@ -336,11 +371,11 @@ def test_the_peak_is_counted_anew_in_a_process_that_held_more(tiny):
 
 
 def test_the_peak_is_unknown_where_the_system_does_not_count_it(tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "_STATUS", tmp_path / "none")
+    monkeypatch.setattr(system, "_STATUS", tmp_path / "none")
     plan = ls.attribute(tiny, IDS).memory
     assert plan.peak is None and "at the peak" not in memory_amounts(plan)
     monkeypatch.undo()
-    monkeypatch.setattr(memory, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr(system, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
     assert ls.attribute(tiny, IDS).memory.peak is None
 
 
@@ -360,6 +395,6 @@ def test_what_autograd_keeps_is_what_the_estimate_counts(name):
     start = model.run_slice(batch, batch.token_ids, 0, 1).detach().requires_grad_(True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
         model.run_slice(batch, start, 1, 2)
-    footprint = memory.Footprint.of(model)
+    footprint = planning.Footprint.of(model)
     actual = sum(values.untyped_storage().nbytes() for values in kept.values())
     assert footprint.kept(len(ids)) + footprint.weights == pytest.approx(actual, rel=0.15)

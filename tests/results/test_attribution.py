@@ -27,8 +27,8 @@ import lens_scopes as ls
 from lens_scopes.engine.final_state import PredictedToken
 from lens_scopes.errors import FileError, PromptError
 from lens_scopes.results.attribution import Attribution
-from lens_scopes.results.files import FORMAT, VERSION
-from lens_scopes.results.writing import write_whole
+from lens_scopes.results.storage.files import FORMAT, VERSION
+from lens_scopes.results.storage.writing import write_whole
 
 IDS = [3, 17, 0, 8, 22, 3]
 TEXT = "two words\nand 😀"

@@ -288,7 +288,7 @@ def test_rules_compose_with_components_layers_and_memory(tiny, monkeypatch) -> N
     assert not torch.allclose(whole.scores, free.scores)
     assert path.carried(ScopedModel.of(tiny)) == {(0, 1)}
     with monkeypatch.context() as patch:  # one layer at a time
-        patch.setattr("lens_scopes.engine.memory.Budget.whole", lambda *_: 10**15)
+        patch.setattr("lens_scopes.engine.memory.plan.Budget.whole", lambda *_: 10**15)
         sliced = ask(memory="1GB")
     assert sliced.memory.sliced
     torch.testing.assert_close(sliced.scores, whole.scores, **EXACT)

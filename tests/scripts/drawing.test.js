@@ -3,10 +3,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DEFAULTS, read, write } from "../../lens_scopes/server/page/address.js";
 import { commands } from "../../lens_scopes/server/page/answer.js";
-import { align, difference } from "../../lens_scopes/server/page/difference.js";
-import { editable, edited } from "../../lens_scopes/server/page/edit.js";
+import { align, difference } from "../../lens_scopes/server/page/parts/difference.js";
+import { editable, edited } from "../../lens_scopes/server/page/parts/edit.js";
 import { latest } from "../../lens_scopes/server/page/memory.js";
-import { sources } from "../../lens_scopes/server/page/sources.js";
+import { asText, columnsOf, firstChoice, isSeries } from "../../lens_scopes/server/page/parts/series.js";
+import { asSpans, freeName } from "../../lens_scopes/server/page/parts/spans.js";
+import { sources } from "../../lens_scopes/server/page/parts/sources.js";
 import { apart, place } from "../../lens_scopes/views/page/scripts/chart.js";
 import { safe, sparse } from "../../lens_scopes/views/page/scripts/circuitsvis.js";
 import { directionOf, say, setLabels } from "../../lens_scopes/views/page/scripts/dom.js";
@@ -166,4 +168,48 @@ test("sources of a token are what stands before it", () => {
   assert.deepEqual(strip.values, [2, 3, 5]);
   assert.deepEqual(strip.choices, ["2 c", "3 y"]);
   assert.equal(sources({ ...matrix, generated: 0 }, part), null);
+});
+
+test("spans are asked for by their text, and by their characters where it stands there twice", () => {
+  const prompt = "🛋 dog, dog.";
+  const rows = [
+    { name: "first", text: "dog", start: 3 },
+    { name: "last", text: "dog", start: 8 },
+    { name: "sofa", text: "🛋", start: 0 },
+    { name: "sofa", text: "cat" },
+  ];
+  const { spans, characters } = asSpans(rows, prompt);
+  assert.deepEqual(characters, { first: [2, 5], last: [7, 10] });
+  assert.deepEqual(spans, { sofa: "🛋", "sofa 2": "cat" });
+  // A place where the text no longer stands is none: the server says that the text is there twice.
+  assert.deepEqual(asSpans([{ name: "a", text: "dog", start: 4 }], prompt), { spans: { a: "dog" }, characters: {} });
+  assert.equal(freeName([{ name: "span 1" }, { name: "span 3" }]), "span 2");
+});
+
+test("spans are part of the address", () => {
+  const sides = [{ ...DEFAULTS, text: "a", spans: [{ name: "b=", text: "&c", start: 1 }], sigma: "0.2" }];
+  const view = { layer: "", fold: "", colour: "", apart: "", head: "", show: ["flow"] };
+  assert.deepEqual(read(write({ sides, ...view })), { sides, view });
+  assert.equal("spans" in read("#text=a&spans=[1]").sides[0], false);
+});
+
+test("numbers are read from a line, from lines and from columns", () => {
+  assert.deepEqual(columnsOf("12, 17, 25,"), [{ name: "numbers", cells: ["12", "17", "25"] }]);
+  assert.deepEqual(columnsOf("12 17 25")[0].cells, ["12", "17", "25"]);
+  assert.deepEqual(columnsOf("1\r\n2\r\n\r\n3"), [{ name: "column 1", cells: ["1", "2", "3"] }]);
+  const columns = columnsOf('day,"price",note\n1,0.5,a\n2,0.75,b');
+  assert.deepEqual(columns.map(({ name }) => name), ["day", "price", "note"]);
+  assert.deepEqual(columns[1].cells, ["0.5", "0.75"]);
+  assert.equal(firstChoice(columns), 1);
+  assert.deepEqual(columnsOf(" \n"), []);
+});
+
+test("a column is written as a series, in two digits or as it is", () => {
+  const column = { name: "price", cells: ["0.5", "0.75", "1.0"] };
+  assert.equal(asText(column, false), "0.5,0.75,1.0,");
+  assert.equal(asText(column, true), "10,55,99,");
+  assert.equal(asText({ name: "flat", cells: ["3", "3"] }, true), "55,55,");
+  assert.throws(() => asText({ name: "price", cells: ["1", "n/a"] }, true), /Number 2 of “price” is “n\/a”/);
+  assert.throws(() => asText({ name: "price", cells: ["1"] }, true), /two numbers/);
+  assert.ok(isSeries(asText(column, true)) && isSeries("1, -2.5, 3, ") && !isSeries("1,2") && !isSeries("The 1, 2,"));
 });

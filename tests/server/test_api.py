@@ -14,8 +14,10 @@ import pytest
 import torch
 from command_line import PROMPT, WORDS, Loader, Run, tokenizer
 from fastapi.testclient import TestClient
+from number_models import SERIES, with_numbers
 from page_blocks import blocks
 from served import chat_model, client, events, served_model
+from tiny_models import llama_like
 
 import lens_scopes as ls
 from lens_scopes.scopes.registry import READOUTS
@@ -25,10 +27,12 @@ from lens_scopes.server.api.schemas import (
     AttributeRequest,
     AttributionAnswer,
     CellsAnswer,
+    FlowAnswer,
     HeadsAnswer,
     InfluenceAnswer,
     MatrixAnswer,
     ModesAnswer,
+    SeriesAnswer,
 )
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.explain import refuse_early
@@ -152,6 +156,18 @@ QUESTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Any], Any]] = {
         lambda model: ls.attribute_all(model, PROMPT, ls.LogProb(), answer=" sofa dog"),
         MatrixAnswer,
     ),
+    "flow": (
+        {"spans": {"animal": "dog"}, "characters": {"verb": [8, 14]}, "sigma": 0.5, "rank": 3, "samples": 2, "seed": 4},
+        lambda model: ls.information_flow(
+            model, PROMPT, {"animal": "dog", "verb": ls.Chars(8, 14)}, sigma=0.5, rank=3, samples=2, seed=4
+        ),
+        FlowAnswer,
+    ),
+    "flow to an answer": (
+        {"spans": {"animal": "dog"}, "answer": " sofa dog", "through": "0"},
+        lambda model: ls.information_flow(model, PROMPT, {"animal": "dog"}, answer=" sofa dog", through=ls.Layers(0)),
+        FlowAnswer,
+    ),
     "modes": (
         {"rank": 2, "baseline": "zero"},
         lambda model: ls.inspect_modes(model, PROMPT, 2, baseline="zero"),
@@ -205,6 +221,31 @@ def test_the_python_and_the_command_line_give_the_same_result(
             found.pop(part)
         assert same(found, {name: value for name, value in answer.items() if name in found})
     assert {call[0] for call in loader.calls} == {"tiny"}
+
+
+def test_a_series_is_that_of_the_library_the_python_and_the_command_line(
+    run: Callable[..., Run], loader: Loader
+) -> None:
+    loader.model = with_numbers(llama_like())
+    asked = {"text": SERIES, "scope": "logprob", "answer": "34", "readout": "dot", "width": 2, "least": 0.01}
+    with client(create_app({"tiny": loader.model})) as api:
+        answer = ask(api, "series", **asked)
+        refused = api.post("/api/series", json={"text": "12,34"})
+        modest = ask(api, "series", text=SERIES)
+    SeriesAnswer.model_validate(answer)
+    expected = plain(
+        ls.inspect_series(loader.model, SERIES, ls.LogProb(), answer="34", readout="dot", width=2, least=0.01)
+    )
+    assert same({name: value for name, value in answer.items() if name in expected}, expected)
+    assert refused.status_code == 422 and "end it with ','" in refused.json()["detail"]
+    assert modest["command"]["shell"] == f"lens-scopes series {SERIES} --model tiny"
+    variables: dict[str, Any] = {}
+    exec(answer["command"]["python"].replace("ls.load_model", "load_model"), {"load_model": loader}, variables)
+    _, *arguments = shlex.split(answer["command"]["shell"])
+    for found in (plain(variables["result"]), json.loads(run(*arguments, "--json").out)):
+        for part in ("model", "versions"):
+            found.pop(part)
+        assert same(found, {name: value for name, value in answer.items() if name in found})
 
 
 ANSWERED: list[tuple[dict[str, Any], Any, dict[str, Any]]] = [
@@ -349,6 +390,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("matrix", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
     ("attribute", {"lens": "tuned"}, ["--lens", "tuned"]),
     ("modes", {"rank": 0}, ["--rank", "0"]),
+    ("flow", {}, []),
+    ("flow", {"spans": {"a": "cat"}}, ["--span", "a=cat"]),
+    ("flow", {"characters": {"a": [1, 99]}}, ["--characters", "a=1:99"]),
+    ("flow", {"spans": {"a": "dog", "b": "dog sleeps"}}, ["--span", "a=dog", "--span", "b=dog sleeps"]),
+    ("flow", {"spans": {"a": "dog"}, "rank": 17}, ["--span", "a=dog", "--rank", "17"]),
     ("modes", {"baseline": "mode"}, ["--baseline", "mode"]),
 ]
 
@@ -440,7 +486,7 @@ def test_files_are_those_of_the_library(api: TestClient, model: Any, tmp_path: P
     report = attribution_page(expected, heads=inspected)
     page = api.get(f"{place}/page", params={"with": heads["id"]}).json()
     assert page == json.loads(json.dumps({"title": report.title, **report.content()})), "the page draws the report"
-    assert both.headers["content-disposition"] == 'attachment; filename="attribution.html"'
+    assert both.headers["content-disposition"] == 'attachment; filename="attribution-the-dog-sleeps-on-the.html"'
     saved = tmp_path / "saved.safetensors"
     saved.write_bytes(api.get(f"{place}/safetensors").content)
     assert torch.equal(ls.Attribution.load(saved).scores, expected.scores)

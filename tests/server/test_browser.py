@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from chromium import WORD_JOINER, browser_marks, rgb, texts
 from command_line import PROMPT, WORDS, tokenizer
+from number_models import with_numbers
 from served import chat_model, served_model, serving
+from tiny_models import llama_like
 
 import lens_scopes as ls
 from lens_scopes.scopes.registry import FREEZABLE, READOUTS, SCORE_SITES, rule_choices
@@ -407,7 +409,7 @@ def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None
     tab.wait_for_selector(cells)
     assert [text.strip() for text in tokens(tab, cells)] == ["<bos>", "The", "dog", "sofa", "sleeps", "on", "the"]
     assert [tab.locator(cells).nth(i).get_attribute("class") for i in (2, 3)] == ["x", "x"]
-    assert "in one text alone" in tab.locator("#difference .legend").inner_text()
+    assert "only in one prompt" in tab.locator("#difference .legend").inner_text()
 
     def relative(prompt: str) -> float:
         scores = ls.attribute(model, prompt).scores[1:]
@@ -423,7 +425,7 @@ def test_two_prompts_are_compared(visit: Callable[..., Any], model: Any) -> None
     assert tab.locator("#b-tokens input[value=L1]").is_checked()
     assert not tab.locator("#difference .readout").inner_text().startswith("“on”"), "the difference is of that layer"
     same = visit(f"text={PROMPT}&b.text={PROMPT}&b.scope=entropy")
-    assert "in one text alone" not in same.locator("#difference .legend").inner_text()
+    assert "only in one prompt" not in same.locator("#difference .legend").inner_text()
     assert "b.text=The+sofa+sleeps+on+the" in tab.url
     again = visit(tab.url.partition("#")[2])
     assert again.locator(".answer").count() == 2
@@ -628,25 +630,30 @@ def test_running_work_is_cancelled(visit: Callable[..., Any], model: Any, addres
         asked(tab, lambda: tab.click("#explain"))
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width: int) -> None:
+def serious(tab: Any) -> list[Any]:
+    """What axe finds of weight on a page."""
     from axe_playwright_python.sync_playwright import Axe
 
+    return [
+        (item["id"], [node["html"][:120] for node in item["nodes"][:3]])
+        for item in Axe().run(tab).response["violations"]
+        if item["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing_serious(visit: Callable[..., Any], scheme: str, width: int) -> None:
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 844}}
-    tab = visit(f"text={PROMPT}&show=heads,matrix&b.text=The+sofa+sleeps", **options)
+    spans = """[{"name":"animal","text":"dog"}]"""
+    tab = visit(f"text={PROMPT}&show=heads,matrix,flow&spans={spans}&b.text=The+sofa+sleeps", **options)
+    tab.locator("#a-spans").wait_for()
     tab.locator("#b-matrix").wait_for()
     until(tab, READY)
     tab.eval_on_selector_all("details", "folds => folds.forEach(fold => { fold.open = true })")
     tab.locator("input.numbers").first.check()
     tab.locator("[name=target]").first.press_sequentially("s")
     tab.wait_for_selector("[role=option]")
-    found = Axe().run(tab).response["violations"]
-    serious = [
-        (item["id"], [node["html"][:120] for node in item["nodes"][:3]])
-        for item in found
-        if item["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious(tab) == []
     assert tab.evaluate("document.documentElement.scrollWidth") == width
 
 
@@ -743,3 +750,72 @@ def test_a_chat_is_typed_turn_by_turn(visit: Callable[..., Any]) -> None:
         again = visit(tab.url.partition("#")[2], at=address)
         assert again.get_by_label("Content").nth(1).input_value() == " sleeps on"
         assert tokens(again) == tokens(tab)
+
+
+def test_the_flow_from_a_selected_passage_is_measured(visit: Callable[..., Any], model: Any) -> None:
+    tab = visit()
+    tab.get_by_role("button", name="Information flow").click()
+    assert tab.evaluate("document.activeElement.ariaLabel") == "Text of the span", "without a span, one is asked for"
+    tab.keyboard.type("sleeps")
+    tab.locator("[name=text]").evaluate("e => e.setSelectionRange(4, 7)")
+    tab.get_by_role("button", name="Add the selected passage").click()
+    tab.keyboard.type("<b>animal")
+    tab.fill("[name=sigma]", "0.5")
+    asked(tab, lambda: tab.get_by_role("button", name="Measure").click())
+    tab.wait_for_selector("#a-spans table")
+    spans = {"span 1": "sleeps", "<b>animal": "dog"}
+    totals = ls.information_flow(model, PROMPT, spans, sigma=0.5).totals()
+    told = texts(tab, "#a-spans table tbody tr")
+    assert all(item.name in row and number(item.bound) in row for item, row in zip(totals, told, strict=True))
+    assert "what the predictions are sensitive to" in tab.inner_text("#a-spans")
+    assert "--span 'span 1=sleeps' --span '<b>animal=dog' --sigma 0.5" in tab.locator(".codes pre").nth(1).inner_text()
+    again = visit(tab.url.partition("#")[2])
+    again.wait_for_selector("#a-spans table")
+    assert [again.locator(".spans li input").nth(i).input_value() for i in range(4)] == [
+        "span 1",
+        "sleeps",
+        "<b>animal",
+        "dog",
+    ]
+    tab.get_by_role("button", name="Remove").first.click()
+    assert tab.evaluate("document.activeElement.value") == "<b>animal"
+
+
+def test_the_messages_of_a_chat_are_spans_by_themselves(visit: Callable[..., Any]) -> None:
+    with serving(create_app({"tiny": chat_model()})) as chat_address:
+        tab = visit('chat=[{"role":"user","content":"The dog"},{"role":"user","content":"sleeps on"}]', at=chat_address)
+        asked(tab, lambda: tab.get_by_role("button", name="Information flow").click())
+        tab.wait_for_selector("#a-spans table")
+        assert len(texts(tab, "#a-spans table tbody tr")) == 2
+
+
+def test_a_pasted_series_is_inspected(visit: Callable[..., Any]) -> None:
+    model = with_numbers(llama_like())
+    with serving(create_app({"tiny": model})) as address:
+        tab = visit("text=12,34", at=address)
+        assert tab.get_by_role("button", name="Series").count() == 0
+        tab.locator(".numbers-in summary").click()
+        tab.fill(".pasted", "price\n<b>\n3")
+        assert "Number 1 of “price” is “<b>”" in tab.inner_text(".told") and tab.locator(".use").is_disabled()
+        tab.set_input_files(
+            ".file", {"name": "a.csv", "mimeType": "text/csv", "buffer": b"day;price\n1;0\n2;5\n3;10\n"}
+        )
+        until(tab, "document.querySelector('.told').textContent.startsWith('3 numbers: 10,55,99,')")
+        assert tab.input_value(".column") == "price"
+        tab.select_option(".column", "day")
+        tab.locator(".scaled").uncheck()
+        tab.locator(".use").click()
+        assert tab.input_value("[name=text]") == "1,2,3," and tab.evaluate("document.activeElement.name") == "text"
+        asked(tab, lambda: tab.click("#explain"))
+        asked(tab, lambda: tab.get_by_role("button", name="Series", exact=True).click())
+        tab.wait_for_selector("#a-series .chart circle")
+        expected = ls.inspect_series(model, "1,2,3,")
+        best = expected.top(1)[0]
+        assert texts(tab, "#a-series .bars .token")[0].startswith(f"{best.label} · ")
+        assert tab.locator("#a-series .chart circle").count() == 3 and tab.locator("#a-forecast .chart").count() == 1
+        assert "--span" not in tab.inner_text(".codes") and "lens-scopes series 1,2,3," in tab.inner_text(".codes")
+        assert "show=series" in tab.url
+        again = visit(tab.url.partition("#")[2], at=address)
+        again.wait_for_selector("#a-forecast .chart")
+        tab.eval_on_selector_all("details", "folds => folds.forEach(fold => { fold.open = true })")
+        assert serious(tab) == []

@@ -85,6 +85,13 @@ def ask(api: TestClient, **question: Any) -> httpx.Response:
             {"scope": "fisher@2", "generate": 3},
             "an answer of 3 tokens has 6 directions at rank 2; this server takes 5. Ask for samples=16.",
         ),
+        (
+            Limits(directions=5),
+            "flow",
+            {"spans": {"a": "dog"}, "rank": 1, "samples": 2, "generate": 2},
+            "the flow to 2 predictions takes 6 backward passes, 3 for each; this server takes 5. Ask for a lower rank "
+            "and fewer samples, or a shorter answer.",
+        ),
         (Limits(request_bytes=20), "attribute", {}, "the request is larger than the 20 bytes this server takes."),
     ],
 )

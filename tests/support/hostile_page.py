@@ -70,10 +70,14 @@ def views(kind: str) -> dict[str, dict[str, str]]:
     text, other = ("".join(order) for order in (words, words[::-1]))
     chat = json.dumps([{"role": word[:200], "content": word} for word in words])
     answer = "".join(words[:2])
+    spans = json.dumps(
+        [{"name": word[:200].replace("=", "-"), "text": word, "start": text.find(word)} for word in words[:4]]
+    )
     asked = {
         "two texts": {"text": text, "show": "heads,matrix,modes", "b.text": other, "b.model": named(kind)},
         "two prompts": {"text": text, "against": other, "show": "cells,heads"},
         "an answer": {"text": text, "answer": answer, "scope": "logprob", "show": "influence"},
+        "spans": {"text": text, "spans": spans, "show": "flow"},
         "a chat": {"chat": chat, "fold": "word", "layer": "L1", "head": "L0H1"},
         "an unheard-of target": {"text": text, "target": text + "?"},
         "an unheard-of path": {"text": text, "through": text},

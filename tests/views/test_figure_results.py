@@ -15,6 +15,8 @@ from matplotlib.image import imread
 
 from lens_scopes.results.heads import AblationEffect
 from lens_scopes.views import figure_bytes, figure_of, heads_figure, matrix_figure, modes_figure
+from lens_scopes.views.charts import axis_of
+from lens_scopes.views.figures.interventions.scatter import _free_corner
 from lens_scopes.views.words.token_text import printable_token
 
 MAKERS = [fake_heads, fake_matrix, fake_influence, fake_modes]
@@ -116,3 +118,10 @@ def test_unusual_numbers_are_drawn_and_said(result: Any) -> None:
 
 def _any(result: Any) -> bool:
     return bool(result.matrix.any()) if hasattr(result, "matrix") else True
+
+
+def test_the_legend_is_in_the_emptier_corner_off_the_diagonal() -> None:
+    axis = axis_of([4.0, -4.0])
+    assert _free_corner(axis, [(2.5, -3.0)], False) == "upper left"
+    assert _free_corner(axis, [(-3.0, 3.5), (-2.5, 3.0), (2.5, -3.0)], True) == "lower right"
+    assert (_free_corner(axis, [], False), _free_corner(axis, [], True)) == ("lower right", "upper left")

@@ -16,9 +16,11 @@ import torch
 from fake_attribution import HOSTILE_TOKENS, fake_attribution
 from fake_results import fake_heads, fake_matrix, fake_modes
 from html_document import Document
+from tiny_models import gpt2_like
 
+import lens_scopes as ls
 from lens_scopes.errors import FileError
-from lens_scopes.views import Page, Section, attribution_page, framed, notebook_html, to_html
+from lens_scopes.views import Page, Section, attribution_page, framed, notebook_html, page_of, to_html
 from lens_scopes.views.page import inline
 from lens_scopes.views.page.inline import SCRIPTS, bundle, encode, joined, lean
 from lens_scopes.views.words.attribution import number, percent
@@ -215,6 +217,17 @@ def test_the_notebook_view_is_small_and_keeps_the_warnings(make: Callable[..., A
     assert len(html) < 100_000
     assert "mind the gap" in html
     assert "var CircuitsVis=" not in html
+
+
+def test_the_notebook_view_of_a_matrix_of_a_long_answer_is_small() -> None:
+    matrix = ls.attribute_all(gpt2_like(n_ctx=128), [3, 7, 1, 7, 4] * 7, generate=40)
+    html = notebook_html(matrix)
+    assert len(html) < 100_000 and "chain" in html  # with the way down to the prompt
+    page = page_of(matrix)
+    blocks = {section["key"]: section["blocks"] for section in page.compact().content()["sections"]}
+    (shown,) = [block for block in blocks["matrix"] if block["type"] == "map"]
+    for row, expected in zip(shown["values"], matrix.matrix.tolist(), strict=True):
+        assert row == pytest.approx(expected[: len(row)], rel=1e-3)
 
 
 def test_the_notebook_strip_needs_no_frame_and_is_text() -> None:

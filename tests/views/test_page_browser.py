@@ -16,7 +16,7 @@ from served import wait_until
 from lens_scopes.views import Page, Section, attribution_page, notebook_html, to_html
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.colour import contrast, from_hex, ink, level_colour, scale_of
-from lens_scopes.views.words.pages.blocks import heat_map
+from lens_scopes.views.words.pages.parts.blocks import heat_map
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 pytestmark = browser_marks

@@ -169,6 +169,7 @@ def test_several_directions_of_a_users_own_are_no_signed_number() -> None:
 def test_titles_are_one_line_and_shortened_from_the_left() -> None:
     assert title(fake_attribution()).endswith("The dog sleeps on the → ␣sofa")
     assert title(fake_attribution(target=None)).endswith("→ ␣sofa")
+    assert title(fake_attribution(["«", " عاصمة"], n_layers=0)).endswith(" عاصمة ← ␣sofa")
     long = title(fake_attribution([" word"] * 100 + [" end"], n_layers=0))
     assert long.startswith("…")
     assert long.endswith(" end → ␣sofa")

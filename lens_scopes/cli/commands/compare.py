@@ -16,11 +16,11 @@ from lens_scopes.cli.options.result import PANEL, check_files, content_of, json_
 from lens_scopes.cli.options.spec import CompareOptions, check_scope
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError, PromptError
-from lens_scopes.results.writing import as_json
+from lens_scopes.results.storage.writing import as_json
 from lens_scopes.scopes.registry import DEFAULT_SCOPE
 
 if TYPE_CHECKING:
-    from lens_scopes.results.attribution import Comparison
+    from lens_scopes.results.comparison import Comparison
 
 _SUFFIXES = (".html", ".csv", ".json", ".png", ".svg", ".pdf")
 

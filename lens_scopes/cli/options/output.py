@@ -12,7 +12,7 @@ import typer
 from lens_scopes.cli.options.result import PANEL, ResultOptions, content_of, json_file, write_files
 from lens_scopes.errors import PromptError
 from lens_scopes.prompts.groups import UNITS
-from lens_scopes.results.writing import as_json, utf8
+from lens_scopes.results.storage.writing import as_json, utf8
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution

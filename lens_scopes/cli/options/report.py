@@ -10,7 +10,7 @@ import typer
 
 from lens_scopes.cli.options.result import PANEL, check_files, write_files
 from lens_scopes.evaluation.formats import FORMATS, formats_text
-from lens_scopes.results.writing import as_json
+from lens_scopes.results.storage.writing import as_json
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_scopes.errors import FileError
-from lens_scopes.results.writing import as_json, check_writable, utf8, write_whole
+from lens_scopes.results.storage.writing import as_json, check_writable, utf8, write_whole
 
 PANEL = "Output"
 RESULT_SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")

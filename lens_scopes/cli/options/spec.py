@@ -18,6 +18,7 @@ from lens_scopes.scopes.registry import (
     MATRIX_OPTIONS,
     PATH_OPTIONS,
     SCOPE_OPTIONS,
+    SERIES_OPTIONS,
     SITE_OPTIONS,
     WHICH_ANSWER,
     Option,
@@ -90,7 +91,7 @@ def _field(option: Option) -> tuple[str, Any, Any]:
 
 
 if TYPE_CHECKING:
-    SpecOptions = CompareOptions = HeadsOptions = CellOptions = MatrixOptions = PathOptions = _Choices
+    SpecOptions = CompareOptions = HeadsOptions = CellOptions = MatrixOptions = SeriesOptions = PathOptions = _Choices
 else:
     SpecOptions = _group(
         "SpecOptions",
@@ -117,5 +118,10 @@ else:
     )
     MatrixOptions = _group(
         "MatrixOptions", (*SCOPE_OPTIONS, *MATRIX_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS), "For matrices."
+    )
+    SeriesOptions = _group(
+        "SeriesOptions",
+        (*SCOPE_OPTIONS, *WHICH_ANSWER, *SERIES_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS),
+        "For series of numbers.",
     )
     PathOptions = _group("PathOptions", (*PATH_OPTIONS, *LIMIT_OPTIONS), "For what has an objective of its own.")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
-from lens_scopes.engine.model.cache import WeightSample
+from torch import Tensor
+
+from lens_scopes.engine.model.cache import WeightSample, changed_weights
 from lens_scopes.engine.model.scoped import ScopedModel
 
 
 def remember(model: ScopedModel) -> None:
     """Notes a model's weights and the hooks that come with it, so that `alterations` names later ones alone."""
-    model.cache.known_hooks.update(number for _, part in _parts(model) for number in _hook_ids(part))
-    model.cache.loaded_weights = {name: WeightSample.of(weight) for name, weight in model.module.named_parameters()}
+    parts = _parts(model)
+    model.cache.known_hooks.update(number for part in parts.values() for number in _hook_ids(part))
+    model.cache.loaded_weights = {name: WeightSample.of(weight) for name, weight in _weights(parts).items()}
 
 
 def alterations(model: ScopedModel) -> list[str]:
@@ -24,12 +27,10 @@ def alterations(model: ScopedModel) -> list[str]:
     """
     if model.cache.altered is not None:
         return model.cache.altered
-    parts = _parts(model)
-    hooked = [name for name, part in parts if not model.cache.known_hooks.issuperset(_hook_ids(part))]
-    adapted = [f"{name} ({type(part).__name__})" for name, part in parts if _is_adapter(part)]
-    weights, loaded = dict(model.module.named_parameters()), model.cache.loaded_weights
-    changed = [name for name, weight in weights.items() if name in loaded and not loaded[name].matches(weight)]
-    changed += [name for name in loaded.keys() - weights.keys()]
+    parts, known = _parts(model), model.cache.known_hooks
+    hooked = [name or _WHOLE for name, part in parts.items() if not known.issuperset(_hook_ids(part))]
+    adapted = [f"{name or _WHOLE} ({type(part).__name__})" for name, part in parts.items() if _is_adapter(part)]
+    changed = changed_weights(model.cache.loaded_weights, _weights(parts))
     noted = {HOOKS: hooked, "adapters": adapted, "weights changed since they were loaded:": sorted(changed)}
     return [f"{what} {_few(names)}" for what, names in noted.items() if names]
 
@@ -46,21 +47,51 @@ def noted_alterations(model: ScopedModel) -> Iterator[list[str]]:
 
 
 HOOKS = "the caller's hooks at"
+_WHOLE = "the model"
 
 
-def _parts(model: ScopedModel) -> list[tuple[str, Any]]:
-    """All modules, each once; a bridge keeps the model that it wraps to itself."""
-    modules = [model.module, getattr(model.module, "original_model", None)]
-    parts = {id(part): (name, part) for one in modules if one is not None for name, part in one.named_modules()}
-    return [(name or "the model", part) for name, part in parts.values()]
+# Every call looks at hundreds of modules: what follows does without `named_modules`, `named_parameters` and `hasattr`,
+# which take several times as long.
 
 
-def _hook_ids(part: Any) -> set[int]:
+def _parts(model: ScopedModel) -> dict[str, Any]:
+    """All modules by name, each once; a bridge keeps the model that it wraps to itself."""
+    parts: dict[str, Any] = {}
+    seen: set[int] = set()
+    left = [("", model.module), (_WRAPPED, getattr(model.module, "original_model", None))]
+    while left:
+        name, part = left.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        parts[name] = part
+        if part._modules:
+            inside = f"{name}." if name else ""
+            left += [(inside + child_name, child) for child_name, child in reversed(part._modules.items())]
+    return parts
+
+
+_WRAPPED = "original_model"
+
+
+def _weights(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights by name."""
+    return {
+        f"{name}.{own_name}" if name else own_name: weight
+        for name, part in parts.items()
+        for own_name, weight in part._parameters.items()
+        if weight is not None
+    }
+
+
+def _hook_ids(part: Any) -> Set[int]:
     """The hooks of a module by id, without those by which a library connects its own modules."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooks = {number: hook for kind in kinds for number, hook in getattr(part, kind).items()}
+    kinds = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    if not any(kinds):
+        return frozenset()
+    hooks = {number: hook for kind in kinds for number, hook in kind.items()}
     if hasattr(part, "fwd_hooks"):  # a hook point, whose hooks come wrapped by TransformerLens
-        return set(hooks)
+        return hooks.keys()
     return {number for number, hook in hooks.items() if _library(hook) not in ("transformer_lens", "transformers")}
 
 
@@ -71,10 +102,12 @@ def _library(hook: Any) -> str:
 
 def _is_adapter(part: Any) -> bool:
     """A layer of the PEFT library, one that is made like its LoRA, or a parametrization of PyTorch."""
-    made_by = type(part).__module__.partition(".")[0]
-    return (made_by == "peft" and not hasattr(part, "peft_config")) or any(
-        hasattr(part, name) for name in ("lora_A", "lora_down", "parametrizations")
-    )
+    if type(part).__module__.startswith("peft.") and not hasattr(part, "peft_config"):
+        return True
+    for names in (part._modules, part._parameters, vars(part)):
+        if "lora_A" in names or "lora_down" in names or "parametrizations" in names:
+            return True
+    return False
 
 
 def _few(names: Sequence[str]) -> str:

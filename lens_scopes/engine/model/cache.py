@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from lens_scopes.engine.final_state import WeightCache
@@ -37,28 +39,58 @@ class WeightSample:
     Attributes:
         writes: the count; 0 for weights made in inference mode, which have none.
         shape: of the weight.
-        places: indices of the numbers, one tensor an axis, spread evenly.
-        values: the numbers.
+        values: numbers at places that are spread evenly.
     """
 
     writes: int
     shape: torch.Size
-    places: tuple[Tensor, ...]
     values: Tensor
 
     @classmethod
     def of(cls, weight: Tensor) -> WeightSample:
         """The state of a weight."""
-        flat = torch.linspace(0, weight.numel() - 1, min(weight.numel(), _SAMPLED), dtype=torch.float64).long()
-        places = torch.unravel_index(flat, weight.shape) if weight.dim() else ()
-        return cls(_writes(weight), weight.shape, places, weight.detach()[places].clone())
+        return cls(_writes(weight), weight.shape, _numbers([weight]))
 
-    def matches(self, weight: Tensor) -> bool:
-        """Whether a weight is the one that was sampled, moved or cast at most."""
-        if weight.shape != self.shape or _writes(weight) != self.writes:
-            return False
-        now = weight.detach()[self.places]
-        return torch.equal(self.values.to(now).nan_to_num(), now.nan_to_num())
+
+def changed_weights(samples: Mapping[str, WeightSample], weights: Mapping[str, Tensor]) -> list[str]:
+    """The names of sampled weights that are gone, or not what was sampled; a move or a cast is no change."""
+    changed = [name for name in samples if name not in weights]
+    alike: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    for name, sample in samples.items():
+        if (weight := weights.get(name)) is None:
+            continue
+        if weight.shape != sample.shape or _writes(weight) != sample.writes:
+            changed.append(name)
+        else:
+            alike.setdefault((weight.device, weight.dtype), []).append(name)
+    # All numbers at once: hundreds of comparisons take longer, above all where each waits for a GPU.
+    for names in alike.values():
+        now = _numbers([weights[name] for name in names])
+        before = torch.cat([samples[name].values for name in names]).to(now)
+        if not torch.equal(before, now):
+            differs = (before.nan_to_num() != now.nan_to_num()).split([len(samples[name].values) for name in names])
+            changed += [name for name, different in zip(names, differs, strict=True) if bool(different.any())]
+    return changed
+
+
+@torch.no_grad()
+def _numbers(weights: Sequence[Tensor]) -> Tensor:
+    """Some numbers of each of several weights of one dtype on one device."""
+    dtype = weights[0].dtype
+    if dtype.is_floating_point and dtype.itemsize == 1:  # float8, which `take` does not know
+        numbers = torch.cat([weight.view(torch.uint8).take(_places(weight)) for weight in weights])
+        return numbers.view(dtype).float()
+    return torch.cat([weight.take(_places(weight)) for weight in weights])
+
+
+def _places(weight: Tensor) -> Int[Tensor, " sample"]:
+    return _evenly(weight.numel(), weight.device)
+
+
+@cache
+def _evenly(size: int, device: torch.device) -> Int[Tensor, " sample"]:
+    places = torch.linspace(0, size - 1, min(size, _SAMPLED), dtype=torch.float64, device="cpu").long()
+    return places.to(device)
 
 
 def _writes(weight: Tensor) -> int:

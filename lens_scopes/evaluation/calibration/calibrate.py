@@ -26,8 +26,8 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.base import Viewable
 from lens_scopes.results.flow import MEASURES, InformationFlow, Sigma
-from lens_scopes.results.record import plain
-from lens_scopes.results.writing import data_frame
+from lens_scopes.results.storage.record import plain
+from lens_scopes.results.storage.writing import data_frame
 from lens_scopes.scopes.paths import PathLike
 
 if TYPE_CHECKING:

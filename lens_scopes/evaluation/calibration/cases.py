@@ -13,7 +13,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.prompts.spans import Chars, SpanLike
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.results.writing import file_path
+from lens_scopes.results.storage.writing import file_path
 
 CasesLike: TypeAlias = Annotated["str | Path | Sequence[Mapping[str, Any]] | LabelledPrompts", VALIDATED]
 

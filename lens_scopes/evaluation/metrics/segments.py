@@ -22,7 +22,7 @@ from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.results.writing import data_frame
+from lens_scopes.results.storage.writing import data_frame
 from lens_scopes.scopes.comparisons.ablating import check_unit
 from lens_scopes.scopes.comparisons.context_cite import logit, random_subsets
 

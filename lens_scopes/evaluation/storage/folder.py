@@ -64,7 +64,7 @@ class ResultFolder:
                 `mixed_commits` allows it, for one measured by another commit of the code.
             FileError: when it cannot be made, read or written.
         """
-        from lens_scopes.results.writing import utf8, write_whole
+        from lens_scopes.results.storage.writing import utf8, write_whole
 
         wanted = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
         try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Literal
 
-from lens_scopes.results.record import decode
+from lens_scopes.results.storage.record import decode
 
 MEASURED, FAILED, TOO_LONG = "measured", "failed", "too long"
 COLUMNS = ("passage", "method", "metric", "ablation", "fraction", "value", "forwards", "backwards", "note")

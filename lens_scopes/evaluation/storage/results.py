@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.evaluation.storage.folder import ResultFolder
 from lens_scopes.evaluation.storage.records import COLUMNS, MEASURED, PassageRecord
-from lens_scopes.results.writing import data_frame, file_path
+from lens_scopes.results.storage.writing import data_frame, file_path
 
 if TYPE_CHECKING:
     import pandas

@@ -13,11 +13,12 @@ from torch import Tensor
 from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.scoring import Directions, score, site_amplitudes
 from lens_scopes.engine.sites import named_sites
 from lens_scopes.errors import VALIDATED, ObjectiveError, whole_number
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons.baseline import Baseline
-from lens_scopes.scopes.objectives import Directions, Fisher
+from lens_scopes.scopes.objectives import Fisher
 from lens_scopes.scopes.readouts import as_readout
 from lens_scopes.scopes.registry import SCORE_SITES
 from lens_scopes.scopes.rules import rule_hooks
@@ -91,14 +92,8 @@ def _amplitudes(
     """a_lt: how far changes of a layer's values at a token, in proportion to their size, can move the prediction."""
     values = SCORE_SITES["values"]
     sites, readout = named_sites(model, values.site), as_readout(values.readout)
-    squares: dict[str, Tensor] = {name: torch.zeros(len(prompt), dtype=torch.float64) for name in sites}
-
-    def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        if name in squares:
-            amplitude = readout.amplitude(gradient[0], activation[0], activation[0])
-            term = directions.weights[index].double() * amplitude.double().square()
-            squares[name] += term.reshape(len(prompt), -1).sum(1).cpu()
-
     path = list(rule_hooks(model, rules)) if rules else []
-    trace(model, [list(prompt.token_ids)], sites, path).backward(directions.by_prediction, add)
-    return torch.stack([squares[name] for name in sites]).sqrt()
+    traced = trace(model, [list(prompt.token_ids)], sites, path)
+    no_baseline = torch.zeros(())
+    scores = score(traced, [directions], lambda name, gradient, x: readout.amplitude(gradient, x, no_baseline))
+    return site_amplitudes([scores[name].scores[0] for name in sites], squared=directions.squared).cpu()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
+from lens_scopes.prompts.spans import Chars
 from lens_scopes.scopes.registry import CELL_OPTIONS, DEFAULT_SCOPE, SITE_OPTIONS, read_text_or_ids, read_whole_prompt
 from lens_scopes.scopes.spec import cli_words
 from lens_scopes.server.api.schemas import (
     AttributeRequest,
     CellsRequest,
     Command,
+    FlowRequest,
     HeadsRequest,
     InfluenceRequest,
     MatrixRequest,
     ModesRequest,
     PromptRequest,
+    SeriesRequest,
 )
 
 _FUNCTIONS = {
@@ -28,6 +32,8 @@ _FUNCTIONS = {
     MatrixRequest: "attribute_all",
     InfluenceRequest: "attribute_all",
     ModesRequest: "inspect_modes",
+    FlowRequest: "information_flow",
+    SeriesRequest: "inspect_series",
 }
 _COMMANDS = {
     AttributeRequest: "attribute",
@@ -36,6 +42,8 @@ _COMMANDS = {
     MatrixRequest: "matrix",
     InfluenceRequest: "matrix",
     ModesRequest: "modes",
+    FlowRequest: "flow",
+    SeriesRequest: "series",
 }
 _LINE = 100
 
@@ -57,8 +65,16 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     arguments += cast(Any, request).spec().to_python()
     own = given.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
     given |= {"answer": read_text_or_ids(given["answer"])} if "answer" in own else {}
-    order = ("position", "answer", "generate", "spans", "baseline", "mlp_rules")
+    if isinstance(request, FlowRequest):
+        if spans := request.named_spans():
+            arguments.insert(2, _spans(spans))
+        own = own - {"spans"}
+    order = ("position", "answer", "generate", "spans", "baseline", "mlp_rules", "sigma")
     arguments += [f"{name}={given[name]!r}" for name in order if name in own]
+    if isinstance(request, FlowRequest):
+        arguments += [f"{name}={given[name]!r}" for name in ("rank", "samples", "seed") if name in given]
+    if isinstance(request, SeriesRequest):
+        arguments += [f"{name}={given[name]!r}" for name in ("separator", "width", "least", "longest") if name in own]
     if isinstance(request, HeadsRequest) and (request.head or "top" in given):
         arguments.append(f"patterns={request.head or request.top!r}")
     if "against" in own:
@@ -73,6 +89,14 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     name = "attribution" if isinstance(request, CellsRequest) else "result"
     model = _call("ls.load_model", _loading(options))
     return f"import lens_scopes as ls\n\nmodel = {model}\n{name} = {call}\n"
+
+
+def _spans(spans: Mapping[str, str | Chars]) -> str:
+    written = {
+        name: f"ls.Chars({span.start}, {span.stop})" if isinstance(span, Chars) else repr(span)
+        for name, span in spans.items()
+    }
+    return f"{{{', '.join(f'{name!r}: {span}' for name, span in written.items())}}}"
 
 
 def _call(name: str, arguments: list[str]) -> str:
@@ -106,15 +130,19 @@ def _shell(request: PromptRequest, options: ModelSource) -> str | None:
     given = _differing(request)
     if isinstance(request, InfluenceRequest):
         given["total_influence"] = given.pop("of", request.of)
-    spans = given.pop("spans", {})
+    spans, characters = given.pop("spans", {}), given.pop("characters", {})
     asked = cast(Any, request).spec().to_options()
     if isinstance(request, CellsRequest):  # whose command has its own words for the readout and the layers
         own = {name: getattr(request, name) for name in CELL_OPTIONS if getattr(request, name) is not None}
         asked = {name: value for name, value in asked.items() if name not in SITE_OPTIONS} | own
-    if isinstance(request, ModesRequest) or asked["scope"] == DEFAULT_SCOPE:
+    if isinstance(request, ModesRequest | FlowRequest) or asked["scope"] == DEFAULT_SCOPE:
         del asked["scope"]
     words = ["lens-scopes", _COMMANDS[type(request)], *_prompt_words(request)]
-    given = {"span": [f"{name}={text}" for name, text in spans.items()], **given} if spans else given
+    named = {
+        "span": [f"{name}={text}" for name, text in spans.items()],
+        "characters": [f"{name}={start}:{stop}" for name, (start, stop) in characters.items()],
+    }
+    given = {option: values for option, values in named.items() if values} | given
     given |= {"model": options.model} if options.model != ModelSource.model else {}
     written = cli_words(asked | given | _options_given(options))
     line = " ".join([*words, *map(shlex.quote, written)])

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from lens_scopes.engine.memory import is_out_of_memory
 from lens_scopes.errors import LensScopesError, OutOfMemoryError
-from lens_scopes.results.writing import utf8
+from lens_scopes.results.storage.writing import utf8
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticSerializationError
 
+from lens_scopes.prompts.spans import Chars
 from lens_scopes.scopes.registry import (
     ANSWER_OPTIONS,
     CELL_OPTIONS,
@@ -21,6 +22,7 @@ from lens_scopes.scopes.registry import (
     READOUTS,
     SCOPE_OPTIONS,
     SCORE_SITES,
+    SERIES_OPTIONS,
     SITE_OPTIONS,
     WHICH_ANSWER,
     Option,
@@ -33,6 +35,7 @@ from lens_scopes.scopes.spec import Spec
 
 Number = float | None
 Name = Annotated[str, Field(max_length=200)]
+SpanName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^=]*$")]  # as on a command line, NAME=TEXT
 OtherText = Annotated[str, Field(min_length=1, max_length=options()["against"].longest)]
 
 
@@ -82,8 +85,8 @@ class PromptRequest(_Request):
         return self
 
     @property
-    def characters(self) -> int:
-        """How long the prompt is."""
+    def length(self) -> int:
+        """How many characters the prompt has."""
         return len(self.text or "") + sum(len(turn.role) + len(turn.content) for turn in self.chat or [])
 
     def prompt(self) -> str | list[dict[str, str]]:
@@ -134,12 +137,13 @@ _SCOPE = [name for name in SCOPE_OPTIONS if name in _GRADIENT_SETTINGS]
 _LIMITS = ("matmul_dtype",)
 
 if TYPE_CHECKING:
-    _SpecRequest = _HeadsRequest = _CellRequest = _MatrixRequest = _PathRequest = _Choices
+    _SpecRequest = _HeadsRequest = _CellRequest = _MatrixRequest = _SeriesRequest = _PathRequest = _Choices
 else:
     _SpecRequest = _with_options("_SpecRequest", *_SCOPE, *ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _HeadsRequest = _with_options("_HeadsRequest", *_SCOPE, *WHICH_ANSWER, *PATH_OPTIONS, *_LIMITS)
     _CellRequest = _with_options("_CellRequest", *_SCOPE, *ANSWER_OPTIONS, *CELL_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _MatrixRequest = _with_options("_MatrixRequest", *_SCOPE, *MATRIX_OPTIONS, *PATH_OPTIONS, *_LIMITS)
+    _SeriesRequest = _with_options("_SeriesRequest", *_SCOPE, *WHICH_ANSWER, *SERIES_OPTIONS, *PATH_OPTIONS, *_LIMITS)
     _PathRequest = _with_options("_PathRequest", *PATH_OPTIONS, *_LIMITS)
 
 Position = Annotated[
@@ -244,6 +248,53 @@ class ModesRequest(PromptRequest, _PathRequest):
     @classmethod
     def option_names(cls) -> set[str]:
         return super().option_names() - {"rank"}
+
+
+class FlowRequest(PromptRequest, _PathRequest):
+    """`lens_scopes.information_flow`."""
+
+    spans: dict[SpanName, Annotated[str, Field(max_length=4000)]] = Field(
+        default={}, max_length=32, description="Parts of the prompt by name; by default the messages of a chat."
+    )
+    characters: dict[SpanName, tuple[int, int]] = Field(
+        default={},
+        max_length=32,
+        description="Further parts by name, as first and last + 1 of their characters, where a text occurs twice.",
+    )
+    position: Position = -1
+    answer: Annotated[str, Field(max_length=4000)] | None = Field(
+        None, description="A text, or ids (#12#34), after the prompt, whose predictions are explained and summed."
+    )
+    generate: int = Field(0, ge=0, lt=2**31, description="Tokens for the model to add, in place of an answer.")
+    sigma: float = Field(
+        0.1, gt=0, le=100, allow_inf_nan=False, description="Size of the noise, in median embeddings of the vocabulary."
+    )
+    rank: int | None = Field(None, ge=1, le=128, description="Leading directions per prediction.")
+    samples: int | None = Field(None, ge=2, le=128, description="Random directions for the remainder.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of the random directions.")
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> FlowRequest:
+        for name in self.spans.keys() & self.characters.keys():
+            raise ValueError(f"two spans are named {name!r}; give each a name of its own")
+        return self
+
+    def named_spans(self) -> dict[str, str | Chars]:
+        """All spans, as `information_flow` takes them."""
+        return {**self.spans, **{name: Chars(*ends) for name, ends in self.characters.items()}}
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        return super().option_names() - {"rank", "samples", "seed", *WHICH_ANSWER}
+
+
+class SeriesRequest(PromptRequest, _SeriesRequest):
+    """`lens_scopes.inspect_series`."""
+
+    separator: str = Field(",", min_length=1, max_length=8, description="What stands between numbers, besides spaces.")
+    width: int | None = Field(None, ge=0, le=64, description="Characters at which a number is complete.")
+    least: float = Field(1e-4, ge=1e-5, lt=1, description="Smallest probability of a beginning that is followed.")
+    longest: int = Field(8, ge=1, le=64, description="Most characters of a value, where there is no width.")
 
 
 class PredictedToken(BaseModel):
@@ -421,6 +472,41 @@ class ModesAnswer(_Result):
     kind: Literal["modes"]
     modes: list[dict[str, Any]]
     replacements: list[dict[str, Any]]
+
+
+class FlowAnswer(_Scoped):
+    """`InformationFlow` and its id."""
+
+    kind: Literal["flow"]
+    spans: dict[str, tuple[int, int]]
+    sigma: float
+    totals: list[dict[str, Any]]
+    curve: dict[str, list[Any]]
+    eigenvalues: list[list[list[Number]]]
+    destinations: list[int]
+    targets: list[PredictedToken | None]
+    predicted: list[PredictedToken]
+    rank: int
+    samples: int
+    answer: int
+    generated: bool
+
+
+class SeriesAnswer(_Scoped):
+    """`SeriesInspection` and its id."""
+
+    kind: Literal["series"]
+    scores: list[Number]
+    numbers: list[float]
+    written: list[str]
+    spans: list[tuple[int, int]]
+    influence: list[Number]
+    forecast: dict[str, Any]
+    position: int
+    target: PredictedToken | None
+    answer: Answer | None
+    other_answer: Answer | None
+    prediction: Prediction
 
 
 class Progress(BaseModel):

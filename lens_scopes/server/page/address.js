@@ -1,7 +1,8 @@
 // The view in the address: everything that was asked and looked at, after the #, which is never sent to a server.
 
-const PLAIN = ["text", "answer", "generate", "scope", "target", "other", "rank", "position", "through", "score_site", "readout", "lens", "model", "against", "steps"];
+const PLAIN = ["text", "answer", "generate", "scope", "target", "other", "rank", "position", "through", "score_site", "readout", "lens", "model", "against", "steps", "sigma"];
 const LISTS = ["freeze", "rules"];
+const WRITTEN = ["chat", "spans"]; // lists of objects, as JSON
 
 /** What the fields of one side are by default, which the address leaves out. */
 export const DEFAULTS = { scope: "semantic", score_site: "", readout: "", lens: "" };
@@ -15,7 +16,7 @@ export function write(view) {
   view.sides.forEach((side, index) => {
     const prefix = index ? "b." : "";
     for (const name of PLAIN) if (side[name] && side[name] !== DEFAULTS[name]) parameters.set(prefix + name, side[name]);
-    if (side.chat) parameters.set(`${prefix}chat`, JSON.stringify(side.chat));
+    for (const name of WRITTEN) if (side[name]?.length) parameters.set(prefix + name, JSON.stringify(side[name]));
     for (const name of LISTS) if (side[name]?.length) parameters.set(prefix + name, side[name].join(","));
   });
   for (const name of LOOKED_AT) if (view[name]) parameters.set(name, view[name]);
@@ -38,11 +39,13 @@ function side(parameters, prefix) {
   const fields = { ...DEFAULTS };
   for (const name of PLAIN) if (parameters.has(prefix + name)) fields[name] = parameters.get(prefix + name);
   for (const name of LISTS) if (parameters.get(prefix + name)) fields[name] = parameters.get(prefix + name).split(",");
-  try {
-    const chat = JSON.parse(parameters.get(`${prefix}chat`) ?? "null");
-    if (Array.isArray(chat)) fields.chat = chat;
-  } catch {
-    return null;
+  for (const name of WRITTEN) {
+    try {
+      const list = JSON.parse(parameters.get(prefix + name) ?? "null");
+      if (Array.isArray(list) && list.every((one) => one && typeof one === "object")) fields[name] = list;
+    } catch {
+      return null;
+    }
   }
   return fields;
 }

@@ -1,14 +1,17 @@
 // One answer on the page: the sections of its report with what a reader can do from there, and its files.
 import { h } from "../../views/page/scripts/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
-import { editable, editor } from "./edit.js";
-import { sources } from "./sources.js";
+import { editable, editor } from "./parts/edit.js";
+import { isSeries } from "./parts/series.js";
+import { sources } from "./parts/sources.js";
 
 const FURTHER = [
   ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
   ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real"],
   ["matrix", "Source × target", "every token on every later prediction"],
   ["influence", "Through the generated text", "which sentences its end rests on, hop by hop down to the prompt"],
+  ["flow", "Information flow", "how much each span of the prompt could tell the predictions"],
+  ["series", "Series", "which past numbers the forecast rests on, and the forecast over values"],
   ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
 ];
 
@@ -74,12 +77,12 @@ function section(id, title, ...children) {
 }
 
 /** The further questions that an answer has a place for. */
-export function offered({ attribution: { settings, spec, answer: whole, other_answer: other } }) {
+export function offered({ attribution: { settings, spec, text, answer: whole, other_answer: other } }) {
   const contrasts = Boolean(settings.readout?.baseline_tokens) && settings.readout.name === "dot";
   // Modes are those of one prediction; cells take another prompt; influence goes through an answer. Heads and cells are
   // checked by ablations of the whole model, which predictions within a part of it are not to be compared with.
   const within = Boolean(spec?.through?.length);
-  const placed = { modes: !whole, cells: contrasts && !within, heads: !within, influence: Boolean(whole && !other) };
+  const placed = { modes: !whole, cells: contrasts && !within, heads: !within, influence: Boolean(whole && !other), series: isSeries(text) };
   return FURTHER.map(([kind]) => kind).filter((kind) => placed[kind] ?? true);
 }
 
@@ -94,8 +97,7 @@ function further(id, answer, want) {
 }
 
 function files(id, answer) {
-  const name = (kind) => `${answer.attribution.kind}.${kind}`;
-  const link = (kind, words) => h("a", { href: address(answer, kind, true), download: name(kind) }, words);
+  const link = (kind, words) => h("a", { href: address(answer, kind, true), download: true }, words);
   const { python, shell } = commands(answer);
   const code = (title, text) => {
     const button = h("button", { type: "button", onclick: () => copy(text, button) }, "Copy");

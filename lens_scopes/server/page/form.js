@@ -4,6 +4,8 @@ import { ask } from "./api.js";
 import { combobox } from "./combobox.js";
 import { h } from "../../views/page/scripts/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
+import { seriesFields } from "./parts/series.js";
+import { asSpans, SpanRows } from "./parts/spans.js";
 
 const SCOPE_FIELDS = ["target", "other", "rank"]; // those of the options of a scope that the page has a field for
 const ROLES = ["user", "assistant", "system"];
@@ -43,6 +45,18 @@ export class Side {
     [this.messages, this.others] = this.element.querySelectorAll(".chat");
     const compared = "[name=text], [name=against], .turn textarea";
     this.element.addEventListener("input", (event) => event.target.matches(compared) && this.compare(PAUSE));
+    seriesFields(this.element.querySelector(".numbers-in"), (text) => {
+      this.kinds[0].checked = true;
+      this.get("text").value = text;
+      this.get("text").focus();
+      this.adapt();
+      this.get("text").dispatchEvent(new Event("input", { bubbles: true }));
+    });
+    this.spans = new SpanRows(this.element.querySelector(".spans"), this.get("text"));
+    this.element.querySelector(".measure").addEventListener("click", () => {
+      if (!this.spans.rows.length && !this.isChat) return this.spans.addSelected();
+      return this.element.dispatchEvent(new CustomEvent("measure", { bubbles: true }));
+    });
     this.element.querySelector("textarea").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.element.form.requestSubmit();
     });
@@ -58,7 +72,9 @@ export class Side {
     const fields = { scope: this.get("scope").value };
     if (this.isChat) fields.chat = turnsOf(this.messages);
     else fields.text = this.get("text").value;
-    const names = ["answer", "position", "through", "score_site", "readout", "lens"];
+    const names = ["answer", "position", "through", "score_site", "readout", "lens", "sigma"];
+    const { spans } = this.spanFields;
+    if (spans.length) fields.spans = spans;
     if (this.generates) names.push("generate");
     names.push(...SCOPE_FIELDS.filter((name) => settingsOf(this.about, fields.scope).includes(name)));
     if (this.contrasts) names.push("steps");
@@ -74,7 +90,7 @@ export class Side {
 
   set fields(fields) {
     const all = { ...DEFAULTS, ...fields };
-    for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through", "against", "steps"]) {
+    for (const name of ["text", "answer", "generate", "target", "other", "rank", "position", "through", "against", "steps", "sigma"]) {
       this.get(name).value = all[name] ?? "";
     }
     for (const name of ["scope", "score_site", "readout", "lens"]) this.choose(this.get(name), all[name]);
@@ -90,6 +106,8 @@ export class Side {
     this.turns(this.others, others || []);
     const more = all.through || all.freeze?.length || all.rules?.length || all.score_site || all.readout || all.steps || all.lens;
     this.element.querySelector(".more").open ||= Boolean(more);
+    this.spans.rows = all.spans ?? [];
+    this.element.querySelector(".spans").open ||= Boolean(all.spans || all.sigma);
     this.adapt();
     this.compare(0);
   }
@@ -103,6 +121,11 @@ export class Side {
   /** Whether the model may choose the answer: not where the scope contrasts two that are given. */
   get generates() {
     return !settingsOf(this.about, this.get("scope").value).includes("answer");
+  }
+
+  /** What the fields of spans say, under the names of `fields`. */
+  get spanFields() {
+    return { spans: this.spans.rows, sigma: this.get("sigma").value };
   }
 
   /** The other prompt that this one is contrasted with, as the API takes it: a text, or the JSON of a chat; "" for none. */
@@ -183,6 +206,7 @@ export class Side {
     const shown = (selector, when) => (this.element.querySelector(selector).hidden = !when);
     for (const name of SCOPE_FIELDS) shown(`.${name}`, settingsOf(this.about, scope).includes(name));
     const model = this.about.models.find((one) => one.name === this.get("model").value) ?? this.about.models[0];
+    this.get("target").placeholder = this.get("position").value ? "the token that follows" : "the most probable";
     shown(".generate", this.generates);
     shown(".prompt-kind", model.chat !== false || this.isChat);
     shown(".text", !this.isChat);
@@ -191,6 +215,15 @@ export class Side {
     shown(".steps", this.contrasts);
     if (!this.contrasts) shown(".alignment", false);
     shown(".chat", this.isChat);
+    shown(".of-chat", this.isChat);
+  }
+
+  /** Opens the fields of spans: with the passage that is selected in the prompt, where none was named. */
+  nameSpans() {
+    const place = this.element.querySelector(".spans");
+    place.open = true;
+    place.scrollIntoView({ block: "center" });
+    this.spans.addSelected();
   }
 }
 
@@ -219,8 +252,13 @@ export function settingsOf(about, scope) {
 
 /** Those fields as the server takes them. */
 export function asRequest(fields) {
-  const { steps, ...others } = fields;
+  const { steps, spans, sigma, ...others } = fields;
   const numbers = ["position", "generate"].filter((name) => fields[name]);
   const request = { ...others, ...Object.fromEntries(numbers.map((name) => [name, Number(fields[name])])) };
   return steps ? { ...request, points: `path@${steps}` } : request;
+}
+
+/** What is asked of the spans of a side beside that. */
+export function spansOf({ spans, sigma, text }) {
+  return { ...asSpans(spans ?? [], text), ...(sigma && { sigma: Number(sigma) }) };
 }

@@ -5,9 +5,10 @@ import * as address from "./address.js";
 import * as answer from "./answer.js";
 import { ask, ProblemError, question } from "./api.js";
 import { spelled } from "./combobox.js";
-import { difference } from "./difference.js";
-import { edited } from "./edit.js";
-import { asRequest, settingsOf, Side } from "./form.js";
+import { difference } from "./parts/difference.js";
+import { edited } from "./parts/edit.js";
+import { isSeries } from "./parts/series.js";
+import { asRequest, settingsOf, Side, spansOf } from "./form.js";
 import * as memory from "./memory.js";
 
 const at = (id) => document.getElementById(id);
@@ -21,7 +22,10 @@ const TAKEN = {
   matrix: (fields) => [...SCOPE, "answer", "generate", "against", ...(fields.scope === "logit-diff" ? ["target"] : [])],
   influence: (fields) => (fields.generate || fields.answer ? TAKEN.matrix(fields) : []),
   modes: () => [...EVERY, "position"],
+  series: ({ text }) => (isSeries(text) ? [...SCOPE, "target", "answer", "generate", "score_site", "readout"] : []),
+  flow: (fields) => (fields.chat || hasSpans(fields) ? [...EVERY, ...FLOW] : []),
 };
+const FLOW = ["answer", "generate", "position", "spans", "characters", "sigma"];
 const DIFFERENCE = -1; // in place of the side that something is chosen on
 const STAGES = { waiting: "waiting", forward: "forward, layer", backward: "backward, layer" };
 
@@ -70,6 +74,10 @@ async function start() {
     visit(link.getAttribute("href").slice(1));
   });
   at("results").addEventListener("drawn", focusAgain);
+  at("sides").addEventListener("measure", () => {
+    view = { ...view, show: [...new Set([...view.show, "flow"])] };
+    explain();
+  });
   at("sides").addEventListener("input", () => memory.keepDraft(written(), location.hash));
   at("link").addEventListener("click", () => answer.copy(location.href, at("link")));
   at("recent").querySelector("button").addEventListener("click", () => {
@@ -193,7 +201,7 @@ function stale(is) {
 async function add(kind, mine) {
   for (const [i, one] of answers.entries()) {
     if (!answer.offered(one).includes(kind)) continue;
-    const fields = asRequest(asked[i]);
+    const fields = { ...asRequest(asked[i]), ...spansOf(asked[i]) };
     const names = TAKEN[kind](fields);
     if (!names.length) continue;
     const wanted = Object.fromEntries(names.filter((name) => name in fields).map((name) => [name, fields[name]]));
@@ -203,6 +211,10 @@ async function add(kind, mine) {
     answers[i] = found;
     show();
   }
+}
+
+function hasSpans({ spans, characters }) {
+  return Object.keys({ ...spans, ...characters }).length > 0;
 }
 
 /** An answer with the sections of all its results. */
@@ -243,6 +255,8 @@ function actions(i) {
       explain();
     },
     want: async (kind) => {
+      if (kind === "flow") asked[i] = { ...asked[i], ...sides[i].spanFields };
+      if (kind === "flow" && !TAKEN.flow({ ...asked[i], ...spansOf(asked[i]) }).length) return sides[i].nameSpans();
       view.show = [...view.show, kind];
       write(false);
       running?.abort();

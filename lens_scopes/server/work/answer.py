@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_scopes.results.record import encode
+from lens_scopes.results.storage.record import encode
 from lens_scopes.server.api.problems import Refusal
 
 _DIGITS = 9  # which bring a float32 back as it was

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.cells import patch_cells
+from lens_scopes.attribution.flow import checked_directions, information_flow
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
+from lens_scopes.attribution.series import inspect_series
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.model import Batch, ModelLike, ScopedModel
 from lens_scopes.errors import PathError, PromptError
@@ -30,19 +32,23 @@ from lens_scopes.server.api.schemas import (
     AlignmentRequest,
     AttributeRequest,
     CellsRequest,
+    FlowRequest,
     HeadsRequest,
     InfluenceRequest,
     MatrixRequest,
     ModesRequest,
     PromptRequest,
+    SeriesRequest,
     SuggestionsRequest,
 )
 from lens_scopes.server.settings import Limits
 from lens_scopes.server.work.interruption import interruptible
 from lens_scopes.server.work.queue import Job
-from lens_scopes.views.words.pages.alignment import alignment_blocks
+from lens_scopes.views.words.pages.parts.alignment import alignment_blocks
 
-Explanation = AttributeRequest | CellsRequest | HeadsRequest | MatrixRequest | ModesRequest
+Explanation = (
+    AttributeRequest | CellsRequest | HeadsRequest | MatrixRequest | ModesRequest | FlowRequest | SeriesRequest
+)
 
 
 def refuse_early(request: PromptRequest, limits: Limits) -> None:
@@ -61,10 +67,8 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
 
 
 def _refuse_long_prompt(request: PromptRequest, limits: Limits) -> None:
-    if request.characters > limits.prompt_characters:
-        raise Refusal(
-            413, f"the prompt has {request.characters} characters; this server takes {limits.prompt_characters}."
-        )
+    if request.length > limits.prompt_characters:
+        raise Refusal(413, f"the prompt has {request.length} characters; this server takes {limits.prompt_characters}.")
 
 
 def _refuse_costly(spec: Spec, limits: Limits) -> None:
@@ -104,6 +108,10 @@ def explain(model: ModelLike, request: Explanation, limits: Limits, job: Job) ->
     if isinstance(request, MatrixRequest):
         matrix = _matrix(model, prompt, request, limits, job)
         return prompt, matrix.total_influence(request.of) if isinstance(request, InfluenceRequest) else matrix
+    if isinstance(request, FlowRequest):
+        return prompt, _flow(model, prompt, request, limits, job)
+    if isinstance(request, SeriesRequest):
+        return prompt, _series(model, prompt, request, limits, job)
     return prompt, _modes(model, prompt, request, job)
 
 
@@ -211,6 +219,53 @@ def _modes(model: ModelLike, prompt: Prompt, request: ModesRequest, job: Job) ->
             baseline=request.baseline,
             through=spec.through,
             matmul_dtype=spec.matmul_dtype,
+            progress=progress,
+        )
+
+
+def _flow(model: ModelLike, prompt: Prompt, request: FlowRequest, limits: Limits, job: Job) -> Any:
+    answer = None if request.answer is None else read_text_or_ids(request.answer)
+    asked = (request.generate or None) if answer is None else answer
+    predictions = 1 if asked is None else _answer_length(model, prompt, asked, limits)
+    directions = sum(checked_directions(model.cfg.d_model, request.rank, request.samples))
+    if predictions * directions > limits.directions:
+        raise Refusal(
+            413,
+            f"the flow to {predictions} predictions takes {predictions * directions} backward passes, {directions} for "
+            f"each; this server takes {limits.directions}. Ask for a lower rank "
+            "and fewer samples, or a shorter answer.",
+        )
+    spec = request.spec()
+    with interruptible(model, job, "directions") as progress:
+        return information_flow(
+            model,
+            prompt,
+            request.named_spans() or None,
+            answer=answer,
+            generate=request.generate,
+            position=request.position,
+            sigma=request.sigma,
+            rank=request.rank,
+            samples=request.samples,
+            seed=request.seed,
+            through=spec.through,
+            matmul_dtype=spec.matmul_dtype,
+            progress=progress,
+        )
+
+
+def _series(model: ModelLike, prompt: Prompt, request: SeriesRequest, limits: Limits, job: Job) -> Any:
+    spec = request.spec()
+    _refuse_long_answers(model, prompt, spec, limits)
+    with interruptible(model, job, "directions") as progress:
+        return inspect_series(
+            model,
+            prompt,
+            spec,
+            separator=request.separator,
+            width=request.width,
+            least=request.least,
+            longest=request.longest,
             progress=progress,
         )
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from lens_scopes.views.page.inline import bundle, encode, joined, lean
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, short_number
-from lens_scopes.views.words.pages.blocks import LABELS, Block, Section, level, plain_scale
+from lens_scopes.views.words.pages.parts.blocks import LABELS, Block, Section, level, plain_scale
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 CONTENT_SECURITY_POLICY = (
@@ -27,6 +27,7 @@ _DRAWN_BY_CIRCUITSVIS = {"strip", "strips", "attention"}
 # Sections that a compact page leaves out; the prediction too, where there is a map of layers.
 _IN_FILES = {"tokens", "contract", "scores", "details", "head-strips", "attention", "predictions"}
 _DIGITS = 9  # which bring a float32 back as it was
+_SHOWN_DIGITS = 4  # of a compact page: as many as it shows
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Page:
         header: blocks above the sections: what was done, the prompt, warnings.
         sections: the parts of the page.
         results: those whose tokens and numbers the sections refer to, by `Section.part`; the header is of the first.
+        digits: of those numbers.
 
     Example:
         >>> page = Page("heads").with_section(Section("heads", "Heads", [{"type": "note", "text": "L3H2"}]))
@@ -49,6 +51,7 @@ class Page:
     header: Sequence[Block] = ()
     sections: tuple[Section, ...] = ()
     results: tuple[Any, ...] = ()
+    digits: int = _DIGITS
 
     def with_section(self, section: Section, *, before: str | None = None) -> Page:
         """This page with one more section, at the end or in front of the section whose key is `before`.
@@ -76,7 +79,8 @@ class Page:
             if section.key in keys
         ]
         alerts = [block for block in self.header if block["type"] == "alert"]
-        return replace(self, header=alerts, sections=tuple(section for section in sections if section.blocks))
+        sections = [section for section in sections if section.blocks]
+        return replace(self, header=alerts, sections=tuple(sections), digits=_SHOWN_DIGITS)
 
     def content(self) -> dict[str, Any]:
         """What the scripts draw, ready for JSON: header, sections, and the tokens and numbers of each result.
@@ -95,8 +99,8 @@ class Page:
             paths = [block["at"] for block in _mappings(blocks) if "at" in block]
             plain = result.to_dict() if paths else {}
             for path in paths:
-                _put(parts[place]["data"], path, _rounded(_at(plain, path)))
-        return {"header": list(self.header), "sections": sections, "parts": parts}
+                _put(parts[place]["data"], path, _rounded(_at(plain, path), self.digits))
+        return {"header": list(self.header), "sections": _rounded(sections, self.digits), "parts": parts}
 
     def to_html(self, *, still: bool = True) -> str:
         """The whole document, with its scripts inside.
@@ -112,14 +116,14 @@ class Page:
         """
         content = self.content()
         data = encode({**content, "labels": LABELS})
-        scripts = [bundle()] if _needs_circuitsvis([content["header"], content["sections"]]) else []
+        light = not _needs_circuitsvis([content["header"], content["sections"]])
         document = _template().render(
             page={**content, "title": self.title},
             still=still,
             labels=LABELS,
             policy=CONTENT_SECURITY_POLICY,
             css=lean(STYLESHEET.read_text(encoding="utf-8")),
-            scripts=[*scripts, joined(), f"_page.draw({data});"],
+            scripts=[*([] if light else [bundle()]), joined(light=light), f"_page.draw({data});"],
         )
         return document.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -177,11 +181,13 @@ def _put(data: dict[Any, Any], path: Sequence[str | int], value: Any) -> None:
     data[path[-1]] = value
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item, digits) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value
 
 

@@ -28,10 +28,11 @@ def encode(value: Any) -> str:
 
 
 @cache
-def joined(entry: str = "page", folder: Path = SCRIPTS) -> str:
+def joined(entry: str = "page", folder: Path = SCRIPTS, *, light: bool = False) -> str:
     """The module `entry` and all that it imports as one classic script, each module in a scope of its own.
 
-    A page that is opened as a file may not load modules, and its policy allows inline scripts alone. Modules import by
+    A page that is opened as a file may not load modules, and its policy allows inline scripts alone. A light one has no
+    blocks that CircuitsVis draws, and goes without the quarter of the scripts that is for them. Modules import by
     `import { a, b } from "./name.js";` and export functions, classes and constants where they are declared.
 
     Raises:
@@ -43,7 +44,8 @@ def joined(entry: str = "page", folder: Path = SCRIPTS) -> str:
         if name in modules:
             return
         modules[name] = ""  # two modules that import each other would otherwise never end
-        source = (folder / f"{name}.js").read_text(encoding="utf-8")
+        file = "undrawn" if light and name == "drawn" else name
+        source = (folder / f"{file}.js").read_text(encoding="utf-8")
         for match in _IMPORT.finditer(source):
             add(match["module"])
         exported = [match["name"] for match in _EXPORT.finditer(source)]

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.page.document import Page
 from lens_scopes.views.words.attribution import answer_of, prompt_text
-from lens_scopes.views.words.pages.blocks import FurtherContract, alerts, contract_section
+from lens_scopes.views.words.pages.parts.blocks import FurtherContract, alerts, contract_section
 
 if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
     from lens_scopes.results.cells import CellPatches
+    from lens_scopes.results.flow import InformationFlow
     from lens_scopes.results.heads import HeadInspection
     from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
     from lens_scopes.results.modes import ModeInspection
+    from lens_scopes.results.series import SeriesInspection
 
 _WORDS = {
     "Attribution": "attribution",
@@ -29,6 +31,7 @@ _WORDS = {
     "ModeInspection": "modes",
     "EvaluationReport": "evaluation",
     "InformationFlow": "flow",
+    "SeriesInspection": "series",
     "FlowCalibration": "calibration",
 }
 _OF = {
@@ -37,6 +40,8 @@ _OF = {
     "matrix": "source × target",
     "modes": "the modes",
     "influence": "the total influence",
+    "flow": "the information flow",
+    "series": "the series",
 }
 _SHARED = ("contract", "details")
 
@@ -57,20 +62,23 @@ def attribution_page(
     modes: ModeInspection | None = None,
     influence: TotalInfluence | None = None,
     cells: CellPatches | None = None,
+    flow: InformationFlow | None = None,
+    series: SeriesInspection | None = None,
     *,
     later: Sequence[str] = (),
     group: str = "token",
 ) -> Page:
     """The attribution as a page of sections: tokens, prediction, scores, layers, other sites; then heads, source ×
-    target, modes and cells, each with its finding first and its details folded; the contract of all, and details.
+    target, modes, cells, information flow and series, each with its finding first and its details folded; the contract
+    of all, and details.
 
     The sections for layers and other sites are there where the attribution has them. Add your own with
     `Page.with_section`.
 
     Args:
         attribution: what the page is about.
-        heads, matrix, modes, influence, cells: other results on the same prompt, each with its contract, shown on the
-            same page. Where one is about another prompt, position or model, the page says so.
+        heads, matrix, modes, influence, cells, flow, series: other results on the same prompt, each with its contract,
+            shown on the same page. Where one is about another prompt, position or model, the page says so.
         later: tokens of the prompt after the position explained, for a page where a reader can choose them.
         group: what the strip of tokens is folded by at first: "token", or as for `Attribution.group` the name of a
             grouping. A reader can choose another.
@@ -78,7 +86,15 @@ def attribution_page(
     Raises:
         PromptError: for a grouping that these tokens do not have.
     """
-    others = {"heads": heads, "matrix": matrix, "modes": modes, "influence": influence, "cells": cells}
+    others = {
+        "heads": heads,
+        "matrix": matrix,
+        "modes": modes,
+        "influence": influence,
+        "cells": cells,
+        "flow": flow,
+        "series": series,
+    }
     companions = {kind: result for kind, result in others.items() if result is not None}
     if group != "token":
         attribution.groups(group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _SINK = (
     "The first special token (BOS) is an attention sink, so its score is often the largest and rarely means anything:"
-    " its number is kept, its colour is not."
+    " its score is listed but left out of the colour scale."
 )
 NOT_TO_READ = (
     "It is first order and local: it describes small changes of an embedding around this very prompt, not what happens"
@@ -187,6 +188,7 @@ def interpretation(result: Scored) -> str:
         )
     # A number changes in its own unit, by an amount that the readout names.
     quantity = quantity_of(result)
+    own = f"that token's {'activations at the sites that the contract names' if elsewhere else 'embedding'}"
     if readout == "product":
         return (
             f"Each score is the norm of the first-order effects on {quantity} of the entries of {whose} having their"
@@ -194,18 +196,15 @@ def interpretation(result: Scored) -> str:
         )
     if readout == "relative":
         return (
-            f"Each score is the largest first-order change of {quantity} that a change of {whose} as large as it is"
-            " can make, in the unit of that quantity."
+            f"Each score is how much {quantity} can change, to first order, with a change of {own} as large as it is,"
+            " in the unit of that quantity."
         )
     if readout == "dot":
         return (
-            f"Each score is the first-order effect on {quantity} of {whose} having its value and not the"
-            " baseline's, in the unit of that quantity: blue raises it, orange lowers it."
+            f"Each score is the first-order effect of {own}, compared with the baseline's, on {quantity.rstrip(',')},"
+            " in the unit of that quantity: blue raises it, orange lowers it."
         )
-    return (
-        f"Each score is the largest first-order change of {quantity} that a change of {whose} by one unit of norm can"
-        f" make. The unit is change of that quantity per unit of {'its' if elsewhere else 'embedding'} norm."
-    )
+    return f"Each score is how much {quantity} can change, to first order, per unit of change in {own}."
 
 
 def _divergence_interpretation(result: Scored, readout: str, whose: str, *, elsewhere: bool) -> str:
@@ -300,11 +299,19 @@ def _row_warnings(scores: Sequence[float], special: Sequence[bool], where: str) 
 
 
 def title(result: Explained) -> str:
-    """`prompt → what follows` in one line, shortened from the left; without special tokens."""
+    """`prompt → what follows` in one line, shortened from the left; without special tokens. The arrow points the way
+    that the prompt is read."""
     prompt = prompt_text(result)
     prompt = prompt if len(prompt) <= 80 else "…" + prompt[-79:]
     after = following(result)
-    return prompt if after is None else f"{prompt} → {after.text}"
+    arrow = "←" if _is_right_to_left(prompt) else "→"  # arrows do not turn with the text around them
+    return prompt if after is None else f"{prompt} {arrow} {after.text}"
+
+
+def _is_right_to_left(text: str) -> bool:
+    """Whether the first letter with a direction is of a script from right to left."""
+    directions = (unicodedata.bidirectional(letter) for letter in text)
+    return next((one for one in directions if one in ("L", "R", "AL")), "L") != "L"
 
 
 class Following(NamedTuple):

@@ -9,7 +9,7 @@ from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
-    from lens_scopes.results.attribution import ComparedToken, Comparison
+    from lens_scopes.results.comparison import ComparedToken, Comparison
 
 
 def change_unit(comparison: Comparison) -> str:

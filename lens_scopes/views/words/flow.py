@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lens_scopes.views.words.matrix import prediction_name
+from lens_scopes.views.words.numbers import short_number
+from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.flow import InformationFlow, SpanFlow
@@ -108,3 +110,26 @@ def prediction_names(flow: InformationFlow) -> list[str]:
         prediction_name(dest, flow.tokens[dest], (target or predicted).token)
         for dest, target, predicted in zip(flow.destinations, flow.targets, flow.predicted, strict=True)
     ]
+
+
+def flow_summary(flow: InformationFlow) -> str:
+    """The finding in a sentence: the span that could tell most, beside its value for ten times the noise."""
+    totals, wider = flow.totals(), flow.totals(10 * flow.sigma)
+    row = next((row for row, _ in strongest_spans(flow) if 0 < totals[row].bound < math.inf), None)
+    if row is None:
+        return "Nothing flows from any span."
+    here, there = short_number(totals[row].channel), short_number(wider[row].channel)
+    name = inline_token(totals[row].name)
+    return f"Channel of “{name}”: {here} nats at σ = {flow.sigma:g}, {there} at σ = {10 * flow.sigma:g}."
+
+
+def busiest(flow: InformationFlow) -> str:
+    """The prediction that could tell most about the strongest span, in a sentence."""
+    row, name = strongest_spans(flow)[0]
+    bounds = flow.bound()[row].tolist()
+    largest = max((value for value in bounds if math.isfinite(value)), default=0.0)
+    if not largest:
+        return "Nothing flows to any prediction."
+    column = bounds.index(largest)
+    token = inline_token((flow.targets[column] or flow.predicted[column]).token).strip()
+    return f"The prediction of “{token}” could tell most about “{inline_token(name)}”: {short_number(largest)} nats."

@@ -18,6 +18,8 @@ def memory_words(plan: MemoryPlan | None) -> str:
         words = f"the graph of {plan.layers_at_once} of {plan.n_layers} layers at a time, run again on the way back"
         if plan.directions_at_once:
             words += f", directions in groups of {plan.directions_at_once}"
+    if plan.frees_at_once:
+        words += ", memory given back at once"
     if plan.rows > 1:
         words += f", {plan.rows} prompts together"
     if plan.shortages:

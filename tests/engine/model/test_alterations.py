@@ -122,6 +122,26 @@ def test_changed_weights_are_seen(change: Callable[[torch.Tensor], None], model:
     assert att.warnings[-1] == f"the numbers are those of the model with {said}."
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.bool])
+def test_weights_of_any_dtype_are_compared(dtype: torch.dtype, model: Any) -> None:
+    """`take` and `equal` do not know every dtype, and NaN differs from itself."""
+    held = torch.nn.Parameter(torch.ones(3, 5).to(dtype), requires_grad=False)
+    model.blocks[0].register_parameter("scales", held)
+    with torch.no_grad():
+        model.W_E[:, 0] = torch.nan
+    remember(ScopedModel.of(model))
+    assert altered(model) is None
+    held.data.copy_(torch.zeros(3, 5).to(dtype))
+    assert altered(model) == ["weights changed since they were loaded: blocks.0.scales"]
+
+
+def test_a_weight_that_is_gone_or_of_another_shape_is_named(model: Any) -> None:
+    model.unembed.W_U = torch.nn.Parameter(torch.zeros(16, 3), requires_grad=False)
+    del model.blocks[1].ln1
+    (said,) = altered(model) or []
+    assert "unembed.W_U" in said and "blocks.1.ln1" in said
+
+
 def test_a_cast_is_no_change_and_a_model_from_elsewhere_has_none(model: Any) -> None:
     model.double()
     assert altered(model) is None

@@ -94,7 +94,9 @@ function lineOf(line, x, y) {
     svg("polyline", { points: line.points.map(corner).join(" "), style: stroke(line) }),
     ...(line.titles ?? []).map((title, i) => {
       const [across, up] = line.points[i];
-      return svg("circle", { cx: x(across), cy: y(up), r: 3, style: { fill: line.colour } }, svg("title", {}, title));
+      const r = line.sizes ? 2.5 + 5.5 * Math.sqrt(line.sizes[i]) : 3;
+      const fill = line.levels?.[i] ? `var(--${line.levels[i]})` : line.colour;
+      return svg("circle", { class: line.levels && "sized", cx: x(across), cy: y(up), r, style: { fill } }, svg("title", {}, title));
     }),
   ];
 }

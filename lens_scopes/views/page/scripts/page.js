@@ -1,15 +1,13 @@
 // The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
-import { attention } from "./attention.js";
 import { chain } from "./chain.js";
 import { bars, chart, lineLegend } from "./chart.js";
-import { stillWaiting } from "./circuitsvis.js";
 import { directionOf, h, say, setLabels } from "./dom.js";
+import { drawn, drawWaiting } from "./drawn.js";
 import { map } from "./map.js";
 import { pieces, prose } from "./prose.js";
-import { strip, strips } from "./strip.js";
 import { table } from "./table.js";
 
-const BLOCKS = { ...prose, bars, table, map, chain, chart, strip, strips, attention, "line-legend": lineLegend };
+const BLOCKS = { ...prose, bars, table, map, chain, chart, ...drawn, "line-legend": lineLegend };
 
 const LONG = 100; // tokens above which few scores come near the largest, so that square roots show more of the others
 
@@ -136,7 +134,9 @@ export function spacingOf(parts) {
 export function draw(data) {
   setLabels(data.labels);
   const page = contents(data, { folds: true });
-  document.querySelector("body>header").append(...page.header, page.navigation ?? "");
+  const header = document.querySelector("body>header");
+  header.append(...page.header, page.navigation ?? "");
+  header.hidden = !header.childElementCount;
   document.querySelector("body>main").append(...page.sections);
   page.ready();
   followLinks();
@@ -147,6 +147,7 @@ export function draw(data) {
 /** Tells the page around a frame how tall its content is. */
 function tellHeight() {
   const tell = () => parent.postMessage({ lensScopes: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
+  tell(); // at once: a frame out of sight is not observed, and would grow when it is scrolled to
   new ResizeObserver(tell).observe(document.body);
 }
 
@@ -157,7 +158,7 @@ function printWhole() {
     const folds = [...document.querySelectorAll("details:not([open])")];
     opened.push(...folds);
     for (const fold of folds) fold.open = true;
-    stillWaiting();
+    drawWaiting();
   };
   const close = () => {
     for (const fold of opened.splice(0)) fold.open = false;

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lens_scopes.views.words import attribution as words
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, percent
-from lens_scopes.views.words.pages.alignment import alignment_blocks
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.alignment import alignment_blocks
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,
@@ -83,7 +83,7 @@ def about(result: Any) -> list[str | dict[str, str]]:
 
 
 def prompt(result: Any, after: words.Following | None) -> Block:
-    """The prompt as the heading of a page, and what follows it, set off."""
+    """The prompt as the heading of a page, and what follows it beside it."""
     text = words.prompt_text(result)
     block: Block = {"type": "prompt", "text": text if len(text) <= 240 else "…" + text[-239:]}
     return block if after is None else block | {"token": after.text, "small": after.probability, "title": after.role}
@@ -157,7 +157,7 @@ def _prediction(attribution: Attribution) -> Section:
     ]
     prediction = attribution.prediction
     facts = {"entropy": f"{number(prediction.entropy)} nats", "β = ‖y‖": number(prediction.beta)}
-    ending = "; the target is set off" if target is not None else ""
+    ending = "; the target is highlighted" if target is not None else ""
     blocks = [*_answers(attribution), note(f"The next token after {_after(attribution)}{ending}."), bars(items)]
     return Section("prediction", "Prediction", [*blocks, definitions(facts, compact=True)], layout="side")
 
@@ -204,7 +204,7 @@ def _layers(attribution: Attribution, with_heads: bool) -> Section:
     text = (
         "Each row reads the same scores at another layer of the residual stream, from the first"
         f" ({names[0]}) to the last ({names[-1]}). Where the colour moves from a token to a later one, its information"
-        " has moved along. A cell chooses its layer in the strip of tokens"
+        " has moved along. Click a cell to see its layer in the strip of tokens"
         f"{', the name of a layer leads to its heads' if with_heads else ''}."
     )
     blocks = [note(text), layer_map]

@@ -9,7 +9,7 @@ import numpy
 from lens_scopes.evaluation.calibration.calibrate import CONTROL
 from lens_scopes.views.charts import line_style
 from lens_scopes.views.words.numbers import number, percent, short_number
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,

@@ -14,9 +14,9 @@ from lens_scopes.views.words.changes import (
     unit_of_change,
 )
 from lens_scopes.views.words.numbers import number
-from lens_scopes.views.words.pages.alignment import alignment_blocks
 from lens_scopes.views.words.pages.attribution import about, answer_notes, prompt
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.alignment import alignment_blocks
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,
@@ -28,7 +28,7 @@ from lens_scopes.views.words.pages.blocks import (
     provenance_section,
     reference,
 )
-from lens_scopes.views.words.pages.changes import Comparison
+from lens_scopes.views.words.pages.parts.changes import Comparison
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lens_scopes.views.words.comparison import (
 )
 from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.pages.attribution import about
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,
@@ -32,7 +32,8 @@ from lens_scopes.views.words.pages.blocks import (
 )
 
 if TYPE_CHECKING:
-    from lens_scopes.results.attribution import Attribution, Comparison
+    from lens_scopes.results.attribution import Attribution
+    from lens_scopes.results.comparison import Comparison
 
 
 def page_title(comparison: Comparison) -> str:
@@ -82,7 +83,7 @@ def _difference(comparison: Comparison) -> Section:
         "about": [pair_text(pair) for pair in pairs],
         "of": "these differences",
         "label": "The tokens of both texts, coloured by the difference of their scores",
-        "broken": "in one text alone",
+        "broken": "only in one prompt",
     }
     rows = [
         [

@@ -25,7 +25,7 @@ from lens_scopes.views.words.evaluation import (
     value_text,
     verdicts_table,
 )
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,

@@ -10,10 +10,12 @@ from lens_scopes.views.words.attribution import following_token, prompt_text
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
     beyond,
+    busiest,
     flow_caveat,
     flow_data_warnings,
     flow_interpretation,
     flow_kind,
+    flow_summary,
     prediction_names,
     reach,
     span_curves,
@@ -21,7 +23,7 @@ from lens_scopes.views.words.flow import (
 )
 from lens_scopes.views.words.numbers import number, percent, short_number
 from lens_scopes.views.words.pages.attribution import prompt
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,
@@ -52,15 +54,11 @@ def page_title(flow: InformationFlow) -> str:
 
 
 def header(flow: InformationFlow) -> list[Block]:
-    """What was measured, and how to read it."""
+    """What was measured."""
     name = inline_token(str(flow.model.get("name", "a model")))
     return [
         kind(f"Span information flow · {name} · {inline_token(flow_kind(flow))}"),
         prompt(flow, None if flow.answer else following_token(flow.predicted[0])),
-        *alerts("Warnings", flow.warnings),
-        *alerts("About these values", flow_data_warnings(flow)),
-        lead(flow_interpretation(flow)),
-        lead(flow_caveat(flow), quiet=True),
     ]
 
 
@@ -77,9 +75,13 @@ def _spans(flow: InformationFlow) -> Section:
     largest = max((item.bound for item in totals if math.isfinite(item.bound)), default=0.0)
     items = [_bar(totals[row], largest) for row, _ in strongest_spans(flow)]
     blocks = [
+        *alerts("Warnings", flow.warnings),
+        *alerts("About these values", flow_data_warnings(flow)),
         {"type": "marked", "pieces": _marked(flow)},
         note("Upper bar: bound; lower bar: channel; in nats, relative to the largest bound."),
         bars(items, "wide named"),
+        lead(flow_interpretation(flow)),
+        lead(flow_caveat(flow), quiet=True),
         *_table(flow, totals),
     ]
     return Section("spans", "What each span could tell", blocks)
@@ -137,7 +139,9 @@ def _table(flow: InformationFlow, totals: list[SpanFlow]) -> list[Block]:
 def _curves(flow: InformationFlow) -> Section:
     curves = span_curves(flow)
     if not curves:
-        return Section("sigma", "Over σ", [note("There is nothing to draw: every value is zero.")])
+        return Section(
+            "sigma", "Over σ, the size of the noise", [note("There is nothing to draw: every value is zero.")]
+        )
     # The table has every fourth σ of the curves; the chart has them all.
     names = [("σ", "number"), *((f"{curve.name}: {part}", "number") for curve in curves for part in _PARTS)]
     rows = [
@@ -176,9 +180,8 @@ def _curves(flow: InformationFlow) -> Section:
         "Solid: bound, which grows as σ². Dashed: channel, which leaves it where the noise is no longer small for the"
         " strongest directions. The upright line is the σ of the values above."
     )
-    return Section(
-        "sigma", "Over σ", [note(text), chart, fold("The curves as a table", table("Values over σ", names, rows))]
-    )
+    blocks = [note(text), chart, fold("The curves as a table", table("Values over σ", names, rows))]
+    return Section("sigma", "Over σ, the size of the noise", blocks, summary=flow_summary(flow))
 
 
 _PARTS = ("bound", "channel")
@@ -208,4 +211,4 @@ def _predictions(flow: InformationFlow) -> Section:
         " given."
     )
     every = fold("Every number", table("Each prediction", names, rows))
-    return Section("predictions", "Token by token", [note(text), bound_map, every])
+    return Section("predictions", "Prediction by prediction", [note(text), bound_map, every], summary=busiest(flow))

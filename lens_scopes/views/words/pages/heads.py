@@ -19,9 +19,9 @@ from lens_scopes.views.words.changes import (
     unit_of_change,
 )
 from lens_scopes.views.words.numbers import number, percent
-from lens_scopes.views.words.pages.alignment import alignment_blocks
 from lens_scopes.views.words.pages.attribution import about, answer_notes, prompt
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.alignment import alignment_blocks
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,
@@ -42,7 +42,7 @@ from lens_scopes.views.words.pages.blocks import (
     text_cell,
     token,
 )
-from lens_scopes.views.words.pages.changes import Comparison
+from lens_scopes.views.words.pages.parts.changes import Comparison
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Secti
         "of": "the other tokens" if any(heads.special) else "these tokens",
         "items": [_fold(heads, line) for line in lines],
     }
-    text = f"{parts} Each head has its own colour scale. Point at a token for its number.{left}"
+    text = f"{parts} Each head has its own colour scale. Hover over a token to see its number.{left}"
     found = [[line.name, " from ", *_carriers(heads, line, 1)] for line in lines[:3]]
     return Section(
         "head-strips", "What each head carries", [note(text), strips], summary=[*joined(found, "No head"), "."]
@@ -198,13 +198,16 @@ def _fold(heads: HeadInspection, line: HeadLine) -> Block:
 
 
 def _attention(heads: HeadInspection) -> Section:
+    # BOS takes most of the attention, and would leave no colour for the other tokens.
     special = [i for i, outside in enumerate(heads.special) if outside]
-    gradients = {}
-    for name, matrix in heads.pattern_gradients.items():
-        counted = matrix.clone()
-        counted[:, special] = 0
-        gradients[name] = counted.nan_to_num(0.0, 0.0, 0.0)
-    bound = max((float(matrix.abs().max()) for matrix in gradients.values()), default=0.0)
+    patterns, gradients = (
+        {name: _without_columns(matrix, special) for name, matrix in matrices.items()}
+        for matrices in (heads.patterns, heads.pattern_gradients)
+    )
+    most, bound = (
+        max((float(matrix.abs().max()) for matrix in matrices.values()), default=0.0)
+        for matrices in (patterns, gradients)
+    )
     aside = " Its column of special tokens is left blank, outside the scale." if special else ""
     blank = "" if bound else " Every edge is zero."
     charts = {
@@ -212,7 +215,13 @@ def _attention(heads: HeadInspection) -> Section:
         "tokens": min(len(heads.tokens), MOST_TOKENS_OF_HEADS),
         "heads": list(heads.patterns)[: _most_heads(len(heads.tokens))],
         "views": [
-            _view("patterns", "Attention pattern", "From 0 to 1 (full colour).", heads.patterns, 1.0),
+            _view(
+                "patterns",
+                "Attention pattern",
+                f"How much attention each token gets (full colour: {percent(most)}, the same for all heads).{aside}",
+                patterns,
+                most,
+            ),
             _view(
                 "pattern-gradients",
                 "Pattern × gradient",
@@ -230,6 +239,13 @@ def _attention(heads: HeadInspection) -> Section:
     blocks = [note(notes), charts, _edge_table(heads, gradients)]
     summary = [*joined([[name, " at ", *_looks(heads, name, 1)] for name in list(heads.patterns)[:3]], "No head"), "."]
     return Section("attention", "Where the strongest heads look", blocks, summary=summary)
+
+
+def _without_columns(matrix: Float[Tensor, "dest src"], columns: Sequence[int]) -> Float[Tensor, "dest src"]:
+    """The matrix with zeros in some columns, and in place of what is not finite."""
+    counted = matrix.clone()
+    counted[:, columns] = 0
+    return counted.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _looks(heads: HeadInspection, name: str, most: int) -> list[str | dict[str, str]]:

@@ -9,7 +9,7 @@ from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.matrix import INFLUENCE_CAVEAT, influence_summary, segment_names, target_name
 from lens_scopes.views.words.numbers import number, percent
 from lens_scopes.views.words.pages.attribution import prompt
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,

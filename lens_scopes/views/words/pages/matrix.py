@@ -17,7 +17,8 @@ from lens_scopes.views.words.matrix import (
 )
 from lens_scopes.views.words.numbers import number, percent
 from lens_scopes.views.words.pages.attribution import prompt
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.influence import chain_section
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,
@@ -36,7 +37,6 @@ from lens_scopes.views.words.pages.blocks import (
     text_cell,
     token,
 )
-from lens_scopes.views.words.pages.influence import chain_section
 from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:

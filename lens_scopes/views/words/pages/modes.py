@@ -20,7 +20,7 @@ from lens_scopes.views.words.modes import (
 )
 from lens_scopes.views.words.numbers import number, short_number
 from lens_scopes.views.words.pages.attribution import prompt
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     Section,
     alerts,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lens_scopes.results.attribution import Comparison
+    from lens_scopes.results.comparison import Comparison
 
 _MOST_LABELS = 60
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lens_scopes.views.charts import Axis, axis_of, named_points
 from lens_scopes.views.words.changes import Change
 from lens_scopes.views.words.numbers import number, short_number
-from lens_scopes.views.words.pages.blocks import (
+from lens_scopes.views.words.pages.parts.blocks import (
     Block,
     axis,
     bar_cell,
@@ -45,7 +45,7 @@ class Comparison:
         finite = [change for change in self.changes if change.is_finite]
         scale = axis_of([value for change in finite for value in (change.predicted, change.actual)])
         warped = " Bars and axes are on a square-root scale." if scale.square_root else ""
-        about = f"{text}: predicted from the gradient, and found by doing it. The buttons in the headings sort.{warped}"
+        about = f"{text}: predicted from the gradient, and as it really was. The buttons in the headings sort.{warped}"
         return [note(about), columns([self._table(scale)], [self._scatter(scale, finite)], even=True)]
 
     def _table(self, scale: Axis) -> Block:

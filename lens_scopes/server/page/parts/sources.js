@@ -29,7 +29,7 @@ export function sources({ matrix, tokens, special, destinations, targets, predic
     choose: "layer",
     pointing: true,
   };
-  const note = "Point at a token of the answer, or go to it with the arrow keys: the text shows where it comes from.";
+  const note = "Hover over a token of the answer, or go to it with the arrow keys: the text shows where it comes from.";
   const blocks = [{ type: "note", text: note }, strip];
   const shown = { ...part, labels: part.labels.slice(0, tokens.length), special, position: null, data: {} };
   return {

@@ -1,7 +1,7 @@
 """How the work is laid out in memory: the whole graph where it fits, else slices of layers, as many at a time as fit.
 
 The estimate counts what autograd keeps of a block (`Footprint`), and beside the layers held, what one layer takes while
-it runs, and the gradients that are read. Where memory runs out all the same, chunks and slices are halved.
+it runs, and the gradients that are read. Where slices would not fit, freed blocks go back to the system at once.
 
 Why not `torch.utils.checkpoint` around every block? It runs every block again for each direction; slices run again
 once for all of them. It would run them when the hooks of sites and paths are gone, and cannot go on without memory.
@@ -12,30 +12,23 @@ in slices of 6 layers and 0.54 GB with the whole graph.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from lens_scopes.engine.attention import READ
+from lens_scopes.engine.memory.system import LARGE, can_free_at_once, free_bytes
+from lens_scopes.engine.memory.units import in_units
 from lens_scopes.engine.model import ScopedModel, has_hooked
-from lens_scopes.errors import LensScopesError, OutOfMemoryError, PromptError
+from lens_scopes.errors import OutOfMemoryError
 
 _SHARE = 0.6  # of the memory that is free: other programs may want some too
 _DIRECTIONS_SHARE = 0.1  # of what is allowed, for the directions that travel together between slices
 _TRANSIENT_PAIRS = 2.5  # scores of a block, where they are computed whole, that are there for a moment
-# The C library keeps freed blocks below 32 MB in a heap, which ends up in pieces: the process then holds this much more
-# than its tensors (1.43 to 1.50 times for whole graphs of Gemma 3 270M, 128 to 2,048 tokens; 1.1 to 1.6 for slices).
-# Large blocks should not, and yet slices of 8,192 tokens took 1.65 times their tensors, so the factor is one for all.
-_IN_PIECES = 1.45
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+# What a process holds for each byte of its tensors. The C library's heap ends up in pieces: 1.3 to 1.65 times for Gemma
+# 3 270M, whole graphs and slices, 128 to 8,192 tokens. Where blocks are freed at once it is 0.94 to 1.17 times.
+_HEAP, _FREED_AT_ONCE = 1.45, 1.1
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,8 @@ class MemoryPlan:
         directions_at_once: directions that travel together between slices; None for all.
         estimate: bytes expected beyond the model's weights.
         budget: bytes allowed, where a limit was given; None for a share of what is free, which no record needs.
+        frees_at_once: whether freed blocks go back to the system at once, which takes about a quarter more time and
+            less memory: slices would not fit otherwise.
         shortages: how often memory ran out all the same.
         unfused: the layers whose attention scores are computed whole, by the reason; None in files from before
             attention was fused.
@@ -62,6 +57,7 @@ class MemoryPlan:
     directions_at_once: int | None
     estimate: int
     budget: int | None
+    frees_at_once: bool = False
     shortages: int = 0
     unfused: dict[str, list[int]] | None = None
     peak: int | None = None
@@ -228,13 +224,13 @@ class Budget:
 
     def whole(self, length: int, rows: int = 1) -> int:
         """Bytes of the whole graph of some prompts, at its peak, with the gradients at all sites."""
-        return self._in_pieces(rows * self._whole_row(length)) + self._fixed(self.model.n_layers)
+        return self._process(rows * self._whole_row(length)) + self._fixed(self.model.n_layers)
 
-    def _in_pieces(self, amount: int) -> int:
+    def _process(self, tensors: int, frees_at_once: bool = False) -> int:
         """What a process holds for tensors of that many bytes."""
         if self.model.device.type != "cpu":
-            return amount
-        return int(_IN_PIECES * amount)
+            return tensors
+        return int((_FREED_AT_ONCE if frees_at_once else _HEAP) * tensors)
 
     def rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can hold their whole graphs together; one at least."""
@@ -242,7 +238,7 @@ class Budget:
 
     def forward_rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can run forward together without a graph; one at least."""
-        each = self._in_pieces(self._layers(length, 1) + self._transient(length))
+        each = self._process(self._layers(length, 1) + self._transient(length))
         return max(1, min(most, (self.allowed - self._fixed(1)) // each))
 
     def plan(self, length: int, rows: int = 1, held: int = 0) -> MemoryPlan:
@@ -258,8 +254,10 @@ class Budget:
         """
         n_layers = self.model.n_layers
 
-        def planned(layers: int, directions: int | None, estimate: int) -> MemoryPlan:
-            return MemoryPlan(rows, layers, n_layers, directions, estimate, self.limit, unfused=self.unfused)
+        def planned(layers: int, directions: int | None, estimate: int, frees_at_once: bool = False) -> MemoryPlan:
+            return MemoryPlan(
+                rows, layers, n_layers, directions, estimate, self.limit, frees_at_once, unfused=self.unfused
+            )
 
         whole = self.whole(length, rows) + held
         if whole <= self.allowed:
@@ -270,20 +268,23 @@ class Budget:
             return planned(n_layers, None, whole)
         token, transient = rows * length * self._footprint.token, rows * self._transient(length)
 
-        def estimate(layers: int, directions: int) -> int:
+        def estimate(layers: int, directions: int, frees_at_once: bool = False) -> int:
             """A slice with what it starts from and the gradients inside; the directions that travel between slices."""
             sites = -(-self._sites * layers // n_layers) + 1
             inputs = -(-n_layers // layers)
             tensors = rows * self._layers(length, layers) + transient + (inputs + directions + sites) * token
-            return self._in_pieces(tensors) + self._fixed(layers) + held
+            return self._process(tensors, frees_at_once) + self._fixed(layers) + held
 
-        self._refuse(estimate(1, 1), f"{rows} × {length} tokens", " one layer at a time", "")
+        # Blocks are freed at once where one layer would not fit otherwise, and are large enough for that.
+        on_processor = self.model.device.type == "cpu" and can_free_at_once()
+        at_once = on_processor and token >= LARGE and estimate(1, 1) > self.allowed
+        self._refuse(estimate(1, 1, at_once), f"{rows} × {length} tokens", " one layer at a time", "")
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
-        while directions > 1 and estimate(1, directions) > self.allowed:
+        while directions > 1 and estimate(1, directions, at_once) > self.allowed:
             directions //= 2
-        fitting = [layers for layers in range(1, n_layers) if estimate(layers, directions) <= self.allowed]
+        fitting = [layers for layers in range(1, n_layers) if estimate(layers, directions, at_once) <= self.allowed]
         layers = max(fitting, default=1)
-        return planned(layers, directions, estimate(layers, directions))
+        return planned(layers, directions, estimate(layers, directions, at_once), at_once)
 
     def plan_patterns(self, length: int, rows: int = 1) -> MemoryPlan:
         """The plan of the whole graph of a prompt, or of several rows that begin with it, together with what is
@@ -308,173 +309,3 @@ class Budget:
             f"{what} need about {in_units(estimate)} beyond the model's weights{' even' if how else ''}{how}, and "
             f"{limit}; {cure}{'allow' if self.given else 'free'} more memory or give a shorter prompt."
         )
-
-
-class PeakGauge:
-    """Measures how much memory is taken at the peak beyond what is held when it starts.
-
-    On CUDA devices the allocator counts. On Linux the kernel does: the high-water mark of this process's resident
-    memory starts anew, after freed memory has gone back to the system, so that a process that held more before is
-    measured alike. Elsewhere nothing is known.
-    """
-
-    def __init__(self, model: ScopedModel) -> None:
-        self._devices = {parameter.device for parameter in model.module.parameters()}
-        self._on_cuda = all(device.type == "cuda" for device in self._devices)
-        self._before: int | None = None
-        if self._on_cuda:
-            for device in self._devices:
-                torch.cuda.reset_peak_memory_stats(device)
-            self._before = sum(map(torch.cuda.memory_allocated, self._devices))
-        elif all(device.type == "cpu" for device in self._devices):
-            self._before = _start_high_water()
-
-    def peak(self) -> int | None:
-        """Bytes at the peak since the start; None where the system does not count them."""
-        if self._before is None:
-            return None
-        most = sum(map(torch.cuda.max_memory_allocated, self._devices)) if self._on_cuda else _resident("VmHWM")
-        return None if most is None else max(0, most - self._before)
-
-
-_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def _start_high_water() -> int | None:
-    """Bytes resident now, where the high-water mark starts anew; None where the system does not count it."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        _CLEAR_REFS.write_text("5")
-    except (OSError, AttributeError, TypeError):
-        return None
-    return _resident("VmRSS")
-
-
-def _resident(name: str) -> int | None:
-    """Bytes resident now (VmRSS) or at the peak (VmHWM), as Linux counts them."""
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), flags=re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
-
-
-def parse_memory(amount: str | int | None) -> int | None:
-    """Bytes from a number, or from text such as "4GB" or "800 MB"; None stays None.
-
-    Raises:
-        PromptError: for anything else, and amounts that are not positive.
-    """
-    if amount is None:
-        return None
-    match = None
-    if isinstance(amount, int) and not 0 < amount < 2**63:
-        raise PromptError('memory is a positive number of bytes below 2^63, or an amount such as "4GB".')
-    if isinstance(amount, str | int) and not isinstance(amount, bool):
-        match = re.fullmatch(r"\s*([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*((?:[KMGT]B)?)\s*", str(amount), re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise PromptError(f'memory is a positive amount such as "4GB" or a number of bytes; got {str(amount)[:60]!r}.')
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def in_units(amount: int) -> str:
-    """Bytes as a reader wants them: 1.3 GB, 450 MB."""
-    for unit in ("TB", "GB", "MB", "KB"):
-        if amount >= _UNITS[unit]:
-            return f"{amount / _UNITS[unit]:.3g} {unit}"
-    return f"{amount} bytes"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a processor or a device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
-
-
-def try_or_oom(work: Callable[[], None]) -> str | None:
-    """Runs work that memory may be too small for; None, or the first line of what said so, once memory is free again.
-
-    The error itself would keep alive what filled the memory: it is not kept.
-    """
-    try:
-        work()
-        return None
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        message = _first_line(error)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return message
-
-
-@contextmanager
-def shortage_named(what: str) -> Iterator[None]:
-    """Says of work that cannot be cut what it was that memory ran out for.
-
-    Raises:
-        OutOfMemoryError: instead of whatever the libraries raise.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, LensScopesError) or not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(f"memory ran out for {what} ({_first_line(error)}); give a shorter prompt.") from error
-
-
-def run_in_chunks(count: int, at_once: Callable[[int], int], run: Callable[[range], None]) -> None:
-    """Runs items 0 … count − 1 in order; where memory runs out the chunk is halved, and what is done stays done.
-
-    Args:
-        at_once: how many to run together from a given item on.
-        run: runs some of the items.
-
-    Raises:
-        OutOfMemoryError: when memory runs out for a single item.
-    """
-    done, most = 0, count
-    while done < count:
-        size = min(at_once(done), most, count - done)
-        shortage = try_or_oom(lambda items=range(done, done + size): run(items))
-        if shortage is None:
-            done += size
-        elif size > 1:
-            most = size // 2
-        else:
-            raise OutOfMemoryError(f"memory ran out with the smallest chunk of the work ({shortage}).")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def free_bytes(model: ScopedModel) -> int:
-    """Memory that is free on the model's devices."""
-    devices = {parameter.device for parameter in model.module.parameters()}
-    return sum(_free_on(device) for device in devices)
-
-
-def _free_on(device: torch.device) -> int:
-    if device.type == "cuda":
-        # PyTorch holds on to what it has freed: to this process it is free too.
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reserved
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    import psutil
-
-    return int(min(psutil.virtual_memory().available, _left_to_the_container()))
-
-
-def _left_to_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int | float:
-    """What a container's limit leaves; pages of files that can be dropped do not count as used."""
-    try:
-        limit = int((folder / "memory.max").read_text())
-        used = int((folder / "memory.current").read_text())
-        inactive = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), flags=re.MULTILINE)
-    except (OSError, ValueError):  # no container, or one without a limit
-        return float("inf")
-    return limit - used + (int(inactive[1]) if inactive else 0)

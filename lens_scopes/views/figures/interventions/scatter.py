@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.charts import axis_of, named_points
+from lens_scopes.views.charts import Axis, axis_of, named_points
 from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families, new_figure
 from lens_scopes.views.words.attribution import is_divergence
 from lens_scopes.views.words.changes import Change, unit_of_change
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lens_scopes.results.heads import HeadInspection
 
 _BESIDE = 4.5  # inches from which a map and its scatter plot stand side by side
+_LEGEND = (0.4, 0.25)  # width and height of its corner, in shares of the plot, with names of points beside it
 _LOOKS = ((POSITIVE, DEEP_POSITIVE, "o"), (NEGATIVE, DEEP_NEGATIVE, "s"))
 
 
@@ -102,8 +103,21 @@ def scatter(
     axes.set_title(f"{agreed}{done[1]} {done[0]}", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     if len(marks) > 1 and finite:
-        place = "lower right" if not is_divergence(result) else "upper left"
-        axes.legend(loc=place, fontsize=6, frameon=False, handletextpad=0.2)
+        axes.legend(loc=_free_corner(axis, points, is_divergence(result)), fontsize=6, frameon=False, handletextpad=0.2)
+
+
+def _free_corner(axis: Axis, points: Sequence[tuple[float, float]], rising: bool) -> str:
+    """The corner off the diagonal whose part of the plot holds the fewest points, so that the legend covers none.
+
+    Args:
+        rising: whether all changes have one sign, so that the upper left is the likelier one to be free.
+    """
+    places = [(axis.place(x), axis.place(y)) for x, y in points]
+    held = {
+        "lower right": sum(x > 1 - _LEGEND[0] and y < _LEGEND[1] for x, y in places),
+        "upper left": sum(x < _LEGEND[0] and y > 1 - _LEGEND[1] for x, y in places),
+    }
+    return min(sorted(held, reverse=rising), key=held.__getitem__)
 
 
 def _root(values):

@@ -1,4 +1,4 @@
-"""`lens-scopes show`: a saved result again, on the terminal or as other files."""
+"""`lens-scopes show` and `report`: a saved result or evaluation again, without measuring anything."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.output import OutputOptions
+from lens_scopes.cli.options.report import ReportOptions
 from lens_scopes.cli.options.result import ResultOptions
 from lens_scopes.errors import PromptError
 
@@ -35,3 +36,18 @@ def show(
     if output.group != "token":
         raise PromptError(f"--group sums the scores of tokens, and {file} holds a result of kind {result.kind}.")
     ResultOptions(output.out, output.json, output.contract).deliver(result)
+
+
+@with_option_groups
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A result folder of `lens-scopes evaluate`.")],
+    output: ReportOptions,
+) -> None:
+    """Show a saved evaluation, or write reports of it.
+
+    Examples:
+        lens-scopes report results
+        lens-scopes report results --report table.md --report figure.pdf
+    """
+    output.check()
+    output.deliver(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lens_scopes.views.figures.changes import map_and_scatter, scatter
+from lens_scopes.views.figures.interventions.scatter import map_and_scatter, scatter
 from lens_scopes.views.figures.style import (
     COLUMN_INCHES,
     INK,

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from lens_scopes.errors import FileError
-from lens_scopes.results.record import encode
-from lens_scopes.results.writing import file_path
+from lens_scopes.results.storage.record import encode
+from lens_scopes.results.storage.writing import file_path
 
 FORMAT, VERSION = "lens_scopes.result", 2
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')  # in the record, quotes are escaped: it cannot match there

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lens_scopes.prompts.alignment import differences
-from lens_scopes.views.words.pages.blocks import Block, Text, joined, note, number_cell, table, text_cell, token
+from lens_scopes.views.words.pages.parts.blocks import Block, Text, joined, note, number_cell, table, text_cell, token
 
 _MOST_ROWS = 60
 

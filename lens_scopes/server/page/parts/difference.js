@@ -1,6 +1,6 @@
 // Two answers beside each other: the tokens of both aligned, and how much stronger each is in the second.
-import { percent } from "../../views/page/scripts/numbers.js";
-import { relative } from "../../views/page/scripts/scale.js";
+import { percent } from "../../../views/page/scripts/numbers.js";
+import { relative } from "../../../views/page/scripts/scale.js";
 
 /** Pairs of indices [in a, in b] of two token lists, null where a token is in one alone: a longest common sequence. */
 export function align(a, b) {
@@ -42,7 +42,7 @@ export function difference(a, b, scoresOfA, scoresOfB) {
     of: "the differences",
     label: "The tokens of both texts, coloured by difference",
     about: each("about"),
-    broken: "in one text alone",
+    broken: "only in one prompt",
   };
   const cells = rows.map(({ label, told, sorted }) => [
     { text: [{ token: label }], value: label, css: "token" },
@@ -52,7 +52,7 @@ export function difference(a, b, scoresOfA, scoresOfB) {
   const table = { type: "table", caption: "Each token’s score in A and in B, relative to the strongest", columns, rows: cells, special: each("special") };
   const note =
     "B against A: each token’s |score| relative to the strongest of its text, since scores of different scopes have " +
-    "different units. Blue: stronger in B; orange: stronger in A; crossed: in one text alone.";
+    "different units. Blue: stronger in B; orange: stronger in A; hatched: only in one prompt.";
   const fold = { type: "fold", summary: "The differences as a table", blocks: [table] };
   const blocks = [{ type: "note", text: note }, strip, fold];
   return {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lens_scopes.errors import FileError
-from lens_scopes.results.writing import check_writable, utf8, write_whole
+from lens_scopes.results.storage.writing import check_writable, utf8, write_whole
 
 WRITERS: list[Callable[[Path], None]] = [check_writable, lambda path: write_whole(path, b"new")]
 

@@ -1,0 +1,1 @@
+"""How results are written to files whole, and read again."""

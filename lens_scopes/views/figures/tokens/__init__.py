@@ -1,0 +1,1 @@
+"""Figures of token scores: one attribution, two compared, several under each other."""

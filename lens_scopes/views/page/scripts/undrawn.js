@@ -1,0 +1,3 @@
+// In place of drawn.js on a page without blocks that CircuitsVis draws.
+export const drawn = {};
+export const drawWaiting = () => {};

@@ -1,0 +1,87 @@
+"""An inspected series in the terminal: the numbers that the forecast rests on, and its likeliest values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, spaced, warning_lines
+from lens_scopes.views.words.attribution import prompt_text
+from lens_scopes.views.words.numbers import percent, short_number
+from lens_scopes.views.words.series import (
+    back_words,
+    forecast_facts,
+    forecast_words,
+    likely_values,
+    series_caveat,
+    series_interpretation,
+    series_summary,
+    strongest_numbers,
+)
+from lens_scopes.views.words.token_text import inline_token
+
+if TYPE_CHECKING:
+    from lens_scopes.results.series import SeriesInspection
+
+_MOST = 10
+
+
+class SeriesReport(TerminalView):
+    """A rich renderable of an inspected series; fits the width of the console it is printed on.
+
+    Args:
+        series: what to show.
+        on_dark: colours for a dark terminal background; None asks the terminal.
+    """
+
+    def __init__(self, series: SeriesInspection, *, on_dark: bool | None = None) -> None:
+        super().__init__(on_dark=on_dark)
+        self.series = series
+
+    def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
+        series = self.series
+        name = inline_token(str(series.model.get("name", "")))
+        yield Text.assemble(("Series of numbers", "bold"), (f"  {name} · {inline_token(series.objective)}", "dim"))
+        yield Text(prompt_text(series))
+        yield from warning_lines(series.warnings)
+        yield spaced(Text(series_summary(series)))
+        yield spaced(_numbers(series, styles, width))
+        yield spaced(Text(forecast_words(series.forecast)))
+        yield spaced(_forecast(series, styles, width))
+        yield spaced(Text(series_interpretation(series), "dim"))
+        yield spaced(Text(series_caveat(series), "dim"))
+
+
+def _numbers(series: SeriesInspection, styles: ScoreStyle, width: int) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("number", justify="right", overflow="fold", max_width=max(8, width // 4))
+    table.add_column("", no_wrap=True)
+    table.add_column("influence", justify="right", no_wrap=True)
+    table.add_column("")
+    for row in strongest_numbers(series)[:_MOST]:
+        bar = blocks(row.relative or 0.0, max(4, min(24, width - 50)))
+        table.add_row(
+            Text(row.written),
+            Text(back_words(row.back), "dim"),
+            Text(short_number(row.influence)),
+            Text(bar, styles.bar_style(row.influence)),
+        )
+    return table
+
+
+def _forecast(series: SeriesInspection, styles: ScoreStyle, width: int) -> RenderableType:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(justify="right", overflow="fold", max_width=max(8, width // 4))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    likely = likely_values(series.forecast)
+    largest = max((probability for _, probability in likely), default=0.0) or 1.0
+    for written, probability in likely:
+        bar = blocks(probability / largest, max(4, min(24, width - 40)))
+        table.add_row(Text(written), Text(percent(probability)), Text(bar, styles.bar))
+    facts = " · ".join(f"{name} {value}" for name, value in forecast_facts(series.forecast).items())
+    return Group(table, Text(facts, "dim"))
