@@ -404,6 +404,7 @@ class ResolvedSpec:
             points=None if asked.points is None else asked.points.describe(),
             answer_process=place.answer_process,
             eligible_answer=length - len(place.token_ids),
+            routed=self.model.has_experts,
         )
 
     def _attribution_settings(self, place: PromptPosition, directions: Directions) -> dict[str, Any]:
