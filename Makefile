@@ -51,18 +51,20 @@ attack: venv  ## Attack commands, functions, files, folders, pages and the serve
 	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python tests/attacks/run.py --record analyses/results/attacks.json
 
 # The real weights take gigabytes, so one process at a time may hold them.
-# With transformer-lens 4, slices of every architecture's bridge and Gemma's scores; `make test-tl4` runs the rest.
+# With transformer-lens 4, slices of every architecture's bridge, Gemma's scores, and commands; `make test-tl4` runs the rest.
 test: system lint types scripts docs $(STAMP_TL4)  ## Lint, check types and run all the tests
 	$(BIN)/pytest -q -n 2 -m "not gemma" --durations=60 --durations-min=5
 	$(BIN)/pytest -q -m gemma --durations=20 --durations-min=5
-	$(VENV_TL4)/bin/python -m pytest -q tests/engine/model/test_bridge_slices.py tests/models/test_lines.py
+	$(VENV_TL4)/bin/python -m pytest -q tests/engine/model/test_bridge_slices.py tests/models/test_lines.py $(USES_TL4)
 
 # What bridges alone decide; tests that need a HookedTransformer skip themselves (tests/support/hooked_only.py).
+USES_TL4 := tests/cli/test_compare_command.py tests/cli/test_evaluate_command.py tests/evaluation/test_eligible_parts.py
 TESTS_TL4 := tests/engine/test_architectures.py tests/engine/test_backward.py tests/engine/model/test_bridge_slices.py \
 	tests/engine/test_memory.py tests/models/test_lines.py tests/scopes/test_comparisons.py tests/scopes/test_paths.py \
-	tests/attribution/test_attribute.py tests/attribution/test_head_laws.py tests/attribution/test_heads.py
+	tests/attribution/test_attribute.py tests/attribution/test_head_laws.py tests/attribution/test_heads.py \
+	tests/engine/model/test_bridge_attention.py tests/evaluation tests/cli tests/server/test_api.py
 
-test-tl4: $(STAMP_TL4)  ## Run the engine's and scopes' tests and Gemma against transformer-lens 4, in its own environment
+test-tl4: $(STAMP_TL4)  ## Run the engine's, scopes' and users' tests and Gemma against transformer-lens 4, in its own environment
 	$(VENV_TL4)/bin/python -m pytest -q -n 2 -m "not gemma" $(TESTS_TL4)
 	$(VENV_TL4)/bin/python -m pytest -q -m gemma tests/models/test_lines.py
 

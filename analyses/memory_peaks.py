@@ -17,7 +17,7 @@ import torch
 import lens_scopes as ls
 from lens_scopes.engine.memory import in_units, parse_memory
 from lens_scopes.engine.model import MatmulDtype
-from lens_scopes.views.words.memory import memory_words
+from lens_scopes.views.words.pages.parts.memory import memory_words
 
 SCOPES = {"semantic": ls.Semantic, "temperature": ls.Temperature, "fisher": ls.Fisher}
 

@@ -5,8 +5,9 @@
 
 It prints, for a warm server, the first contentful paint of the page and the time until its first answer is shown, as
 the browser measures them from the start of the navigation; and, for prompts of 20 tokens with every layer, the time
-from a click on “Explain” until the strip and the map of the new answer are drawn. Times are medians of five, after two
-to warm up, beside the load of the machine.
+from a click on “Explain” until the strip and the map of the new answer are drawn, with the server's processor time in
+it, which hardly depends on what else the machine does. Times are medians of five, after two to warm up, beside the
+load.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import urllib.request
 from typing import Any
 
+import psutil
 import typer
 from playwright.sync_api import sync_playwright
 from records import FIGURES
@@ -56,7 +58,7 @@ def main(times: bool = typer.Option(False, "--times", help="Measure, and leave t
             browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
             _visit(browser.new_page())
             paints = [_visit(browser.new_page()) for _ in range(RUNS)]
-            clicks = _clicked(browser)
+            clicks, work = zip(*_clicked(browser, psutil.Process(server.pid)), strict=True)
             for scheme in () if times else ("light", "dark"):
                 tab = browser.new_page(viewport={"width": 1280, "height": 1240}, color_scheme=scheme)
                 _visit(tab)
@@ -73,6 +75,7 @@ def main(times: bool = typer.Option(False, "--times", help="Measure, and leave t
                 "first contentful paint, ms": statistics.median(paint for paint, _ in paints),
                 "first answer shown, ms": statistics.median(answered for _, answered in paints),
                 "click to strip and map, ms": statistics.median(clicks),
+                "of it the server's processor time, ms": statistics.median(work),
                 "load": os.getloadavg()[0],
             },
             indent=2,
@@ -88,17 +91,24 @@ def _visit(tab: Any) -> tuple[float, float]:
     return tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"), answered
 
 
-def _clicked(browser: Any) -> list[float]:
-    """Milliseconds from a click to the drawn answer, one for each prompt after those to warm up."""
+def _clicked(browser: Any, server: psutil.Process) -> list[tuple[float, float]]:
+    """Milliseconds from a click to the drawn answer, and of the server's processor, for each prompt after the first."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     _visit(tab)
     taken = []
     for word in WORDS:
         tab.fill("[name=text]", TEXT.format(word))
+        before = _processor(server)
         milliseconds, tokens = tab.evaluate(CLICKED)
         assert tokens == 20, f"{TEXT.format(word)!r} has {tokens} tokens"
-        taken.append(milliseconds)
+        taken.append((milliseconds, _processor(server) - before))
     return taken[WARM_UP:]
+
+
+def _processor(server: psutil.Process) -> float:
+    """Milliseconds that a process has worked."""
+    times = server.cpu_times()
+    return 1000 * (times.user + times.system)
 
 
 def _wait(seconds: float = 300) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 VALIDATED = "validated by the public functions"
 """Marks the type of a value that public functions check themselves: a wrong one gets an error that says what to do. A
 run-time type checker, which would only name the types, leaves it alone."""
+
+_Entry = TypeVar("_Entry")
 
 
 def near_names(name: object, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -32,6 +34,23 @@ def suggest(name: object, known: Iterable[str], *, end: str = ".") -> str:
     """
     near = near_names(name, known)
     return f"; did you mean {near[0]!r}?" if near else end
+
+
+def entry_named(name: object, known: Mapping[str, _Entry], kind: str, error: type[LensScopesError]) -> _Entry:
+    """The entry of a table by its name.
+
+    Args:
+        kind: what the table holds, for the message: "metric".
+        error: what to raise for a name that is not there; the message has a near one, and all.
+
+    Example:
+        >>> entry_named("ten", {"one": 1, "two": 2}, "number", ModelError)
+        Traceback (most recent call last):
+        lens_scopes.errors.ModelError: unknown number 'ten'. Known: one, two.
+    """
+    if not isinstance(name, str) or name not in known:
+        raise error(f"unknown {kind} {name!r}{suggest(name, known)} Known: {', '.join(known)}.")
+    return known[name]
 
 
 class LensScopesError(Exception):

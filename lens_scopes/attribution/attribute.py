@@ -129,6 +129,7 @@ def attribute(
     )
     resolved = ResolvedSpec.of(model, spec, takes_answers=True)
     place = PromptPosition.answered(resolved.model, prompt, position, spec)
+    # A comparison method takes no gradient: it scores the prompt by itself.
     if isinstance(resolved.explanation, Baseline):
         return _compare(resolved, resolved.explanation, place, progress)
     return resolved.run_all([place], progress)[0]
@@ -236,7 +237,7 @@ def attribute_batch(
         objective if isinstance(objective, list) else [objective] * len(prompts), len(prompts), "objective"
     )
     specs = [read(*each) for each in zip(objectives, targets, answers, strict=True)]
-    if not specs:
+    if not specs:  # no prompts: the choices are checked all the same
         read(None if isinstance(objective, list) else objective, None, None).require_gradient()
     if against is not None:
         others = _one_each(against, len(prompts), "other prompt")

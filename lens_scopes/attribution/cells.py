@@ -73,7 +73,8 @@ def patch_cells(
     spec, other = _asked(scoped, attribution)
     resolved = ResolvedSpec.of(scoped, spec, takes_answers=True)
     scoped = resolved.model
-    # The attribution has put the two beside each other, before it cut either at its position.
+    # The runs between which patches move. The attribution has put the two prompts beside each other, before it cut
+    # either at its position.
     place = replace(_place(scoped, attribution, spec), other=read_prompt(scoped, other))
     here, there = (
         read_activations(scoped, sequences, attribution.layer_names)

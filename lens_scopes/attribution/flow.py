@@ -111,6 +111,7 @@ def information_flow(
         >>> flow.bound().shape, bool((flow.channel() <= flow.bound()).all())
         (torch.Size([1, 2]), True)
     """
+    # All that can be refused, before the one pass over what may be a long text.
     relative, seed = checked_sigma(sigma), check_seed(seed)
     generate = whole_number(generate, "the number of tokens to generate", PromptError)
     resolved = ResolvedSpec.of(

@@ -222,6 +222,7 @@ def _contract(
             n_directions=max(len(item.vectors) for item in directions),
             squared=directions[-1].squared,
             sampled=directions[-1].sampled,
+            routed=resolved.model.has_experts,
         )
     )
     if answered is not None:

@@ -89,6 +89,8 @@ def inspect_modes(
     rank = fisher.rank
     resolved = ResolvedSpec.of(model, Spec.read(fisher, through=through, memory=memory, matmul_dtype=matmul_dtype))
     scoped = resolved.model
+
+    # The modes: the leading eigenvectors of F at the prediction.
     place = PromptPosition.read(scoped, prompt, position, None)
     budget = resolved.budget()
     plan = budget.plan(len(place.token_ids))
@@ -99,7 +101,7 @@ def inspect_modes(
     # First order: a_i,t of every mode and token, and Δp along every mode.
     amounts, replacement = _amounts_along(traced, terms.vectors, baseline, place)
     contrasts = state.probability_changes(terms.vectors)
-    signs = _signs(contrasts)
+    signs = _signs(contrasts)  # an eigenvector's sign is arbitrary
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
 
     # The check: every token's embedding is really replaced, each alone.

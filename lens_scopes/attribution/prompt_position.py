@@ -138,7 +138,7 @@ class PromptPosition:
         first, *others = (answer.prompt.first(len(answer.prompt) - 1) for answer in self.answers)
         if not others:
             return first
-        own = slice(len(self.prompt), None)
+        own = slice(len(self.prompt), None)  # both rows begin with the prompt, which is laid out once
         return replace(
             first,
             text=self.prompt.text,

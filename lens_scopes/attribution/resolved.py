@@ -345,7 +345,7 @@ class ResolvedSpec:
     ) -> Attribution:
         """The result of one prompt of a batch: its scores, with everything that says what they are."""
         state = states[0]
-        prompt, length = place.scored
+        prompt, length = place.scored  # a row of the batch is as long as its longest prompt
 
         def values(name: str) -> Tensor:
             return scores[name].scores[row, :length].detach().cpu()
@@ -404,6 +404,7 @@ class ResolvedSpec:
             points=None if asked.points is None else asked.points.describe(),
             answer_process=place.answer_process,
             eligible_answer=length - len(place.token_ids),
+            routed=self.model.has_experts,
         )
 
     def _attribution_settings(self, place: PromptPosition, directions: Directions) -> dict[str, Any]:

@@ -201,6 +201,7 @@ def inspect_series(
         memory=memory,
         matmul_dtype=matmul_dtype,
     ).require_usual(("layers", "lens", "sites", "eligible"), "the numbers of a series have one score each")
+    # The next number as the model sees it, and what the series' numbers did to it: two questions of one prompt.
     forecast = value_distribution(model, read, separator=separator, width=width, least=least, longest=longest)
     attribution = attribute(model, read.prompt, spec, progress=progress)
     shared = {item.name: getattr(attribution, item.name) for item in fields(Result)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-from lens_scopes.errors import EvaluationError, suggest
+from lens_scopes.errors import EvaluationError, entry_named, suggest
 
 COMPONENT_BASELINES = ("zero", "mean", "shuffle")
 """What the output of a head or MLP is set to, besides its output under another prompt."""
@@ -88,6 +88,4 @@ def ablation_named(name: str) -> TokenAblation:
     Raises:
         EvaluationError: for an unknown one, with near names.
     """
-    if not isinstance(name, str) or name not in ABLATIONS:
-        raise EvaluationError(f"unknown ablation {name!r}{suggest(name, ABLATIONS)} Known: {', '.join(ABLATIONS)}.")
-    return ABLATIONS[name]
+    return entry_named(name, ABLATIONS, "ablation", EvaluationError)

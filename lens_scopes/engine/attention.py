@@ -33,7 +33,6 @@ COMPILED = "the model is compiled"
 NOT_CAUSAL = "it is not causal"
 OWN_CLASS = "its class is not TransformerLens' own"
 RELATIVE = "it adds relative position biases"
-BRIDGE = "a TransformerBridge computes scores and patterns as they are"
 
 # By name: version 4 of TransformerLens has neither.
 _OWN_CLASSES = (

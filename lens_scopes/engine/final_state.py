@@ -320,8 +320,3 @@ class FinalState:
     def divergence(self, after: FinalState) -> float:
         """KL(p ‖ q) in nats, with q the prediction from `after`."""
         return float(kl_divergence(self.logits, after.logits))
-
-    @cached_property
-    def mean_logit_gradient(self) -> Float[Tensor, " d_model"]:
-        """w̄ = Σ_j p_j ∂logit_j/∂y."""
-        return self.combine_logit_gradients(self.probabilities[None])[0]

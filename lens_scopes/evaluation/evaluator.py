@@ -215,6 +215,7 @@ class Evaluator:
 
     def _facts(self, prompt: Prompt, target: int | None, answered: Answer | None) -> dict[str, Any]:
         """The passage's length, the model's own prediction, and that of the true next token or of the answer."""
+        # One pass with the answer teacher-forced; logits[n] predicts the answer's n-th token.
         answer = () if answered is None else answered.token_ids
         read, first = [*prompt.token_ids, *answer[:-1]], len(prompt) - 1
         with torch.no_grad():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from lens_scopes.errors import VALIDATED, EvaluationError, suggest
+from lens_scopes.errors import VALIDATED, EvaluationError, entry_named
 
 if TYPE_CHECKING:
     from lens_scopes.engine.model import ModelLike
@@ -157,10 +157,7 @@ def as_protocol(protocol: ProtocolLike) -> Protocol:
         return OWN
     if isinstance(protocol, Protocol):
         return protocol
-    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise EvaluationError(f"unknown protocol {protocol!r}{suggest(protocol, PROTOCOLS)} Known: {known}.")
-    return PROTOCOLS[protocol]
+    return entry_named(protocol, PROTOCOLS, "protocol", EvaluationError)
 
 
 def _without_bos(token_ids: Sequence[int], bos: int) -> tuple[int, ...]:

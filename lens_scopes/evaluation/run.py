@@ -172,6 +172,7 @@ def evaluate(
     for what, name in named.items():
         if not isinstance(name, str | None):
             raise EvaluationError(f"{what} is a name; got {type(name).__name__}.")
+    # Which passages, and what measures them.
     given = read_passages(
         passages,
         field=field,
@@ -309,7 +310,7 @@ def _manifest(model: Model, evaluator: EvaluatorLike, selection: Selection) -> d
     from lens_scopes.models.load import model_record
 
     record = asdict(model_record(model))
-    del record["device"]
+    del record["device"]  # another device gives the same numbers but for rounding, and may continue the folder
     signature = {name: value for name, value in evaluator.signature().items() if name != "model"}
     return {
         "passages": {

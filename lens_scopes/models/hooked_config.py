@@ -114,6 +114,7 @@ def _gemma_fields(text: Any, architecture: str) -> dict[str, Any]:
     }
     if architecture == "GemmaForCausalLM":
         return fields | {"rotary_base": text.rope_parameters["rope_theta"]}
+    # Gemma 2 and 3. No soft cap is -1 in TransformerLens.
     fields |= {
         "use_normalization_before_and_after": True,
         "attn_scale": math.sqrt(text.query_pre_attn_scalar),
@@ -122,6 +123,7 @@ def _gemma_fields(text: Any, architecture: str) -> dict[str, Any]:
     }
     if architecture == "Gemma2ForCausalLM":
         return fields | {"rotary_base": text.rope_parameters["rope_theta"]}
+    # Gemma 3 turns layers of full and of sliding attention at rates of their own.
     everywhere, nearby = (text.rope_parameters[kind] for kind in ("full_attention", "sliding_attention"))
     return fields | {
         "use_qk_norm": True,

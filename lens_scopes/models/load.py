@@ -131,6 +131,7 @@ def load_model(
         Traceback (most recent call last):
         lens_scopes.errors.ModelError: ... did you mean 'gemma-3-270m'...
     """
+    # What is asked for, checked before gigabytes are read.
     backend = _read_backend(backend)
     torch_dtype = _read_dtype(dtype)
     n_devices = whole_number(n_devices, "n_devices", ModelError, least=-(2**31))  # a sentence of its own below 1
@@ -147,6 +148,7 @@ def load_model(
             reader = Reader(source, architecture, trust_remote_code)
             strict = isinstance(processing, Mapping)
             model, provenance = _load_compared(reader, backend, place, torch_dtype, wanted, strict)
+    # Parameters that require gradients would double the cost of every backward pass.
     for module in (model, getattr(model, "original_model", None)):
         if module is not None:
             module.requires_grad_(False).eval()

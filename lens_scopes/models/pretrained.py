@@ -68,6 +68,7 @@ class Reader:
                 config=copy.deepcopy(self.config),
                 dtype=dtype,
                 attn_implementation="eager",
+                experts_implementation="eager",  # whose products know every dtype, and several directions together
                 output_loading_info=True,
                 device_map=device_map,
                 **options,

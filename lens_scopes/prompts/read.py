@@ -145,6 +145,7 @@ def _read_text(model: TokenModel, text: str, *, source: Literal["text", "chat"])
     if not ids:
         raise PromptError(f"the prompt {quote(text)} holds no token for this tokenizer; give some text")
     special_ids = special_token_ids(tokenizer)
+    # Tokens as they stand in the text where the tokenizer says where, else as the vocabulary writes them.
     strings = {i: vocabulary_string(tokenizer, i) for i in set(ids)}
     tokens = [strings[i] for i in ids]
     if offsets is not None:

@@ -23,6 +23,7 @@ class ContractTerms:
         answer_process: where an answer is explained, how its tokens come about; it stands before the rest of the
             process.
         eligible_answer: how many of the tokens that have scores are the answer's own.
+        routed: whether the model sends each token to some of its experts.
     """
 
     output: str
@@ -39,6 +40,7 @@ class ContractTerms:
     at: Sequence[str] = (EMBEDDING,)
     answer_process: str = ""
     eligible_answer: int = 0
+    routed: bool = False
 
     @property
     def at_embedding(self) -> bool:
@@ -94,6 +96,8 @@ def _held(terms: ContractTerms) -> str:
             "the weights, all embeddings, the same site's activations at other positions and heads, the positions and "
             "the explained directions v; later layers respond"
         )
+    if terms.routed:  # a derivative does not see that another expert may come to be chosen
+        held += "; which experts each token goes to, while their shares respond"
     return held if terms.path is None else f"{held}; {terms.path}"
 
 

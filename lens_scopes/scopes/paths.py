@@ -188,6 +188,7 @@ class Path:
     def _carrying_hooks(self, model: ScopedModel) -> Iterable[tuple[str, Hook]]:
         if self.terms is None:
             return
+        # Outputs are detached, never the stream that they are added to: the skip always carries gradient.
         carried = self.carried(model)
         for layer in range(model.cfg.n_layers):
             heads = [(layer, head) in carried for head in range(model.cfg.n_heads)]
@@ -261,7 +262,7 @@ def _merged(terms: Sequence[frozenset[_Term]]) -> tuple[frozenset[_Term], ...]:
     heads: set[tuple[int, int]] = set()
     merged: dict[frozenset[_Term], None] = {}
     for term in terms:
-        (simple,) = term if len(term) == 1 else (_Term(),)
+        (simple,) = term if len(term) == 1 else (_Term(),)  # sets that are intersected stay as they are
         layers |= simple.layers or set()
         heads |= simple.heads or set()
         if simple.layers is None and simple.heads is None:

@@ -19,7 +19,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.engine.ablations import ABLATIONS
-from lens_scopes.errors import LARGEST_SEED, ObjectiveError, suggest
+from lens_scopes.errors import LARGEST_SEED, ObjectiveError, entry_named
 from lens_scopes.prompts.chat import Message, as_messages, read_messages, write_messages
 from lens_scopes.prompts.groups import UNITS
 from lens_scopes.prompts.spans import read_span
@@ -394,23 +394,7 @@ def scope_entry(name: str) -> ScopeEntry:
     Raises:
         ObjectiveError: for an unknown name, with a near one.
     """
-    entries = scope_entries()
-    if name not in entries:
-        raise ObjectiveError(f"unknown scope {name!r}{suggest(name, entries)} Known scopes: {', '.join(entries)}.")
-    return entries[name]
-
-
-def build_scope(name: str, **settings: Any) -> Explanation | Spec:
-    """The objective, comparison method or preset of that name, with settings by the names of their options.
-
-    Example:
-        >>> build_scope("fisher", rank=4)
-        Fisher(rank=4, samples=None, exact=None, seed=0)
-
-    Raises:
-        ObjectiveError: for an unknown name, a setting that the scope does not have, and a wrong value.
-    """
-    return scope_entry(name).build(**settings)
+    return entry_named(name, scope_entries(), "scope", ObjectiveError)
 
 
 def register_objective(name: str, function: DirectionFunction, explains: str = "a user-defined function") -> None:

@@ -204,6 +204,7 @@ class Spec:
         Raises:
             LensScopesError: ObjectiveError, SiteError, PathError, ReadoutError or ModelError.
         """
+        # What is not given stays out of `given`: the objective may be a Spec that has it.
         given: dict[str, Any] = {}
         if not isinstance(layers, bool | str):
             raise SiteError(f"layers is True or a residual site; got {quote(layers)}.")
@@ -219,6 +220,7 @@ class Spec:
             given["sites"] = tuple(sites)
         if score_site is not None and not isinstance(score_site, str):
             raise SiteError(f"score_site is {', '.join(SCORE_SITES)} or a hook name; got {quote(score_site)}.")
+        # A preset brings a readout, which one that is named replaces.
         if score_site in SCORE_SITES:
             preset = SCORE_SITES[score_site]
             score_site, given["readout"] = preset.site, as_readout(preset.readout)

@@ -169,7 +169,7 @@ def create_app(
         title="lens_scopes",
         version=__version__,
         description="Jacobian Scopes of language models: the API under the local page.",
-        docs_url=None,
+        docs_url=None,  # FastAPI's pages load their scripts from other hosts
         redoc_url=None,
         responses=DOCUMENTED,
         lifespan=lifespan,

@@ -20,7 +20,7 @@ from tiny_models import D_VOCAB, N_CTX, gemma_like, gpt2_like, llama_like
 
 import lens_scopes as ls
 from lens_scopes.errors import FileError, NumericsError, ObjectiveError, PromptError
-from lens_scopes.views.words.memory import memory_words
+from lens_scopes.views.words.pages.parts.memory import memory_words
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 SPAN = range(1, 4)

@@ -22,7 +22,7 @@ from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ModelError, NumericsError
 from lens_scopes.models import backends
 from lens_scopes.models.quiet import quiet_libraries
-from lens_scopes.views.words.memory import memory_words
+from lens_scopes.views.words.pages.parts.memory import memory_words
 
 IDS = [1, 5, 3, 7, 2, 9, 4]
 DEVICE = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None

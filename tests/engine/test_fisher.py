@@ -340,7 +340,7 @@ def test_confident_predictions_keep_their_precision_in_float32(gap: float) -> No
     head = Unembedding(plain.unembedding.W_U, bias, None)
     exact = FinalState(plain.y, head)
     rounded = FinalState(plain.y.float(), Unembedding(head.W_U.float(), bias.float(), None))
-    p, w = exact.probabilities, head.W_U.T - exact.mean_logit_gradient
+    p, w = exact.probabilities, head.W_U.T - exact.combine_logit_gradients(exact.probabilities[None])[0]
     F = (w.T * p) @ w
     found = PredictiveGeometry(rounded)
     assert_close(found.leading(3).eigenvalues.double(), torch.linalg.eigvalsh(F).flip(0)[:3], rtol=1e-3, atol=0)

@@ -27,7 +27,7 @@ from lens_scopes.engine.memory import plan as planning
 from lens_scopes.engine.memory import shortage as shortages
 from lens_scopes.engine.model import Batch, ScopedModel
 from lens_scopes.errors import ModelError, OutOfMemoryError, PromptError
-from lens_scopes.views.words.memory import memory_amounts, memory_words
+from lens_scopes.views.words.pages.parts.memory import memory_amounts, memory_words
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 PROMPTS = [IDS, IDS[:4], IDS[::-1], [5, 6], IDS[1:]]

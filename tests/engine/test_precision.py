@@ -16,7 +16,7 @@ from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState, Unembedding
 from lens_scopes.engine.model import HookedModel, ScopedModel
 from lens_scopes.errors import ModelError
-from lens_scopes.views.words.memory import memory_words
+from lens_scopes.views.words.pages.parts.memory import memory_words
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 

@@ -68,7 +68,7 @@ def test_the_final_state_gives_the_models_own_prediction(model: Any) -> None:
     assert_close(state.log_probabilities, p.log(), rtol=1e-10, atol=1e-12)
     assert state.entropy == pytest.approx(float(-(p * p.log()).sum()), rel=1e-12)
     assert state.top_token == int(p.argmax())
-    assert_close(state.mean_logit_gradient, torch.autograd.functional.jacobian(
+    assert_close(state.combine_logit_gradients(state.probabilities[None])[0], torch.autograd.functional.jacobian(
         lambda y: reference.logits_from_final_state(model, y), state.y).T @ p, rtol=1e-9, atol=1e-12)  # fmt: skip
 
 

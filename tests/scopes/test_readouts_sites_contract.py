@@ -239,6 +239,7 @@ def test_each_choice_is_in_the_words_of_its_element() -> None:
         ({"sites": ["a", "b"]}, "eligible features", "a and b"),
         ({"sites": ["a", "b", "c"]}, "eligible features", "a … c (3 sites)"),
         ({"path": "through layers 5–9"}, "held fixed", "through layers 5–9"),
+        ({"routed": True}, "held fixed", "which experts each token goes to, while their shares respond"),
         ({"readout": Dot("mean")}, "score attributed", "mean baseline"),
         ({"readout": Dot()}, "score attributed", "zero baseline"),
         ({"readout": Dot()}, "generative process", "baseline"),

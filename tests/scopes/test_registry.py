@@ -20,7 +20,7 @@ from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.evaluation.methods.table import method_names
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes import registry
-from lens_scopes.scopes.registry import ScopeEntry, build_scope, scope_entries, scope_names
+from lens_scopes.scopes.registry import ScopeEntry, scope_entries, scope_entry, scope_names
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 SETTINGS = {
@@ -61,20 +61,20 @@ def test_every_objective_has_a_name() -> None:
     assert scope_names(takes_gradient=True) == names
     for name in names:
         settings = {"logit-diff": {"target": 1, "other": 2}, "logprob-diff": {"answer": 1, "other": 2}}.get(name, {})
-        built = build_scope(name, **settings)
+        built = scope_entry(name).build(**settings)
         assert built == ls.FisherAtValues() if name == "fisher-at-values" else getattr(built, "scope", None) == name
-    assert build_scope("fisher", rank=3) == ls.Fisher(rank=3)
+    assert scope_entry("fisher").build(rank=3) == ls.Fisher(rank=3)
 
 
 def test_unknown_names_and_settings_are_refused_with_near_ones() -> None:
     for wrong, near in (("semantics", "semantic"), ("Fischer", "fisher"), ("TEMPERATUR", "temperature")):
-        message = refusal(lambda wrong=wrong: build_scope(wrong))
+        message = refusal(lambda wrong=wrong: scope_entry(wrong))
         assert repr(wrong) in message and f"did you mean {near!r}" in message
-    message = refusal(lambda: build_scope("zzz"))
+    message = refusal(lambda: scope_entry("zzz"))
     assert "did you mean" not in message and "semantic, logprob" in message
-    assert "rank" in refusal(lambda: build_scope("semantic", rank=2))
-    assert "logit-diff" in refusal(lambda: build_scope("logit-diff"))
-    assert "rank" in refusal(lambda: build_scope("fisher", rank=0))
+    assert "rank" in refusal(lambda: scope_entry("semantic").build(rank=2))
+    assert "logit-diff" in refusal(lambda: scope_entry("logit-diff").build())
+    assert "rank" in refusal(lambda: scope_entry("fisher").build(rank=0))
 
 
 def test_a_users_objective_is_known_by_name_once_registered(own_registry: None) -> None:
@@ -88,7 +88,7 @@ def test_a_users_objective_is_known_by_name_once_registered(own_registry: None) 
     assert att.objective == "first-axis" and att.settings["objective"]["name"] == "first-axis"
     for taken in ("first-axis", "semantic"):
         assert repr(taken) in refusal(lambda taken=taken: ls.register_objective(taken, lambda y, logits: y))
-    assert "'first-axis'" in refusal(lambda: build_scope("first-axes"))
+    assert "'first-axis'" in refusal(lambda: scope_entry("first-axes"))
 
 
 def test_what_may_be_passed_for_an_objective() -> None:
@@ -194,7 +194,7 @@ def test_an_installed_package_adds_an_entry(monkeypatch: pytest.MonkeyPatch) -> 
     )
     registry._installed.cache_clear()
     try:
-        assert build_scope("outside") == ls.Temperature()
+        assert scope_entry("outside").build() == ls.Temperature()
         assert as_method("outside").explanation == ls.Temperature()
     finally:
         monkeypatch.undo()

@@ -84,7 +84,22 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "BLOOM": lambda: transformers.BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=4, **_ENDS),
     "Falcon": lambda: transformers.FalconConfig(**_sizes(ffn_hidden_size=24, multi_query=True, parallel_attn=True)),
     "LLaMA": lambda: transformers.LlamaConfig(**_grouped()),
+    "LLaMA 3.1": lambda: transformers.LlamaConfig(
+        **_grouped(head_dim=8),
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+        },
+    ),
     "Mistral": lambda: transformers.MistralConfig(**_grouped(sliding_window=4)),
+    "Mixtral": lambda: transformers.MixtralConfig(**_grouped(num_local_experts=4, num_experts_per_tok=2)),
+    "Qwen3-MoE": lambda: transformers.Qwen3MoeConfig(
+        **_grouped(head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12)
+    ),
+    "OLMoE": lambda: transformers.OlmoeConfig(**_grouped(num_experts=4, num_experts_per_tok=2)),
+    "GPT-OSS": lambda: transformers.GptOssConfig(
+        **_grouped(head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=4)
+    ),
     "Qwen2": lambda: transformers.Qwen2Config(**_grouped()),
     "Qwen3": lambda: transformers.Qwen3Config(**_grouped(head_dim=8)),
     "Gemma": lambda: transformers.GemmaConfig(**_grouped(head_dim=8)),
@@ -95,6 +110,17 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "Gemma 3": lambda: transformers.Gemma3TextConfig(
         **_grouped(head_dim=8, sliding_window=4, query_pre_attn_scalar=8),
         layer_types=["sliding_attention", "full_attention"],
+    ),
+    "Gemma 3, images and text": lambda: transformers.Gemma3Config(
+        text_config=transformers.Gemma3TextConfig(
+            **_grouped(head_dim=8, sliding_window=4, query_pre_attn_scalar=8),
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+        vision_config=transformers.SiglipVisionConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+            patch_size=8,
+        ),
+        mm_tokens_per_image=4, boi_token_index=45, eoi_token_index=46, image_token_index=47,
     ),
     "Phi-1, Phi-2": lambda: transformers.PhiConfig(**_sizes()),
     "Phi-3": lambda: transformers.Phi3Config(**_grouped()),
@@ -146,7 +172,9 @@ def random_pretrained(name: str) -> Any:
     """A Transformers model in float64 whose parameters are drawn at random, large enough for each part to show."""
     config = CONFIGS[name]()
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
-        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", experts_implementation="eager"
+        )
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data = (parameter.data + 0.3 * torch.randn(parameter.shape, generator=generator)).double()

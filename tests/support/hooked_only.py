@@ -17,6 +17,7 @@ REASONS = {
     "tests/attribution/test_attribute.py::test_scores_equal_the_literal_formula_at_every_site": _REPLACES,
     "tests/attribution/test_head_laws.py::test_direct_effects_skip_all_later_layers": _WEIGHTS,
     "tests/attribution/test_heads.py::test_direct_effects_are_logit_attribution_with_frozen_scales": _WEIGHTS,
+    "tests/server/test_api.py::test_a_target_without_its_space_is_warned_of_everywhere": _WEIGHTS,
     "tests/engine/test_backward.py::test_a_model_is_unchanged_after_ctrl_c_in_a_hook[bwd-unembed.hook_in]": _BACKWARD,
     "tests/engine/test_backward.py::test_a_row_of_a_batch_that_is_not_finite_is_refused": _WEIGHTS,
     "tests/engine/test_backward.py::test_the_first_place_that_is_not_finite_is_named": _WEIGHTS,

@@ -9,9 +9,9 @@ from lens_scopes.views.figures.style import colour_map
 from lens_scopes.views.page.document import STYLESHEET
 from lens_scopes.views.page.inline import SCRIPTS
 from lens_scopes.views.words.colour import (
-    DARK_FILTER,
     DEEP_NEGATIVE,
     DEEP_POSITIVE,
+    INVERSION,
     LEVELS,
     NEGATIVE,
     POSITIVE,
@@ -118,7 +118,7 @@ def test_the_stylesheet_has_the_computed_colours() -> None:
             assert f"--{name}:{to_hex(level_colour(level, on_dark=on_dark))};" in palette
             assert f".{name}{{background:var(--{name})}}" in css
         assert f"--ink:{to_hex(ink(on_dark=on_dark))};" in palette
-    assert f".circuitsvis{{filter:{DARK_FILTER}}}" in css
+    assert f".circuitsvis{{filter:invert({INVERSION}) hue-rotate(180deg)}}" in css
     for name in ("link", "strong", "fill"):
         assert f"--{name}:{DEEP_POSITIVE};" in light
 

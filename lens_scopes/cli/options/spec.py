@@ -49,7 +49,7 @@ class _Choices:
 
     def remark(self, *results: Any) -> None:
         """Says on standard error how the work was laid out, where a limit was given or parts were run again."""
-        from lens_scopes.views.words.memory import memory_amounts, memory_words
+        from lens_scopes.views.words.pages.parts.memory import memory_amounts, memory_words
 
         limited = getattr(self, "memory", None) is not None
         for result in results:

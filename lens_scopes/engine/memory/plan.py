@@ -170,7 +170,8 @@ def _copied_weights(model: ScopedModel) -> int:
     block = model.module.blocks[0]
     if model.matmul_dtype:
         return 2 * sum(values.numel() for values in block.parameters() if values.ndim > 1)
-    attention, gated = block.attn, bool(model.cfg.gated_mlp) and hasattr(block, "mlp")
+    attention = block.attn
+    gated = bool(model.cfg.gated_mlp) and hasattr(getattr(block, "mlp", None), "W_in")  # experts have their own
     as_products = [attention.W_O.permute(2, 0, 1)]
     as_products += [
         getattr(attention, name).transpose(1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,11 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.attention import BRIDGE
+from lens_scopes.engine.attention import READ
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.model.block_call import BlockCall
+from lens_scopes.engine.model.bridge_attention import (
+    ONE_FORM,
+    LayerAttention,
+    agree,
+    attentions,
+    examine,
+    fused_bridge,
+    is_listened_to,
+    reason_unfused,
+)
 from lens_scopes.engine.model.refusals import hook_not_called
-from lens_scopes.engine.model.scoped import Batch, ScopedModel
+from lens_scopes.engine.model.scoped import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError
 
@@ -36,8 +46,48 @@ class BridgeModel(ScopedModel):
     def has_attention_sinks(self) -> bool:
         return any(name.endswith(".sinks") for name, _ in self.module.named_parameters())
 
+    @property
+    def has_experts(self) -> bool:
+        config = self.module.original_model.config
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS)
+
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
-        return {BRIDGE: list(range(self.n_layers))}
+        reasons: dict[str, list[int]] = {}
+        for layer, reason in enumerate(self._reasons_unfused(hook_names)):
+            if reason is not None:
+                reasons.setdefault(reason, []).append(layer)
+        return reasons
+
+    def _reasons_unfused(self, hook_names: Iterable[str] = ()) -> list[str | None]:
+        """Why each layer's scores are computed whole; None where they are not."""
+        if len(attentions(self.module)) != self.n_layers:
+            return [ONE_FORM] * self.n_layers
+        self._examine_attention()
+        if self.cache.attention is None:
+            return [READ] * self.n_layers
+        points = self.hook_dict
+        added = {id(points[name]) for name in hook_names if name in points}
+        layers = zip(attentions(self.module), self.cache.attention, strict=True)
+        return [reason_unfused(attention, layer, added) for attention, layer in layers]
+
+    @contextmanager
+    def hooked(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+        self._examine_attention()  # before there are hooks that the trial would call
+        with super().hooked(hooks):
+            yield
+
+    def _examine_attention(self) -> None:
+        """Tries the other form of attention, once a model, unless somebody listens to what the trial would compare."""
+        layers = attentions(self.module)
+        if self.cache.attention is not None or len(layers) != self.n_layers or any(map(is_listened_to, layers)):
+            return
+        self.cache.attention = (LayerAttention(ONE_FORM),) * self.n_layers  # in the trial itself
+        try:
+            self.cache.attention = examine(self.module, self._try)
+        except BaseException:
+            self.cache.attention = None
+            raise
 
     @property
     def slice_obstacle(self) -> str:
@@ -78,7 +128,8 @@ class BridgeModel(ScopedModel):
 
     @contextmanager
     def _as_set(self) -> Iterator[None]:
-        with warnings.catch_warnings(), self._body_precision():
+        fused = fused_bridge(self.module, self._reasons_unfused())
+        with warnings.catch_warnings(), self._body_precision(), fused:
             # Freezing norms makes the bridge rebuild them from their scale, as is meant.
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
             yield
@@ -86,18 +137,33 @@ class BridgeModel(ScopedModel):
     def _run_part(self, batch: Batch, start: Tensor, first: int, stop: int) -> Tensor:
         if first == 0:
             return self._run_first(batch, start, stop)
-        if not batch.block_calls:
-            with torch.no_grad():
-                self._run_first(batch, batch.token_ids, 1)
+        calls = self._block_calls(batch)
+        if calls is None:  # as where the way forward needed no masks, and the path on the way back reads patterns
+            self.cache.silent = True
+            try:
+                with torch.no_grad():
+                    self._run_first(batch, batch.token_ids, 1)
+            finally:
+                self.cache.silent = False
+            calls = batch.block_calls[self._whole_masks]
         residual = start
         with self._as_set():
-            for block, call in zip(self.module.blocks[first:stop], batch.block_calls[first:stop], strict=True):
+            for block, call in zip(self.module.blocks[first:stop], calls[first:stop], strict=True):
                 residual = call.run(block, residual)
             if stop < self.n_layers:
                 return residual
             states = self.apply_final_norm(residual)
         rows, positions = batch.read.to(states.device)
         return states[rows, positions]
+
+    @property
+    def _whole_masks(self) -> bool:
+        """Whether some layer's attention needs a mask of all pairs of tokens."""
+        return any(self._reasons_unfused())
+
+    def _block_calls(self, batch: Batch) -> list[BlockCall] | None:
+        """What blocks were called with, if that was noted; masks of all pairs serve every layer."""
+        return batch.block_calls.get(self._whole_masks, batch.block_calls.get(True))
 
     def _run_first(self, batch: Batch, token_ids: Tensor, stop: int) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream before block `stop`; the batch's block calls are noted where they are not known.
@@ -108,7 +174,8 @@ class BridgeModel(ScopedModel):
         from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
         blocks, owner = list(self.module.blocks), threading.get_ident()
-        last = stop if batch.block_calls or stop == 0 else self.n_layers - 1
+        noted = self._block_calls(batch) is not None
+        last = stop if noted or stop == 0 else self.n_layers - 1
         calls: list[BlockCall] = []
         reached: list[Tensor] = []
         rest: list[tuple[Any, ...] | None] = []  # of what a block returns beside the residual stream
@@ -141,8 +208,8 @@ class BridgeModel(ScopedModel):
                     vars(block)["forward"] = original
         if not reached:
             raise hook_not_called(f"blocks.{stop}.hook_resid_pre")
-        if not batch.block_calls and last == self.n_layers - 1:
-            batch.block_calls.extend(calls)
+        if not noted and last == self.n_layers - 1:
+            batch.block_calls[self._whole_masks] = calls
         return reached[0]
 
     def _try_slices(self) -> str:
@@ -152,35 +219,27 @@ class BridgeModel(ScopedModel):
             return "it has no list of its blocks"
         if self.n_layers == 1:
             return ""
-        batch = Batch.of(self, [[0, 1, 2, 3]], [(0, position) for position in range(4)])
-        roots: list[Tensor] = []
-
-        def root(embeddings: Tensor) -> Tensor:
-            roots.append(embeddings.detach().requires_grad_(True))
-            return roots[-1]
-
+        states, expected = self._try()
+        batch, root, direction = _four_tokens(self), _Root(), _direction(states)
         with torch.inference_mode(False), torch.enable_grad(), self.hooked([(EMBEDDING, root)]):
-            whole = self._run_whole(batch, batch.token_ids)
-            generator = torch.Generator().manual_seed(0)
-            direction = torch.randn(whole.shape, generator=generator, dtype=torch.float32).to(whole)
-            expected = torch.autograd.grad(whole, roots[0], direction)[0]
             try:
                 starts, outputs = [batch.token_ids], []
                 for layer in range(self.n_layers):
                     outputs.append(self._run_part(batch, starts[-1], layer, layer + 1))
                     starts.append(outputs[-1].detach().requires_grad_(True))
-                for output, start in zip(reversed(outputs), [*reversed(starts[1:-1]), roots[-1]], strict=True):
+                for output, start in zip(reversed(outputs), [*reversed(starts[1:-1]), root.embeddings], strict=True):
                     direction = torch.autograd.grad(output, start, direction)[0]
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 return f"a block does not run alone: {type(error).__name__}"
-
-        def agree(value: Tensor, other: Tensor) -> bool:
-            allowed = 64 * torch.finfo(value.dtype).eps * float(value.abs().max())
-            return value.shape == other.shape and float((value - other).abs().max()) <= allowed
-
-        if not agree(whole.detach(), outputs[-1].detach()) or not agree(expected, direction):
+        if not agree(states, outputs[-1].detach()) or not agree(expected, direction):
             return "blocks that run alone give something else than the whole pass"
         return ""
+
+    def _try(self) -> tuple[Tensor, Tensor]:
+        """Four tokens through the whole model, forward and back: final states, and a gradient at the embeddings."""
+        with torch.inference_mode(False), torch.enable_grad(), self.hooked([(EMBEDDING, root := _Root())]):
+            states = self._run_whole(batch := _four_tokens(self), batch.token_ids)
+            return states.detach(), torch.autograd.grad(states, root.embeddings, _direction(states))[0]
 
     def _check_logits(self, states: Float[Tensor, "batch d_model"], logits: Float[Tensor, "batch d_vocab"]) -> None:
         """An architecture may scale or cap its logits in ways of its own: objectives would explain another model."""
@@ -193,3 +252,27 @@ class BridgeModel(ScopedModel):
                 f"the model's logits differ from its unembedding of the final state by {gap:.3g} (of {scale:.3g}): it "
                 "transforms logits in a way that lens_scopes does not know, so its scopes would not be this model's."
             )
+
+
+# What the configurations of Transformers call the number of experts.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+class _Root:
+    """A hook that starts a graph at the embeddings it sees."""
+
+    embeddings: Tensor
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        self.embeddings = embeddings.detach().requires_grad_(True)
+        return self.embeddings
+
+
+def _four_tokens(model: ScopedModel) -> Batch:
+    """A short prompt, of which every position is read."""
+    return Batch.of(model, [[0, 1, 2, 3]], [(0, position) for position in range(4)])
+
+
+def _direction(states: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_model"]:
+    """In no special direction: the sum of a centred state's entries depends on nothing."""
+    return torch.randn(states.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(states)

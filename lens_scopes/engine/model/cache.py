@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lens_scopes.engine.final_state import WeightCache
+from lens_scopes.engine.model.bridge_attention import LayerAttention
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,12 @@ class ModelCache:
         logits_agree: whether the logits were seen to be the unembedding of the final state.
         slice_obstacle: why a bridge's blocks cannot run alone; "" where they gave what the whole pass gives, None
             before that was tried.
+        attention: what is known of the attention of each of a bridge's layers; None before that was tried.
         provenance: where the weights come from, if `load_model` read them.
         known_hooks: the ids of hooks that lens_scopes added, or that the model was loaded with.
         loaded_weights: some numbers of every weight as `load_model` read it.
         altered: what acts on the model beside its weights, for the length of a call that has looked; else None.
+        silent: whether hooks that lens_scopes added do nothing, for a pass that only notes what blocks are called with.
         lock: held by the thread that uses the model.
     """
 
@@ -122,10 +125,12 @@ class ModelCache:
     live_hooks: dict[str, bool] = field(default_factory=dict)
     logits_agree: bool = False
     slice_obstacle: str | None = None
+    attention: tuple[LayerAttention, ...] | None = None
     provenance: Provenance | None = None
     known_hooks: set[int] = field(default_factory=set)
     loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
     altered: list[str] | None = None
+    silent: bool = False
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
 

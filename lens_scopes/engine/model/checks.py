@@ -131,6 +131,7 @@ def _try_backward(model: ScopedModel, layers: dict[str, Any]) -> None:
 
     The embeddings alone require gradients, since parameters are frozen: what depends on a layer's input has a graph.
     """
+    # Names of layers whose output has no graph though their input has, and the embeddings that gradients go back to.
     broken: list[str] = []
     roots: list[Tensor] = []
 

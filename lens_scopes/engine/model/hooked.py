@@ -28,6 +28,10 @@ class HookedModel(ScopedModel):
     def has_attention_sinks(self) -> bool:
         return bool(getattr(self.cfg, "use_attention_sinks", False))
 
+    @property
+    def has_experts(self) -> bool:
+        return bool(getattr(self.cfg, "num_experts", None))
+
     def gated_bias(self, layer: int) -> Float[Tensor, " d_mlp"] | None:
         mlp = getattr(self.module.blocks[layer], "mlp", None)
         return getattr(mlp, "b_in", None) if self.cfg.gated_mlp else None

@@ -52,13 +52,14 @@ class Batch:
         token_ids: the padded ids.
         lengths: the number of tokens of each row.
         read: (row, position) of each final state wanted.
-        block_calls: what a bridge's blocks were called with beside the residual stream, once one of its slices ran.
+        block_calls: what a bridge's blocks were called with beside the residual stream, once one of its slices ran; by
+            whether masks of all pairs of tokens are among it.
     """
 
     token_ids: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
     read: Int[Tensor, "2 read"]
-    block_calls: list[BlockCall] = field(default_factory=list, repr=False, compare=False)
+    block_calls: dict[bool, list[BlockCall]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -193,7 +194,7 @@ class ScopedModel(ABC):
             added = []
 
             def own(activation: Tensor, hook: Any, function: Hook) -> Tensor | None:
-                return function(activation) if threading.get_ident() == owner else None
+                return function(activation) if threading.get_ident() == owner and not self.cache.silent else None
 
             try:
                 for name, function in hooks:
@@ -249,6 +250,11 @@ class ScopedModel(ABC):
     @abstractmethod
     def has_attention_sinks(self) -> bool:
         """Whether logits that weigh no value join every softmax."""
+
+    @property
+    @abstractmethod
+    def has_experts(self) -> bool:
+        """Whether each token goes to some of a layer's MLPs, which a router chooses."""
 
     def gated_bias(self, layer: int) -> Float[Tensor, " d_mlp"] | None:
         """What a gated MLP adds to act(gate)·up; None for nothing."""

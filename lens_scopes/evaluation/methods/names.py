@@ -64,6 +64,7 @@ def as_method(method: MethodLike, meanings: Mapping[str, str] | None = None) -> 
 
 
 def _read(text: str, meanings: Mapping[str, str]) -> Method:
+    # "name@setting+change+change", where the protocol may mean something of its own by the name.
     head, *changes = text.split("+")
     base, at, setting = head.partition("@")
     if base in meanings:
@@ -75,6 +76,7 @@ def _read(text: str, meanings: Mapping[str, str]) -> Method:
     if setting in SCORE_SITES:  # "semantic@values": passages differ in their tokens, so nothing else stands there
         at, setting, changes = "", "", [setting, *changes]
         head = base
+    # Methods that only an evaluation has, recipes of several settings, then everything that the registry can read.
     own_methods = {entry.name: entry for entry in OWN_METHODS}
     if base in own_methods:
         if at or changes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
-from lens_scopes.errors import EvaluationError, suggest
+from lens_scopes.errors import EvaluationError, entry_named
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
@@ -286,9 +286,7 @@ def metric_named(name: str) -> Metric:
     Raises:
         EvaluationError: for an unknown one, with near names.
     """
-    if not isinstance(name, str) or name not in METRICS:
-        raise EvaluationError(f"unknown metric {name!r}{suggest(name, METRICS)} Known: {', '.join(METRICS)}.")
-    return METRICS[name]
+    return entry_named(name, METRICS, "metric", EvaluationError)
 
 
 def quantity_named(name: str) -> Quantity | None:

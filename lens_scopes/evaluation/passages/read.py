@@ -296,6 +296,7 @@ def _from_data_set(source: str | Path, fields: _Fields, split: str | None, subse
         if chosen not in data:
             raise FileError(f"{source} has no split {chosen!r}; it has {', '.join(splits)}.")
         data = data[chosen]
+    # Columns, since a row at a time decodes every field of a row, those that nobody reads too.
     _check_fields(source, fields, data.column_names)
     names = list(fields.values())
     columns = zip(*(data[name] for name in names), strict=True)

@@ -85,6 +85,7 @@ def read_passage(
     cfg = SimpleNamespace(
         d_vocab=getattr(model.cfg, "d_vocab", None), default_prepend_bos=getattr(model.cfg, "default_prepend_bos", True)
     )
+    # Read as if there were no window: what does not fit is cut or counted below, and not an error.
     without_window: Any = SimpleNamespace(tokenizer=model.tokenizer, cfg=cfg)
     prompt = read_prompt(without_window, passage.text)
     ids = prompt.token_ids
@@ -96,6 +97,7 @@ def read_passage(
         raise PromptError(
             f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
         )
+    # What comes with the passage: its answer, its other prompt, its eligible part.
     answer: tuple[int, ...] | int | None = generate or None
     if passage.answer is not None:
         answer = given_answer(without_window, prompt, passage.answer).token_ids

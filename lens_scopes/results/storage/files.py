@@ -71,6 +71,7 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
     try:
         if not path.is_file():
             raise FileError(f"{path} does not exist or is not a file; expected a result that save wrote.")
+        # The file is a safetensors one: 8 bytes that say how long its JSON header is, the header, the tensors.
         held = path.read_bytes()
         tensors = load(held)
         header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])

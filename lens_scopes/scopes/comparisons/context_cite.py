@@ -80,6 +80,7 @@ class ContextCite(SubsetAblating):
         found = segments(prompt, self.by, self.within)
         kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
         _, after = self.run_subsets(model, prompt, states, found, ~kept)
+        # The penalty is one for outcomes of a token: a long answer's would outweigh it.
         weights = segment_weights(kept, logit(after.log_probability) / len(states)) * len(states)
         return spread(weights, found, len(prompt)).to(states[0].y.dtype)
 
@@ -127,6 +128,7 @@ def lasso(
         tolerance: how small, against the largest weight, the largest change of a sweep must be to stop.
         most_sweeps: after how many it stops anyway.
     """
+    # Centred, so that the intercept drops out.
     x, y = columns - columns.mean(0), outcomes - outcomes.mean()
     gram, pull = x.T @ x / len(x), x.T @ y / len(x)
     movable = [column for column in range(len(pull)) if gram[column, column] > 0]
@@ -134,6 +136,7 @@ def lasso(
     for _ in range(most_sweeps):
         before = weights.clone()
         for column in movable:
+            # The best weight of one column, the others fixed: what they leave of the outcome, moved towards zero.
             own = gram[column, column]
             rest = pull[column] - gram[column] @ weights + own * weights[column]
             weights[column] = torch.sign(rest) * (rest.abs() - penalty).clamp_min(0) / own

@@ -104,6 +104,7 @@ class FadedAttention(OfOneToken):
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
+        # The answer but its last token follows the prompt, and belongs to no segment: its attention is what fades.
         ids = [*prompt.token_ids, *targets[:-1]]
         owner = torch.full((len(ids),), -1)
         for place, tokens in enumerate(found):

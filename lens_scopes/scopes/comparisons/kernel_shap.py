@@ -108,12 +108,14 @@ def shapley_subsets(n: int, count: int, seed: int) -> tuple[Bool[Tensor, "row se
     """
     of_size = _probability_of_sizes(n)
     if _runs_all(n, count):
-        codes = torch.arange(1, 2**n - 1)
+        codes = torch.arange(1, 2**n - 1)  # a subset is the bits of its number
         kept = (codes[:, None] >> torch.arange(n)) % 2 == 1
         number = kept.sum(1)
         return kept, of_size[number - 1] / torch.bincount(number, minlength=n)[number]
     generator = torch.Generator().manual_seed(seed)
     kept = torch.zeros(2 * ((count + 1) // 2), n, dtype=torch.bool)
+    # A size with the kernel's probability, then any subset of that size. Its complement is as probable, and the errors
+    # of the two partly cancel.
     for row in range(0, len(kept), 2):
         size = 1 + int(torch.multinomial(of_size, 1, generator=generator))
         kept[row, torch.randperm(n, generator=generator)[:size]] = True
@@ -134,6 +136,8 @@ def shapley_values(
     n = kept.shape[1]
     if n == 1:
         return torch.tensor([total], dtype=torch.float64)
+    # The least squares of Kernel SHAP in closed form: under the kernel E[z zᵀ] has 1/2 on its diagonal and P(two given
+    # segments are kept) everywhere else, and the values add up to the total.
     sizes = torch.arange(1, n, dtype=torch.float64)
     together = float((_probability_of_sizes(n) * sizes * (sizes - 1)).sum()) / (n * (n - 1))
     b = (weights * gains.double()) @ kept.double()

@@ -23,7 +23,6 @@ LEVELS = 20
 # What dark mode does to a light surface: CircuitsVis always blends towards white, and this filter turns its
 # strips into exactly the colours that `dark` computes for the cells drawn here.
 INVERSION = 0.95
-DARK_FILTER = f"invert({INVERSION}) hue-rotate(180deg)"
 
 _WHITE_POINT = (0.95047, 1.0, 1.08883)
 _TO_XYZ = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lens_scopes.views.charts import Axis, axis_of, named_points
 from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families, new_figure
@@ -106,18 +106,18 @@ def scatter(
         axes.legend(loc=_free_corner(axis, points, is_divergence(result)), fontsize=6, frameon=False, handletextpad=0.2)
 
 
-def _free_corner(axis: Axis, points: Sequence[tuple[float, float]], rising: bool) -> str:
+def _free_corner(
+    axis: Axis, points: Sequence[tuple[float, float]], rising: bool
+) -> Literal["lower right", "upper left"]:
     """The corner off the diagonal whose part of the plot holds the fewest points, so that the legend covers none.
 
     Args:
         rising: whether all changes have one sign, so that the upper left is the likelier one to be free.
     """
     places = [(axis.place(x), axis.place(y)) for x, y in points]
-    held = {
-        "lower right": sum(x > 1 - _LEGEND[0] and y < _LEGEND[1] for x, y in places),
-        "upper left": sum(x < _LEGEND[0] and y > 1 - _LEGEND[1] for x, y in places),
-    }
-    return min(sorted(held, reverse=rising), key=held.__getitem__)
+    below = sum(x > 1 - _LEGEND[0] and y < _LEGEND[1] for x, y in places)
+    above = sum(x < _LEGEND[0] and y > 1 - _LEGEND[1] for x, y in places)
+    return "upper left" if above < below or (rising and above == below) else "lower right"
 
 
 def _root(values):

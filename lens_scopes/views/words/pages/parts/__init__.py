@@ -1,1 +1,1 @@
-"""What several kinds of page share: blocks, two prompts token by token, predicted against actual changes."""
+"""What several kinds of page share: blocks, memory, two prompts token by token, predicted against actual changes."""

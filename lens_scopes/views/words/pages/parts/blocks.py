@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lens_scopes.views.words.colour import Scale, scale_of
-from lens_scopes.views.words.memory import memory_amounts, memory_words
 from lens_scopes.views.words.numbers import number
+from lens_scopes.views.words.pages.parts.memory import memory_amounts, memory_words
 from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
