@@ -63,7 +63,7 @@ def attacks(target: Target, share: float) -> Iterator[Outcome]:
     # uvicorn's handlers are for the main thread; TestClient runs the application in this process.
     with client(app) as api:
         yield from _hostile_fields(api, models, share, draw)
-        for request in (*_hostile_bodies(api), *_other_sites(api), *_paths(api)):
+        for request in (*_hostile_bodies(api, models), *_other_sites(api), *_paths(api)):
             if draw.random() < 8 * share:
                 yield ended(*request)
     with client(create_app({"tiny": model}, access=Access(token=TOKEN)), follow_redirects=False) as api:
@@ -98,7 +98,7 @@ def _written(values: tuple[Any, ...]) -> list[Any]:
     return written
 
 
-def _asked(api: Any, models: dict[str, Any] | None, kind: str, question: Any) -> str:
+def _asked(api: Any, models: dict[str, Any], kind: str, question: Any) -> str:
     content = question if isinstance(question, bytes) else json.dumps(question).encode()
     answer = api.post(f"/api/{kind}", content=content, headers={"Content-Type": "application/json"})
     if answer.status_code in _REFUSALS:
@@ -107,7 +107,7 @@ def _asked(api: Any, models: dict[str, Any] | None, kind: str, question: Any) ->
     if answer.status_code != 200:
         raise RuntimeError(f"status {answer.status_code}: {answer.text[:80]}")
     if kind != "alignment":
-        _check_right(models or {}, answer.json())
+        _check_right(models, answer.json())
     return RIGHT
 
 
@@ -128,15 +128,18 @@ def _check_right(models: dict[str, Any], answer: dict[str, Any]) -> None:
         "cells",
         "totals",
         "influence",
+        "eigenvalues",
+        "leading",
+        "distribution",
         "tokens",
     ):
         if name in mine:
             assert mine[name] == answer[name], f"other {name} than those of {answer['command']['python']!r}"
 
 
-def _hostile_bodies(api: Any) -> Iterator[Request]:
+def _hostile_bodies(api: Any, models: dict[str, Any]) -> Iterator[Request]:
     for kind, body in itertools.product(_QUESTIONS, BODIES):
-        yield (f"/api/{kind} {body[:30]!r}", lambda kind=kind, body=body: _asked(api, None, kind, body))
+        yield (f"/api/{kind} {body[:30]!r}", lambda kind=kind, body=body: _asked(api, models, kind, body))
 
 
 def _refused(answer: httpx.Response, *statuses: int) -> str:
