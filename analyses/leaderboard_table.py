@@ -68,8 +68,8 @@ def _values(rows: Sequence[Mapping[str, Any]], name: str, quantity: str) -> dict
     """One number a passage; leave-one-out is not judged by its own truth."""
     if name in LEFT_OUT and quantity.endswith(LEFT_OUT[name]):
         return {}
-    own = {(row["data"], row["passage"]): row.get(quantity) for row in rows if row["method"] == name}
-    return {key: value for key, value in sorted(own.items()) if value is not None}
+    own = [row for row in rows if row["method"] == name and row.get(quantity) is not None]
+    return {key: value for key, value in sorted(((row["data"], row["passage"]), row[quantity]) for row in own)}
 
 
 def _counts(rows: Rows) -> dict[str, int]:
@@ -220,7 +220,7 @@ def short_markdown(record: Mapping[str, Any]) -> list[str]:
 
 
 def _removal_lines(found: Mapping[str, Any], p_values: Mapping[tuple[str, str], float]) -> Iterator[str]:
-    measured = [name for name in ordered(found, "comprehensiveness") if _has_removal(found, name)]
+    measured = [name for name in ordered(found, "comprehensiveness") if _removal_count(found, name) >= LEAST_PAIRS]
     if not measured:
         return
     yield ""
@@ -229,11 +229,12 @@ def _removal_lines(found: Mapping[str, Any], p_values: Mapping[tuple[str, str], 
     for name in measured:
         values = [found["methods"][name]["values"].get(quantity, {}).get("all") for quantity in REMOVAL]
         tests = _p_cell(p_values, name, REMOVAL)
-        yield _line([_title(name), *map(cell, values), tests, str(max(value["n"] for value in values if value))])
+        yield _line([_title(name), *map(cell, values), tests, str(_removal_count(found, name))])
 
 
-def _has_removal(found: Mapping[str, Any], name: str) -> bool:
-    return any(quantity in found["methods"][name]["values"] for quantity in REMOVAL)
+def _removal_count(found: Mapping[str, Any], name: str) -> int:
+    values = found["methods"][name]["values"]
+    return max((values[quantity]["all"]["n"] for quantity in REMOVAL if quantity in values), default=0)
 
 
 def _title(name: str) -> str:

@@ -85,6 +85,12 @@ def test_comprehensiveness_is_that_of_an_evaluation(model: Any, store: study.Sto
     assert not any(name in LEFT_OUT for _, _, name in store.removal.rows)
 
 
+def test_a_passage_with_both_parts_counts_in_both(store: study.Store) -> None:
+    found = board.findings(store.truth.rows, store.agreement.rows, store.removal.rows)["methods"]["Fisher"]["values"]
+    both = {key[:2] for key in store.agreement.rows} & {key[:2] for key in store.removal.rows}
+    assert found["spearman, mean"]["all"]["n"] == found["comprehensiveness"]["all"]["n"] == len(both) > 0
+
+
 def test_it_goes_on_where_it_stopped(model: Any, store: study.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     path = store.agreement.path
     whole = path.read_text(encoding="utf-8")
