@@ -41,7 +41,7 @@ def test_the_page_shows_the_means_of_the_rows(found: EvaluationReport, page: str
     assert Document(page).open == []
     for metric in ("aopc", "loo-kl-spearman"):
         for ablation in ABLATIONS:
-            assert f":{mean(found, 'fisher', metric, ablation)!r}" in page
+            assert f":{mean(found, 'fisher', metric, ablation):.9g}" in page
     assert "22 of a_&lt;i&gt;.json measured (index 0–2, 4, 6–23), 1 failed, 1 beyond the context window" in page
     assert "lower is better" in page and "float32" in page and "seed 0, draws 4" in page
 

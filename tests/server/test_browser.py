@@ -121,7 +121,7 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
     assert offered == ["", *rule_choices()]
     tab.select_option("[name=scope]", "fisher")
     tab.fill("[name=rank]", "2")
-    tab.locator(".more summary").click()
+    tab.locator(".choices summary").click()
     tab.select_option("[name=rules]", "gim")
     asked(tab, lambda: tab.click("#explain"))
     assert tab.locator(".answer .kind b").inner_text() == "Fisher(rank=2)"
@@ -137,7 +137,7 @@ def test_type_run_and_share(visit: Callable[..., Any]) -> None:
 
 def test_scores_are_read_where_the_page_says(visit: Callable[..., Any], model: Any) -> None:
     tab = visit()
-    tab.evaluate("document.querySelector('details.more').open = true")
+    tab.evaluate("document.querySelector('details.choices').open = true")
     tab.select_option("[name=scope]", "temperature")
     tab.select_option("[name=score_site]", "values")
     asked(tab, lambda: tab.click("#explain"))
@@ -361,7 +361,7 @@ def test_heads_and_the_matrix_are_looked_into(visit: Callable[..., Any]) -> None
     top = tab.locator("#a-tokens").bounding_box()["y"]
     assert -5 < top < 900 and "show=" not in tab.url and "head=" not in tab.url
     assert tab.locator("#a-heads, #a-matrix").count() == 0
-    assert texts(tab, "#a-further button") == ["Source × target", "Fisher modes"]
+    assert texts(tab, "#a-further button") == ["Source × target", "Information flow", "Fisher modes"]
     asked(tab, lambda: tab.get_by_role("button", name="Fisher modes").click())
     assert tab.locator("#a-modes .card").count() > 0 and tab.locator("#a-replacements").count() == 1
     assert "through=L" in tab.url and "through head L" in tab.locator(".answer .kind").first.inner_text()
@@ -384,7 +384,7 @@ def test_cells_tell_what_they_read_as(visit: Callable[..., Any]) -> None:
     tab = visit(f"text={PROMPT}&lens=logit")
     assert (
         tab.locator("[name=lens]").input_value() == "logit"
-        and tab.locator("details.more").get_attribute("open") is not None
+        and tab.locator("details.choices").get_attribute("open") is not None
     )
     tab.locator("#a-layers .heat tbody td:not(.top)").nth(2).hover()
     assert len(texts(tab, "#a-layers .reading .token")) == 5

@@ -105,7 +105,7 @@ export class Side {
     if (others) this.get("against").value = "";
     this.turns(this.others, others || []);
     const more = all.through || all.freeze?.length || all.rules?.length || all.score_site || all.readout || all.steps || all.lens;
-    this.element.querySelector(".more").open ||= Boolean(more);
+    this.element.querySelector(".choices").open ||= Boolean(more);
     this.spans.rows = all.spans ?? [];
     this.element.querySelector(".spans").open ||= Boolean(all.spans || all.sigma);
     this.adapt();
