@@ -109,3 +109,4 @@ QUANTITIES = {
     "comprehensiveness": "fall of p without the top 1, 5, 10, 20 and 50 % of the tokens, mean; higher is better",
     "sufficiency": "fall of p with only those left, mean; lower is better",
 }
+AGREEMENT = tuple(name for name in QUANTITIES if name not in REMOVAL)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from leaderboard_methods import (
     ABLATIONS,
+    AGREEMENT,
     FAMILIES,
     LAST_TOKENS,
     LEFT_OUT,
@@ -69,7 +70,7 @@ def _values(rows: Sequence[Mapping[str, Any]], name: str, quantity: str) -> dict
     if name in LEFT_OUT and quantity.endswith(LEFT_OUT[name]):
         return {}
     own = [row for row in rows if row["method"] == name and row.get(quantity) is not None]
-    return {key: value for key, value in sorted(((row["data"], row["passage"]), row[quantity]) for row in own)}
+    return dict(sorted(((row["data"], row["passage"]), row[quantity]) for row in own))
 
 
 def _counts(rows: Rows) -> dict[str, int]:
@@ -220,7 +221,9 @@ def short_markdown(record: Mapping[str, Any]) -> list[str]:
 
 
 def _removal_lines(found: Mapping[str, Any], p_values: Mapping[tuple[str, str], float]) -> Iterator[str]:
-    measured = [name for name in ordered(found, "comprehensiveness") if _removal_count(found, name) >= LEAST_PAIRS]
+    measured = [
+        name for name in ordered(found, "comprehensiveness") if count_of(found["methods"][name], REMOVAL) >= LEAST_PAIRS
+    ]
     if not measured:
         return
     yield ""
@@ -229,12 +232,7 @@ def _removal_lines(found: Mapping[str, Any], p_values: Mapping[tuple[str, str], 
     for name in measured:
         values = [found["methods"][name]["values"].get(quantity, {}).get("all") for quantity in REMOVAL]
         tests = _p_cell(p_values, name, REMOVAL)
-        yield _line([_title(name), *map(cell, values), tests, str(_removal_count(found, name))])
-
-
-def _removal_count(found: Mapping[str, Any], name: str) -> int:
-    values = found["methods"][name]["values"]
-    return max((values[quantity]["all"]["n"] for quantity in REMOVAL if quantity in values), default=0)
+        yield _line([_title(name), *map(cell, values), tests, str(counts[name])])
 
 
 def _title(name: str) -> str:
@@ -312,9 +310,9 @@ def _label(found: Mapping[str, Any], name: str) -> str:
     return name.replace("Integrated Gradients", "IG") + ("" if count == whole else f" (n = {count})")
 
 
-def count_of(method: Mapping[str, Any]) -> int:
-    """On how many passages a method's agreement was measured."""
-    return max((value["all"]["n"] for name, value in method["values"].items() if name not in REMOVAL), default=0)
+def count_of(method: Mapping[str, Any], quantities: Iterable[str] = AGREEMENT) -> int:
+    """On how many passages a method was measured: its agreement, or other quantities."""
+    return max((method["values"][name]["all"]["n"] for name in quantities if name in method["values"]), default=0)
 
 
 def pages(record: Mapping[str, Any]) -> dict[str, str]:

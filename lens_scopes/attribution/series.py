@@ -204,6 +204,7 @@ def inspect_series(
     # The next number as the model sees it, and what the series' numbers did to it: two questions of one prompt.
     forecast = value_distribution(model, read, separator=separator, width=width, least=least, longest=longest)
     attribution = attribute(model, read.prompt, spec, progress=progress)
+    # The record is the attribution's; the contract's score and the settings are of numbers.
     shared = {item.name: getattr(attribution, item.name) for item in fields(Result)}
     score = f"{attribution.contract[ELEMENTS[-1]]}; summed over each number and the separator after it"
     walk = {"separator": separator, "width": width, "least": float(least), "longest": longest}

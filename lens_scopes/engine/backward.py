@@ -374,13 +374,10 @@ def trace_within(
     gauge = PeakGauge(model)
 
     def run() -> None:
-        made.append(trace_in_slices(model, prompts, sites, layers, path, reads, plan.directions_at_once))
-
-    while True:
         with free_at_once(plan.frees_at_once):
-            shortage = try_or_oom(run)
-        if shortage is None:
-            break
+            made.append(trace_in_slices(model, prompts, sites, layers, path, reads, plan.directions_at_once))
+
+    while (shortage := try_or_oom(run)) is not None:
         shortages += 1
         if len(prompts) > 1 or layers == 1 or not model.can_slice:
             raise OutOfMemoryError(

@@ -8,6 +8,7 @@ import architectures
 import pytest
 import tiny_bridges
 import torch
+from bridges import bridge_of, gradients
 from budgets import smallest
 from torch import Tensor
 
@@ -17,20 +18,11 @@ from lens_scopes.engine.attention import READ
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.model.bridge_attention import DIFFERS, ONE_FORM, TRAINING, LayerAttention
-from lens_scopes.models.backends import build_bridge
-from lens_scopes.models.quiet import quiet_libraries
 
 PROMPT = [1, 5, 3, 7, 2, 9, 4, 8, 6, 3, 3, 11, 2, 10, 1, 7, 5, 9]
 UNFUSED = {"GPT-Neo", "GPT-J", "BLOOM"}
 REFUSED = {"Cohere", "StableLM"}
 """Bridges that are refused altogether."""
-
-
-def bridge_of(name: str, dtype: torch.dtype = torch.float64) -> Any:
-    """A bridge to a tiny random model of an architecture of the table."""
-    with quiet_libraries():
-        pretrained = architectures.random_pretrained(name).to(dtype)
-        return build_bridge(pretrained, type(pretrained).__name__, None, "custom").eval().requires_grad_(False)
 
 
 def compute_all_scores(model: Any) -> None:
@@ -48,16 +40,6 @@ def softmax_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         return softmax(values, dim=dim)
 
     monkeypatch.setattr(torch.nn.functional, "softmax", wide)
-
-
-def gradients(traced: Any) -> dict[tuple[int, str], Tensor]:
-    """Those of three random directions at every site."""
-    states = traced.final_states
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(3, *states.shape, generator=generator, dtype=states.dtype)
-    seen: dict[tuple[int, str], Tensor] = {}
-    traced.backward(vectors, lambda index, name, gradient, _: seen.update({(index, name): gradient}))
-    return seen
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)

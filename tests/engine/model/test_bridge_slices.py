@@ -7,6 +7,7 @@ import pytest
 import tiny_bridges
 import torch
 import transformers
+from bridges import bridge_of, gradients
 from budgets import smallest
 from torch import Tensor
 
@@ -14,27 +15,8 @@ import lens_scopes as ls
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.model import BridgeModel, ScopedModel
 from lens_scopes.errors import ModelError
-from lens_scopes.models.backends import build_bridge
-from lens_scopes.models.quiet import quiet_libraries
 
 IDS = [1, 5, 3, 7, 2, 9, 4]
-
-
-def bridge_of(name: str, dtype: torch.dtype = torch.float64) -> Any:
-    """A bridge to a tiny random model of an architecture of the table."""
-    with quiet_libraries():
-        pretrained = architectures.random_pretrained(name).to(dtype)
-        return build_bridge(pretrained, type(pretrained).__name__, None, "custom").eval().requires_grad_(False)
-
-
-def gradients(traced: Any) -> dict[tuple[int, str], Tensor]:
-    """Those of three random directions at every site."""
-    states = traced.final_states
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(3, *states.shape, generator=generator, dtype=states.dtype)
-    seen: dict[tuple[int, str], Tensor] = {}
-    traced.backward(vectors, lambda index, name, gradient, _: seen.update({(index, name): gradient}))
-    return seen
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
