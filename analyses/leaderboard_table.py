@@ -221,9 +221,8 @@ def short_markdown(record: Mapping[str, Any]) -> list[str]:
 
 
 def _removal_lines(found: Mapping[str, Any], p_values: Mapping[tuple[str, str], float]) -> Iterator[str]:
-    measured = [
-        name for name in ordered(found, "comprehensiveness") if count_of(found["methods"][name], REMOVAL) >= LEAST_PAIRS
-    ]
+    counts = {name: count_of(method, REMOVAL) for name, method in found["methods"].items()}
+    measured = [name for name in ordered(found, "comprehensiveness") if counts[name] >= LEAST_PAIRS]
     if not measured:
         return
     yield ""
