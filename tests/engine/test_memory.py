@@ -284,7 +284,7 @@ def test_large_blocks_go_back_to_the_system_when_they_are_freed():
         return (before - system._resident("VmRSS")) / (16 * 2**22)
 
     with free_at_once(True):
-        assert returned() > 0.95
+        assert returned() > 0.8, "all of it, but for what other threads have taken meanwhile"
     assert returned() < 0.5
 
 

@@ -343,8 +343,8 @@ def test_whoever_leaves_cancels_and_whoever_asks_can_cancel(model: Any) -> None:
     streaming = {"Accept": "text/event-stream"}
     with serving(app) as address, model.hooks(fwd_hooks=hold), httpx.Client(base_url=address, timeout=20) as http:
         with http.stream("POST", "/api/attribute", json=question, headers=streaming) as left:
-            first = next(left.iter_text())
-            job = app.state.service.queue.find(json.loads(events(first)[0][1])["job"]).job
+            chunks = left.iter_text()  # kept: an iterator that is thrown away closes the connection
+            job = app.state.service.queue.find(json.loads(events(next(chunks))[0][1])["job"]).job
         deadline = time.monotonic() + 10
         while not job._cancelled.is_set() and time.monotonic() < deadline:
             time.sleep(0.02)
