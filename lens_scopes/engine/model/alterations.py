@@ -28,11 +28,22 @@ def alterations(model: ScopedModel) -> list[str]:
     if model.cache.altered is not None:
         return model.cache.altered
     parts, known = _parts(model), model.cache.known_hooks
-    hooked = [name or _WHOLE for name, part in parts.items() if not known.issuperset(_hook_ids(part))]
+    hooked = {name: part for name, part in parts.items() if not known.issuperset(_hook_ids(part))}
+    # A bridge has several names for a hook point, the last of which are those of HookedTransformer.
+    points = {id(point): name for name, point in model.hook_dict.items()} if hooked else {}
     adapted = [f"{name or _WHOLE} ({type(part).__name__})" for name, part in parts.items() if _is_adapter(part)]
     changed = changed_weights(model.cache.loaded_weights, _weights(parts))
-    noted = {HOOKS: hooked, "adapters": adapted, "weights changed since they were loaded:": sorted(changed)}
+    noted = {
+        HOOKS: [points.get(id(part), name) for name, part in hooked.items()],
+        "adapters": adapted,
+        "weights changed since they were loaded:": sorted(changed),
+    }
     return [f"{what} {_few(names)}" for what, names in noted.items() if names]
+
+
+def listened_to(model: ScopedModel) -> bool:
+    """Whether any hook acts on the model, whoever added it."""
+    return any(map(_hook_ids, _parts(model).values()))
 
 
 @contextmanager
@@ -58,7 +69,7 @@ def _parts(model: ScopedModel) -> dict[str, Any]:
     """All modules by name, each once; a bridge keeps the model that it wraps to itself."""
     parts: dict[str, Any] = {}
     seen: set[int] = set()
-    left = [("", model.module), (_WRAPPED, getattr(model.module, "original_model", None))]
+    left = [(_WRAPPED, getattr(model.module, "original_model", None)), ("", model.module)]
     while left:
         name, part = left.pop()
         if part is None or id(part) in seen:
@@ -91,8 +102,15 @@ def _hook_ids(part: Any) -> Set[int]:
         return frozenset()
     hooks = {number: hook for kind in kinds for number, hook in kind.items()}
     if hasattr(part, "fwd_hooks"):  # a hook point, whose hooks come wrapped by TransformerLens
-        return hooks.keys()
+        return hooks.keys() - {
+            handle.hook.id for handle in (*part.fwd_hooks, *part.bwd_hooks) if _comes_with_it(handle)
+        }
     return {number for number, hook in hooks.items() if _library(hook) not in ("transformer_lens", "transformers")}
+
+
+def _comes_with_it(handle: Any) -> bool:
+    """Whether a bridge added the hook when it was made, as where its parts name one another's activations."""
+    return handle.is_permanent and _library(getattr(handle, "user_hook", None)) == "transformer_lens"
 
 
 def _library(hook: Any) -> str:
@@ -110,7 +128,13 @@ def _is_adapter(part: Any) -> bool:
     return False
 
 
+def _shown(name: str) -> str:
+    """A part's name, without what a bridge calls the part inside it."""
+    return name.replace("._original_component", "") or _WHOLE
+
+
 def _few(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(map(_shown, names)))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

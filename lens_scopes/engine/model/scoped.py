@@ -238,6 +238,23 @@ class ScopedModel(ABC):
         """Whether some of the blocks can run alone."""
         return not self.slice_obstacle
 
+    @property
+    def prefix_obstacle(self) -> str:
+        """Why copies of a prompt cannot start in its middle, from the keys and values before; "" where they can."""
+        return ""
+
+    @abstractmethod
+    def start_prefix(self) -> Any:
+        """A cache without keys and values, which `run_after` fills."""
+
+    @abstractmethod
+    def cut_prefix(self, keys_and_values: Any, first: int, rows: int) -> Any:
+        """The keys and values of a prompt before position `first`, for `rows` copies of it; no pass adds to them."""
+
+    @abstractmethod
+    def run_after(self, batch: Batch, keys_and_values: Any) -> Float[Tensor, "read d_model"]:
+        """The final states that a batch reads of tokens that follow those of a cache, which takes up theirs."""
+
     @abstractmethod
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         """The layers whose attention scores are computed whole, by the reason.
