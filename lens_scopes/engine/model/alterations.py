@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lens_scopes.engine.model.cache import WeightSample, changed_weights
-from lens_scopes.engine.model.scoped import ScopedModel
+from lens_scopes.engine.model.scoped import Batch, ScopedModel
+from lens_scopes.errors import ModelError
 
 
 def remember(model: ScopedModel) -> None:
@@ -44,6 +46,42 @@ def alterations(model: ScopedModel) -> list[str]:
 def listened_to(model: ScopedModel) -> bool:
     """Whether any hook acts on the model, whoever added it."""
     return any(map(_hook_ids, _parts(model).values()))
+
+
+def require_adapters(model: ScopedModel) -> None:
+    """Runs two tokens through a bridge with adapters, to see that it calls them; once for each.
+
+    A bridge splits joint projections when it is made: it goes on with the weights, without what was put around them.
+
+    Raises:
+        ModelError: naming the first adapter that is left out.
+    """
+    if model.backend == "hooked":
+        return
+    known = model.cache.live_adapters
+    adapters = {
+        name: part
+        for name, part in _parts(model).items()
+        if name.startswith("blocks.") and _is_adapter(part) and id(part) not in known
+    }
+    if not adapters:
+        return
+    called: set[int] = set()
+    handles = [part.register_forward_hook(lambda part, *_: called.add(id(part))) for part in adapters.values()]
+    try:
+        with torch.no_grad():
+            model.final_states(Batch.of(model, [[0, 1]]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    # No token may be sent to an expert.
+    left_out = [name for name, part in adapters.items() if id(part) not in called and "expert" not in name]
+    if left_out:
+        raise ModelError(
+            f"the bridge of {model.cfg.architecture} split the weights of {_shown(left_out[0])} and computes without "
+            "the adapter on it; merge adapters into the weights (peft's merge_and_unload), and wrap the model then."
+        )
+    known.update(map(id, adapters.values()))
 
 
 @contextmanager
@@ -120,7 +158,7 @@ def _library(hook: Any) -> str:
 
 def _is_adapter(part: Any) -> bool:
     """A layer of the PEFT library, one that is made like its LoRA, or a parametrization of PyTorch."""
-    if type(part).__module__.startswith("peft.") and not hasattr(part, "peft_config"):
+    if type(part).__module__.startswith("peft.") and "base_layer" in part._modules:
         return True
     for names in (part._modules, part._parameters, vars(part)):
         if "lora_A" in names or "lora_down" in names or "parametrizations" in names:

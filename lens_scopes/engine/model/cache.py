@@ -114,6 +114,7 @@ class ModelCache:
         prefix_obstacle: why a bridge's copies of a prompt cannot start in its middle; "" where they gave what the whole
             pass gives, None before that was tried.
         attention: what is known of the attention of each of a bridge's layers; None before that was tried.
+        live_adapters: the ids of adapters that a bridge was seen to call.
         provenance: where the weights come from, if `load_model` read them.
         known_hooks: the ids of hooks that lens_scopes added, or that the model was loaded with.
         loaded_weights: some numbers of every weight as `load_model` read it.
@@ -129,6 +130,7 @@ class ModelCache:
     slice_obstacle: str | None = None
     prefix_obstacle: str | None = None
     attention: tuple[LayerAttention, ...] | None = None
+    live_adapters: set[int] = field(default_factory=set)
     provenance: Provenance | None = None
     known_hooks: set[int] = field(default_factory=set)
     loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
