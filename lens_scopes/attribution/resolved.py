@@ -165,8 +165,11 @@ class ResolvedSpec:
         budget, most = self.budget(), _batch_tokens(self.model)
 
         def at_once(start: int) -> int:
-            longest = lengths[order[start]]
-            return budget.rows(longest, max(1, most // longest))
+            longest, limit = lengths[order[start]], self.model.long_from
+            if limit is None or longest < limit:
+                return budget.rows(longest, max(1, most // longest))
+            alike = sum(length >= limit for length in lengths) - start
+            return min(alike, budget.rows(longest, max(1, most // longest)))
 
         def run(items: range) -> None:
             rows = [order[item] for item in items]

@@ -53,9 +53,19 @@ class BridgeModel(ScopedModel):
 
     @property
     def has_experts(self) -> bool:
+        return any((getattr(self._text_config, name, None) or 0) > 1 for name in _EXPERTS)
+
+    @property
+    def long_from(self) -> int | None:
+        rotation = getattr(self._text_config, "rope_parameters", None) or {}
+        kinds = [rotation, *(kind for kind in rotation.values() if isinstance(kind, dict))]  # of layers, where several
+        scaled = (kind for kind in kinds if kind.get("rope_type") == "longrope")
+        return next((kind["original_max_position_embeddings"] + 1 for kind in scaled), None)
+
+    @property
+    def _text_config(self) -> Any:
         config = self.module.original_model.config
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS)
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
 
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         reasons: dict[str, list[int]] = {}
