@@ -122,6 +122,8 @@ def test_each_prediction_names_its_sources_and_spans_their_totals() -> None:
     for name in ("English", "generated"):
         assert re.search(name + "".join(rf" +{re.escape(number(value))}" for value in totals.loc[name]), text)
     assert not re.search(r"German +—", text)
+    assert "totals over spans" in text
+    assert "totals over spans" not in plain(fake_matrix(generated=4, spans={}), 120)
 
 
 def test_long_texts_are_summarised_and_said_so() -> None:
