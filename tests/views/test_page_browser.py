@@ -300,6 +300,24 @@ def test_the_compact_notebook_view_fits_its_content(visit: Callable[..., Any]) -
     assert inner.evaluate("window.executed") is None and tab.evaluate("window.executed") is None
 
 
+@pytest.mark.parametrize("hidden", ["width:0", "display:none"])
+def test_a_frame_out_of_sight_is_measured_once_it_has_a_size(visit: Callable[..., Any], hidden: str) -> None:
+    frame = notebook_html(fake_attribution())
+    tab = visit(
+        f"<!DOCTYPE html><title>n</title><div style='height:5000px'></div><div id=p style='{hidden}'>{frame}</div>"
+    )
+    tab.wait_for_timeout(500)
+    tab.evaluate("document.querySelector('#p').style.cssText = 'width:900px'")
+    inner = tab.frames[1]
+
+    def difference() -> float:
+        height = tab.evaluate("parseFloat(document.querySelector('iframe').style.height)")
+        return abs(height - inner.evaluate("document.body.getBoundingClientRect().height"))
+
+    wait_until(lambda: difference() < 4)  # its styles for a width come some time after that width
+    assert inner.evaluate("innerWidth") > 800
+
+
 def test_the_policy_stops_requests(browser: Any, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(to_html(fake_attribution(n_layers=0)), encoding="utf-8")
