@@ -586,7 +586,14 @@ def test_everyday_options_come_first_and_have_short_forms(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["attribute", "x", "--scope", "fishr"], ["heads", "x", "--baseline", "foo"], ["compare", "x"]]
+    "arguments",
+    [
+        ["attribute", "x", "--scope", "fishr"],
+        ["attribute", "x", "--model", "nonsense-7b"],
+        ["flow", "x", "--model", "./missing"],
+        ["heads", "x", "--baseline", "foo"],
+        ["compare", "x"],
+    ],
 )
 def test_wrong_choices_are_refused_before_torch_is_imported(arguments: list[str]) -> None:
     assert imported(arguments) == (2, "")

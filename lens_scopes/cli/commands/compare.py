@@ -65,6 +65,7 @@ def compare(
     """
     # What can be refused without the model is refused before it is loaded.
     check_files(out or [], _SUFFIXES)
+    model.check()
     for name in scope or []:
         check_scope(name)
     # A choice that is given once is that of both sides; one of them must differ.
