@@ -30,7 +30,7 @@ from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.contract import contract
-from lens_scopes.scopes.objectives import Fisher, solver_warnings
+from lens_scopes.scopes.objectives.fisher import Fisher, solver_warnings
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
 

@@ -45,7 +45,8 @@ from lens_scopes.results.attribution import Attribution, DirectionDetails, LensR
 from lens_scopes.results.storage.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.lens import Lens, read_cells
-from lens_scopes.scopes.objectives import Explanation, Objective, contrast
+from lens_scopes.scopes.objectives import Explanation, Objective
+from lens_scopes.scopes.objectives.base import contrast
 from lens_scopes.scopes.paths import Path
 from lens_scopes.scopes.points import Points
 from lens_scopes.scopes.readouts import Readout

@@ -18,7 +18,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.scopes.comparisons.ablating import check_part, check_unit, part_argument, spread
 from lens_scopes.scopes.comparisons.baseline import OfOneToken
-from lens_scopes.scopes.objectives import log_probability_of_answer
+from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
 Weights: TypeAlias = Annotated["Sequence[float]", VALIDATED]
 

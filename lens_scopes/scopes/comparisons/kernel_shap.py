@@ -15,7 +15,7 @@ from lens_scopes.engine.model import ScopedModel
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons.ablating import SubsetAblating, spread
-from lens_scopes.scopes.objectives import log_probability_of_answer
+from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
 _MOST_SEGMENTS_OF_ALL = 16  # all subsets of more are never run
 
