@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from lens_scopes.attribution.flow import information_flow
-from lens_scopes.attribution.resolved import package_versions
+from lens_scopes.attribution.provenance import package_versions
 from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.errors import VALIDATED, EvaluationError, LensScopesError, check_seed, whole_number
