@@ -23,7 +23,7 @@ from lens_scopes.views.words.comparison import change_text, change_unit, compari
 from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
-    pass
+    from lens_scopes.results.comparison import Comparison
 
 
 class ComparisonReport(TerminalView["Comparison"]):
