@@ -197,8 +197,8 @@ class ResolvedSpec:
         names = {token: self.token(token) for token in ids[ids >= 0].unique().tolist()}
         readings = []
         for row, result in enumerate(results):
-            kept = ids[row, :, : len(result)].tolist()
-            of_cells = [[[token for token in cell if token >= 0] for cell in line] for line in kept]
+            cells = ids[row, :, : len(result)].tolist()
+            of_cells = [[[token for token in cell if token >= 0] for cell in line] for line in cells]
             readings.append(
                 LensReading(
                     lens=lens.name,
@@ -241,8 +241,8 @@ class ResolvedSpec:
         if self.readout.other_prompt is None:
             return None
         sequences = [sequence for place in places for sequence in place.other_sequences]
-        found = read_activations(self.model, sequences, [EMBEDDING, *self.read_names])
-        return {name: values[:: len(places[0].sequences)] for name, values in found.items()}
+        activations = read_activations(self.model, sequences, [EMBEDDING, *self.read_names])
+        return {name: values[:: len(places[0].sequences)] for name, values in activations.items()}
 
     def directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
         """The objective's directions for one prompt: of its next token, or of its answers."""
@@ -341,8 +341,8 @@ class ResolvedSpec:
             return scores[name].scores[row, :length].detach().cpu()
 
         def errors(name: str) -> Tensor | None:
-            found = scores[name].standard_error
-            return None if found is None or directions.sampled == 0 else found[row, :length].detach().cpu()
+            error = scores[name].standard_error
+            return None if error is None or directions.sampled == 0 else error[row, :length].detach().cpu()
 
         # The tokens' own scores, where the spec reads them.
         if self.at_embedding:
@@ -508,15 +508,15 @@ class ResolvedSpec:
         if place.answers:
             return []
         likely = {item.token: item.probability for item in self.prediction(state).top}
-        found = []
+        warnings = []
         for target in (self._predicted(state, token_id) for token_id in self.explanation.targets(state)):
             spaced = likely.get(f" {target.token}", 0.0)
             if spaced > target.probability:
-                found.append(
+                warnings.append(
                     f"the target {target.token!r} has no space before it and the probability {target.probability:.2g}; "
                     f"{' ' + target.token!r} has {spaced:.2g}."
                 )
-        return found
+        return warnings
 
     def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:
         return PredictedToken(token_id, self.token(token_id), float(state.probabilities[token_id]))
