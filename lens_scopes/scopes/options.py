@@ -275,8 +275,9 @@ _EXPLAINED_OPTIONS = (
         "by",
         EXPLAINED,
         "What leave-one-out, kernel-shap, context-cite and faded-attention change as a whole, its effect divided "
-        "evenly over its tokens. By default token, and sentence for the last two.",
-        "|".join(UNITS),
+        f"evenly over its tokens: {', '.join(UNITS[:-1])} or {UNITS[-1]}. By default token, and sentence for the last "
+        "two.",
+        "UNIT",
     ),
     Option(
         "within",

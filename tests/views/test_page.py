@@ -235,6 +235,13 @@ def test_the_notebook_view_of_a_matrix_of_a_long_answer_is_small() -> None:
         assert row == pytest.approx(expected[: len(row)], rel=1e-3)
 
 
+def test_a_series_in_the_notebook_strip_breaks_behind_commas() -> None:
+    strip = notebook_html(fake_attribution(["<bos>", *"12,3,45;6"])).partition("<iframe")[0]
+    parts = [re.sub(r"<(?!wbr)[^>]*>", "", part) for part in strip.split("<wbr>")]
+    assert [part.rpartition("&gt;")[2] for part in parts] == ["12,", "3,", "45;", "6"]
+    assert "<wbr>" not in notebook_html(fake_attribution()).partition("<iframe")[0]
+
+
 def test_the_notebook_strip_needs_no_frame_and_is_text() -> None:
     strip = notebook_html(fake_attribution(HOSTILE_TOKENS)).partition("<iframe")[0]
     spans = Document(strip).named("span")

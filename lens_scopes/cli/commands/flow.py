@@ -116,6 +116,7 @@ def flow(
         }
     )
     _check_threshold(fail_above, measure)
+    model.check()
     check_files(output.out or [], SUFFIXES if calibration.calibrate else RESULT_SUFFIXES)
     text, named = ("", {}) if calibration.calibrate else (prompt.read(), spans.read())
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone

@@ -84,6 +84,7 @@ def heads(
     if baseline not in (None, *COMPONENT_BASELINES):
         raise LensScopesError(unknown_baseline(baseline))
     output.check()
+    model.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         spec = asked.spec().require_gradient()

@@ -64,6 +64,7 @@ def matrix(
         lens-scopes matrix "The capital of France is" --generate 8 --total-influence answer
     """
     output.check()
+    model.check()
     if total_influence is not None and not generate and answer is None:
         raise PromptError(
             "--total-influence goes through text after the prompt, and there is none; add --generate 40, or --answer."

@@ -55,7 +55,7 @@ class CellsReport(TerminalView["CellPatches"]):
         yield Text(title(patches))
         yield from answer_lines(patches)
         yield from warning_lines((*patches.warnings, *cells_data_warnings(patches)))
-        yield spaced(Text(cells_interpretation(patches), "dim"))
+        yield spaced(Text(styles.told(cells_interpretation(patches)), "dim"))
         labels = [tokens_pair(*pair) for pair in zip(patches.tokens, patches.baseline_tokens, strict=True)]
         names = short_names(patches.layer_names)
         yield spaced(score_map(labels, patches.special, patches.effect.tolist(), names, styles, width, by_row=False))

@@ -63,7 +63,7 @@ class HeadsReport(TerminalView["HeadInspection"]):
         yield Text(title(heads))
         yield from answer_lines(heads)
         yield from warning_lines((*heads.warnings, *heads_data_warnings(heads)))
-        yield spaced(Text(heads_interpretation(heads), "dim"))
+        yield spaced(Text(styles.told(heads_interpretation(heads)), "dim"))
         yield spaced(_map(heads, styles, width))
         yield spaced(_strongest(heads, head_lines(heads)[: self.most], styles, width))
         yield spaced(_checked(heads, styles, width))

@@ -61,7 +61,7 @@ class MatrixReport(TerminalView["AttributionMatrix"]):
         yield spaced(Text(interpretation(matrix), "dim"))
         yield spaced(_map(matrix, lines, styles, width))
         yield spaced(_predictions(matrix, lines, width))
-        if matrix.spans or matrix.answer:
+        if matrix.spans:
             yield spaced(_spans(matrix))
 
 

@@ -57,7 +57,7 @@ class ModesReport(TerminalView["ModeInspection"]):
         yield spaced(Text(modes_interpretation(), "dim"))
         for contrast in contrasts(modes):
             yield spaced(_contrast(contrast, styles, width))
-        yield spaced(Text(modes_caveat(modes), "dim"))
+        yield spaced(Text(styles.told(modes_caveat(modes)), "dim"))
         yield spaced(_words(modes, strongest_removals(modes)[: self.most], styles, width))
 
 

@@ -53,6 +53,10 @@ class ScoreStyle:
     def level_style(self, level: int) -> Style:
         return Style(color=self._ink, bgcolor=to_hex(level_colour(level, on_dark=self._on_dark)))
 
+    def told(self, sentence: str) -> str:
+        """The sentence without the names of colours where there are none."""
+        return sentence if self.coloured else sentence.replace(" (orange)", "").replace(" (blue)", "")
+
     def bar_style(self, score: float) -> Style:
         return self.negative_bar if score < 0 else self.bar
 

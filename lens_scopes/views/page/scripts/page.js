@@ -146,9 +146,17 @@ export function draw(data) {
 
 /** Tells the page around a frame how tall its content is. */
 function tellHeight() {
-  const tell = () => parent.postMessage({ lensScopes: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
-  tell(); // at once: a frame out of sight is not observed, and would grow when it is scrolled to
+  const tell = () => {
+    const { width, height } = document.body.getBoundingClientRect();
+    if (width && height) parent.postMessage({ lensScopes: Math.ceil(height) }, "*");
+    return Boolean(width && height);
+  };
+  tell();
   new ResizeObserver(tell).observe(document.body);
+  // A frame out of sight is not observed, and would grow when it is scrolled to: it is measured for some seconds from the
+  // time on that it has a size.
+  let left = 20;
+  const clock = setInterval(() => tell() && (left -= 1) === 0 && clearInterval(clock), 250);
 }
 
 /** Has paper show what folds hold, and what is drawn only when it comes near the window. */

@@ -112,7 +112,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
     legends = [legend(plain_scale(changes), "all heads", broken=not all(map(math.isfinite, changes)))]
     if mlps:
         broken = not all(map(math.isfinite, mlps))
-        legends.append(legend(plain_scale(mlps), "all MLPs, which have a scale of their own", broken=broken))
+        legends.append(legend(plain_scale(mlps), "all MLPs (separate scale)", broken=broken))
     # What it means stands before it, the strongest beside it.
     left = [heading("Heads × layers"), note("A number leads to what that head carries."), head_map, *legends]
     blocks = [

@@ -62,11 +62,11 @@ def header(matrix: AttributionMatrix) -> list[Block]:
 
 
 def sections(matrix: AttributionMatrix) -> list[Section]:
-    """Sections `matrix`, `predictions`, `spans` where the text has named parts, `chain` where it was generated,
-    `contract`, `details`."""
+    """Sections `matrix`, `matrix-predictions`, `matrix-spans` where the text has named parts, `chain` where it was
+    generated, `contract`, `details`."""
     lines = prediction_lines(matrix)
     parts = [_matrix(matrix, lines), _predictions(matrix, lines)]
-    if matrix.spans or matrix.answer:
+    if matrix.spans:
         parts.append(_spans(matrix))
     if matrix.answer or matrix.generated:
         parts.append(_chain(matrix))
@@ -157,7 +157,7 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
     )
     strongest = table("The strongest sources of each prediction", names, rows)
     summary = f"The strongest sources of {len(lines)} predictions, and the model’s own most probable tokens."
-    return Section("predictions", "Which token predicted what", [note(text), strongest], summary=summary)
+    return Section("matrix-predictions", "Which token predicted what", [note(text), strongest], summary=summary)
 
 
 def _chain(matrix: AttributionMatrix) -> Section:
@@ -172,7 +172,7 @@ def _spans(matrix: AttributionMatrix) -> Section:
     try:
         totals = matrix.span_totals()
     except PromptError as error:
-        return Section("spans", "Spans", alerts("No totals", [str(error)]))
+        return Section("matrix-spans", "Spans", alerts("No totals", [str(error)]))
     lines = explained_spans(totals)
     finite = [value for _, row in lines for value in row if math.isfinite(value)]
     scale = plain_scale(finite)
@@ -197,4 +197,4 @@ def _spans(matrix: AttributionMatrix) -> Section:
     )
     names = [("target \\ source", "text"), *((inline_token(str(name)), "number") for name in totals.columns)]
     blocks = [note(text), table("Influence of each span on each", names, rows), legend(scale, "these totals")]
-    return Section("spans", "Totals over spans", blocks)
+    return Section("matrix-spans", "Totals over spans", blocks)
