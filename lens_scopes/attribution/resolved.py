@@ -13,15 +13,7 @@ from torch import Tensor
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.provenance import choice_record, package_versions, readout_record, score_warnings
-from lens_scopes.engine.backward import (
-    Progress,
-    SlicedTrace,
-    Trace,
-    Traced,
-    read_activations,
-    trace,
-    trace_within,
-)
+from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, Traced, read_activations, trace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, Prediction, Unembedding, compute_dtype
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel

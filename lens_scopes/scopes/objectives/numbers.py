@@ -12,13 +12,7 @@ from lens_scopes.engine.model.checks import final_norm_is_constant
 from lens_scopes.engine.scoring import Directions
 from lens_scopes.errors import ObjectiveError
 from lens_scopes.prompts.tokens import resolve_token
-from lens_scopes.scopes.objectives.base import (
-    Objective,
-    is_integer,
-    log_probability_of_answer,
-    make_plain,
-    single,
-)
+from lens_scopes.scopes.objectives.base import Objective, is_integer, log_probability_of_answer, make_plain, single
 
 if TYPE_CHECKING:
     from typing_extensions import Self
