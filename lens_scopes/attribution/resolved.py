@@ -17,6 +17,7 @@ from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, Traced, re
 from lens_scopes.engine.final_state import FinalState, PredictedToken, Prediction, Unembedding, compute_dtype
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
+from lens_scopes.engine.model.alterations import require_adapters
 from lens_scopes.engine.model.checks import require_gradients, require_used
 from lens_scopes.engine.scoring import Amplitude, Directions, SiteScores, score, total_over_sites
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
@@ -75,6 +76,7 @@ class ResolvedSpec:
         model = ScopedModel.of(model).with_matmul_dtype(spec.matmul_dtype)
         readable = model.unembedding()
         require_gradients(model)
+        require_adapters(model)
         layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
         score_names = named_sites(model, spec.score_site)
         require_used(model, [*layer_names, *site_names, *score_names], SiteError)
@@ -146,8 +148,11 @@ class ResolvedSpec:
         budget, most = self.budget(), _batch_tokens(self.model)
 
         def at_once(start: int) -> int:
-            longest = lengths[order[start]]
-            return budget.rows(longest, max(1, most // longest))
+            longest, limit = lengths[order[start]], self.model.long_from
+            if limit is None or longest < limit:
+                return budget.rows(longest, max(1, most // longest))
+            alike = sum(length >= limit for length in lengths) - start
+            return min(alike, budget.rows(longest, max(1, most // longest)))
 
         def run(items: range) -> None:
             rows = [order[item] for item in items]

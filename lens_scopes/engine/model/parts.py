@@ -16,7 +16,7 @@ def modules_of(model: object) -> dict[str, Any]:
     """All modules, each once; the model itself is "". A bridge keeps the model that it wraps to itself."""
     modules: dict[str, Any] = {}
     seen: set[int] = set()
-    left = [("", model), (_WRAPPED, getattr(model, "original_model", None))]
+    left = [(_WRAPPED, getattr(model, "original_model", None)), ("", model)]
     while left:
         name, part = left.pop()
         if id(part) in seen or not isinstance(part, torch.nn.Module):
