@@ -23,7 +23,8 @@ CUT = """() => [...document.querySelectorAll(".scroll, section, table, canvas, s
 
 # What is taller than its place stands over what follows it.
 TALL = """() => [...document.querySelectorAll(".scroll, .sentences, blockquote, section")]
-    .filter(element => element.scrollHeight > element.clientHeight + 2).map(element => element.outerHTML.slice(0, 80))"""
+    .filter(element => element.scrollHeight > element.clientHeight + 2)
+    .map(element => element.outerHTML.slice(0, 80))"""
 
 
 def whole_page(tokens: list[str] = GERMAN_TOKENS) -> str:
