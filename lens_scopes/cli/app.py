@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -55,9 +56,15 @@ class _PlainHelp:
 class _Command(_PlainHelp, TyperCommand):
     def __init__(self, *args: Any, params: list[Any], **settings: Any) -> None:
         super().__init__(*args, params=params, **settings)
-        for argument in params:
-            if isinstance(argument, TyperArgument):
-                argument.display_type_rich = lambda ctx: None  # its name says its form
+        for param in params:
+            if isinstance(param, TyperArgument):
+                param.display_type_rich = lambda ctx: None  # its name says its form
+            elif getattr(param, "min", None) is not None:
+                param._get_number_range_help_str = partial(_range, param.min, param.max)
+
+
+def _range(least: int | float, most: int | float | None) -> str:
+    return f"{least:g} or more" if most is None else f"{least:g} to {most:g}"
 
 
 class _Commands(_PlainHelp, TyperGroup): ...
@@ -155,7 +162,9 @@ def _what_is_wrong(error: Any) -> str | None:
         return str(error)
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
-        return f"{error.format_message()} See `{context.command_path if context else 'lens-scopes'} --help`."
+        return (
+            f"{error.format_message().rstrip('.')}. See `{context.command_path if context else 'lens-scopes'} --help`."
+        )
     if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_IS_GONE:
         return f"cannot write to standard output: {error.strerror}."
     return None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lens_scopes.errors import ModelError, near_names
@@ -58,13 +62,19 @@ def find_source(name: str | Path) -> Source:
     raise ModelError(f"model {_quoted(name)} is unknown and no such folder exists{suggest_models(name)}")
 
 
+@cache
 def transformer_lens_names() -> Mapping[str, Sequence[str]]:
     """The causal language models that TransformerLens knows by name, each with its aliases."""
-    with quiet_libraries():
-        from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+    package = importlib.util.find_spec("transformer_lens")
+    assert package is not None and package.submodule_search_locations is not None
+    # The list by itself, where it needs nothing of its package, which imports torch and takes seconds.
+    path = Path(package.submodule_search_locations[0]) / "supported_models.py"
+    alone = "\nfrom transformer_lens" not in path.read_text(encoding="utf-8")
+    with nullcontext() if alone else quiet_libraries():
+        listed = runpy.run_path(str(path))
     return {
-        name: [alias for alias in MODEL_ALIASES.get(name, ()) if alias != embedded.EMBEDDED_NAME]
-        for name in OFFICIAL_MODEL_NAMES
+        name: [alias for alias in listed["MODEL_ALIASES"].get(name, ()) if alias != embedded.EMBEDDED_NAME]
+        for name in listed["OFFICIAL_MODEL_NAMES"]
         if not any(word in name.lower() for word in _NOT_CAUSAL_WORDS)
     }
 

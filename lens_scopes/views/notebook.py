@@ -90,8 +90,11 @@ def _strip(result: Any) -> str:
         return ""
     values = scores.tolist()
     scale = scale_of(values, result.special)
-    spans = []
+    spans, before = [], ""
     for token, score, special in zip(tokens, values, result.special, strict=True):
+        if before.endswith((",", ";")) and token[:1].isdigit():
+            spans.append("<wbr>")  # a series has no spaces, and its lines would end within numbers
+        before = token
         paper = "#ddd" if special or not math.isfinite(score) else to_hex(level_colour(scale.level(score)))
         style = f"background:{paper};color:{to_hex(ink())};padding:2px 1px;border-radius:2px"
         spans.append(f'<span title="{number(score)}" style="{style}">{escape(inline_token(token))}</span>')

@@ -565,7 +565,8 @@ def test_help_and_version(run: Callable[..., Run]) -> None:
 def test_help_speaks_of_values_and_gives_examples_that_parse(run: Callable[..., Run], command: str) -> None:
     text = run(command, "--help").out
     assert run(command, "-h").out == text
-    assert not re.search(r"<(bool|str|int|float|path|list)", text), "types of Python"
+    assert not re.search(r"<(bool|str|int|float|path|list)|\[-?[\d.]*(<=)?x[<>]=", text), "types of Python"
+    assert "token|word" not in text, "a choice that breaks in the middle of a word"
     lines = [line.strip() for line in COMMANDS[command].epilog.splitlines()]
     assert lines[0] == "Examples:" and len(lines) > 1
     for line in lines[1:]:
@@ -585,7 +586,14 @@ def test_everyday_options_come_first_and_have_short_forms(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["attribute", "x", "--scope", "fishr"], ["heads", "x", "--baseline", "foo"], ["compare", "x"]]
+    "arguments",
+    [
+        ["attribute", "x", "--scope", "fishr"],
+        ["attribute", "x", "--model", "nonsense-7b"],
+        ["flow", "x", "--model", "./missing"],
+        ["heads", "x", "--baseline", "foo"],
+        ["compare", "x"],
+    ],
 )
 def test_wrong_choices_are_refused_before_torch_is_imported(arguments: list[str]) -> None:
     assert imported(arguments) == (2, "")

@@ -44,6 +44,13 @@ def test_two_prompts_are_aligned(run: Callable[..., Run], loader: Loader) -> Non
     assert "only in A" in shown and "only in B" in shown
 
 
+def test_the_contract_of_both_is_printed_where_it_is_asked_for(run: Callable[..., Run]) -> None:
+    asked = ("compare", PROMPT, "-t", " dog", "-t", " sofa")
+    assert "generative process" not in run(*asked).out
+    told = run(*asked, "--contract").out
+    assert "generative process" in told and "A: logit of the next token ' dog'" in " ".join(told.split())
+
+
 def test_texts_of_other_lengths_keep_what_they_share() -> None:
     first = fake_attribution(["<bos>", "a", "b", "d"], [9.0, 1.0, 2.0, 3.0], n_layers=0, token_ids=[0, 1, 2, 4])
     second = fake_attribution(

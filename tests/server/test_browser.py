@@ -16,7 +16,12 @@ from served import chat_model, served_model, serving
 from tiny_models import llama_like
 
 import lens_scopes as ls
-from lens_scopes.scopes.registry import FREEZABLE, READOUTS, SCORE_SITES, rule_choices
+from lens_scopes.scopes.registry import (
+    FREEZABLE,
+    READOUTS,
+    SCORE_SITES,
+    rule_choices,
+)
 from lens_scopes.server import create_app
 from lens_scopes.views.words.colour import level_colour, scale_of
 from lens_scopes.views.words.numbers import number
@@ -272,6 +277,16 @@ def long_address(long_model: Any) -> Iterator[str]:
         yield served
 
 
+def test_the_focus_stays_on_a_part_that_a_link_led_to(visit: Callable[..., Any]) -> None:
+    tab = visit()
+    asked(tab, lambda: tab.locator(STRIP).nth(3).click())
+    tab.get_by_role("link", name="Through the layers").click()
+    assert tab.evaluate("document.activeElement.id") == "a-layers"
+    asked(tab, tab.go_back)
+    assert tab.locator(".later").count() == 0 and not tab.locator("#problem").is_visible()
+    assert tab.evaluate("document.activeElement.id") == "a-layers"
+
+
 def test_a_long_prompt_shows_where_its_weight_is(visit: Callable[..., Any], long_model: Any, long_address: str) -> None:
     expected = ls.attribute(long_model, LONG_PROMPT)
     scores = expected.scores.tolist()
@@ -378,6 +393,8 @@ def test_influence_is_followed_through_what_was_generated(visit: Callable[..., A
     assert len(texts(tab, "#a-chain .way button")) == 2 and "show=influence" in tab.url
     again = visit(tab.url.partition("#")[2])
     again.wait_for_selector("#a-chain .sentences button")
+    asked(again, lambda: again.get_by_role("button", name="Source × target").click())
+    assert again.locator("#a-matrix").count() == again.locator("#a-chain").count() == 1
 
 
 def test_cells_tell_what_they_read_as(visit: Callable[..., Any]) -> None:
@@ -450,7 +467,7 @@ def test_the_report_is_taken_away_and_opens_from_a_file(
     assert report.locator("#heads").count() == 1 and requests == [file.as_uri()]
     report.close()
     with tab.expect_download() as download:
-        tab.get_by_role("link", name="safetensors").click()
+        tab.get_by_role("link", name="Tokens: Result (safetensors)").click()
     saved = tmp_path / "result.safetensors"
     download.value.save_as(saved)
     assert ls.Attribution.load(saved).tokens == ls.attribute(model, PROMPT).tokens
@@ -587,12 +604,15 @@ def test_exports_give_everything_that_is_shown(visit: Callable[..., Any], tmp_pa
     names = [line.partition(" = ")[0] for line in python.splitlines() if " = ls." in line]
     assert names == ["model", "attribution", "heads", "matrix", "modes"]
     compile(python, "python", "exec")
-    for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
-        with tab.expect_download() as download:
-            tab.get_by_role("link", name=kind).click()
-        file = tmp_path / kind
-        download.value.save_as(file)
-        assert file.read_bytes().startswith(start)
+    starts = {"Picture (PNG)": b"\x89PNG", "Picture (SVG)": b"<?xml", "Table (CSV)": b"", "JSON": b"{"}
+    for result in ("Tokens", "Heads", "Source × target", "Fisher modes"):
+        for kind, start in starts.items():
+            with tab.expect_download() as download:
+                tab.get_by_role("link", name=f"{result}: {kind}", exact=True).click()
+            file = tmp_path / download.value.suggested_filename
+            download.value.save_as(file)
+            assert file.read_bytes().startswith(start) and file.stat().st_size > 200, (result, kind)
+    assert {"attribution", "heads", "matrix", "modes"} == {file.name.partition("-")[0] for file in tmp_path.iterdir()}
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     tab.click("#link")
     until(tab, "document.querySelector('#link').textContent === 'Copied'")
@@ -816,6 +836,10 @@ def test_a_pasted_series_is_inspected(visit: Callable[..., Any]) -> None:
         assert tab.locator("#a-series .chart circle").count() == 3 and tab.locator("#a-forecast .chart").count() == 1
         assert "--span" not in tab.inner_text(".codes") and "lens-scopes series 1,2,3," in tab.inner_text(".codes")
         assert "show=series" in tab.url
+        for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
+            with tab.expect_download() as download:
+                tab.get_by_role("link", name=f"Series: Picture ({kind})").click()
+            assert download.value.path().read_bytes().startswith(start)
         again = visit(tab.url.partition("#")[2], at=address)
         again.wait_for_selector("#a-forecast .chart")
         tab.eval_on_selector_all("details", "folds => folds.forEach(fold => { fold.open = true })")

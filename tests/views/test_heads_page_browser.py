@@ -167,7 +167,9 @@ def test_hostile_tokens_are_text_in_every_view(visit: Callable[..., Any], script
         shown = [text.replace(WORD_JOINER, "") for text in texts(tab, strip("L13H1"))]
         assert shown == [as_painted(token) for token in HOSTILE_TOKENS]
         tab.wait_for_selector("#patterns canvas", state="attached")
-    assert texts(tab, "#predictions tbody td:nth-child(2) bdi") == [printable_token(token) for token in HOSTILE_TOKENS]
+    assert texts(tab, "#matrix-predictions tbody td:nth-child(2) bdi") == [
+        printable_token(token) for token in HOSTILE_TOKENS
+    ]
     assert texts(tab, "#replacements td.token bdi") == [printable_token(token) for token in HOSTILE_TOKENS]
     assert evil in texts(tab, "#heads .kind")[0]
     assert tab.locator("img, b b, iframe").count() == 0

@@ -50,7 +50,7 @@ def test_few_destinations_of_a_text_have_a_row_each() -> None:
 
 def test_the_list_names_what_each_prediction_came_from() -> None:
     matrix = fake_matrix(generated=4)
-    rows = table(section(matrix, "predictions"), "The strongest sources of each prediction")["rows"]
+    rows = table(section(matrix, "matrix-predictions"), "The strongest sources of each prediction")["rows"]
     for row, dest in zip(rows, matrix.destinations, strict=True):
         scores = matrix.matrix[matrix.destinations.index(dest), : dest + 1].clone()
         scores[0] = 0
@@ -68,22 +68,24 @@ def test_the_list_names_what_each_prediction_came_from() -> None:
         ]
         assert texts[3] == "25.0%"
     same = fake_matrix(targets=fake_matrix().predicted)
-    assert written(section(same, "predictions")).splitlines().count("the same") == 18
+    assert written(section(same, "matrix-predictions")).splitlines().count("the same") == 18
 
 
 def test_span_totals_are_those_of_the_result() -> None:
     matrix = fake_matrix(generated=4)
     totals = matrix.span_totals()
-    rows = table(section(matrix, "spans"), "Influence of each span on each")["rows"]
+    rows = table(section(matrix, "matrix-spans"), "Influence of each span on each")["rows"]
     assert [row[0]["text"] for row in rows] == ["English", "generated"]
     for name, *row in rows:
         assert [cell["text"] for cell in row] == [number(value) for value in totals.loc[name["text"]]]
     plain_matrix = fake_matrix(spans={})
-    assert "spans" not in [part.key for part in page_of(plain_matrix).sections]
+    assert "matrix-spans" not in [part.key for part in page_of(plain_matrix).sections]
+    # What was generated is a span by itself, and its total over itself alone says nothing.
+    assert "matrix-spans" not in [part.key for part in page_of(fake_matrix(spans={}, generated=4)).sections]
 
 
 def test_spans_outside_the_text_are_said_in_words() -> None:
-    assert "span 'x' is tokens 3 to 99, outside" in written(section(fake_matrix(spans={"x": (3, 99)}), "spans"))
+    assert "span 'x' is tokens 3 to 99, outside" in written(section(fake_matrix(spans={"x": (3, 99)}), "matrix-spans"))
 
 
 def test_zero_and_broken_rows_are_said_in_words() -> None:

@@ -231,6 +231,54 @@ def test_the_predicted_token_wraps_wherever_its_line_ends(visit: Callable[..., A
         assert tab.evaluate("document.documentElement.scrollWidth") == width
 
 
+_LINE_BREAKS = """(place) => {
+    const tokens = [...document.querySelectorAll(`${place} .colored-tokens>span>span`)];
+    const boxes = tokens.map((token) => [token.textContent, token.getClientRects()]);
+    const lines = (rects) => new Set([...rects].map(({ bottom }) => Math.round(bottom))).size;
+    const broken = boxes.filter(([, rects]) => lines(rects) > 1).map(([text]) => [text, text]);
+    const ends = boxes.slice(1).map(([text, [rect]], i) => [boxes[i], [text, rect]])
+        .filter(([[, [before]], [, rect]]) => rect.top > before.bottom - 2).map(([[before], [text]]) => [before, text]);
+    return [ends, broken];
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 700])
+def test_lines_end_between_numbers_and_words(visit: Callable[..., Any], width: int) -> None:
+    series = [character for value in range(10, 99) for character in f"{value},"]
+    words = [" sw", "ord", "fish", ".", " 3", ".", "1", "4"] * 40
+    for tokens in (["<bos>", *series], ["<bos>", *words]):
+        text = "".join(tokens[1:])
+        tab = visit(to_html(fake_attribution(tokens, n_layers=0, text=text)), viewport={"width": width, "height": 900})
+        ends, broken = tab.evaluate(_LINE_BREAKS, "#token-strip")
+        assert len(ends) > 4 and broken == []
+        assert all(before == "," if tokens[-1] == "," else after[0] == "\u00a0" for before, after in ends), ends
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+    # A word that no line holds ends where it must.
+    endless = ["<bos>", *["aaaaaaa"] * 60]
+    tab = visit(to_html(fake_attribution(endless, n_layers=0)), viewport={"width": width, "height": 900})
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_series_in_the_heading_breaks_behind_commas(visit: Callable[..., Any]) -> None:
+    text = ",".join(str(100 + value) for value in range(50))
+    tokens = ["<bos>", *text]
+    tab = visit(to_html(fake_attribution(tokens, n_layers=0, text=text)), viewport={"width": 390, "height": 900})
+    lines = tab.evaluate("""() => {
+        const range = document.createRange();
+        const lines = new Map();
+        for (const node of document.querySelector(".prompt bdi").childNodes) {
+            for (let i = 0; i < (node.length ?? 0); i++) {
+                range.setStart(node, i);
+                range.setEnd(node, i + 1);
+                const { top } = range.getBoundingClientRect();
+                lines.set(top, (lines.get(top) ?? "") + node.data[i]);
+            }
+        }
+        return [...lines.values()];
+    }""")
+    assert len(lines) > 3 and "".join(lines) == text and all(line.endswith(",") for line in lines[:-1])
+
+
 def test_a_notebook_frame_is_as_closed_as_the_page(visit: Callable[..., Any]) -> None:
     tab = visit(f"<!DOCTYPE html><title>n</title>{notebook_html(fake_attribution(HOSTILE_TOKENS), full=True)}")
     frame = tab.frame_locator("iframe")
@@ -250,6 +298,24 @@ def test_the_compact_notebook_view_fits_its_content(visit: Callable[..., Any]) -
     # The page tells its height anew whenever it grows, and its parts are drawn one after the other.
     wait_until(lambda: inner.evaluate("document.documentElement.scrollHeight <= innerHeight"))
     assert inner.evaluate("window.executed") is None and tab.evaluate("window.executed") is None
+
+
+@pytest.mark.parametrize("hidden", ["width:0", "display:none"])
+def test_a_frame_out_of_sight_is_measured_once_it_has_a_size(visit: Callable[..., Any], hidden: str) -> None:
+    frame = notebook_html(fake_attribution())
+    tab = visit(
+        f"<!DOCTYPE html><title>n</title><div style='height:5000px'></div><div id=p style='{hidden}'>{frame}</div>"
+    )
+    tab.wait_for_timeout(500)
+    tab.evaluate("document.querySelector('#p').style.cssText = 'width:900px'")
+    inner = tab.frames[1]
+
+    def difference() -> float:
+        height = tab.evaluate("parseFloat(document.querySelector('iframe').style.height)")
+        return abs(height - inner.evaluate("document.body.getBoundingClientRect().height"))
+
+    wait_until(lambda: difference() < 4)  # its styles for a width come some time after that width
+    assert inner.evaluate("innerWidth") > 800
 
 
 def test_the_policy_stops_requests(browser: Any, tmp_path: Path) -> None:

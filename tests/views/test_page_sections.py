@@ -11,14 +11,15 @@ import pytest
 import torch
 from fake_attribution import HOSTILE_TOKENS, fake_attribution
 from fake_evaluation import fake_evaluation
-from fake_results import fake_heads, fake_matrix, fake_modes
+from fake_results import fake_cells, fake_heads, fake_matrix, fake_modes, fake_story
+from number_models import SERIES, with_numbers
 from page_blocks import mappings, table
-from tiny_models import gpt2_like
+from tiny_models import gpt2_like, llama_like
 
 import lens_scopes as ls
 from lens_scopes.evaluation.report import report
 from lens_scopes.results.base import AnswerRecord
-from lens_scopes.views import page_of
+from lens_scopes.views import attribution_page, page_of
 from lens_scopes.views.words.changes import head_lines
 from lens_scopes.views.words.numbers import number
 from lens_scopes.views.words.pages import attribution, evaluation, flow, heads, matrix, modes
@@ -48,6 +49,29 @@ def test_every_kind_of_page_is_plain_data_with_the_sections_of_its_page(results:
         assert json.loads(text)
         assert [section.key for section in sections] == [section.key for section in page_of(result).sections]
         assert page_of(result).title == f"{module.page_title(result)} · lens_scopes"
+
+
+def test_all_results_stand_on_one_page(results: list[tuple[Any, Any]]) -> None:
+    story = fake_story(spans={"a": (1, 3)})
+    found = {
+        "heads": fake_heads(),
+        "cells": fake_cells(),
+        "matrix": story,
+        "influence": story.total_influence(),
+        "modes": fake_modes(),
+        "flow": results[4][1],
+        "series": ls.inspect_series(with_numbers(llama_like()), SERIES),
+    }
+    page = attribution_page(fake_attribution(), **found)
+    blocks = list(mappings(page.content()["sections"]))
+    ids = [block["id"] for block in blocks if "id" in block]
+    assert len(ids) == len(set(ids))
+    # Each of them has all its sections, and what influence passes through is told once.
+    own = [section.key for result in found.values() for section in page_of(result).sections]
+    keys = [section.key for section in page.sections]
+    assert {*own} <= {*keys} and keys.count("chain") == 1
+    alone = attribution_page(fake_attribution(), matrix=story)
+    assert "chain" in [section.key for section in alone.sections]
 
 
 def test_references_lead_to_numbers_of_the_result(results: list[tuple[Any, Any]]) -> None:

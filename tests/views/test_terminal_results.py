@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from fake_attribution import GERMAN_TOKENS, HOSTILE_TOKENS
-from fake_results import fake_heads, fake_influence, fake_matrix, fake_modes
+from fake_results import fake_cells, fake_heads, fake_influence, fake_matrix, fake_modes
 from rich.cells import cell_len
 from rich.console import Console
 
 from lens_scopes.views import print_result
+from lens_scopes.views.terminal.cells import CellsReport
 from lens_scopes.views.terminal.heads import HeadsReport
 from lens_scopes.views.terminal.matrix import MatrixReport
 from lens_scopes.views.terminal.modes import ModesReport
@@ -122,6 +123,14 @@ def test_each_prediction_names_its_sources_and_spans_their_totals() -> None:
     for name in ("English", "generated"):
         assert re.search(name + "".join(rf" +{re.escape(number(value))}" for value in totals.loc[name]), text)
     assert not re.search(r"German +—", text)
+    assert "totals over spans" in text
+    assert "totals over spans" not in plain(fake_matrix(generated=4, spans={}), 120)
+
+
+def test_colours_are_named_where_there_are_any() -> None:
+    for result, report in ((fake_heads(), HeadsReport), (fake_modes(), ModesReport), (fake_cells(), CellsReport)):
+        assert "orange" not in plain(result) and "blue" not in plain(result)
+        assert "(orange)" in coloured(report(result), 400) and "(blue)" in coloured(report(result), 400)
 
 
 def test_long_texts_are_summarised_and_said_so() -> None:

@@ -31,6 +31,7 @@ def attribute(
     """
     # What can be refused without the model is refused before it is loaded.
     output.check()
+    model.check()
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone

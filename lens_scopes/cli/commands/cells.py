@@ -39,6 +39,7 @@ def cells(
     if asked.against is None:  # pyright: ignore[reportAttributeAccessIssue]
         raise LensScopesError("cells are patched from another prompt of as many tokens; give it with --against.")
     output.check()
+    model.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         spec = asked.spec().require_gradient().with_layers()

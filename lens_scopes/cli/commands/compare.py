@@ -12,7 +12,7 @@ import typer
 
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
-from lens_scopes.cli.options.result import PANEL, check_files, content_of, json_file, write_files
+from lens_scopes.cli.options.result import PANEL, Contract, check_files, content_of, json_file, write_files
 from lens_scopes.cli.options.spec import CompareOptions, check_scope
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError, PromptError
@@ -54,6 +54,7 @@ def compare(
     json: Annotated[
         bool, typer.Option("--json", help="Print both results as JSON and nothing else.", rich_help_panel=PANEL)
     ] = False,
+    contract: Contract = False,
 ) -> None:
     """Compare two prompts, two target tokens or two scopes, token by token.
 
@@ -64,6 +65,7 @@ def compare(
     """
     # What can be refused without the model is refused before it is loaded.
     check_files(out or [], _SUFFIXES)
+    model.check()
     for name in scope or []:
         check_scope(name)
     # A choice that is given once is that of both sides; one of them must differ.
@@ -97,7 +99,7 @@ def compare(
         return
     from lens_scopes.views import print_result
 
-    print_result(comparison)
+    print_result(comparison, contract=contract)
 
 
 def _pair(values: list[str], name: str) -> tuple[str | None, str | None]:

@@ -158,8 +158,9 @@ class MeasureOptions:
     by: Annotated[
         str,
         typer.Option(
-            metavar="|".join(UNITS),
-            help="What metrics of segments (lds, top-k-drop) leave out as a whole.",
+            metavar="UNIT",
+            help=f"What metrics of segments (lds, top-k-drop) leave out as a whole: {', '.join(UNITS[:-1])} or "
+            f"{UNITS[-1]}.",
             rich_help_panel=_TESTS,
         ),
     ] = "sentence"

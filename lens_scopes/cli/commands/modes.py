@@ -40,6 +40,7 @@ def modes(
         lens-scopes modes "The capital of France is" --rank 3 --out modes.html
     """
     output.check()
+    model.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.modes import inspect_modes

@@ -54,6 +54,7 @@ def series(
         lens-scopes series "12,37,62,87,12,37,62,87,12,37," --scope fisher
     """
     output.check()
+    model.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.series import inspect_series

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from lens_scopes.cli.progress import spinner
+from lens_scopes.models.gemma import EMBEDDED_NAME
+from lens_scopes.models.names import find_source
 from lens_scopes.models.source import ModelSource
 
 _PANEL = "Model"
@@ -89,6 +91,15 @@ class ModelOptions(ModelSource):
             rich_help_panel=_PANEL,
         ),
     ] = False
+
+    def check(self) -> None:
+        """Refuses an unknown model before torch is imported, which takes seconds.
+
+        Raises:
+            ModelError: with near names.
+        """
+        if self.model.lower() != EMBEDDED_NAME:  # whose place is a conversion of its weights
+            find_source(self.model)
 
     def load(self) -> Any:
         """The model, with a spinner while it loads.

@@ -25,9 +25,9 @@ class OutputOptions(ResultOptions):
     group: Annotated[
         str,
         typer.Option(
-            metavar="|".join(UNITS),
-            help="Sum token scores over words, lines, sentences, paragraphs or chat messages: on the terminal, on the "
-            "page and in .csv; JSON has the sums beside the tokens.",
+            metavar="UNIT",
+            help=f"Sum token scores by {', '.join(UNITS[1:-1])} or {UNITS[-1]}: on the terminal, on the page and in "
+            ".csv; JSON has the sums beside the tokens.",
             rich_help_panel=PANEL,
         ),
     ] = "token"

@@ -18,6 +18,17 @@ PANEL = "Output"
 RESULT_SUFFIXES = (".html", ".safetensors", ".json", ".csv", ".png", ".svg", ".pdf")
 
 
+Contract = Annotated[
+    bool,
+    typer.Option(
+        "--contract",
+        help="Also print what the scores claim: the output explained, the eligible features, the generative "
+        "process, what is held fixed, and the formula.",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ResultOptions:
     """Where the result goes."""
@@ -34,15 +45,7 @@ class ResultOptions:
         bool,
         typer.Option("--json", help="Print the whole result as JSON and nothing else.", rich_help_panel=PANEL),
     ] = False
-    contract: Annotated[
-        bool,
-        typer.Option(
-            "--contract",
-            help="Also print what the scores claim: the output explained, the eligible features, the generative "
-            "process, what is held fixed, and the formula.",
-            rich_help_panel=PANEL,
-        ),
-    ] = False
+    contract: Contract = False
 
     def check(self) -> None:
         """Refuses what could not be written, before any work is done.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lens_scopes.engine.model.cache import WeightSample, changed_weights
+from lens_scopes.engine.model.parts import modules_of, weights_of
 from lens_scopes.engine.model.scoped import Batch, ScopedModel
 from lens_scopes.errors import ModelError
 
 
 def remember(model: ScopedModel) -> None:
     """Notes a model's weights and the hooks that come with it, so that `alterations` names later ones alone."""
-    parts = _parts(model)
+    parts = modules_of(model.module)
     model.cache.known_hooks.update(number for part in parts.values() for number in _hook_ids(part))
-    model.cache.loaded_weights = {name: WeightSample.of(weight) for name, weight in _weights(parts).items()}
+    model.cache.loaded_weights = {name: WeightSample.of(weight) for name, weight in weights_of(parts).items()}
 
 
 def alterations(model: ScopedModel) -> list[str]:
@@ -29,12 +29,12 @@ def alterations(model: ScopedModel) -> list[str]:
     """
     if model.cache.altered is not None:
         return model.cache.altered
-    parts, known = _parts(model), model.cache.known_hooks
+    parts, known = modules_of(model.module), model.cache.known_hooks
     hooked = {name: part for name, part in parts.items() if not known.issuperset(_hook_ids(part))}
     # A bridge has several names for a hook point, the last of which are those of HookedTransformer.
     points = {id(point): name for name, point in model.hook_dict.items()} if hooked else {}
     adapted = [f"{name or _WHOLE} ({type(part).__name__})" for name, part in parts.items() if _is_adapter(part)]
-    changed = changed_weights(model.cache.loaded_weights, _weights(parts))
+    changed = changed_weights(model.cache.loaded_weights, weights_of(parts))
     noted = {
         HOOKS: [points.get(id(part), name) for name, part in hooked.items()],
         "adapters": adapted,
@@ -45,7 +45,7 @@ def alterations(model: ScopedModel) -> list[str]:
 
 def listened_to(model: ScopedModel) -> bool:
     """Whether any hook acts on the model, whoever added it."""
-    return any(map(_hook_ids, _parts(model).values()))
+    return any(map(_hook_ids, modules_of(model.module).values()))
 
 
 def require_adapters(model: ScopedModel) -> None:
@@ -61,7 +61,7 @@ def require_adapters(model: ScopedModel) -> None:
     known = model.cache.live_adapters
     adapters = {
         name: part
-        for name, part in _parts(model).items()
+        for name, part in modules_of(model.module).items()
         if name.startswith("blocks.") and _is_adapter(part) and id(part) not in known
     }
     if not adapters:
@@ -99,38 +99,7 @@ HOOKS = "the caller's hooks at"
 _WHOLE = "the model"
 
 
-# Every call looks at hundreds of modules: what follows does without `named_modules`, `named_parameters` and `hasattr`,
-# which take several times as long.
-
-
-def _parts(model: ScopedModel) -> dict[str, Any]:
-    """All modules by name, each once; a bridge keeps the model that it wraps to itself."""
-    parts: dict[str, Any] = {}
-    seen: set[int] = set()
-    left = [(_WRAPPED, getattr(model.module, "original_model", None)), ("", model.module)]
-    while left:
-        name, part = left.pop()
-        if part is None or id(part) in seen:
-            continue
-        seen.add(id(part))
-        parts[name] = part
-        if part._modules:
-            inside = f"{name}." if name else ""
-            left += [(inside + child_name, child) for child_name, child in reversed(part._modules.items())]
-    return parts
-
-
-_WRAPPED = "original_model"
-
-
-def _weights(parts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights by name."""
-    return {
-        f"{name}.{own_name}" if name else own_name: weight
-        for name, part in parts.items()
-        for own_name, weight in part._parameters.items()
-        if weight is not None
-    }
+# What follows does without `hasattr` where it can, which takes several times as long as to look into a dict.
 
 
 def _hook_ids(part: Any) -> Set[int]:

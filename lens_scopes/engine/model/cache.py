@@ -139,7 +139,7 @@ class ModelCache:
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
 
-def cache_of(model: Any) -> ModelCache:
+def cache_of(model: object) -> ModelCache:
     """The one cache of a model, made when it is first asked for.
 
     Raises:

@@ -1,27 +1,24 @@
 // One answer on the page: the sections of its report with what a reader can do from there, and its files.
-import { h } from "../../views/page/scripts/dom.js";
+import { h } from "../../views/page/scripts/shared/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
 import { editable, editor } from "./parts/edit.js";
 import { isSeries } from "./parts/series.js";
 import { sources } from "./parts/sources.js";
 
 const FURTHER = [
-  ["heads", "Inspect heads", "every head and MLP, checked by ablation"],
-  ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real"],
-  ["matrix", "Source × target", "every token on every later prediction"],
-  ["influence", "Through the generated text", "which sentences its end rests on, hop by hop down to the prompt"],
-  ["flow", "Information flow", "how much each span of the prompt could tell the predictions"],
-  ["series", "Series", "which past numbers the forecast rests on, and the forecast over values"],
-  ["modes", "Fisher modes", "which next tokens trade places, and which word does it"],
+  ["heads", "Inspect heads", "every head and MLP, checked by ablation", "Heads"],
+  ["cells", "Patch cells", "every layer and token set to its value under the other prompt, the strongest for real", "Cells"],
+  ["matrix", "Source × target", "every token on every later prediction", "Source × target"],
+  ["influence", "Through the generated text", "which sentences its end rests on, hop by hop down to the prompt", "Generated text"],
+  ["flow", "Information flow", "how much each span of the prompt could tell the predictions", "Information flow"],
+  ["series", "Series", "which past numbers the forecast rests on, and the forecast over values", "Series"],
+  ["modes", "Fisher modes", "which next tokens trade places, and which word does it", "Fisher modes"],
 ];
 
-/** The address of a file of an answer; the report and the page have the further results on them. */
-export function address({ attribution, ...further }, kind, download = false) {
+/** The address of the page of an answer or of its report, which have the further results on them. */
+export function address({ attribution, ...further }, kind) {
   const parameters = new URLSearchParams();
-  if (kind === "html" || kind === "page") {
-    for (const [name] of FURTHER) if (further[name]) parameters.append("with", further[name].id);
-  }
-  if (download) parameters.set("download", "true");
+  for (const [name] of FURTHER) if (further[name]) parameters.append("with", further[name].id);
   return `api/results/${attribution.id}/${kind}?${parameters}`;
 }
 
@@ -97,7 +94,8 @@ function further(id, answer, want) {
 }
 
 function files(id, answer) {
-  const link = (kind, words) => h("a", { href: address(answer, kind, true), download: true }, words);
+  const further = FURTHER.filter(([kind]) => answer[kind]).map(([kind, , , name]) => filesOf(answer[kind], name));
+  const report = h("a", { href: `${address(answer, "html")}&download=true`, download: true }, "Report (HTML)");
   const { python, shell } = commands(answer);
   const code = (title, text) => {
     const button = h("button", { type: "button", onclick: () => copy(text, button) }, "Copy");
@@ -107,16 +105,9 @@ function files(id, answer) {
   return section(
     id,
     "Export",
-    h(
-      "p",
-      { class: "files" },
-      link("html", "Report (HTML)"),
-      link("png", "Picture (PNG)"),
-      link("svg", "Picture (SVG)"),
-      link("safetensors", "Result (safetensors)"),
-      link("csv", "Table (CSV)"),
-      link("json", "JSON"),
-    ),
+    h("p", { class: "files" }, h("b", {}, "Everything shown"), report),
+    filesOf(answer.attribution, "Tokens"),
+    ...further,
     h(
       "div",
       { class: "codes" },
@@ -124,6 +115,22 @@ function files(id, answer) {
       shell === null ? h("p", { class: "note" }, "A shell cannot pass this prompt.") : code("Command line", shell),
     ),
   );
+}
+
+const FILES = [
+  ["png", "Picture (PNG)"],
+  ["svg", "Picture (SVG)"],
+  ["safetensors", "Result (safetensors)"],
+  ["csv", "Table (CSV)"],
+  ["json", "JSON"],
+];
+
+/** The files of one of the results of an answer. */
+function filesOf({ id }, name) {
+  const links = FILES.map(([kind, words]) =>
+    h("a", { href: `api/results/${id}/${kind}?download=true`, download: true, "aria-label": `${name}: ${words}` }, words),
+  );
+  return h("p", { class: "files" }, h("b", {}, name), ...links);
 }
 
 /** What gives everything that is shown without a server: one model, a line for each result; the shell null where it cannot. */

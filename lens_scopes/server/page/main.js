@@ -1,5 +1,5 @@
 // The page: question → answers → sections, and the address that says all of it.
-import { h, setLabels } from "../../views/page/scripts/dom.js";
+import { h, setLabels } from "../../views/page/scripts/shared/dom.js";
 import { contents, spacingOf, unfold } from "../../views/page/scripts/page.js";
 import * as address from "./address.js";
 import * as answer from "./answer.js";
@@ -342,8 +342,12 @@ function headId(i) {
 function visit(id) {
   const target = unfold(id);
   target?.scrollIntoView();
-  target?.setAttribute("tabindex", "-1");
-  target?.focus({ preventScroll: true });
+  if (target) setFocus(target);
+}
+
+function setFocus(target) {
+  target.setAttribute("tabindex", "-1");
+  target.focus({ preventScroll: true });
 }
 
 const FOCUSABLE = "button,input,summary,a,[tabindex],[role=button]";
@@ -365,8 +369,9 @@ function focusAgain() {
   if (!focused || document.activeElement !== document.body) return;
   const part = at(focused.id);
   const elements = part ? focusable(part) : [];
-  if (!elements.length) return;
-  elements[Math.min(focused.index, elements.length - 1)].focus({ preventScroll: true });
+  if (part && focused.index < 0) setFocus(part); // which a link had led to
+  else if (elements.length) elements[Math.min(focused.index, elements.length - 1)].focus({ preventScroll: true });
+  else return;
   focused = null;
 }
 

@@ -25,7 +25,7 @@ STYLESHEET = Path(__file__).parent / "page.css"
 
 _DRAWN_BY_CIRCUITSVIS = {"strip", "strips", "attention"}
 # Sections that a compact page leaves out; the prediction too, where there is a map of layers.
-_IN_FILES = {"tokens", "contract", "scores", "details", "head-strips", "attention", "predictions"}
+_IN_FILES = {"tokens", "contract", "scores", "details", "head-strips", "attention", "predictions", "matrix-predictions"}
 _DIGITS = 9  # which bring a float32 back as it was
 _SHOWN_DIGITS = 4  # of a compact page: as many as it shows
 

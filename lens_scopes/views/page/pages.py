@@ -100,8 +100,10 @@ def attribution_page(
         attribution.groups(group)
     own = _words(attribution).sections(attribution, with_heads=heads is not None, later=later, group=group)
     sections = [section for section in own if section.key not in _SHARED]
-    for place, result in enumerate(companions.values(), start=1):
-        first, *rest = [section for section in _words(result).sections(result) if section.key not in _SHARED]
+    for place, (kind, result) in enumerate(companions.items(), start=1):
+        # The influence has the way through generated text itself, and the matrix one that begins at its end.
+        shown_once = (*_SHARED, "chain") if kind == "matrix" and influence is not None else _SHARED
+        first, *rest = [section for section in _words(result).sections(result) if section.key not in shown_once]
         differences = alerts("Mind the difference", _differences(attribution, result))
         sections.append(replace(first, part=place, blocks=[*differences, *first.blocks]))
         # What a further result found is in sight, and how it was found a click away.

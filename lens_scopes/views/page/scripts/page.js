@@ -1,13 +1,13 @@
 // The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
-import { chain } from "./chain.js";
-import { bars, chart, lineLegend } from "./chart.js";
-import { directionOf, h, say, setLabels } from "./dom.js";
-import { drawn, drawWaiting } from "./drawn.js";
-import { map } from "./map.js";
-import { pieces, prose } from "./prose.js";
-import { table } from "./table.js";
+import { chain } from "./blocks/chain.js";
+import { bars, chart, lineLegend } from "./blocks/chart.js";
+import { map } from "./blocks/map.js";
+import { pieces, prose } from "./blocks/prose.js";
+import { table } from "./blocks/table.js";
+import { circuitsvis, drawWaiting } from "./circuitsvis/blocks.js";
+import { directionOf, h, say, setLabels } from "./shared/dom.js";
 
-const BLOCKS = { ...prose, bars, table, map, chain, chart, ...drawn, "line-legend": lineLegend };
+const BLOCKS = { ...prose, bars, table, map, chain, chart, ...circuitsvis, "line-legend": lineLegend };
 
 const LONG = 100; // tokens above which few scores come near the largest, so that square roots show more of the others
 
@@ -146,9 +146,17 @@ export function draw(data) {
 
 /** Tells the page around a frame how tall its content is. */
 function tellHeight() {
-  const tell = () => parent.postMessage({ lensScopes: Math.ceil(document.body.getBoundingClientRect().height) }, "*");
-  tell(); // at once: a frame out of sight is not observed, and would grow when it is scrolled to
+  const tell = () => {
+    const { width, height } = document.body.getBoundingClientRect();
+    if (width && height) parent.postMessage({ lensScopes: Math.ceil(height) }, "*");
+    return Boolean(width && height);
+  };
+  tell();
   new ResizeObserver(tell).observe(document.body);
+  // A frame out of sight is not observed, and would grow when it is scrolled to: it is measured for some seconds from the
+  // time on that it has a size.
+  let left = 20;
+  const clock = setInterval(() => tell() && (left -= 1) === 0 && clearInterval(clock), 250);
 }
 
 /** Has paper show what folds hold, and what is drawn only when it comes near the window. */

@@ -62,11 +62,11 @@ def header(matrix: AttributionMatrix) -> list[Block]:
 
 
 def sections(matrix: AttributionMatrix) -> list[Section]:
-    """Sections `matrix`, `predictions`, `spans` where the text has named parts, `chain` where it was generated,
-    `contract`, `details`."""
+    """Sections `matrix`, `matrix-predictions`, `matrix-spans` where the text has named parts, `chain` where it was
+    generated, `contract`, `details`."""
     lines = prediction_lines(matrix)
     parts = [_matrix(matrix, lines), _predictions(matrix, lines)]
-    if matrix.spans or matrix.answer:
+    if matrix.spans:
         parts.append(_spans(matrix))
     if matrix.answer or matrix.generated:
         parts.append(_chain(matrix))
@@ -103,12 +103,14 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block, str]:
     """The scores as a map of bounded size, and what was left out of it."""
-    kept = lines[-MOST_ROWS:]
-    values = matrix.matrix[-len(kept) :].tolist()
+    last_lines = lines[-MOST_ROWS:]
+    values = matrix.matrix[-len(last_lines) :].tolist()
     columns = list(range(len(matrix.tokens)))
     notes = []
-    if len(kept) < len(lines):
-        notes.append(f"The last {len(kept)} of {len(lines)} predictions are in it; the list below has all of them.")
+    if len(last_lines) < len(lines):
+        notes.append(
+            f"The last {len(last_lines)} of {len(lines)} predictions are in it; the list below has all of them."
+        )
     if len(columns) > MOST_COLUMNS:
         strength = [0.0] * len(columns)
         for row in relative_rows(values, matrix.special):
@@ -119,13 +121,13 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
         "matrix-scores",
         "Influence of each token on each prediction",
         "prediction",
-        [row_name(line) for line in kept],
-        [[row[i] for i in columns if i <= line.dest] for line, row in zip(kept, values, strict=True)],
+        [row_name(line) for line in last_lines],
+        [[row[i] for i in columns if i <= line.dest] for line, row in zip(last_lines, values, strict=True)],
         [matrix.tokens[i] for i in columns],
         [matrix.special[i] for i in columns],
         choose="position",
         unit=unit_of_score(matrix),
-        positions=[line.dest for line in kept],
+        positions=[line.dest for line in last_lines],
     )
     return scores, " ".join(notes)
 
@@ -155,7 +157,7 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
     )
     strongest = table("The strongest sources of each prediction", names, rows)
     summary = f"The strongest sources of {len(lines)} predictions, and the model’s own most probable tokens."
-    return Section("predictions", "Which token predicted what", [note(text), strongest], summary=summary)
+    return Section("matrix-predictions", "Which token predicted what", [note(text), strongest], summary=summary)
 
 
 def _chain(matrix: AttributionMatrix) -> Section:
@@ -170,7 +172,7 @@ def _spans(matrix: AttributionMatrix) -> Section:
     try:
         totals = matrix.span_totals()
     except PromptError as error:
-        return Section("spans", "Spans", alerts("No totals", [str(error)]))
+        return Section("matrix-spans", "Spans", alerts("No totals", [str(error)]))
     lines = explained_spans(totals)
     finite = [value for _, row in lines for value in row if math.isfinite(value)]
     scale = plain_scale(finite)
@@ -195,4 +197,4 @@ def _spans(matrix: AttributionMatrix) -> Section:
     )
     names = [("target \\ source", "text"), *((inline_token(str(name)), "number") for name in totals.columns)]
     blocks = [note(text), table("Influence of each span on each", names, rows), legend(scale, "these totals")]
-    return Section("spans", "Totals over spans", blocks)
+    return Section("matrix-spans", "Totals over spans", blocks)

@@ -1,14 +1,19 @@
 // Texts with the influence of each token as its colour, drawn by CircuitsVis: one strip, or one for every head.
-import { bars } from "./chart.js";
-import { later, NEGATIVE, POSITIVE, render, safe } from "./circuitsvis.js";
-import { h, onPress, rove, say } from "./dom.js";
-import { measured, number, percent } from "./numbers.js";
-import { pieces } from "./prose.js";
-import { colouring, legend, levelOf, overview, ranking, scaleOf, strength } from "./scale.js";
+import { bars } from "../blocks/chart.js";
+import { pieces } from "../blocks/prose.js";
+import { h, onPress, rove, say } from "../shared/dom.js";
+import { measured, number, percent } from "../shared/numbers.js";
+import { colouring, legend, levelOf, overview, ranking, scaleOf, strength } from "../shared/scale.js";
+import { later, NEGATIVE, POSITIVE, render, safe } from "./render.js";
 
 const TOKENS = ".colored-tokens>span>span";
 const POINTED = "pointed";
 const LONG = 100; // tokens above which a strip has an overview
+const LONGEST_WORD = 24; // characters that stay on one line
+const IN_WORD = "(?![\\p{sc=Han}\\p{sc=Hira}\\p{sc=Kana}\\p{sc=Thai}\\p{sc=Laoo}\\p{sc=Khmr}\\p{sc=Mymr}])[\\p{L}\\p{M}\\p{N}]";
+const ENDS_IN_WORD = new RegExp(`${IN_WORD}$`, "u");
+const BEGINS_IN_WORD = new RegExp(`^${IN_WORD}`, "u");
+const CLOSES = /^[.,;:!?%)\]}’”»…]/u;
 
 /**
  * The strip of a block with its legend and its strongest tokens, and a switch where it has several rows of values. Another
@@ -151,8 +156,22 @@ export function strips(page, block) {
 function still(page, { running, special, values }) {
   const scale = scaleOf(values, special);
   const level = (value, i) => levelOf(value, special[i], scale, page.spacing);
-  const tokens = values.map((value, i) => h("span", { class: level(value, i) }, running[i]));
-  return h("p", { class: "still", dir: page.direction }, ...tokens);
+  const starts = lineStarts(running);
+  const tokens = values.map((value, i) => [starts[i] && h("wbr"), h("span", { class: level(value, i) }, running[i].replace(/^ /, "\u00a0"))]);
+  return h("p", { class: "still", dir: page.direction }, ...tokens.flat());
+}
+
+/** Whether a line may begin with each token: not inside a word or a number, nor with the mark that closes one. */
+export function lineStarts(tokens) {
+  let length = 0;
+  return tokens.map((token, i) => {
+    const before = tokens[i - 1] ?? " ";
+    const inWord = ENDS_IN_WORD.test(before) && BEGINS_IN_WORD.test(token);
+    const inNumber = /\.$/.test(before) && /^\p{N}/u.test(token);
+    const joined = length < LONGEST_WORD && (inWord || inNumber || (/\S$/.test(before) && CLOSES.test(token)));
+    length = token.length + (joined ? length : 0);
+    return !joined;
+  });
 }
 
 function readoutOf(page, block) {
@@ -222,6 +241,7 @@ function paint(page, place, readout, text, block) {
     cells.forEach((cell, i) => outside[i] && cell.classList.add(outside[i]));
     if (page.spacing !== "linear") cells.forEach((cell, i) => outside[i] || tint(cell, strength(values[i], scale, page.spacing)));
     if (text.about) cells.forEach(breakable);
+    else lineStarts(running).forEach((may, i) => cells[i].parentElement.classList.toggle("start", may));
     const about = readout && (text.about ?? block.about ?? aboutTokens(page, values, block.unit));
     if (page.act.position && !text.about) choosable(page, view, cells, about, block.later ?? []);
     if (readout) tellAbout(readout, view.querySelectorAll(`${TOKENS},.later`), about);

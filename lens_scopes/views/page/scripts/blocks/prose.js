@@ -1,8 +1,9 @@
 // Text and what holds it: paragraphs, headings, alerts, definitions, folds, columns, cards, marked text.
-import { directionOf, h } from "./dom.js";
-import { legend } from "./scale.js";
+import { directionOf, h } from "../shared/dom.js";
+import { legend } from "../shared/scale.js";
 
 const MARKS = /([␣↵⇥])/;
+const LONG_RUN = /(\S{25,})/u; // without a space to break a line at
 
 /** Text in pieces, as elements: strings, tokens, bold and small text. */
 export function pieces(text) {
@@ -19,13 +20,19 @@ export function token(text) {
   return h("bdi", {}, ...parts.map((part) => (MARKS.test(part) ? h("i", {}, part) : part)));
 }
 
+/** A text whose lines may end behind the commas of a long series, and not within its numbers. */
+function breakable(text) {
+  const parts = text.split(LONG_RUN).map((part, i) => (i % 2 ? part.match(/[^,;]+[,;]*|[,;]+/gu) : [part]));
+  return parts.flatMap((run) => run.flatMap((piece, i) => (i ? [h("wbr"), piece] : [piece])));
+}
+
 export const prose = {
   kind: (_, { text }) => h("p", { class: "kind" }, pieces(text)),
   prompt: (page, block) =>
     h(
       `h${page.shared.level - 1}`,
       { class: "prompt", dir: directionOf(block.text) },
-      h("bdi", {}, block.text),
+      h("bdi", {}, breakable(block.text)),
       block.token !== undefined && " ",
       block.token !== undefined &&
         h("span", { class: "chip", title: block.title }, token(block.token), h("small", {}, block.small)),
