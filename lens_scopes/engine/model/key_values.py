@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jaxtyping import Float
 from torch import Tensor, cat
@@ -19,7 +19,7 @@ def empty_cache() -> DynamicCache:
     return DynamicCache()
 
 
-def first_positions(whole: DynamicCache, first: int, rows: int) -> DynamicCache:
+def first_positions(whole: Any, first: int, rows: int) -> DynamicCache:
     """A prompt's keys and values before position `first`, for `rows` copies of it; passes add nothing to them."""
     cut = empty_cache()
     cut.layers = [_frozen(*(_repeated(values, first, rows) for values in (at.keys, at.values))) for at in whole.layers]
@@ -48,6 +48,7 @@ def _frozen_class() -> type[Any]:
         """Keys and values that a pass reads together with its own, of which one layer's are there at a time."""
 
         def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            return cat([self.keys, key_states], dim=-2), cat([self.values, value_states], dim=-2)
+            keys, values = cast(Tensor, self.keys), cast(Tensor, self.values)
+            return cat([keys, key_states], dim=-2), cat([values, value_states], dim=-2)
 
     return Frozen

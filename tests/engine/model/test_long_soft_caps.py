@@ -107,7 +107,7 @@ def test_no_matrix_of_all_pairs_is_made_and_the_cap_matters(model: Any) -> None:
     capped = ask()
     with LargestOfAllPairs() as pairs:
         again = ask()
-    assert again.memory.unfused == {} and torch.equal(again.scores, capped.scores)
+    assert again.memory is not None and again.memory.unfused == {} and torch.equal(again.scores, capped.scores)
     assert pairs.bytes <= (1 if ScopedModel.of(model).backend == "bridge" else 0)
     with all_scores(model), LargestOfAllPairs() as pairs:
         expected = ask()
@@ -130,4 +130,5 @@ def test_both_backends_agree(folder: Path) -> None:
         pytest.skip("transformer-lens 4 has no HookedTransformer")
     models = [ls.load_model(folder, backend=backend, dtype="float64") for backend in architectures.BACKENDS]
     hooked, bridge = (ls.attribute(model, PROMPT, ls.Temperature(), layers=True).layers for model in models)
+    assert hooked is not None
     torch.testing.assert_close(bridge, hooked, rtol=2e-4, atol=1e-5 * float(hooked.max()))
