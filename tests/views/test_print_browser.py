@@ -23,7 +23,8 @@ CUT = """() => [...document.querySelectorAll(".scroll, section, table, canvas, s
 
 # What is taller than its place stands over what follows it.
 TALL = """() => [...document.querySelectorAll(".scroll, .sentences, blockquote, section")]
-    .filter(element => element.scrollHeight > element.clientHeight + 2).map(element => element.outerHTML.slice(0, 80))"""
+    .filter(element => element.scrollHeight > element.clientHeight + 2)
+    .map(element => element.outerHTML.slice(0, 80))"""
 
 
 def whole_page(tokens: list[str] = GERMAN_TOKENS) -> str:
@@ -63,6 +64,7 @@ def test_nothing_is_cut_at_the_sides_of_paper(visit: Callable[..., Any], n_token
     tab.emulate_media(media="print")
     wait_until(lambda: tab.locator("details:not([open])").count() == 0 and tab.evaluate(EMPTY) == [])
     assert tab.evaluate(CUT) == [] and tab.evaluate(TALL) == []
+    assert not any(control.is_visible() for control in tab.locator("input, select").all())
     assert tab.pdf(format="A4")[:5] == b"%PDF-"
 
 
