@@ -62,7 +62,8 @@ USES_TL4 := tests/cli/test_compare_command.py tests/cli/test_evaluate_command.py
 TESTS_TL4 := tests/engine/test_architectures.py tests/engine/test_backward.py tests/engine/model/test_bridge_slices.py \
 	tests/engine/test_memory.py tests/models/test_lines.py tests/scopes/test_comparisons.py tests/scopes/test_paths.py \
 	tests/attribution/test_attribute.py tests/attribution/test_head_laws.py tests/attribution/test_heads.py \
-	tests/engine/model/test_bridge_attention.py tests/evaluation tests/cli tests/server/test_api.py
+	tests/engine/model/test_bridge_attention.py tests/engine/model/test_bridge_prefixes.py \
+	tests/engine/model/test_alterations.py tests/engine/model/test_peft.py tests/engine/test_token_ablation.py tests/evaluation tests/cli tests/server/test_api.py
 
 test-tl4: $(STAMP_TL4)  ## Run the engine's, scopes' and users' tests and Gemma against transformer-lens 4, in its own environment
 	$(VENV_TL4)/bin/python -m pytest -q -n 2 -m "not gemma" $(TESTS_TL4)

@@ -92,7 +92,7 @@ def measure(
 ) -> None:
     """Measures what is missing, the data sets by turns; begins no passage after so many seconds."""
     import lens_scopes as ls
-    from lens_scopes.attribution.resolved import package_versions
+    from lens_scopes.attribution.provenance import package_versions
     from lens_scopes.evaluation.passages.read import read_passages
 
     model = ls.load_model()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import lens_scopes as ls
-from lens_scopes.attribution.resolved import package_versions
+from lens_scopes.attribution.provenance import package_versions
 from lens_scopes.errors import FileError
 from lens_scopes.results.storage.writing import write_whole
 

@@ -36,7 +36,7 @@ from records import MEASURED, RESULTS, load_record, shortened_floats
 from small_models_training import FOLDER, MODELS, SEED, Text, train
 
 import lens_scopes as ls
-from lens_scopes.attribution.resolved import package_versions
+from lens_scopes.attribution.provenance import package_versions
 from lens_scopes.errors import FileError
 from lens_scopes.evaluation.metrics.agreement import correlation
 from lens_scopes.evaluation.statistics.comparison import holm, paired_test

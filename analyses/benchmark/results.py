@@ -14,7 +14,7 @@ import torch
 
 from benchmark.goals import Goal, GoalResult, goal_result
 from benchmark.measurements import Measurement
-from lens_scopes.attribution.resolved import package_versions
+from lens_scopes.attribution.provenance import package_versions
 from lens_scopes.errors import FileError
 
 FORMAT = "lens_scopes.benchmark/2"

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations, score_warnings
+from lens_scopes.attribution.provenance import noting_alterations, score_warnings
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.sites import EMBEDDING

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
+from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import ModelError, ObjectiveError, ReadoutError, whole_number

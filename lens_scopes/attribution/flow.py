@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
+from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
 from lens_scopes.engine.fisher import PredictiveGeometry

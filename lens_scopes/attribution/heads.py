@@ -29,7 +29,8 @@ from lens_scopes.attribution.component_ablation import (
     read_baseline,
 )
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
+from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores

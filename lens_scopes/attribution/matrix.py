@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations, readout_record
+from lens_scopes.attribution.provenance import noting_alterations, readout_record
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks

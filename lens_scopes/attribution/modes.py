@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.resolved import ResolvedSpec, noting_alterations
+from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
@@ -30,7 +31,7 @@ from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
 from lens_scopes.scopes.contract import contract
-from lens_scopes.scopes.objectives import Fisher, solver_warnings
+from lens_scopes.scopes.objectives.fisher import Fisher, solver_warnings
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
 

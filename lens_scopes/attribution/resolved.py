@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import cache, wraps
-from importlib import metadata
-from typing import Any, TypeVar, cast
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,30 +12,17 @@ from torch import Tensor
 
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.engine.backward import (
-    Progress,
-    SlicedTrace,
-    Trace,
-    Traced,
-    read_activations,
-    trace,
-    trace_within,
-)
-from lens_scopes.engine.final_state import (
-    FinalState,
-    PredictedToken,
-    Prediction,
-    Unembedding,
-    compute_dtype,
-)
+from lens_scopes.attribution.provenance import choice_record, package_versions, readout_record, score_warnings
+from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, Traced, read_activations, trace, trace_within
+from lens_scopes.engine.final_state import FinalState, PredictedToken, Prediction, Unembedding, compute_dtype
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
-from lens_scopes.engine.model.alterations import HOOKS, noted_alterations
+from lens_scopes.engine.model.alterations import require_adapters
 from lens_scopes.engine.model.checks import require_gradients, require_used
 from lens_scopes.engine.scoring import Amplitude, Directions, SiteScores, score, total_over_sites
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
 from lens_scopes.engine.token_ablation import averaged_mask
-from lens_scopes.errors import LensScopesError, ModelError, NumericsError, ObjectiveError, SiteError
+from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import token_string
@@ -45,18 +30,16 @@ from lens_scopes.results.attribution import Attribution, DirectionDetails, LensR
 from lens_scopes.results.storage.record import plain
 from lens_scopes.scopes.contract import ContractTerms, attribution_contract
 from lens_scopes.scopes.lens import Lens, read_cells
-from lens_scopes.scopes.objectives import Explanation, Objective, contrast
+from lens_scopes.scopes.objectives import Explanation, Objective
+from lens_scopes.scopes.objectives.base import contrast
 from lens_scopes.scopes.paths import Path
 from lens_scopes.scopes.points import Points
 from lens_scopes.scopes.readouts import Readout
 from lens_scopes.scopes.spec import Spec
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 _TOP_TOKENS = 10
 _BATCH_TOKENS = 512  # padded tokens in one forward pass of attribute_batch: beyond, a processor's caches overflow
 _BATCH_TOKENS_OF_GPU = 8192
-_NOISY = 0.2  # a standard error above this share of the scores is worth a warning
 
 
 def _batch_tokens(model: ScopedModel) -> int:
@@ -93,6 +76,7 @@ class ResolvedSpec:
         model = ScopedModel.of(model).with_matmul_dtype(spec.matmul_dtype)
         readable = model.unembedding()
         require_gradients(model)
+        require_adapters(model)
         layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
         score_names = named_sites(model, spec.score_site)
         require_used(model, [*layer_names, *site_names, *score_names], SiteError)
@@ -164,8 +148,11 @@ class ResolvedSpec:
         budget, most = self.budget(), _batch_tokens(self.model)
 
         def at_once(start: int) -> int:
-            longest = lengths[order[start]]
-            return budget.rows(longest, max(1, most // longest))
+            longest, limit = lengths[order[start]], self.model.long_from
+            if limit is None or longest < limit:
+                return budget.rows(longest, max(1, most // longest))
+            alike = sum(length >= limit for length in lengths) - start
+            return min(alike, budget.rows(longest, max(1, most // longest)))
 
         def run(items: range) -> None:
             rows = [order[item] for item in items]
@@ -207,8 +194,8 @@ class ResolvedSpec:
         names = {token: self.token(token) for token in ids[ids >= 0].unique().tolist()}
         readings = []
         for row, result in enumerate(results):
-            kept = ids[row, :, : len(result)].tolist()
-            of_cells = [[[token for token in cell if token >= 0] for cell in line] for line in kept]
+            cells = ids[row, :, : len(result)].tolist()
+            of_cells = [[[token for token in cell if token >= 0] for cell in line] for line in cells]
             readings.append(
                 LensReading(
                     lens=lens.name,
@@ -251,8 +238,8 @@ class ResolvedSpec:
         if self.readout.other_prompt is None:
             return None
         sequences = [sequence for place in places for sequence in place.other_sequences]
-        found = read_activations(self.model, sequences, [EMBEDDING, *self.read_names])
-        return {name: values[:: len(places[0].sequences)] for name, values in found.items()}
+        activations = read_activations(self.model, sequences, [EMBEDDING, *self.read_names])
+        return {name: values[:: len(places[0].sequences)] for name, values in activations.items()}
 
     def directions(self, place: PromptPosition, states: Sequence[FinalState]) -> Directions:
         """The objective's directions for one prompt: of its next token, or of its answers."""
@@ -351,8 +338,8 @@ class ResolvedSpec:
             return scores[name].scores[row, :length].detach().cpu()
 
         def errors(name: str) -> Tensor | None:
-            found = scores[name].standard_error
-            return None if found is None or directions.sampled == 0 else found[row, :length].detach().cpu()
+            error = scores[name].standard_error
+            return None if error is None or directions.sampled == 0 else error[row, :length].detach().cpu()
 
         # The tokens' own scores, where the spec reads them.
         if self.at_embedding:
@@ -518,15 +505,15 @@ class ResolvedSpec:
         if place.answers:
             return []
         likely = {item.token: item.probability for item in self.prediction(state).top}
-        found = []
+        warnings = []
         for target in (self._predicted(state, token_id) for token_id in self.explanation.targets(state)):
             spaced = likely.get(f" {target.token}", 0.0)
             if spaced > target.probability:
-                found.append(
+                warnings.append(
                     f"the target {target.token!r} has no space before it and the probability {target.probability:.2g}; "
                     f"{' ' + target.token!r} has {spaced:.2g}."
                 )
-        return found
+        return warnings
 
     def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:
         return PredictedToken(token_id, self.token(token_id), float(state.probabilities[token_id]))
@@ -541,102 +528,3 @@ def _averaged_tokens(places: Sequence[PromptPosition], traced: Traced) -> Bool[T
     """The prompts' tokens that "mean" averages; answers and padding are none of them."""
     mask = averaged_mask([place.special for place in places])
     return torch.nn.functional.pad(mask, (0, traced.token_mask.shape[1] - mask.shape[1]))
-
-
-def choice_record(choice: Readout | Points) -> dict[str, Any]:
-    """The name and settings of a readout or of points, as plain values; a user's own need not be a dataclass."""
-    fields = asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else {}
-    return {"name": choice.name, **fields}
-
-
-def readout_record(readout: Readout, other: Prompt | None, length: int) -> dict[str, Any]:
-    """As `choice_record`, with the tokens of the other prompt that stand beside the prompt's first `length`."""
-    beside = other if readout.from_baseline else None
-    return choice_record(readout) | ({} if beside is None else {"baseline_tokens": list(beside.tokens[:length])})
-
-
-def noting_alterations(function: _Function) -> _Function:
-    """A function of a model whose results say what acts on the model beside its weights, in warnings and contract.
-
-    Its errors name a hook of the caller's where one may be the cause.
-    """
-
-    @wraps(function)
-    def noting(*arguments: Any, **named: Any) -> Any:
-        try:
-            model = ScopedModel.of(arguments[0] if arguments else named["model"])
-        except (KeyError, LensScopesError):
-            return function(*arguments, **named)  # which says what is wrong
-        with noted_alterations(model) as altered:
-            hooks = next((item for item in altered if item.startswith(HOOKS)), None)
-            try:
-                result = function(*arguments, **named)
-            except NumericsError as error:
-                if hooks is None:
-                    raise
-                raise NumericsError(f"{error} {_likely(hooks)}") from error
-            except RuntimeError as error:
-                if hooks is None or "does not require grad" not in str(error):
-                    raise
-                raise ModelError(f"no gradient reaches what is explained. {_likely(hooks)}") from error
-        return [_noted(one, altered) for one in result] if isinstance(result, list) else _noted(result, altered)
-
-    return cast(_Function, noting)
-
-
-def _likely(hooks: str) -> str:
-    return (
-        f"Likely cause: {hooks}; one that detaches or zeroes an activation does this. model.reset_hooks() removes them."
-    )
-
-
-def _noted(result: Any, altered: list[str]) -> Any:
-    """The result with what acts on its model in its warnings, its contract (as held fixed) and its model's record."""
-    if not altered:
-        return result
-    said = "; ".join(altered)
-    likely = _likely(said) if said.startswith(HOOKS) and any(_ZERO in warning for warning in result.warnings) else ""
-    warnings = [warning for warning in result.warnings if not warning.startswith(_ACTS)]  # of what it was made from
-    changes: dict[str, Any] = {
-        "warnings": [*warnings, f"{_ACTS}{said}. {likely}".strip()],
-        "model": result.model | {"altered": altered},
-    }
-    contract = getattr(result, "contract", None)
-    if contract and not contract["held fixed"].endswith(said):
-        changes["contract"] = contract | {"held fixed": f"{contract['held fixed']}; {said}"}
-    return replace(result, **changes)
-
-
-_ACTS = "the numbers are those of the model with "
-_ZERO = "score is zero"
-
-
-def score_warnings(scores: Tensor, standard_error: Tensor | None, cut_sites: Sequence[str]) -> list[str]:
-    found = []
-    if cut_sites:
-        names = cut_sites[0] if len(cut_sites) == 1 else f"{cut_sites[0]} and {len(cut_sites) - 1} more"
-        found.append(f"nothing flows back to {names}, which the path or a hook holds fixed: its scores are zero.")
-    if not bool(scores.any()):
-        found.append("every score is zero: at this position nothing in the prompt moves the output explained.")
-    if standard_error is not None:
-        share = float(standard_error.square().sum().sqrt() / scores.square().sum().sqrt().clamp_min(1e-300))
-        if share > _NOISY:
-            found.append(f"the standard error is {share:.0%} of the scores; ask for more samples.")
-    return found
-
-
-@cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    names = ("lens-scopes", "torch", "transformer-lens", "transformers")
-    found = []
-    for name in names:
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return tuple(found)
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a result."""
-    return dict(_versions())

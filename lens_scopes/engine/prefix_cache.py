@@ -7,23 +7,20 @@ half of what as many whole forward passes would.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.model import Hook, HookedModel, ScopedModel
-
-if TYPE_CHECKING:
-    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from lens_scopes.engine.model import Batch, Hook, ScopedModel
+from lens_scopes.engine.model.alterations import listened_to
 
 
 class Prefixed:
     """The keys and values of one prompt at every layer, to start changed copies of it from any position.
 
     Args:
-        model: a HookedTransformer, for which `start` says so.
+        model: a model for which `start` says so.
         token_ids: the whole prompt, and what is read after it.
         n_read: how many of the last positions are read.
 
@@ -33,21 +30,18 @@ class Prefixed:
 
     own_states: Float[Tensor, "read d_model"]
 
-    def __init__(self, model: HookedModel, token_ids: Sequence[int], n_read: int = 1) -> None:
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
+    def __init__(self, model: ScopedModel, token_ids: Sequence[int], n_read: int = 1) -> None:
         self.model = model
         self.n_read = n_read
-        self.token_ids = torch.tensor([list(token_ids)], device=model.device)
-        self._cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.token_ids.device, 1)
-        self.own_states = self._last(self._run(self.token_ids, self._cache))[0]
+        self.token_ids = list(token_ids)
+        self._keys_and_values = model.start_prefix()
+        self.own_states = self._run(0, 1, self._keys_and_values)[0]
 
     @classmethod
     def start(cls, model: ScopedModel, token_ids: Sequence[int], n_read: int = 1) -> Prefixed | None:
-        """The prompt's keys and values; None where the model cannot start in the middle of a prompt. A
-        TransformerBridge keeps its caches to itself, and a user's own hooks expect to see every position."""
-        listening = (module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
-        return cls(model, token_ids, n_read) if isinstance(model, HookedModel) and not any(listening) else None
+        """The prompt's keys and values; None where copies cannot start in its middle (`prefix_obstacle`), and where a
+        user's own hooks expect to see every position."""
+        return None if listened_to(model) or model.prefix_obstacle else cls(model, token_ids, n_read)
 
     def final_states(
         self, first: int, rows: int, hooks: Sequence[tuple[str, Hook]]
@@ -58,34 +52,13 @@ class Prefixed:
             first: the first position that runs again, none of those read being before it.
             hooks: forward hooks that change the copies; they see positions from `first` on.
         """
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-        from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
-
-        def repeated(values: Tensor) -> Tensor:
-            return values[:, :first].expand(rows, *values[:, :first].shape[1:])
-
-        cache = TransformerLensKeyValueCache(
-            entries=[
-                TransformerLensKeyValueCacheEntry(repeated(entry.past_keys), repeated(entry.past_values), frozen=True)
-                for entry in self._cache.entries
-            ],
-            previous_attention_mask=repeated(self._cache.previous_attention_mask),
-            frozen=True,
-        )
+        keys_and_values = self.model.cut_prefix(self._keys_and_values, first, rows)
         with self.model.hooked(hooks):
-            residual = self._run(self.token_ids[:, first:].expand(rows, -1), cache)
-        return self._last(residual)
+            return self._run(first, rows, keys_and_values)
 
-    def _last(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch read d_model"]:
+    def _run(self, first: int, rows: int, keys_and_values: object) -> Float[Tensor, "{rows} read d_model"]:
+        ids = self.token_ids[first:]
+        reads = [(row, place) for row in range(rows) for place in range(len(ids) - self.n_read, len(ids))]
+        batch = Batch.of(self.model, [ids] * rows, reads)
         with torch.no_grad():
-            return self.model.apply_final_norm(residual[:, -self.n_read :])
-
-    def _run(self, tokens: Tensor, cache: TransformerLensKeyValueCache) -> Tensor:
-        with torch.no_grad(), self.model.fused_attention(0, self.model.n_layers):
-            return self.model.module(
-                tokens,
-                stop_at_layer=self.model.n_layers,
-                past_kv_cache=cache,
-                attention_mask=torch.ones_like(tokens),
-                padding_side="right",
-            )
+            return self.model.run_after(batch, keys_and_values).unflatten(0, (rows, self.n_read))

@@ -306,7 +306,7 @@ def _corpus(model: Model, selection: Selection) -> list[tuple[int, ...]]:
 
 def _manifest(model: Model, evaluator: EvaluatorLike, selection: Selection) -> dict[str, Any]:
     """All that the numbers depend on, the commit of the code, and what is planned at this start."""
-    from lens_scopes.attribution.resolved import package_versions
+    from lens_scopes.attribution.provenance import package_versions
     from lens_scopes.models.load import model_record
 
     record = asdict(model_record(model))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lens_scopes.engine.model import has_hooked
 from lens_scopes.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 
 def require_hooked() -> None:
@@ -75,7 +78,7 @@ def build_hooked(pretrained: Any, cfg: Any, tokenizer: Any, processing: Mapping[
     return model
 
 
-def _adopt(model: Any, weights: Mapping[str, Tensor]) -> None:
+def _adopt(model: HookedTransformer, weights: Mapping[str, Tensor]) -> None:
     """Makes `weights` the parameters of `model` without copying them.
 
     They stay views in the layout of Transformers, in which HookedTransformer's matrix products need no copy at
@@ -107,7 +110,7 @@ def _tied_embeddings(weights: Mapping[str, Tensor]) -> bool:
     return W_E.data_ptr() == W_U.data_ptr() and W_E.shape == W_U.T.shape and W_E.stride() == W_U.T.stride()
 
 
-def _tie(model: Any, weights: Mapping[str, Tensor]) -> None:
+def _tie(model: HookedTransformer, weights: Mapping[str, Tensor]) -> None:
     """Makes tied embeddings one matrix in memory, as in Transformers: casts and moves to a device have parted them."""
     W_E, unembed = model.embed.W_E, model.unembed
     if _tied_embeddings(weights) and W_E.device == unembed.W_U.device:
@@ -115,13 +118,13 @@ def _tie(model: Any, weights: Mapping[str, Tensor]) -> None:
         model.register_load_state_dict_pre_hook(_untie)
 
 
-def _untie(model: Any, *_: Any) -> None:
+def _untie(model: HookedTransformer, *_: Any) -> None:
     """Parts the two before other weights are copied into them, as processing them later does."""
     if model.unembed.W_U.data_ptr() == model.embed.W_E.data_ptr():
         model.unembed.W_U.data = model.unembed.W_U.data.clone()
 
 
-def _spread(model: Any) -> None:
+def _spread(model: HookedTransformer) -> None:
     """Puts every layer where the forward pass takes the residual stream: TransformerLens itself goes by free memory."""
     from transformer_lens.utilities.multi_gpu import get_device_for_block_index
 

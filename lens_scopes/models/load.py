@@ -216,7 +216,7 @@ def available_models() -> list[AvailableModel]:
     ]
 
 
-def _derived_processing(model: Any) -> dict[str, bool | None]:
+def _derived_processing(model: Model) -> dict[str, bool | None]:
     if getattr(model, "compatibility_mode", None) is False:
         return dict.fromkeys(PROCESSING_FLAGS, False)
     processing: dict[str, bool | None] = dict.fromkeys(PROCESSING_FLAGS)

@@ -44,17 +44,17 @@ class Reader:
         self.revision: str | None = None
         self._model_class = _model_class(architecture)
         self.config = self._local_first(self._read_config)
+        if architecture is None:
+            self._model_class = _auto_class(self.config)
         self.revision = self._commit()
 
     @property
     def class_name(self) -> str:
         """The name of the Transformers class that computes the logits, such as "GPT2LMHeadModel"."""
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
         if not self._model_class.__name__.startswith("Auto"):
             return self._model_class.__name__
         stated = getattr(self.config, "architectures", None) or [self.config.model_type]
-        return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(self.config.model_type, stated[0])
+        return _classes_by_type().get(self.config.model_type, stated[0])
 
     def read_weights(self, dtype: torch.dtype, device_map: str | Mapping[str, Any] | None = None) -> Any:
         """The Transformers model in `dtype`, in eval mode, with frozen parameters and plain ("eager") attention; on the
@@ -173,18 +173,37 @@ def first_line(error: BaseException) -> str:
 
 def _model_class(architecture: str | None) -> Any:
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as BY_TYPE
 
     if architecture is None:
         return transformers.AutoModelForCausalLM
-    class_name = BY_TYPE.get(architecture, architecture)
-    if class_name not in BY_TYPE.values():
-        near = near_names(architecture, (*BY_TYPE.values(), *BY_TYPE), n=3, cutoff=0.5)
+    by_type = _classes_by_type()
+    class_name = by_type.get(architecture, architecture)
+    if class_name not in by_type.values():
+        near = near_names(architecture, (*by_type.values(), *by_type), n=3, cutoff=0.5)
         raise ModelError(
             f"architecture {architecture!r} is no causal language model of Transformers: "
             f"use its class or model type, such as {' or '.join(map(repr, near or ['GPT2LMHeadModel', 'llama']))}"
         )
     return getattr(transformers, class_name)
+
+
+def _auto_class(config: Any) -> Any:
+    """What reads a model of this config: one of text, or of images and text where Transformers has no other."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as OF_TEXT
+
+    known = config.model_type in OF_TEXT or config.model_type not in _classes_by_type()
+    return transformers.AutoModelForCausalLM if known else transformers.AutoModelForImageTextToText
+
+
+def _classes_by_type() -> dict[str, Any]:
+    """The names of the classes that predict tokens, from text alone or from images and text, by model type."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    return {**MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, **MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
 
 
 def _require_hub(name: str) -> None:

@@ -158,15 +158,15 @@ def segments(prompt: Prompt, by: str, within: SpanLike | None = None) -> list[li
         return [[index] for index in range(first, last) if not prompt.special[index]]
     groups = [range(group.start, group.stop) for group in group_tokens(prompt, by, within)]
     ordinary = [[index for index in group if not prompt.special[index]] for group in groups]
-    found = [segment for segment in ordinary if segment]
-    if len(found) < 2:
+    ordinary = [segment for segment in ordinary if segment]
+    if len(ordinary) < 2:
         finer = {"word": "token", "paragraph": "sentence", "turn": "sentence"}.get(by, "word")
         place = "the prompt" if within is None else f"within={quote(within)}"
         raise PromptError(
-            f"leaving out one {by} of several takes at least two of them, and {place} has {len(found)}; give a "
+            f"leaving out one {by} of several takes at least two of them, and {place} has {len(ordinary)}; give a "
             f"longer {'prompt' if within is None else 'part'}, or choose by={finer!r}."
         )
-    return found
+    return ordinary
 
 
 def text_of(prompt: Prompt, start: int, stop: int) -> str:
@@ -238,8 +238,8 @@ def _goes_on(sentence: str, mark: str, after: str) -> bool:
         return False
     if mark != ".":  # “Why?” she asked; well… perhaps
         return after[:1].islower() and (mark[0] == "…" or mark[:2] == ".." or mark.strip(".!?…") != "")
-    found = _LAST_WORD.search(sentence)
-    word = found[0] if found else ""
+    match = _LAST_WORD.search(sentence)
+    word = match[0] if match else ""
     if _NEVER_LAST.fullmatch(word):
         return True
     if _BEFORE_NUMBER.fullmatch(word):
@@ -268,8 +268,8 @@ def _after(ends: Callable[[str], Iterator[int]], what: str) -> Callable[[Prompt]
         if prompt.offsets is None:
             raise PromptError(f"{what}s need character offsets, which a slow tokenizer lacks; use its fast version.")
         text, offsets = prompt.text, prompt.offsets
-        found = (_first_visible(text, end, len(text)) for end in ends(text))
-        starts = sorted({start for start in found if text[:start].strip() and text[start:].strip()})
+        firsts = (_first_visible(text, end, len(text)) for end in ends(text))
+        starts = sorted({start for start in firsts if text[:start].strip() and text[start:].strip()})
         numbers = [bisect_right(starts, _first_visible(text, *pair)) for pair in offsets]
         return lambda index: numbers[index] != numbers[index - 1]
 

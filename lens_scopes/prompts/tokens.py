@@ -22,7 +22,7 @@ class TokenModel(Protocol):
     cfg: Any
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Raises ModelError for what has no tokenizer and no configuration, and so is no language model."""
     if not hasattr(model, "cfg") or not hasattr(model, "tokenizer"):
         raise ModelError(f"{type(model).__name__} is no language model; give one that ls.load_model loads.")

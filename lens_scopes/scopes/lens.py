@@ -260,7 +260,7 @@ def _residuals(
     chosen: Bool[Tensor, "batch layer pos"],
 ) -> tuple[dict[str, Float[Tensor, "cell d_model"]], tuple[Tensor, Tensor]]:
     """The activations of the chosen cells, and the last layer's residual stream with the final state it gives."""
-    kept: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
     last: list[Tensor] = []
     batch = Batch.of(model, sequences)
 
@@ -268,7 +268,7 @@ def _residuals(
         rows, positions = chosen[:, layer].nonzero().T
 
         def hook(activation: Tensor) -> None:
-            kept[name] = activation[rows.to(activation.device), positions.to(activation.device)].detach()
+            activations[name] = activation[rows.to(activation.device), positions.to(activation.device)].detach()
 
         return hook
 
@@ -280,7 +280,7 @@ def _residuals(
     hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_last))
     with torch.inference_mode(False), torch.no_grad(), model.hooked(hooks):
         states = model.final_states(batch)
-    return kept, (last[0], states)
+    return activations, (last[0], states)
 
 
 def _check_final(model: ScopedModel, residual: Float[Tensor, "batch d_model"], states: Tensor) -> None:

@@ -18,7 +18,7 @@ from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.chat import Message, as_messages, is_chat, read_messages
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.registry import IDS_AS_TEXT, read_text_or_ids, write_token, write_whole_prompt
+from lens_scopes.scopes.options import IDS_AS_TEXT, read_text_or_ids, write_token, write_whole_prompt
 
 OtherPrompt: TypeAlias = str | tuple[int, ...] | tuple[Message, ...]
 

@@ -30,16 +30,8 @@ from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model.checks import require_used
 from lens_scopes.errors import VALIDATED, PathError, whole_number
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.registry import FREEZABLE
-from lens_scopes.scopes.rules import (
-    check_rules,
-    describe_rule,
-    has_mlps,
-    is_rule,
-    named_rules,
-    read_rules,
-    rule_hooks,
-)
+from lens_scopes.scopes.registry import FREEZABLE, is_rule
+from lens_scopes.scopes.rules import check_rules, describe_rule, has_mlps, named_rules, read_rules, rule_hooks
 
 Component = tuple[int, int | None]
 """(layer, head), or (layer, None) for the layer's MLP."""

@@ -28,6 +28,7 @@ from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.prompts.tokens import resolve_token
+from lens_scopes.scopes.options import write_token
 from lens_scopes.scopes.other_prompt import (
     AS_TEXT,
     EACH,
@@ -37,7 +38,7 @@ from lens_scopes.scopes.other_prompt import (
     read_other_prompt,
     write_other_prompt,
 )
-from lens_scopes.scopes.registry import POINTS, write_token
+from lens_scopes.scopes.registry import POINTS
 
 Start: TypeAlias = Annotated[int | PromptLike, VALIDATED]
 Count: TypeAlias = Annotated[int, VALIDATED]

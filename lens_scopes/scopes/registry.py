@@ -1,8 +1,9 @@
-"""Everything that can be asked for by name: scopes, comparison methods, readouts, points, and the options they take.
+"""Everything that can be asked for by name: scopes, comparison methods, readouts, score sites, points, lenses, rules.
 
-The command line, the HTTP schema, the page, the evaluation and the views take names, settings, help, units and wording
-from here. This module imports nothing heavy, so that `--help` is quick; the class of an entry is imported when it is
-first used. A package of its own adds entries under the entry point group `lens_scopes.scopes`:
+The command line, the HTTP schema, the page, the evaluation and the views take names, settings, units and wording from
+here, and help from here and from `options`. This module imports nothing heavy, so that `--help` is quick; the class of
+an entry is imported when it is first used. A package of its own adds entries under the entry point group
+`lens_scopes.scopes`:
 
     [project.entry-points."lens_scopes.scopes"]
     my-scope = "my_package:ENTRY"      # a ScopeEntry
@@ -11,18 +12,14 @@ first used. A package of its own adds entries under the entry point group `lens_
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.engine.ablations import ABLATIONS
-from lens_scopes.errors import LARGEST_SEED, ObjectiveError, entry_named
-from lens_scopes.prompts.chat import Message, as_messages, read_messages, write_messages
-from lens_scopes.prompts.groups import UNITS
-from lens_scopes.prompts.spans import read_span
+from lens_scopes.errors import ObjectiveError, entry_named
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction, Explanation
@@ -30,9 +27,6 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "lens_scopes.scopes"
 DEFAULT_SCOPE = "semantic"
-_TOKEN_ID = re.compile(r"#([0-9]{1,18})")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-IDS_AS_TEXT = r"(?:#[0-9]{1,18})+"
 
 
 @dataclass(frozen=True)
@@ -366,6 +360,11 @@ RULE_SETS = {
 MATMUL_DTYPES = ("bfloat16",)
 
 
+def is_rule(name: str) -> bool:
+    """Whether a text names a set of rules or a single one; a temperature may be wrong."""
+    return name in RULE_SETS or name.partition("@")[0] in RULES
+
+
 def scope_entries() -> dict[str, ScopeEntry]:
     """All entries by name: built in, from installed packages, and registered in this process."""
     return {entry.name: entry for entry in (*_BUILT_IN, *_installed())} | _added
@@ -436,348 +435,3 @@ def _is_plain(text: object) -> bool:
 @cache
 def _installed() -> tuple[ScopeEntry, ...]:
     return tuple(point.load() for point in metadata.entry_points(group=ENTRY_POINTS))
-
-
-# Options: the choices of a Spec as text, on a command line, in JSON and on the page
-
-
-@dataclass(frozen=True)
-class Option:
-    """One choice as text.
-
-    Attributes:
-        name: as in JSON; `--name` on the command line.
-        panel: the group it stands in.
-        help: one line, for the command line, the HTTP schema and the page.
-        metavar: the form of its value.
-        kind: str or int, and bool for a switch.
-        many: whether it may be repeated.
-        minimum, maximum: bounds that a server sets on an integer.
-        longest: the most characters that a server takes of a text.
-        read: what makes a value of text; None where the text is the value.
-    """
-
-    name: str
-    panel: str
-    help: str
-    metavar: str | None = None
-    kind: type = str
-    many: bool = False
-    minimum: int | None = None
-    maximum: int | None = None
-    longest: int = 200
-    read: Callable[[Any], Any] | None = None
-
-    def value(self, text: Any) -> Any:
-        """The value that the text stands for; a value of its kind stands for itself.
-
-        Raises:
-            ObjectiveError: for text that is none.
-        """
-        if self.many:
-            return [text] if isinstance(text, str) else list(text)
-        if self.read is not None:
-            return self.read(text)
-        try:
-            if self.kind is bool:
-                return {"true": True, "false": False}[str(text).lower()]
-            if self.kind is int and isinstance(text, str) and not _INTEGER.fullmatch(text):
-                raise ValueError
-            return self.kind(text)
-        except (KeyError, ValueError):
-            expected = "true or false" if self.kind is bool else "an integer"
-            raise ObjectiveError(f"{self.name} is {expected}; got {text!r}.") from None
-
-
-def read_token(text: str) -> str | int:
-    """A token as text: "#123" is the id 123, anything else the token's exact string."""
-    match = _TOKEN_ID.fullmatch(text)
-    return int(match[1]) if match else text
-
-
-def write_token(token: str | int) -> str:
-    """The text that `read_token` reads."""
-    return f"#{token}" if isinstance(token, int) else token
-
-
-def _read_other(text: Any) -> str | int | tuple[int, ...]:
-    """A token, or an answer of several tokens."""
-    if not isinstance(text, str):
-        return text if isinstance(text, int) else tuple(text)
-    read = read_text_or_ids(text)
-    return read[0] if isinstance(read, tuple) and len(read) == 1 else read
-
-
-def _read_rank(text: str | int) -> int | str:
-    if text == "trace":
-        return text
-    try:
-        if isinstance(text, str) and not _INTEGER.fullmatch(text):
-            raise ValueError
-        return int(text)
-    except ValueError:
-        raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
-
-
-def read_text_or_ids(text: Any) -> str | tuple[int, ...]:
-    """An answer or a prompt as text: "#12#34" is the ids 12 and 34, anything else the text itself."""
-    if not isinstance(text, str):
-        return tuple(text)
-    return tuple(map(int, text[1:].split("#"))) if re.fullmatch(IDS_AS_TEXT, text) else text
-
-
-def write_text_or_ids(value: str | int | Sequence[int]) -> str:
-    """The text that `read_text_or_ids` reads; of one id, that of its token."""
-    if isinstance(value, str | int):
-        return write_token(value)
-    return "".join(map(write_token, value))
-
-
-def read_whole_prompt(text: Any) -> str | tuple[int, ...] | tuple[Message, ...]:
-    """A prompt as text: `[{"role": "user", "content": "…"}]` is a chat, else as `read_text_or_ids`."""
-    return (read_messages(text) if isinstance(text, str) else None) or read_text_or_ids(text)
-
-
-def write_whole_prompt(value: str | int | Sequence[int | Message]) -> str:
-    """The text that `read_whole_prompt` reads."""
-    messages = as_messages(value)
-    return write_text_or_ids(value) if messages is None else write_messages(messages)  # pyright: ignore[reportArgumentType]
-
-
-SCOPE_OPTIONS = (
-    *("scope", "target", "other", "rank", "samples", "exact", "seed"),
-    *("measure", "ablation", "ablations", "draws", "by", "within"),
-)
-TOKEN_OPTIONS = ("target", "other", "answer")
-WHICH_ANSWER = ("answer", "generate")
-ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
-ELIGIBLE = ("prompt", "all")
-SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
-CELL_OPTIONS = ("against", "points", "layer_site")
-MATRIX_OPTIONS = ("readout", "against")
-SERIES_OPTIONS = ("score_site", "readout", "points")
-PATH_OPTIONS = ("through", "freeze", "rules")
-LIMIT_OPTIONS = ("memory", "matmul_dtype")
-EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
-_LONGEST_TEXT = 4000
-
-
-def options() -> dict[str, Option]:
-    """All options by name. Names of scopes are those known now."""
-    return {option.name: option for option in (_scope_option(), *_EXPLAINED_OPTIONS, *_READ_OPTIONS, *_LIMIT_OPTIONS)}
-
-
-def _scope_option() -> Option:
-    scopes = ", ".join(scope_names(takes_gradient=True))
-    comparisons = ", ".join(scope_names(takes_gradient=False))
-    return Option(
-        "scope",
-        EXPLAINED,
-        f"What to explain: {scopes}. Comparison methods, which have no readout: {comparisons}. A value after @ "
-        "and choices after + may follow: fisher@8+dot-mean.",
-        "NAME",
-    )
-
-
-_OF_ONE_PROMPT = ", ".join(
-    name for name, ablation in ABLATIONS.items() if ablation.corpus != "required" and not ablation.other_prompt
-)
-_RANDOM = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
-_EXPLAINED_OPTIONS = (
-    Option(
-        "target",
-        EXPLAINED,
-        "The next token explained by semantic, logprob and logit-diff: its exact string, leading space included "
-        "(' Paris'), or its id ('#9079'). By default the token that follows in the text, else the model's top "
-        "token.",
-        "TOKEN",
-        read=read_token,
-    ),
-    Option(
-        "other",
-        EXPLAINED,
-        "What the target or the answer is contrasted with: a token for logit-diff, an answer for logprob-diff.",
-        "TOKEN|TEXT",
-        longest=_LONGEST_TEXT,
-        read=_read_other,
-    ),
-    Option(
-        "answer",
-        EXPLAINED,
-        "Explain this whole answer after the prompt, the objective summed over its tokens: a text, leading space "
-        "included, or ids (#12#34).",
-        "TEXT",
-        longest=_LONGEST_TEXT,
-        read=read_text_or_ids,
-    ),
-    Option(
-        "generate",
-        EXPLAINED,
-        "Explain an answer of N tokens that the model generates, each the most probable one.",
-        "N",
-        kind=int,
-        minimum=1,
-        maximum=128,
-    ),
-    Option(
-        "eligible",
-        EXPLAINED,
-        "Which tokens get scores where an answer is explained: those of the prompt (the default), or all, the "
-        "answer's own earlier tokens included.",
-        "|".join(ELIGIBLE),
-    ),
-    Option(
-        "rank",
-        EXPLAINED,
-        "Leading terms of fisher, or trace for all of it. By default 1.",
-        "N|trace",
-        read=_read_rank,
-    ),
-    Option(
-        "samples",
-        EXPLAINED,
-        "Random directions for --rank trace, or for an answer, which takes as many passes at any length; 0 is "
-        "exact. By default exact, but 16 for the trace of an answer or of a model with d_model above 128.",
-        kind=int,
-        maximum=256,
-    ),
-    Option(
-        "exact",
-        EXPLAINED,
-        "Leading directions of --rank trace to compute exactly. By default 16, and 0 for an answer.",
-        kind=int,
-        maximum=256,
-    ),
-    Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=LARGEST_SEED),
-    Option(
-        "measure",
-        EXPLAINED,
-        "What leave-one-out measures. By default kl, the change of the whole distribution.",
-        "kl|logit|logprob",
-    ),
-    Option(
-        "ablation",
-        EXPLAINED,
-        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
-        "tokens, given as its text, its ids (#2#651) or a chat's JSON. By default zero, remove for context-cite and "
-        "mean for kernel-shap.",
-        "NAME|TEXT",
-        longest=_LONGEST_TEXT,
-        read=read_whole_prompt,
-    ),
-    Option(
-        "ablations",
-        EXPLAINED,
-        "How many random ablations context-cite and kernel-shap run. By default 64.",
-        kind=int,
-        minimum=2,
-        maximum=1024,
-    ),
-    Option("draws", EXPLAINED, f"Random replacements averaged by {_RANDOM}. By default 4.", kind=int, maximum=64),
-    Option(
-        "by",
-        EXPLAINED,
-        "What leave-one-out, kernel-shap, context-cite and faded-attention change as a whole, its effect divided "
-        f"evenly over its tokens: {', '.join(UNITS[:-1])} or {UNITS[-1]}. By default token, and sentence for the last "
-        "two.",
-        "UNIT",
-    ),
-    Option(
-        "within",
-        EXPLAINED,
-        "The part of the prompt whose tokens leave-one-out, kernel-shap, context-cite and faded-attention change, "
-        "while others stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
-        "TEXT|START:STOP",
-        longest=_LONGEST_TEXT,
-        read=read_span,
-    ),
-)
-_READ_OPTIONS = (
-    Option("layers", READ, "Also read influence at every layer's residual stream.", kind=bool),
-    Option(
-        "layer_site",
-        READ,
-        "The residual stream read at each layer: resid_pre, resid_mid or resid_post; asks for layers. By default "
-        "resid_pre.",
-        "NAME",
-    ),
-    Option(
-        "lens",
-        READ,
-        "Also read each cell of the layers map as tokens, by "
-        + ", ".join(f"{entry.name} ({entry.explains}; {entry.name}@10 keeps ten tokens)" for entry in LENSES.values())
-        + " or by a fitted JacobianLens of TransformerLens, given as its file; asks for layers.",
-        "logit[@N]|FILE.pt",
-    ),
-    Option(
-        "site", READ, "Another activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True
-    ),
-    Option(
-        "score_site",
-        READ,
-        "Where the tokens' scores are read, for any scope: the embedding by default; "
-        + "; ".join(f"{entry.name}: {entry.explains}" for entry in SCORE_SITES.values())
-        + " (these by relative unless a readout is given); or any activation, its layers added up, such as hook_z.",
-        "|".join((*SCORE_SITES, "NAME")),
-    ),
-    Option(
-        "readout",
-        READ,
-        "How a gradient becomes a score. "
-        + "; ".join(f"{entry.name}: {entry.explains}" for entry in READOUTS.values())
-        + ". By default norm.",
-        "|".join(READOUTS),
-        longest=_LONGEST_TEXT,
-    ),
-    Option(
-        "points",
-        READ,
-        "Average gradients over N points: "
-        + "; ".join(f"{entry.name}: {entry.explains}" for entry in POINTS.values())
-        + ". By default the gradient at the prompt alone.",
-        "path[-START][-held]|noise[@N]",
-        longest=_LONGEST_TEXT,
-    ),
-    Option(
-        "against",
-        READ,
-        "Measure from another prompt of as many tokens, given as its text, its ids (#2#651) or a chat's JSON "
-        '([{"role": …}]), as by the readout dot-"TEXT": attribution patching. With points, a path starts at it.',
-        "TEXT",
-        longest=_LONGEST_TEXT,
-        read=read_whole_prompt,
-    ),
-    Option(
-        "through",
-        READ,
-        'Components that carry gradient, the rest held fixed: "5-9" (layers), "L3H2,L5H0" (heads), "attention & 5-9", '
-        '"mlp", "skip". By default all.',
-        "PATH",
-    ),
-    Option("freeze", READ, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True),
-    Option(
-        "rules",
-        READ,
-        "Put rules in place of the model's derivative on the backward pass. "
-        + "; ".join(f"{name}: {words}" for name, words in rule_choices().items())
-        + f". What can be held constant is a rule too: {', '.join(FREEZABLE)}.",
-        "NAME",
-        many=True,
-    ),
-)
-_LIMIT_OPTIONS = (
-    Option(
-        "memory",
-        LIMITS,
-        "Memory limit beyond the model's weights, such as 4GB; the work is split to stay below it. By default a share "
-        "of the free memory.",
-        "SIZE",
-    ),
-    Option(
-        "matmul_dtype",
-        LIMITS,
-        "Round the factors of the body's matrix products to this dtype: faster, with almost the same ranking. By "
-        "default the model's own.",
-        "|".join(MATMUL_DTYPES),
-    ),
-)

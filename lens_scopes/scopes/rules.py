@@ -43,11 +43,6 @@ def read_rules(names: Iterable[object]) -> frozenset[str]:
     return frozenset(rules)
 
 
-def is_rule(name: str) -> bool:
-    """Whether a text names a set of rules or a single one; a temperature may be wrong."""
-    return name in RULE_SETS or name.partition("@")[0] in RULES
-
-
 def rule_names() -> list[str]:
     """What rules can be named by."""
     return [*RULE_SETS, *FREEZABLE, *(f"{name}@T" if name == "softmax" else name for name in RULES)]

@@ -9,9 +9,7 @@ It is checked without a model, resolved with one, and writes itself as any of th
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 from operator import and_
@@ -20,40 +18,28 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 from lens_scopes.engine.memory import parse_memory
 from lens_scopes.engine.model import MatmulDtype, ScopedModel, check_matmul_dtype
 from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
-from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError, suggest
+from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError
 from lens_scopes.prompts.answer import AnswerLike, one_answer
-from lens_scopes.prompts.spans import write_span
 from lens_scopes.prompts.tokens import as_integer, quote
 from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Objective, Semantic
+from lens_scopes.scopes.options import (
+    ELIGIBLE,
+    SHARED_OPTIONS,
+    cli_words,
+    option_text,
+    options,
+    read_line,
+    write_line,
+    write_text_or_ids,
+    write_token,
+)
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, Rules, as_path
 from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
-from lens_scopes.scopes.registry import (
-    ANSWER_OPTIONS,
-    DEFAULT_SCOPE,
-    ELIGIBLE,
-    FREEZABLE,
-    LIMIT_OPTIONS,
-    PATH_OPTIONS,
-    POINTS,
-    READOUTS,
-    RULE_SETS,
-    RULES,
-    SCORE_SITES,
-    SITE_OPTIONS,
-    TOKEN_OPTIONS,
-    options,
-    scope_entries,
-    scope_entry,
-    scope_names,
-    write_text_or_ids,
-    write_token,
-    write_whole_prompt,
-)
-from lens_scopes.scopes.rules import is_rule
+from lens_scopes.scopes.registry import DEFAULT_SCOPE, SCORE_SITES, scope_entries, scope_entry, scope_names
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction
@@ -238,7 +224,7 @@ class Spec:
 
     @classmethod
     def from_options(cls, **given: Any) -> Spec:
-        """The spec of options as text: those of `lens_scopes.scopes.registry.options`. None counts as not given.
+        """The spec of options as text: those of `lens_scopes.scopes.options`. None counts as not given.
 
         Raises:
             ObjectiveError: for an unknown option or scope, and settings that do not fit the scope.
@@ -251,7 +237,7 @@ class Spec:
         if unknown := given.keys() - known.keys():
             raise ObjectiveError(f"there is no option {min(unknown)!r}; known are {', '.join(known)}.")
         line = given.pop("scope", DEFAULT_SCOPE)
-        if twice := (from_line := _options_of_line(line)).keys() & given.keys():
+        if twice := (from_line := read_line(line)).keys() & given.keys():
             raise ObjectiveError(f"{min(twice)} is given twice: in the scope {line!r} and by itself.")
         given |= from_line
         return cls._of_values({name: known[name].value(value) for name, value in given.items()})
@@ -282,7 +268,7 @@ class Spec:
                 )
         if answered:
             given["answer"] = one_answer(given.get("answer"), given.pop("generate", None))
-        own = {name for name in given if name in entry.settings or name not in _SHARED_OPTIONS}
+        own = {name for name in given if name in entry.settings or name not in SHARED_OPTIONS}
         base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
         through = _path(given.pop("through", None), given.pop("freeze", ()), given.pop("rules", ()))
         other = given.pop("against", None)
@@ -340,20 +326,7 @@ class Spec:
     @property
     def line(self) -> str:
         """The spec as one line of text, which `parse` reads."""
-        written = self.to_options()
-        entry = scope_entry(name := written.pop("scope"))
-        main = entry.main_setting
-        head = f"{name}@{_quoted(written.pop(main))}" if main in written else name
-        for option in ("readout", "points"):
-            head += f"+{written.pop(option)}" if option in written else ""
-        if written.get("score_site") in SCORE_SITES:
-            head += f"+{written.pop('score_site')}"
-        parts = (
-            f"{option}={_quoted(item)}"
-            for option, value in written.items()
-            for item in (value if isinstance(value, list) else [value])
-        )
-        return "+".join((head, *parts))
+        return write_line(self.to_options())
 
     def __str__(self) -> str:
         return self.line
@@ -483,7 +456,7 @@ class Spec:
         for option, argument in scope_entries()[name].settings.items():
             value = getattr(objective, argument)
             if value != usual[argument]:
-                written[option] = _option_text(option, value)
+                written[option] = option_text(option, value)
         return written
 
 
@@ -542,76 +515,6 @@ def _as_spec(objective: ObjectiveLike) -> Spec:
     )
 
 
-# Lines of text
-
-_SHARED_OPTIONS = frozenset((*ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS))
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_TERM = re.compile(rf'(?:[^+"]|{_QUOTED})+')
-_LOOKS_QUOTED = re.compile(_QUOTED)
-
-
-def _options_of_line(line: str) -> dict[str, Any]:
-    """The options of a line of text, still as text.
-
-    Raises:
-        ObjectiveError: for a line that is none.
-    """
-    terms = _TERM.findall(line)
-    if "+".join(terms) != line or not terms:
-        raise ObjectiveError(f"{line!r} is not a scope; write a name, or choices after it as in 'fisher@8+dot-mean'.")
-    head, *choices = terms
-    name, at, value = head.partition("@")
-    entry = scope_entry(name)
-    found: dict[str, Any] = {"scope": name}
-    if at:
-        main = entry.main_setting
-        if main is None:
-            raise ObjectiveError(f"scope {name!r} has no setting after @; got {head!r}.")
-        if not value:
-            raise ObjectiveError(f"{head!r} has nothing after @; write a value there, or {name!r} for the usual one.")
-        found[main] = _unquoted(value)
-    for choice in choices:
-        for option, text in _choice(choice).items():
-            if options()[option].many:
-                found.setdefault(option, []).append(text)
-            elif option in entry.settings and option in found:
-                raise ObjectiveError(f"{option} is given twice in {line!r}.")
-            else:
-                found[option] = text
-    return found
-
-
-def _choice(choice: str) -> dict[str, Any]:
-    """The options of one choice after a plus sign; the last one of a kind stands."""
-    if choice in SCORE_SITES:
-        return {"score_site": choice, "readout": SCORE_SITES[choice].readout}
-    if choice.startswith("frozen-") and choice.removeprefix("frozen-") in FREEZABLE:
-        return {"freeze": choice.removeprefix("frozen-")}
-    if is_rule(choice):
-        return {"rules": choice}
-    if choice.partition("-")[0] in READOUTS:
-        return {"readout": choice}
-    if re.split("[-@,]", choice)[0] in POINTS:
-        return {"points": choice}
-    option, equals, value = choice.partition("=")
-    if equals and option in options():
-        return {option: _unquoted(value)}
-    known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *RULE_SETS, *RULES, *SCORE_SITES]
-    near = suggest(choice, known, end=";")
-    raise ObjectiveError(
-        f"unknown choice {choice!r}{near} known are {', '.join(known)}, and NAME=VALUE for any option."
-    )
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r'[+"]', text) or text != text.strip() else text
-
-
-def _unquoted(text: str) -> str:
-    return json.loads(text) if _LOOKS_QUOTED.fullmatch(text) else text
-
-
 def _written(choice: Any) -> Any:
     """A choice as text where it has one."""
     try:
@@ -633,15 +536,6 @@ def _as_answer(answer: Any) -> Any:
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
 
 
-def _option_text(option: str, value: Any) -> Any:
-    """The text of a setting's value, which the option reads."""
-    if option == "within":
-        return write_span(value)
-    if option in TOKEN_OPTIONS or isinstance(value, tuple):
-        return write_whole_prompt(value)
-    return value if isinstance(value, int) else str(value)
-
-
 def _call_of(objective: Explanation) -> str:
     if isinstance(objective, Custom):
         return repr(objective.name) if objective.name in scope_entries() else f"ls.Custom({objective.name})"
@@ -651,18 +545,3 @@ def _call_of(objective: Explanation) -> str:
         if getattr(objective, item.name) != item.default
     ]
     return f"ls.{type(objective).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
-
-
-def cli_words(given: Mapping[str, Any]) -> list[str]:
-    """Options as the words of a command line; what is true is a switch."""
-    words: list[str] = []
-    for name, value in given.items():
-        option = "--" + name.replace("_", "-")
-        for item in value if isinstance(value, list) else [value]:
-            if item is True:
-                words.append(option)
-            elif str(item).startswith("-"):
-                words.append(f"{option}={item}")  # else it would be taken for an option
-            else:
-                words += [option, str(item)]
-    return words

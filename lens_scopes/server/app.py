@@ -6,8 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from importlib.resources import files
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -71,7 +70,7 @@ from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.pages.parts.blocks import LABELS
 
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
-_FOLDERS = ("server/page", "server/page/parts", "views/page", "views/page/scripts")
+_PAGES = ("server/page", "views/page")
 _EVENTS = "text/event-stream"
 _MOST_ENTRIES = 50
 _KEPT_PREDICTIONS = 4
@@ -189,13 +188,13 @@ def create_app(
 
 def _add_page(app: FastAPI) -> None:
     """The page with its styles and scripts, and those of every page, at their places in the package; read once."""
-    package = files("lens_scopes")
+    package = Path(__file__).parents[1]
     index = (package / "server/page/index.html").read_bytes()
     contents = {
-        f"{folder}/{entry.name}": entry.read_bytes()
-        for folder in _FOLDERS
-        for entry in (package / folder).iterdir()
-        if PurePath(entry.name).suffix in _TYPES
+        path.relative_to(package).as_posix(): path.read_bytes()
+        for page in _PAGES
+        for path in (package / page).rglob("*")
+        if path.suffix in _TYPES
     }
     contents["views/page/bundle.js"] = bundle().encode()
 
@@ -210,7 +209,7 @@ def _add_page(app: FastAPI) -> None:
             raise HTTPException(404)
         # A megabyte that changes with the version of CircuitsVis alone.
         headers = {"Cache-Control": "max-age=3600"} if name == "bundle.js" else None
-        return Response(content, media_type=_TYPES[PurePath(name).suffix], headers=headers)
+        return Response(content, media_type=_TYPES[Path(name).suffix], headers=headers)
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:

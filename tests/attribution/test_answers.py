@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.scopes.objectives import over_answer
+from lens_scopes.scopes.objectives.base import over_answer
 
 PROMPT = [1, 17, 0, 8]
 ANSWER = [22, 3, 5]

@@ -292,7 +292,9 @@ def test_large_blocks_go_back_to_the_system_when_they_are_freed():
 def test_memory_that_runs_out_for_the_smallest_part_is_one_sentence(tiny, shortage):
     with room_for(tiny, 0, shortage), pytest.raises(OutOfMemoryError, match="memory ran out") as caught:
         ls.attribute(tiny, IDS)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and str(caught.value).count("memory ran out") == 1
+    with pytest.raises(OutOfMemoryError, match=rf"^1 × {len(IDS)} tokens need .* give a shorter prompt\.$"):
+        ls.attribute(tiny, IDS, memory="1KB")
     with room_for(tiny, 0, shortage), pytest.raises(OutOfMemoryError, match="for the heads of this prompt"):
         ls.inspect_heads(tiny, IDS)
     with room_for(tiny, 0, shortage, on_the_way_back=1), pytest.raises(OutOfMemoryError, match="1 of"):

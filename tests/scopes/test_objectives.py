@@ -16,12 +16,9 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine.final_state import FinalState, Unembedding
 from lens_scopes.engine.model import ScopedModel
+from lens_scopes.engine.scoring import Directions
 from lens_scopes.errors import ModelError, ObjectiveError, PromptError
-from lens_scopes.scopes import objectives
-from lens_scopes.scopes.objectives import (
-    Directions,
-    Objective,
-)
+from lens_scopes.scopes.objectives.base import Objective, single
 
 IDS = [3, 17, 0, 8, 22, 3]
 TOKEN, OTHER = 5, 9
@@ -474,7 +471,7 @@ def test_a_user_may_subclass_objective() -> None:
         output = "one coordinate of y"
 
         def directions(self, state: FinalState) -> Directions:
-            return objectives.single(torch.eye(len(state.y)).to(state.y)[self.index])
+            return single(torch.eye(len(state.y)).to(state.y)[self.index])
 
         def change(self, before: FinalState, after: FinalState) -> float:
             return float(after.y[self.index] - before.y[self.index])

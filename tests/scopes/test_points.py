@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.attribution import averaging
+from lens_scopes.engine.scoring import Directions
 from lens_scopes.errors import LensScopesError, ObjectiveError, PromptError, ReadoutError
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.objectives import Directions
 from lens_scopes.scopes.points import Points
 
 IDS = [3, 17, 0, 8, 22, 3]

@@ -20,7 +20,12 @@ from lens_scopes.evaluation.methods.names import as_method
 from lens_scopes.evaluation.methods.table import method_names
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes import registry
-from lens_scopes.scopes.registry import ScopeEntry, scope_entries, scope_entry, scope_names
+from lens_scopes.scopes.registry import (
+    ScopeEntry,
+    scope_entries,
+    scope_entry,
+    scope_names,
+)
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 SETTINGS = {

@@ -17,8 +17,9 @@ from lens_scopes.engine import attention
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ObjectiveError, PathError
 from lens_scopes.scopes.contract import ELEMENTS
+from lens_scopes.scopes.options import options
 from lens_scopes.scopes.paths import parse_path
-from lens_scopes.scopes.registry import FREEZABLE, RULE_SETS, RULES, options
+from lens_scopes.scopes.registry import FREEZABLE, RULE_SETS, RULES
 from lens_scopes.scopes.rules import rule_names
 from lens_scopes.scopes.spec import Spec
 

@@ -13,8 +13,15 @@ from tiny_models import llama_like
 
 import lens_scopes as ls
 from lens_scopes.errors import LensScopesError, ObjectiveError, PathError, ReadoutError, SiteError
+from lens_scopes.scopes.options import options
 from lens_scopes.scopes.paths import Path, parse_path
-from lens_scopes.scopes.registry import POINTS, READOUTS, SCORE_SITES, options, scope_entries, scope_names
+from lens_scopes.scopes.registry import (
+    POINTS,
+    READOUTS,
+    SCORE_SITES,
+    scope_entries,
+    scope_names,
+)
 from lens_scopes.scopes.spec import Spec
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { number, percent, short } from "../../lens_scopes/views/page/scripts/numbers.js";
+import { number, percent, short } from "../../lens_scopes/views/page/scripts/shared/numbers.js";
 
 const cases = JSON.parse(readFileSync(new URL("number_cases.json", import.meta.url)));
 

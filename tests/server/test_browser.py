@@ -16,7 +16,12 @@ from served import chat_model, served_model, serving
 from tiny_models import llama_like
 
 import lens_scopes as ls
-from lens_scopes.scopes.registry import FREEZABLE, READOUTS, SCORE_SITES, rule_choices
+from lens_scopes.scopes.registry import (
+    FREEZABLE,
+    READOUTS,
+    SCORE_SITES,
+    rule_choices,
+)
 from lens_scopes.server import create_app
 from lens_scopes.views.words.colour import level_colour, scale_of
 from lens_scopes.views.words.numbers import number

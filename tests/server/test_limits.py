@@ -468,7 +468,8 @@ def test_every_answer_carries_the_policy(api: TestClient, monkeypatch: pytest.Mo
 
 
 def test_only_the_files_of_the_page_are_there(api: TestClient) -> None:
-    assert api.get("/server/page/main.js").headers["content-type"].startswith("text/javascript")
+    for name in ("server/page/main.js", "server/page/parts/edit.js", "views/page/scripts/blocks/map.js"):
+        assert api.get(f"/{name}").headers["content-type"].startswith("text/javascript")
     for name in ("../app.py", "..%2fapp.py", "%2e%2e/app.py", "nothing.js", "/etc/passwd"):
         assert api.get(f"/server/page/{name}").status_code in (404, 307)
 

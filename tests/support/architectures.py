@@ -25,6 +25,7 @@ from torch.testing import assert_close
 import lens_scopes as ls
 from lens_scopes.engine.sites import _IN_BLOCK
 from lens_scopes.errors import LensScopesError, ModelError, ObjectiveError
+from lens_scopes.models.pretrained import _auto_class
 from lens_scopes.models.quiet import quiet_libraries
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pages" / "models.md"
@@ -72,6 +73,18 @@ def _grouped(**changes: Any) -> dict[str, Any]:
 _GPT = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 4}
 _ENDS = {"bos_token_id": 0, "eos_token_id": 0}
 
+_VISION = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8,
+}  # fmt: skip
+
+
+def _rotation(kind: str, **choice: Any) -> dict[str, Any]:
+    """Rotary positions that are scaled beyond the four that the model was trained on, as prompts here are."""
+    scaling = {"rope_type": kind, "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 4, **choice}
+    return {"rope_parameters": scaling}
+
+
 CONFIGS: dict[str, Callable[[], Any]] = {
     "GPT-2": lambda: transformers.GPT2Config(**_GPT, **_ENDS),
     "GPT-Neo": lambda: transformers.GPTNeoConfig(
@@ -85,12 +98,10 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "Falcon": lambda: transformers.FalconConfig(**_sizes(ffn_hidden_size=24, multi_query=True, parallel_attn=True)),
     "LLaMA": lambda: transformers.LlamaConfig(**_grouped()),
     "LLaMA 3.1": lambda: transformers.LlamaConfig(
-        **_grouped(head_dim=8),
-        rope_parameters={
-            "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8,
-        },
+        **_grouped(head_dim=8), **_rotation("llama3", low_freq_factor=1.0, high_freq_factor=4.0)
     ),
+    "LLaMA, linear scaling": lambda: transformers.LlamaConfig(**_grouped(head_dim=8), **_rotation("linear")),
+    "Qwen2, YaRN": lambda: transformers.Qwen2Config(**_grouped(), **_rotation("yarn")),
     "Mistral": lambda: transformers.MistralConfig(**_grouped(sliding_window=4)),
     "Mixtral": lambda: transformers.MixtralConfig(**_grouped(num_local_experts=4, num_experts_per_tok=2)),
     "Qwen3-MoE": lambda: transformers.Qwen3MoeConfig(
@@ -116,14 +127,33 @@ CONFIGS: dict[str, Callable[[], Any]] = {
             **_grouped(head_dim=8, sliding_window=4, query_pre_attn_scalar=8),
             layer_types=["sliding_attention", "full_attention"],
         ),
-        vision_config=transformers.SiglipVisionConfig(
-            hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16,
-            patch_size=8,
-        ),
+        vision_config=transformers.SiglipVisionConfig(**_VISION),
         mm_tokens_per_image=4, boi_token_index=45, eoi_token_index=46, image_token_index=47,
+    ),
+    "LLaVA": lambda: transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(**_grouped()),
+        vision_config=transformers.CLIPVisionConfig(**_VISION, projection_dim=16), image_token_index=47,
+    ),
+    "LLaVA-OneVision": lambda: transformers.LlavaOnevisionConfig(
+        text_config=transformers.Qwen2Config(**_grouped()), vision_config=transformers.SiglipVisionConfig(**_VISION),
+        image_token_index=47, video_token_index=46,
+    ),
+    "Mistral 3, images and text": lambda: transformers.Mistral3Config(
+        text_config=transformers.MistralConfig(**_grouped(sliding_window=4)),
+        vision_config=transformers.PixtralVisionConfig(**_VISION), image_token_index=47,
+    ),
+    "Idefics3": lambda: transformers.Idefics3Config(
+        text_config=transformers.LlamaConfig(**_grouped()), vision_config=dict(_VISION), image_token_id=47
     ),
     "Phi-1, Phi-2": lambda: transformers.PhiConfig(**_sizes()),
     "Phi-3": lambda: transformers.Phi3Config(**_grouped()),
+    "Phi-3, LongRoPE": lambda: transformers.Phi3Config(
+        **_grouped(original_max_position_embeddings=4),
+        rope_parameters={
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 4,
+            "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0],
+        },
+    ),
     "OLMo": lambda: transformers.OlmoConfig(**_sizes(num_key_value_heads=4)),
     "OLMo 2": lambda: transformers.Olmo2Config(**_sizes(num_key_value_heads=4)),
     "OLMo 2, grouped queries": lambda: transformers.Olmo2Config(**_grouped()),
@@ -172,9 +202,7 @@ def random_pretrained(name: str) -> Any:
     """A Transformers model in float64 whose parameters are drawn at random, large enough for each part to show."""
     config = CONFIGS[name]()
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
-        model = transformers.AutoModelForCausalLM.from_config(
-            config, attn_implementation="eager", experts_implementation="eager"
-        )
+        model = _auto_class(config).from_config(config, attn_implementation="eager", experts_implementation="eager")
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data = (parameter.data + 0.3 * torch.randn(parameter.shape, generator=generator)).double()

@@ -7,6 +7,7 @@ _WEIGHTS = "it names weights as a HookedTransformer does, and a bridge has those
 _REPLACES = "it replaces hook_resid_mid, and what a bridge reads of that is one branch"
 _FUSED = "attention in blocks is HookedTransformer's"
 _POSITIONS = "it reads hook_pos_embed, which bridges to rotary models have and never call"
+_TO_THE_BIT = "it compares probabilities of batches of several sizes to the last bit"
 _BACKWARD = "final states leave a bridge in that hook, before the backward hook's place"
 
 REASONS = {
@@ -18,6 +19,11 @@ REASONS = {
     "tests/attribution/test_head_laws.py::test_direct_effects_skip_all_later_layers": _WEIGHTS,
     "tests/attribution/test_heads.py::test_direct_effects_are_logit_attribution_with_frozen_scales": _WEIGHTS,
     "tests/server/test_api.py::test_a_target_without_its_space_is_warned_of_everywhere": _WEIGHTS,
+    "tests/engine/model/test_alterations.py::test_a_weight_that_is_gone_or_of_another_shape_is_named": _WEIGHTS,
+    "tests/engine/model/test_alterations.py::test_changed_weights_are_seen": _WEIGHTS,
+    "tests/engine/model/test_alterations.py::test_every_prompt_of_a_batch_has_a_target_or_an_objective_of_its_own": (
+        _TO_THE_BIT
+    ),
     "tests/engine/test_backward.py::test_a_model_is_unchanged_after_ctrl_c_in_a_hook[bwd-unembed.hook_in]": _BACKWARD,
     "tests/engine/test_backward.py::test_a_row_of_a_batch_that_is_not_finite_is_refused": _WEIGHTS,
     "tests/engine/test_backward.py::test_the_first_place_that_is_not_finite_is_named": _WEIGHTS,

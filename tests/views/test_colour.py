@@ -128,7 +128,7 @@ def test_figures_and_scripts_have_the_colours_of_the_page() -> None:
         for level in range(-LEVELS if signed else 0, LEVELS + 1):
             place = (level + LEVELS) / (2 * LEVELS) if signed else level / LEVELS
             assert colour_map(signed=signed)(place)[:3] == pytest.approx(level_colour(level), abs=0.02)
-    script = (SCRIPTS / "circuitsvis.js").read_text(encoding="utf-8")
+    script = (SCRIPTS / "circuitsvis" / "render.js").read_text(encoding="utf-8")
     assert f'POSITIVE = "{POSITIVE}"' in script and f'NEGATIVE = "{NEGATIVE}"' in script
     for deep in (DEEP_POSITIVE, DEEP_NEGATIVE):
         assert contrast(from_hex(deep), (1.0, 1.0, 1.0)) >= 4.5

@@ -162,10 +162,15 @@ def test_data_survives_encoding() -> None:
 
 
 def test_modules_are_joined_in_the_order_of_their_imports(tmp_path: Path) -> None:
-    (tmp_path / "page.js").write_text('import { a, b } from "./one.js";\nexport function c() {}\n', encoding="utf-8")
-    (tmp_path / "one.js").write_text("export const a = '</script>';\nexport class b {}\n", encoding="utf-8")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "page.js").write_text('import { a, b } from "./far/one.js";\nexport const c = 1;\n', encoding="utf-8")
+    (tmp_path / "far/one.js").write_text(
+        'import { d } from "../two.js";\nexport const a = "</script>";\nexport class b {}\n', encoding="utf-8"
+    )
+    (tmp_path / "two.js").write_text("export const d = 4;\n", encoding="utf-8")
     script = joined("page", tmp_path)
-    assert script.index("const _one = ") < script.index("const { a, b } = _one;") < script.index("return { c };")
+    order = ["const _two = ", "const _far_one = ", "const { d } = _two;", "const { a, b } = _far_one;", "return { c };"]
+    assert sorted(order, key=script.index) == order
     assert "</script" not in script
     (tmp_path / "bad.js").write_text("export default 1;\n", encoding="utf-8")
     with pytest.raises(FileError, match=r"bad\.js imports or exports in a way"):
@@ -178,7 +183,7 @@ def test_comments_and_indents_are_left_out_and_text_is_kept() -> None:
 
 
 def test_no_text_of_the_scripts_goes_over_several_lines() -> None:
-    for path in SCRIPTS.glob("*.js"):
+    for path in SCRIPTS.rglob("*.js"):
         assert all(line.count("`") % 2 == 0 for line in path.read_text(encoding="utf-8").splitlines()), path.name
 
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lens_scopes.scopes.registry import (
+from lens_scopes.scopes.options import (
     ANSWER_OPTIONS,
     CELL_OPTIONS,
-    DEFAULT_SCOPE,
     LIMIT_OPTIONS,
     MATRIX_OPTIONS,
     PATH_OPTIONS,
@@ -23,8 +22,8 @@ from lens_scopes.scopes.registry import (
     WHICH_ANSWER,
     Option,
     options,
-    scope_entry,
 )
+from lens_scopes.scopes.registry import DEFAULT_SCOPE, scope_entry
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.spec import Spec

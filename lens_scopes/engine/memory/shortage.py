@@ -66,13 +66,14 @@ def run_in_chunks(count: int, at_once: Callable[[int], int], run: Callable[[rang
     done, most = 0, count
     while done < count:
         size = min(at_once(done), most, count - done)
-        shortage = try_or_oom(lambda items=range(done, done + size): run(items))
-        if shortage is None:
-            done += size
-        elif size > 1:
+        chunk = range(done, done + size)
+        if size == 1:
+            with shortage_named("the smallest chunk of the work"):
+                run(chunk)
+        elif try_or_oom(lambda chunk=chunk: run(chunk)) is not None:
             most = size // 2
-        else:
-            raise OutOfMemoryError(f"memory ran out with the smallest chunk of the work ({shortage}).")
+            continue
+        done += size
 
 
 def _first_line(error: BaseException) -> str:

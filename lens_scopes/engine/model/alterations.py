@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from lens_scopes.engine.model.cache import WeightSample, changed_weights
-from lens_scopes.engine.model.scoped import ScopedModel
+from lens_scopes.engine.model.parts import modules_of, weights_of
+from lens_scopes.engine.model.scoped import Batch, ScopedModel
+from lens_scopes.errors import ModelError
 
 
 def remember(model: ScopedModel) -> None:
     """Notes a model's weights and the hooks that come with it, so that `alterations` names later ones alone."""
-    parts = _parts(model)
+    parts = modules_of(model.module)
     model.cache.known_hooks.update(number for part in parts.values() for number in _hook_ids(part))
-    model.cache.loaded_weights = {name: WeightSample.of(weight) for name, weight in _weights(parts).items()}
+    model.cache.loaded_weights = {name: WeightSample.of(weight) for name, weight in weights_of(parts).items()}
 
 
 def alterations(model: ScopedModel) -> list[str]:
@@ -27,12 +29,59 @@ def alterations(model: ScopedModel) -> list[str]:
     """
     if model.cache.altered is not None:
         return model.cache.altered
-    parts, known = _parts(model), model.cache.known_hooks
-    hooked = [name or _WHOLE for name, part in parts.items() if not known.issuperset(_hook_ids(part))]
+    parts, known = modules_of(model.module), model.cache.known_hooks
+    hooked = {name: part for name, part in parts.items() if not known.issuperset(_hook_ids(part))}
+    # A bridge has several names for a hook point, the last of which are those of HookedTransformer.
+    points = {id(point): name for name, point in model.hook_dict.items()} if hooked else {}
     adapted = [f"{name or _WHOLE} ({type(part).__name__})" for name, part in parts.items() if _is_adapter(part)]
-    changed = changed_weights(model.cache.loaded_weights, _weights(parts))
-    noted = {HOOKS: hooked, "adapters": adapted, "weights changed since they were loaded:": sorted(changed)}
+    changed = changed_weights(model.cache.loaded_weights, weights_of(parts))
+    noted = {
+        HOOKS: [points.get(id(part), name) for name, part in hooked.items()],
+        "adapters": adapted,
+        "weights changed since they were loaded:": sorted(changed),
+    }
     return [f"{what} {_few(names)}" for what, names in noted.items() if names]
+
+
+def listened_to(model: ScopedModel) -> bool:
+    """Whether any hook acts on the model, whoever added it."""
+    return any(map(_hook_ids, modules_of(model.module).values()))
+
+
+def require_adapters(model: ScopedModel) -> None:
+    """Runs two tokens through a bridge with adapters, to see that it calls them; once for each.
+
+    A bridge splits joint projections when it is made: it goes on with the weights, without what was put around them.
+
+    Raises:
+        ModelError: naming the first adapter that is left out.
+    """
+    if model.backend == "hooked":
+        return
+    known = model.cache.live_adapters
+    adapters = {
+        name: part
+        for name, part in modules_of(model.module).items()
+        if name.startswith("blocks.") and _is_adapter(part) and id(part) not in known
+    }
+    if not adapters:
+        return
+    called: set[int] = set()
+    handles = [part.register_forward_hook(lambda part, *_: called.add(id(part))) for part in adapters.values()]
+    try:
+        with torch.no_grad():
+            model.final_states(Batch.of(model, [[0, 1]]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    # No token may be sent to an expert.
+    left_out = [name for name, part in adapters.items() if id(part) not in called and "expert" not in name]
+    if left_out:
+        raise ModelError(
+            f"the bridge of {model.cfg.architecture} split the weights of {_shown(left_out[0])} and computes without "
+            "the adapter on it; merge adapters into the weights (peft's merge_and_unload), and wrap the model then."
+        )
+    known.update(map(id, adapters.values()))
 
 
 @contextmanager
@@ -50,38 +99,7 @@ HOOKS = "the caller's hooks at"
 _WHOLE = "the model"
 
 
-# Every call looks at hundreds of modules: what follows does without `named_modules`, `named_parameters` and `hasattr`,
-# which take several times as long.
-
-
-def _parts(model: ScopedModel) -> dict[str, Any]:
-    """All modules by name, each once; a bridge keeps the model that it wraps to itself."""
-    parts: dict[str, Any] = {}
-    seen: set[int] = set()
-    left = [("", model.module), (_WRAPPED, getattr(model.module, "original_model", None))]
-    while left:
-        name, part = left.pop()
-        if part is None or id(part) in seen:
-            continue
-        seen.add(id(part))
-        parts[name] = part
-        if part._modules:
-            inside = f"{name}." if name else ""
-            left += [(inside + child_name, child) for child_name, child in reversed(part._modules.items())]
-    return parts
-
-
-_WRAPPED = "original_model"
-
-
-def _weights(parts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights by name."""
-    return {
-        f"{name}.{own_name}" if name else own_name: weight
-        for name, part in parts.items()
-        for own_name, weight in part._parameters.items()
-        if weight is not None
-    }
+# What follows does without `hasattr` where it can, which takes several times as long as to look into a dict.
 
 
 def _hook_ids(part: Any) -> Set[int]:
@@ -91,8 +109,15 @@ def _hook_ids(part: Any) -> Set[int]:
         return frozenset()
     hooks = {number: hook for kind in kinds for number, hook in kind.items()}
     if hasattr(part, "fwd_hooks"):  # a hook point, whose hooks come wrapped by TransformerLens
-        return hooks.keys()
+        return hooks.keys() - {
+            handle.hook.id for handle in (*part.fwd_hooks, *part.bwd_hooks) if _comes_with_it(handle)
+        }
     return {number for number, hook in hooks.items() if _library(hook) not in ("transformer_lens", "transformers")}
+
+
+def _comes_with_it(handle: Any) -> bool:
+    """Whether a bridge added the hook when it was made, as where its parts name one another's activations."""
+    return handle.is_permanent and _library(getattr(handle, "user_hook", None)) == "transformer_lens"
 
 
 def _library(hook: Any) -> str:
@@ -102,7 +127,7 @@ def _library(hook: Any) -> str:
 
 def _is_adapter(part: Any) -> bool:
     """A layer of the PEFT library, one that is made like its LoRA, or a parametrization of PyTorch."""
-    if type(part).__module__.startswith("peft.") and not hasattr(part, "peft_config"):
+    if type(part).__module__.startswith("peft.") and "base_layer" in part._modules:
         return True
     for names in (part._modules, part._parameters, vars(part)):
         if "lora_A" in names or "lora_down" in names or "parametrizations" in names:
@@ -110,7 +135,13 @@ def _is_adapter(part: Any) -> bool:
     return False
 
 
+def _shown(name: str) -> str:
+    """A part's name, without what a bridge calls the part inside it."""
+    return name.replace("._original_component", "") or _WHOLE
+
+
 def _few(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(map(_shown, names)))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

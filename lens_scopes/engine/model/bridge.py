@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -21,16 +21,21 @@ from lens_scopes.engine.model.bridge_attention import (
     ONE_FORM,
     LayerAttention,
     agree,
+    agree_in_float32,
     attentions,
     examine,
     fused_bridge,
     is_listened_to,
     reason_unfused,
 )
+from lens_scopes.engine.model.key_values import empty_cache, first_positions
 from lens_scopes.engine.model.refusals import hook_not_called
 from lens_scopes.engine.model.scoped import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 class BridgeModel(ScopedModel):
@@ -48,9 +53,19 @@ class BridgeModel(ScopedModel):
 
     @property
     def has_experts(self) -> bool:
+        return any((getattr(self._text_config, name, None) or 0) > 1 for name in _EXPERTS)
+
+    @property
+    def long_from(self) -> int | None:
+        rotation = getattr(self._text_config, "rope_parameters", None) or {}
+        kinds = [rotation, *(kind for kind in rotation.values() if isinstance(kind, dict))]  # of layers, where several
+        scaled = (kind for kind in kinds if kind.get("rope_type") == "longrope")
+        return next((kind["original_max_position_embeddings"] + 1 for kind in scaled), None)
+
+    @property
+    def _text_config(self) -> Any:
         config = self.module.original_model.config
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS)
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
 
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         reasons: dict[str, list[int]] = {}
@@ -101,16 +116,33 @@ class BridgeModel(ScopedModel):
         self.require_slices()
         return self._run_part(batch, start, first, stop)
 
-    def _run_whole(self, batch: Batch, token_ids: Tensor) -> Float[Tensor, "read d_model"]:
+    @property
+    def prefix_obstacle(self) -> str:
+        if self.cache.prefix_obstacle is None:
+            self.cache.prefix_obstacle = self._try_prefix()
+        return self.cache.prefix_obstacle
+
+    def start_prefix(self) -> DynamicCache:
+        return empty_cache()
+
+    def cut_prefix(self, keys_and_values: Any, first: int, rows: int) -> DynamicCache:
+        return first_positions(keys_and_values, first, rows)
+
+    def run_after(self, batch: Batch, keys_and_values: Any) -> Float[Tensor, "read d_model"]:
+        return self._run_whole(batch, batch.token_ids, past_key_values=keys_and_values, use_cache=True)
+
+    def _run_whole(self, batch: Batch, token_ids: Tensor, **options: Any) -> Float[Tensor, "read d_model"]:
+        """The final states that the batch reads; options are those of `_forward`."""
         states: list[Tensor] = []
 
         def only_read(inputs: Tensor) -> Tensor:
             rows, positions = batch.read.to(inputs.device)
             states.append(inputs[rows, positions])
-            return states[0][:, None]
+            # Logits are looked at once a model; whoever needs them computes them from the states.
+            return states[0][: 1 if self.cache.logits_agree else None, None]
 
         with self.hooked([("unembed.hook_in", only_read)]):
-            logits = self._forward(token_ids)
+            logits = self._forward(token_ids, **options)
         if not states:
             raise hook_not_called("unembed.hook_in")
         if not self.cache.logits_agree:
@@ -118,11 +150,11 @@ class BridgeModel(ScopedModel):
             self.cache.logits_agree = True
         return states[0]
 
-    def _forward(self, token_ids: Tensor) -> Tensor:
-        """Transformers' forward pass, without keys and values for tokens to come where it can be told so."""
+    def _forward(self, token_ids: Tensor, **options: Any) -> Tensor:
+        """Transformers' forward pass; without options and where it can be told so, it holds no keys and values."""
         named = inspect.signature(self.module.original_model.forward).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
-        options = {"use_cache": False} if takes_any or "use_cache" in named else {}
+        options = options or ({"use_cache": False} if takes_any or "use_cache" in named else {})
         with self._as_set():
             return self.module(token_ids, return_type="logits", **options)
 
@@ -233,6 +265,20 @@ class BridgeModel(ScopedModel):
                 return f"a block does not run alone: {type(error).__name__}"
         if not agree(states, outputs[-1].detach()) or not agree(expected, direction):
             return "blocks that run alone give something else than the whole pass"
+        return ""
+
+    def _try_prefix(self) -> str:
+        """Runs four tokens whole, and the last two of them again: what is against starting later, or ""."""
+        batch, later = _four_tokens(self), Batch.of(self, [[2, 3]] * 2, [(0, 0), (0, 1), (1, 0), (1, 1)])
+        with torch.inference_mode(False), torch.no_grad():
+            states = self._run_whole(batch, batch.token_ids)
+            try:
+                filled = self.run_after(batch, whole := self.start_prefix())
+                resumed = self.run_after(later, self.cut_prefix(whole, 2, 2))
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                return f"it does not go on from keys and values: {type(error).__name__}"
+        if not agree_in_float32(states, filled) or not agree_in_float32(states[2:].repeat(2, 1), resumed):
+            return "what goes on from keys and values gives something else than the whole pass"
         return ""
 
     def _try(self) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,10 @@ class ModelCache:
         logits_agree: whether the logits were seen to be the unembedding of the final state.
         slice_obstacle: why a bridge's blocks cannot run alone; "" where they gave what the whole pass gives, None
             before that was tried.
+        prefix_obstacle: why a bridge's copies of a prompt cannot start in its middle; "" where they gave what the whole
+            pass gives, None before that was tried.
         attention: what is known of the attention of each of a bridge's layers; None before that was tried.
+        live_adapters: the ids of adapters that a bridge was seen to call.
         provenance: where the weights come from, if `load_model` read them.
         known_hooks: the ids of hooks that lens_scopes added, or that the model was loaded with.
         loaded_weights: some numbers of every weight as `load_model` read it.
@@ -125,7 +128,9 @@ class ModelCache:
     live_hooks: dict[str, bool] = field(default_factory=dict)
     logits_agree: bool = False
     slice_obstacle: str | None = None
+    prefix_obstacle: str | None = None
     attention: tuple[LayerAttention, ...] | None = None
+    live_adapters: set[int] = field(default_factory=set)
     provenance: Provenance | None = None
     known_hooks: set[int] = field(default_factory=set)
     loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
@@ -134,7 +139,7 @@ class ModelCache:
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
 
-def cache_of(model: Any) -> ModelCache:
+def cache_of(model: object) -> ModelCache:
     """The one cache of a model, made when it is first asked for.
 
     Raises:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.attention import COMPILED, READ, fused_attention, has_hooks, obstacle, reads_patterns
 from lens_scopes.engine.model.refusals import hook_not_called
 from lens_scopes.engine.model.scoped import Batch, ScopedModel
+
+if TYPE_CHECKING:
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 
 class HookedModel(ScopedModel):
@@ -44,6 +48,39 @@ class HookedModel(ScopedModel):
             if reason is not None or layer in read:
                 reasons.setdefault(reason or READ, []).append(layer)
         return reasons
+
+    def start_prefix(self) -> TransformerLensKeyValueCache:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        return TransformerLensKeyValueCache.init_cache(self.cfg, self.device, 1)
+
+    def cut_prefix(self, keys_and_values: Any, first: int, rows: int) -> TransformerLensKeyValueCache:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+        from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+
+        def repeated(values: Tensor) -> Tensor:
+            return values[:, :first].expand(rows, *values[:, :first].shape[1:])
+
+        return TransformerLensKeyValueCache(
+            entries=[
+                TransformerLensKeyValueCacheEntry(repeated(entry.past_keys), repeated(entry.past_values), frozen=True)
+                for entry in keys_and_values.entries
+            ],
+            previous_attention_mask=repeated(keys_and_values.previous_attention_mask),
+            frozen=True,
+        )
+
+    def run_after(self, batch: Batch, keys_and_values: Any) -> Float[Tensor, "read d_model"]:
+        with self._body_precision(), self.fused_attention(0, self.n_layers):
+            residual = self.module(
+                batch.token_ids,
+                stop_at_layer=self.n_layers,
+                past_kv_cache=keys_and_values,
+                attention_mask=torch.ones_like(batch.token_ids),
+                padding_side="right",
+            )
+        rows, positions = batch.read.to(residual.device)
+        return self.apply_final_norm(residual[rows, positions][:, None])[:, 0]
 
     def fused_attention(self, first: int, stop: int) -> AbstractContextManager[None]:
         """Lets attention run without n × n matrices, in the blocks from `first` to before `stop` where that can be."""

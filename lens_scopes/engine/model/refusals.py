@@ -5,33 +5,31 @@ from __future__ import annotations
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from lens_scopes.engine.model.parts import modules_of, weights_of
 from lens_scopes.errors import ModelError
 
 
-def check_runs_as_written(module: Any) -> None:
+def check_runs_as_written(module: object) -> None:
     """Raises ModelError for a compiled part, and for a weight that is on no device."""
-    for whole in (module, getattr(module, "original_model", None)):
-        if not isinstance(whole, torch.nn.Module):
-            continue
-        for name, part in whole.named_modules():
-            if _is_compiled(part):
-                raise ModelError(
-                    f"{name or 'the model'} is compiled (torch.compile), and compiled code does not call the hooks by "
-                    "which scopes read it; give the model as it was before."
-                )
-        for name, parameter in whole.named_parameters():
-            if parameter.is_meta:
-                raise ModelError(
-                    f"the weight {name} is on no device (it is offloaded, or was never loaded), and gradients need all "
-                    "weights; load the model onto a device."
-                )
+    parts = modules_of(module)
+    for name, part in parts.items():
+        if _is_compiled(part):
+            raise ModelError(
+                f"{name or 'the model'} is compiled (torch.compile), and compiled code does not call the hooks by "
+                "which scopes read it; give the model as it was before."
+            )
+    for name, weight in weights_of(parts).items():
+        if weight.is_meta:
+            raise ModelError(
+                f"the weight {name} is on no device (it is offloaded, or was never loaded), and gradients need all "
+                "weights; load the model onto a device."
+            )
 
 
-def _is_compiled(part: Any) -> bool:
+def _is_compiled(part: torch.nn.Module) -> bool:
     forward = part.forward
     compiled = hasattr(forward, "_torchdynamo_orig_callable") and not hasattr(forward, "_torchdynamo_disable")
     return compiled or part._compiled_call_impl is not None or type(part).__name__ == "OptimizedModule"
@@ -44,7 +42,7 @@ def hook_not_called(name: str) -> ModelError:
     )
 
 
-def no_unembedding(model: Any) -> ModelError:
+def no_unembedding(model: object) -> ModelError:
     kind = type(model).__name__
     if isinstance(model, str):
         return ModelError(

@@ -65,10 +65,15 @@ class Batch:
     def of(
         cls, model: ScopedModel, prompts: Sequence[Sequence[int]], reads: Sequence[tuple[int, int]] | None = None
     ) -> Batch:
-        """Pads prompts for a model; by default each row's last token is read."""
+        """Pads prompts for a model; by default each row's last token is read.
+
+        Raises:
+            ModelError: where prompts of these lengths cannot run together.
+        """
         device = model.device
         if reads is None:
             reads = [(row, len(ids) - 1) for row, ids in enumerate(prompts)]
+        model.check_lengths([len(ids) for ids in prompts])
         longest = max(map(len, prompts))
         padded = [[*ids, *[0] * (longest - len(ids))] for ids in prompts]
         with torch.inference_mode(False):  # autograd keeps none of the tensors made in inference mode
@@ -238,6 +243,23 @@ class ScopedModel(ABC):
         """Whether some of the blocks can run alone."""
         return not self.slice_obstacle
 
+    @property
+    def prefix_obstacle(self) -> str:
+        """Why copies of a prompt cannot start in its middle, from the keys and values before; "" where they can."""
+        return ""
+
+    @abstractmethod
+    def start_prefix(self) -> Any:
+        """A cache without keys and values, which `run_after` fills."""
+
+    @abstractmethod
+    def cut_prefix(self, keys_and_values: Any, first: int, rows: int) -> Any:
+        """The keys and values of a prompt before position `first`, for `rows` copies of it; no pass adds to them."""
+
+    @abstractmethod
+    def run_after(self, batch: Batch, keys_and_values: Any) -> Float[Tensor, "read d_model"]:
+        """The final states that a batch reads of tokens that follow those of a cache, which takes up theirs."""
+
     @abstractmethod
     def unfused_layers(self, hook_names: Iterable[str] = ()) -> dict[str, list[int]]:
         """The layers whose attention scores are computed whole, by the reason.
@@ -255,6 +277,21 @@ class ScopedModel(ABC):
     @abstractmethod
     def has_experts(self) -> bool:
         """Whether each token goes to some of a layer's MLPs, which a router chooses."""
+
+    @property
+    def long_from(self) -> int | None:
+        """The number of tokens from which on all positions of a prompt are rotated otherwise; None for no such
+        number. A batch is rotated as its longest row is, so rows of both kinds cannot run together."""
+        return None
+
+    def check_lengths(self, lengths: Sequence[int]) -> None:
+        """Raises ModelError where prompts of these lengths cannot run together (`long_from`)."""
+        limit = self.long_from
+        if limit is not None and min(lengths) < limit <= max(lengths):
+            raise ModelError(
+                f"this model rotates the positions of prompts of {limit} and more tokens in another way (LongRoPE), so "
+                f"prompts of {min(lengths)} and {max(lengths)} tokens cannot run together; give them one by one."
+            )
 
     def gated_bias(self, layer: int) -> Float[Tensor, " d_mlp"] | None:
         """What a gated MLP adds to act(gate)·up; None for nothing."""

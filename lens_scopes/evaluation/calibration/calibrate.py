@@ -8,19 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from lens_scopes.attribution.flow import information_flow
-from lens_scopes.attribution.resolved import package_versions
+from lens_scopes.attribution.provenance import package_versions
 from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.errors import VALIDATED, EvaluationError, LensScopesError, check_seed, whole_number
 from lens_scopes.evaluation.calibration.cases import CasesLike, LabelledPrompt, group_of, read_cases
-from lens_scopes.evaluation.statistics.rates import (
-    Interval,
-    Rate,
-    choose_threshold,
-    held_out_alarms,
-    rate,
-    roc_areas,
-)
+from lens_scopes.evaluation.statistics.rates import Interval, Rate, choose_threshold, held_out_alarms, rate, roc_areas
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt

@@ -44,9 +44,9 @@ def datamodelling_score(scored: ScoredPrompt, metric: Metric) -> list[MetricValu
         parts = _Parts.of(scored.prompt, scored.by, scored.within)
     except PromptError as error:
         return [MetricValue(metric.name, float("nan"), note=str(error))]
-    kept = random_subsets(_ABLATIONS, parts.count, scored.seed + _SEED_APART, with_empty=any(scored.prompt.special))
+    subsets = random_subsets(_ABLATIONS, parts.count, scored.seed + _SEED_APART, with_empty=any(scored.prompt.special))
     value, note = _foretold(
-        kept, parts.totals(scored.method_scores.scores), parts.log_probabilities(scored.cache, kept)
+        subsets, parts.totals(scored.method_scores.scores), parts.log_probabilities(scored.cache, subsets)
     )
     return [MetricValue(metric.name, value, note=note)]
 
@@ -58,8 +58,8 @@ def top_drops(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
     except PromptError as error:
         return [MetricValue(quantity.name, float("nan"), note=str(error)) for quantity in metric.quantities]
     possible = [k for k in TOP_SEGMENTS if k < parts.count]
-    kept = parts.without_top(ranking(parts.totals(scored.method_scores.scores)), possible)
-    falls = scored.cache.clean_log_probability - parts.log_probabilities(scored.cache, kept)
+    subsets = parts.without_top(ranking(parts.totals(scored.method_scores.scores)), possible)
+    falls = scored.cache.clean_log_probability - parts.log_probabilities(scored.cache, subsets)
     known = dict(zip(possible, falls.tolist(), strict=True))
     return [
         MetricValue(quantity.name, known[k])
@@ -82,9 +82,9 @@ class _Parts:
     @classmethod
     def of(cls, prompt: Prompt, by: str, within: SpanLike | None = None) -> _Parts:
         """Raises PromptError for a prompt without several of them."""
-        found = segments(prompt, by, within)
-        own = torch.zeros(len(found), len(prompt), dtype=torch.bool)
-        for row, tokens in zip(own, found, strict=True):
+        parts = segments(prompt, by, within)
+        own = torch.zeros(len(parts), len(prompt), dtype=torch.bool)
+        for row, tokens in zip(own, parts, strict=True):
             row[list(tokens)] = True
         return cls(own)
 
@@ -98,16 +98,16 @@ class _Parts:
 
     def without_top(self, order: Sequence[int], counts: Sequence[int]) -> Bool[Tensor, "row segment"]:
         """Which segments are kept where the first ones of an order are left out, a row for each number of them."""
-        kept = torch.ones(len(counts), self.count, dtype=torch.bool)
-        for row, count in zip(kept, counts, strict=True):
+        subsets = torch.ones(len(counts), self.count, dtype=torch.bool)
+        for row, count in zip(subsets, counts, strict=True):
             row[list(order[:count])] = False
-        return kept
+        return subsets
 
     def log_probabilities(
-        self, outcomes: AblationCache | AblatedPrompt, kept: Bool[Tensor, "row segment"]
+        self, outcomes: AblationCache | AblatedPrompt, subsets: Bool[Tensor, "row segment"]
     ) -> Float[Tensor, " row"]:
         """log p with the segments kept."""
-        masks = (~kept).float() @ self.own.float() > 0
+        masks = (~subsets).float() @ self.own.float() > 0
         if isinstance(outcomes, AblationCache):
             return outcomes.outcomes(masks).log_probability
         return outcomes.outcomes(masks, with_divergence=False).log_probability
@@ -137,9 +137,9 @@ def _checked_scores(scores: Any, n_tokens: int) -> dict[str, Float[Tensor, " pos
 
 
 def _foretold(
-    kept: Bool[Tensor, "row segment"], totals: Float[Tensor, " segment"], log_probability: Float[Tensor, " row"]
+    subsets: Bool[Tensor, "row segment"], totals: Float[Tensor, " segment"], log_probability: Float[Tensor, " row"]
 ) -> tuple[float, str | None]:
-    return correlation(kept.double() @ totals, logit(log_probability))
+    return correlation(subsets.double() @ totals, logit(log_probability))
 
 
 @one_at_a_time
@@ -206,13 +206,13 @@ def segment_agreement(
     prompt_ablated = AblatedPrompt(scoped, prompt.token_ids, prompt.special, ids, ablation, draws=1, seed=seed)
     totals = {name: parts.totals(values) for name, values in scores.items()}
     # All random and all top-k ablations run together; equal sets run once.
-    kept = random_subsets(ablations, parts.count, seed, with_empty=any(prompt.special))
+    subsets = random_subsets(ablations, parts.count, seed, with_empty=any(prompt.special))
     possible = [k for k in top if k < parts.count]
     without = [parts.without_top(ranking(values), possible) for values in totals.values()]
-    sets, places = torch.cat([kept, *without]).unique(dim=0, return_inverse=True)
+    sets, places = torch.cat([subsets, *without]).unique(dim=0, return_inverse=True)
     after = parts.log_probabilities(prompt_ablated, sets)[places]
     # What the scores foretell of the random ones, and what each top-k one took away.
-    rows = [(name, "lds", _foretold(kept, values, after[:ablations])[0]) for name, values in totals.items()]
+    rows = [(name, "lds", _foretold(subsets, values, after[:ablations])[0]) for name, values in totals.items()]
     falls = prompt_ablated.clean_log_probability - after[ablations:]
     drops = [(name, f"top-{k}-drop") for name in scores for k in possible]
     rows += [(*drop, float(fall)) for drop, fall in zip(drops, falls, strict=True)]

@@ -132,13 +132,13 @@ def roc_areas(columns: Sequence[Any], positive: Any, groups: Any, *, seed: int =
     order = [
         _order(numpy.nan_to_num(numpy.asarray(column, dtype=float), nan=numpy.inf), positive) for column in columns
     ]
-    drawn = _bootstrap_areas(order, positive, numpy.asarray(groups), numpy.random.default_rng(seed))
+    resamples = _bootstrap_areas(order, positive, numpy.asarray(groups), numpy.random.default_rng(seed))
     areas = [float(pairs.mean()) for pairs in order]
     return [
         [
-            _interval(areas[row], drawn[row])
+            _interval(areas[row], resamples[row])
             if row == column
-            else _interval(areas[row] - areas[column], drawn[row] - drawn[column])
+            else _interval(areas[row] - areas[column], resamples[row] - resamples[column])
             for column in range(len(areas))
         ]
         for row in range(len(areas))
@@ -149,17 +149,17 @@ def _bootstrap_areas(order: list[Any], positive: Any, groups: Any, generator: An
     """The areas in bootstrap samples of groups: [detector, sample]; NaN in a sample without one of the classes."""
     _, members = numpy.unique(groups, return_inverse=True)
     n_groups = int(members.max()) + 1
-    drawn = numpy.full((len(order), RESAMPLES), numpy.nan)
+    resamples = numpy.full((len(order), RESAMPLES), numpy.nan)
     for sample in range(RESAMPLES):
         weights = generator.multinomial(n_groups, [1 / n_groups] * n_groups)[members].astype(float)
         wins, losses = weights[positive], weights[~positive]
         if pairs := float(wins.sum() * losses.sum()):
-            drawn[:, sample] = [wins @ right @ losses / pairs for right in order]
-    return drawn
+            resamples[:, sample] = [wins @ right @ losses / pairs for right in order]
+    return resamples
 
 
-def _interval(value: float, drawn: Any) -> Interval:
-    low, high = numpy.nanquantile(drawn, [_TAIL, 1 - _TAIL])
+def _interval(value: float, resamples: Any) -> Interval:
+    low, high = numpy.nanquantile(resamples, [_TAIL, 1 - _TAIL])
     return Interval(value, float(low), float(high))
 
 

@@ -77,24 +77,24 @@ class ContextCite(SubsetAblating):
         return self.ablations
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found = segments(prompt, self.by, self.within)
-        kept = random_subsets(self.ablations, len(found), self.seed, with_empty=any(prompt.special))
-        _, after = self.run_subsets(model, prompt, states, found, ~kept)
+        parts = segments(prompt, self.by, self.within)
+        subsets = random_subsets(self.ablations, len(parts), self.seed, with_empty=any(prompt.special))
+        _, after = self.run_subsets(model, prompt, states, parts, ~subsets)
         # The penalty is one for outcomes of a token: a long answer's would outweigh it.
-        weights = segment_weights(kept, logit(after.log_probability) / len(states)) * len(states)
-        return spread(weights, found, len(prompt)).to(states[0].y.dtype)
+        weights = segment_weights(subsets, logit(after.log_probability) / len(states)) * len(states)
+        return spread(weights, parts, len(prompt)).to(states[0].y.dtype)
 
 
 def random_subsets(count: int, n_segments: int, seed: int, *, with_empty: bool) -> Bool[Tensor, "row segment"]:
     """Which segments are kept, each with probability ½; without the empty set where nothing would be left to read."""
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.zeros(count, n_segments, dtype=torch.bool)
-    for row in kept:
+    subsets = torch.zeros(count, n_segments, dtype=torch.bool)
+    for row in subsets:
         while True:
             row.copy_(torch.rand(n_segments, generator=generator, dtype=torch.float32) < 0.5)
             if with_empty or bool(row.any()):
                 break
-    return kept
+    return subsets
 
 
 def logit(log_probability: Float[Tensor, "*row"]) -> Float[Tensor, "*row"]:
@@ -103,9 +103,9 @@ def logit(log_probability: Float[Tensor, "*row"]) -> Float[Tensor, "*row"]:
     return bounded - torch.log(-torch.expm1(bounded))
 
 
-def segment_weights(kept: Bool[Tensor, "row segment"], outcomes: Float[Tensor, " row"]) -> Float[Tensor, " segment"]:
+def segment_weights(subsets: Bool[Tensor, "row segment"], outcomes: Float[Tensor, " row"]) -> Float[Tensor, " segment"]:
     """The weights of a sparse linear model of the outcomes, penalized as of columns of variance one."""
-    columns = kept.double()
+    columns = subsets.double()
     scale = columns.std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)  # a segment always kept, or never, has no weight
     return lasso(columns / scale, outcomes.double(), _PENALTY) / scale

@@ -18,7 +18,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.scopes.comparisons.ablating import check_part, check_unit, part_argument, spread
 from lens_scopes.scopes.comparisons.baseline import OfOneToken
-from lens_scopes.scopes.objectives import log_probability_of_answer
+from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
 Weights: TypeAlias = Annotated["Sequence[float]", VALIDATED]
 
@@ -103,23 +103,23 @@ class FadedAttention(OfOneToken):
         return len(self.alphas)
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
+        parts, targets = segments(prompt, self.by, self.within), [state.followed_token for state in states]
         # The answer but its last token follows the prompt, and belongs to no segment: its attention is what fades.
         ids = [*prompt.token_ids, *targets[:-1]]
         owner = torch.full((len(ids),), -1)
-        for place, tokens in enumerate(found):
+        for place, tokens in enumerate(parts):
             owner[list(tokens)] = place
         reads = [(0, len(prompt) - 1 + place) for place in range(len(targets))]
         batch = Batch.of(model, [ids], reads)
         slopes = []
         for alpha in self.alphas:
             with torch.inference_mode(False), torch.enable_grad():
-                alphas = torch.full((len(found),), alpha, dtype=torch.float32, requires_grad=True)
+                alphas = torch.full((len(parts),), alpha, dtype=torch.float32, requires_grad=True)
                 with model.hooked(_fading(model, alphas, owner)):
                     logits = states[0].unembedding.logits(model.final_states(batch))
                 log_probability = log_softmax(logits)[range(len(targets)), targets].sum()
                 slopes.append(torch.autograd.grad(log_probability, alphas)[0])
-        return spread(torch.stack(slopes).double().mean(0), found, len(prompt)).to(states[0].y.dtype)
+        return spread(torch.stack(slopes).double().mean(0), parts, len(prompt)).to(states[0].y.dtype)
 
 
 def _fading(

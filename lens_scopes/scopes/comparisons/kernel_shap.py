@@ -15,7 +15,7 @@ from lens_scopes.engine.model import ScopedModel
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons.ablating import SubsetAblating, spread
-from lens_scopes.scopes.objectives import log_probability_of_answer
+from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
 _MOST_SEGMENTS_OF_ALL = 16  # all subsets of more are never run
 
@@ -75,15 +75,15 @@ class KernelShap(SubsetAblating):
         return 1 + (_number_of_subsets(n) if _runs_all(n, self.ablations) else self.ablations)
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
-        found = segments(prompt, self.by, self.within)
-        if not found:
+        parts = segments(prompt, self.by, self.within)
+        if not parts:
             return torch.zeros(len(prompt), dtype=states[0].y.dtype)
-        kept, weights = shapley_subsets(len(found), self.ablations, self.seed)
-        left_out = torch.cat([~kept, kept.new_ones(1, len(found))])
-        ablated, after = self.run_subsets(model, prompt, states, found, left_out)
+        subsets, weights = shapley_subsets(len(parts), self.ablations, self.seed)
+        left_out = torch.cat([~subsets, subsets.new_ones(1, len(parts))])
+        ablated, after = self.run_subsets(model, prompt, states, parts, left_out)
         *_, empty = values = after.log_probability
-        shapley = shapley_values(kept, weights, values[:-1] - empty, ablated.clean_log_probability - float(empty))
-        return spread(shapley, found, len(prompt)).to(states[0].y.dtype)
+        shapley = shapley_values(subsets, weights, values[:-1] - empty, ablated.clean_log_probability - float(empty))
+        return spread(shapley, parts, len(prompt)).to(states[0].y.dtype)
 
 
 def _probability_of_sizes(n: int) -> Float[Tensor, " size"]:
@@ -109,22 +109,22 @@ def shapley_subsets(n: int, count: int, seed: int) -> tuple[Bool[Tensor, "row se
     of_size = _probability_of_sizes(n)
     if _runs_all(n, count):
         codes = torch.arange(1, 2**n - 1)  # a subset is the bits of its number
-        kept = (codes[:, None] >> torch.arange(n)) % 2 == 1
-        number = kept.sum(1)
-        return kept, of_size[number - 1] / torch.bincount(number, minlength=n)[number]
+        subsets = (codes[:, None] >> torch.arange(n)) % 2 == 1
+        number = subsets.sum(1)
+        return subsets, of_size[number - 1] / torch.bincount(number, minlength=n)[number]
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.zeros(2 * ((count + 1) // 2), n, dtype=torch.bool)
+    subsets = torch.zeros(2 * ((count + 1) // 2), n, dtype=torch.bool)
     # A size with the kernel's probability, then any subset of that size. Its complement is as probable, and the errors
     # of the two partly cancel.
-    for row in range(0, len(kept), 2):
+    for row in range(0, len(subsets), 2):
         size = 1 + int(torch.multinomial(of_size, 1, generator=generator))
-        kept[row, torch.randperm(n, generator=generator)[:size]] = True
-        kept[row + 1] = ~kept[row]
-    return kept[:count], torch.full((count,), 1 / count, dtype=torch.float64)
+        subsets[row, torch.randperm(n, generator=generator)[:size]] = True
+        subsets[row + 1] = ~subsets[row]
+    return subsets[:count], torch.full((count,), 1 / count, dtype=torch.float64)
 
 
 def shapley_values(
-    kept: Bool[Tensor, "row segment"], weights: Float[Tensor, " row"], gains: Float[Tensor, " row"], total: float
+    subsets: Bool[Tensor, "row segment"], weights: Float[Tensor, " row"], gains: Float[Tensor, " row"], total: float
 ) -> Float[Tensor, " segment"]:
     """The estimate from v(S) − v(none) of each subset and of the whole; exact where all subsets have the kernel's
     weights.
@@ -133,12 +133,12 @@ def shapley_values(
         gains: v(S) − v(none).
         total: v(all) − v(none).
     """
-    n = kept.shape[1]
+    n = subsets.shape[1]
     if n == 1:
         return torch.tensor([total], dtype=torch.float64)
     # The least squares of Kernel SHAP in closed form: under the kernel E[z zᵀ] has 1/2 on its diagonal and P(two given
     # segments are kept) everywhere else, and the values add up to the total.
     sizes = torch.arange(1, n, dtype=torch.float64)
     together = float((_probability_of_sizes(n) * sizes * (sizes - 1)).sum()) / (n * (n - 1))
-    b = (weights * gains.double()) @ kept.double()
+    b = (weights * gains.double()) @ subsets.double()
     return total / n + (b - b.mean()) / (0.5 - together)

@@ -17,7 +17,7 @@ from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.scopes.comparisons.ablating import Ablating, Ablation, check_part, check_unit, part_argument, spread
-from lens_scopes.scopes.objectives import log_probability_of_answer
+from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
 Measure: TypeAlias = Annotated["Literal['kl', 'logit', 'logprob']", VALIDATED]
 

@@ -11,23 +11,25 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticSerializationError
 
 from lens_scopes.prompts.spans import Chars
-from lens_scopes.scopes.registry import (
+from lens_scopes.scopes.options import (
     ANSWER_OPTIONS,
     CELL_OPTIONS,
-    FREEZABLE,
-    LENSES,
     MATRIX_OPTIONS,
     PATH_OPTIONS,
-    POINTS,
-    READOUTS,
     SCOPE_OPTIONS,
-    SCORE_SITES,
     SERIES_OPTIONS,
     SITE_OPTIONS,
     WHICH_ANSWER,
     Option,
-    ScopeEntry,
     options,
+)
+from lens_scopes.scopes.registry import (
+    FREEZABLE,
+    LENSES,
+    POINTS,
+    READOUTS,
+    SCORE_SITES,
+    ScopeEntry,
     rule_choices,
     scope_entries,
 )

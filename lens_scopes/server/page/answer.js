@@ -1,5 +1,5 @@
 // One answer on the page: the sections of its report with what a reader can do from there, and its files.
-import { h } from "../../views/page/scripts/dom.js";
+import { h } from "../../views/page/scripts/shared/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
 import { editable, editor } from "./parts/edit.js";
 import { isSeries } from "./parts/series.js";

@@ -1,7 +1,7 @@
 // A token of the vocabulary, completed while it is typed (the ARIA combobox pattern).
 import { ask } from "./api.js";
-import { h } from "../../views/page/scripts/dom.js";
-import { percent } from "../../views/page/scripts/numbers.js";
+import { h } from "../../views/page/scripts/shared/dom.js";
+import { percent } from "../../views/page/scripts/shared/numbers.js";
 
 let count = 0;
 

@@ -2,7 +2,7 @@
 import { DEFAULTS } from "./address.js";
 import { ask } from "./api.js";
 import { combobox } from "./combobox.js";
-import { h } from "../../views/page/scripts/dom.js";
+import { h } from "../../views/page/scripts/shared/dom.js";
 import { contents } from "../../views/page/scripts/page.js";
 import { seriesFields } from "./parts/series.js";
 import { asSpans, SpanRows } from "./parts/spans.js";

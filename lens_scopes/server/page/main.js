@@ -1,5 +1,5 @@
 // The page: question → answers → sections, and the address that says all of it.
-import { h, setLabels } from "../../views/page/scripts/dom.js";
+import { h, setLabels } from "../../views/page/scripts/shared/dom.js";
 import { contents, spacingOf, unfold } from "../../views/page/scripts/page.js";
 import * as address from "./address.js";
 import * as answer from "./answer.js";

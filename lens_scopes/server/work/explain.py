@@ -24,7 +24,7 @@ from lens_scopes.prompts.prompt import Prompt, resolve_position
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
-from lens_scopes.scopes.registry import options, read_text_or_ids, read_whole_prompt
+from lens_scopes.scopes.options import options, read_text_or_ids, read_whole_prompt
 from lens_scopes.scopes.spec import Spec
 from lens_scopes.server.api.problems import Refusal
 from lens_scopes.server.api.schemas import (

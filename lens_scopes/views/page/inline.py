@@ -7,13 +7,14 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from posixpath import dirname, join, normpath
 from typing import Any
 
 from lens_scopes.errors import FileError
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
-_IMPORT = re.compile(r'^import \{ (?P<names>[^}]*) \} from "\./(?P<module>\w+)\.js";\n', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{ (?P<names>[^}]*) \} from "(?P<module>\.[\w./]*)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) (?P<name>\w+))", re.MULTILINE)
 
 
@@ -33,7 +34,7 @@ def joined(entry: str = "page", folder: Path = SCRIPTS, *, light: bool = False) 
 
     A page that is opened as a file may not load modules, and its policy allows inline scripts alone. A light one has no
     blocks that CircuitsVis draws, and goes without the quarter of the scripts that is for them. Modules import by
-    `import { a, b } from "./name.js";` and export functions, classes and constants where they are declared.
+    `import { a, b } from "../folder/name.js";` and export functions, classes and constants where they are declared.
 
     Raises:
         FileError: a module imports or exports in another way.
@@ -44,16 +45,20 @@ def joined(entry: str = "page", folder: Path = SCRIPTS, *, light: bool = False) 
         if name in modules:
             return
         modules[name] = ""  # two modules that import each other would otherwise never end
-        file = "undrawn" if light and name == "drawn" else name
+        file = "circuitsvis/absent" if light and name == "circuitsvis/blocks" else name
         source = (folder / f"{file}.js").read_text(encoding="utf-8")
-        for match in _IMPORT.finditer(source):
-            add(match["module"])
+
+        def scope(match: re.Match[str]) -> str:
+            module = normpath(join(dirname(name), match["module"]))
+            add(module)
+            return f"const {{ {match['names']} }} = {_scope(module)};\n"
+
         exported = [match["name"] for match in _EXPORT.finditer(source)]
-        body = _EXPORT.sub("", _IMPORT.sub(r"const { \g<names> } = _\g<module>;\n", source))
+        body = _EXPORT.sub("", _IMPORT.sub(scope, source))
         if re.search(r"^(import|export)\b", body, re.MULTILINE):
             raise FileError(f"the script {name}.js imports or exports in a way that cannot be joined.")
         del modules[name]  # to stand behind what it imports
-        modules[name] = f"const _{name} = (() => {{\n{body}return {{ {', '.join(exported)} }};\n}})();"
+        modules[name] = f"const {_scope(name)} = (() => {{\n{body}return {{ {', '.join(exported)} }};\n}})();"
 
     add(entry)
     return _closed('"use strict";\n' + lean("\n".join(modules.values())))
@@ -85,6 +90,10 @@ def lean(source: str) -> str:
     Text within the lines stays as it is, so no string may go over several of them.
     """
     return _SPACE.sub("", _COMMENTS.sub("", source))
+
+
+def _scope(module: str) -> str:
+    return f"_{module.replace('/', '_')}"
 
 
 def _closed(script: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.style import Style
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from lens_scopes.views.terminal.parts import (
@@ -25,6 +25,11 @@ from lens_scopes.views.terminal.parts import (
     TerminalView,
     append_ramp,
     blocks,
+    folded,
+    grid,
+    heading,
+    plain_table,
+    right,
     score_map,
     spaced,
     warning_lines,
@@ -53,11 +58,11 @@ if TYPE_CHECKING:
     from lens_scopes.results.attribution import Attribution
 
 
-class TerminalReport(TerminalView):
+class TerminalReport(TerminalView["Attribution"]):
     """A rich renderable of an attribution; fits the width of the console it is printed on.
 
     Args:
-        attribution: what to show.
+        result: what to show.
         most: how many of the strongest tokens the table lists.
         group: sums over segments in place of the strongest tokens, and the text in their colours: the name of a
             grouping, as for `Attribution.group`; "token" for none.
@@ -71,22 +76,22 @@ class TerminalReport(TerminalView):
 
     def __init__(
         self,
-        attribution: Attribution,
+        result: Attribution,
         *,
         most: int = 10,
         on_dark: bool | None = None,
         group: str = "token",
     ) -> None:
-        super().__init__(on_dark=on_dark)
-        self.attribution = attribution
+        super().__init__(result, on_dark=on_dark)
         self.most = most
         self.group = group
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        attribution, group = self.attribution, self.group
+        attribution, group = self.result, self.group
         segments = None if group == "token" else segments_of(attribution, group)
         text = _Pieces.of(attribution, segments, group)
-        yield _heading(attribution)
+        where = f"  position {attribution.position} of {len(attribution.tokens)} tokens"
+        yield heading(inline_token(attribution.objective), attribution, where)
         yield from warning_lines((*attribution.warnings, *data_warnings(attribution)))
         yield spaced(_strip(attribution, text, styles, width))
         yield _legend(text, styles)
@@ -98,13 +103,6 @@ class TerminalReport(TerminalView):
             yield spaced(_sums(segments, group, styles, width))
             yield Text(meaning_of_sum(attribution), "dim")
         yield spaced(_prediction(attribution, styles, width))
-
-
-def _heading(attribution: Attribution) -> Text:
-    name = attribution.model.get("name", "")
-    line = Text.assemble((inline_token(attribution.objective), "bold"), (f"  {inline_token(str(name))}", "dim"))
-    line.append(f"  position {attribution.position} of {len(attribution.tokens)} tokens", "dim")
-    return line
 
 
 @dataclass(frozen=True)
@@ -185,11 +183,7 @@ def _legend(pieces: _Pieces, styles: ScoreStyle) -> Text:
 
 def _sums(segments: Sequence[Segment], group: str, styles: ScoreStyle, width: int) -> RenderableType:
     """All segments by their sums, from the strongest; special tokens last."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
-    table.add_column("tokens", justify="right")
-    table.add_column(group, overflow="fold", max_width=max(16, width // 2))
-    table.add_column("sum", justify="right")
-    table.add_column("")
+    table = plain_table(right("tokens"), folded(group, max_width=max(16, width // 2)), right("sum"), "")
     order = sorted(segments, key=lambda item: (item.special, -abs(item.score) if math.isfinite(item.score) else 0.0))
     room = max(6, min(24, width // 2 - 30))
     for item in order:
@@ -205,13 +199,8 @@ def _sums(segments: Sequence[Segment], group: str, styles: ScoreStyle, width: in
 def _strongest(attribution: Attribution, styles: ScoreStyle, width: int, most: int) -> RenderableType:
     lines = rows(attribution)
     best = ranking([line.score for line in lines], attribution.special)[:most]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("token", overflow="fold", max_width=max(12, width // 3))
-    table.add_column("score", justify="right")
-    if attribution.standard_error is not None:
-        table.add_column("± s.e.", justify="right")
-    table.add_column("")
+    errors = [] if attribution.standard_error is None else [right("± s.e.")]
+    table = plain_table(right("#"), folded("token", max_width=max(12, width // 3)), right("score"), *errors, "")
     table_rows = [*(line for line in lines if line.special and line.index == 0), *(lines[i] for i in best)]
     room = max(8, min(32, width - 52))
     for line in table_rows:
@@ -229,10 +218,7 @@ def _strongest(attribution: Attribution, styles: ScoreStyle, width: int, most: i
 def _prediction(attribution: Attribution, styles: ScoreStyle, width: int, most: int = 5) -> RenderableType:
     target = attribution.target
     predictions = likely(attribution, most)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(overflow="fold", max_width=max(12, width // 3))
-    table.add_column(justify="right")
-    table.add_column()
+    table = grid(folded(max_width=max(12, width // 3)), right(), "")
     for token in predictions:
         is_target = target is not None and token.token_id == target.token_id
         table.add_row(
@@ -264,10 +250,7 @@ def _layers(attribution: Attribution, styles: ScoreStyle, width: int) -> Iterato
 def _readings(attribution: Attribution, names: list[str]) -> RenderableType:
     """The strongest token of each layer, and what the residual stream there reads as."""
     assert attribution.lens is not None
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("strongest token", overflow="fold")
-    table.add_column("reads as", overflow="fold")
+    table = plain_table(Column("layer", no_wrap=True), folded("strongest token"), folded("reads as"))
     for row, index, _ in layer_leaders(attribution):
         read = reading_text(attribution.lens.at(row, index))
         table.add_row(Text(names[row]), Text(printable_token(attribution.tokens[index])), Text(read or "was not read"))
@@ -277,10 +260,7 @@ def _readings(attribution: Attribution, names: list[str]) -> RenderableType:
 def _leaders(attribution: Attribution, values: list[list[float]], names: list[str]) -> RenderableType:
     """Runs of consecutive layers with the same leading token, and its score at the first and last of them."""
     leaders = [(ranking(row, attribution.special) or [None])[0] for row in values]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("layers")
-    table.add_column("strongest token", overflow="fold")
-    table.add_column("score", justify="right")
+    table = plain_table("layers", folded("strongest token"), right("score"))
     for leader, run in groupby(range(len(names)), key=lambda j: leaders[j]):
         layers = list(run)
         first, last = layers[0], layers[-1]

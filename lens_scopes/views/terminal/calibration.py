@@ -10,7 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.evaluation.calibration.calibrate import CONTROL
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, definitions, spaced, warning_lines
+from lens_scopes.views.terminal.parts import (
+    ScoreStyle,
+    TerminalView,
+    definitions,
+    folded,
+    plain_table,
+    right,
+    spaced,
+    warning_lines,
+)
 from lens_scopes.views.words.pages.calibration import READING, facts, gate, interval_text
 from lens_scopes.views.words.token_text import inline_token
 
@@ -19,20 +28,11 @@ if TYPE_CHECKING:
     from lens_scopes.evaluation.statistics.rates import Interval, Rate
 
 
-class CalibrationView(TerminalView):
-    """A rich renderable of a calibration.
-
-    Args:
-        calibration: what to show.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, calibration: FlowCalibration, *, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.calibration = calibration
+class CalibrationView(TerminalView["FlowCalibration"]):
+    """A rich renderable of a calibration."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        calibration = self.calibration
+        calibration = self.result
         yield Text(inline_token(f"Calibration of the gate on information flow: {calibration.name}"), "bold")
         yield from warning_lines(calibration.warnings)
         yield spaced(definitions(facts(calibration)))
@@ -45,10 +45,8 @@ class CalibrationView(TerminalView):
 
 
 def _table(calibration: FlowCalibration) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("measure", overflow="fold")
-    for heading in ("threshold", "leaks caught", "false alarms", "area under ROC"):
-        table.add_column(heading, justify="right")
+    numbers = map(right, ("threshold", "leaks caught", "false alarms", "area under ROC"))
+    table = plain_table(folded("measure"), *numbers)
     for item in calibration.measures:
         style = "bold" if item is calibration.best else "dim" if item.name == CONTROL else ""
         table.add_row(

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
     answer_lines,
+    folded,
+    heading,
+    plain_table,
     score_map,
     spaced,
     warning_lines,
+    whole_right,
 )
 from lens_scopes.views.words.attribution import short_names, title
 from lens_scopes.views.words.changes import (
@@ -32,23 +35,23 @@ if TYPE_CHECKING:
     from lens_scopes.results.cells import CellPatches
 
 
-class CellsReport(TerminalView):
+class CellsReport(TerminalView["CellPatches"]):
     """A rich renderable of patched cells; fits the width of the console it is printed on.
 
     Args:
-        patches: what to show.
+        result: what to show.
         most: how many of the patched cells the table lists.
         on_dark: colours for a dark terminal background; None asks the terminal.
     """
 
-    def __init__(self, patches: CellPatches, *, most: int = 12, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.patches = patches
+    def __init__(self, result: CellPatches, *, most: int = 12, on_dark: bool | None = None) -> None:
+        super().__init__(result, on_dark=on_dark)
         self.most = most
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        patches = self.patches
-        yield _heading(patches)
+        patches = self.result
+        where = f"  position {patches.position} of {len(patches.tokens)} tokens, against another prompt"
+        yield heading(f"Cells: {inline_token(patches.objective)}", patches, where)
         yield Text(title(patches))
         yield from answer_lines(patches)
         yield from warning_lines((*patches.warnings, *cells_data_warnings(patches)))
@@ -59,21 +62,11 @@ class CellsReport(TerminalView):
         yield spaced(_patches(patches, names, styles, self.most))
 
 
-def _heading(patches: CellPatches) -> Text:
-    line = Text.assemble((f"Cells: {inline_token(patches.objective)}", "bold"))
-    line.append(f"  {inline_token(str(patches.model.get('name', '')))}", "dim")
-    return line.append(f"  position {patches.position} of {len(patches.tokens)} tokens, against another prompt", "dim")
-
-
 def _patches(patches: CellPatches, names: list[str], styles: ScoreStyle, most: int) -> RenderableType:
     parts: list[RenderableType] = [Text(cells_agreement(patches))]
     if patches.cells:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for column in ("layer", "#"):
-            table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("tokens", overflow="fold")
-        for column in ("predicted", "actual"):
-            table.add_column(column, justify="right", no_wrap=True)
+        changes = map(whole_right, ("predicted", "actual"))
+        table = plain_table(whole_right("layer"), whole_right("#"), folded("tokens"), *changes)
         for cell in patches.cells[:most]:
             table.add_row(
                 Text(names[cell.layer], "bold"),

@@ -6,11 +6,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lens_scopes.evaluation.statistics.comparison import ALL
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, definitions, spaced, warning_lines
+from lens_scopes.views.terminal.parts import (
+    ScoreStyle,
+    TerminalView,
+    definitions,
+    folded,
+    plain_table,
+    right,
+    spaced,
+    warning_lines,
+)
 from lens_scopes.views.words.evaluation import (
     Cell,
     better,
@@ -30,20 +39,11 @@ if TYPE_CHECKING:
     from lens_scopes.evaluation.report import EvaluationReport
 
 
-class EvaluationView(TerminalView):
-    """A rich renderable of a report: all passages; those predicted correctly are on the page and in the tables.
-
-    Args:
-        report: what to show.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, report: EvaluationReport, *, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.report = report
+class EvaluationView(TerminalView["EvaluationReport"]):
+    """A rich renderable of a report: all passages; those predicted correctly are on the page and in the tables."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        report = self.report
+        report = self.result
         yield Text(inline_token(f"Evaluation: {title(report)}"), "bold")
         yield from warning_lines(data_warnings(report))
         yield spaced(definitions(facts(report)))
@@ -56,9 +56,8 @@ class EvaluationView(TerminalView):
 
 
 def _means(report: EvaluationReport, metric: str) -> Table:
-    table = _table(f"{metric} ({way})" if (way := better(metric)) else metric)
-    for ablation in report.ablations(metric):
-        table.add_column(Text(inline_token(ablation or "value")), justify="right")
+    columns = [right(Text(inline_token(ablation or "value"))) for ablation in report.ablations(metric)]
+    table = _table(f"{metric} ({way})" if (way := better(metric)) else metric, *columns)
     for method, cells in means_table(report, metric).items():
         table.add_row(Text(inline_token(method)), *map(_cell, cells))
     return table
@@ -71,9 +70,9 @@ def _cell(cell: Cell | None) -> Text:
 
 
 def _compared(report: EvaluationReport) -> Table:
-    table = _table(f"method − {report.reference}")
-    for heading in ("difference", "95 % interval", "effect", "p (Holm)"):
-        table.add_column(heading, justify="right")
+    table = _table(
+        f"method − {report.reference}", right("difference"), right("95 % interval"), right("effect"), right("p (Holm)")
+    )
     above = None
     for line in report.compared.to_dict("records"):
         if line["passages"] != ALL:
@@ -91,9 +90,7 @@ def _compared(report: EvaluationReport) -> Table:
 
 
 def _verdicts(report: EvaluationReport) -> Table:
-    table = _table("sanity")
-    for heading in ("check", "verdict", "found"):
-        table.add_column(heading, overflow="fold")
+    table = _table("sanity", folded("check"), folded("verdict"), folded("found"))
     for verdict in report.verdicts:
         table.add_row(
             Text(inline_token(verdict.method)),
@@ -104,7 +101,5 @@ def _verdicts(report: EvaluationReport) -> Table:
     return table
 
 
-def _table(heading: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(Text(inline_token(heading)), overflow="fold")
-    return table
+def _table(heading: str, *columns: Column) -> Table:
+    return plain_table(folded(Text(inline_token(heading))), *columns)

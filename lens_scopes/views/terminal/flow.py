@@ -7,10 +7,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, spaced, warning_lines
+from lens_scopes.views.terminal.parts import (
+    ScoreStyle,
+    TerminalView,
+    blocks,
+    folded,
+    heading,
+    plain_table,
+    right,
+    spaced,
+    warning_lines,
+    whole_right,
+)
 from lens_scopes.views.words.attribution import percent, prompt_text
 from lens_scopes.views.words.flow import (
     beyond,
@@ -31,22 +41,12 @@ _SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 _MOST_PREDICTIONS = 24
 
 
-class FlowReport(TerminalView):
-    """A rich renderable of a span information flow; fits the width of the console it is printed on.
-
-    Args:
-        flow: what to show.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, flow: InformationFlow, *, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.flow = flow
+class FlowReport(TerminalView["InformationFlow"]):
+    """A rich renderable of a span information flow; fits the width of the console it is printed on."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        flow = self.flow
-        name = inline_token(str(flow.model.get("name", "")))
-        yield Text.assemble(("Span information flow", "bold"), (f"  {name} · {flow_kind(flow)}", "dim"))
+        flow = self.result
+        yield heading("Span information flow", flow, f" · {flow_kind(flow)}")
         yield Text(prompt_text(flow))
         yield from warning_lines((*flow.warnings, *flow_data_warnings(flow)))
         yield spaced(Text(flow_interpretation(flow), "dim"))
@@ -61,12 +61,8 @@ def _spans(flow: InformationFlow, styles: ScoreStyle, width: int) -> RenderableT
     totals = flow.totals()
     largest = max((item.bound for item in totals if math.isfinite(item.bound)), default=0.0) or 1.0
     several = len(flow.destinations) > 1
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("span", overflow="fold")
-    table.add_column("tokens", justify="right", no_wrap=True)
-    for title in ("bound", "channel", *(["together"] if several else []), "beyond rank"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("")
+    values = ("tokens", "bound", "channel", *(["together"] if several else []), "beyond rank")
+    table = plain_table(folded("span"), *map(whole_right, values), "")
     room = max(4, min(24, width - 70))
     for row, _ in strongest_spans(flow):
         item = totals[row]
@@ -85,10 +81,7 @@ def _spans(flow: InformationFlow, styles: ScoreStyle, width: int) -> RenderableT
 
 
 def _over_sigma(flow: InformationFlow) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("σ", overflow="fold")
-    for sigma in _SIGMAS:
-        table.add_column(f"{sigma:g}", justify="right", no_wrap=True)
+    table = plain_table(folded("σ"), *(whole_right(f"{sigma:g}") for sigma in _SIGMAS))
     totals = [flow.totals(sigma) for sigma in _SIGMAS]
     for row, name in strongest_spans(flow):
         values = [f"{short_number(total[row].bound)}/{short_number(total[row].channel)}" for total in totals]
@@ -97,10 +90,8 @@ def _over_sigma(flow: InformationFlow) -> RenderableType:
 
 
 def _predictions(flow: InformationFlow) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("bound of each prediction", overflow="fold")
-    for name in flow.spans:
-        table.add_column(Text(inline_token(name)), justify="right", overflow="fold")
+    spans = (right(Text(inline_token(name)), overflow="fold") for name in flow.spans)
+    table = plain_table(folded("bound of each prediction"), *spans)
     names, columns = prediction_names(flow), flow.bound().T.tolist()
     chosen = range(len(names))[-_MOST_PREDICTIONS:]
     for index in chosen:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from lens_scopes.views.terminal.parts import (
@@ -15,9 +15,14 @@ from lens_scopes.views.terminal.parts import (
     answer_lines,
     append_cell,
     blocks,
+    folded,
+    grid,
+    heading,
+    plain_table,
     scale_line,
     spaced,
     warning_lines,
+    whole_right,
 )
 from lens_scopes.views.words.attribution import is_divergence, number, title
 from lens_scopes.views.words.changes import (
@@ -38,23 +43,23 @@ if TYPE_CHECKING:
 _MOST_MLPS = 3
 
 
-class HeadsReport(TerminalView):
+class HeadsReport(TerminalView["HeadInspection"]):
     """A rich renderable of a head inspection; fits the width of the console it is printed on.
 
     Args:
-        heads: what to show.
+        result: what to show.
         most: how many of the strongest heads the table lists.
         on_dark: colours for a dark terminal background; None asks the terminal.
     """
 
-    def __init__(self, heads: HeadInspection, *, most: int = 10, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.heads = heads
+    def __init__(self, result: HeadInspection, *, most: int = 10, on_dark: bool | None = None) -> None:
+        super().__init__(result, on_dark=on_dark)
         self.most = most
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        heads = self.heads
-        yield _heading(heads)
+        heads = self.result
+        where = f"  position {heads.position} of {len(heads.tokens)} tokens"
+        yield heading(f"Heads: {inline_token(heads.objective)}", heads, where)
         yield Text(title(heads))
         yield from answer_lines(heads)
         yield from warning_lines((*heads.warnings, *heads_data_warnings(heads)))
@@ -62,12 +67,6 @@ class HeadsReport(TerminalView):
         yield spaced(_map(heads, styles, width))
         yield spaced(_strongest(heads, head_lines(heads)[: self.most], styles, width))
         yield spaced(_checked(heads, styles, width))
-
-
-def _heading(heads: HeadInspection) -> Text:
-    line = Text.assemble((f"Heads: {inline_token(heads.objective)}", "bold"))
-    line.append(f"  {inline_token(str(heads.model.get('name', '')))}", "dim")
-    return line.append(f"  position {heads.position} of {len(heads.tokens)} tokens", "dim")
 
 
 def _map(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
@@ -131,16 +130,12 @@ def _scale(values: list[float]) -> Scale:
 
 
 def _strongest(heads: HeadInspection, lines: list[HeadLine], styles: ScoreStyle, width: int) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("head", no_wrap=True)
-    if any(line.kind for line in lines):
-        table.add_column("type", overflow="fold")
-    for column in ("direct", "predicted", "actual"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("mostly from", overflow="fold")
+    types = [folded("type")] if any(line.kind for line in lines) else []
+    changes = map(whole_right, ("direct", "predicted", "actual"))
+    table = plain_table(Column("head", no_wrap=True), *types, *changes, folded("mostly from"))
     for line in lines:
         cells = [Text(line.name, "bold")]
-        if any(line.kind for line in lines):
+        if types:
             cells.append(Text(line.kind or "—", "" if line.kind else "dim"))
         cells.append(Text(short_number(line.direct), "dim"))
         cells.append(Text(short_number(line.effect), styles.bar_style(line.effect)))
@@ -161,7 +156,7 @@ def _checked(heads: HeadInspection, styles: ScoreStyle, width: int) -> Renderabl
     mlps = [item for item in heads.ablations if item.head is None][:_MOST_MLPS]
     if mlps:
         largest = max(abs(item.actual) for item in mlps) or 1.0
-        table = Table.grid(padding=(0, 2, 0, 0))
+        table = grid()
         for item in mlps:
             table.add_row(
                 Text(item.name, "bold"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from lens_scopes.errors import PromptError
@@ -18,8 +19,13 @@ from lens_scopes.views.terminal.parts import (
     TerminalView,
     append_cell,
     blocks,
+    folded,
+    heading,
+    plain_table,
+    right,
     spaced,
     warning_lines,
+    whole_right,
 )
 from lens_scopes.views.words.attribution import interpretation, number, percent, prompt_text
 from lens_scopes.views.words.colour import Scale, scale_of
@@ -43,23 +49,13 @@ _MOST_ROWS = 40
 _MOST_LINES = 24
 
 
-class MatrixReport(TerminalView):
-    """A rich renderable of a source × target matrix; fits the width of the console it is printed on.
-
-    Args:
-        matrix: what to show.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, matrix: AttributionMatrix, *, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.matrix = matrix
+class MatrixReport(TerminalView["AttributionMatrix"]):
+    """A rich renderable of a source × target matrix; fits the width of the console it is printed on."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        matrix = self.matrix
+        matrix = self.result
         lines = prediction_lines(matrix)
-        name = inline_token(str(matrix.model.get("name", "")))
-        yield Text.assemble((f"Source × target: {inline_token(matrix.objective)}", "bold"), (f"  {name}", "dim"))
+        yield heading(f"Source × target: {inline_token(matrix.objective)}", matrix)
         yield Text(prompt_text(matrix))
         yield from warning_lines((*matrix.warnings, *matrix_data_warnings(matrix)))
         yield spaced(Text(interpretation(matrix), "dim"))
@@ -69,22 +65,12 @@ class MatrixReport(TerminalView):
             yield spaced(_spans(matrix))
 
 
-class InfluenceReport(TerminalView):
-    """A rich renderable of influence through generated text; fits the width of the console it is printed on.
-
-    Args:
-        influence: what to show.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, influence: TotalInfluence, *, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.influence = influence
+class InfluenceReport(TerminalView["TotalInfluence"]):
+    """A rich renderable of influence through generated text; fits the width of the console it is printed on."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        influence = self.influence
-        name = inline_token(str(influence.model.get("name", "")))
-        yield Text.assemble((f"Total influence: {inline_token(influence.objective)}", "bold"), (f"  {name}", "dim"))
+        influence = self.result
+        yield heading(f"Total influence: {inline_token(influence.objective)}", influence)
         yield Text(f"on {target_name(influence)} of: {prompt_text(influence)}")
         yield from warning_lines(influence.warnings)
         yield spaced(Text(f"{influence_summary(influence)} {INFLUENCE_CAVEAT}", "dim"))
@@ -97,9 +83,8 @@ def _sentences(influence: TotalInfluence, styles: ScoreStyle, width: int) -> Ren
     """Each segment with its share, and the two that it rests on most."""
     segments, flows = influence.segments(), influence.flows()
     names = segment_names(influence, segments)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("segment", "share", "", "rests on", "text"):
-        table.add_column(column, justify="right" if column == "share" else "left", no_wrap=column != "text")
+    whole = partial(Column, no_wrap=True)
+    table = plain_table(whole("segment"), whole_right("share"), whole(), whole("rests on"), "text")
     room = max(10, width - 66)
     for index, segment in enumerate(segments):
         strongest = flows[index].topk(min(2, len(segments))).indices.tolist()
@@ -116,18 +101,15 @@ def _sentences(influence: TotalInfluence, styles: ScoreStyle, width: int) -> Ren
 def _ways(influence: TotalInfluence, most: int = 5) -> RenderableType:
     segments = influence.segments()
     names = segment_names(influence, segments)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("the strongest ways to the prompt", overflow="fold")
+    table = plain_table(whole_right("share"), folded("the strongest ways to the prompt"))
     for chain in influence.chains(most):
         table.add_row(percent(chain.share), Text(" ← ".join(names[segments.index(item)] for item in chain.segments)))
     return table
 
 
 def _tokens(influence: TotalInfluence, styles: ScoreStyle, most: int = 8) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("#", "token", "total", "direct"):
-        table.add_column(column, justify="left" if column == "token" else "right", no_wrap=True)
+    token = Column("token", no_wrap=True)
+    table = plain_table(whole_right("#"), token, whole_right("total"), whole_right("direct"))
     for index, label, score in influence.top(most):
         assert isinstance(index, int)
         direct = number(float(influence.direct[index]))
@@ -196,12 +178,8 @@ def _ruler(starts: list[int], cell: int) -> str:
 
 def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine], width: int) -> RenderableType:
     chosen = lines[-_MOST_LINES:]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("after", overflow="fold", max_width=max(6, width // 5))
-    table.add_column("explained", overflow="fold", max_width=max(6, width // 5))
-    table.add_column("p", justify="right", no_wrap=True)
-    table.add_column("from", overflow="fold")
+    after, explained = (folded(name, max_width=max(6, width // 5)) for name in ("after", "explained"))
+    table = plain_table(whole_right("#"), after, explained, whole_right("p"), folded("from"))
     for line in chosen:
         sources = line.sources[: 3 if width >= 80 else 1]
         strongest = ", ".join(f"{printable_token(matrix.tokens[i])} {number(line.scores[i])}" for i in sources)
@@ -222,10 +200,8 @@ def _spans(matrix: AttributionMatrix) -> RenderableType:
         totals = matrix.span_totals()
     except PromptError as error:
         return Text(f"! {inline_token(str(error))}", "bold yellow")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("target \\ source", overflow="fold")
-    for name in totals.columns:
-        table.add_column(Text(inline_token(str(name))), justify="right", overflow="fold")
+    sources = (right(Text(inline_token(str(name))), overflow="fold") for name in totals.columns)
+    table = plain_table(folded("target \\ source"), *sources)
     for name, row in explained_spans(totals):
         table.add_row(Text(inline_token(name)), *(Text("—" if math.isnan(value) else number(value)) for value in row))
     note = "totals over spans: summed over the sources, averaged over the predictions"

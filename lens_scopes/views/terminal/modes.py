@@ -6,10 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, spaced, warning_lines
+from lens_scopes.views.terminal.parts import (
+    ScoreStyle,
+    TerminalView,
+    blocks,
+    folded,
+    grid,
+    heading,
+    right,
+    spaced,
+    warning_lines,
+)
 from lens_scopes.views.words.attribution import number, prompt_text
 from lens_scopes.views.words.modes import (
     Contrast,
@@ -27,24 +36,22 @@ if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection, TokenReplacement
 
 
-class ModesReport(TerminalView):
+class ModesReport(TerminalView["ModeInspection"]):
     """A rich renderable of a mode inspection; fits the width of the console it is printed on.
 
     Args:
-        modes: what to show.
+        result: what to show.
         most: how many words are told about.
         on_dark: colours for a dark terminal background; None asks the terminal.
     """
 
-    def __init__(self, modes: ModeInspection, *, most: int = 6, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.modes = modes
+    def __init__(self, result: ModeInspection, *, most: int = 6, on_dark: bool | None = None) -> None:
+        super().__init__(result, on_dark=on_dark)
         self.most = most
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        modes = self.modes
-        name = inline_token(str(modes.model.get("name", "")))
-        yield Text.assemble((f"Fisher modes, rank {len(modes.modes)}", "bold"), (f"  {name}", "dim"))
+        modes = self.result
+        yield heading(f"Fisher modes, rank {len(modes.modes)}", modes)
         yield Text(prompt_text(modes))
         yield from warning_lines((*modes.warnings, *modes_data_warnings(modes)))
         yield spaced(Text(modes_interpretation(), "dim"))
@@ -58,10 +65,7 @@ def _contrast(contrast: Contrast, styles: ScoreStyle, width: int, most: int = 6)
     """The tokens that rise above those that fall, each with its change."""
     rising = [shift for shift in contrast.shifts if shift.change > 0][: most // 2]
     falling = [shift for shift in contrast.shifts if shift.change < 0][-(most // 2) :]
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(overflow="fold", max_width=max(10, width // 3))
-    table.add_column(justify="right")
-    table.add_column()
+    table = grid(folded(max_width=max(10, width // 3)), right(), "")
     for shift in (*rising, *falling):
         table.add_row(
             Text(printable_token(shift.token)),

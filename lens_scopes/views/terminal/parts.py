@@ -6,14 +6,15 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.segment import Segment
 from rich.style import Style
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lens_scopes.views.words.attribution import answer_summary, answers_of, number, percent
@@ -22,6 +23,8 @@ from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.base import Result
+
+_Result = TypeVar("_Result")
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 SHADES = " ░▒▓█"
@@ -66,15 +69,17 @@ class ScoreStyle:
         return Style(color=to_hex(level_colour(-20))) if self.coloured else Style()
 
 
-class TerminalView(ABC):
-    """A rich renderable that fits the width of the console and writes what its encoding has.
+class TerminalView(ABC, Generic[_Result]):
+    """A rich renderable of a result, which fits the width of the console and writes what its encoding has.
 
     Args:
+        result: what to show.
         on_dark: colours for a dark terminal background; None reads `COLORFGBG` and takes dark where that is
             not set.
     """
 
-    def __init__(self, *, on_dark: bool | None = None) -> None:
+    def __init__(self, result: _Result, *, on_dark: bool | None = None) -> None:
+        self.result = result
         self.on_dark = _terminal_is_dark() if on_dark is None else on_dark
 
     @abstractmethod
@@ -109,25 +114,40 @@ def answer_lines(result: object) -> Iterator[RenderableType]:
         yield Text(f"{role} {inline_token(answer.text)!r}: {answer_summary(answer)}", "dim")
 
 
+def plain_table(*columns: Column | str) -> Table:
+    """A table without lines, its headings dim."""
+    return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
+
+
+def grid(*columns: Column | str) -> Table:
+    """The same without headings."""
+    return Table.grid(*columns, padding=(0, 2, 0, 0))
+
+
+folded = partial(Column, overflow="fold")
+right = partial(Column, justify="right")
+whole_right = partial(Column, justify="right", no_wrap=True)
+
+
+def heading(subject: str, result: Result, more: str = "") -> Text:
+    """The first line of a view: what it shows, of which model, and more."""
+    name = inline_token(str(result.model.get("name", "")))
+    return Text.assemble((subject, "bold"), (f"  {name}{more}", "dim"))
+
+
 def definitions(mapping: Mapping[str, str]) -> RenderableType:
     """Names and values in two columns."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = grid(Column(style="dim", no_wrap=True), folded())
     for name, value in mapping.items():
         table.add_row(Text(inline_token(name)), Text(inline_token(str(value))))
     return table
 
 
-class ContractView(TerminalView):
+class ContractView(TerminalView["Result"]):
     """The five elements of a result's claim."""
 
-    def __init__(self, result: Result) -> None:
-        super().__init__()
-        self.contract = result.contract
-
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        yield spaced(definitions(self.contract))
+        yield spaced(definitions(self.result.contract))
 
 
 def append_ramp(line: Text, scale: Scale, styles: ScoreStyle) -> None:

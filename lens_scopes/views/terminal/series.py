@@ -6,10 +6,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
-from lens_scopes.views.terminal.parts import ScoreStyle, TerminalView, blocks, spaced, warning_lines
+from lens_scopes.views.terminal.parts import (
+    ScoreStyle,
+    TerminalView,
+    blocks,
+    grid,
+    heading,
+    plain_table,
+    right,
+    spaced,
+    warning_lines,
+    whole_right,
+)
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.numbers import percent, short_number
 from lens_scopes.views.words.series import (
@@ -30,22 +41,12 @@ if TYPE_CHECKING:
 _MOST = 10
 
 
-class SeriesReport(TerminalView):
-    """A rich renderable of an inspected series; fits the width of the console it is printed on.
-
-    Args:
-        series: what to show.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, series: SeriesInspection, *, on_dark: bool | None = None) -> None:
-        super().__init__(on_dark=on_dark)
-        self.series = series
+class SeriesReport(TerminalView["SeriesInspection"]):
+    """A rich renderable of an inspected series; fits the width of the console it is printed on."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        series = self.series
-        name = inline_token(str(series.model.get("name", "")))
-        yield Text.assemble(("Series of numbers", "bold"), (f"  {name} · {inline_token(series.objective)}", "dim"))
+        series = self.result
+        yield heading("Series of numbers", series, f" · {inline_token(series.objective)}")
         yield Text(prompt_text(series))
         yield from warning_lines(series.warnings)
         yield spaced(Text(series_summary(series)))
@@ -57,11 +58,8 @@ class SeriesReport(TerminalView):
 
 
 def _numbers(series: SeriesInspection, styles: ScoreStyle, width: int) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("number", justify="right", overflow="fold", max_width=max(8, width // 4))
-    table.add_column("", no_wrap=True)
-    table.add_column("influence", justify="right", no_wrap=True)
-    table.add_column("")
+    number = right("number", overflow="fold", max_width=max(8, width // 4))
+    table = plain_table(number, Column(no_wrap=True), whole_right("influence"), "")
     for row in strongest_numbers(series)[:_MOST]:
         bar = blocks(row.relative or 0.0, max(4, min(24, width - 50)))
         table.add_row(
@@ -74,10 +72,7 @@ def _numbers(series: SeriesInspection, styles: ScoreStyle, width: int) -> Render
 
 
 def _forecast(series: SeriesInspection, styles: ScoreStyle, width: int) -> RenderableType:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(justify="right", overflow="fold", max_width=max(8, width // 4))
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column()
+    table = grid(right(overflow="fold", max_width=max(8, width // 4)), whole_right(), "")
     likely = likely_values(series.forecast)
     largest = max((probability for _, probability in likely), default=0.0) or 1.0
     for written, probability in likely:

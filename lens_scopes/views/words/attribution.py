@@ -107,16 +107,16 @@ def rows(attribution: Attribution) -> list[Row]:
 
 def groupings(attribution: Attribution) -> dict[str, list[Segment]]:
     """The segments of each grouping that puts several tokens into one segment and makes several segments, by name."""
-    found = {}
+    by_name = {}
     for name in GROUPINGS:
         try:
             groups = segments_of(attribution, name)
         except PromptError:  # ids have no sentences, and what is no chat has no turns
             continue
         several = sum(not segment.special for segment in groups) > 1
-        if several and len(groups) < len(attribution.tokens) and groups not in found.values():
-            found[name] = groups
-    return found
+        if several and len(groups) < len(attribution.tokens) and groups not in by_name.values():
+            by_name[name] = groups
+    return by_name
 
 
 def segments_of(attribution: Attribution, by: Grouping) -> list[Segment]:
@@ -159,11 +159,11 @@ def ranking(scores: Sequence[float], special: Sequence[bool]) -> list[int]:
 
 def likely(attribution: Attribution, most: int = 10) -> list[PredictedToken]:
     """The `most` most probable next tokens, and the target where it is not among them."""
-    shown = list(attribution.prediction.top[:most])
+    tokens = list(attribution.prediction.top[:most])
     target = attribution.target
-    if target is not None and all(token.token_id != target.token_id for token in shown):
-        shown.append(target)
-    return shown
+    if target is not None and all(token.token_id != target.token_id for token in tokens):
+        tokens.append(target)
+    return tokens
 
 
 def interpretation(result: Scored) -> str:

@@ -67,7 +67,7 @@ def facts(report: EvaluationReport) -> dict[str, str]:
     elif answers := manifest.get("passages", {}).get("answers"):
         read = f"the whole passage, and the answer after it (teacher-forced; {answers})"
     eligible = manifest.get("passages", {}).get("eligible")
-    found = {
+    values = {
         "model": ", ".join(str(model[key]) for key in ("name", "backend", "dtype") if key in model),
         "passages": passages(report),
         "read": read,
@@ -79,7 +79,7 @@ def facts(report: EvaluationReport) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
         "commit": ", ".join(commits),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def planned(report: EvaluationReport) -> str:
@@ -99,18 +99,18 @@ def plan_changes(report: EvaluationReport) -> list[str]:
         return []
     asked = {ranges(_asked(report, session)): session for session in report.results.sessions if "limit" in session}
     first = ranges(_asked(report, plan))
-    found = [
+    sentences = [
         f"A session of {session['began']} asked for passages {indices}; planned at the first start were {first}."
         for indices, session in asked.items()
         if indices != first
     ]
     missing = set(_asked(report, plan)) - set(report.results.records)
     if missing:
-        found.append(
+        sentences.append(
             f"Of {len(_asked(report, plan))} passages planned at the first start, {len(missing)} were not measured: "
             "the plan was cut, or is still running."
         )
-    return found
+    return sentences
 
 
 def _asked(report: EvaluationReport, plan: Mapping[str, Any]) -> range:
@@ -167,22 +167,22 @@ def how_to_read(report: EvaluationReport) -> list[str]:
 
 def data_warnings(report: EvaluationReport) -> list[str]:
     """What a reader must not miss before trusting the numbers."""
-    found = []
+    warnings = []
     counts = report.results.counts()
     if counts.get(FAILED):
         many = "s" if counts[FAILED] > 1 else ""
-        found.append(f"{counts[FAILED]} passage{many} could not be measured.")
+        warnings.append(f"{counts[FAILED]} passage{many} could not be measured.")
     if len(commits := {session.get("commit") for session in report.results.sessions}) > 1:
-        found.append(
+        warnings.append(
             f"Measured by {len(commits)} versions of the code, which mixed_commits allows: "
             f"{', '.join(map(str, sorted(map(str, commits))))}."
         )
     if any("-dirty" in (commit or "") for commit in commits):
-        found.append("The code had changes that were not committed when some of this was measured.")
-    found += plan_changes(report)
+        warnings.append("The code had changes that were not committed when some of this was measured.")
+    warnings += plan_changes(report)
     if not report.compared.attrs.get("tests") and len(report.methods) > 1:
-        found.append(f"Nothing was tested: a paired test needs at least {LEAST_PAIRS} passages measured.")
-    return found
+        warnings.append(f"Nothing was tested: a paired test needs at least {LEAST_PAIRS} passages measured.")
+    return warnings
 
 
 SANITY = (
@@ -234,19 +234,19 @@ def means_table(report: EvaluationReport, metric: str, passages: str = ALL) -> d
     """Method → a cell for each ablation of the metric, in the order of `report.ablations`."""
     means = report.means
     chosen = means[(means["metric"] == metric) & (means["passages"] == passages) & means["fraction"].isna()]
-    found: dict[str, list[Cell | None]] = {method: [] for method in report.methods}
+    table: dict[str, list[Cell | None]] = {method: [] for method in report.methods}
     for ablation in report.ablations(metric):
         part = chosen[chosen["ablation"].isna() if ablation is None else chosen["ablation"] == ablation]
         lines = {line["method"]: line for line in part.to_dict("records")}
         leading = best(metric, {method: line["mean"] for method, line in lines.items()})
-        for method, cells in found.items():
+        for method, cells in table.items():
             line = lines.get(method)
             cells.append(
                 None
                 if line is None
                 else Cell(line["mean"], interval_text(line["low"], line["high"]), method in leading)
             )
-    return found
+    return table
 
 
 def sets_of_passages(report: EvaluationReport) -> list[tuple[str, int]]:

@@ -29,16 +29,18 @@ class Contrast:
 
 def contrasts(modes: ModeInspection) -> list[Contrast]:
     """Every mode with the tokens that change most."""
-    found = []
+    result = []
     for index, mode in enumerate(modes.modes, start=1):
         shifts = [shift for shift in (*mode.rising, *mode.falling) if math.isfinite(shift.change)]
         largest = max((abs(shift.change) for shift in shifts), default=0.0)
-        kept = [shift for shift in shifts if abs(shift.change) >= _LEAST * largest and shift.change]
-        kept = sorted(kept, key=lambda shift: -abs(shift.change))[:_MOST]
-        found.append(
-            Contrast(index, mode.eigenvalue, sorted(kept, key=lambda shift: -shift.change), largest, mode.resolved)
+        largest_shifts = [shift for shift in shifts if abs(shift.change) >= _LEAST * largest and shift.change]
+        largest_shifts = sorted(largest_shifts, key=lambda shift: -abs(shift.change))[:_MOST]
+        result.append(
+            Contrast(
+                index, mode.eigenvalue, sorted(largest_shifts, key=lambda shift: -shift.change), largest, mode.resolved
+            )
         )
-    return found
+    return result
 
 
 def strongest_removals(modes: ModeInspection) -> list[TokenReplacement]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from bridges import bridge_of
 from command_line import PROMPT, tokenizer
 from entry_points import ENTRY_POINTS
 from tiny_models import gpt2_like
@@ -70,6 +71,11 @@ def test_hooks_of_our_own_are_not_the_callers(name: str, model: Any) -> None:
     with ScopedModel.of(model).hooked([(SITE, lambda activation: None)]):
         assert altered(model) is None
     assert altered(model) is None
+
+
+def test_hooks_that_come_with_a_bridge_are_not_the_callers() -> None:
+    """Of transformer-lens 4, whose OPT names its MLP's activations by hooks that stay."""
+    assert altered(bridge_of("OPT")) is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from bridges import bridge_of
 from tiny_models import gpt2_like, llama_like
 
 import lens_scopes as ls
@@ -52,3 +53,17 @@ def test_a_name_is_no_model() -> None:
 def test_what_cannot_be_a_model_is_refused(model: Any) -> None:
     with pytest.raises(ModelError, match="no unembedding matrix W_U"):
         ls.attribute(model, IDS)
+
+
+def test_prompts_that_are_rotated_in_two_ways_do_not_run_together() -> None:
+    """LongRoPE rotates every row of a batch as the longest; here from five tokens on."""
+    bridge = bridge_of("Phi-3, LongRoPE")
+    model = ScopedModel.of(bridge)
+    assert model.long_from == 5 and ScopedModel.of(bridge_of("LLaMA")).long_from is None
+    with pytest.raises(ModelError, match="prompts of 4 and 5 tokens cannot run together"), model.exclusive():
+        model.run_to_final_states([[1, 2, 3, 4], [1, 2, 3, 4, 5]])
+    prompts = [[1, 2, 3, 4], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0, 7], [9, 8]]
+    together = ls.attribute_batch(bridge, prompts, ls.Fisher())
+    for found, ids in zip(together, prompts, strict=True):
+        alone = ls.attribute(bridge, ids, ls.Fisher()).scores
+        torch.testing.assert_close(found.scores, alone, rtol=1e-5, atol=1e-6 * float(alone.max()))

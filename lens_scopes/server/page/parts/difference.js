@@ -1,6 +1,6 @@
 // Two answers beside each other: the tokens of both aligned, and how much stronger each is in the second.
-import { percent } from "../../../views/page/scripts/numbers.js";
-import { relative } from "../../../views/page/scripts/scale.js";
+import { percent } from "../../../views/page/scripts/shared/numbers.js";
+import { relative } from "../../../views/page/scripts/shared/scale.js";
 
 /** Pairs of indices [in a, in b] of two token lists, null where a token is in one alone: a longest common sequence. */
 export function align(a, b) {

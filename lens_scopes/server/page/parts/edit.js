@@ -1,5 +1,5 @@
 // One token replaced by another text: the edited prompt stands beside this one, and the page says what changes.
-import { h } from "../../../views/page/scripts/dom.js";
+import { h } from "../../../views/page/scripts/shared/dom.js";
 
 /** The text of an answer's prompt with one token replaced. Offsets count characters, as Python does. */
 export function edited({ text, offsets }, index, replacement) {

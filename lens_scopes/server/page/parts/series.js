@@ -1,5 +1,5 @@
 // A series of numbers as a prompt: read from pasted text or from a file with columns, and written as a model reads it.
-import { h } from "../../../views/page/scripts/dom.js";
+import { h } from "../../../views/page/scripts/shared/dom.js";
 
 const NUMBER = /^-?\d+(\.\d+)?$/;
 const MOST_BYTES = 1_000_000;

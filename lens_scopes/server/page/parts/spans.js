@@ -1,5 +1,5 @@
 // Named parts of a prompt: the fields that name them, and what the server is asked about them.
-import { h } from "../../../views/page/scripts/dom.js";
+import { h } from "../../../views/page/scripts/shared/dom.js";
 
 /** The places of a passage in a text, each where its first character stands. */
 export function places(text, passage) {

@@ -72,9 +72,9 @@ def scatter(
     # The two marks differ in colour and in shape, for those who cannot tell the colours apart.
     looks = zip(marks, _LOOKS, strict=False)
     for apart, (label, (colour, edge, marker)) in reversed(list(enumerate(looks))):
-        drawn = [point for point, change in zip(points, finite, strict=True) if change.apart == bool(apart)]
-        if drawn:
-            x, y = zip(*drawn, strict=True)
+        group = [point for point, change in zip(points, finite, strict=True) if change.apart == bool(apart)]
+        if group:
+            x, y = zip(*group, strict=True)
             axes.scatter(x, y, s=13, c=colour, edgecolors=edge, linewidths=0.5, marker=marker, label=label)
     # Only the points that stand apart are named: more labels would cover one another.
     for index, side in named_points(axis, points):

@@ -1,13 +1,13 @@
 // The page: results as plain data → sections on the page. The report, the notebook and the server draw with it.
-import { chain } from "./chain.js";
-import { bars, chart, lineLegend } from "./chart.js";
-import { directionOf, h, say, setLabels } from "./dom.js";
-import { drawn, drawWaiting } from "./drawn.js";
-import { map } from "./map.js";
-import { pieces, prose } from "./prose.js";
-import { table } from "./table.js";
+import { chain } from "./blocks/chain.js";
+import { bars, chart, lineLegend } from "./blocks/chart.js";
+import { map } from "./blocks/map.js";
+import { pieces, prose } from "./blocks/prose.js";
+import { table } from "./blocks/table.js";
+import { circuitsvis, drawWaiting } from "./circuitsvis/blocks.js";
+import { directionOf, h, say, setLabels } from "./shared/dom.js";
 
-const BLOCKS = { ...prose, bars, table, map, chain, chart, ...drawn, "line-legend": lineLegend };
+const BLOCKS = { ...prose, bars, table, map, chain, chart, ...circuitsvis, "line-legend": lineLegend };
 
 const LONG = 100; // tokens above which few scores come near the largest, so that square roots show more of the others
 

@@ -174,9 +174,9 @@ def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Secti
         "items": [_fold(heads, line) for line in lines],
     }
     text = f"{parts} Each head has its own colour scale. Hover over a token to see its number.{left}"
-    found = [[line.name, " from ", *_carriers(heads, line, 1)] for line in lines[:3]]
+    summaries = [[line.name, " from ", *_carriers(heads, line, 1)] for line in lines[:3]]
     return Section(
-        "head-strips", "What each head carries", [note(text), strips], summary=[*joined(found, "No head"), "."]
+        "head-strips", "What each head carries", [note(text), strips], summary=[*joined(summaries, "No head"), "."]
     )
 
 
@@ -256,12 +256,12 @@ def _looks(heads: HeadInspection, name: str, most: int) -> list[str | dict[str, 
 
 
 def _view(key: str, name: str, text: str, matrices: Mapping[str, Float[Tensor, "dest src"]], bound: float) -> Block:
-    kept = list(matrices.values())
-    if kept:
-        kept = kept[: _most_heads(kept[0].shape[-1])]
+    strongest = list(matrices.values())
+    if strongest:
+        strongest = strongest[: _most_heads(strongest[0].shape[-1])]
     last = MOST_TOKENS_OF_HEADS
-    drawn = [chart_cells(matrix[-last:, -last:].tolist(), bound) for matrix in kept]
-    return {"id": key, "title": name, "note": text, "matrices": drawn, "bound": bound or 1.0}
+    charts = [chart_cells(matrix[-last:, -last:].tolist(), bound) for matrix in strongest]
+    return {"id": key, "title": name, "note": text, "matrices": charts, "bound": bound or 1.0}
 
 
 def chart_cells(rows: list[list[float]], bound: float) -> list[list[int | float]]:

@@ -103,12 +103,14 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block, str]:
     """The scores as a map of bounded size, and what was left out of it."""
-    kept = lines[-MOST_ROWS:]
-    values = matrix.matrix[-len(kept) :].tolist()
+    last_lines = lines[-MOST_ROWS:]
+    values = matrix.matrix[-len(last_lines) :].tolist()
     columns = list(range(len(matrix.tokens)))
     notes = []
-    if len(kept) < len(lines):
-        notes.append(f"The last {len(kept)} of {len(lines)} predictions are in it; the list below has all of them.")
+    if len(last_lines) < len(lines):
+        notes.append(
+            f"The last {len(last_lines)} of {len(lines)} predictions are in it; the list below has all of them."
+        )
     if len(columns) > MOST_COLUMNS:
         strength = [0.0] * len(columns)
         for row in relative_rows(values, matrix.special):
@@ -119,13 +121,13 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
         "matrix-scores",
         "Influence of each token on each prediction",
         "prediction",
-        [row_name(line) for line in kept],
-        [[row[i] for i in columns if i <= line.dest] for line, row in zip(kept, values, strict=True)],
+        [row_name(line) for line in last_lines],
+        [[row[i] for i in columns if i <= line.dest] for line, row in zip(last_lines, values, strict=True)],
         [matrix.tokens[i] for i in columns],
         [matrix.special[i] for i in columns],
         choose="position",
         unit=unit_of_score(matrix),
-        positions=[line.dest for line in kept],
+        positions=[line.dest for line in last_lines],
     )
     return scores, " ".join(notes)
 

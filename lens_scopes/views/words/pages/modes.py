@@ -102,9 +102,9 @@ def _replacements(modes: ModeInspection) -> Section:
     )
     removals = strongest_removals(modes)
     strongest = cards(_card(item) for item in removals[:_CARDS])
-    found = "; ".join(inline_token(removal_words(item)) for item in removals[:_TOLD]) or "No word has an effect"
+    sentences = "; ".join(inline_token(removal_words(item)) for item in removals[:_TOLD]) or "No word has an effect"
     blocks = [note(text), strongest, heading("All words"), *_all(modes)]
-    return Section("replacements", "What each word does", blocks, summary=f"{found}.")
+    return Section("replacements", "What each word does", blocks, summary=f"{sentences}.")
 
 
 def _card(item: TokenReplacement) -> list[Block]:

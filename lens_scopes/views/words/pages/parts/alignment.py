@@ -12,9 +12,9 @@ _MOST_ROWS = 60
 
 def alignment_blocks(tokens: Sequence[str], other_tokens: Sequence[str]) -> list[Block]:
     """The tokens of two prompts where they differ; prompts of one length are compared place by place."""
-    found = differences(tokens, other_tokens)
+    places = differences(tokens, other_tokens)
     aligned = len(tokens) == len(other_tokens)
-    if not found:
+    if not places:
         return [note(f"The two prompts have the same {len(tokens)} tokens.")]
     rows = [
         [
@@ -23,15 +23,15 @@ def alignment_blocks(tokens: Sequence[str], other_tokens: Sequence[str]) -> list
             text_cell(_listed(other_tokens[first:last]), "".join(other_tokens[first:last])),
             *([] if aligned else [text_cell(_lengths(stop - start, last - first), "", "prose")]),
         ]
-        for start, stop, first, last in found[:_MOST_ROWS]
+        for start, stop, first, last in places[:_MOST_ROWS]
     ]
     names = [("#", "number"), ("this prompt", "text"), ("the other", "text")]
     names += [] if aligned else [("tokens", "plain")]
-    which = "1 of them" if len(found) == 1 else f"{len(found)} of them"
+    which = "1 of them" if len(places) == 1 else f"{len(places)} of them"
     text = f"The two prompts have {len(tokens)} tokens each and differ in {which}."
     if not aligned:
         text = f"This prompt has {len(tokens)} tokens and the other {len(other_tokens)}; they must have as many."
-    text += f" The first {_MOST_ROWS} places are listed." if len(found) > _MOST_ROWS else ""
+    text += f" The first {_MOST_ROWS} places are listed." if len(places) > _MOST_ROWS else ""
     return [note(text), table("Where the prompts differ", names, rows)]
 
 

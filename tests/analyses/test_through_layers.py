@@ -1,11 +1,11 @@
 """Strips of several attributions of one prompt."""
 
 import pytest
+from through_layers import strips_figure
 from tiny_models import llama_like
 
 import lens_scopes as ls
 from lens_scopes.errors import PromptError
-from lens_scopes.views.figures.tokens.strips import strips_figure
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 

@@ -1,9 +1,9 @@
 // Maps of numbers, layers × tokens, layers × heads, targets × sources: a table with a colour in every cell.
+import { h, onPress, rove, say, tellBeside } from "../shared/dom.js";
+import { measured, number, percent, short } from "../shared/numbers.js";
+import { colouring, jointScale, legend, levelOf, overview, ranking, rowLegend, scaleOf } from "../shared/scale.js";
 import { bars } from "./chart.js";
-import { h, onPress, rove, say, tellBeside } from "./dom.js";
-import { measured, number, percent, short } from "./numbers.js";
 import { token } from "./prose.js";
-import { colouring, jointScale, legend, levelOf, overview, ranking, rowLegend, scaleOf } from "./scale.js";
 import { region } from "./table.js";
 
 const LARGE = 2000; // cells above which a browser lays the table out only when it comes into view

@@ -1,6 +1,6 @@
 // Tables whose headings sort them: numbers from the largest, text from A.
+import { h } from "../shared/dom.js";
 import { bar } from "./chart.js";
-import { h } from "./dom.js";
 import { pieces } from "./prose.js";
 
 const LARGE = 100; // rows above which a browser lays the table out only when it comes into view

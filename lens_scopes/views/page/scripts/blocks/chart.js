@@ -1,5 +1,5 @@
 // Lists of bars, and charts of lines with their bands and of points over linear, square-root and logarithmic axes.
-import { h, say, svg } from "./dom.js";
+import { h, say, svg } from "../shared/dom.js";
 import { pieces } from "./prose.js";
 
 const [LEFT, TOP, GAP, LETTER, LINE] = [62, 12, 14, 9, 18];

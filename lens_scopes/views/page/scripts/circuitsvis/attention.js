@@ -1,7 +1,7 @@
 // Attention patterns of heads, drawn by CircuitsVis within the sizes that it draws without delay.
-import { later, render, sparse } from "./circuitsvis.js";
-import { h } from "./dom.js";
-import { levelOf } from "./scale.js";
+import { h } from "../shared/dom.js";
+import { levelOf } from "../shared/scale.js";
+import { later, render, sparse } from "./render.js";
 
 const LONGEST_LABEL = 14;
 

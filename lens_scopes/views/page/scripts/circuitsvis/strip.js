@@ -1,10 +1,10 @@
 // Texts with the influence of each token as its colour, drawn by CircuitsVis: one strip, or one for every head.
-import { bars } from "./chart.js";
-import { later, NEGATIVE, POSITIVE, render, safe } from "./circuitsvis.js";
-import { h, onPress, rove, say } from "./dom.js";
-import { measured, number, percent } from "./numbers.js";
-import { pieces } from "./prose.js";
-import { colouring, legend, levelOf, overview, ranking, scaleOf, strength } from "./scale.js";
+import { bars } from "../blocks/chart.js";
+import { pieces } from "../blocks/prose.js";
+import { h, onPress, rove, say } from "../shared/dom.js";
+import { measured, number, percent } from "../shared/numbers.js";
+import { colouring, legend, levelOf, overview, ranking, scaleOf, strength } from "../shared/scale.js";
+import { later, NEGATIVE, POSITIVE, render, safe } from "./render.js";
 
 const TOKENS = ".colored-tokens>span>span";
 const POINTED = "pointed";

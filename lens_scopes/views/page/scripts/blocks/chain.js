@@ -1,8 +1,8 @@
 // A text by sentence whose influence can be followed: choose a sentence, see what it rests on, go on to the next hop.
+import { h, rove, say } from "../shared/dom.js";
+import { percent } from "../shared/numbers.js";
+import { levelOf } from "../shared/scale.js";
 import { bar } from "./chart.js";
-import { h, rove, say } from "./dom.js";
-import { percent } from "./numbers.js";
-import { levelOf } from "./scale.js";
 
 const FEW = 10; // sentences or hops up to which none is folded away
 const WEAK = 0.01; // the share of the answer's influence below which a sentence of a longer text is folded away

@@ -1,6 +1,6 @@
 // Text and what holds it: paragraphs, headings, alerts, definitions, folds, columns, cards, marked text.
-import { directionOf, h } from "./dom.js";
-import { legend } from "./scale.js";
+import { directionOf, h } from "../shared/dom.js";
+import { legend } from "../shared/scale.js";
 
 const MARKS = /([␣↵⇥])/;
 const LONG_RUN = /(\S{25,})/u; // without a space to break a line at

@@ -1,0 +1,3 @@
+// In place of blocks.js on a page without blocks that CircuitsVis draws.
+export const circuitsvis = {};
+export const drawWaiting = () => {};
