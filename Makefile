@@ -63,7 +63,10 @@ TESTS_TL4 := tests/engine/test_architectures.py tests/engine/test_backward.py te
 	tests/engine/test_memory.py tests/models/test_lines.py tests/scopes/test_comparisons.py tests/scopes/test_paths.py \
 	tests/attribution/test_attribute.py tests/attribution/test_head_laws.py tests/attribution/test_heads.py \
 	tests/engine/model/test_bridge_attention.py tests/engine/model/test_bridge_prefixes.py \
-	tests/engine/model/test_alterations.py tests/engine/model/test_peft.py tests/engine/test_token_ablation.py tests/evaluation tests/cli tests/server/test_api.py
+	tests/engine/model/test_alterations.py tests/engine/model/test_peft.py \
+	tests/engine/test_token_ablation.py tests/evaluation tests/cli tests/server/test_api.py tests/server/test_browser.py \
+	tests/server/test_command.py tests/server/test_hostile_page.py tests/server/test_limits.py tests/engine/model/test_long_soft_caps.py \
+	tests/engine/model/test_scoped.py
 
 test-tl4: $(STAMP_TL4)  ## Run the engine's, scopes' and users' tests and Gemma against transformer-lens 4, in its own environment
 	$(VENV_TL4)/bin/python -m pytest -q -n 2 -m "not gemma" $(TESTS_TL4)

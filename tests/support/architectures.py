@@ -73,7 +73,7 @@ def _grouped(**changes: Any) -> dict[str, Any]:
 _GPT = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 4}
 _ENDS = {"bos_token_id": 0, "eos_token_id": 0}
 
-_VISION = {
+_VISION: dict[str, Any] = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
     "patch_size": 8,
 }  # fmt: skip
