@@ -1,4 +1,4 @@
-"""Attention in blocks gives what scores and patterns give: against a literal softmax, on every architecture, with
+"""Attention in tiles gives what scores and patterns give: against a literal softmax, on every architecture, with
 slices, batches and shared prefixes; whoever listens to patterns sees them, and modules are as they were afterwards."""
 
 import math
@@ -25,13 +25,13 @@ PATTERNS = "blocks.{}.attn.hook_pattern"
 
 
 @pytest.fixture(autouse=True)
-def blocks_of_three_queries(monkeypatch):
-    monkeypatch.setattr(attention, "_BLOCK", 3)
+def tiles_of_three_queries(monkeypatch):
+    monkeypatch.setattr(attention, "_TILE", (3, 7))
 
 
 @pytest.fixture
 def fused_calls(monkeypatch) -> list[Scoring]:
-    """What was computed in blocks."""
+    """What was computed in tiles."""
     calls: list[Scoring] = []
 
     def counting(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
@@ -78,7 +78,7 @@ SCORINGS = {
 @pytest.mark.parametrize("scoring", SCORINGS.values(), ids=SCORINGS)
 @pytest.mark.parametrize("lengths", [(1, 1), (3, 3), (11, 11), (4, 9), (1, 12)], ids=str)
 @pytest.mark.parametrize("kv", [1, 2, 6])
-def test_blocks_give_the_literal_softmax_and_its_gradients(scoring, lengths, kv):
+def test_tiles_give_the_literal_softmax_and_its_gradients(scoring, lengths, kv):
     """`lengths` counts queries and keys: the queries are the last positions. Directions come alone and together."""
     n, m = lengths
     leaves = [values.requires_grad_() for values in draws((2, n, 6, 5), (2, m, kv, 5), (2, m, kv, 5))]
@@ -292,7 +292,7 @@ def test_what_cannot_be_fused_says_so(fused_calls):
     assert model.unfused_layers()[attention.NOT_CAUSAL] == [tiny.cfg.n_layers - 1]
 
 
-def test_prefixes_are_shared_in_blocks(tiny, fused_calls):
+def test_prefixes_are_shared_in_tiles(tiny, fused_calls):
     """Queries of the last positions against the keys of all."""
     prefixed = Prefixed.start(ScopedModel.of(tiny), IDS)
     assert prefixed is not None

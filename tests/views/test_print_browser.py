@@ -21,6 +21,11 @@ CUT = """() => [...document.querySelectorAll(".scroll, section, table, canvas, s
     .filter(element => element.getBoundingClientRect().right > innerWidth + 1 || element.scrollWidth > innerWidth + 1)
     .map(element => element.outerHTML.slice(0, 80))"""
 
+# What is taller than its place stands over what follows it.
+TALL = """() => [...document.querySelectorAll(".scroll, .sentences, blockquote, section")]
+    .filter(element => element.scrollHeight > element.clientHeight + 2)
+    .map(element => element.outerHTML.slice(0, 80))"""
+
 
 def whole_page(tokens: list[str] = GERMAN_TOKENS) -> str:
     heads, matrix = fake_heads(tokens), fake_matrix(tokens)
@@ -58,7 +63,7 @@ def test_nothing_is_cut_at_the_sides_of_paper(visit: Callable[..., Any], n_token
     tab = visit(whole_page(tokens), viewport=A4)
     tab.emulate_media(media="print")
     wait_until(lambda: tab.locator("details:not([open])").count() == 0 and tab.evaluate(EMPTY) == [])
-    assert tab.evaluate(CUT) == []
+    assert tab.evaluate(CUT) == [] and tab.evaluate(TALL) == []
     assert tab.pdf(format="A4")[:5] == b"%PDF-"
 
 
@@ -67,7 +72,7 @@ def test_other_results_fit_on_paper(visit: Callable[..., Any], result: Callable[
     tab = visit(to_html(result()), viewport=A4)
     tab.emulate_media(media="print")
     wait_until(lambda: tab.locator("details:not([open])").count() == 0 and tab.evaluate(EMPTY) == [])
-    assert tab.evaluate(CUT) == []
+    assert tab.evaluate(CUT) == [] and tab.evaluate(TALL) == []
 
 
 def test_paper_is_light_in_a_dark_window(visit: Callable[..., Any]) -> None:

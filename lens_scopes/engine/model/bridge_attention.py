@@ -1,7 +1,7 @@
 """Attention of a TransformerBridge without an n × n matrix, for layers whose scores and patterns nobody reads.
 
 A bridge computes attention step by step, so that hooks see each step. For the length of a call these steps are replaced
-on the instance, and scores are computed in blocks of queries by `attend`:
+on the instance, and scores are computed in tiles by `attend`:
 
 - where a bridge wraps an attention of Transformers, that attention's own forward pass runs, with a function that is
   registered beside its `sdpa`; masks are those of `sdpa`, which are None where a mask is causal and nothing more;
@@ -260,7 +260,7 @@ def _register() -> None:
 
 @contextmanager
 def fused_bridge(module: Any, reasons: Sequence[str | None]) -> Iterator[set[int]]:
-    """Computes attention in blocks in the layers without a reason against it, for a with-block.
+    """Computes attention in tiles in the layers without a reason against it, for a with-block.
 
     The modules and configurations are as they were afterwards, also after an exception. A forward pass that another
     thread runs meanwhile computes attention as it did.

@@ -47,8 +47,8 @@ def softmax_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gradients_are_those_of_attention_with_all_scores(
     name: str, dtype: torch.dtype, close: float, softmax_in_float64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole and in slices, for a batch of several lengths, in several blocks of queries."""
-    monkeypatch.setattr(blocks, "_BLOCK", 5)
+    """Whole and in slices, for a batch of several lengths, in several tiles."""
+    monkeypatch.setattr(blocks, "_TILE", (5, 11))
     bridge = bridge_of(name, dtype)
     model = ScopedModel.of(bridge)
     sites = [f"blocks.{layer}.{site}" for layer in range(2) for site in ("hook_resid_pre", "attn.hook_z")]
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_attention_with_all_scores(
 @pytest.mark.parametrize("build", [tiny_bridges.llama_like, partial(bridge_of, "Gemma 2"), tiny_bridges.gpt2_like])
 def test_no_score_is_computed_where_nobody_reads_one(build: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even in one piece: no tensor of a forward pass has as many entries as there are pairs of tokens."""
-    monkeypatch.setattr(blocks, "_BLOCK", 2)
+    monkeypatch.setattr(blocks, "_TILE", (2, 5))
     model = build()
     ls.attribute(model, PROMPT, ls.Temperature())
     sizes: list[int] = []

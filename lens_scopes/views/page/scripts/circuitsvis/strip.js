@@ -157,7 +157,7 @@ function still(page, { running, special, values }) {
   const scale = scaleOf(values, special);
   const level = (value, i) => levelOf(value, special[i], scale, page.spacing);
   const starts = lineStarts(running);
-  const tokens = values.map((value, i) => [starts[i] && h("wbr"), h("span", { class: level(value, i) }, running[i])]);
+  const tokens = values.map((value, i) => [starts[i] && h("wbr"), h("span", { class: level(value, i) }, running[i].replace(/^ /, "\u00a0"))]);
   return h("p", { class: "still", dir: page.direction }, ...tokens.flat());
 }
 
