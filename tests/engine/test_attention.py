@@ -92,6 +92,18 @@ def test_tiles_give_the_literal_softmax_and_its_gradients(scoring, lengths, kv):
             torch.testing.assert_close(gradient, reference, **EXACT)
 
 
+@pytest.mark.parametrize("width", [7, 1000])
+@pytest.mark.parametrize("window", [None, 9])
+def test_products_of_a_long_text_have_few_shapes(monkeypatch, window, width):
+    """oneDNN keeps a kernel for each; tiles that hold all the keys at once would have one for every block."""
+    shapes, times = set(), attention._times
+    monkeypatch.setattr(attention, "_TILE", (3, width))
+    monkeypatch.setattr(attention, "_times", lambda *pair: shapes.add(tuple(one.shape for one in pair)) or times(*pair))
+    leaves = [values.requires_grad_() for values in draws((1, 400, 2, 4), (1, 400, 1, 4), (1, 400, 1, 4))]
+    torch.autograd.grad(attend(*leaves, Scoring(window=window)).sum(), leaves)
+    assert (len(shapes) < 20) == (width == 7 or window is not None)
+
+
 def test_pytorchs_kernel_gives_the_same():
     """It runs on accelerators; here it is called by name."""
     leaves = [values.requires_grad_() for values in draws((2, 9, 6, 4), (2, 9, 2, 4), (2, 9, 2, 4))]

@@ -242,6 +242,11 @@ def test_a_series_in_the_notebook_strip_breaks_behind_commas() -> None:
     assert "<wbr>" not in notebook_html(fake_attribution()).partition("<iframe")[0]
 
 
+def test_the_prediction_of_a_compact_page_takes_its_whole_width() -> None:
+    (prediction,) = page_of(fake_attribution(n_layers=0)).compact().sections
+    assert prediction.key == "prediction" and prediction.layout == "full"
+
+
 def test_the_notebook_strip_needs_no_frame_and_is_text() -> None:
     strip = notebook_html(fake_attribution(HOSTILE_TOKENS)).partition("<iframe")[0]
     spans = Document(strip).named("span")

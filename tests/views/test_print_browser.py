@@ -64,6 +64,7 @@ def test_nothing_is_cut_at_the_sides_of_paper(visit: Callable[..., Any], n_token
     tab.emulate_media(media="print")
     wait_until(lambda: tab.locator("details:not([open])").count() == 0 and tab.evaluate(EMPTY) == [])
     assert tab.evaluate(CUT) == [] and tab.evaluate(TALL) == []
+    assert not any(control.is_visible() for control in tab.locator("input, select").all())
     assert tab.pdf(format="A4")[:5] == b"%PDF-"
 
 

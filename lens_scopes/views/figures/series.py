@@ -73,6 +73,7 @@ def inspection_figure(series: SeriesInspection, *, width: float = COLUMN_INCHES)
         left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
         left.set_label("series")
         right.set_label("forecast")
+        # The numbers in order, each as large and dark as its influence.
         left.plot([-row.back for row in rows], series.numbers, color=QUIET, linewidth=0.6, zorder=1)
         scale = scale_of([row.influence for row in rows], [False] * len(rows))
         left.scatter(
@@ -87,6 +88,7 @@ def inspection_figure(series: SeriesInspection, *, width: float = COLUMN_INCHES)
         left.xaxis.set_major_formatter(lambda back, _: f"{-back:g}")
         left.set_xlabel("numbers before the forecast")
         left.set_ylabel("value")
+        # The forecast over values; a series may have none.
         if series.forecast.values:
             _draw_values(right, series.forecast)
         right.set_xlabel("value of the next number")

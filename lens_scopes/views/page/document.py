@@ -73,8 +73,9 @@ class Page:
         summary that is all."""
         keys = {section.key for section in self.sections} - _IN_FILES
         keys -= {"prediction"} if "layers" in keys else set()
+        # Nothing stands beside the prediction, whose section of tokens is left out.
         sections = [
-            replace(section, blocks=[_light(block) for block in _brief(section) if not _is_heavy(block)])
+            replace(section, layout="full", blocks=[_light(block) for block in _brief(section) if not _is_heavy(block)])
             for section in self.sections
             if section.key in keys
         ]

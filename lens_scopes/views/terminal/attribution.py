@@ -62,7 +62,7 @@ class TerminalReport(TerminalView["Attribution"]):
     """A rich renderable of an attribution; fits the width of the console it is printed on.
 
     Args:
-        result: what to show.
+        attribution: what to show.
         most: how many of the strongest tokens the table lists.
         group: sums over segments in place of the strongest tokens, and the text in their colours: the name of a
             grouping, as for `Attribution.group`; "token" for none.
@@ -76,13 +76,13 @@ class TerminalReport(TerminalView["Attribution"]):
 
     def __init__(
         self,
-        result: Attribution,
+        attribution: Attribution,
         *,
         most: int = 10,
         on_dark: bool | None = None,
         group: str = "token",
     ) -> None:
-        super().__init__(result, on_dark=on_dark)
+        super().__init__(attribution, on_dark=on_dark)
         self.most = most
         self.group = group
 
