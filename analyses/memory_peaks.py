@@ -2,8 +2,8 @@
 
     python analyses/memory_peaks.py 512 2048 --memory 1.1GB
 
-For each length, of tokens drawn at random (seed 0): one scope with the limit given (none: a share of what is free), as
-planned and with the peak that the result records. `--before` holds and frees that much first. Linux or CUDA only.
+For each length, of tokens drawn at random (seed 0): one scope with the limit given, as planned and with the peak that
+the result records. `--before` holds and frees that much first. Linux or CUDA only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCOPES = {"semantic": ls.Semantic, "temperature": ls.Temperature, "fisher": ls.F
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lengths", type=int, nargs="+")
-    parser.add_argument("--memory", default=None)
+    parser.add_argument("--memory", default="100GB", help="a limit; the default leaves room for everything")
     parser.add_argument("--before", default=None, help="held in pieces of 1 MB, and freed, before the first length")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--products", default=None, choices=["bfloat16"])

@@ -150,7 +150,8 @@ def inspect_heads(
 
     # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
-    plan, gauge = budget.plan_patterns(max(layout.lengths), len(layout.lengths)), PeakGauge(scoped)
+    plan = budget.plan_patterns(max(layout.lengths), len(layout.lengths))
+    gauge = PeakGauge(scoped, plan.scarce)
     traced = trace(scoped, place.sequences, sites.names, resolved.path_hooks(), place.reads)
     states = resolved.final_states(traced, place.targets)
     directions = resolved.directions(place, states)

@@ -261,7 +261,9 @@ class ResolvedSpec:
         """The same with gradients averaged over points."""
         points = self._asked(place).points
         assert points is not None
-        path_hooks, budget, gauge = self.path_hooks(), self.budget(), PeakGauge(self.model)
+        path_hooks, budget = self.path_hooks(), self.budget()
+        plan = budget.plan(max(map(len, place.sequences)))
+        gauge = PeakGauge(self.model, plan.scarce)
         traced = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
         states = self.final_states(traced, place.targets)
         directions = self.directions(place, states)
@@ -281,8 +283,7 @@ class ResolvedSpec:
         starts = self._other_activations([place]) or averaged.starts
         amplitude = self._amplitude(_averaged_tokens([place], averaged), starts)
         scores = score(averaged, [averaged.directions], amplitude)
-        plan = replace(budget.plan(max(map(len, place.sequences))), peak=gauge.peak())
-        return self._result(0, place, states, directions, scores, plan)
+        return self._result(0, place, states, directions, scores, replace(plan, peak=gauge.peak()))
 
     def _amplitude(self, averaged: Bool[Tensor, "batch pos"], starts: Mapping[str, Tensor] | None) -> Amplitude:
         """The readout with its baseline.

@@ -222,11 +222,11 @@ class _Tiles(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
         queries, keys, values = _by_group(q, k.shape[2]), k.transpose(1, 2), v.transpose(1, 2)
         z = torch.empty_like(q)
-        z_by_group = _by_group(z, k.shape[2])
+        z_by_group, several = _by_group(z, k.shape[2]), False
         log_sums = queries.new_empty((*queries.shape[:-1], 1), dtype=_wide(q.dtype))
         for rows, seen in _tiles(queries, keys, scoring.window):
-            block = _part(queries, rows)
-            so_far = None
+            block, so_far = _part(queries, rows), None
+            several |= len(seen) > 1
             for part, ahead in seen:
                 scores, _ = _scores(block, _part(keys, part), ahead, scoring)
                 so_far = _softmax_with(so_far, scores, _part(values, part))
@@ -236,22 +236,25 @@ class _Tiles(torch.autograd.Function):
                 total += (_each_head(scoring.sinks, total) - largest).exp_()
             _part(z_by_group, rows).copy_(weighted.div_(total))
             _part(log_sums, rows).copy_(largest.add_(total.log_()))
-        ctx.save_for_backward(q, k, v, z, log_sums)
+        # A copy of z, which hooks may change in place, where the way back needs it.
+        ctx.save_for_backward(q, k, v, log_sums, z.clone() if several else None)
         ctx.scoring = scoring
         return z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, z, log_sums = ctx.saved_tensors
+        q, k, v, log_sums, z = ctx.saved_tensors
         scoring, wide = ctx.scoring, _wide(q.dtype)
         queries, keys, values = _by_group(q, k.shape[2]), k.transpose(1, 2), v.transpose(1, 2)
-        by_z, z = _by_group(gradients[0].to(q.dtype), k.shape[2]), _by_group(z, k.shape[2])
+        by_z = _by_group(gradients[0].to(q.dtype), k.shape[2])
         by_q, by_k, by_v = [], by_z.new_zeros(keys.shape, dtype=wide), by_z.new_zeros(values.shape, dtype=wide)
         for rows, seen in _tiles(queries, keys, scoring.window):
             block, block_by_z = _part(queries, rows), _part(by_z, rows)
-            # Of the softmax: p_j (g_j − Σ p g), with g_j the gradient by the pattern; Σ p g = zᵀ ∂/∂z.
-            inner = (block_by_z.to(wide) * _part(z, rows)).sum(-1, keepdim=True)
+            # Of the softmax: p_j (g_j − Σ p g), with g_j the gradient by the pattern; over all parts, Σ p g = zᵀ ∂/∂z.
+            inner = None
+            if z is not None:
+                inner = (block_by_z.to(wide) * _part(_by_group(z, k.shape[2]), rows)).sum(-1, keepdim=True)
             by_block = block_by_z.new_zeros(block.shape, dtype=wide)
             for part, ahead in seen:
                 tile_keys = _part(keys, part)
@@ -259,6 +262,8 @@ class _Tiles(torch.autograd.Function):
                 pattern = scores.sub_(_part(log_sums, rows)).exp_()
                 _part(by_v, part).add_(_transposed_times(pattern.to(q.dtype), block_by_z))
                 by_pattern = _times(block_by_z, _part(values, part).mT).to(wide)
+                if z is None:
+                    inner = (by_pattern * pattern).sum(-1, keepdim=True)
                 by_scores = by_pattern.sub_(inner).mul_(pattern)
                 if capped is not None:
                     by_scores.mul_(1 - capped.square_())

@@ -104,6 +104,18 @@ def test_products_of_a_long_text_have_few_shapes(monkeypatch, window, width):
     assert (len(shapes) < 20) == (width == 7 or window is not None)
 
 
+@pytest.mark.parametrize("length", [5, 30])
+def test_what_comes_out_may_be_changed_in_place(length):
+    """As a hook on z does; seven keys at a time."""
+    leaves = [values.requires_grad_() for values in draws((1, length, 4, 5), (1, length, 2, 5), (1, length, 2, 5))]
+    gradients, expected = (
+        torch.autograd.grad(attention(*leaves, Scoring()).mul_(2).square().sum(), leaves)
+        for attention in (attend, literal)
+    )
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, **EXACT)
+
+
 def test_pytorchs_kernel_gives_the_same():
     """It runs on accelerators; here it is called by name."""
     leaves = [values.requires_grad_() for values in draws((2, 9, 6, 4), (2, 9, 2, 4), (2, 9, 2, 4))]
