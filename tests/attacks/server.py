@@ -301,7 +301,8 @@ def _queue(model: Any) -> str:
     def wait(values: Any, hook: Any) -> None:
         go_on.wait(30)
 
-    with serving(create_app({"tiny": model}, Limits(waiting=6, waiting_per_client=2))) as address:
+    app = create_app({"tiny": model}, Limits(waiting=6, waiting_per_client=2))
+    with serving(app) as address:
 
         def ask(position: int) -> int:
             return httpx.post(
@@ -310,7 +311,9 @@ def _queue(model: Any) -> str:
 
         with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", wait)]), ThreadPoolExecutor(6) as pool:
             waiting = [pool.submit(ask, position) for position in range(3)]
-            time.sleep(1.0)
+            began = time.monotonic()
+            while len(app.state.service.queue._jobs()) < 3 and time.monotonic() - began < 20:
+                time.sleep(0.05)
             refused = ask(4)
             go_on.set()
             assert [item.result() for item in waiting] == [200, 200, 200] and refused == 503

@@ -1,6 +1,8 @@
 """Memory plans: parts give the same scores as the whole, running out of memory halves them and loses nothing, and what
 does not fit is refused with its estimate."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +17,6 @@ from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.memory import (
     Budget,
     PeakGauge,
-    free_at_once,
     in_units,
     is_out_of_memory,
     parse_memory,
@@ -147,6 +148,154 @@ def test_batches_are_as_large_as_memory_allows(tiny):
     assert "5 prompts together" in memory_words(alone[0].memory) and "2 prompts" in memory_words(capped[0].memory)
     for one, other in zip(alone, capped, strict=True):
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES.values(), ids=SHORTAGES)
+@pytest.mark.parametrize("passed", [None, 0, 1, 3])
+def test_running_out_of_memory_halves_the_slices_and_visits_nothing_twice(tiny, shortage, passed):
+    objective = ls.Fisher("trace", samples=3, exact=2)
+    whole = ls.attribute(tiny, IDS, objective, layers=True, sites="hook_z")
+    steps = []
+    with room_for(tiny, 1, shortage, on_the_way_back=passed):
+        cut = ls.attribute(tiny, IDS, objective, layers=True, sites="hook_z", progress=lambda *step: steps.append(step))
+    assert "the graph of 1 of" in memory_words(cut.memory) and "memory ran out" in memory_words(cut.memory)
+    torch.testing.assert_close(cut.scores, whole.scores, **EXACT)
+    torch.testing.assert_close(cut.layers, whole.layers, **EXACT)
+    torch.testing.assert_close(cut.standard_error, whole.standard_error, rtol=1e-9, atol=0)
+    for name, values in whole.sites.items():
+        torch.testing.assert_close(cut.sites[name], values, **EXACT)
+    assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
+
+
+def test_a_visit_that_memory_runs_out_in_is_made_again(tiny, monkeypatch):
+    from lens_scopes.scopes.readouts import Norm
+
+    whole = ls.attribute(tiny, IDS, ls.Fisher(3), layers=True)
+    amplitude, calls = Norm.amplitude, []
+
+    def scarce(self, *arguments):
+        calls.append(None)
+        if len(calls) == 5:
+            raise MemoryError
+        return amplitude(self, *arguments)
+
+    monkeypatch.setattr(Norm, "amplitude", scarce)
+    cut = ls.attribute(tiny, IDS, ls.Fisher(3), layers=True)
+    torch.testing.assert_close(cut.scores, whole.scores, **EXACT)
+    torch.testing.assert_close(cut.layers, whole.layers, **EXACT)
+    assert len(calls) == 3 * (tiny.cfg.n_layers + 1) + 1
+
+
+def test_directions_that_do_not_fit_together_go_on_in_halves(tiny):
+    vectors = torch.eye(tiny.cfg.d_model, dtype=torch.float64)[:5, None]
+    visited = []
+    traced = trace_in_slices(ScopedModel.of(tiny), [IDS], [], 1)
+    together = traced._backward_together
+
+    def scarce(upstream, progressed):
+        if len(upstream) > 2:
+            raise OutOfMemoryError("memory ran out")
+        together(upstream, progressed)
+
+    traced._backward_together = scarce
+    traced.backward(vectors, lambda index, name, *_: visited.append((index, name)))
+    assert sorted(visited) == [(index, "hook_embed") for index in range(5)] and traced.directions_at_once == 2
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES.values(), ids=SHORTAGES)
+def test_batches_that_do_not_fit_are_halved_and_finished_prompts_stay_finished(tiny, shortage):
+    alone = ls.attribute_batch(tiny, PROMPTS, ls.Fisher(2))
+    seen, done = [], []
+
+    def scarce(activation, hook):
+        seen.append(len(activation))
+        if len(activation) > 2:
+            raise shortage()
+
+    with tiny.hooks(fwd_hooks=[("hook_embed", scarce)]):
+        halved = ls.attribute_batch(tiny, PROMPTS, ls.Fisher(2), progress=lambda *step: done.append(step))
+    assert seen == [5, 2, 2, 1] and done == [(2, 5), (4, 5), (5, 5)]
+    for one, other in zip(alone, halved, strict=True):
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+
+
+def test_matrices_and_modes_and_heads_go_on_in_smaller_parts(tiny):
+    matrix, modes = ls.attribute_all(tiny, IDS, ls.Fisher(2)), ls.inspect_modes(tiny, IDS, rank=3)
+    with room_for(tiny, 1, MemoryError, on_the_way_back=1):
+        cut = ls.attribute_all(tiny, IDS, ls.Fisher(2))
+        cut_modes = ls.inspect_modes(tiny, IDS, rank=3)
+    assert "memory ran out" in memory_words(cut.memory) and "memory ran out" in memory_words(cut_modes.memory)
+    torch.testing.assert_close(cut.matrix, matrix.matrix, **EXACT)
+    sliced = ls.attribute_all(tiny, IDS, ls.Fisher(2), memory=smallest(tiny, len(IDS)))
+    assert "1 of" in memory_words(sliced.memory)
+    torch.testing.assert_close(sliced.matrix, matrix.matrix, **EXACT)
+    assert [item.amounts for item in cut_modes.replacements] == [item.amounts for item in modes.replacements]
+
+    heads, seen = ls.inspect_heads(tiny, IDS), []
+
+    def scarce(activation, hook):
+        seen.append(len(activation))
+        if len(activation) > 4:
+            raise MemoryError
+
+    with tiny.hooks(fwd_hooks=[("hook_embed", scarce)]):
+        found = ls.inspect_heads(tiny, IDS)
+    assert max(seen) > 4 and seen.count(max(seen)) == 1
+    assert [item.actual for item in found.ablations] == pytest.approx([item.actual for item in heads.ablations])
+
+
+def test_what_never_fits_is_refused_with_its_estimate(tiny, monkeypatch):
+    with pytest.raises(OutOfMemoryError, match=r"1 × 7 tokens need about .* KB .* one layer at a time.*100 bytes are"):
+        ls.attribute(tiny, IDS, memory=100)
+    with pytest.raises(OutOfMemoryError, match="the heads of 7 tokens need about .* allow more memory"):
+        ls.inspect_heads(tiny, IDS, memory=100)
+    for refused in (ls.attribute_all, ls.inspect_modes):
+        with pytest.raises(OutOfMemoryError, match="tokens need about .* allow more memory"):
+            refused(tiny, IDS, memory=100)
+    monkeypatch.setattr(planning, "free_bytes", lambda model: 100)
+    with pytest.raises(OutOfMemoryError, match="100 bytes are free; free more memory"):
+        ls.attribute(tiny, IDS)
+
+
+def test_blocks_are_freed_at_once_where_one_layer_would_not_fit_otherwise(tiny, monkeypatch):
+    """The smallest limit is then lower; scores are the same, and the result says how they were computed."""
+    if not system.can_free_at_once():
+        pytest.skip("this C library keeps its heap as it wants")
+    least = smallest(tiny, len(IDS), tiny.cfg.n_layers)
+    monkeypatch.setattr(planning, "LARGE", 1)
+    lower = smallest(tiny, len(IDS), tiny.cfg.n_layers)
+    assert lower < 0.9 * least
+    whole, scarce = ls.attribute(tiny, IDS, layers=True), ls.attribute(tiny, IDS, layers=True, memory=lower)
+    assert not ls.attribute(tiny, IDS, layers=True, memory=least).memory.frees_at_once
+    assert scarce.memory.frees_at_once and scarce.memory.layers_at_once == 1 and not whole.memory.frees_at_once
+    assert "memory given back at once" in memory_words(scarce.memory)
+    torch.testing.assert_close(scarce.layers, whole.layers, **EXACT)
+
+
+RETURNED = """
+import torch
+from lens_scopes.engine.memory import free_at_once, system
+
+def returned():
+    blocks = [torch.ones(2**20) for _ in range(32)]
+    before = system._resident("VmRSS")
+    del blocks[::2]
+    return (before - system._resident("VmRSS")) / (16 * 2**22)
+
+with free_at_once(True):
+    print(returned())
+print(returned())
+"""
+
+
+def test_large_blocks_go_back_to_the_system_when_they_are_freed():
+    """Every other one of many blocks, which a heap would keep; afterwards blocks come from the heap again. In a process
+    of its own: elsewhere they may come from what the heap holds already."""
+    if not system.can_free_at_once() or system._resident("VmRSS") is None:
+        pytest.skip("this system does not say what a process holds")
+    done = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True)
+    at_once, later = map(float, done.stdout.split())
+    assert at_once > 0.95 and later < 0.5
 
 
 @pytest.mark.parametrize("shortage", SHORTAGES.values(), ids=SHORTAGES)

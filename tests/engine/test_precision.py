@@ -98,7 +98,7 @@ def test_other_products_are_refused() -> None:
 
 def test_the_command_line_refuses_them_before_loading_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
-        main(["attribute", "text", "--matmul-dtype", "float16", "--model", "./missing"])
+        main(["attribute", "text", "--matmul-dtype", "float16", "--model", "gpt2"])
     assert exit.value.code == 2 and "matmul_dtype is None" in capsys.readouterr().err
 
 

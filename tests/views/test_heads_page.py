@@ -234,10 +234,10 @@ def test_one_page_holds_every_result_and_one_bundle() -> None:
     whole = attribution_page(fake_attribution(), heads=fake_heads(), matrix=fake_matrix(), modes=fake_modes())
     assert [part.key for part in whole.sections] == [
         *("tokens", "prediction", "scores", "layers", "heads", "head-strips", "attention", "ablation"),
-        *("matrix", "predictions", "spans", "modes", "replacements", "contract", "details"),
+        *("matrix", "matrix-predictions", "matrix-spans", "modes", "replacements", "contract", "details"),
     ]
     folded = [part.key for part in whole.sections if part.folded]
-    assert folded == ["head-strips", "attention", "ablation", "predictions", "replacements"]
+    assert folded == ["head-strips", "attention", "ablation", "matrix-predictions", "replacements"]
     html = whole.to_html()
     assert html.count("var CircuitsVis=") == 1
     assert "all other components except as they respond" in html
