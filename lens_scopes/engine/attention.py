@@ -252,9 +252,9 @@ class _Tiles(torch.autograd.Function):
         for rows, seen in _tiles(queries, keys, scoring.window):
             block, block_by_z = _part(queries, rows), _part(by_z, rows)
             # Of the softmax: p_j (g_j − Σ p g), with g_j the gradient by the pattern; over all parts, Σ p g = zᵀ ∂/∂z.
-            inner = None
+            of_all = None
             if z is not None:
-                inner = (block_by_z.to(wide) * _part(_by_group(z, k.shape[2]), rows)).sum(-1, keepdim=True)
+                of_all = (block_by_z.to(wide) * _part(_by_group(z, k.shape[2]), rows)).sum(-1, keepdim=True)
             by_block = block_by_z.new_zeros(block.shape, dtype=wide)
             for part, ahead in seen:
                 tile_keys = _part(keys, part)
@@ -262,8 +262,7 @@ class _Tiles(torch.autograd.Function):
                 pattern = scores.sub_(_part(log_sums, rows)).exp_()
                 _part(by_v, part).add_(_transposed_times(pattern.to(q.dtype), block_by_z))
                 by_pattern = _times(block_by_z, _part(values, part).mT).to(wide)
-                if z is None:
-                    inner = (by_pattern * pattern).sum(-1, keepdim=True)
+                inner = (by_pattern * pattern).sum(-1, keepdim=True) if of_all is None else of_all
                 by_scores = by_pattern.sub_(inner).mul_(pattern)
                 if capped is not None:
                     by_scores.mul_(1 - capped.square_())
