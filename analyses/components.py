@@ -5,7 +5,8 @@ python analyses/components.py LAMBADA.json --limit 60     only those before the 
 python analyses/components.py LAMBADA.json --measured     sums up what is there, and measures nothing
 
 Explained is the logit of the most probable token after the last 64 tokens before a passage's target. Each head's z and
-each MLP's output is set to a baseline at every position, and the prediction is Σ g · (baseline − output), as
+each MLP's output is set to a baseline at every position: zero, its mean over the prompt, or what it is there in another
+prompt, the last 64 tokens of the passage before. The prediction is Σ g · (baseline − output), as
 `inspect_heads` has it. Variants differ in g alone: the gradient of the model, under rules, or at points where all
 components, or the embeddings, are a part of the way to the baseline. Each passage is on disk, under out/components/,
 before the next one begins. The first ten are for choosing; findings are of the others, on which the variants that were
@@ -44,7 +45,7 @@ from lens_scopes.scopes.paths import Component
 from lens_scopes.scopes.spec import Spec
 
 TOKENS, PASSAGES, CHOSEN_ON = 64, 60, 10
-BASELINES = ("mean", "zero")
+BASELINES = ("mean", "zero", "contrast")
 RULES: dict[str, tuple[str, ...]] = {
     "gradient": (),
     **{name: (name,) for name in ("norms", "patterns", "identity", "half-gate", "half-av", "attnlrp", "gim", "relp")},
@@ -79,14 +80,21 @@ METRICS = ("spearman", "pearson")
 # One passage
 
 
-def measure(model: Any, token_ids: Sequence[int], left_out: Sequence[str] = ()) -> dict[str, Any]:
+def measure(
+    model: Any,
+    token_ids: Sequence[int],
+    contrast: Sequence[int],
+    baselines: Sequence[str] = BASELINES,
+    left_out: Sequence[str] = (),
+) -> dict[str, Any]:
     """Effects of every component on the logit of the most probable token, real and predicted, by baseline.
 
     Args:
+        contrast: another prompt of as many tokens.
         left_out: gradients that are not measured.
     """
     question = Question.of(model, token_ids)
-    moved_to = {name: baseline_of(question, question.outputs, name) for name in BASELINES}
+    moved_to = {name: baseline_of(question, question.outputs, name, contrast) for name in baselines}
     # Gradients at the prompt and on the way of its embeddings serve every baseline.
     gradients = {
         name: gradient(question, ls.Rules(*rules) if rules else None)
@@ -182,8 +190,12 @@ def _ablate_each(components: Sequence[Component], moved_to: Mapping[str, Tensor]
     return [(component_site(components[0]), heads), (component_site(components[-1]), mlp)]
 
 
-def baseline_of(question: Question, activations: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def baseline_of(
+    question: Question, activations: Mapping[str, Tensor], name: str, contrast: Sequence[int] = ()
+) -> dict[str, Tensor]:
     """What activations are set to."""
+    if name == "contrast":
+        return read_activations(question.model, [contrast], list(activations))
     return baseline_activations(question.model, question.place, activations, name, torch.Generator().manual_seed(0))
 
 
@@ -297,16 +309,27 @@ def main(
     texts = json.loads(passages.read_text(encoding="utf-8"))
     for index in () if sum_up else range(limit):
         path = folder / f"{index:03}.json"
-        if not path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        measured = (record or {"actual": ()})["actual"]
+        if missing := [name for name in BASELINES if name not in measured]:
             started = time.process_time()
-            ids = ls.read_prompt(model, texts[index]).token_ids[:-1]
+            token_ids, contrast = (last_tokens(model, texts[place]) for place in (index, index - 1))
             left_out = () if index < CHOSEN_ON else FAR_BEHIND
-            found = {"index": index, **measure(model, [ids[0], *ids[1:][1 - TOKENS :]], left_out)}
+            found = {"index": index, **measure(model, token_ids, contrast, missing, left_out)}
             found["seconds"] = time.process_time() - started
+            if record is not None:  # of an earlier run, with fewer baselines
+                found["seconds"] += record["seconds"]
+                found |= {part: record[part] | found[part] for part in ("actual", "predicted")}
             write_whole(path, json.dumps(shortened_floats(found), ensure_ascii=False).encode("utf-8") + b"\n")
             typer.echo(f"{path.name}: {found['target']!r}, {found['seconds']:.0f} s", err=True)
     for line in sum_up_passages(model, folder, choosing=choosing):
         typer.echo(line)
+
+
+def last_tokens(model: Any, text: str) -> list[int]:
+    """The last tokens before a passage's target, behind BOS."""
+    ids = ls.read_prompt(model, text).token_ids[:-1]
+    return [ids[0], *ids[1:][1 - TOKENS :]]
 
 
 def sum_up_passages(model: Any, folder: Path, *, choosing: bool = False) -> list[str]:

@@ -11,7 +11,7 @@ from tiny_models import TINY_MODELS
 
 import lens_scopes as ls
 
-IDS = [3, 7, 1, 7, 4, 9, 2]
+IDS, OTHER = [3, 7, 1, 7, 4, 9, 2], [3, 5, 5, 0, 8, 1, 6]
 
 
 @pytest.fixture(params=["llama_like", "gemma_like"])
@@ -20,11 +20,12 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 def test_effects_are_those_of_inspect_heads(model: Any) -> None:
-    found = study.measure(model, IDS)
+    found = study.measure(model, IDS, OTHER)
     for baseline in study.BASELINES:
         for name in ("gradient", "relp"):
             through = None if name == "gradient" else ls.Rules(name)
-            heads = ls.inspect_heads(model, IDS, baseline=baseline, through=through, verify=1000)
+            against: Any = OTHER if baseline == "contrast" else baseline
+            heads = ls.inspect_heads(model, IDS, baseline=against, through=through, verify=1000)
             predicted = found["predicted"][baseline][name]
             assert predicted["heads"] == pytest.approx(heads.effect.flatten().tolist(), rel=1e-9)
             assert predicted["MLPs"] == pytest.approx(heads.mlp_effect.tolist(), rel=1e-9)
@@ -39,7 +40,7 @@ def test_effects_are_those_of_inspect_heads(model: Any) -> None:
 
 def test_at_the_prompt_itself_points_have_its_gradient(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "SHARES", {"components": (1.0, 0.25), "embeddings": (1.0, 0.25)})
-    predicted = study.measure(model, IDS)["predicted"]["mean"]
+    predicted = study.measure(model, IDS, OTHER)["predicted"]["mean"]
     for point in ("components", "embeddings"):
         assert predicted[f"{point} 1"]["heads"] == pytest.approx(predicted["gradient"]["heads"], rel=1e-9)
         assert predicted[f"{point} 0.25"]["heads"] != pytest.approx(predicted["gradient"]["heads"], rel=1e-2)
@@ -67,7 +68,7 @@ def test_with_one_layer_of_heads_alone_the_path_of_components_is_exact() -> None
 
 
 def test_findings_are_of_variants_and_pairs(model: Any) -> None:
-    record = study.measure(model, IDS)
+    record = study.measure(model, IDS, OTHER)
     found = study.findings([record] * 8)
     rows = found["heads"]["mean"]["spearman"]
     assert rows.keys() == set(study.VARIANTS) and found["passages"] == 8
