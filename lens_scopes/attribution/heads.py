@@ -151,7 +151,7 @@ def inspect_heads(
     # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
     plan = budget.plan_patterns(max(layout.lengths), len(layout.lengths))
-    gauge = PeakGauge(scoped, plan.scarce)
+    gauge = PeakGauge(scoped, plan.limited)
     traced = trace(scoped, place.sequences, sites.names, resolved.path_hooks(), place.reads)
     states = resolved.final_states(traced, place.targets)
     directions = resolved.directions(place, states)

@@ -263,7 +263,7 @@ class ResolvedSpec:
         assert points is not None
         path_hooks, budget = self.path_hooks(), self.budget()
         plan = budget.plan(max(map(len, place.sequences)))
-        gauge = PeakGauge(self.model, plan.scarce)
+        gauge = PeakGauge(self.model, plan.limited)
         traced = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
         states = self.final_states(traced, place.targets)
         directions = self.directions(place, states)

@@ -371,7 +371,7 @@ def trace_within(
         NumericsError, ModelError: as `trace_in_slices`.
     """
     layers, shortages, made = plan.layers_at_once, 0, []
-    gauge = PeakGauge(model, plan.scarce)
+    gauge = PeakGauge(model, plan.limited)
 
     def run() -> None:
         with free_at_once(plan.frees_at_once):

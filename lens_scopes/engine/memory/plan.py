@@ -48,7 +48,7 @@ class MemoryPlan:
         unfused: the layers whose attention scores are computed whole, by the reason; None in files from before
             attention was fused.
         peak: bytes taken at the peak beyond what was held before, as measured; None where the system does not count
-            them, on a processor where nothing was scarce, and in files from before.
+            them, on a processor where memory was not limited, and in files from before.
     """
 
     rows: int
@@ -68,7 +68,7 @@ class MemoryPlan:
         return self.layers_at_once < self.n_layers
 
     @property
-    def scarce(self) -> bool:
+    def limited(self) -> bool:
         """Whether memory matters: a limit was given, or the whole graph does not fit."""
         return self.budget is not None or self.sliced
 

@@ -31,17 +31,6 @@ def compute_all_scores(model: Any) -> None:
     scoped.cache.attention = (LayerAttention(ONE_FORM),) * scoped.n_layers
 
 
-@pytest.fixture
-def softmax_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bridges and Transformers compute softmax in float32 whatever the weights are."""
-    softmax = torch.nn.functional.softmax
-
-    def wide(values: Tensor, dim: int, dtype: Any = None, **_: Any) -> Tensor:
-        return softmax(values, dim=dim)
-
-    monkeypatch.setattr(torch.nn.functional, "softmax", wide)
-
-
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
 @pytest.mark.parametrize("name", [name for name in architectures.CONFIGS if name not in REFUSED])
 def test_gradients_are_those_of_attention_with_all_scores(

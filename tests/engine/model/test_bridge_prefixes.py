@@ -9,7 +9,6 @@ import pytest
 import tiny_bridges
 import torch
 from bridges import bridge_of
-from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.prefix_cache import Prefixed
@@ -20,17 +19,6 @@ REFUSED = {"Cohere"}
 """Bridges that are refused altogether."""
 IN_FLOAT32 = {"GPT-Neo", "GPT-J"}
 """Bridges whose attention is computed in float32 whatever the weights are."""
-
-
-@pytest.fixture
-def softmax_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bridges and Transformers compute softmax in float32 whatever the weights are."""
-    softmax = torch.nn.functional.softmax
-
-    def wide(values: Tensor, dim: int, dtype: Any = None, **_: Any) -> Tensor:
-        return softmax(values, dim=dim)
-
-    monkeypatch.setattr(torch.nn.functional, "softmax", wide)
 
 
 @pytest.mark.parametrize("name", [name for name in architectures.CONFIGS if name not in REFUSED])
