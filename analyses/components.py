@@ -68,8 +68,8 @@ MIXTURES: dict[str, dict[str, float]] = {
     "embeddings, last quarter": {"gradient": 0.5, "embeddings 0.75": 0.5},
     "embeddings, last half": {"gradient": 1 / 3, "embeddings 0.75": 1 / 3, "embeddings 0.5": 1 / 3},
 }
-"""Variants that average the effects of several gradients. Three and four are the best means for MLPs, by mean-ablation and
-against another prompt, of all sets of up to four on the passages for choosing."""
+"""Variants that average the effects of several gradients. "three gradients" and "four gradients" were the best means
+for MLPs, by mean-ablation and against another prompt, of all sets of up to four on the passages for choosing."""
 FAR_BEHIND = (
     *("norms", "identity", "half-gate", "norms, identity", "norms, identity, half-gate"),
     *("components 0.75", "embeddings 0.25"),

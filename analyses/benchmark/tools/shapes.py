@@ -1,7 +1,7 @@
 """Makes a model of a known shape with random weights, for timing: speed does not depend on what the weights say.
 
-python analyses/benchmark/shapes.py qwen2.5-0.5b out/qwen    the shape of Qwen2.5-0.5B: 2 GB
-python analyses/benchmark/shapes.py llama-3.2-1b out/llama   that of LLaMA-3.2-1B: 5 GB
+python analyses/benchmark/tools/shapes.py qwen2.5-0.5b out/qwen    the shape of Qwen2.5-0.5B: 2 GB
+python analyses/benchmark/tools/shapes.py llama-3.2-1b out/llama   that of LLaMA-3.2-1B: 5 GB
 python analyses/benchmark/run.py --model out/qwen --only long --tokens 1024
 
 The models have no tokenizer, so that token ids stand for a text.
@@ -47,7 +47,11 @@ def make(shape: str, folder: Path, seed: int = 0) -> None:
 
     config = AutoConfig.for_model(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=8192)
     torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # equal ones would give every final state the same length, and Temperature Scope nothing
+            weight.data += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(folder)
 
 
 def main(
