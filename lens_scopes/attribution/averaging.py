@@ -57,7 +57,7 @@ def average_over_points(
     directions_of: Callable[[Sequence[FinalState]], Directions],
     states: Sequence[FinalState],
     directions: Directions,
-    traced: Trace,
+    graph: Trace,
     path: Sequence[tuple[str, Hook]],
     budget: Budget,
     *,
@@ -72,7 +72,7 @@ def average_over_points(
     Args:
         place: the prompt, whose embeddings the points move, and the answers after it, whose embeddings stay.
         directions_of: gives the objective's directions, from the final states of the predictions explained.
-        states, directions, traced: of the prompt itself.
+        states, directions, graph: of the prompt itself.
         budget: decides how many points run together.
         with_starts: whether to run the points' start too, for readouts that measure from it.
         progress: called with (points done, points in all).
@@ -82,7 +82,7 @@ def average_over_points(
     """
     # The embeddings of every point, with those of the answers after each.
     sequences, reads = place.sequences, place.reads
-    names, length = list(traced.activations), len(place.token_ids)
+    names, length = list(graph.activations), len(place.token_ids)
     start = points.start_embeddings(model, place.prompt, length)
     embeddings = points.embeddings(model.token_embeddings(place.token_ids), start)
     after = [model.token_embeddings(sequence)[length:] for sequence in sequences]
@@ -116,8 +116,8 @@ def average_over_points(
     if not directions.squared:  # √w is in the gradients already
         directions = replace(directions, weights=torch.ones_like(directions.weights))
     return AveragedTrace(
-        activations={name: values[:1].detach() for name, values in traced.activations.items()},
-        token_mask=traced.token_mask[:1],
+        activations={name: values[:1].detach() for name, values in graph.activations.items()},
+        token_mask=graph.token_mask[:1],
         gradients=sums,
         directions=directions,
         starts=_activations(model, sequences, _before_each(start[None], after), names)
@@ -135,13 +135,13 @@ def _before_each(
 
 
 def _directions_at(
-    traced: Trace,
+    graph: Trace,
     directions_of: Callable[[Sequence[FinalState]], Directions],
     states: Sequence[FinalState],
     directions: Directions,
 ) -> Float[Tensor, "k read d_model"]:
     """The directions at each point: of a number √w v there, for the prompt's own targets; else the prompt's."""
-    ys = traced.final_states.detach().to(states[0].y)
+    ys = graph.final_states.detach().to(states[0].y)
     vectors = directions.vectors.reshape(len(directions.vectors), len(states), -1)
     if directions.squared:
         return repeat(vectors, "k read d_model -> k (point read) d_model", point=len(ys) // len(states))

@@ -14,7 +14,7 @@ from lens_scopes.engine.ablations import COMPONENT_BASELINES, unknown_baseline
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.engine.token_ablation import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import text_mask, text_mean
 from lens_scopes.errors import VALIDATED, PathError
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline
@@ -61,7 +61,7 @@ def baseline_activations(
     if baseline == "zero":
         return {name: torch.zeros_like(values) for name, values in activations.items()}
     if baseline == "mean":
-        averaged = averaged_mask([place.special] * len(place.sequences))
+        averaged = text_mask([place.special] * len(place.sequences))
         longest = max(map(len, place.sequences))
         averaged = torch.nn.functional.pad(averaged, (0, longest - averaged.shape[1]))
         return {

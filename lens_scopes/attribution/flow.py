@@ -129,15 +129,15 @@ def information_flow(
     # One forward pass for all predictions, and √λ_i u_i of each.
     plan = resolved.budget().plan(len(ids))
     reads = [(0, destination) for destination in destinations]
-    traced = trace_within(scoped, [ids], [], plan, resolved.path_hooks(), reads)
+    graph = trace_within(scoped, [ids], [], plan, resolved.path_hooks(), reads)
     with torch.no_grad():
-        states = resolved.final_states(traced, [next_token_id(text, destination) for destination in destinations])
+        states = resolved.final_states(graph, [next_token_id(text, destination) for destination in destinations])
         # One generator for all predictions: were it made anew, their errors would not be independent.
         generator = torch.Generator().manual_seed(seed)
         directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
 
     # M of each span, one backward pass per row.
-    gradients = _span_gradients(traced, directions, [range(*span) for span in span_ranges.values()], progress)
+    gradients = _span_gradients(graph, directions, [range(*span) for span in span_ranges.values()], progress)
     omitted, errors = zip(*(_omitted(rows[:, rank:]) for rows in gradients), strict=True)
     result = InformationFlow(
         spans=span_ranges,
@@ -169,7 +169,7 @@ def information_flow(
             generated=generated,
             matmul_dtype=scoped.matmul_dtype,
         ),
-        memory=traced.outcome(plan, len(destinations) * (rank + samples)),
+        memory=graph.outcome(plan, len(destinations) * (rank + samples)),
     )
     result.warnings.extend(_warnings(result))
     return result
@@ -259,7 +259,7 @@ def _directions(
 
 
 def _span_gradients(
-    traced: SlicedTrace,
+    graph: SlicedTrace,
     directions: Float[Tensor, "dest direction d_model"],
     spans: Sequence[range],
     progress: Progress | None,
@@ -276,7 +276,7 @@ def _span_gradients(
         # A span after the prediction, whose tokens were not run, gets no column.
         rows[index] = [gradient[0, span.start : span.stop].flatten().to(directions) for span in spans]
 
-    traced.backward(vectors.flatten(0, 1), visit, progress)
+    graph.backward(vectors.flatten(0, 1), visit, progress)
     by_span = zip(*(rows[index] for index in range(n_dest * n_directions)), strict=True)
     return [torch.stack(gradients).unflatten(0, (n_dest, n_directions)) for gradients in by_span]
 

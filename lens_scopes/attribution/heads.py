@@ -36,7 +36,7 @@ from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
 from lens_scopes.engine.memory import Budget, PeakGauge, shortage_named
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
-from lens_scopes.engine.model.checks import require_used
+from lens_scopes.engine.model.checks import require_live_hooks
 from lens_scopes.engine.scoring import Directions, check_gradients
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
 from lens_scopes.prompts.answer import AnswerLike
@@ -146,21 +146,21 @@ def inspect_heads(
     layout = _Layout(len(place.token_ids), [len(sequence) for sequence in place.sequences])
     named_heads = None if isinstance(patterns, int) else [_existing_head(scoped, head) for head in patterns]
     sites = _Sites.of(scoped)
-    require_used(scoped, sites.outputs, SiteError)
+    require_live_hooks(scoped, sites.outputs, SiteError)
 
     # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
     plan = budget.plan_patterns(max(layout.lengths), len(layout.lengths))
     gauge = PeakGauge(scoped, plan.limited)
-    traced = trace(scoped, place.sequences, sites.names, resolved.path_hooks(), place.reads)
-    states = resolved.final_states(traced, place.targets)
+    graph = trace(scoped, place.sequences, sites.names, resolved.path_hooks(), place.reads)
+    states = resolved.final_states(graph, place.targets)
     directions = resolved.directions(place, states)
-    activations = {name: traced.activations[name] for name in sites.outputs}
+    activations = {name: graph.activations[name] for name in sites.outputs}
     generator = torch.Generator().manual_seed(seed)
     baselines = baseline_activations(scoped, place, activations, baseline, generator)
 
     # a_i,h along each direction, and from them the predicted effects.
-    amounts = _amounts_of_each(traced, directions, sites, baselines, layout)
+    amounts = _amounts_of_each(graph, directions, sites, baselines, layout)
     direct_amounts = _direct_amounts(scoped, place, directions, resolved.path, baselines)
     mlp_amounts = amounts.mlps
     if rules is not None and sites.mlps:
@@ -318,23 +318,23 @@ class _Amounts:
 
 
 def _amounts_of_each(
-    traced: Trace, directions: Directions, sites: _Sites, baselines: dict[str, Tensor], layout: _Layout
+    graph: Trace, directions: Directions, sites: _Sites, baselines: dict[str, Tensor], layout: _Layout
 ) -> _Amounts:
     """One backward pass per direction, to the components' outputs alone.
 
     ∂/∂A is not asked of autograd: z_dest = Σ_src A[dest, src] v_src, so ∂/∂A[dest, src] = g_dest · v_src.
     """
-    dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
+    dtype, place = compute_dtype(graph.final_states.dtype), directions.vectors.device  # layers may be on several
 
     def value(name: str) -> Tensor:
-        return layout.values(traced.activations[name].detach()).to(dtype)
+        return layout.values(graph.activations[name].detach()).to(dtype)
 
-    patterns = [layout.patterns(traced.activations[name].detach()).to(dtype) for name in sites.patterns]
+    patterns = [layout.patterns(graph.activations[name].detach()).to(dtype) for name in sites.patterns]
     sources = [_per_head(value(name), len(pattern)) for name, pattern in zip(sites.values, patterns, strict=True)]
     moves = {name: layout.values(baselines[name]).to(dtype) - value(name) for name in sites.outputs}  # b − z
     heads, mlps, by_source, norms, edges = [], [], [], [], []
     for index, vectors in enumerate(directions.by_prediction):
-        gradients = traced.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
+        gradients = graph.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
         g = {name: layout.gradients(gradients[name]).to(dtype) for name in sites.outputs}
         for name, gradient in g.items():
             check_gradients(gradient, name, gradients[name].dtype)
@@ -363,14 +363,14 @@ def _mlp_amounts(
     layout: _Layout,
 ) -> Float[Tensor, "k mlp_layer"]:
     """The amounts of MLPs alone, with gradients through another path."""
-    traced = trace(model, place.sequences, sites.mlps, path.hooks(model), place.reads)
-    dtype, device = compute_dtype(traced.final_states.dtype), directions.vectors.device
+    graph = trace(model, place.sequences, sites.mlps, path.hooks(model), place.reads)
+    dtype, device = compute_dtype(graph.final_states.dtype), directions.vectors.device
     amounts = []
     for index, vectors in enumerate(directions.by_prediction):
-        gradients = traced.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
+        gradients = graph.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
         row = []
         for name in sites.mlps:
-            move = layout.values(baselines[name]).to(dtype) - layout.values(traced.activations[name].detach()).to(dtype)
+            move = layout.values(baselines[name]).to(dtype) - layout.values(graph.activations[name].detach()).to(dtype)
             gradient = layout.gradients(gradients[name]).to(dtype)
             check_gradients(gradient, name, gradients[name].dtype)
             row.append((gradient * move).sum().to(device))
@@ -417,15 +417,15 @@ def _direct_amounts(
     last = f"blocks.{model.n_layers - 1}.hook_resid_post"
     z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
     out_names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.n_layers)]
-    traced = trace(model, place.sequences, [*z_names, *out_names, last], frozen.hooks(model), place.reads)
+    graph = trace(model, place.sequences, [*z_names, *out_names, last], frozen.hooks(model), place.reads)
     amounts = []
     for vectors in directions.by_prediction:
         (at_end,) = torch.autograd.grad(
-            traced.final_states, traced.activations[last], vectors.to(traced.final_states), retain_graph=True
+            graph.final_states, graph.activations[last], vectors.to(graph.final_states), retain_graph=True
         )
         rows = []
         for z_name, out_name in zip(z_names, out_names, strict=True):
-            z, out = traced.activations[z_name], traced.activations[out_name]
+            z, out = graph.activations[z_name], graph.activations[out_name]
             # A capture at hook_attn_out is a node of the graph, so this product goes through W_O (and a norm after
             # attention, where the block has one) and nothing else.
             (gradient,) = torch.autograd.grad(out, z, at_end.to(out), retain_graph=True)

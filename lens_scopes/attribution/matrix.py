@@ -20,7 +20,7 @@ from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.scoring import Directions, check_gradients
-from lens_scopes.engine.token_ablation import averaged_mask
+from lens_scopes.engine.token_ablation import text_mask
 from lens_scopes.errors import ObjectiveError, PromptError, whole_number
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
@@ -182,25 +182,25 @@ class _Rows:
         ids = self.text.token_ids[:length]
         plan = resolved.budget().plan(length)
         reads = [(0, dest) for dest in destinations]
-        traced = trace_within(resolved.model, [ids], [], plan, resolved.path_hooks(), reads)
+        graph = trace_within(resolved.model, [ids], [], plan, resolved.path_hooks(), reads)
         with torch.no_grad():
             tokens = [next_token_id(self.text, dest) if self.target is None else self.target for dest in destinations]
-            states = resolved.final_states(traced, tokens)
+            states = resolved.final_states(graph, tokens)
             directions = [resolved.objective.directions(state) for state in states]
             targets = [resolved.predicted_target(state) for state in states]
             predicted = [resolved.prediction(state).top[0] for state in states]
         start = None if self.start is None else self.start[:length]
         specials = [self.text.special[: min(dest + 1, self.n_given)] for dest in destinations]
-        averaged = averaged_mask(specials)
+        averaged = text_mask(specials)
         averaged = torch.nn.functional.pad(averaged, (0, length - averaged.shape[1]))
-        scores = _scores(traced, directions, resolved.readout, averaged, start)
+        scores = _scores(graph, directions, resolved.readout, averaged, start)
         # Nothing is kept before everything is computed: where memory runs out the block is run again.
         self.scores += [torch.nn.functional.pad(row, (0, len(self.text) - length)) for row in scores]
         self.targets += targets
         self.predicted += predicted
         self.directions += directions
         self.last_state = states[-1]
-        self.memory = traced.outcome(plan, sum(len(item.vectors) for item in directions))
+        self.memory = graph.outcome(plan, sum(len(item.vectors) for item in directions))
 
 
 def _contract(
@@ -240,7 +240,7 @@ def _direction_warnings(directions: Sequence[Directions], destinations: Sequence
 
 
 def _scores(
-    traced: SlicedTrace,
+    graph: SlicedTrace,
     directions: Sequence[Directions],
     readout: Readout,
     averaged: Bool[Tensor, "dest pos"],
@@ -250,7 +250,7 @@ def _scores(
     # A direction is zero at every final state but its own destination's, so no row gets gradient from another one.
     owners = [row for row, item in enumerate(directions) for _ in item.vectors]
     weights = torch.cat([item.weights for item in directions])
-    vectors = torch.zeros(len(owners), *traced.final_states.shape).to(traced.final_states)
+    vectors = torch.zeros(len(owners), *graph.final_states.shape).to(graph.final_states)
     for index, vector in enumerate(torch.cat([item.vectors for item in directions])):
         vectors[index, owners[index]] = vector.to(vectors)
     totals: dict[int, Tensor] = {}
@@ -264,5 +264,5 @@ def _scores(
         term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude
         totals[row] = totals[row] + term if row in totals else term
 
-    traced.backward(vectors, visit)
+    graph.backward(vectors, visit)
     return [totals[row].cpu() for row in range(len(directions))]

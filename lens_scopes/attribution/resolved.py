@@ -13,15 +13,23 @@ from torch import Tensor
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.provenance import choice_record, package_versions, readout_record, score_warnings
-from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, Traced, read_activations, trace, trace_within
+from lens_scopes.engine.backward import (
+    GradientSource,
+    Progress,
+    SlicedTrace,
+    Trace,
+    read_activations,
+    trace,
+    trace_within,
+)
 from lens_scopes.engine.final_state import FinalState, PredictedToken, Prediction, Unembedding, compute_dtype
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model.alterations import require_adapters
-from lens_scopes.engine.model.checks import require_gradients, require_used
+from lens_scopes.engine.model.checks import require_gradients, require_live_hooks
 from lens_scopes.engine.scoring import Amplitude, Directions, SiteScores, score, total_over_sites
 from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
-from lens_scopes.engine.token_ablation import averaged_mask
+from lens_scopes.engine.token_ablation import text_mask
 from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
@@ -79,7 +87,7 @@ class ResolvedSpec:
         require_adapters(model)
         layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
         score_names = named_sites(model, spec.score_site)
-        require_used(model, [*layer_names, *site_names, *score_names], SiteError)
+        require_live_hooks(model, [*layer_names, *site_names, *score_names], SiteError)
         if spec.lens is not None:
             spec.lens.prepare(model, layer_names)
         return cls(
@@ -215,15 +223,15 @@ class ResolvedSpec:
         starts = self._other_activations(places)
         held = sum(values.nbytes for values in starts.values()) if starts else 0
         plan = budget.plan(max(map(len, sequences)), len(sequences), held)
-        traced = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
+        graph = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
         with torch.no_grad():
-            states = self.final_states(traced, [target for place in places for target in place.targets])
+            states = self.final_states(graph, [target for place in places for target in place.targets])
             remaining = iter(states)
             states_of = [[next(remaining) for _ in place.predictions] for place in places]
             directions = [self.directions(*pair) for pair in zip(places, states_of, strict=True)]
-        amplitude = self._amplitude(_averaged_tokens(places, traced), starts)
-        scores = score(traced, directions, amplitude, progress, rows_each=rows_each)
-        memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
+        amplitude = self._amplitude(_averaged_tokens(places, graph), starts)
+        scores = score(graph, directions, amplitude, progress, rows_each=rows_each)
+        memory = graph.outcome(plan, max(len(item.vectors) for item in directions))
         return [
             self._result(row, place, states_of[row], directions[row], scores, memory)
             for row, place in enumerate(places)
@@ -264,8 +272,8 @@ class ResolvedSpec:
         path_hooks, budget = self.path_hooks(), self.budget()
         plan = budget.plan(max(map(len, place.sequences)))
         gauge = PeakGauge(self.model, plan.limited)
-        traced = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
-        states = self.final_states(traced, place.targets)
+        graph = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
+        states = self.final_states(graph, place.targets)
         directions = self.directions(place, states)
         averaged = average_over_points(
             self.model,
@@ -274,7 +282,7 @@ class ResolvedSpec:
             lambda at_point: self.directions(place, at_point),
             states,
             directions,
-            traced,
+            graph,
             path_hooks,
             budget,
             with_starts=self.readout.from_baseline,
@@ -303,13 +311,13 @@ class ResolvedSpec:
 
         return amplitude
 
-    def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
+    def final_states(self, graph: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
 
         Raises:
             NumericsError: when logits are not finite.
         """
-        return self.checked_states(traced.final_states.detach(), targets)
+        return self.checked_states(graph.final_states.detach(), targets)
 
     def checked_states(self, ys: Float[Tensor, "read d_model"], targets: Sequence[int | None]) -> list[FinalState]:
         """As `final_states`, from the inputs of the unembedding."""
@@ -525,7 +533,7 @@ class ResolvedSpec:
         return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
 
 
-def _averaged_tokens(places: Sequence[PromptPosition], traced: Traced) -> Bool[Tensor, "batch pos"]:
+def _averaged_tokens(places: Sequence[PromptPosition], graph: GradientSource) -> Bool[Tensor, "batch pos"]:
     """The prompts' tokens that "mean" averages; answers and padding are none of them."""
-    mask = averaged_mask([place.special for place in places])
-    return torch.nn.functional.pad(mask, (0, traced.token_mask.shape[1] - mask.shape[1]))
+    mask = text_mask([place.special for place in places])
+    return torch.nn.functional.pad(mask, (0, graph.token_mask.shape[1] - mask.shape[1]))

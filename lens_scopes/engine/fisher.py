@@ -23,10 +23,10 @@ DENSE_LIMIT = 256  # up to this size an eigendecomposition of the smaller Gram m
 KEEP_ALL = 4096  # vocabularies up to this size are kept whole
 KEEP_MOST = 8192  # tokens in the first approximation of a larger vocabulary
 OVERSAMPLE = 8  # directions of the first approximation beside those asked for
-CARRIED = 2  # of these, how many go on to the whole vocabulary: each speeds convergence up and costs time
+CARRY = 2  # of these, how many go on to the whole vocabulary: each speeds convergence up and costs time
 TOLERANCE = 5e-4  # ‖F u − λ u‖ / λ_1 at which directions are good enough
-FOLLOWING = 0.05  # the same of the pair after those asked for, whose value is then good to about its square
-OMITTED = 5e-4  # ‖F − F_S‖ / λ_1 at which a share S of the vocabulary stands for all of it
+FOLLOWING_TOLERANCE = 0.05  # the same of the pair after those asked for, whose value is then good to about its square
+OMITTED_TOLERANCE = 5e-4  # ‖F − F_S‖ / λ_1 at which a share S of the vocabulary stands for all of it
 MOST_PASSES = 20  # over the vocabulary, for predictions so flat that directions converge slowly
 _FOR_REFERENCE = 256  # tokens
 
@@ -92,9 +92,9 @@ class PredictiveGeometry:
         p = self.state.probabilities
         if len(p) <= KEEP_ALL:
             return torch.arange(len(p), device=p.device)
-        ordered, order = p.topk(min(KEEP_MOST, len(p)))
-        rest = (p.sum(dtype=torch.float64) - ordered.sum(dtype=torch.float64)).clamp_min(0)
-        tail = rest + ordered.double().flip(0).cumsum(0).flip(0)  # mass of each token and of all less probable ones
+        largest, order = p.topk(min(KEEP_MOST, len(p)))
+        rest = (p.sum(dtype=torch.float64) - largest.sum(dtype=torch.float64)).clamp_min(0)
+        tail = rest + largest.double().flip(0).cumsum(0).flip(0)  # mass of each token and of all less probable ones
         return order[: max(2, int((tail > omitted * tail[1]).sum()))]
 
     @cached_property
@@ -167,13 +167,13 @@ class PredictiveGeometry:
         if 4 * rank >= d_model:
             return _largest_terms(rank, self.product(torch.eye(d_model).to(self._reference)))
         start = self._of_probable(rank + OVERSAMPLE)
-        ids, omitted = self._support(OMITTED * float(start.eigenvalues[0]))
+        ids, omitted = self._support(OMITTED_TOLERANCE * float(start.eigenvalues[0]))
         head = self.state.unembedding
 
         def multiply(vectors: Tensor) -> Tensor:
             return self._product(vectors, head.blocks() if ids is None else head.blocks_of(ids))
 
-        terms = _krylov(multiply, start.vectors[: rank + CARRIED], rank, TOLERANCE)
+        terms = _krylov(multiply, start.vectors[: rank + CARRY], rank, TOLERANCE)
         share = omitted / max(float(terms.eigenvalues[0]), torch.finfo(torch.float64).tiny)
         # A pass over W_U for tr F would cost a tenth of a scope: other tokens are taken to be as far out as these.
         p, top = self.state.probabilities.double(), self.token_ids[:1]
@@ -205,7 +205,7 @@ class PredictiveGeometry:
         if min(factor.shape) <= DENSE_LIMIT or 4 * rank >= min(factor.shape):
             return self._dense(rank, factor)
         lengths = torch.linalg.vector_norm(factor, dim=-1)
-        start = factor[lengths.topk(rank + CARRIED).indices]
+        start = factor[lengths.topk(rank + CARRY).indices]
         terms = _krylov(lambda vectors: (vectors @ factor.T) @ factor, start, rank, TOLERANCE)
         return replace(terms, total=float(lengths.double().square().sum()))
 
@@ -256,17 +256,17 @@ def _krylov(
     yet, as in a block Krylov space. The pair after them is wanted to a rough tolerance, for its value alone."""
     basis = torch.linalg.qr(start.T).Q.T
     image = multiply(basis)
-    allowed = start.new_full((rank + 1,), tolerance)
-    allowed[rank] = FOLLOWING
+    tolerances = start.new_full((rank + 1,), tolerance)
+    tolerances[rank] = FOLLOWING_TOLERANCE
     for _ in range(MOST_PASSES):
         ritz = _largest_terms(rank + 1, (basis @ image.T + image @ basis.T) / 2)
         vectors = ritz.vectors @ basis
         residuals = ritz.vectors @ image - ritz.eigenvalues[:, None] * vectors
         errors = residuals.norm(dim=-1) / ritz.eigenvalues[0].clamp_min(torch.finfo(start.dtype).tiny)
-        fresh = _orthonormal_beside(basis, residuals[errors > allowed])
-        if not len(fresh):
+        directions = _orthonormal_beside(basis, residuals[errors > tolerances])
+        if not len(directions):
             break
-        basis, image = torch.cat([basis, fresh]), torch.cat([image, multiply(fresh)])
+        basis, image = torch.cat([basis, directions]), torch.cat([image, multiply(directions)])
     residual = float(errors[:rank].max())
     return LeadingTerms(
         ritz.eigenvalues[:rank],

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.backward import Progress, Traced
+from lens_scopes.engine.backward import GradientSource, Progress
 from lens_scopes.errors import NumericsError
 
 Amplitude: TypeAlias = Callable[[str, Tensor, Tensor], Tensor]
@@ -65,7 +65,7 @@ class SiteScores:
 
 
 def score(
-    traced: Traced,
+    graph: GradientSource,
     directions: Sequence[Directions],
     amplitude_of: Amplitude,
     progress: Progress | None = None,
@@ -104,7 +104,7 @@ def score(
         sums[name] = new_sum
         draws.setdefault(name, []).extend(samples)
 
-    traced.backward(vectors, visit, progress)
+    graph.backward(vectors, visit, progress)
     return {name: SiteScores(scores, _standard_error(draws.get(name))) for name, scores in sums.items()}
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.engine.model.checks import require_used
+from lens_scopes.engine.model.checks import require_live_hooks
 from lens_scopes.errors import VALIDATED, PathError, whole_number
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.registry import FREEZABLE, is_rule
@@ -174,7 +174,7 @@ class Path:
         for name, _ in hooks:
             if name not in points:
                 raise PathError(f"the path {str(self)!r} needs the hook {name!r}, which this model does not have.")
-        require_used(model, [name for name, _ in hooks], PathError)
+        require_live_hooks(model, [name for name, _ in hooks], PathError)
         return hooks
 
     def _carrying_hooks(self, model: ScopedModel) -> Iterable[tuple[str, Hook]]:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import text_mask, text_mean
 from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, check_seed, suggest
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
@@ -175,7 +175,7 @@ class StraightPath(Points):
         if self.start == "zero":
             start = torch.zeros_like(embeddings)
         elif self.start == "mean":
-            start = text_mean(embeddings[None], averaged_mask([special]).to(embeddings.device))[0].to(embeddings)
+            start = text_mean(embeddings[None], text_mask([special]).to(embeddings.device))[0].to(embeddings)
         else:
             # A token stands for itself at every position; what is no token is another prompt.
             other: Any = self.start

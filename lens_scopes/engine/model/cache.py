@@ -33,6 +33,19 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Alterations:
+    """What acts on a model beside its weights as they were loaded.
+
+    Attributes:
+        sentences: one for each kind, as results say it.
+        adapters: the modules that are adapters, by name.
+    """
+
+    sentences: list[str]
+    adapters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class WeightSample:
     """What shows that a weight was changed: PyTorch's count of writes to it, and some of its numbers.
 
@@ -89,7 +102,7 @@ def _places(weight: Tensor) -> Int[Tensor, " sample"]:
 
 @cache
 def _evenly(size: int, device: torch.device) -> Int[Tensor, " sample"]:
-    places = torch.linspace(0, size - 1, min(size, _SAMPLED), dtype=torch.float64, device="cpu").long()
+    places = torch.linspace(0, size - 1, min(size, _SAMPLE_SIZE), dtype=torch.float64, device="cpu").long()
     return places.to(device)
 
 
@@ -97,7 +110,7 @@ def _writes(weight: Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
-_SAMPLED = 32
+_SAMPLE_SIZE = 32
 
 
 @dataclass
@@ -134,7 +147,7 @@ class ModelCache:
     provenance: Provenance | None = None
     known_hooks: set[int] = field(default_factory=set)
     loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
-    altered: list[str] | None = None
+    altered: Alterations | None = None
     silent: bool = False
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 

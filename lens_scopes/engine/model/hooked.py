@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.attention import COMPILED, READ, fused_attention, has_hooks, obstacle, reads_patterns
+from lens_scopes.engine.attention import COMPILED, PATTERNS_READ, fused_attention, has_hooks, obstacle, reads_patterns
 from lens_scopes.engine.model.refusals import hook_not_called
 from lens_scopes.engine.model.scoped import Batch, ScopedModel
 
@@ -46,7 +46,7 @@ class HookedModel(ScopedModel):
         for layer, block in enumerate(self.module.blocks):
             reason = COMPILED if self._is_compiled(block) else obstacle(block.attn)
             if reason is not None or layer in read:
-                reasons.setdefault(reason or READ, []).append(layer)
+                reasons.setdefault(reason or PATTERNS_READ, []).append(layer)
         return reasons
 
     def start_prefix(self) -> TransformerLensKeyValueCache:

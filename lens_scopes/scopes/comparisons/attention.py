@@ -101,9 +101,9 @@ class GradEllm(OfOneToken):
         # The heads' outputs with a graph; patterns and values as they pass.
         patterns, values, hooks = _recorders(model)
         outputs = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
-        traced = trace(model, [list(prompt.token_ids)], outputs, changes=hooks)
+        graph = trace(model, [list(prompt.token_ids)], outputs, changes=hooks)
         # ∂z_target/∂o at the last position, times what each token's values bring there.
-        gradients = traced.gradients(states[0].logit_gradients(self.targets(states[0])), keep_graph=False)
+        gradients = graph.gradients(states[0].logit_gradients(self.targets(states[0])), keep_graph=False)
         total = torch.zeros(len(prompt), dtype=torch.float64)
         for layer, name in enumerate(outputs):
             weights = patterns[layer][:, -1]

@@ -93,7 +93,7 @@ def _amplitudes(
     values = SCORE_SITES["values"]
     sites, readout = named_sites(model, values.site), as_readout(values.readout)
     path = list(rule_hooks(model, rules)) if rules else []
-    traced = trace(model, [list(prompt.token_ids)], sites, path)
+    graph = trace(model, [list(prompt.token_ids)], sites, path)
     no_baseline = torch.zeros(())
-    scores = score(traced, [directions], lambda name, gradient, x: readout.amplitude(gradient, x, no_baseline))
+    scores = score(graph, [directions], lambda name, gradient, x: readout.amplitude(gradient, x, no_baseline))
     return site_amplitudes([scores[name].scores[0] for name in sites], squared=directions.squared).cpu()
