@@ -58,8 +58,19 @@ def layer_sites(model: HookPoints, layers: bool | str) -> list[str]:
         return []
     name = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
     if name not in RESIDUALS:
-        raise SiteError(f"layers={layers!r} is not a residual site; expected True, {', '.join(map(repr, RESIDUALS))}.")
+        residual_name(layers)  # refuses it, as it was written
     return _existing(model, [f"blocks.{layer}.hook_{name}" for layer in range(model.cfg.n_layers)])
+
+
+def residual_name(name: object) -> str:
+    """The name of a residual stream, if it is one.
+
+    Raises:
+        SiteError: for anything else.
+    """
+    if not isinstance(name, str) or name not in RESIDUALS:
+        raise SiteError(f"layers={name!r} is not a residual site; expected True, {', '.join(map(repr, RESIDUALS))}.")
+    return name
 
 
 def named_sites(model: HookPoints, sites: str | Sequence[str]) -> list[str]:

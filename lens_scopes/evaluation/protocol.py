@@ -30,7 +30,7 @@ class Protocol:
         target_ranked: whether the token after the prompt counts among those ranked. Nothing depends on it, so its
             score and its effect are 0.
         count_rounding: a fraction f of n tokens is the "nearest" whole number to f·n, or the next one "down".
-        overlap_rounding: the same for the top 10 % of the Jaccard index: "nearest", or the next one "up".
+        overlap_rounding: the same for the top 10% of the Jaccard index: "nearest", or the next one "up".
         redraw: how blocks are redrawn; see `RandomizedBlocks`.
         redrawn_passages: which passages the redrawn blocks are tried on: "all", or those predicted "correct"ly.
         bos_families: the model families whose prompts begin with BOS, those of all others having none; None leaves

@@ -26,7 +26,7 @@ class EvaluationReport(Viewable):
 
     Attributes:
         results: everything in the result folder.
-        means: a row for each method, metric and ablation, in the metric's unit, with 95 % bootstrap intervals over
+        means: a row for each method, metric and ablation, in the metric's unit, with 95% bootstrap intervals over
             passages; see `mean_values`.
         compared: a row for each method against the reference: mean paired difference, effect size, and Wilcoxon's p
             corrected after Holm; see `compare_methods`.

@@ -18,12 +18,10 @@ from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.chat import Message, as_messages, is_chat, read_messages
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.options import IDS_AS_TEXT, read_text_or_ids, write_token, write_whole_prompt
+from lens_scopes.scopes.text.values import read_text_or_ids, write_token, write_whole_prompt
 
 OtherPrompt: TypeAlias = str | tuple[int, ...] | tuple[Message, ...]
 
-_STRING = r"\"(?:[^\"\\]|\\.)*\""
-AS_TEXT = rf"{IDS_AS_TEXT}|(?!\"\"){_STRING}|\[(?:[^\"\[\]]|{_STRING})*\]"
 _NAME = re.compile(r"[a-z-]*")
 _MOST_SHOWN = 8  # ids
 
@@ -64,7 +62,7 @@ def write_other_prompt(other: OtherPrompt) -> str:
 
 
 def read_other_prompt(text: str) -> OtherPrompt:
-    """The prompt of a text that AS_TEXT matches.
+    """The prompt of a text of the form OTHER_PROMPT (`scopes.text.values`).
 
     Raises:
         ReadoutError: for a quoted string with an escape that JSON does not have, and for a list of what is no message.

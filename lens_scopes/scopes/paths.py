@@ -16,8 +16,7 @@ biases and learned positions add, is the final state (the detached Jacobian, arX
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_, or_
@@ -30,8 +29,9 @@ from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.model.checks import require_live_hooks
 from lens_scopes.errors import VALIDATED, PathError, whole_number
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.registry import FREEZABLE, is_rule
-from lens_scopes.scopes.rules import check_rules, describe_rule, has_mlps, named_rules, read_rules, rule_hooks
+from lens_scopes.scopes.registry import FREEZABLE
+from lens_scopes.scopes.rules import check_rules, describe_rule, has_mlps, named_rules, rule_hooks
+from lens_scopes.scopes.text.forms import frozen_part, path_form, read_head, read_layers, single_rules
 
 Component = tuple[int, int | None]
 """(layer, head), or (layer, None) for the layer's MLP."""
@@ -356,10 +356,9 @@ class Frozen(Path):
     """
 
     def __init__(self, *parts: str) -> None:
-        unknown = [part for part in parts if not isinstance(part, str) or part not in FREEZABLE]
-        if unknown or not parts:
-            raise PathError(f"Frozen takes any of {', '.join(map(repr, FREEZABLE))}; got {str(unknown or parts)[:60]}.")
-        super().__init__(None, frozenset(parts))
+        if not parts:
+            frozen_part(None)
+        super().__init__(None, frozenset(map(frozen_part, parts)))
 
 
 class Rules(Path):
@@ -386,7 +385,7 @@ class Rules(Path):
     """
 
     def __init__(self, *names: str) -> None:
-        super().__init__(None, read_rules(names))
+        super().__init__(None, single_rules(names))
 
 
 def _layer_set(first: LayerSet, last: int | None) -> frozenset[int]:
@@ -418,8 +417,8 @@ def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
     Raises:
         PathError: for anything else.
     """
-    if isinstance(head, str) and (match := re.fullmatch(r"[Ll]([0-9]{1,9})[Hh]([0-9]{1,9})", head.strip())):
-        return int(match[1]), int(match[2])
+    if isinstance(head, str):
+        return read_head(head)
     if isinstance(head, tuple) and len(head) == 2 and all(type(part) is int and part >= 0 for part in head):
         return head
     raise PathError(f'{head!r} is not a head; write "L3H2" for head 2 of layer 3.')
@@ -434,26 +433,17 @@ def parse_path(text: str) -> Path:
     Raises:
         PathError: for a part that is none of these.
     """
-    alternatives = [map(_parse_simple, alternative.split("&")) for alternative in text.split(",")]
+    kinds: dict[str, Callable[[str], Path]] = {
+        "layers": lambda part: Layers(*read_layers(part)),
+        "heads": Heads,
+        "attention": lambda part: Attention(),
+        "mlp": lambda part: MLP(),
+        "skip": lambda part: Skip(),
+        "frozen": Frozen,
+        "rule": Rules,
+    }
+    alternatives = [[kinds[kind](part) for kind, part in parts] for parts in path_form(text)]
     return reduce(or_, (reduce(and_, parts) for parts in alternatives))
-
-
-def _parse_simple(text: str) -> Path:
-    text = text.strip()
-    if match := re.fullmatch(r"(?:layers?\s*)?([0-9]{1,6})(?:\s*[-–:]\s*([0-9]{1,6}))?", text):
-        return Layers(int(match[1]), None if match[2] is None else int(match[2]))
-    if text.lower().startswith("frozen-"):
-        return Frozen(text.lower().removeprefix("frozen-"))
-    named = {"attention": Attention, "attn": Attention, "mlp": MLP, "skip": Skip}
-    if text.lower() in named:
-        return named[text.lower()]()
-    if re.match(r"[Ll]\d", text):
-        return Heads(text)
-    if is_rule(text.lower()):
-        return Rules(text.lower())
-    raise PathError(
-        f'{text!r} is not a path; write layers "5-9", heads "L3H2", "attention", "mlp" or "skip", or a rule like "gim".'
-    )
 
 
 def _components(model: ScopedModel) -> set[Component]:

@@ -11,7 +11,6 @@ scores add up to nothing. Averaged over noise around the prompt it is SmoothGrad
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -23,14 +22,12 @@ from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import text_mask, text_mean
-from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, check_seed, suggest
+from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, check_seed
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.prompts.tokens import resolve_token
-from lens_scopes.scopes.options import write_token
 from lens_scopes.scopes.other_prompt import (
-    AS_TEXT,
     EACH,
     OtherPrompt,
     as_other_prompt,
@@ -38,7 +35,8 @@ from lens_scopes.scopes.other_prompt import (
     read_other_prompt,
     write_other_prompt,
 )
-from lens_scopes.scopes.registry import POINTS
+from lens_scopes.scopes.text.forms import points_form
+from lens_scopes.scopes.text.values import write_token
 
 Start: TypeAlias = Annotated[int | PromptLike, VALIDATED]
 Count: TypeAlias = Annotated[int, VALIDATED]
@@ -301,26 +299,12 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_POINTS
 
 
-_PATH = re.compile(
-    rf"path(?:-(?P<start>zero|mean|prompt|bos|eos|pad|{AS_TEXT}))?(?P<held>-held)?(?:@(?P<count>[0-9]{{1,9}}))?"
-)
-_NOISE = re.compile(
-    r"noise(?:@(?P<count>[0-9]{1,9}))?(?:,scale=(?P<scale>[0-9.e+-]{1,30}))?(?:,seed=(?P<seed>[0-9]{1,19}))?"
-)
-
-
 def _named(text: str) -> Points:
-    if match := _PATH.fullmatch(text):
-        return StraightPath(_read_start(match["start"] or "zero"), int(match["count"] or _POINTS), bool(match["held"]))
-    if match := _NOISE.fullmatch(text):
-        usual = Noise()
-        return Noise(int(match["count"] or _POINTS), _scale(match["scale"] or usual.scale), int(match["seed"] or 0))
-    name = re.split("[-@]", text)[0]
-    raise ReadoutError(
-        f"unknown points {text!r}{'' if name in POINTS else suggest(name, POINTS, end='')} (expected path, path-START "
-        'with the START mean, bos, eos, pad, #ID or a quoted token such as path-" the", either followed by -held where '
-        "special tokens stay fixed, or noise; each with @N for the number of points)."
-    )
+    kind, parts = points_form(text)
+    count = int(parts["count"] or _POINTS)
+    if kind == "path":
+        return StraightPath(_read_start(parts["start"] or "zero"), count, bool(parts["held"]))
+    return Noise(count, _scale(parts["scale"] or Noise().scale), int(parts["seed"] or 0))
 
 
 def _scale(text: str | float) -> float:

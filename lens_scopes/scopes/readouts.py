@@ -14,7 +14,6 @@ activation of another prompt at the same site and position. Dot from another pro
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
@@ -27,10 +26,9 @@ from torch import Tensor
 
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.token_ablation import text_mean
-from lens_scopes.errors import VALIDATED, ReadoutError, suggest
+from lens_scopes.errors import VALIDATED, ReadoutError
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import (
-    AS_TEXT,
     EACH,
     OtherPrompt,
     as_baseline,
@@ -41,6 +39,7 @@ from lens_scopes.scopes.other_prompt import (
 )
 from lens_scopes.scopes.points import Points, StraightPath
 from lens_scopes.scopes.registry import READOUTS
+from lens_scopes.scopes.text.forms import BASELINES, readout_form, unknown_readout
 
 ReadoutBaseline: TypeAlias = Annotated[PromptLike | None, VALIDATED]
 
@@ -315,17 +314,10 @@ def as_readout(readout: Readout | str) -> Readout:
     """
     if isinstance(readout, Readout):
         return readout
-    name, _, baseline = str(readout).partition("-")
-    if name in READOUTS:
-        kind = resolve_name(READOUTS[name].home)
-        if not baseline:
-            return kind()
-        if kind.from_baseline and baseline in ("zero", "mean", EACH):
-            return kind(baseline)
-        if kind.from_baseline and re.fullmatch(AS_TEXT, baseline):
-            return kind(read_other_prompt(baseline))
-    raise ReadoutError(
-        f"unknown readout {readout!r}{suggest(readout, READOUTS, end='')} "
-        f"(expected {' or '.join(map(repr, READOUTS))}; dot and product may name their baseline, as in "
-        "'dot-mean' or 'dot-\"another prompt\"')."
-    )
+    name, baseline = readout_form(str(readout))
+    kind = resolve_name(READOUTS[name].home)
+    if not baseline:
+        return kind()
+    if not kind.from_baseline:
+        raise unknown_readout(readout)
+    return kind(baseline if baseline in BASELINES else read_other_prompt(baseline))

@@ -13,8 +13,7 @@ biases, and the softmax where it keeps its Jacobian, take (arXiv:2402.05602).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -23,29 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.errors import PathError, suggest
+from lens_scopes.errors import PathError
 from lens_scopes.scopes.registry import FREEZABLE, RULE_SETS, RULES, RuleSet
-
-_TEMPERATURE = 2.0  # unless another is given, as in GIM
-
-
-def read_rules(names: Iterable[object]) -> frozenset[str]:
-    """The single rules of some names, of sets of rules or of single ones.
-
-    Raises:
-        PathError: for none at all and an unknown one.
-    """
-    rules: set[str] = set()
-    for name in names:
-        rules |= set(RULE_SETS[name].rules) if isinstance(name, str) and name in RULE_SETS else {_single_rule(name)}
-    if not rules:
-        raise PathError(f"Rules takes any of {', '.join(map(repr, rule_names()))}; none is given.")
-    return frozenset(rules)
-
-
-def rule_names() -> list[str]:
-    """What rules can be named by."""
-    return [*RULE_SETS, *FREEZABLE, *(f"{name}@T" if name == "softmax" else name for name in RULES)]
 
 
 def check_rules(rules: frozenset[str]) -> None:
@@ -100,24 +78,6 @@ def rule_hooks(model: ScopedModel, rules: frozenset[str]) -> Iterator[tuple[str,
 def has_mlps(model: ScopedModel) -> bool:
     """Whether the blocks of a model have MLPs."""
     return not bool(getattr(model.cfg, "attn_only", False))
-
-
-def _single_rule(name: object) -> str:
-    """A single rule as it is written, the temperature of the softmax with it."""
-    text = name if isinstance(name, str) else ""
-    base, at, value = text.partition("@")
-    if base == "softmax":
-        try:
-            temperature = float(value) if at else _TEMPERATURE
-        except ValueError:
-            temperature = math.nan
-        if not 1e-3 <= temperature <= 1e3:
-            raise PathError(f"the temperature of softmax@T is a number from 0.001 to 1000; got {name!r}.")
-        return f"softmax@{temperature:.12g}"
-    if text not in FREEZABLE and text not in RULES:
-        known = rule_names()
-        raise PathError(f"unknown rule {name!r}{suggest(name, known, end=';')} known are {', '.join(known)}.")
-    return text
 
 
 def _require_places(model: ScopedModel, rules: frozenset[str]) -> None:

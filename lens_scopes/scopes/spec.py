@@ -17,29 +17,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from lens_scopes.engine.memory import parse_memory
 from lens_scopes.engine.model import MatmulDtype, ScopedModel, check_matmul_dtype
-from lens_scopes.engine.sites import EMBEDDING, RESIDUALS
+from lens_scopes.engine.sites import EMBEDDING, residual_name
 from lens_scopes.errors import VALIDATED, LensScopesError, ObjectiveError, ReadoutError, SiteError
 from lens_scopes.prompts.answer import AnswerLike, one_answer
 from lens_scopes.prompts.tokens import as_integer, quote
 from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Objective, Semantic
-from lens_scopes.scopes.options import (
-    ELIGIBLE,
-    SHARED_OPTIONS,
-    cli_words,
-    option_text,
-    options,
-    read_line,
-    write_line,
-    write_text_or_ids,
-    write_token,
-)
 from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, Rules, as_path
 from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
-from lens_scopes.scopes.registry import DEFAULT_SCOPE, SCORE_SITES, scope_entries, scope_entry, scope_names
+from lens_scopes.scopes.registry import SCORE_SITES, scope_entries, scope_entry, scope_names
+from lens_scopes.scopes.text.forms import check_eligible
+from lens_scopes.scopes.text.lines import cli_words, read_options, write_line
+from lens_scopes.scopes.text.options import SHARED_OPTIONS, option_text
+from lens_scopes.scopes.text.values import write_text_or_ids, write_token
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction
@@ -118,10 +111,8 @@ class Spec:
             object.__setattr__(self, "target", target)
         self._check_kinds()
         check_matmul_dtype(self.matmul_dtype)
-        if self.layers not in (None, *RESIDUALS):
-            raise SiteError(
-                f"layers={self.layers!r} is not a residual site; expected True, {', '.join(map(repr, RESIDUALS))}."
-            )
+        if self.layers is not None:
+            residual_name(self.layers)
         self.objective.check_target(self.target)
         self._check_answer()
         if isinstance(self.objective, Baseline):
@@ -153,8 +144,7 @@ class Spec:
         return self.objective.contrasted or (() if self.answer is None else (self.answer,))
 
     def _check_answer(self) -> None:
-        if not isinstance(self.eligible, str) or self.eligible not in ELIGIBLE:
-            raise ObjectiveError(f"eligible is {' or '.join(map(repr, ELIGIBLE))}; got {self.eligible!r}.")
+        check_eligible(self.eligible)
         if self.eligible != "prompt" and len(self.answers) != 1:
             raise ObjectiveError(
                 "eligible='all' gives an answer's own tokens scores, and there is not one answer; give answer=, or "
@@ -224,23 +214,13 @@ class Spec:
 
     @classmethod
     def from_options(cls, **given: Any) -> Spec:
-        """The spec of options as text: those of `lens_scopes.scopes.options`. None counts as not given.
+        """The spec of options as text: those of `lens_scopes.scopes.text.options`. None counts as not given.
 
         Raises:
             ObjectiveError: for an unknown option or scope, and settings that do not fit the scope.
             LensScopesError: for other choices that do not fit.
         """
-        known = options()
-        # By identity: samples=0 asks for the exact trace, and 0 equals False.
-        given = {name: value for name, value in given.items() if value is not None and value is not False}
-        given = {name: value for name, value in given.items() if value not in ((), [])}
-        if unknown := given.keys() - known.keys():
-            raise ObjectiveError(f"there is no option {min(unknown)!r}; known are {', '.join(known)}.")
-        line = given.pop("scope", DEFAULT_SCOPE)
-        if twice := (from_line := read_line(line)).keys() & given.keys():
-            raise ObjectiveError(f"{min(twice)} is given twice: in the scope {line!r} and by itself.")
-        given |= from_line
-        return cls._of_values({name: known[name].value(value) for name, value in given.items()})
+        return cls._of_values(read_options(given))
 
     @classmethod
     def parse(cls, line: str) -> Spec:

@@ -184,7 +184,7 @@ def test_the_leading_part_of_the_bound_is_fisher_scope_of_rank_1_summed_over_the
 
 
 def test_the_standard_error_of_the_mutual_information_is_that_of_repeated_draws() -> None:
-    """Two outcomes, log-odds ε: a quadratic form of rank one, so √2/√24 = 29 % of the value."""
+    """Two outcomes, log-odds ε: a quadratic form of rank one, so √2/√24 = 29% of the value."""
     generator = torch.Generator().manual_seed(0)
 
     def once() -> tuple[float, float]:

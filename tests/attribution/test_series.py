@@ -169,7 +169,7 @@ def test_a_series_and_its_distribution_draw_themselves() -> None:
     (axes,) = figure.axes
     heights = [segment[1][1] for segment in axes.collections[-1].get_segments()]
     assert heights == [0.2, 0.5, 0.2]
-    assert "median 20, 80 % between 10 and 90; 10.0% is unresolved" in figure.get_suptitle()
+    assert "median 20, 80% between 10 and 90; 10.0% is unresolved" in figure.get_suptitle()
     assert distribution._repr_png_().startswith(b"\x89PNG")
     nothing = ls.ValueDistribution([], [], [], 0.0, 1.0, 1)
     assert "No value was reached" in nothing.figure().get_suptitle()

@@ -55,7 +55,7 @@ def test_ranks_and_ablations_are_those_of_the_part(model: Any) -> None:
         agreement = spearmanr(scores.abs(), effects).statistic  # pyright: ignore[reportAttributeAccessIssue]
         assert found[name, "loo-kl-spearman"].value == pytest.approx(float(agreement), abs=1e-12)
         order = [part[index] for index in scores.argsort(descending=True, stable=True).tolist()]
-        after = ablated.outcomes(ablated.masks([order[:1]])).log_probability  # 5, 10 and 20 % of 7 tokens are one
+        after = ablated.outcomes(ablated.masks([order[:1]])).log_probability  # 5, 10 and 20% of 7 tokens are one
         fall = float(after - ablated.clean_log_probability)
         assert found[name, "aopc"].value == pytest.approx(fall * 0.15, abs=1e-12)
         below = (scores.abs() < scores[0].abs()).double().sum() / (len(part) - 1)

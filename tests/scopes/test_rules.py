@@ -17,11 +17,11 @@ from lens_scopes.engine import attention
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.errors import ObjectiveError, PathError
 from lens_scopes.scopes.contract import ELEMENTS
-from lens_scopes.scopes.options import options
 from lens_scopes.scopes.paths import parse_path
 from lens_scopes.scopes.registry import FREEZABLE, RULE_SETS, RULES
-from lens_scopes.scopes.rules import rule_names
 from lens_scopes.scopes.spec import Spec
+from lens_scopes.scopes.text.forms import rule_names
+from lens_scopes.scopes.text.options import options
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 TARGET = 5

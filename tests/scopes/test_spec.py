@@ -13,7 +13,6 @@ from tiny_models import llama_like
 
 import lens_scopes as ls
 from lens_scopes.errors import LensScopesError, ObjectiveError, PathError, ReadoutError, SiteError
-from lens_scopes.scopes.options import options
 from lens_scopes.scopes.paths import Path, parse_path
 from lens_scopes.scopes.registry import (
     POINTS,
@@ -23,6 +22,7 @@ from lens_scopes.scopes.registry import (
     scope_names,
 )
 from lens_scopes.scopes.spec import Spec
+from lens_scopes.scopes.text.options import options
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 SETTINGS = {

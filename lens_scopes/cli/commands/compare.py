@@ -13,11 +13,12 @@ import typer
 from lens_scopes.cli.options.groups import with_option_groups
 from lens_scopes.cli.options.model import ModelOptions
 from lens_scopes.cli.options.result import PANEL, Contract, check_files, content_of, json_file, write_files
-from lens_scopes.cli.options.spec import CompareOptions, check_scope
+from lens_scopes.cli.options.spec import CompareOptions
 from lens_scopes.cli.progress import progress_bar
 from lens_scopes.errors import LensScopesError, PromptError
 from lens_scopes.results.storage.writing import as_json
 from lens_scopes.scopes.registry import DEFAULT_SCOPE
+from lens_scopes.scopes.text.lines import read_options
 
 if TYPE_CHECKING:
     from lens_scopes.results.comparison import Comparison
@@ -66,8 +67,6 @@ def compare(
     # What can be refused without the model is refused before it is loaded.
     check_files(out or [], _SUFFIXES)
     model.check()
-    for name in scope or []:
-        check_scope(name)
     # A choice that is given once is that of both sides; one of them must differ.
     prompts = _pair(texts or [], "TEXT")
     if prompts[0] is None:
@@ -75,16 +74,18 @@ def compare(
     scopes, targets = _pair(scope or [], "--scope"), _pair(target or [], "--target")
     if not any(first != second for first, second in (prompts, scopes, targets)):
         raise LensScopesError("there is nothing to compare; give two texts, --scope twice or --target twice.")
+    # One spec per side, checked as far as that goes before torch is imported, then before the model is there for both.
+    given: dict[str, Any] = asdict(asked)  # pyright: ignore[reportArgumentType]
+    sides = [
+        given | {"scope": name or DEFAULT_SCOPE, "target": token} for name, token in zip(scopes, targets, strict=True)
+    ]
+    for side in sides:
+        read_options(side)
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.attribute import attribute
         from lens_scopes.scopes.spec import Spec
 
-        # One spec per side, checked before the model is there for both.
-        given: dict[str, Any] = asdict(asked)  # pyright: ignore[reportArgumentType]
-        specs = [
-            Spec.from_options(**given, scope=name or DEFAULT_SCOPE, target=token)
-            for name, token in zip(scopes, targets, strict=True)
-        ]
+        specs = [Spec.from_options(**side) for side in sides]
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             a, b = [

@@ -122,7 +122,7 @@ def flow(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.flow import information_flow
         from lens_scopes.results.flow import checked_sigma
-        from lens_scopes.scopes.options import read_text_or_ids
+        from lens_scopes.scopes.text.values import read_text_or_ids
 
         spec = asked.spec()
         checked_sigma(sigma)

@@ -89,7 +89,7 @@ def heads(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         spec = asked.spec().require_gradient()
         from lens_scopes.attribution.heads import inspect_heads
-        from lens_scopes.scopes.options import read_whole_prompt
+        from lens_scopes.scopes.text.values import read_whole_prompt
 
         loaded = model.load()
         replacement: Any = baseline or "mean" if against is None else read_whole_prompt(against)

@@ -74,7 +74,7 @@ def matrix(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         spec = asked.spec().require_gradient()
         from lens_scopes.attribution.matrix import attribute_all
-        from lens_scopes.scopes.options import read_text_or_ids
+        from lens_scopes.scopes.text.values import read_text_or_ids
 
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, field, make_dataclass
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lens_scopes.scopes.options import (
+from lens_scopes.scopes.registry import DEFAULT_SCOPE
+from lens_scopes.scopes.text.lines import read_options
+from lens_scopes.scopes.text.options import (
     ANSWER_OPTIONS,
     CELL_OPTIONS,
     LIMIT_OPTIONS,
@@ -23,7 +24,6 @@ from lens_scopes.scopes.options import (
     Option,
     options,
 )
-from lens_scopes.scopes.registry import DEFAULT_SCOPE, scope_entry
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.spec import Spec
@@ -39,11 +39,11 @@ class _Choices:
             LensScopesError: for an unknown scope, a setting that is wrong or missing, and choices that do not fit.
         """
         given: dict[str, Any] = asdict(self)  # pyright: ignore[reportArgumentType]
-        check_scope(given.get("scope"))
-        from lens_scopes.scopes.spec import Spec
-
         if given.get("layers") is False:
             given["layer_site"] = None
+        read_options(given)  # refuses what is wrong before torch is imported, which takes seconds
+        from lens_scopes.scopes.spec import Spec
+
         return Spec.from_options(**given)
 
     def remark(self, *results: Any) -> None:
@@ -56,15 +56,6 @@ class _Choices:
             if plan is not None and (limited or plan.sliced or plan.shortages):
                 words = f"{memory_words(plan)} ({memory_amounts(plan)})"
                 print(f"lens-scopes: note: in memory was {words}.", file=sys.stderr)
-
-
-def check_scope(text: str | None) -> None:
-    """Refuses an unknown scope before torch is imported, which takes seconds.
-
-    Raises:
-        ObjectiveError: with a near name.
-    """
-    scope_entry(re.split("[@+]", text or DEFAULT_SCOPE)[0])
 
 
 def _group(name: str, option_names: Iterable[str], summary: str) -> Any:

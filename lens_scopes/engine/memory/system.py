@@ -50,7 +50,7 @@ class PeakGauge:
 
     On CUDA devices the allocator counts. On Linux the kernel does: the high-water mark of this process's resident
     memory starts anew, after freed memory has gone back to the system, so that a process that held more before is
-    measured alike. That takes 6 to 18 % of a call, since the memory has to be had again. Elsewhere nothing is known.
+    measured alike. That takes 6 to 18% of a call, since the memory has to be had again. Elsewhere nothing is known.
 
     Args:
         model: the model at work.

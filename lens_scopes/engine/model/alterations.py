@@ -85,7 +85,8 @@ def require_adapters(model: ScopedModel) -> None:
     if left_out:
         raise ModelError(
             f"the bridge of {model.cfg.architecture} split the weights of {_display_name(left_out[0])} and computes "
-            "without the adapter on it; merge adapters into the weights (peft's merge_and_unload), and wrap the model then."
+            "without the adapter on it; merge adapters into the weights (peft's merge_and_unload), and wrap the model "
+            "then."
         )
     known.update(map(id, adapters.values()))
 

@@ -204,8 +204,8 @@ def calibrate_flow(
 
     The threshold of a measure is the one above which at least the share `recall` of the leaks lies, with the fewest
     false alarms. Its error rates are measured on cases that did not choose it: each group of cases is judged by the
-    threshold that all other groups choose. Rates have 95 % intervals after Clopper and Pearson, for as many cases as
-    the groups are worth, and areas under the ROC curve 95 % intervals over bootstrap samples of groups.
+    threshold that all other groups choose. Rates have 95% intervals after Clopper and Pearson, for as many cases as
+    the groups are worth, and areas under the ROC curve 95% intervals over bootstrap samples of groups.
 
     Measured are the bound, the channel and Fisher Scope of rank 1 on the span, all at σ and summed over the predictions
     of the answer. Beside them stands the model's confidence, the probability of its top token at the first prediction:

@@ -17,9 +17,9 @@ from lens_scopes.evaluation.methods.method import Method
 from lens_scopes.evaluation.methods.table import OWN_METHODS, RECIPES, method_names
 from lens_scopes.scopes.comparisons.external import ExternalScores
 from lens_scopes.scopes.objectives import Explanation
-from lens_scopes.scopes.options import TOKEN_OPTIONS
 from lens_scopes.scopes.registry import SCORE_SITES, scope_entries
 from lens_scopes.scopes.spec import Spec
+from lens_scopes.scopes.text.options import TOKEN_OPTIONS
 
 MethodLike: TypeAlias = Annotated["str | Method | Spec | Explanation | tuple[str, Any]", VALIDATED]
 

@@ -81,7 +81,7 @@ def _constant(values: Float[Tensor, " n"]) -> bool:
 
 
 def leave_one_out_agreement(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
-    """Agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10 %, partial Spearman given
+    """Agreement with KL(p ‖ p without token t): Spearman, Kendall τ-b, Jaccard of the top 10%, partial Spearman given
     the token's position, which closeness to the end cannot earn, and whether the token of the largest KL is among the
     five of largest score."""
     effects, scores = scored.effects, scored.magnitudes

@@ -100,7 +100,7 @@ _LOO = "rank agreement with leave-one-out KL"
 _AGREEMENTS = (
     Quantity("loo-kl-spearman", _LOO, _SPEARMAN, "higher"),
     Quantity("loo-kl-kendall", _LOO, "Kendall’s τ-b", "higher"),
-    Quantity("loo-kl-jaccard", "overlap of the top 10 % with leave-one-out KL", "Jaccard index", "higher"),
+    Quantity("loo-kl-jaccard", "overlap of the top 10% with leave-one-out KL", "Jaccard index", "higher"),
     Quantity("loo-kl-partial", f"{_LOO} given the token’s position", f"partial {_SPEARMAN}", "higher"),
     Quantity(
         "loo-kl-top5",

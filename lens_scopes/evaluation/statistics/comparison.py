@@ -31,7 +31,7 @@ class PairedTest:
     Attributes:
         pairs: how many passages have both numbers.
         difference: mean of method − reference, in the metric's unit.
-        low: lower end of the 95 % bootstrap interval (BCa) of that mean.
+        low: lower end of the 95% bootstrap interval (BCa) of that mean.
         high: its upper end.
         p: two-sided p-value of the Wilcoxon signed-rank test, uncorrected.
         effect: matched-pairs rank-biserial correlation (W⁺ − W⁻)/(W⁺ + W⁻), from −1 (the method is lower on every
@@ -112,7 +112,7 @@ def compare_methods(rows: pandas.DataFrame, *, reference: str | None = None, see
 
     Returns:
         A row for each comparison: `passages` ("all" or "predicted correctly"), `metric`, `ablation`, `method`,
-        `reference`, `pairs`, `mean`, `reference_mean`, `difference` with its 95 % bootstrap interval `low` to `high`,
+        `reference`, `pairs`, `mean`, `reference_mean`, `difference` with its 95% bootstrap interval `low` to `high`,
         `effect` (matched-pairs rank-biserial correlation), `p` (Wilcoxon), `p_holm`, `note`. `attrs["tests"]` is the
         number of tests corrected for.
 
@@ -169,7 +169,7 @@ def mean_values(rows: pandas.DataFrame, *, seed: int = 0) -> pandas.DataFrame:
 
     Returns:
         A row for each: `passages`, `metric`, `ablation`, `fraction`, `method`, `count` (finite values), `undefined`
-        (passages without one), `mean`, and its 95 % bootstrap interval `low` to `high`.
+        (passages without one), `mean`, and its 95% bootstrap interval `low` to `high`.
     """
     import pandas
 

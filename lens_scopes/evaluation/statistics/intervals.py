@@ -19,7 +19,7 @@ _ROUNDING = 1e-12  # differences smaller than this share of the values are no sp
 
 
 def mean_intervals(samples: Sequence[Any], *, seed: int = 0) -> list[tuple[float, float]]:
-    """The 95 % bootstrap interval (bias-corrected and accelerated, 9,999 resamples) of the mean of each sample.
+    """The 95% bootstrap interval (bias-corrected and accelerated, 9,999 resamples) of the mean of each sample.
 
     Of a sample that is constant, but for rounding, both ends are its value; of fewer than two numbers they are NaN.
     """
@@ -64,7 +64,7 @@ def attenuation_ceiling(
         seed: of the bootstrap.
 
     Returns:
-        The ceiling from the mean correlations, with its 95 % percentile bootstrap interval over passages. It can exceed
+        The ceiling from the mean correlations, with its 95% percentile bootstrap interval over passages. It can exceed
         1 where the one common factor does not fit.
 
     Raises:

@@ -1,6 +1,6 @@
 """Verdicts: does a method notice that the model is gone, and does its agreement differ from chance?
 
-Three checks, each over the passages of an evaluation, with 95 % bootstrap intervals:
+Three checks, each over the passages of an evaluation, with 95% bootstrap intervals:
 
 - model: the scores change when all blocks are redrawn, "passed" where the mean Spearman with the model's own scores has
   its whole interval between −0.5 and 0.5 (half of the ranking, the bound is a choice: arXiv:1810.03292 names none);
@@ -36,7 +36,7 @@ class Verdict:
         ablation: what tokens were replaced by; None where none were.
         passages: how many entered.
         value: the mean that was judged: what remains of the scores (model), or a mean difference (the others).
-        low: lower end of its 95 % bootstrap interval.
+        low: lower end of its 95% bootstrap interval.
         high: upper end.
         p: of the one-sided test; None for a check that judges the interval.
         passed: None where there are fewer than 6 passages.

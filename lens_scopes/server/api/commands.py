@@ -10,8 +10,10 @@ from typing import Any, cast
 
 from lens_scopes.models.source import ModelSource
 from lens_scopes.prompts.spans import Chars
-from lens_scopes.scopes.options import CELL_OPTIONS, SITE_OPTIONS, cli_words, read_text_or_ids, read_whole_prompt
 from lens_scopes.scopes.registry import DEFAULT_SCOPE
+from lens_scopes.scopes.text.lines import cli_words
+from lens_scopes.scopes.text.options import CELL_OPTIONS, SITE_OPTIONS
+from lens_scopes.scopes.text.values import read_text_or_ids, read_whole_prompt
 from lens_scopes.server.api.schemas import (
     AttributeRequest,
     CellsRequest,

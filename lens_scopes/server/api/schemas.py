@@ -11,18 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticSerializationError
 
 from lens_scopes.prompts.spans import Chars
-from lens_scopes.scopes.options import (
-    ANSWER_OPTIONS,
-    CELL_OPTIONS,
-    MATRIX_OPTIONS,
-    PATH_OPTIONS,
-    SCOPE_OPTIONS,
-    SERIES_OPTIONS,
-    SITE_OPTIONS,
-    WHICH_ANSWER,
-    Option,
-    options,
-)
 from lens_scopes.scopes.registry import (
     FREEZABLE,
     LENSES,
@@ -34,6 +22,18 @@ from lens_scopes.scopes.registry import (
     scope_entries,
 )
 from lens_scopes.scopes.spec import Spec
+from lens_scopes.scopes.text.options import (
+    ANSWER_OPTIONS,
+    CELL_OPTIONS,
+    MATRIX_OPTIONS,
+    PATH_OPTIONS,
+    SCOPE_OPTIONS,
+    SERIES_OPTIONS,
+    SITE_OPTIONS,
+    WHICH_ANSWER,
+    Option,
+    options,
+)
 
 Number = float | None
 Name = Annotated[str, Field(max_length=200)]

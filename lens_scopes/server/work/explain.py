@@ -24,8 +24,9 @@ from lens_scopes.prompts.prompt import Prompt, resolve_position
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.lens import FittedLens, LogitLens
 from lens_scopes.scopes.objectives import Fisher
-from lens_scopes.scopes.options import options, read_text_or_ids, read_whole_prompt
 from lens_scopes.scopes.spec import Spec
+from lens_scopes.scopes.text.options import options
+from lens_scopes.scopes.text.values import read_text_or_ids, read_whole_prompt
 from lens_scopes.server.api.problems import Refusal
 from lens_scopes.server.api.schemas import (
     Alignment,

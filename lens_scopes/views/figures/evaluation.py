@@ -35,7 +35,7 @@ _CURVE = 1.9  # inches of height for a curve
 
 def evaluation_figure(report: EvaluationReport, *, width: float = COLUMN_INCHES) -> Figure:
     """The report as a figure of `width` inches: a panel for each metric, with a mark for each method and ablation, then
-    one for each curve. Bars and bands are 95 % bootstrap intervals over all passages.
+    one for each curve. Bars and bands are 95% bootstrap intervals over all passages.
     """
     import matplotlib
 

@@ -37,7 +37,7 @@ def series_figure(series: Series, *, width: float = COLUMN_INCHES) -> Figure:
 
 
 def distribution_figure(distribution: ValueDistribution, *, width: float = COLUMN_INCHES) -> Figure:
-    """The probability of every value as the next number, with the median and the central 80 %.
+    """The probability of every value as the next number, with the median and the central 80%.
 
     Args:
         distribution: what to draw.

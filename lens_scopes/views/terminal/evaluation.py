@@ -71,7 +71,7 @@ def _cell(cell: Cell | None) -> Text:
 
 def _compared(report: EvaluationReport) -> Table:
     table = _table(
-        f"method − {report.reference}", right("difference"), right("95 % interval"), right("effect"), right("p (Holm)")
+        f"method − {report.reference}", right("difference"), right("95% interval"), right("effect"), right("p (Holm)")
     )
     above = None
     for line in report.compared.to_dict("records"):

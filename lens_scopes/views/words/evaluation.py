@@ -149,7 +149,7 @@ def how_to_read(report: EvaluationReport) -> list[str]:
     """What means, intervals and tests are, and what is in the tables."""
     tests = report.compared.attrs.get("tests", 0)
     return [
-        "Means are over passages; intervals are 95 % bootstrap intervals of the mean (BCa,"
+        "Means are over passages; intervals are 95% bootstrap intervals of the mean (BCa,"
         f" {RESAMPLES:,} resamples of the passages, seed 0). Passages on which a number is undefined are left out of"
         " it.",
         f"Differences are method − {report.reference} on the same passages. p is Wilcoxon’s signed-rank test,"
@@ -263,7 +263,7 @@ COMPARED = (
     "method",
     "pairs",
     "difference",
-    "95 % interval",
+    "95% interval",
     "effect",
     "p",
     "p (Holm)",
@@ -289,7 +289,7 @@ def compared_table(report: EvaluationReport) -> list[tuple[str, ...]]:
     ]
 
 
-VERDICTS = ("method", "check", "ablation", "verdict", "found", "95 % interval", "p")
+VERDICTS = ("method", "check", "ablation", "verdict", "found", "95% interval", "p")
 
 
 def verdicts_table(report: EvaluationReport) -> list[tuple[str, ...]]:

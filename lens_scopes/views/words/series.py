@@ -69,8 +69,8 @@ def forecast_words(forecast: ValueDistribution) -> str:
         return f"No value was reached; with probability {percent(forecast.no_number)} what follows is no number."
     low, median, high = (short_number(forecast.quantile(share)) for share in (0.1, 0.5, 0.9))
     if low == high:
-        return f"The next number: {median}, with 80 % of the probability or more."
-    return f"The next number: median {median}, 80 % between {low} and {high}."
+        return f"The next number: {median}, with 80% of the probability or more."
+    return f"The next number: median {median}, 80% between {low} and {high}."
 
 
 def forecast_facts(forecast: ValueDistribution) -> dict[str, str]:

@@ -136,7 +136,7 @@ def _compared(report: EvaluationReport) -> Section:
             ]
         )
     names = [("metric", "text"), ("passages", "text"), ("method", "text"), ("pairs", "number")]
-    names += [(name, "number") for name in ("difference", "95 % interval", "effect", "p", "p (Holm)")]
+    names += [(name, "number") for name in ("difference", "95% interval", "effect", "p", "p (Holm)")]
     text = (
         f"Method − {inline_token(report.reference)} on the same passages. Bold: p below 0.05 after correction over"
         f" {report.compared.attrs['tests']} tests. The buttons in the headings sort."
@@ -168,13 +168,13 @@ def _curves(report: EvaluationReport) -> Section:
             ]
         )
     names = [("curve", "text"), ("method", "text")]
-    names += [(name, "number") for name in ("fraction", "mean", "95 % interval")]
+    names += [(name, "number") for name in ("fraction", "mean", "95% interval")]
     legend: Block = {"type": "line-legend", "lines": [_look(i) | {"name": m} for i, m in enumerate(report.methods)]}
     return Section(
         "curves",
         "Curves",
         [
-            note("Means over all passages; the bands are 95 % bootstrap intervals."),
+            note("Means over all passages; the bands are 95% bootstrap intervals."),
             legend,
             columns(*charts, even=True),
             fold("All points as a table", table("Points of the curves", names, rows)),

@@ -1,20 +1,18 @@
-"""The choices of a Spec as options: their names, help and values as text, on a command line, in JSON and on the page;
-and several of them as one line, as in fisher@8+dot-mean.
+"""The choices of a Spec as options: their names, help and values as text, on a command line, in JSON and on the page.
 
 This module imports nothing heavy, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lens_scopes.engine.ablations import ABLATIONS
-from lens_scopes.errors import LARGEST_SEED, ObjectiveError, suggest
-from lens_scopes.prompts.chat import Message, as_messages, read_messages, write_messages
+from lens_scopes.engine.sites import residual_name
+from lens_scopes.errors import LARGEST_SEED, ObjectiveError
 from lens_scopes.prompts.groups import UNITS
 from lens_scopes.prompts.spans import read_span, write_span
 from lens_scopes.scopes.registry import (
@@ -23,18 +21,22 @@ from lens_scopes.scopes.registry import (
     MATMUL_DTYPES,
     POINTS,
     READOUTS,
-    RULE_SETS,
-    RULES,
     SCORE_SITES,
-    is_rule,
     rule_choices,
-    scope_entry,
     scope_names,
 )
+from lens_scopes.scopes.text.forms import (
+    ELIGIBLE,
+    check_eligible,
+    frozen_part,
+    path_form,
+    points_form,
+    readout_form,
+    single_rules,
+)
+from lens_scopes.scopes.text.values import read_text_or_ids, read_token, read_whole_prompt, write_whole_prompt
 
-_TOKEN_ID = re.compile(r"#([0-9]{1,18})")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-IDS_AS_TEXT = r"(?:#[0-9]{1,18})+"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Option:
         minimum, maximum: bounds that a server sets on an integer.
         longest: the most characters that a server takes of a text.
         read: what makes a value of text; None where the text is the value.
+        check: what refuses a text of a wrong form, before the value is made by anything heavy.
     """
 
     name: str
@@ -63,15 +66,17 @@ class Option:
     maximum: int | None = None
     longest: int = 200
     read: Callable[[Any], Any] | None = None
+    check: Callable[[Any], object] | None = None
 
     def value(self, text: Any) -> Any:
         """The value that the text stands for; a value of its kind stands for itself.
 
         Raises:
-            ObjectiveError: for text that is none.
+            LensScopesError: for text that is none.
         """
         if self.many:
-            return [text] if isinstance(text, str) else list(text)
+            texts = [text] if isinstance(text, str) else list(text)
+            return [self._checked(one) for one in texts]
         if self.read is not None:
             return self.read(text)
         try:
@@ -79,21 +84,15 @@ class Option:
                 return {"true": True, "false": False}[str(text).lower()]
             if self.kind is int and isinstance(text, str) and not _INTEGER.fullmatch(text):
                 raise ValueError
-            return self.kind(text)
+            return self._checked(self.kind(text))
         except (KeyError, ValueError):
             expected = "true or false" if self.kind is bool else "an integer"
             raise ObjectiveError(f"{self.name} is {expected}; got {text!r}.") from None
 
-
-def read_token(text: str) -> str | int:
-    """A token as text: "#123" is the id 123, anything else the token's exact string."""
-    match = _TOKEN_ID.fullmatch(text)
-    return int(match[1]) if match else text
-
-
-def write_token(token: str | int) -> str:
-    """The text that `read_token` reads."""
-    return f"#{token}" if isinstance(token, int) else token
+    def _checked(self, text: Any) -> Any:
+        if self.check is not None:
+            self.check(text)
+        return text
 
 
 def _read_other(text: Any) -> str | int | tuple[int, ...]:
@@ -115,31 +114,6 @@ def _read_rank(text: str | int) -> int | str:
         raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {text!r}.') from None
 
 
-def read_text_or_ids(text: Any) -> str | tuple[int, ...]:
-    """An answer or a prompt as text: "#12#34" is the ids 12 and 34, anything else the text itself."""
-    if not isinstance(text, str):
-        return tuple(text)
-    return tuple(map(int, text[1:].split("#"))) if re.fullmatch(IDS_AS_TEXT, text) else text
-
-
-def write_text_or_ids(value: str | int | Sequence[int]) -> str:
-    """The text that `read_text_or_ids` reads; of one id, that of its token."""
-    if isinstance(value, str | int):
-        return write_token(value)
-    return "".join(map(write_token, value))
-
-
-def read_whole_prompt(text: Any) -> str | tuple[int, ...] | tuple[Message, ...]:
-    """A prompt as text: `[{"role": "user", "content": "…"}]` is a chat, else as `read_text_or_ids`."""
-    return (read_messages(text) if isinstance(text, str) else None) or read_text_or_ids(text)
-
-
-def write_whole_prompt(value: str | int | Sequence[int | Message]) -> str:
-    """The text that `read_whole_prompt` reads."""
-    messages = as_messages(value)
-    return write_text_or_ids(value) if messages is None else write_messages(messages)  # pyright: ignore[reportArgumentType]
-
-
 SCOPE_OPTIONS = (
     *("scope", "target", "other", "rank", "samples", "exact", "seed"),
     *("measure", "ablation", "ablations", "draws", "by", "within"),
@@ -147,7 +121,6 @@ SCOPE_OPTIONS = (
 TOKEN_OPTIONS = ("target", "other", "answer")
 WHICH_ANSWER = ("answer", "generate")
 ANSWER_OPTIONS = (*WHICH_ANSWER, "eligible")
-ELIGIBLE = ("prompt", "all")
 SITE_OPTIONS = ("layers", "layer_site", "lens", "site", "score_site", "readout", "points", "against")
 CELL_OPTIONS = ("against", "points", "layer_site")
 MATRIX_OPTIONS = ("readout", "against")
@@ -222,6 +195,7 @@ _EXPLAINED_OPTIONS = (
         "Which tokens get scores where an answer is explained: those of the prompt (the default), or all, the "
         "answer's own earlier tokens included.",
         "|".join(ELIGIBLE),
+        check=check_eligible,
     ),
     Option(
         "rank",
@@ -297,6 +271,7 @@ _READ_OPTIONS = (
         "The residual stream read at each layer: resid_pre, resid_mid or resid_post; asks for layers. By default "
         "resid_pre.",
         "NAME",
+        check=residual_name,
     ),
     Option(
         "lens",
@@ -325,6 +300,7 @@ _READ_OPTIONS = (
         + ". By default norm.",
         "|".join(READOUTS),
         longest=_LONGEST_TEXT,
+        check=readout_form,
     ),
     Option(
         "points",
@@ -334,6 +310,7 @@ _READ_OPTIONS = (
         + ". By default the gradient at the prompt alone.",
         "path[-START][-held]|noise[@N]",
         longest=_LONGEST_TEXT,
+        check=points_form,
     ),
     Option(
         "against",
@@ -350,8 +327,9 @@ _READ_OPTIONS = (
         'Components that carry gradient, the rest held fixed: "5-9" (layers), "L3H2,L5H0" (heads), "attention & 5-9", '
         '"mlp", "skip". By default all.',
         "PATH",
+        check=path_form,
     ),
-    Option("freeze", READ, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True),
+    Option("freeze", READ, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True, check=frozen_part),
     Option(
         "rules",
         READ,
@@ -360,6 +338,7 @@ _READ_OPTIONS = (
         + f". What can be held constant is a rule too: {', '.join(FREEZABLE)}.",
         "NAME",
         many=True,
+        check=lambda rule: single_rules([rule]),
     ),
 )
 _LIMIT_OPTIONS = (
@@ -387,105 +366,3 @@ def option_text(option: str, value: Any) -> Any:
     if option in TOKEN_OPTIONS or isinstance(value, tuple):
         return write_whole_prompt(value)
     return value if isinstance(value, int) else str(value)
-
-
-# Options as one line of text, and as words of a command line
-
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-_TERM = re.compile(rf'(?:[^+"]|{_QUOTED})+')
-_LOOKS_QUOTED = re.compile(_QUOTED)
-
-
-def read_line(line: str) -> dict[str, Any]:
-    """The options of a line of text, still as text.
-
-    Raises:
-        ObjectiveError: for a line that is none.
-    """
-    terms = _TERM.findall(line)
-    if "+".join(terms) != line or not terms:
-        raise ObjectiveError(f"{line!r} is not a scope; write a name, or choices after it as in 'fisher@8+dot-mean'.")
-    head, *choices = terms
-    name, at, value = head.partition("@")
-    entry = scope_entry(name)
-    given: dict[str, Any] = {"scope": name}
-    if at:
-        main = entry.main_setting
-        if main is None:
-            raise ObjectiveError(f"scope {name!r} has no setting after @; got {head!r}.")
-        if not value:
-            raise ObjectiveError(f"{head!r} has nothing after @; write a value there, or {name!r} for the usual one.")
-        given[main] = _unquoted(value)
-    for choice in choices:
-        for option, text in _choice(choice).items():
-            if options()[option].many:
-                given.setdefault(option, []).append(text)
-            elif option in entry.settings and option in given:
-                raise ObjectiveError(f"{option} is given twice in {line!r}.")
-            else:
-                given[option] = text
-    return given
-
-
-def write_line(given: Mapping[str, Any]) -> str:
-    """The line that `read_line` reads the options of."""
-    written = dict(given)
-    entry = scope_entry(name := written.pop("scope"))
-    main = entry.main_setting
-    head = f"{name}@{_quoted(written.pop(main))}" if main in written else name
-    for option in ("readout", "points"):
-        head += f"+{written.pop(option)}" if option in written else ""
-    if written.get("score_site") in SCORE_SITES:
-        head += f"+{written.pop('score_site')}"
-    parts = (
-        f"{option}={_quoted(item)}"
-        for option, value in written.items()
-        for item in (value if isinstance(value, list) else [value])
-    )
-    return "+".join((head, *parts))
-
-
-def _choice(choice: str) -> dict[str, Any]:
-    """The options of one choice after a plus sign; the last one of a kind stands."""
-    if choice in SCORE_SITES:
-        return {"score_site": choice, "readout": SCORE_SITES[choice].readout}
-    if choice.startswith("frozen-") and choice.removeprefix("frozen-") in FREEZABLE:
-        return {"freeze": choice.removeprefix("frozen-")}
-    if is_rule(choice):
-        return {"rules": choice}
-    if choice.partition("-")[0] in READOUTS:
-        return {"readout": choice}
-    if re.split("[-@,]", choice)[0] in POINTS:
-        return {"points": choice}
-    option, equals, value = choice.partition("=")
-    if equals and option in options():
-        return {option: _unquoted(value)}
-    known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *RULE_SETS, *RULES, *SCORE_SITES]
-    near = suggest(choice, known, end=";")
-    raise ObjectiveError(
-        f"unknown choice {choice!r}{near} known are {', '.join(known)}, and NAME=VALUE for any option."
-    )
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r'[+"]', text) or text != text.strip() else text
-
-
-def _unquoted(text: str) -> str:
-    return json.loads(text) if _LOOKS_QUOTED.fullmatch(text) else text
-
-
-def cli_words(given: Mapping[str, Any]) -> list[str]:
-    """Options as the words of a command line; what is true is a switch."""
-    words: list[str] = []
-    for name, value in given.items():
-        option = "--" + name.replace("_", "-")
-        for item in value if isinstance(value, list) else [value]:
-            if item is True:
-                words.append(option)
-            elif str(item).startswith("-"):
-                words.append(f"{option}={item}")  # else it would be taken for an option
-            else:
-                words += [option, str(item)]
-    return words
