@@ -85,23 +85,23 @@ def average_over_points(
     names, length = list(graph.activations), len(place.token_ids)
     start = points.start_embeddings(model, place.prompt, length)
     embeddings = points.embeddings(model.token_embeddings(place.token_ids), start)
-    after = [model.token_embeddings(sequence)[length:] for sequence in sequences]
+    answers = [model.token_embeddings(sequence)[length:] for sequence in sequences]
     sums: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
     # Some points at a time, each a row of one forward pass and of one backward pass per direction.
     def run(items: range) -> None:
-        here = _before_each(embeddings[items.start : items.stop], after)
+        batch = _before_each(embeddings[items.start : items.stop], answers)
         rows = len(items) * len(sequences)
-        reads_here = [(first + row, position) for first in range(0, rows, len(sequences)) for row, position in reads]
-        changes = [_embedded(here)]
-        traced_here = trace(model, [*sequences] * len(items), names, path, reads_here, changes)
-        vectors = _directions_at(traced_here, directions_of, states, directions)
+        batch_reads = [(first + row, position) for first in range(0, rows, len(sequences)) for row, position in reads]
+        changes = [_set_embeddings(batch)]
+        batch_graph = trace(model, [*sequences] * len(items), names, path, batch_reads, changes)
+        vectors = _directions_at(batch_graph, directions_of, states, directions)
         parts: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
         def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
             parts[index][name] = gradient.sum(0, keepdim=True) / len(embeddings)
 
-        traced_here.backward(vectors, add)
+        batch_graph.backward(vectors, add)
         # At the end: points that memory ran out for count nothing, and are run again.
         for total, part in zip(sums, parts, strict=True):
             for name, gradient in part.items():
@@ -110,6 +110,7 @@ def average_over_points(
             progress(items.stop, len(embeddings))
 
     longest = max(map(len, sequences)) * len(sequences)
+    # As many points as a batch of usual size holds, fewer where memory is short.
     most = max(1, _TOKENS_AT_ONCE // longest)
     run_in_chunks(len(embeddings), lambda _: budget.rows(longest, most), run)
     # What stands in for the prompt's own trace.
@@ -120,17 +121,17 @@ def average_over_points(
         token_mask=graph.token_mask[:1],
         gradients=sums,
         directions=directions,
-        starts=_activations(model, sequences, _before_each(start[None], after), names)
+        starts=_activations(model, sequences, _before_each(start[None], answers), names)
         if with_starts and start is not None
         else None,
     )
 
 
 def _before_each(
-    points: Float[Tensor, "point pos d_model"], after: Sequence[Float[Tensor, "_ d_model"]]
+    points: Float[Tensor, "point pos d_model"], answers: Sequence[Float[Tensor, "_ d_model"]]
 ) -> Float[Tensor, "row longest d_model"]:
     """Each point's embeddings before those of each answer, padded with zeros on the right."""
-    rows = [torch.cat([point, answer.to(point)]) for point in points for answer in after]
+    rows = [torch.cat([point, answer.to(point)]) for point in points for answer in answers]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
@@ -152,7 +153,7 @@ def _directions_at(
     return torch.cat([_number_direction(directions_of(at_point)) for at_point in each], dim=1)
 
 
-def _embedded(embeddings: Float[Tensor, "row pos d_model"]) -> tuple[str, Hook]:
+def _set_embeddings(embeddings: Float[Tensor, "row pos d_model"]) -> tuple[str, Hook]:
     """The change that gives a batch these embeddings."""
     return EMBEDDING, lambda embedding: embeddings.to(embedding)
 
@@ -177,5 +178,5 @@ def _activations(
     """The sites' activations of the prompt with other embeddings."""
     if list(names) == [EMBEDDING]:
         return {EMBEDDING: embeddings[:1]}
-    activations = read_activations(model, sequences, names, [_embedded(embeddings)])
+    activations = read_activations(model, sequences, names, [_set_embeddings(embeddings)])
     return {name: values[:1] for name, values in activations.items()}

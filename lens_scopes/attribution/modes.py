@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.provenance import record_alterations
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
@@ -37,7 +37,7 @@ from lens_scopes.scopes.spec import Spec
 
 
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def inspect_modes(
     model: ModelLike,
     prompt: PromptLike,
@@ -124,9 +124,9 @@ def inspect_modes(
         ],
         replacements=[
             _token_replacement(
-                resolved, place, index, state, replaced, amounts[:, index], terms.eigenvalues, contrasts, top_tokens
+                resolved, place, index, state, state_after, amounts[:, index], terms.eigenvalues, contrasts, top_tokens
             )
-            for index, replaced in enumerate(after)
+            for index, state_after in enumerate(after)
         ],
         baseline=baseline,
         **resolved.record(place.prompt, place.position, state),
@@ -143,7 +143,7 @@ def inspect_modes(
             converged=terms.converged,
         ),
         memory=graph.outcome(plan, rank),
-        warnings=[*solver_warnings(terms), *_unresolved(terms)],
+        warnings=[*solver_warnings(terms), *_unresolved_warnings(terms)],
     )
 
 
@@ -191,7 +191,7 @@ def _contract(
     )
 
 
-def _unresolved(terms: LeadingTerms) -> list[str]:
+def _unresolved_warnings(terms: LeadingTerms) -> list[str]:
     """Which modes are too small for the solver to tell from noise."""
     small = [str(index) for index, resolved in enumerate(terms.resolved, start=1) if not resolved]
     if not small:
@@ -207,9 +207,9 @@ def _sides(
 ) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
     """The tokens that rise most and those that fall most."""
     n_tokens = min(n_tokens, len(change))
-    rising = _changes_of(resolved, change, change.topk(n_tokens).indices)
-    falling = _changes_of(resolved, change, (-change).topk(n_tokens).indices)
-    return [item for item in rising if item.change > 0], [item for item in falling if item.change < 0]
+    rises = _changes_of(resolved, change, change.topk(n_tokens).indices)
+    falls = _changes_of(resolved, change, (-change).topk(n_tokens).indices)
+    return [item for item in rises if item.change > 0], [item for item in falls if item.change < 0]
 
 
 def _changes_of(

@@ -197,6 +197,7 @@ def attend(
         scoring: what else decides the scores.
     """
     if torch.is_autocast_enabled(q.device.type):
+        # Rounded here once, as autocast would before each product; tiles take factors as they are.
         q, k, v = (values.to(torch.get_autocast_dtype(q.device.type)) for values in (q, k, v))
     q, k = q.to(v.dtype), k.to(v.dtype)
     with torch.autocast(q.device.type, enabled=False):
@@ -224,6 +225,7 @@ class _Tiles(torch.autograd.Function):
         z = torch.empty_like(q)
         z_by_group, several = _by_group(z, k.shape[2]), False
         log_sums = queries.new_empty((*queries.shape[:-1], 1), dtype=_wide(q.dtype))
+        # One block of queries at a time, whose softmax grows part by part.
         for rows, parts in _tiles(queries, keys, scoring.window):
             block, sums = _part(queries, rows), None
             several |= len(parts) > 1
@@ -232,9 +234,11 @@ class _Tiles(torch.autograd.Function):
                 sums = _softmax_with(sums, scores, _part(values, part))
             assert sums is not None, "every query sees a key"
             largest, total, weighted = sums
+            # A sink joins the sum of each softmax and weighs no value.
             if scoring.sinks is not None:
                 total += (_each_head(scoring.sinks, total) - largest).exp_()
             _part(z_by_group, rows).copy_(weighted.div_(total))
+            # log Σ exp(score), from which the way back computes the pattern again.
             _part(log_sums, rows).copy_(largest.add_(total.log_()))
         # A copy of z, which hooks may change in place, where the way back needs it.
         ctx.save_for_backward(q, k, v, log_sums, z.clone() if several else None)
@@ -248,6 +252,7 @@ class _Tiles(torch.autograd.Function):
         scoring, wide = ctx.scoring, _wide(q.dtype)
         queries, keys, values = _by_group(q, k.shape[2]), k.transpose(1, 2), v.transpose(1, 2)
         by_z = _by_group(gradients[0].to(q.dtype), k.shape[2])
+        # Many blocks of queries add to a key's gradient, so it is summed in the wide dtype; a query's is one block's.
         by_q, by_k, by_v = [], by_z.new_zeros(keys.shape, dtype=wide), by_z.new_zeros(values.shape, dtype=wide)
         for rows, parts in _tiles(queries, keys, scoring.window):
             block, block_by_z = _part(queries, rows), _part(by_z, rows)
@@ -264,6 +269,7 @@ class _Tiles(torch.autograd.Function):
                 by_pattern = _times(block_by_z, _part(values, part).mT).to(wide)
                 inner = (by_pattern * pattern).sum(-1, keepdim=True) if inner_of_all is None else inner_of_all
                 by_scores = by_pattern.sub_(inner).mul_(pattern)
+                # Through c·tanh(s/c), whose slope is 1 − tanh².
                 if capped is not None:
                     by_scores.mul_(1 - capped.square_())
                 by_scores = by_scores.to(q.dtype)

@@ -26,6 +26,7 @@ def head_type_scores(model: ScopedModel, seed: int = 0) -> dict[str, Float[Tenso
     half = min(_HALF, (model.cfg.n_ctx - 1) // 2)
     generator = torch.Generator().manual_seed(seed)
     block = torch.randint(0, model.cfg.d_vocab, (half + 1,), generator=generator)
+    # The first position is left out of the scores, so its token is not repeated.
     tokens = torch.cat([block, block[1:]])
     patterns = _patterns(model, tokens.tolist())
     scores = {}

@@ -84,14 +84,16 @@ def score(
         NumericsError: when a gradient is not finite, naming the site.
     """
     total = max(len(item.vectors) for item in directions)
-    vectors = torch.cat([_padded(item.by_prediction, total) for item in directions], dim=1)
-    weights = torch.stack([_padded(item.weights, total) for item in directions], dim=1)
-    sampled = torch.stack([_padded(_is_sample(item), total) for item in directions], dim=1)
+    # Zeros for prompts with fewer directions, so that one backward pass serves the i-th direction of all prompts.
+    vectors = torch.cat([_pad(item.by_prediction, total) for item in directions], dim=1)
+    weights = torch.stack([_pad(item.weights, total) for item in directions], dim=1)
+    sampled = torch.stack([_pad(_is_sample(item), total) for item in directions], dim=1)
     squared = torch.tensor([item.squared for item in directions])
     sums: dict[str, Tensor] = {}
     draws: dict[str, list[Tensor]] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+        # Rows that begin with one prompt: its gradients add up, and its activations are the same in each.
         if rows_each > 1:
             gradient, activation = gradient.unflatten(0, (-1, rows_each)).sum(1), activation[::rows_each]
         amplitude = amplitude_of(name, gradient, activation)
@@ -152,7 +154,7 @@ def check_gradients(values: Tensor, name: str, dtype: torch.dtype) -> None:
         )
 
 
-def _padded(values: Tensor, length: int) -> Tensor:
+def _pad(values: Tensor, length: int) -> Tensor:
     return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
 
 

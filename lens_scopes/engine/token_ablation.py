@@ -18,7 +18,7 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_scopes.engine.ablations import ablation_named
+from lens_scopes.engine.ablations import find_ablation
 from lens_scopes.engine.final_state import Unembedding, compute_dtype, kl_divergence, log_softmax
 from lens_scopes.engine.model import Hook, ScopedModel
 from lens_scopes.engine.prefix_cache import PromptPrefix
@@ -64,7 +64,7 @@ class Outcomes:
 
 def check_available(model: ScopedModel, name: str, corpus: Corpus) -> None:
     """Raises EvaluationError for an ablation that is unknown, or that the tokenizer or an empty corpus cannot give."""
-    ablation = ablation_named(name)
+    ablation = find_ablation(name)
     if ablation.corpus == "required" and not corpus.token_ids:
         raise EvaluationError(
             f"ablation {name!r} is {ablation.help}, and there are none here; "
@@ -154,13 +154,14 @@ class AblatedPrompt:
         self.eligible = [index for index, is_special in enumerate(special) if not is_special]
         self.targets = [target] if isinstance(target, int) else list(target)
         self._answer = self.targets[:-1]  # what the model reads of it
-        self.ablation = ablation_named(ablation)
+        self.ablation = find_ablation(ablation)
         self.other = _beside(self.token_ids, other) if self.ablation.other_prompt else None
         self._unembedding: Unembedding = model.unembedding()
         self.draws, self.corpus = draws, corpus
         self.generator = torch.Generator().manual_seed(seed)
         # What each position's embedding is replaced by, one row per draw; None where tokens are taken out.
         self._replacements: Tensor | None = self.ablation.replacements(self)
+        # The whole prompt, once; where copies can start in its middle, so that its keys and values are at hand.
         self.forwards = int(clean_states is None)
         self._prefix: PromptPrefix | None = None
         if clean_states is None:
@@ -257,6 +258,7 @@ class AblatedPrompt:
         """Final states with the rows of `masks` they belong to, several of one row for several draws."""
         length = len(self.token_ids) + len(self._answer)
         if self._replacements is None:
+            # Tokens are taken out: the longest rows first, so that those of a batch are padded little.
             shorter = [
                 [token for token, is_ablated in zip(self.token_ids, mask, strict=True) if not is_ablated]
                 for mask in masks
@@ -268,6 +270,7 @@ class AblatedPrompt:
                 self.forwards += len(rows)
                 yield rows, self._run_whole([[*shorter[row], *self._answer] for row in rows])
             return
+        # Tokens are replaced: rows by their first ablated token, so that those of a batch share a long prefix.
         copies = [(row, draw) for row in range(len(masks)) for draw in range(len(self._replacements))]
         firsts = [int(mask.nonzero()[0]) if bool(mask.any()) else len(self.token_ids) - 1 for mask in masks]
         copies.sort(key=lambda copy: firsts[copy[0]])
@@ -357,6 +360,7 @@ def prompt_mean(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
 
 
 def corpus_mean(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
+    # Each different token is embedded once and weighted by how often it occurs.
     unique, counts = torch.tensor(prompt.corpus.token_ids).unique(return_counts=True)
     vectors = prompt.model.token_embeddings(unique.tolist()).double()
     mean = (vectors * counts[:, None].to(vectors)).sum(0) / counts.sum()
@@ -374,5 +378,6 @@ def resampled_tokens(prompt: AblatedPrompt) -> Float[Tensor, "draw pos d_model"]
     if not len(pool):  # nothing is ever replaced
         return prompt.embeddings()[None]
     tokens = pool[torch.randint(len(pool), (prompt.draws, len(prompt.token_ids)), generator=prompt.generator)]
+    # Each different token is embedded once, however often it is drawn.
     unique, places = tokens.unique(return_inverse=True)
     return prompt.model.token_embeddings(unique.tolist())[places]

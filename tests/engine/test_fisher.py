@@ -91,7 +91,7 @@ def limits(
     monkeypatch.setattr(fisher, "OVERSAMPLE", oversample)
     monkeypatch.setattr(fisher, "TOLERANCE", tolerance)
     monkeypatch.setattr(fisher, "OMITTED_TOLERANCE", tolerance)
-    monkeypatch.setattr(fisher, "MOST_PASSES", 20 if tolerance > 1e-8 else 5000)
+    monkeypatch.setattr(fisher, "MAX_PASSES", 20 if tolerance > 1e-8 else 5000)
 
 
 # The matrix
@@ -485,7 +485,7 @@ def test_a_solver_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     limits(monkeypatch, keep_all=1, keep_most=4, dense=1)
     state = random_state(d_model=48, d_vocab=400, sharpness=0.01)
     assert PredictiveGeometry(state).leading(2).converged
-    monkeypatch.setattr(fisher, "MOST_PASSES", 1)
+    monkeypatch.setattr(fisher, "MAX_PASSES", 1)
     terms = PredictiveGeometry(state).leading(2)
     assert not terms.converged and terms.residual > fisher.TOLERANCE
     assert "stopped before its tolerance" in " ".join(ls.Fisher(2).directions(state).warnings)

@@ -225,13 +225,13 @@ class Budget:
         graph = self._layers(length, self.model.n_layers) - self._footprint.unread_mlp(length)
         return graph + self._transient(length) + gradients
 
-    def _fixed(self, layers: int) -> int:
+    def _fixed_bytes(self, layers: int) -> int:
         """Bytes taken however many prompts run together."""
         return layers * self._footprint.weights + self._footprint.once
 
     def whole(self, length: int, rows: int = 1) -> int:
         """Bytes of the whole graph of some prompts, at its peak, with the gradients at all sites."""
-        return self._process(rows * self._whole_row(length)) + self._fixed(self.model.n_layers)
+        return self._process(rows * self._whole_row(length)) + self._fixed_bytes(self.model.n_layers)
 
     def _process(self, tensors: int, frees_at_once: bool = False) -> int:
         """What a process holds for tensors of that many bytes."""
@@ -247,7 +247,7 @@ class Budget:
         """How many prompts of this length, of `most`, can run forward together without a graph; one at least."""
         # Without a graph a layer's memory is free again before the next one runs.
         each = self._process(self._layers(length, 1) + self._transient(length))
-        return max(1, min(most, (self.allowed - self._fixed(1)) // each))
+        return max(1, min(most, (self.allowed - self._fixed_bytes(1)) // each))
 
     def plan(self, length: int, rows: int = 1, held: int = 0) -> MemoryPlan:
         """The fastest plan that fits: no layer is run twice unless it has to be.
@@ -283,7 +283,7 @@ class Budget:
             sites = -(-self._sites * layers // n_layers) + 1
             inputs = -(-n_layers // layers)
             tensors = rows * self._layers(length, layers) + transient + (inputs + directions + sites) * token
-            return self._process(tensors, frees_at_once) + self._fixed(layers) + held
+            return self._process(tensors, frees_at_once) + self._fixed_bytes(layers) + held
 
         # Blocks are freed at once where one layer would not fit otherwise, and are large enough for that. With rounded
         # products always: 32,768 tokens took 15 GB where 5 were planned. That was before attention ran in tiles.
@@ -309,7 +309,7 @@ class Budget:
         """
         n_layers, footprint = self.model.n_layers, self._footprint
         kept = n_layers * (footprint.block_graph(length) + footprint.score_graph(length))
-        whole = rows * (kept + footprint.transient(length, whole_scores=True)) + self._fixed(n_layers)
+        whole = rows * (kept + footprint.transient(length, whole_scores=True)) + self._fixed_bytes(n_layers)
         estimate = whole + rows * 3 * n_layers * footprint.scores(length)
         self._require_room(estimate, f"the heads of {length} tokens", "", "")
         unfused = {PATTERNS_READ: list(range(n_layers))}

@@ -25,7 +25,7 @@ def alterations(model: ScopedModel) -> list[str]:
     """What acts on a model beside its weights as they were loaded: hooks, adapters and changed weights.
 
     Weights are compared with those that `load_model` read: PyTorch counts writes to them, and some numbers of each show
-    those that are not counted (`weight.data[...] = `), unless they are few. A call looks once (`noted_alterations`).
+    those that are not counted (`weight.data[...] = `), unless they are few. A call looks once (`hold_alterations`).
     """
     return _examine(model).sentences
 
@@ -92,7 +92,7 @@ def require_adapters(model: ScopedModel) -> None:
 
 
 @contextmanager
-def noted_alterations(model: ScopedModel) -> Iterator[list[str]]:
+def hold_alterations(model: ScopedModel) -> Iterator[list[str]]:
     """`alterations`, which look at every weight, held for a with-block in which they are asked for more than once."""
     before = model.cache.altered
     model.cache.altered = _examine(model)

@@ -207,6 +207,7 @@ class BridgeModel(ScopedModel):
 
         blocks, owner = list(self.module.blocks), threading.get_ident()
         calls_known = self._block_calls(batch) is not None
+        # Where the calls are known the pass ends at `stop`; else it goes on to the last block, to note each one's call.
         last = stop if calls_known or stop == 0 else self.n_layers - 1
         calls: list[BlockCall] = []
         residuals: list[Tensor] = []
@@ -221,6 +222,7 @@ class BridgeModel(ScopedModel):
                 residuals.append(residual)
             if index == last:
                 raise StopAtLayerException(residuals[0])
+            # A block may return more than the residual stream: later ones return beside it what the first one did.
             if index >= stop:
                 return residual if other_outputs[0] is None else (residual, *other_outputs[0])
             output = original(*arguments, **named)
@@ -228,6 +230,7 @@ class BridgeModel(ScopedModel):
                 other_outputs.append(output[1:] if isinstance(output, tuple) else None)
             return output
 
+        # Another replacement, such as that of a with-block around this one, comes back afterwards.
         before = [vars(block).get("forward") for block in blocks]
         try:
             for index, block in enumerate(blocks):
@@ -251,6 +254,7 @@ class BridgeModel(ScopedModel):
             return "it has no list of its blocks"
         if self.n_layers == 1:
             return ""
+        # The whole pass first, then every block alone, from a leaf at what the block before it gave.
         states, expected = self._try()
         batch, root, direction = _four_tokens(self), _Root(), _direction(states)
         with torch.inference_mode(False), torch.enable_grad(), self.hooked([(EMBEDDING, root)]):
@@ -259,6 +263,7 @@ class BridgeModel(ScopedModel):
                 for layer in range(self.n_layers):
                     outputs.append(self._run_part(batch, starts[-1], layer, layer + 1))
                     starts.append(outputs[-1].detach().requires_grad_(True))
+                # Back through the blocks, each handing its gradient to the one before.
                 for output, start in zip(reversed(outputs), [*reversed(starts[1:-1]), root.embeddings], strict=True):
                     direction = torch.autograd.grad(output, start, direction)[0]
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

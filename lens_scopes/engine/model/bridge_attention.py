@@ -101,11 +101,13 @@ def examine(module: Any, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Laye
     layers = attentions(module)
     obstacles = [ONE_FORM if item is not None and replacement(item) is None else None for item in layers]
     try:
+        # As it is and in tiles: what the hook points are called with shows which of them tiles pass by.
         values, results = _record_hook_values(layers, run)
         with fused_bridge(module, obstacles) as modules:
             other_values, other_results = _record_hook_values(layers, run)
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return (LayerAttention(DIFFERS),) * len(layers)
+    # Which layer is to blame is not known, so all of them stay as they are.
     if modules and not all(map(agree_in_float32, results, other_results)):
         return (LayerAttention(DIFFERS),) * len(layers)
 
@@ -164,8 +166,10 @@ def replacement(attention: Any) -> tuple[str, Callable[..., Any]] | None:
     if not isinstance(attention, AttentionBridge):
         return None
     if not isinstance(attention, JointQKVAttentionBridge):
+        # It wraps an attention of Transformers, which then runs by itself.
         return "forward", partial(AttentionBridge.forward, attention)
     steps = type(attention)._reconstruct_attention
+    # Only the two ways of putting attention together that are known: a subclass may have one of its own.
     rotary = steps is JointQKVPositionEmbeddingsAttentionBridge._reconstruct_attention
     if not rotary and steps is not JointQKVAttentionBridge._reconstruct_attention:
         return None
@@ -210,11 +214,13 @@ def _attention(
     if call is not None:
         call.modules.add(id(module))
         if id(module) in call.whole:
+            # Somebody reads this layer's scores: it runs as Transformers' eager attention does.
             eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
             return eager(module, query, key, value, attention_mask, scaling=scaling, **others)
     is_causal = others.get("is_causal")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     window = _window(attention_mask, query, key, call) if causal or attention_mask is not None else None
+    # Tiles know causal windows alone: no other mask, no position biases, no dropout.
     if window is None or others.get("position_bias") is not None or others.get("dropout"):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
     scoring = Scoring(
@@ -285,8 +291,10 @@ def fused_bridge(module: Any, reasons: Sequence[str | None]) -> Iterator[set[int
         return
     _register()
     changed = {id(attention) for attention, *_ in changes}
+    # Layers that compute scores whole take part too: the configuration that names the function is theirs as well.
     whole = [item for item in layers if item is not None and id(item) not in changed]
     call, outer = _Call({id(item.original_component) for item in whole}), getattr(_state, "call", None)
+    # Parts share configurations or have their own: each is set once.
     configs = {id(config): config for part in module.original_model.modules() if (config := _config(part)) is not None}
     implementations = [config._attn_implementation_internal for config in configs.values()]
     before = [vars(attention).get(name) for attention, name, _ in changes]

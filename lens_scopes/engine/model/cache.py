@@ -79,8 +79,10 @@ def changed_weights(samples: Mapping[str, WeightSample], weights: Mapping[str, T
     # All numbers at once: hundreds of comparisons take longer, above all where each waits for a GPU.
     for names in alike.values():
         now = _numbers([weights[name] for name in names])
+        # The sample follows a weight that was moved or cast.
         before = torch.cat([samples[name].values for name in names]).to(now)
         if not torch.equal(before, now):
+            # NaN is unequal to itself.
             differs = (before.nan_to_num() != now.nan_to_num()).split([len(samples[name].values) for name in names])
             changed += [name for name, different in zip(names, differs, strict=True) if bool(different.any())]
     return changed

@@ -58,15 +58,16 @@ class HookedModel(ScopedModel):
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
         from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 
-        def repeated(values: Tensor) -> Tensor:
+        def repeat(values: Tensor) -> Tensor:
+            # Views: the copies share the prompt's own numbers, and a frozen cache is not written to.
             return values[:, :first].expand(rows, *values[:, :first].shape[1:])
 
         return TransformerLensKeyValueCache(
             entries=[
-                TransformerLensKeyValueCacheEntry(repeated(entry.past_keys), repeated(entry.past_values), frozen=True)
+                TransformerLensKeyValueCacheEntry(repeat(entry.past_keys), repeat(entry.past_values), frozen=True)
                 for entry in keys_and_values.entries
             ],
-            previous_attention_mask=repeated(keys_and_values.previous_attention_mask),
+            previous_attention_mask=repeat(keys_and_values.previous_attention_mask),
             frozen=True,
         )
 

@@ -203,6 +203,7 @@ class ScopedModel(ABC):
 
             try:
                 for name, function in hooks:
+                    # The hook's id goes on record, so that it is not taken for one of the caller's.
                     point = points[name]
                     point.add_hook(lambda activation, hook, function=function: run_in_owner(activation, hook, function))
                     handles.append((point, point.fwd_hooks[-1]))
@@ -211,6 +212,7 @@ class ScopedModel(ABC):
             finally:
                 self.cache.known_hooks.difference_update(handle.hook.id for _, handle in handles)
                 missing = [point for point, handle in handles if handle not in point.fwd_hooks]
+                # TransformerLens keeps a list beside PyTorch's own: both let go of the hook.
                 for point, handle in reversed(handles):
                     handle.hook.remove()
                     if handle in point.fwd_hooks:
@@ -374,6 +376,7 @@ class ScopedModel(ABC):
         """
         if bool(states.isfinite().all()):
             return
+        # The pass at hand kept nothing to look at, so another one looks at every layer.
         names = [EMBEDDING, *(f"blocks.{layer}.hook_resid_post" for layer in range(self.n_layers))]
         bad: list[str] = []
 
