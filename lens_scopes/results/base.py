@@ -149,7 +149,7 @@ class Viewable(Drawable):
         write_whole(path, utf8(page))
         return Path(path)
 
-    def render(self, suffix: str) -> bytes:
+    def to_bytes(self, suffix: str) -> bytes:
         """The result as the contents of a file of that kind: a page, a figure or a table.
 
         Args:
@@ -158,9 +158,9 @@ class Viewable(Drawable):
         Raises:
             FileError: for another suffix.
         """
-        from lens_scopes.views import render
+        from lens_scopes.views import to_bytes
 
-        return render(self, suffix)
+        return to_bytes(self, suffix)
 
     def show(self, *, full: bool = False, height: int | None = None) -> None:
         """Shows the result: in a notebook as an offline view, elsewhere in the terminal.

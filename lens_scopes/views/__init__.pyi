@@ -7,7 +7,7 @@ from .figures.tokens.attribution import figure
 from .notebook import frame_page, notebook_html, show
 from .page.document import Page
 from .page.pages import attribution_page, page_of
-from .render import figure_bytes, figure_of, print_result, render, to_html
+from .render import figure_bytes, figure_of, print_result, to_bytes, to_html
 from .terminal.attribution import TerminalReport
 from .words.pages.parts.blocks import Section
 
@@ -28,7 +28,7 @@ __all__ = [
     "attribution_page",
     "page_of",
     "print_result",
-    "render",
+    "to_bytes",
     "show",
     "to_html",
 ]

@@ -77,7 +77,7 @@ def figure_bytes(result: Viewable, format: str = "png", *, dpi: int = 300, **set
     return draw_file(lambda: figure_of(result, **settings), format, dpi)
 
 
-def render(result: Viewable, suffix: str) -> bytes:
+def to_bytes(result: Viewable, suffix: str) -> bytes:
     """Any result as the contents of a file: a page, a figure, or, for an evaluation report, a table.
 
     Raises:
