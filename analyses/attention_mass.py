@@ -9,7 +9,7 @@ import torch
 
 import lens_scopes as ls
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.scopes.comparisons.attention import attention, moved_by_heads
+from lens_scopes.scopes.comparisons.attention import attention, head_contributions
 
 
 def attention_mass(model: Any, token_ids: Sequence[int], span: range) -> dict[str, float]:
@@ -25,7 +25,7 @@ def attention_mass(model: Any, token_ids: Sequence[int], span: range) -> dict[st
     patterns, values = attention(scoped, token_ids)
     weighted = torch.zeros(len(token_ids), dtype=torch.float64)
     for layer, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
-        weighted += torch.einsum("hs,sh->s", pattern[:, -1], moved_by_heads(scoped, layer, value).norm(dim=-1))
+        weighted += torch.einsum("hs,sh->s", pattern[:, -1], head_contributions(scoped, layer, value).norm(dim=-1))
     inside = slice(span.start, span.stop)
     return {
         "rollout": float(rollout[inside].sum()),

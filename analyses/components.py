@@ -39,7 +39,7 @@ from lens_scopes.engine.backward import read_activations, trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
+from lens_scopes.evaluation.statistics.comparison import MIN_PAIRS, holm, paired_test
 from lens_scopes.results.storage.writing import write_whole
 from lens_scopes.scopes.paths import Component
 from lens_scopes.scopes.spec import Spec
@@ -136,7 +136,7 @@ class Question:
     def of(cls, model: Any, token_ids: Sequence[int]) -> Question:
         """The logit of the most probable token after a prompt."""
         resolved = ResolvedSpec.of(model, Spec.read("semantic"))
-        place = PromptPosition.answered(resolved.model, list(token_ids), -1, resolved.spec)
+        place = PromptPosition.of_spec(resolved.model, list(token_ids), -1, resolved.spec)
         traced = trace(resolved.model, place.sequences, component_sites(resolved.model), (), place.reads)
         (state,) = resolved.final_states(traced, place.targets)
         (direction,) = resolved.directions(place, [state]).by_prediction
@@ -258,7 +258,7 @@ def findings(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     name: [agreement(record, name, kind, baseline, metric) for record in records] for name in VARIANTS
                 }
                 rows = {name: mean_interval(column) for name, column in values.items()}
-                if len(records) >= LEAST_PAIRS:
+                if len(records) >= MIN_PAIRS:
                     finite = [name for name in VARIANTS if all(map(math.isfinite, values[name]))]
                     others = [name for name in finite if name != "gradient"]
                     tests = [paired_test(values[name], values["gradient"]) for name in others]

@@ -15,7 +15,7 @@ from records import FIGURES, RESULTS, load_record
 from run import STUDIES
 
 from lens_scopes.results.storage.writing import write_whole
-from lens_scopes.views.figures.style import saved
+from lens_scopes.views.figures.style import draw_file
 
 DRAWN = (*STUDIES, "faithfulness", "segments", "leaderboard")  # these have commands of their own
 KINDS = {"png": 200, "svg": 200}
@@ -28,7 +28,7 @@ def draw_study(study: str, results: Path, figures: Path) -> list[Path]:
     for stem, figure in module.draw(record).items():
         for kind, dpi in KINDS.items():
             path = figures / f"{stem}.{kind}"
-            write_whole(path, saved(figure, kind, dpi))
+            write_whole(path, draw_file(figure, kind, dpi))
             written.append(path)
     for stem, html in getattr(module, "pages", lambda record: {})(record).items():
         path = figures / f"{stem}.html"

@@ -43,7 +43,7 @@ from lens_scopes.views.figures.style import (
     heat_map,
     new_figure,
     scale_bar,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
 from lens_scopes.views.words.token_text import printable_token
@@ -359,7 +359,7 @@ def _strips_figure(examples: Sequence[dict[str, Any]]) -> Any:
             axes.set_yticks(range(len(labels)), labels)
             tokens = [printable_token(token) for token in item["tokens"][0]]
             tokens[item["named"]] = "/".join(printable_token(side[item["named"]]) for side in item["tokens"])
-            names = [drawable(shortened(token, 26)) for token in tokens]
+            names = [drawable(shorten(token, 26)) for token in tokens]
             axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False, fontfamily=families(), fontsize=6)
             axes.tick_params(length=0)
             said = " or ".join(f"{printable_token(side[0][0])} {side[0][1]:.0%}" for side in item["predictions"])

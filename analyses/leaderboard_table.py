@@ -22,7 +22,7 @@ from leaderboard_methods import (
     SHORT,
 )
 
-from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
+from lens_scopes.evaluation.statistics.comparison import MIN_PAIRS, holm, paired_test
 from lens_scopes.evaluation.statistics.intervals import attenuation_ceiling, mean_intervals
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _tests(values: Mapping[str, Mapping[str, Values]]) -> list[dict[str, Any]]:
         for quantity, of_passages in quantities.items() if name != REFERENCE else ():
             reference = values.get(REFERENCE, {}).get(quantity, {})
             both = [key for key in of_passages if key in reference and not quantity.startswith("top5")]
-            if len(both) >= LEAST_PAIRS:
+            if len(both) >= MIN_PAIRS:
                 test = paired_test([of_passages[key] for key in both], [reference[key] for key in both])
                 tests.append({"method": name, "quantity": quantity, **asdict(test)})
     for test, corrected in zip(tests, holm([test["p"] for test in tests]), strict=True):
@@ -222,7 +222,7 @@ def short_markdown(record: Mapping[str, Any]) -> list[str]:
 
 def _removal_lines(found: Mapping[str, Any], p_values: Mapping[tuple[str, str], float]) -> Iterator[str]:
     counts = {name: count_of(method, REMOVAL) for name, method in found["methods"].items()}
-    measured = [name for name in ordered(found, "comprehensiveness") if counts[name] >= LEAST_PAIRS]
+    measured = [name for name in ordered(found, "comprehensiveness") if counts[name] >= MIN_PAIRS]
     if not measured:
         return
     yield ""

@@ -13,7 +13,7 @@ from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.engine.token_ablation import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import text_mask, text_mean
 from lens_scopes.prompts.read import read_prompt
 
 CONTRACT = {
@@ -42,7 +42,7 @@ def final_state(model: Any, token_ids: Sequence[int]) -> FinalState:
 
 def replaced_final_states(model: Any, token_ids: Sequence[int], indices: Sequence[int], share: float = 1.0) -> Tensor:
     """y [index, d_model] after each token alone is moved towards the mean embedding of the non-special tokens."""
-    averaged = averaged_mask([read_prompt(model, token_ids).special])
+    averaged = text_mask([read_prompt(model, token_ids).special])
 
     def hooks(rows: Sequence[int]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
         def hook(embeddings: Tensor) -> Tensor:

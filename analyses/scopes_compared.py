@@ -22,7 +22,7 @@ from lens_scopes.views.figures.style import (
     heat_map,
     new_figure,
     scale_bar,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.page.document import Page
 from lens_scopes.views.words.attribution import number
@@ -164,7 +164,7 @@ def _strips_figure(prompts: Mapping[str, Any]) -> Any:
         for axes, (name, prompt) in zip(panels, prompts.items(), strict=True):
             image = heat_map(axes, _relative(prompt), signed=True)
             axes.set_yticks(range(len(prompt["strips"])), list(prompt["strips"]))
-            tokens = [drawable(shortened(printable_token(token), 12)) for token in prompt["tokens"]]
+            tokens = [drawable(shorten(printable_token(token), 12)) for token in prompt["tokens"]]
             axes.set_xticks(
                 range(len(tokens)), tokens, rotation=90, fontsize=6, parse_math=False, fontfamily=families()
             )

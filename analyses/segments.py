@@ -34,11 +34,11 @@ import lens_scopes as ls
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.evaluation.metrics.segments import segment_agreement
-from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS, holm, paired_test
+from lens_scopes.evaluation.statistics.comparison import MIN_PAIRS, holm, paired_test
 from lens_scopes.prompts.generation import continuation
 from lens_scopes.prompts.groups import segments
 from lens_scopes.results.storage.writing import write_whole
-from lens_scopes.scopes.comparisons.ablating import spread
+from lens_scopes.scopes.comparisons.ablation_method import spread
 from lens_scopes.scopes.comparisons.context_cite import logit, random_subsets, segment_weights
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def findings(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for metric in METRICS if name != REFERENCE else ():
             pairs = [(_value(record, name, metric), _value(record, REFERENCE, metric)) for record in own]
             pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
-            if len(pairs) >= LEAST_PAIRS:
+            if len(pairs) >= MIN_PAIRS:
                 test = paired_test(*zip(*pairs, strict=True))
                 tests.append({"method": name, "metric": metric, **asdict(test)})
     for test, corrected in zip(tests, holm([test["p"] for test in tests]), strict=True):

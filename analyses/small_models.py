@@ -73,7 +73,7 @@ OF_SHIPPED = (
 )
 """Methods that are measured first, and alone on SmolLM2, 25 times as large, after its first six passages."""
 
-LEAST_TESTED = 8
+MIN_TESTED = 8
 """Passages below which a contrast is not tested."""
 
 OTHERS_SHOWN = (
@@ -203,7 +203,7 @@ def contrasts(values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[s
         for quantity in QUANTITIES[: 2 * len(ABLATIONS)]:  # a hit is 0 or 1, and has no test
             first, second = (values.get(method, {}).get(quantity, {}) for method in methods)
             both = sorted(first.keys() & second.keys())
-            if len(both) >= LEAST_TESTED:
+            if len(both) >= MIN_TESTED:
                 test = paired_test([first[key] for key in both], [second[key] for key in both])
                 results.setdefault(contrast, {})[quantity] = asdict(test)
     tests = [test for quantities in results.values() for test in quantities.values()]

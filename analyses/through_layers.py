@@ -17,7 +17,7 @@ from lens_scopes.views.figures.style import (
     heat_map,
     new_figure,
     scale_bar,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.attribution import number, title
 from lens_scopes.views.words.colour import scale_of
@@ -85,7 +85,7 @@ def strips_figure(attributions: Mapping[str, ls.Attribution], *, width: float = 
         axes = figure.add_subplot(label="strips")
         image = heat_map(axes, relative, signed=any(scale.signed for scale in scales))
         axes.set_yticks(range(len(labels)), [drawable(label) for label in labels])
-        tokens = [drawable(shortened(printable_token(token), 14)) for token in results[0].tokens]
+        tokens = [drawable(shorten(printable_token(token), 14)) for token in results[0].tokens]
         axes.set_xticks(range(len(tokens)), tokens, rotation=90, parse_math=False, fontfamily=families())
         axes.tick_params(length=0)
         # That magnitude stands on the right, so that no information is lost.

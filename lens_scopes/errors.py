@@ -36,7 +36,7 @@ def suggest(name: object, known: Iterable[str], *, end: str = ".") -> str:
     return f"; did you mean {near[0]!r}?" if near else end
 
 
-def entry_named(name: object, known: Mapping[str, _Entry], kind: str, error: type[LensScopesError]) -> _Entry:
+def find_entry(name: object, known: Mapping[str, _Entry], kind: str, error: type[LensScopesError]) -> _Entry:
     """The entry of a table by its name.
 
     Args:
@@ -44,7 +44,7 @@ def entry_named(name: object, known: Mapping[str, _Entry], kind: str, error: typ
         error: what to raise for a name that is not there; the message has a near one, and all.
 
     Example:
-        >>> entry_named("ten", {"one": 1, "two": 2}, "number", ModelError)
+        >>> find_entry("ten", {"one": 1, "two": 2}, "number", ModelError)
         Traceback (most recent call last):
         lens_scopes.errors.ModelError: unknown number 'ten'. Known: one, two.
     """

@@ -153,13 +153,13 @@ def _write(sections: dict[str, Any], outputs: list[Path]) -> None:
     from benchmark.figure import benchmark_figure
     from benchmark.results import file_content, read_sections
     from lens_scopes.results.storage.writing import write_whole
-    from lens_scopes.views.figures.style import saved
+    from lens_scopes.views.figures.style import draw_file
 
     for path in outputs:
         if path.suffix.lower() == ".json":
             write_whole(path, file_content({**read_sections(path), **sections}))
         elif any(section["yardsticks"] for section in sections.values()):
-            write_whole(path, saved(lambda: benchmark_figure(sections), path.suffix[1:].lower(), 200))
+            write_whole(path, draw_file(lambda: benchmark_figure(sections), path.suffix[1:].lower(), 200))
 
 
 def _show(sections: dict[str, Any]) -> None:

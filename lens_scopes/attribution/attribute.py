@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.provenance import noting_alterations, score_warnings
+from lens_scopes.attribution.provenance import record_alterations, score_warnings
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress
 from lens_scopes.engine.model import Batch, MatmulDtype, ModelLike, one_at_a_time
@@ -28,7 +28,7 @@ from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def attribute(
     model: ModelLike,
     prompt: PromptLike,
@@ -129,7 +129,7 @@ def attribute(
         matmul_dtype=matmul_dtype,
     )
     resolved = ResolvedSpec.of(model, spec, takes_answers=True)
-    place = PromptPosition.answered(resolved.model, prompt, position, spec)
+    place = PromptPosition.of_spec(resolved.model, prompt, position, spec)
     # A comparison method takes no gradient: it scores the prompt by itself.
     if isinstance(resolved.explanation, Baseline):
         return _compare(resolved, resolved.explanation, place, progress)
@@ -138,19 +138,20 @@ def attribute(
 
 def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, progress: Progress | None) -> Attribution:
     """The result of a comparison method."""
+    # The prediction, forward alone: a comparison method runs whatever else it needs.
     model, length = resolved.model, len(place.token_ids)
     batch = Batch.of(model, place.sequences, place.reads)
     with torch.no_grad():
         ys = model.final_states(batch)
     model.check_finite(ys, batch)
-    states = resolved.checked_states(ys, place.targets)
+    states = resolved.check_states(ys, place.targets)
     # Another prompt is cut where this one is.
     cut = method if place.other is None else method.against(place.other.token_ids[:length])
     scores = cut.scores(model, place.prompt.first(length), states).cpu()
     if progress is not None:
         progress(1, 1)
     answers = place.answer_records(states)
-    record = resolved.record(place.prompt, place.position, states[0]) | resolved.asked_of(place, states[0])
+    record = resolved.record(place.prompt, place.position, states[0]) | resolved.answer_fields(place, states[0])
     return Attribution(
         **record,
         target=None if answers else resolved.predicted_target(states[0]),
@@ -163,7 +164,7 @@ def _compare(resolved: ResolvedSpec, method: Baseline, place: PromptPosition, pr
 
 
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def attribute_batch(
     model: ModelLike,
     prompts: Sequence[PromptLike],
@@ -214,9 +215,9 @@ def attribute_batch(
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
         raise PromptError(f"attribute_batch takes a list of prompts, and got {type(prompts).__name__}.")
 
-    def read(one: Any, token: Any, item: Any) -> Spec:
+    def read(objective_of: Any, token: Any, answer_of: Any) -> Spec:
         spec = Spec.read(
-            one,
+            objective_of,
             layers=layers,
             lens=lens,
             sites=sites,
@@ -225,40 +226,41 @@ def attribute_batch(
             readout=readout,
             points=points,
             target=token,
-            eligible=eligible if item is None else None,
+            eligible=eligible if answer_of is None else None,
             memory=memory,
             matmul_dtype=matmul_dtype,
         )
-        return spec if item is None else Spec.read(spec, answer=item, eligible=eligible)
+        return spec if answer_of is None else Spec.read(spec, answer=answer_of, eligible=eligible)
 
     # What is asked of each prompt.
-    answers = _one_each(answer, len(prompts), "answer")
-    targets = _one_each(target, len(prompts), "target")
-    objectives = _one_each(
+    answers = _per_prompt(answer, len(prompts), "answer")
+    targets = _per_prompt(target, len(prompts), "target")
+    objectives = _per_prompt(
         objective if isinstance(objective, list) else [objective] * len(prompts), len(prompts), "objective"
     )
     specs = [read(*each) for each in zip(objectives, targets, answers, strict=True)]
     if not specs:  # no prompts: the choices are checked all the same
         read(None if isinstance(objective, list) else objective, None, None).require_gradient()
     if against is not None:
-        others = _one_each(against, len(prompts), "other prompt")
+        others = _per_prompt(against, len(prompts), "other prompt")
         # As `from_options`: a prompt to measure from asks for `dot` where no readout is named.
         by_default = [{"readout": Dot()} if readout is None and spec.readout == Norm() else {} for spec in specs]
         every = zip(specs, by_default, others, strict=True)
-        specs = [spec.replace(**more).against(item) for spec, more, item in every]
+        specs = [spec.replace(**more).against(answer_of) for spec, more, answer_of in every]
 
     # Prompts that are asked the same run together.
     groups: list[tuple[Any, list[int]]] = []
-    for row, asked in enumerate(zip(objectives, targets, strict=True)):
-        rows = next((rows for other, rows in groups if other == asked), None)
+    for row, question in enumerate(zip(objectives, targets, strict=True)):
+        # By ==: an objective need not be hashable.
+        rows = next((rows for other, rows in groups if other == question), None)
         if rows is None:
-            groups.append((asked, [row]))
+            groups.append((question, [row]))
         else:
             rows.append(row)
     results: dict[int, Attribution] = {}
     for _, rows in groups:
         resolved = ResolvedSpec.of(model, specs[rows[0]].require_gradient(), takes_answers=True)
-        places = [PromptPosition.answered(resolved.model, prompts[row], position, specs[row]) for row in rows]
+        places = [PromptPosition.of_spec(resolved.model, prompts[row], position, specs[row]) for row in rows]
         results.update(
             zip(rows, resolved.run_all(places, None, _of_all(progress, len(results), len(prompts))), strict=True)
         )
@@ -270,15 +272,15 @@ def _of_all(progress: Progress | None, before: int, total: int) -> Progress | No
     return None if progress is None else lambda done, _: progress(before + done, total)
 
 
-def _one_each(given: Any, n_prompts: int, noun: str) -> list[Any]:
+def _per_prompt(choice: Any, n_prompts: int, noun: str) -> list[Any]:
     """The answer or the other prompt of each prompt; a text, a number or a Prompt is that of all of them."""
-    if given is None or isinstance(given, str | int | Prompt) or is_chat(given):
-        return [given] * n_prompts
-    if not isinstance(given, Sequence):
-        raise PromptError(f"{noun}s are a text, a number or a list of them; got {type(given).__name__}.")
-    if len(given) != n_prompts:
+    if choice is None or isinstance(choice, str | int | Prompt) or is_chat(choice):
+        return [choice] * n_prompts
+    if not isinstance(choice, Sequence):
+        raise PromptError(f"{noun}s are a text, a number or a list of them; got {type(choice).__name__}.")
+    if len(choice) != n_prompts:
         raise PromptError(
-            f"attribute_batch takes one {noun} for all prompts, or a list of one each; got {len(given)} {noun}s for "
+            f"attribute_batch takes one {noun} for all prompts, or a list of one each; got {len(choice)} {noun}s for "
             f"{n_prompts} prompts."
         )
-    return list(given)
+    return list(choice)

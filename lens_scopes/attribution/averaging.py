@@ -57,7 +57,7 @@ def average_over_points(
     directions_of: Callable[[Sequence[FinalState]], Directions],
     states: Sequence[FinalState],
     directions: Directions,
-    traced: Trace,
+    graph: Trace,
     path: Sequence[tuple[str, Hook]],
     budget: Budget,
     *,
@@ -72,7 +72,7 @@ def average_over_points(
     Args:
         place: the prompt, whose embeddings the points move, and the answers after it, whose embeddings stay.
         directions_of: gives the objective's directions, from the final states of the predictions explained.
-        states, directions, traced: of the prompt itself.
+        states, directions, graph: of the prompt itself.
         budget: decides how many points run together.
         with_starts: whether to run the points' start too, for readouts that measure from it.
         progress: called with (points done, points in all).
@@ -82,26 +82,26 @@ def average_over_points(
     """
     # The embeddings of every point, with those of the answers after each.
     sequences, reads = place.sequences, place.reads
-    names, length = list(traced.activations), len(place.token_ids)
+    names, length = list(graph.activations), len(place.token_ids)
     start = points.start_embeddings(model, place.prompt, length)
     embeddings = points.embeddings(model.token_embeddings(place.token_ids), start)
-    after = [model.token_embeddings(sequence)[length:] for sequence in sequences]
+    answers = [model.token_embeddings(sequence)[length:] for sequence in sequences]
     sums: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
     # Some points at a time, each a row of one forward pass and of one backward pass per direction.
     def run(items: range) -> None:
-        here = _before_each(embeddings[items.start : items.stop], after)
+        batch = _before_each(embeddings[items.start : items.stop], answers)
         rows = len(items) * len(sequences)
-        reads_here = [(first + row, position) for first in range(0, rows, len(sequences)) for row, position in reads]
-        changes = [_embedded(here)]
-        traced_here = trace(model, [*sequences] * len(items), names, path, reads_here, changes)
-        vectors = _directions_at(traced_here, directions_of, states, directions)
+        batch_reads = [(first + row, position) for first in range(0, rows, len(sequences)) for row, position in reads]
+        changes = [_set_embeddings(batch)]
+        batch_graph = trace(model, [*sequences] * len(items), names, path, batch_reads, changes)
+        vectors = _directions_at(batch_graph, directions_of, states, directions)
         parts: list[dict[str, Tensor]] = [{} for _ in directions.vectors]
 
         def add(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
             parts[index][name] = gradient.sum(0, keepdim=True) / len(embeddings)
 
-        traced_here.backward(vectors, add)
+        batch_graph.backward(vectors, add)
         # At the end: points that memory ran out for count nothing, and are run again.
         for total, part in zip(sums, parts, strict=True):
             for name, gradient in part.items():
@@ -110,38 +110,39 @@ def average_over_points(
             progress(items.stop, len(embeddings))
 
     longest = max(map(len, sequences)) * len(sequences)
+    # As many points as a batch of usual size holds, fewer where memory is short.
     most = max(1, _TOKENS_AT_ONCE // longest)
     run_in_chunks(len(embeddings), lambda _: budget.rows(longest, most), run)
     # What stands in for the prompt's own trace.
     if not directions.squared:  # √w is in the gradients already
         directions = replace(directions, weights=torch.ones_like(directions.weights))
     return AveragedTrace(
-        activations={name: values[:1].detach() for name, values in traced.activations.items()},
-        token_mask=traced.token_mask[:1],
+        activations={name: values[:1].detach() for name, values in graph.activations.items()},
+        token_mask=graph.token_mask[:1],
         gradients=sums,
         directions=directions,
-        starts=_activations(model, sequences, _before_each(start[None], after), names)
+        starts=_activations(model, sequences, _before_each(start[None], answers), names)
         if with_starts and start is not None
         else None,
     )
 
 
 def _before_each(
-    points: Float[Tensor, "point pos d_model"], after: Sequence[Float[Tensor, "_ d_model"]]
+    points: Float[Tensor, "point pos d_model"], answers: Sequence[Float[Tensor, "_ d_model"]]
 ) -> Float[Tensor, "row longest d_model"]:
     """Each point's embeddings before those of each answer, padded with zeros on the right."""
-    rows = [torch.cat([point, answer.to(point)]) for point in points for answer in after]
+    rows = [torch.cat([point, answer.to(point)]) for point in points for answer in answers]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def _directions_at(
-    traced: Trace,
+    graph: Trace,
     directions_of: Callable[[Sequence[FinalState]], Directions],
     states: Sequence[FinalState],
     directions: Directions,
 ) -> Float[Tensor, "k read d_model"]:
     """The directions at each point: of a number √w v there, for the prompt's own targets; else the prompt's."""
-    ys = traced.final_states.detach().to(states[0].y)
+    ys = graph.final_states.detach().to(states[0].y)
     vectors = directions.vectors.reshape(len(directions.vectors), len(states), -1)
     if directions.squared:
         return repeat(vectors, "k read d_model -> k (point read) d_model", point=len(ys) // len(states))
@@ -152,7 +153,7 @@ def _directions_at(
     return torch.cat([_number_direction(directions_of(at_point)) for at_point in each], dim=1)
 
 
-def _embedded(embeddings: Float[Tensor, "row pos d_model"]) -> tuple[str, Hook]:
+def _set_embeddings(embeddings: Float[Tensor, "row pos d_model"]) -> tuple[str, Hook]:
     """The change that gives a batch these embeddings."""
     return EMBEDDING, lambda embedding: embeddings.to(embedding)
 
@@ -177,5 +178,5 @@ def _activations(
     """The sites' activations of the prompt with other embeddings."""
     if list(names) == [EMBEDDING]:
         return {EMBEDDING: embeddings[:1]}
-    activations = read_activations(model, sequences, names, [_embedded(embeddings)])
+    activations = read_activations(model, sequences, names, [_set_embeddings(embeddings)])
     return {name: values[:1] for name, values in activations.items()}

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states, disagreement_warnings, rank_agreement
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.provenance import record_alterations
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel, one_at_a_time
 from lens_scopes.errors import ModelError, ObjectiveError, ReadoutError, whole_number
 from lens_scopes.models.load import model_record
-from lens_scopes.prompts.answer import given_answer
+from lens_scopes.prompts.answer import tokenize_answer
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.results.attribution import Attribution
 from lens_scopes.results.base import Result
@@ -34,11 +34,11 @@ from lens_scopes.scopes.readouts import Dot
 from lens_scopes.scopes.registry import scope_entries
 from lens_scopes.scopes.spec import Spec
 
-_MOST_NAMED = 2  # sites in the contract
+_MAX_NAMED = 2  # sites in the contract
 
 
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def patch_cells(
     model: ModelLike, attribution: Attribution, strongest: int = 10, *, progress: Progress | None = None
 ) -> CellPatches:
@@ -71,33 +71,40 @@ def patch_cells(
     strongest = whole_number(strongest, "the number of cells to patch", ReadoutError)
     scoped = ScopedModel.of(model)
     _check_model(scoped, attribution)
-    spec, other = _asked(scoped, attribution)
+    spec, other = _spec_and_other(scoped, attribution)
     resolved = ResolvedSpec.of(scoped, spec, takes_answers=True)
+    # From here on with the attribution's own precision of matrix products.
     scoped = resolved.model
     # The runs between which patches move. The attribution has put the two prompts beside each other, before it cut
     # either at its position.
     place = replace(_place(scoped, attribution, spec), other=read_prompt(scoped, other))
-    here, there = (
+    activations, other_activations = (
         read_activations(scoped, sequences, attribution.layer_names)
         for sequences in (place.sequences, place.other_sequences)
     )
-    before = resolved.checked_states(scoped.run_to_final_states(place.sequences, reads=place.reads), place.targets)
+    before = resolved.check_states(scoped.run_to_final_states(place.sequences, reads=place.reads), place.targets)
 
     # What is predicted of every cell, and the strongest.
     assert attribution.layers is not None
+    # Of a divergence the scores are Σ_i w_i a_i², of a number they are a itself; 0 − a leaves no minus zero.
     effect = 0.5 * attribution.layers if attribution.settings["divergence"] else 0.0 - attribution.layers
     order = effect.abs().flatten().argsort(descending=True, stable=True).tolist()
     cells = [divmod(index, len(attribution)) for index in order]
     # Where both prompts have the same activation, a patch is none. Of two answers both rows begin with the prompt.
-    differs = [(here[name][0] != there[name][0]).any(-1).tolist() for name in attribution.layer_names]
+    differs = [
+        (activations[name][0] != other_activations[name][0]).any(-1).tolist() for name in attribution.layer_names
+    ]
     cells = [(layer, position) for layer, position in cells if differs[layer][position]][:strongest]
 
     # What patching does.
     def hooks(copies: Sequence[tuple[int, int]]) -> list[tuple[str, Hook]]:
-        return [(name, _patching(copies, layer, there[name])) for layer, name in enumerate(attribution.layer_names)]
+        return [
+            (name, _patch_hook(copies, layer, other_activations[name]))
+            for layer, name in enumerate(attribution.layer_names)
+        ]
 
     ys = changed_final_states(scoped, place, cells, hooks, progress, resolved.budget()) if cells else ()
-    actual = [resolved.change(place, before, resolved.checked_states(reached, place.targets)) for reached in ys]
+    actual = [resolved.change(place, before, resolved.check_states(y, place.targets)) for y in ys]
     expected = [float(effect[cell]) for cell in cells]
     spearman = rank_agreement(expected, actual)
     tokens = place.baseline_tokens(attribution.tokens)
@@ -133,7 +140,8 @@ def _place(model: ScopedModel, attribution: Attribution, spec: Spec) -> PromptPo
     if not records:
         return place
     answers = tuple(
-        replace(given_answer(model, place.prompt, record.token_ids), generated=record.generated) for record in records
+        replace(tokenize_answer(model, place.prompt, record.token_ids), generated=record.generated)
+        for record in records
     )
     return PromptPosition(place.prompt, place.position, None, answers, spec.eligible == "all", spec)
 
@@ -150,7 +158,7 @@ def _check_model(model: ScopedModel, attribution: Attribution) -> None:
             )
 
 
-def _asked(model: ScopedModel, attribution: Attribution) -> tuple[Spec, OtherPrompt]:
+def _spec_and_other(model: ScopedModel, attribution: Attribution) -> tuple[Spec, OtherPrompt]:
     """What an attribution was asked for, and the other prompt that its map is measured from.
 
     Raises:
@@ -174,8 +182,8 @@ def _asked(model: ScopedModel, attribution: Attribution) -> tuple[Spec, OtherPro
 
 def _contract(attribution: Attribution, resolved: ResolvedSpec, place: PromptPosition) -> dict[str, str]:
     names, points, path = attribution.layer_names, resolved.points, resolved.path
-    sites = " and ".join(names) if len(names) <= _MOST_NAMED else f"{names[0]} … {names[-1]} ({len(names)} layers)"
-    averaged = "" if points is None else f", gradients averaged over {points.describe()}"
+    sites = " and ".join(names) if len(names) <= _MAX_NAMED else f"{names[0]} … {names[-1]} ({len(names)} layers)"
+    averaging = "" if points is None else f", gradients averaged over {points.describe()}"
     held = (
         "the weights, all embeddings, the residual stream at the same layer's other positions, and the explained "
         "directions v; later layers respond"
@@ -184,16 +192,17 @@ def _contract(attribution: Attribution, resolved: ResolvedSpec, place: PromptPos
         held += f"; {path.held}; a patch moves everything, as the model does"
     assert place.other is not None
     moved_to = f"its value x′ under {describe_other_prompt(place.other.text or place.other.token_ids)}"
-    process = f"one cell at a time is set to {moved_to}; predicted to first order{averaged}, verified by patching"
+    process = f"one cell at a time is set to {moved_to}; predicted to first order{averaging}, verified by patching"
     amount = "½ Σ_i w_i a_i²" if attribution.settings["divergence"] else "−a"
-    which = f"the {len(attribution)} tokens up to that position"
+    tokens = f"the {len(attribution)} tokens up to that position"
     if place.answers:
-        own = len(attribution) - len(place.token_ids)
-        which = f"the prompt's {len(place.token_ids)} tokens{f' and the first {own} of the answer' if own else ''}"
+        n_answer = len(attribution) - len(place.token_ids)
+        tokens = f"the prompt's {len(place.token_ids)} tokens"
+        tokens += f" and the first {n_answer} of the answer" if n_answer else ""
         process = f"{place.answer_process}, and follow either prompt; {process}"
     return contract(
         output=attribution.contract["output explained"],
-        features=f"the residual stream ({sites}) of {which}",
+        features=f"the residual stream ({sites}) of {tokens}",
         process=process,
         held=held,
         score=f"change of the output explained: {amount} with a = vᵀJ (x − x′) along {resolved.objective.equation}"
@@ -201,12 +210,13 @@ def _contract(attribution: Attribution, resolved: ResolvedSpec, place: PromptPos
     )
 
 
-def _patching(copies: Sequence[tuple[int, int]], layer: int, values: Float[Tensor, "row pos d_model"]) -> Hook:
+def _patch_hook(copies: Sequence[tuple[int, int]], layer: int, values: Float[Tensor, "row pos d_model"]) -> Hook:
     """Puts values into one layer's cells, one cell in all rows of a copy."""
     mine = [(copy, position) for copy, (its_layer, position) in enumerate(copies) if its_layer == layer]
 
     def hook(activation: Tensor) -> Tensor:
         changed = activation.clone()
+        # Each copy has a row for each answer, all of which get the same cell.
         by_copy = changed.unflatten(0, (-1, len(values)))
         for copy, position in mine:
             by_copy[copy, :, position] = values[:, position]

@@ -14,7 +14,7 @@ from lens_scopes.engine.ablations import COMPONENT_BASELINES, unknown_baseline
 from lens_scopes.engine.backward import Progress, read_activations
 from lens_scopes.engine.memory import Budget, run_in_chunks
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.engine.token_ablation import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import text_mask, text_mean
 from lens_scopes.errors import VALIDATED, PathError
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline
@@ -61,25 +61,25 @@ def baseline_activations(
     if baseline == "zero":
         return {name: torch.zeros_like(values) for name, values in activations.items()}
     if baseline == "mean":
-        averaged = averaged_mask([place.special] * len(place.sequences))
+        mask = text_mask([place.special] * len(place.sequences))
         longest = max(map(len, place.sequences))
-        averaged = torch.nn.functional.pad(averaged, (0, longest - averaged.shape[1]))
+        mask = torch.nn.functional.pad(mask, (0, longest - mask.shape[1]))
         return {
-            name: text_mean(values.detach(), averaged.to(values.device)).to(values).expand_as(values)
+            name: text_mean(values.detach(), mask.to(values.device)).to(values).expand_as(values)
             for name, values in activations.items()
         }
-    sequences = _shuffled(place, generator) if place.other is None else place.other_sequences
+    sequences = _shuffle(place, generator) if place.other is None else place.other_sequences
     return read_activations(model, sequences, list(activations))
 
 
-def _shuffled(place: PromptPosition, generator: torch.Generator) -> list[list[int]]:
+def _shuffle(place: PromptPosition, generator: torch.Generator) -> list[list[int]]:
     """What the model reads with the prompt's tokens in a random order, special ones in place."""
     movable = [index for index, is_special in enumerate(place.special) if not is_special]
     order = torch.randperm(len(movable), generator=generator).tolist()
-    shuffled = list(place.token_ids)
+    ids = list(place.token_ids)
     for index, source in zip(movable, order, strict=True):
-        shuffled[index] = place.token_ids[movable[source]]
-    return [[*shuffled, *sequence[len(shuffled) :]] for sequence in place.sequences]
+        ids[index] = place.token_ids[movable[source]]
+    return [[*ids, *sequence[len(ids) :]] for sequence in place.sequences]
 
 
 def ablated_final_states(
@@ -123,10 +123,10 @@ def changed_final_states(
     most = max(1, (budget or Budget(model)).forward_rows(length, max(1, _BATCH_TOKENS // length)) // rows_each)
 
     def run(items: range) -> None:
-        some = changes[items.start : items.stop]
-        copied = [(copy * rows_each + row, position) for copy in range(len(some)) for row, position in reads]
-        ys = model.run_to_final_states(sequences * len(some), hooks(some), copied)
-        states.append(ys.unflatten(0, (len(some), len(reads))))
+        batch = changes[items.start : items.stop]
+        copy_reads = [(copy * rows_each + row, position) for copy in range(len(batch)) for row, position in reads]
+        ys = model.run_to_final_states(sequences * len(batch), hooks(batch), copy_reads)
+        states.append(ys.unflatten(0, (len(batch), len(reads))))
         if progress is not None:
             progress(items.stop, len(changes))
 
@@ -156,6 +156,7 @@ def disagreement_warnings(spearman: float | None, over: str, interventions: str)
 
 
 def _row_hooks(rows: Sequence[Component], baselines: Mapping[str, Tensor]) -> Iterator[tuple[str, Hook]]:
+    # One hook for each site, which changes all the copies that ablate something there.
     by_site: dict[str, list[tuple[int, int | None]]] = {}
     for copy, component in enumerate(rows):
         by_site.setdefault(component_site(component), []).append((copy, component[1]))

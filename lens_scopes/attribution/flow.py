@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.provenance import record_alterations
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken, compute_dtype
@@ -31,21 +31,21 @@ from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answ
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.results.flow import InformationFlow, Sigma, checked_sigma
+from lens_scopes.results.flow import InformationFlow, Sigma, check_sigma
 from lens_scopes.scopes.contract import answer_process, contract
 from lens_scopes.scopes.objectives import EXACT_TRACE_LIMIT, Fisher
 from lens_scopes.scopes.paths import PathLike
 from lens_scopes.scopes.spec import Spec
 
 _RANK, _SAMPLES = 16, 16
-_MOST_SAMPLES = 100_000
+_MAX_SAMPLES = 100_000
 _TOKENS_AT_ONCE = 8192  # of the vocabulary, when the norms of its embeddings are taken
-_MOST_OMITTED = 0.5  # share of the bound beyond the leading directions from which the result says so
+_MAX_OMITTED = 0.5  # share of the bound beyond the leading directions from which the result says so
 _NOISY = 0.2  # a standard error above this share of the bound is worth a warning
 
 
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def information_flow(
     model: ModelLike,
     prompt: PromptLike,
@@ -113,32 +113,32 @@ def information_flow(
         (torch.Size([1, 2]), True)
     """
     # All that can be refused, before the one pass over what may be a long text.
-    relative, seed = checked_sigma(sigma), check_seed(seed)
+    relative, seed = check_sigma(sigma), check_seed(seed)
     generate = whole_number(generate, "the number of tokens to generate", PromptError)
     resolved = ResolvedSpec.of(
         model, Spec.read(Fisher("trace"), through=through, memory=memory, matmul_dtype=matmul_dtype)
     )
     scoped = resolved.model
-    rank, samples = checked_directions(scoped.cfg.d_model, rank, samples)
-    text, answered = _with_answer(scoped, prompt, spans, one_answer(answer, generate or None), position)
-    n_answer, generated = (0, False) if answered is None else (len(answered), answered.generated)
-    span_ranges = _checked_spans(text)
+    rank, samples = check_directions(scoped.cfg.d_model, rank, samples)
+    text, resolved_answer = _with_answer(scoped, prompt, spans, one_answer(answer, generate or None), position)
+    n_answer, generated = (0, False) if resolved_answer is None else (len(resolved_answer), resolved_answer.generated)
+    span_ranges = _check_spans(text)
     destinations = _destinations(text, n_answer, position)
     ids = text.token_ids[: destinations[-1] + 1]
 
     # One forward pass for all predictions, and √λ_i u_i of each.
     plan = resolved.budget().plan(len(ids))
     reads = [(0, destination) for destination in destinations]
-    traced = trace_within(scoped, [ids], [], plan, resolved.path_hooks(), reads)
+    graph = trace_within(scoped, [ids], [], plan, resolved.path_hooks(), reads)
     with torch.no_grad():
-        states = resolved.final_states(traced, [next_token_id(text, destination) for destination in destinations])
+        states = resolved.final_states(graph, [next_token_id(text, destination) for destination in destinations])
         # One generator for all predictions: were it made anew, their errors would not be independent.
         generator = torch.Generator().manual_seed(seed)
         directions = torch.stack([_directions(state, rank, samples, generator) for state in states])
 
     # M of each span, one backward pass per row.
-    gradients = _span_gradients(traced, directions, [range(*span) for span in span_ranges.values()], progress)
-    omitted, errors = zip(*(_omitted(rows[:, rank:]) for rows in gradients), strict=True)
+    gradients = _span_gradients(graph, directions, [range(*span) for span in span_ranges.values()], progress)
+    omitted, errors = zip(*(_omitted_trace(rows[:, rank:]) for rows in gradients), strict=True)
     result = InformationFlow(
         spans=span_ranges,
         sigma=relative,
@@ -158,7 +158,7 @@ def information_flow(
         answer=n_answer,
         generated=generated,
         **resolved.record(text, destinations[-1], states[-1], whole=True),
-        contract=_contract(resolved, destinations, span_ranges, answered, relative, rank, samples),
+        contract=_contract(resolved, destinations, span_ranges, resolved_answer, relative, rank, samples),
         settings=resolved.settings(
             destinations[-1],
             sigma=relative,
@@ -169,7 +169,7 @@ def information_flow(
             generated=generated,
             matmul_dtype=scoped.matmul_dtype,
         ),
-        memory=traced.outcome(plan, len(destinations) * (rank + samples)),
+        memory=graph.outcome(plan, len(destinations) * (rank + samples)),
     )
     result.warnings.extend(_warnings(result))
     return result
@@ -182,7 +182,7 @@ def _destinations(text: Prompt, n_answer: int, position: int) -> list[int]:
     return list(range(len(text) - 1 - n_answer, len(text) - 1))
 
 
-def checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]:
+def check_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]:
     """Leading and random directions of each prediction, where None stands for the usual number.
 
     Raises:
@@ -192,8 +192,8 @@ def checked_directions(d_model: int, rank: Any, samples: Any) -> tuple[int, int]
         rank = d_model if d_model <= EXACT_TRACE_LIMIT else _RANK
     rank = whole_number(rank, "the rank", ObjectiveError, least=1, most=d_model)
     if samples is not None:
-        what = "samples, for an estimate with a standard error,"
-        samples = whole_number(samples, what, ObjectiveError, least=2, most=_MOST_SAMPLES)
+        subject = "samples, for an estimate with a standard error,"
+        samples = whole_number(samples, subject, ObjectiveError, least=2, most=_MAX_SAMPLES)
     if rank == d_model:
         return rank, 0
     return rank, _SAMPLES if samples is None else samples
@@ -209,24 +209,24 @@ def _with_answer(
     """The prompt with named spans, the answer at its end, and that answer."""
     if answer is not None and position != -1:
         raise PromptError(f"an answer follows the whole prompt, and position {position} was asked for; leave it out.")
-    read = read_prompt(model, prompt)
+    text = read_prompt(model, prompt)
     if spans is not None:
-        named = read_prompt(model, read, spans=spans).spans
-        read = Prompt(**{**vars(read), "spans": {name: named[name] for name in spans}})
+        named_spans = read_prompt(model, text, spans=spans).spans
+        text = Prompt(**{**vars(text), "spans": {name: named_spans[name] for name in spans}})
     if answer is None:
-        return read, None
-    answered = read_answer(model, read, answer)
-    return answered.prompt, answered
+        return text, None
+    resolved_answer = read_answer(model, text, answer)
+    return resolved_answer.prompt, resolved_answer
 
 
-def _checked_spans(prompt: Prompt) -> dict[str, tuple[int, int]]:
+def _check_spans(prompt: Prompt) -> dict[str, tuple[int, int]]:
     if not prompt.spans:
         raise PromptError(
             "information flows from a span to a prediction, and no span was named; give spans={'name': 'its text'}, "
             "or a chat."
         )
-    ordered = sorted(prompt.spans.items(), key=lambda item: item[1])
-    for (name, span), (other, next_span) in zip(ordered, ordered[1:], strict=False):
+    in_order = sorted(prompt.spans.items(), key=lambda item: item[1])
+    for (name, span), (other, next_span) in zip(in_order, in_order[1:], strict=False):
         if span[1] > next_span[0]:
             first, second = _span_words(prompt, name, span), _span_words(prompt, other, next_span)
             raise PromptError(
@@ -259,12 +259,13 @@ def _directions(
 
 
 def _span_gradients(
-    traced: SlicedTrace,
+    graph: SlicedTrace,
     directions: Float[Tensor, "dest direction d_model"],
     spans: Sequence[range],
     progress: Progress | None,
 ) -> list[Float[Tensor, "dest direction width"]]:
     """M of each span: the rows vᵀ J_S for every direction of every prediction."""
+    # Every direction is zero at all final states but its own prediction's, whose gradient alone it carries.
     n_dest, n_directions, d_model = directions.shape
     vectors = torch.zeros(n_dest, n_directions, n_dest, d_model).to(directions)
     for dest in range(n_dest):
@@ -276,7 +277,7 @@ def _span_gradients(
         # A span after the prediction, whose tokens were not run, gets no column.
         rows[index] = [gradient[0, span.start : span.stop].flatten().to(directions) for span in spans]
 
-    traced.backward(vectors.flatten(0, 1), visit, progress)
+    graph.backward(vectors.flatten(0, 1), visit, progress)
     by_span = zip(*(rows[index] for index in range(n_dest * n_directions)), strict=True)
     return [torch.stack(gradients).unflatten(0, (n_dest, n_directions)) for gradients in by_span]
 
@@ -286,7 +287,7 @@ def _gram_eigenvalues(rows: Float[Tensor, "*batch n width"]) -> Float[Tensor, "*
     return torch.linalg.eigvalsh((rows @ rows.mT).double()).flip(-1).clamp_min(0).cpu()
 
 
-def _omitted(rows: Float[Tensor, "dest samples width"]) -> tuple[Float[Tensor, " dest"], Float[Tensor, " dest"]]:
+def _omitted_trace(rows: Float[Tensor, "dest samples width"]) -> tuple[Float[Tensor, " dest"], Float[Tensor, " dest"]]:
     """The trace that the random rows stand for, and its standard error; zeros where there are none.
 
     The rows are b_s/√n, so the trace is the sum of their squares x_s, and its error √n times the deviation of x_s.
@@ -328,19 +329,19 @@ def _contract(
     if answer is not None:
         after = f"after positions {destinations[0]} to {destinations[-1]}, those of the answer {answer.text!r}, summed"
         process = f"{answer_process([answer])}; {process}"
-    named = ", ".join(f"{name!r} ({start} to {stop - 1})" for name, (start, stop) in spans.items())
-    own = "" if answer is None else "the answer's own tokens, "
-    held = f"{own}the weights, all other embeddings and the positions"
+    span_list = ", ".join(f"{name!r} ({start} to {stop - 1})" for name, (start, stop) in spans.items())
+    answer_held = "" if answer is None else "the answer's own tokens, "
+    held = f"{answer_held}the weights, all other embeddings and the positions"
     if resolved.path is not None:
         held += f"; {resolved.path.held}"
-    estimated = f", and {samples} random ones for the rest" if samples else ", which are all"
+    remainder = f", and {samples} random ones for the rest" if samples else ", which are all"
     return contract(
         output=f"the whole next-token distribution, {after}",
-        features=f"the embeddings ({EMBEDDING}) of all tokens of one span together: {named}",
+        features=f"the embeddings ({EMBEDDING}) of all tokens of one span together: {span_list}",
         process=process,
         held=held,
         score="bound = ½ σ² tr(M Mᵀ) and channel = ½ log det(I + σ² M Mᵀ) with M = diag(√λ) Uᵀ J_S and "
-        f"F = W_U (diag p − p pᵀ) W_Uᵀ = U diag(λ) Uᵀ; {rank} directions a prediction{estimated}",
+        f"F = W_U (diag p − p pᵀ) W_Uᵀ = U diag(λ) Uᵀ; {rank} directions a prediction{remainder}",
     )
 
 
@@ -350,9 +351,9 @@ def _warnings(flow: InformationFlow) -> list[str]:
     for item in totals:
         if item.start > flow.destinations[-1]:
             warnings.append(f"the span {item.name!r} comes after every prediction explained: nothing flows from it.")
-    left = [item for item in totals if item.omitted > _MOST_OMITTED * item.bound]
-    if left:
-        share = max(item.omitted / item.bound for item in left)
+    incomplete = [item for item in totals if item.omitted > _MAX_OMITTED * item.bound]
+    if incomplete:
+        share = max(item.omitted / item.bound for item in incomplete)
         warnings.append(
             f"{flow.rank} directions leave out up to {share:.0%} of the trace, which {flow.samples} random ones stand "
             "for: the bound is right on average, the channel too low at large σ. Ask for a higher rank."

@@ -30,14 +30,14 @@ from lens_scopes.attribution.component_ablation import (
     read_baseline,
 )
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.provenance import record_alterations
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, Trace, trace
 from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.head_types import head_type_scores
-from lens_scopes.engine.memory import Budget, PeakGauge, shortage_named
+from lens_scopes.engine.memory import Budget, PeakGauge, name_shortage
 from lens_scopes.engine.model import MatmulDtype, ModelLike, ScopedModel, one_at_a_time
-from lens_scopes.engine.model.checks import require_used
+from lens_scopes.engine.model.checks import require_live_hooks
 from lens_scopes.engine.scoring import Directions, check_gradients
 from lens_scopes.errors import ObjectiveError, PathError, SiteError, check_seed, whole_number
 from lens_scopes.prompts.answer import AnswerLike
@@ -49,18 +49,18 @@ from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, Rules, R
 from lens_scopes.scopes.rules import has_mlps
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
-_ABLATED_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
-_ABLATED_FEW = 32
+_ABLATION_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
+_FEW_ABLATIONS = 32
 AUTO = "auto"
-_RESTRICTED = (
+_RESTRICTION_WARNING = (
     "predicted changes are of what goes through {path} alone, and ablations are of the whole model: the two need not "
     "agree, and no agreement is computed."
 )
 
 
-@shortage_named("the heads of this prompt")
+@name_shortage("the heads of this prompt")
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def inspect_heads(
     model: ModelLike,
     prompt: PromptLike,
@@ -146,59 +146,59 @@ def inspect_heads(
     )
     resolved = ResolvedSpec.of(model, spec, takes_answers=True)
     scoped = resolved.model
-    place = PromptPosition.answered(scoped, prompt, position, spec).beside(scoped, other)
-    tokens = place.laid_out
+    place = PromptPosition.of_spec(scoped, prompt, position, spec).beside(scoped, other)
+    tokens = place.all_tokens
     layout = _Layout(len(place.token_ids), [len(sequence) for sequence in place.sequences])
     named_heads = None if isinstance(patterns, int) else [_existing_head(scoped, head) for head in patterns]
     sites = _Sites.of(scoped)
-    require_used(scoped, sites.outputs, SiteError)
+    require_live_hooks(scoped, sites.outputs, SiteError)
     rules = _best_rules(resolved, other is not None) if named_rules == AUTO else named_rules
 
     # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
     plan = budget.plan_patterns(max(layout.lengths), len(layout.lengths))
     gauge = PeakGauge(scoped, plan.limited)
-    traced = trace(scoped, place.sequences, sites.names, resolved.path_hooks(), place.reads)
-    states = resolved.final_states(traced, place.targets)
+    graph = trace(scoped, place.sequences, sites.names, resolved.path_hooks(), place.reads)
+    states = resolved.final_states(graph, place.targets)
     directions = resolved.directions(place, states)
-    activations = {name: traced.activations[name] for name in sites.outputs}
+    activations = {name: graph.activations[name] for name in sites.outputs}
     generator = torch.Generator().manual_seed(seed)
     baselines = baseline_activations(scoped, place, activations, baseline, generator)
 
     # a_i,h along each direction, and from them the predicted effects.
-    amounts = _amounts_of_each(traced, directions, sites, baselines, layout)
+    amounts = _amounts_of_each(graph, directions, sites, baselines, layout)
     direct_amounts = _direct_amounts(scoped, place, directions, resolved.path, baselines)
     mlp_amounts = amounts.mlps
     if rules is not None and sites.mlps:
         path = rules if resolved.path is None else resolved.path & rules
         mlp_amounts = (mlp_amounts + _mlp_amounts(scoped, place, directions, path, sites, baselines, layout)) / 2
 
-    def predicted(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
+    def predict(amounts: Float[Tensor, "k ..."]) -> Float[Tensor, ...]:
         return resolved.objective.predicted_change(directions, amounts).cpu()
 
-    effect = predicted(amounts.heads)
-    mlp_effect = predicted(mlp_amounts) if sites.mlps else effect.new_zeros(0)
+    effect = predict(amounts.heads)
+    mlp_effect = predict(mlp_amounts) if sites.mlps else effect.new_zeros(0)
     pattern_heads = strongest_heads(effect, patterns) if isinstance(patterns, int) else named_heads or []
 
     # The check: the strongest components are really ablated, each alone.
     effects = _by_component(effect, mlp_effect)
-    components = _to_verify(effects, verify, len(tokens))
+    components = _components_to_ablate(effects, verify, len(tokens))
     actual = _real_changes(resolved, place, states, components, baselines, progress, budget)
     ablations = [AblationEffect(*part, predicted=effects[part], actual=actual[part]) for part in components]
-    restricted = resolved.path is not None and resolved.path.terms is not None
+    is_restricted = resolved.path is not None and resolved.path.terms is not None
     agreement = rank_agreement([item.predicted for item in ablations], [item.actual for item in ablations])
-    spearman = None if restricted else agreement  # ablations are of the whole model
+    spearman = None if is_restricted else agreement  # ablations are of the whole model
     answers = place.answer_records(states)
     record = resolved.record(tokens, len(tokens) - 1, states[0])
-    record |= {"position": place.position, **resolved.asked_of(place, states[0])}
+    record |= {"position": place.position, **resolved.answer_fields(place, states[0])}
     return HeadInspection(
         effect=effect,
         mlp_effect=mlp_effect,
-        by_source=predicted(amounts.by_source),
+        by_source=predict(amounts.by_source),
         norms=_combined_norms(directions, amounts.norms).cpu(),
-        direct_effect=predicted(direct_amounts),
+        direct_effect=predict(direct_amounts),
         patterns={component_name(item): amounts.pattern(item) for item in pattern_heads},
-        pattern_gradients={component_name(item): predicted(amounts.edges(item)) for item in pattern_heads},
+        pattern_gradients={component_name(item): predict(amounts.edges(item)) for item in pattern_heads},
         head_types=head_type_scores(scoped, seed),
         ablations=ablations,
         spearman=spearman,
@@ -222,7 +222,7 @@ def inspect_heads(
         warnings=[
             *directions.warnings,
             *resolved.target_warnings(place, states[0]),
-            *([_RESTRICTED.format(path=resolved.path)] if restricted and ablations else []),
+            *([_RESTRICTION_WARNING.format(path=resolved.path)] if is_restricted and ablations else []),
             *disagreement_warnings(spearman, f"{len(ablations)} components", "ablations"),
         ],
     )
@@ -271,24 +271,25 @@ class _Layout:
 
     def values(self, rows: Float[Tensor, "row pos ..."]) -> Float[Tensor, "place ..."]:
         """An activation at each position."""
-        return torch.cat([rows[0, : self.shared], *self._own(rows)])
+        return torch.cat([rows[0, : self.shared], *self._answer_rows(rows)])
 
     def gradients(self, rows: Float[Tensor, "row pos ..."]) -> Float[Tensor, "place ..."]:
         """The gradient of an activation, to which at the prompt's positions every row adds."""
-        return torch.cat([rows[:, : self.shared].sum(0), *self._own(rows)])
+        return torch.cat([rows[:, : self.shared].sum(0), *self._answer_rows(rows)])
 
     def patterns(self, rows: Float[Tensor, "row head dest src"]) -> Float[Tensor, "head place place"]:
         """The attention among all positions; answers do not see each other."""
         count = self.shared + sum(length - self.shared for length in self.lengths)
         patterns = rows.new_zeros(rows.shape[1], count, count)
         start = self.shared
+        # Each row is the prompt, whose places all rows share, and an answer, which has places of its own.
         for row, length in zip(rows, self.lengths, strict=True):
             places = [*range(self.shared), *range(start, start + length - self.shared)]
             patterns[:, torch.tensor(places)[:, None], places] = row[:, :length, :length]
             start += length - self.shared
         return patterns
 
-    def _own(self, rows: Tensor) -> list[Tensor]:
+    def _answer_rows(self, rows: Tensor) -> list[Tensor]:
         return [row[self.shared : length] for row, length in zip(rows, self.lengths, strict=True)]
 
 
@@ -324,32 +325,34 @@ class _Amounts:
 
 
 def _amounts_of_each(
-    traced: Trace, directions: Directions, sites: _Sites, baselines: dict[str, Tensor], layout: _Layout
+    graph: Trace, directions: Directions, sites: _Sites, baselines: dict[str, Tensor], layout: _Layout
 ) -> _Amounts:
     """One backward pass per direction, to the components' outputs alone.
 
     ∂/∂A is not asked of autograd: z_dest = Σ_src A[dest, src] v_src, so ∂/∂A[dest, src] = g_dest · v_src.
     """
-    dtype, place = compute_dtype(traced.final_states.dtype), directions.vectors.device  # layers may be on several
+    dtype, place = compute_dtype(graph.final_states.dtype), directions.vectors.device  # layers may be on several
 
     def value(name: str) -> Tensor:
-        return layout.values(traced.activations[name].detach()).to(dtype)
+        return layout.values(graph.activations[name].detach()).to(dtype)
 
-    patterns = [layout.patterns(traced.activations[name].detach()).to(dtype) for name in sites.patterns]
+    patterns = [layout.patterns(graph.activations[name].detach()).to(dtype) for name in sites.patterns]
     sources = [_per_head(value(name), len(pattern)) for name, pattern in zip(sites.values, patterns, strict=True)]
     moves = {name: layout.values(baselines[name]).to(dtype) - value(name) for name in sites.outputs}  # b − z
     heads, mlps, by_source, norms, edges = [], [], [], [], []
     for index, vectors in enumerate(directions.by_prediction):
-        gradients = traced.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
+        gradients = graph.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
         g = {name: layout.gradients(gradients[name]).to(dtype) for name in sites.outputs}
         for name, gradient in g.items():
             check_gradients(gradient, name, gradients[name].dtype)
+        # Σ_dest g · (b − z) of each head; of each MLP below.
         heads.append(
             torch.stack([einsum(g[z], moves[z], "pos head d, pos head d -> head").to(place) for z in sites.heads])
         )
         rows = [(g[out] * moves[out]).sum().to(place) for out in sites.mlps]
         mlps.append(torch.stack(rows) if rows else heads[0].new_zeros(0))
         norms.append(torch.stack([rearrange(g[z].norm(dim=-1), "pos head -> head pos").to(place) for z in sites.heads]))
+        # ∂/∂A of every edge, and its part −A ∘ ∂/∂A summed by source.
         by_edge = [
             einsum(g[z], source, "dest head d, src head d -> head dest src")
             for z, source in zip(sites.heads, sources, strict=True)
@@ -393,14 +396,14 @@ def _mlp_amounts(
     layout: _Layout,
 ) -> Float[Tensor, "k mlp_layer"]:
     """The amounts of MLPs alone, with gradients through another path."""
-    traced = trace(model, place.sequences, sites.mlps, path.hooks(model), place.reads)
-    dtype, device = compute_dtype(traced.final_states.dtype), directions.vectors.device
+    graph = trace(model, place.sequences, sites.mlps, path.hooks(model), place.reads)
+    dtype, device = compute_dtype(graph.final_states.dtype), directions.vectors.device
     amounts = []
     for index, vectors in enumerate(directions.by_prediction):
-        gradients = traced.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
+        gradients = graph.gradients(vectors, keep_graph=index + 1 < len(directions.vectors))
         row = []
         for name in sites.mlps:
-            move = layout.values(baselines[name]).to(dtype) - layout.values(traced.activations[name].detach()).to(dtype)
+            move = layout.values(baselines[name]).to(dtype) - layout.values(graph.activations[name].detach()).to(dtype)
             gradient = layout.gradients(gradients[name]).to(dtype)
             check_gradients(gradient, name, gradients[name].dtype)
             row.append((gradient * move).sum().to(device))
@@ -418,11 +421,12 @@ def _by_component(
     return effects | {(layer, None): value for layer, value in enumerate(mlp_effect.tolist())}
 
 
-def _to_verify(effects: dict[Component, float], verify: int | None, length: int) -> list[Component]:
+def _components_to_ablate(effects: dict[Component, float], verify: int | None, length: int) -> list[Component]:
     """The strongest components, as many as asked for; by default all of them, where that is cheap."""
     strongest = sorted(effects, key=lambda item: -abs(effects[item]))
+    # An ablation is a forward pass over all tokens: all components while those stay few.
     if verify is None:
-        verify = len(strongest) if len(strongest) * length <= _ABLATED_TOKENS else _ABLATED_FEW
+        verify = len(strongest) if len(strongest) * length <= _ABLATION_TOKENS else _FEW_ABLATIONS
     return strongest[:verify]
 
 
@@ -447,15 +451,16 @@ def _direct_amounts(
     last = f"blocks.{model.n_layers - 1}.hook_resid_post"
     z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
     out_names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.n_layers)]
-    traced = trace(model, place.sequences, [*z_names, *out_names, last], frozen.hooks(model), place.reads)
+    graph = trace(model, place.sequences, [*z_names, *out_names, last], frozen.hooks(model), place.reads)
     amounts = []
     for vectors in directions.by_prediction:
+        # ∂y/∂resid_post of the last layer, which every layer's output reaches unchanged through the skips.
         (at_end,) = torch.autograd.grad(
-            traced.final_states, traced.activations[last], vectors.to(traced.final_states), retain_graph=True
+            graph.final_states, graph.activations[last], vectors.to(graph.final_states), retain_graph=True
         )
         rows = []
         for z_name, out_name in zip(z_names, out_names, strict=True):
-            z, out = traced.activations[z_name], traced.activations[out_name]
+            z, out = graph.activations[z_name], graph.activations[out_name]
             # A capture at hook_attn_out is a node of the graph, so this product goes through W_O (and a norm after
             # attention, where the block has one) and nothing else.
             (gradient,) = torch.autograd.grad(out, z, at_end.to(out), retain_graph=True)
@@ -502,23 +507,23 @@ def _contract(
     resolved: ResolvedSpec, place: PromptPosition, state: FinalState, baseline: str, rules: Rules | None
 ) -> dict[str, str]:
     held = "the weights, all other components' outputs except as they respond, and the explained directions v"
-    answered = bool(place.answers)
-    if answered:
+    has_answers = bool(place.answers)
+    if has_answers:
         held = f"the answer's tokens, {held}"
     if resolved.path is not None:
         held += f"; {resolved.path.held}"
     if rules is not None:
         held += f"; of MLPs the mean of the effects by the derivative and by rules: {rules.held}"
-    moved_to = f"{baseline} baseline"
+    target = f"{baseline} baseline"
     if place.other is not None:
-        moved_to = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"
-    process = f"one component at a time is set to its {moved_to}; predicted to first order, verified by ablation"
+        target = f"output under {describe_other_prompt(place.other.text or place.other.token_ids)}"
+    process = f"one component at a time is set to its {target}; predicted to first order, verified by ablation"
     return contract(
         output=f"{resolved.output(place, state)}, after position {place.position}",
         features="the output of every attention head (hook_z) and of every MLP (hook_mlp_out), at all positions "
-        f"{'of the prompt and the answer ' if answered else ''}together",
-        process=f"{place.answer_process}; {process}" if answered else process,
+        f"{'of the prompt and the answer ' if has_answers else ''}together",
+        process=f"{place.answer_process}; {process}" if has_answers else process,
         held=held,
         score=f"change of the output explained: Σ_dest g · (b − z) along {resolved.objective.equation}"
-        f"{OF_ANSWER if answered else ''}",
+        f"{OF_ANSWER if has_answers else ''}",
     )

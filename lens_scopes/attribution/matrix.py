@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.attribution.provenance import noting_alterations, readout_record
+from lens_scopes.attribution.provenance import readout_record, record_alterations
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, PredictedToken
 from lens_scopes.engine.memory import MemoryPlan, run_in_chunks
 from lens_scopes.engine.model import MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.scoring import Directions, check_gradients
-from lens_scopes.engine.token_ablation import averaged_mask
+from lens_scopes.engine.token_ablation import text_mask
 from lens_scopes.errors import ObjectiveError, PromptError, whole_number
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.answer import Answer, AnswerLike, one_answer, read_answer
@@ -38,7 +38,7 @@ _BLOCK = 16  # destinations that share a forward pass
 
 
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def attribute_all(
     model: ModelLike,
     prompt: PromptLike,
@@ -97,24 +97,27 @@ def attribute_all(
             "LogProbDiff contrasts two whole answers, and a matrix explains predictions one by one; ask for LogProb() "
             "with each answer."
         )
-    asked, spec = one_answer(spec.answer if answer is None else answer, generate or None), spec.replace(answer=None)
+    answer_like, spec = (
+        one_answer(spec.answer if answer is None else answer, generate or None),
+        spec.replace(answer=None),
+    )
     resolved = ResolvedSpec.of(model, spec)
     scoped = resolved.model
 
     # The text with its answer, the predictions to explain, and the other prompt beside it.
     text = read_prompt(scoped, prompt, spans=spans)
-    n_given = len(text)
+    n_prompt = len(text)
     other = resolved.readout.other_prompt
-    other = None if other is None else read_aligned(scoped, text, other, n_given)
-    answered = None if asked is None else read_answer(scoped, text, asked)
+    other = None if other is None else read_aligned(scoped, text, other, n_prompt)
+    resolved_answer = None if answer_like is None else read_answer(scoped, text, answer_like)
     destinations = list(range(len(text)))
-    if answered is not None:
-        text, destinations = answered.prompt, list(range(n_given - 1, len(answered.prompt) - 1))
-        other = None if other is None else extended(scoped, other, answered.token_ids)
+    if resolved_answer is not None:
+        text, destinations = resolved_answer.prompt, list(range(n_prompt - 1, len(resolved_answer.prompt) - 1))
+        other = None if other is None else extended(scoped, other, resolved_answer.token_ids)
 
     # Blocks of destinations, each with one forward pass.
     start = None if other is None else scoped.token_embeddings(other.token_ids)
-    rows = _Rows(resolved, text, None if spec.target is None else resolve_token(scoped, spec.target), start, n_given)
+    rows = _Rows(resolved, text, None if spec.target is None else resolve_token(scoped, spec.target), start, n_prompt)
 
     def run(items: range) -> None:
         rows.run(destinations[items.start : items.stop])
@@ -133,15 +136,15 @@ def attribute_all(
         destinations=destinations,
         targets=rows.targets,
         predicted=rows.predicted,
-        answer=0 if answered is None else len(answered),
-        generated=len(answered) if answered is not None and answered.generated else 0,
+        answer=0 if resolved_answer is None else len(resolved_answer),
+        generated=len(resolved_answer) if resolved_answer is not None and resolved_answer.generated else 0,
         spans=dict(text.spans),
         **record,
-        contract=_contract(resolved, destinations, len(text), rows.directions, answered),
+        contract=_contract(resolved, destinations, len(text), rows.directions, resolved_answer),
         settings=resolved.settings(
             destinations[-1],
             readout=readout_record(resolved.readout, other, len(text)),
-            answer_tokens=0 if answered is None else len(answered),
+            answer_tokens=0 if resolved_answer is None else len(resolved_answer),
             matmul_dtype=scoped.matmul_dtype,
             divergence=squared,
         ),
@@ -159,7 +162,7 @@ class _Rows:
     Attributes:
         target: the token that every row explains; by default the one that follows in the text.
         start: the embeddings of the other prompt that the readout measures from, if it does.
-        n_given: how many of the first tokens are the prompt's, whose mean is the baseline "mean".
+        n_prompt: how many of the first tokens are the prompt's, whose mean is the baseline "mean".
         scores: of all tokens of the text, zero after the row's destination.
         memory: the plan of the last block, which is that of the longest part of the text.
     """
@@ -168,7 +171,7 @@ class _Rows:
     text: Prompt
     target: int | None
     start: Float[Tensor, "pos d_model"] | None
-    n_given: int
+    n_prompt: int
     scores: list[Float[Tensor, " src"]] = field(default_factory=list)
     targets: list[PredictedToken | None] = field(default_factory=list)
     predicted: list[PredictedToken] = field(default_factory=list)
@@ -182,25 +185,26 @@ class _Rows:
         ids = self.text.token_ids[:length]
         plan = resolved.budget().plan(length)
         reads = [(0, dest) for dest in destinations]
-        traced = trace_within(resolved.model, [ids], [], plan, resolved.path_hooks(), reads)
+        graph = trace_within(resolved.model, [ids], [], plan, resolved.path_hooks(), reads)
         with torch.no_grad():
             tokens = [next_token_id(self.text, dest) if self.target is None else self.target for dest in destinations]
-            states = resolved.final_states(traced, tokens)
+            states = resolved.final_states(graph, tokens)
             directions = [resolved.objective.directions(state) for state in states]
             targets = [resolved.predicted_target(state) for state in states]
             predicted = [resolved.prediction(state).top[0] for state in states]
         start = None if self.start is None else self.start[:length]
-        specials = [self.text.special[: min(dest + 1, self.n_given)] for dest in destinations]
-        averaged = averaged_mask(specials)
-        averaged = torch.nn.functional.pad(averaged, (0, length - averaged.shape[1]))
-        scores = _scores(traced, directions, resolved.readout, averaged, start)
+        # A destination's "mean" is over the prompt's tokens that it sees.
+        specials = [self.text.special[: min(dest + 1, self.n_prompt)] for dest in destinations]
+        mask = text_mask(specials)
+        mask = torch.nn.functional.pad(mask, (0, length - mask.shape[1]))
+        scores = _scores(graph, directions, resolved.readout, mask, start)
         # Nothing is kept before everything is computed: where memory runs out the block is run again.
         self.scores += [torch.nn.functional.pad(row, (0, len(self.text) - length)) for row in scores]
         self.targets += targets
         self.predicted += predicted
         self.directions += directions
         self.last_state = states[-1]
-        self.memory = traced.outcome(plan, sum(len(item.vectors) for item in directions))
+        self.memory = graph.outcome(plan, sum(len(item.vectors) for item in directions))
 
 
 def _contract(
@@ -208,9 +212,9 @@ def _contract(
     destinations: Sequence[int],
     n_tokens: int,
     directions: Sequence[Directions],
-    answered: Answer | None,
+    answer: Answer | None,
 ) -> dict[str, str]:
-    of_answer = "" if answered is None else f", those before the answer's tokens {answered.text!r}"
+    of_answer = "" if answer is None else f", those before the answer's tokens {answer.text!r}"
     terms = attribution_contract(
         ContractTerms(
             output=f"{resolved.objective.output}, at each of {len(destinations)} positions{of_answer}",
@@ -226,43 +230,44 @@ def _contract(
             routed=resolved.model.has_experts,
         )
     )
-    if answered is not None:
-        terms["generative process"] = f"{answer_process([answered])}; {terms['generative process']}"
+    if answer is not None:
+        terms["generative process"] = f"{answer_process([answer])}; {terms['generative process']}"
     return terms
 
 
 def _direction_warnings(directions: Sequence[Directions], destinations: Sequence[int]) -> list[str]:
     """One sentence on the predictions whose directions carry a warning, with the first of them in full."""
-    flagged = [(dest, item.warnings[0]) for dest, item in zip(destinations, directions, strict=True) if item.warnings]
-    if not flagged:
+    warned = [(dest, item.warnings[0]) for dest, item in zip(destinations, directions, strict=True) if item.warnings]
+    if not warned:
         return []
-    return [f"{len(flagged)} of {len(destinations)} predictions, first after position {flagged[0][0]}: {flagged[0][1]}"]
+    position, warning = warned[0]
+    return [f"{len(warned)} of {len(destinations)} predictions, first after position {position}: {warning}"]
 
 
 def _scores(
-    traced: SlicedTrace,
+    graph: SlicedTrace,
     directions: Sequence[Directions],
     readout: Readout,
-    averaged: Bool[Tensor, "dest pos"],
+    masks: Bool[Tensor, "dest pos"],
     start: Float[Tensor, "pos d_model"] | None,
 ) -> list[Float[Tensor, " src"]]:
     """The scores of each destination: its directions through the graph that the block shares."""
     # A direction is zero at every final state but its own destination's, so no row gets gradient from another one.
     owners = [row for row, item in enumerate(directions) for _ in item.vectors]
     weights = torch.cat([item.weights for item in directions])
-    vectors = torch.zeros(len(owners), *traced.final_states.shape).to(traced.final_states)
+    vectors = torch.zeros(len(owners), *graph.final_states.shape).to(graph.final_states)
     for index, vector in enumerate(torch.cat([item.vectors for item in directions])):
         vectors[index, owners[index]] = vector.to(vectors)
     totals: dict[int, Tensor] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
-        row, own = owners[index], averaged.to(activation.device)
-        baseline = readout.baseline_values(activation, own[row : row + 1]) if start is None else start
+        row, mask = owners[index], masks.to(activation.device)
+        baseline = readout.baseline_values(activation, mask[row : row + 1]) if start is None else start
         amplitude = readout.amplitude(gradient, activation, baseline)[0]
         check_gradients(amplitude, name, gradient.dtype)
         weight = weights[index].to(amplitude)
         term = weight * amplitude**2 if directions[row].squared else weight.sqrt() * amplitude
         totals[row] = totals[row] + term if row in totals else term
 
-    traced.backward(vectors, visit)
+    graph.backward(vectors, visit)
     return [totals[row].cpu() for row in range(len(directions))]

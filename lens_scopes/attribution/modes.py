@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.component_ablation import changed_final_states
 from lens_scopes.attribution.prompt_position import PromptPosition
-from lens_scopes.attribution.provenance import noting_alterations
+from lens_scopes.attribution.provenance import record_alterations
 from lens_scopes.attribution.resolved import ResolvedSpec
 from lens_scopes.engine.backward import Progress, SlicedTrace, trace_within
 from lens_scopes.engine.final_state import FinalState, compute_dtype
@@ -26,7 +26,7 @@ from lens_scopes.engine.fisher import LeadingTerms, PredictiveGeometry
 from lens_scopes.engine.model import Hook, MatmulDtype, ModelLike, one_at_a_time
 from lens_scopes.engine.scoring import check_gradients
 from lens_scopes.engine.sites import EMBEDDING
-from lens_scopes.engine.token_ablation import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import text_mask, text_mean
 from lens_scopes.errors import ObjectiveError, ReadoutError, whole_number
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.results.modes import FisherMode, ModeInspection, ProbabilityChange, TokenReplacement
@@ -37,7 +37,7 @@ from lens_scopes.scopes.spec import Spec
 
 
 @one_at_a_time
-@noting_alterations
+@record_alterations
 def inspect_modes(
     model: ModelLike,
     prompt: PromptLike,
@@ -95,12 +95,12 @@ def inspect_modes(
     place = PromptPosition.read(scoped, prompt, position, None)
     budget = resolved.budget()
     plan = budget.plan(len(place.token_ids))
-    traced = trace_within(scoped, [place.token_ids], [], plan, resolved.path_hooks())
-    state = resolved.final_states(traced, [place.target])[0]
+    graph = trace_within(scoped, [place.token_ids], [], plan, resolved.path_hooks())
+    state = resolved.final_states(graph, [place.target])[0]
     terms = PredictiveGeometry(state).leading(rank)
 
     # First order: a_i,t of every mode and token, and Δp along every mode.
-    amounts, replacement = _amounts_along(traced, terms.vectors, baseline, place)
+    amounts, replacement = _amounts_along(graph, terms.vectors, baseline, place)
     contrasts = state.probability_changes(terms.vectors)
     signs = _signs(contrasts)  # an eigenvector's sign is arbitrary
     contrasts, amounts = signs * contrasts, signs.to(amounts) * amounts
@@ -124,9 +124,9 @@ def inspect_modes(
         ],
         replacements=[
             _token_replacement(
-                resolved, place, index, state, replaced, amounts[:, index], terms.eigenvalues, contrasts, top_tokens
+                resolved, place, index, state, state_after, amounts[:, index], terms.eigenvalues, contrasts, top_tokens
             )
-            for index, replaced in enumerate(after)
+            for index, state_after in enumerate(after)
         ],
         baseline=baseline,
         **resolved.record(place.prompt, place.position, state),
@@ -142,13 +142,13 @@ def inspect_modes(
             share=terms.share,
             converged=terms.converged,
         ),
-        memory=traced.outcome(plan, rank),
-        warnings=[*solver_warnings(terms), *_unresolved(terms)],
+        memory=graph.outcome(plan, rank),
+        warnings=[*solver_warnings(terms), *_unresolved_warnings(terms)],
     )
 
 
 def _amounts_along(
-    traced: SlicedTrace, vectors: Float[Tensor, "k d_model"], baseline: str, place: PromptPosition
+    graph: SlicedTrace, vectors: Float[Tensor, "k d_model"], baseline: str, place: PromptPosition
 ) -> tuple[Float[Tensor, "k pos"], Float[Tensor, "pos d_model"]]:
     """a_i,t = u_iᵀ J_t (b − x_t) of every mode and token, and the embeddings b."""
     gradients: list[Tensor] = []
@@ -158,11 +158,11 @@ def _amounts_along(
         gradients.append(gradient[0])
         embeddings[:] = [activation[0]]
 
-    traced.backward(vectors[:, None], visit)
+    graph.backward(vectors[:, None], visit)
     x, dtype = embeddings[0], compute_dtype(embeddings[0].dtype)
     b = torch.zeros_like(x)
     if baseline == "mean":
-        b = text_mean(x[None], averaged_mask([place.special]).to(x.device))[0].to(x).expand_as(x)
+        b = text_mean(x[None], text_mask([place.special]).to(x.device))[0].to(x).expand_as(x)
     move = (b - x).to(dtype)
     amounts = torch.stack([einsum(g.to(dtype), move, "pos d, pos d -> pos") for g in gradients]).to(vectors.device)
     check_gradients(amounts, EMBEDDING, x.dtype)
@@ -191,7 +191,7 @@ def _contract(
     )
 
 
-def _unresolved(terms: LeadingTerms) -> list[str]:
+def _unresolved_warnings(terms: LeadingTerms) -> list[str]:
     """Which modes are too small for the solver to tell from noise."""
     small = [str(index) for index, resolved in enumerate(terms.resolved, start=1) if not resolved]
     if not small:
@@ -207,9 +207,9 @@ def _sides(
 ) -> tuple[list[ProbabilityChange], list[ProbabilityChange]]:
     """The tokens that rise most and those that fall most."""
     n_tokens = min(n_tokens, len(change))
-    rising = _changes_of(resolved, change, change.topk(n_tokens).indices)
-    falling = _changes_of(resolved, change, (-change).topk(n_tokens).indices)
-    return [item for item in rising if item.change > 0], [item for item in falling if item.change < 0]
+    rises = _changes_of(resolved, change, change.topk(n_tokens).indices)
+    falls = _changes_of(resolved, change, (-change).topk(n_tokens).indices)
+    return [item for item in rises if item.change > 0], [item for item in falls if item.change < 0]
 
 
 def _changes_of(

@@ -44,25 +44,25 @@ class PromptPosition:
     @classmethod
     def read(cls, model: ScopedModel, prompt: PromptLike, position: int, target: str | int | None) -> PromptPosition:
         """Reads a prompt, its position and its target against the model, once, at the boundary."""
-        read = read_prompt(model, prompt)
-        at = resolve_position(read, position)
-        return cls(read, at, next_token_id(read, at) if target is None else resolve_token(model, target))
+        text = read_prompt(model, prompt)
+        at = resolve_position(text, position)
+        return cls(text, at, next_token_id(text, at) if target is None else resolve_token(model, target))
 
     @classmethod
-    def answered(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
+    def of_spec(cls, model: ScopedModel, prompt: PromptLike, position: int, spec: Spec) -> PromptPosition:
         """Reads a prompt with the position and target, or the answers, and the other prompt that a spec asks for."""
         if not spec.answers:
             place = replace(cls.read(model, prompt, position, spec.target), spec=spec)
             return place.beside(model, spec.other_prompt(model))
-        read = read_prompt(model, prompt)
-        at = resolve_position(read, position)
-        if at != len(read) - 1:
+        text = read_prompt(model, prompt)
+        at = resolve_position(text, position)
+        if at != len(text) - 1:
             raise PromptError(
                 f"an answer follows the whole prompt, so position={position} does not apply; leave it out, or cut the "
                 "prompt."
             )
-        answers = tuple(read_answer(model, read, answer) for answer in spec.answers)
-        place = cls(read, at, None, answers, spec.eligible == "all", spec)
+        answers = tuple(read_answer(model, text, answer) for answer in spec.answers)
+        place = cls(text, at, None, answers, spec.eligible == "all", spec)
         return place.beside(model, spec.other_prompt(model))
 
     def beside(self, model: ScopedModel, other: OtherPrompt | None) -> PromptPosition:
@@ -118,34 +118,35 @@ class PromptPosition:
         if not self.answers:
             return [(0, self.position, self.target)]
         return [
+            # The prompt's last token predicts the answer's first, and so on.
             (row, self.position + index, token_id)
             for row, answer in enumerate(self.answers)
             for index, token_id in enumerate(answer.token_ids)
         ]
 
     @property
-    def scored(self) -> tuple[Prompt, int]:
+    def eligible_tokens(self) -> tuple[Prompt, int]:
         """The tokens that get scores: the first ones of a prompt, and how many."""
         if self.with_answer:
             return self.answers[0].prompt, len(self.answers[0].prompt) - 1
         return self.prompt, self.position + 1
 
     @property
-    def laid_out(self) -> Prompt:
+    def all_tokens(self) -> Prompt:
         """All tokens that the model reads, once each: the prompt's, then those of each answer but the last."""
         if not self.answers:
             return self.prompt.first(self.position + 1)
         first, *others = (answer.prompt.first(len(answer.prompt) - 1) for answer in self.answers)
         if not others:
             return first
-        own = slice(len(self.prompt), None)  # both rows begin with the prompt, which is laid out once
+        after_prompt = slice(len(self.prompt), None)  # both rows begin with the prompt, which is laid out once
         return replace(
             first,
             text=self.prompt.text,
             offsets=None,
-            token_ids=first.token_ids + others[0].token_ids[own],
-            tokens=first.tokens + others[0].tokens[own],
-            special=first.special + others[0].special[own],
+            token_ids=first.token_ids + others[0].token_ids[after_prompt],
+            tokens=first.tokens + others[0].tokens[after_prompt],
+            special=first.special + others[0].special[after_prompt],
         )
 
     def by_answer(self, states: Sequence[FinalState]) -> list[Sequence[FinalState]]:

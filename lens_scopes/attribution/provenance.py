@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.model.alterations import HOOKS, noted_alterations
+from lens_scopes.engine.model.alterations import HOOKS, hold_alterations
 from lens_scopes.errors import LensScopesError, ModelError, NumericsError
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.points import Points
@@ -35,20 +35,20 @@ def readout_record(readout: Readout, other: Prompt | None, length: int) -> dict[
     return choice_record(readout) | ({} if beside is None else {"baseline_tokens": list(beside.tokens[:length])})
 
 
-def noting_alterations(function: _Function) -> _Function:
+def record_alterations(function: _Function) -> _Function:
     """A function of a model whose results say what acts on the model beside its weights, in warnings and contract.
 
     Its errors name a hook of the caller's where one may be the cause.
     """
 
     @wraps(function)
-    def noting(*arguments: Any, **named: Any) -> Any:
+    def wrapper(*arguments: Any, **named: Any) -> Any:
         try:
             model = ScopedModel.of(arguments[0] if arguments else named["model"])
         except (KeyError, LensScopesError):
             return function(*arguments, **named)  # which says what is wrong
-        with noted_alterations(model) as altered:
-            hooks = next((item for item in altered if item.startswith(HOOKS)), None)
+        with hold_alterations(model) as alterations:
+            hooks = next((item for item in alterations if item.startswith(HOOKS)), None)
             try:
                 result = function(*arguments, **named)
             except NumericsError as error:
@@ -59,9 +59,11 @@ def noting_alterations(function: _Function) -> _Function:
                 if hooks is None or "does not require grad" not in str(error):
                     raise
                 raise ModelError(f"no gradient reaches what is explained. {_likely(hooks)}") from error
-        return [_noted(one, altered) for one in result] if isinstance(result, list) else _noted(result, altered)
+        if isinstance(result, list):
+            return [_with_alterations(one, alterations) for one in result]
+        return _with_alterations(result, alterations)
 
-    return cast(_Function, noting)
+    return cast(_Function, wrapper)
 
 
 def _likely(hooks: str) -> str:
@@ -70,20 +72,21 @@ def _likely(hooks: str) -> str:
     )
 
 
-def _noted(result: Any, altered: list[str]) -> Any:
+def _with_alterations(result: Any, alterations: list[str]) -> Any:
     """The result with what acts on its model in its warnings, its contract (as held fixed) and its model's record."""
-    if not altered:
+    if not alterations:
         return result
-    said = "; ".join(altered)
-    likely = _likely(said) if said.startswith(HOOKS) and any(_ZERO in warning for warning in result.warnings) else ""
+    sentence = "; ".join(alterations)
+    zeros = any(_ZERO in warning for warning in result.warnings)
+    likely = _likely(sentence) if zeros and sentence.startswith(HOOKS) else ""
     warnings = [warning for warning in result.warnings if not warning.startswith(_ACTS)]  # of what it was made from
     changes: dict[str, Any] = {
-        "warnings": [*warnings, f"{_ACTS}{said}. {likely}".strip()],
-        "model": result.model | {"altered": altered},
+        "warnings": [*warnings, f"{_ACTS}{sentence}. {likely}".strip()],
+        "model": result.model | {"altered": alterations},
     }
     contract = getattr(result, "contract", None)
-    if contract and not contract["held fixed"].endswith(said):
-        changes["contract"] = contract | {"held fixed": f"{contract['held fixed']}; {said}"}
+    if contract and not contract["held fixed"].endswith(sentence):
+        changes["contract"] = contract | {"held fixed": f"{contract['held fixed']}; {sentence}"}
     return replace(result, **changes)
 
 

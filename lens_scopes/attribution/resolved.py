@@ -13,15 +13,23 @@ from torch import Tensor
 from lens_scopes.attribution.averaging import average_over_points
 from lens_scopes.attribution.prompt_position import PromptPosition
 from lens_scopes.attribution.provenance import choice_record, package_versions, readout_record, score_warnings
-from lens_scopes.engine.backward import Progress, SlicedTrace, Trace, Traced, read_activations, trace, trace_within
+from lens_scopes.engine.backward import (
+    GradientSource,
+    Progress,
+    SlicedTrace,
+    Trace,
+    read_activations,
+    trace,
+    trace_within,
+)
 from lens_scopes.engine.final_state import FinalState, PredictedToken, Prediction, Unembedding, compute_dtype
 from lens_scopes.engine.memory import Budget, MemoryPlan, PeakGauge, run_in_chunks
 from lens_scopes.engine.model import Hook, ModelLike, ScopedModel
 from lens_scopes.engine.model.alterations import require_adapters
-from lens_scopes.engine.model.checks import require_gradients, require_used
+from lens_scopes.engine.model.checks import require_gradients, require_live_hooks
 from lens_scopes.engine.scoring import Amplitude, Directions, SiteScores, score, total_over_sites
-from lens_scopes.engine.sites import EMBEDDING, layer_sites, named_sites
-from lens_scopes.engine.token_ablation import averaged_mask
+from lens_scopes.engine.sites import EMBEDDING, layer_sites, resolve_sites
+from lens_scopes.engine.token_ablation import text_mask
 from lens_scopes.errors import LensScopesError, NumericsError, ObjectiveError, SiteError
 from lens_scopes.models.load import model_record
 from lens_scopes.prompts.prompt import Prompt
@@ -74,18 +82,19 @@ class ResolvedSpec:
             )
         spec.objective.check_answer(spec.answer is not None)
         model = ScopedModel.of(model).with_matmul_dtype(spec.matmul_dtype)
-        readable = model.unembedding()
+        unembedding = model.unembedding()
+        # Each of these runs a few tokens, once a model: what they refuse would give wrong numbers without a word.
         require_gradients(model)
         require_adapters(model)
-        layer_names, site_names = layer_sites(model, spec.layers or False), named_sites(model, spec.sites)
-        score_names = named_sites(model, spec.score_site)
-        require_used(model, [*layer_names, *site_names, *score_names], SiteError)
+        layer_names, site_names = layer_sites(model, spec.layers or False), resolve_sites(model, spec.sites)
+        score_names = resolve_sites(model, spec.score_site)
+        require_live_hooks(model, [*layer_names, *site_names, *score_names], SiteError)
         if spec.lens is not None:
             spec.lens.prepare(model, layer_names)
         return cls(
             model=model,
             spec=spec,
-            unembedding=readable,
+            unembedding=unembedding,
             explanation=spec.objective.prepare(model),
             layer_names=layer_names,
             site_names=site_names,
@@ -143,6 +152,7 @@ class ResolvedSpec:
             on_results: called with (prompts done, prompts in all).
         """
         lengths = [max(map(len, place.sequences)) for place in places]
+        # The longest first: rows of a batch are padded little, and what does not fit shows at once.
         order = sorted(range(len(places)), key=lambda row: -lengths[row])
         results: dict[int, Attribution] = {}
         budget, most = self.budget(), _batch_tokens(self.model)
@@ -151,8 +161,9 @@ class ResolvedSpec:
             longest, limit = lengths[order[start]], self.model.long_from
             if limit is None or longest < limit:
                 return budget.rows(longest, max(1, most // longest))
-            alike = sum(length >= limit for length in lengths) - start
-            return min(alike, budget.rows(longest, max(1, most // longest)))
+            # Rows beyond `long_from` are rotated in another way, so a batch of them ends where they do.
+            n_long = sum(length >= limit for length in lengths) - start
+            return min(n_long, budget.rows(longest, max(1, most // longest)))
 
         def run(items: range) -> None:
             rows = [order[item] for item in items]
@@ -182,15 +193,16 @@ class ResolvedSpec:
     ) -> list[Attribution]:
         """The results with what a lens reads in the cells of their maps, from one more forward pass for all."""
         sequences = [place.sequences[0] for place in places]
-        chosen = torch.zeros(len(places), len(self.layer_names), max(map(len, sequences)), dtype=torch.bool)
+        mask = torch.zeros(len(places), len(self.layer_names), max(map(len, sequences)), dtype=torch.bool)
         for row, result in enumerate(results):
             assert result.layers is not None
             sizes = result.layers.abs().nan_to_num(nan=torch.inf)
             sizes[:, torch.tensor(result.special)] = -1  # the last to be read
             largest = sizes.flatten().topk(min(lens.cells, sizes.numel())).indices
             layer, position = largest // len(result), largest % len(result)
-            chosen[row, layer, position] = True
-        ids, probabilities = read_cells(self.model, self.unembedding, lens, sequences, self.layer_names, chosen)
+            mask[row, layer, position] = True
+        ids, probabilities = read_cells(self.model, self.unembedding, lens, sequences, self.layer_names, mask)
+        # Each token that occurs is named once.
         names = {token: self.token(token) for token in ids[ids >= 0].unique().tolist()}
         readings = []
         for row, result in enumerate(results):
@@ -215,21 +227,23 @@ class ResolvedSpec:
         starts = self._other_activations(places)
         held = sum(values.nbytes for values in starts.values()) if starts else 0
         plan = budget.plan(max(map(len, sequences)), len(sequences), held)
-        traced = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
+        # One forward pass for all prompts, and the directions of each from the final states that are its own.
+        graph = trace_within(self.model, sequences, self.read_names, plan, self.path_hooks(), reads)
         with torch.no_grad():
-            states = self.final_states(traced, [target for place in places for target in place.targets])
+            states = self.final_states(graph, [target for place in places for target in place.targets])
             remaining = iter(states)
             states_of = [[next(remaining) for _ in place.predictions] for place in places]
             directions = [self.directions(*pair) for pair in zip(places, states_of, strict=True)]
-        amplitude = self._amplitude(_averaged_tokens(places, traced), starts)
-        scores = score(traced, directions, amplitude, progress, rows_each=rows_each)
-        memory = traced.outcome(plan, max(len(item.vectors) for item in directions))
+        # One backward pass for the i-th direction of every prompt.
+        amplitude = self._amplitude(_text_mask(places, graph), starts)
+        scores = score(graph, directions, amplitude, progress, rows_each=rows_each)
+        memory = graph.outcome(plan, max(len(item.vectors) for item in directions))
         return [
             self._result(row, place, states_of[row], directions[row], scores, memory)
             for row, place in enumerate(places)
         ]
 
-    def _asked(self, place: PromptPosition) -> Spec:
+    def _spec_of(self, place: PromptPosition) -> Spec:
         """What is asked of one prompt of a batch."""
         return place.spec or self.spec
 
@@ -259,14 +273,15 @@ class ResolvedSpec:
 
     def _run_at_points(self, place: PromptPosition, progress: Progress | None) -> Attribution:
         """The same with gradients averaged over points."""
-        points = self._asked(place).points
+        points = self._spec_of(place).points
         assert points is not None
         path_hooks, budget = self.path_hooks(), self.budget()
         plan = budget.plan(max(map(len, place.sequences)))
         gauge = PeakGauge(self.model, plan.limited)
-        traced = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
-        states = self.final_states(traced, place.targets)
+        graph = trace(self.model, place.sequences, self.read_names, path_hooks, place.reads)
+        states = self.final_states(graph, place.targets)
         directions = self.directions(place, states)
+        # Its mean gradients stand in for those of the prompt's own graph.
         averaged = average_over_points(
             self.model,
             place,
@@ -274,14 +289,14 @@ class ResolvedSpec:
             lambda at_point: self.directions(place, at_point),
             states,
             directions,
-            traced,
+            graph,
             path_hooks,
             budget,
             with_starts=self.readout.from_baseline,
             progress=progress,
         )
         starts = self._other_activations([place]) or averaged.starts
-        amplitude = self._amplitude(_averaged_tokens([place], averaged), starts)
+        amplitude = self._amplitude(_text_mask([place], averaged), starts)
         scores = score(averaged, [averaged.directions], amplitude)
         return self._result(0, place, states, directions, scores, replace(plan, peak=gauge.peak()))
 
@@ -303,15 +318,15 @@ class ResolvedSpec:
 
         return amplitude
 
-    def final_states(self, traced: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
+    def final_states(self, graph: Trace | SlicedTrace, targets: Sequence[int | None]) -> list[FinalState]:
         """The final states that were read, in the compute dtype, with a default target each.
 
         Raises:
             NumericsError: when logits are not finite.
         """
-        return self.checked_states(traced.final_states.detach(), targets)
+        return self.check_states(graph.final_states.detach(), targets)
 
-    def checked_states(self, ys: Float[Tensor, "read d_model"], targets: Sequence[int | None]) -> list[FinalState]:
+    def check_states(self, ys: Float[Tensor, "read d_model"], targets: Sequence[int | None]) -> list[FinalState]:
         """As `final_states`, from the inputs of the unembedding."""
         ys = ys.to(self.unembedding.W_U.device, compute_dtype(ys.dtype))
         states = FinalState.several(ys, self.unembedding, targets)
@@ -333,7 +348,7 @@ class ResolvedSpec:
     ) -> Attribution:
         """The result of one prompt of a batch: its scores, with everything that says what they are."""
         state = states[0]
-        prompt, length = place.scored  # a row of the batch is as long as its longest prompt
+        prompt, length = place.eligible_tokens  # a row of the batch is as long as its longest prompt
 
         def values(name: str) -> Tensor:
             return scores[name].scores[row, :length].detach().cpu()
@@ -351,7 +366,7 @@ class ResolvedSpec:
         layer_errors = [error for name in self.layer_names if (error := errors(name)) is not None]
         answers = place.answer_records(states)
         record = self.record(prompt, length - 1, state)
-        record |= {"position": place.position, **self.asked_of(place, state)}
+        record |= {"position": place.position, **self.answer_fields(place, state)}
         return Attribution(
             **record,
             target=None if answers else self.predicted_target(state),
@@ -376,7 +391,7 @@ class ResolvedSpec:
 
     def _terms(self, place: PromptPosition, state: FinalState, length: int, directions: Directions) -> ContractTerms:
         """What the contract of an attribution is made of."""
-        asked = self._asked(place)
+        spec = self._spec_of(place)
         return ContractTerms(
             output=self.output(place, state),
             position=place.position,
@@ -385,11 +400,11 @@ class ResolvedSpec:
             sites=[*self.layer_names, *self.site_names],
             path=None if self.path is None else self.path.held,
             equation=self.objective.equation,
-            readout=asked.readout,
+            readout=spec.readout,
             n_directions=len(directions.vectors),
             squared=directions.squared,
             sampled=directions.sampled,
-            points=None if asked.points is None else asked.points.describe(),
+            points=None if spec.points is None else spec.points.describe(),
             answer_process=place.answer_process,
             eligible_answer=length - len(place.token_ids),
             routed=self.model.has_experts,
@@ -397,11 +412,11 @@ class ResolvedSpec:
 
     def _attribution_settings(self, place: PromptPosition, directions: Directions) -> dict[str, Any]:
         """The settings of an attribution: how its scores are read, and what their unit follows from."""
-        asked = self._asked(place)
+        spec = self._spec_of(place)
         return self.settings(
             place.position,
-            readout=readout_record(asked.readout, place.other, place.position + 1),
-            points=None if asked.points is None else choice_record(asked.points),
+            readout=readout_record(spec.readout, place.other, place.position + 1),
+            points=None if spec.points is None else choice_record(spec.points),
             score_sites=[] if self.at_embedding else self.score_names,
             sites=[EMBEDDING, *self.layer_names, *self.site_names],
             **({} if self.spec.lens is None else {"lens": self.spec.lens.name}),
@@ -427,14 +442,14 @@ class ResolvedSpec:
             state: the final state there.
             whole: whether tokens after the position are named too.
         """
-        named = prompt if whole else prompt.first(position + 1)
+        text = prompt if whole else prompt.first(position + 1)
         return {
-            "tokens": list(named.tokens),
-            "token_ids": list(named.token_ids),
-            "special": list(named.special),
-            "offsets": None if named.offsets is None else list(named.offsets),
-            "text": named.text,
-            "turns": dict(named.turns),
+            "tokens": list(text.tokens),
+            "token_ids": list(text.token_ids),
+            "special": list(text.special),
+            "offsets": None if text.offsets is None else list(text.offsets),
+            "text": text.text,
+            "turns": dict(text.turns),
             "position": position,
             "prediction": self.prediction(state),
             "scope": self.explanation.scope,
@@ -452,14 +467,14 @@ class ResolvedSpec:
         text = " minus that of ".join(repr(answer.text) for answer in place.answers) if others else first.text
         return self.explanation.describe_answer(text, len(first))
 
-    def asked_of(self, place: PromptPosition, state: FinalState) -> dict[str, Any]:
+    def answer_fields(self, place: PromptPosition, state: FinalState) -> dict[str, Any]:
         """The fields that say which answer is explained, where one is given or generated."""
-        asked, spec = self.explanation, self._asked(place)
-        if not place.answers or asked.contrasted:
+        explanation, spec = self.explanation, self._spec_of(place)
+        if not place.answers or explanation.contrasted:
             return {"spec": self.spec_record(spec)}
         # The name of an objective that takes a token would name the answer's first.
-        names_token = asked.takes_target and isinstance(asked, Objective)
-        name = f"{type(asked).__name__}()" if names_token else asked.signature(self.label, state)
+        names_token = explanation.takes_target and isinstance(explanation, Objective)
+        name = f"{type(explanation).__name__}()" if names_token else explanation.signature(self.label, state)
         (answer,) = place.answers
         return {"objective": f"{name}, answer={answer.text!r}", "spec": self.spec_record(spec)}
 
@@ -498,34 +513,34 @@ class ResolvedSpec:
     def predicted_target(self, state: FinalState) -> PredictedToken | None:
         """The first target of the explanation, with its probability, where it has one."""
         targets = self.explanation.targets(state)
-        return self._predicted(state, targets[0]) if targets else None
+        return self._predicted_token(state, targets[0]) if targets else None
 
     def target_warnings(self, place: PromptPosition, state: FinalState) -> list[str]:
         """What to know of targets that lack the space before them: in most vocabularies "Paris" and " Paris" are two
         tokens, and it is easy to name the wrong one."""
         if place.answers:
             return []
-        likely = {item.token: item.probability for item in self.prediction(state).top}
+        probabilities = {item.token: item.probability for item in self.prediction(state).top}
         warnings = []
-        for target in (self._predicted(state, token_id) for token_id in self.explanation.targets(state)):
-            spaced = likely.get(f" {target.token}", 0.0)
-            if spaced > target.probability:
+        for target in (self._predicted_token(state, token_id) for token_id in self.explanation.targets(state)):
+            with_space = probabilities.get(f" {target.token}", 0.0)
+            if with_space > target.probability:
                 warnings.append(
                     f"the target {target.token!r} has no space before it and the probability {target.probability:.2g}; "
-                    f"{' ' + target.token!r} has {spaced:.2g}."
+                    f"{' ' + target.token!r} has {with_space:.2g}."
                 )
         return warnings
 
-    def _predicted(self, state: FinalState, token_id: int) -> PredictedToken:
+    def _predicted_token(self, state: FinalState, token_id: int) -> PredictedToken:
         return PredictedToken(token_id, self.token(token_id), float(state.probabilities[token_id]))
 
     def prediction(self, state: FinalState) -> Prediction:
         """What the model predicts: top tokens, entropy and β."""
         top = state.probabilities.topk(min(_TOP_TOKENS, len(state.probabilities))).indices.tolist()
-        return Prediction([self._predicted(state, token) for token in top], state.entropy, float(state.y.norm()))
+        return Prediction([self._predicted_token(state, token) for token in top], state.entropy, float(state.y.norm()))
 
 
-def _averaged_tokens(places: Sequence[PromptPosition], traced: Traced) -> Bool[Tensor, "batch pos"]:
+def _text_mask(places: Sequence[PromptPosition], graph: GradientSource) -> Bool[Tensor, "batch pos"]:
     """The prompts' tokens that "mean" averages; answers and padding are none of them."""
-    mask = averaged_mask([place.special for place in places])
-    return torch.nn.functional.pad(mask, (0, traced.token_mask.shape[1] - mask.shape[1]))
+    mask = text_mask([place.special for place in places])
+    return torch.nn.functional.pad(mask, (0, graph.token_mask.shape[1] - mask.shape[1]))

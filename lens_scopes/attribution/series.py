@@ -41,7 +41,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _BEGUN = re.compile(r" ?-?(?:\d+(?:\.\d*)?)?")  # what may still become a number
 _BATCH_TOKENS = 4096
 _LARGEST = 1e100
-_MOST_NO_NUMBER, _MOST_UNRESOLVED = 0.5, 0.1  # probabilities above which a result says so
+_MAX_NO_NUMBER, _MAX_UNRESOLVED = 0.5, 0.1  # probabilities above which a result says so
 
 
 def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> Series:
@@ -78,6 +78,7 @@ def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> 
     written = [prompt.text[start:stop] for start, stop in items]
     _check_size(written)
     _check_alike(prompt, written, digits)
+    # A separator belongs to the number before it.
     stops = [start for start, _ in digits[1:]] + [len(prompt)]
     return Series(
         prompt=prompt,
@@ -133,6 +134,7 @@ def value_distribution(
     if longest < 1 or (width is not None and width < 0):
         raise PromptError(f"width must be 0 or more and longest 1 or more, got {width!r} and {longest!r}.")
     if width is None:
+        # Numbers of one width are a series of fixed precision, whose next number has that width too.
         lengths = {len(item) for item in read.written}
         width = lengths.pop() if len(lengths) == 1 else 0
     most = width or longest
@@ -205,11 +207,11 @@ def inspect_series(
     forecast = value_distribution(model, read, separator=separator, width=width, least=least, longest=longest)
     attribution = attribute(model, read.prompt, spec, progress=progress)
     # The record is the attribution's; the contract's score and the settings are of numbers.
-    shared = {item.name: getattr(attribution, item.name) for item in fields(Result)}
+    record = {item.name: getattr(attribution, item.name) for item in fields(Result)}
     score = f"{attribution.contract[ELEMENTS[-1]]}; summed over each number and the separator after it"
     walk = {"separator": separator, "width": width, "least": float(least), "longest": longest}
     return SeriesInspection(
-        **shared
+        **record
         | {
             "contract": {**attribution.contract, ELEMENTS[-1]: score},
             "settings": {**attribution.settings, **walk},
@@ -229,12 +231,12 @@ def inspect_series(
 
 def _forecast_warnings(forecast: ValueDistribution) -> list[str]:
     warnings = []
-    if forecast.no_number > _MOST_NO_NUMBER:
+    if forecast.no_number > _MAX_NO_NUMBER:
         warnings.append(
             f"what follows is no number with probability {forecast.no_number:.0%}: the model does not read this text "
             "as a series that goes on."
         )
-    if forecast.unresolved > _MOST_UNRESOLVED:
+    if forecast.unresolved > _MAX_UNRESOLVED:
         warnings.append(
             f"{forecast.unresolved:.0%} of the forecast is of numbers that were not walked to their end; ask for a "
             "smaller least, or a greater longest."
@@ -243,7 +245,7 @@ def _forecast_warnings(forecast: ValueDistribution) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Beginning:
+class _NumberPrefix:
     """Tokens that begin a number, the number so far, and their probability."""
 
     token_ids: tuple[int, ...]
@@ -255,13 +257,13 @@ def _walk(model: ScopedModel, token_ids: Sequence[int], width: int, least: float
     """Walks the tree of tokens that continue a number, breadth first: one level is one batch of continuations."""
     tree = _Tree(_number_pieces(model), width, least, most)
     evaluations = 0
-    level = [_Beginning((), "", 1.0)]
+    level = [_NumberPrefix((), "", 1.0)]
     while level:
-        following: list[_Beginning] = []
-        for beginning, probabilities in zip(level, _next_tokens(model, token_ids, level), strict=True):
+        continuations: list[_NumberPrefix] = []
+        for prefix, probabilities in zip(level, _next_tokens(model, token_ids, level), strict=True):
             evaluations += 1
-            following += tree.expand(beginning, probabilities)
-        level = following
+            continuations += tree.expand(prefix, probabilities)
+        level = continuations
     return tree.distribution(evaluations)
 
 
@@ -278,27 +280,29 @@ class _Tree:
         self.ends: dict[str, float] = {}
         self.unresolved = 0.0
 
-    def expand(self, beginning: _Beginning, probabilities: Float[Tensor, " d_vocab"]) -> list[_Beginning]:
+    def expand(self, prefix: _NumberPrefix, probabilities: Float[Tensor, " d_vocab"]) -> list[_NumberPrefix]:
         """The continuations of a beginning that are worth another run of the model."""
-        following: list[_Beginning] = []
+        continuations: list[_NumberPrefix] = []
         remaining = 1.0
         for token, piece in self.pieces:
-            text, ended = _continued(beginning.text, piece)
-            if text == beginning.text:  # this token ends the number: it counts with all others that do, below
+            text, ended = _continue(prefix.text, piece)
+            if text == prefix.text:  # this token ends the number: it counts with all others that do, below
                 continue
             share = float(probabilities[token])
             remaining -= share
-            probability = beginning.probability * share
+            probability = prefix.probability * share
             number = text.strip()
+            # Complete: the token goes on beyond the number, or the number has its width.
             if ended or (self.width and len(number) >= self.width):
                 self._end(number, probability)
+            # Left: too improbable to be worth a run, or too long.
             elif probability <= self.least or len(number) >= self.most:
                 self.unresolved += probability
             else:
-                following.append(_Beginning((*beginning.token_ids, token), text, probability))
+                continuations.append(_NumberPrefix((*prefix.token_ids, token), text, probability))
         # Whatever does not continue the number ends it. Rounding may leave the rest just below zero.
-        self._end(beginning.text.strip(), beginning.probability * max(0.0, remaining))
-        return following
+        self._end(prefix.text.strip(), prefix.probability * max(0.0, remaining))
+        return continuations
 
     def _end(self, number: str, probability: float) -> None:
         self.ends[number] = self.ends.get(number, 0.0) + probability
@@ -316,24 +320,24 @@ class _Tree:
         )
 
 
-def _continued(text: str, piece: str) -> tuple[str, bool]:
+def _continue(text: str, piece: str) -> tuple[str, bool]:
     """The number so far with as much of a token as continues it, and whether the token goes on beyond the number."""
-    begun = _BEGUN.match(text + piece)
-    assert begun is not None  # it matches the empty string
-    if begun.end() <= len(text):
+    match = _BEGUN.match(text + piece)
+    assert match is not None  # it matches the empty string
+    if match.end() <= len(text):
         return text, True
-    return begun.group(), begun.end() < len(text + piece)
+    return match.group(), match.end() < len(text + piece)
 
 
 def _next_tokens(
-    model: ScopedModel, token_ids: Sequence[int], level: Sequence[_Beginning]
+    model: ScopedModel, token_ids: Sequence[int], level: Sequence[_NumberPrefix]
 ) -> list[Float[Tensor, " d_vocab"]]:
     """The distribution of the next token after each beginning, a batch of continuations at a time."""
     head = model.unembedding()
     at_once = max(1, _BATCH_TOKENS // (len(token_ids) + 1))
     distributions: list[Tensor] = []
     for start in range(0, len(level), at_once):
-        rows = [[*token_ids, *beginning.token_ids] for beginning in level[start : start + at_once]]
+        rows = [[*token_ids, *prefix.token_ids] for prefix in level[start : start + at_once]]
         distributions += head.logits(model.run_to_final_states(rows)).softmax(-1).unbind()
     return distributions
 
@@ -342,14 +346,15 @@ def _number_pieces(model: ScopedModel) -> list[tuple[int, str]]:
     """The tokens of the vocabulary that can begin or continue a number, with their strings."""
     tokenizer = model.tokenizer
     size = min(model.cfg.d_vocab, len(tokenizer))
-    chosen = []
+    pieces = []
     for token_id, raw in enumerate(tokenizer.convert_ids_to_tokens(list(range(size)))):
+        # By the raw string first, since decoding each token of a vocabulary takes seconds.
         bare = (raw or "").lstrip("▁Ġ ")
         if not bare or bare[0] in "-.0123456789":
             piece = token_string(model, token_id)
             if piece == " " or piece.lstrip()[:1] in tuple("-.0123456789"):
-                chosen.append((token_id, piece))
-    return chosen
+                pieces.append((token_id, piece))
+    return pieces
 
 
 def _items(text: str, separator: str) -> list[tuple[int, int]]:
@@ -386,8 +391,8 @@ def _check_size(written: Sequence[str]) -> None:
 def _tokens(prompt: Prompt, index: int, start: int, stop: int) -> tuple[int, int]:
     """The tokens that hold one number, and nothing else but white space."""
     assert prompt.offsets is not None and prompt.text is not None  # as read_series has checked
-    held = [i for i, (first, last) in enumerate(prompt.offsets) if max(first, start) < min(last, stop)]
-    for i in (held[0], held[-1]):
+    tokens = [i for i, (first, last) in enumerate(prompt.offsets) if max(first, start) < min(last, stop)]
+    for i in (tokens[0], tokens[-1]):
         first, last = prompt.offsets[i]
         if (prompt.text[first:start] + prompt.text[stop:last]).strip():
             raise PromptError(
@@ -395,16 +400,16 @@ def _tokens(prompt: Prompt, index: int, start: int, stop: int) -> tuple[int, int
                 "what stands beside it, so the next number would be read otherwise than this one; put a space after "
                 "each separator, or another separator."
             )
-    return held[0], held[-1] + 1
+    return tokens[0], tokens[-1] + 1
 
 
 def _check_alike(prompt: Prompt, written: Sequence[str], digits: Sequence[tuple[int, int]]) -> None:
     """Numbers of one length are to be split into tokens alike: else their scores, and the walk, do not compare."""
-    seen: dict[int, tuple[list[int], str, int]] = {}
+    first_of_length: dict[int, tuple[list[int], str, int]] = {}
     for index, (number, (start, stop)) in enumerate(zip(written, digits, strict=True)):
         pieces = [token.strip() for token in prompt.tokens[start:stop]]
         lengths = [len(piece) for piece in pieces if piece]
-        expected, other, at = seen.setdefault(len(number), (lengths, number, index))
+        expected, other, at = first_of_length.setdefault(len(number), (lengths, number, index))
         if lengths != expected:
             raise PromptError(
                 f"item {index} of the series, {number!r}, is the tokens {pieces}, split unlike item {at}, {other!r}, "

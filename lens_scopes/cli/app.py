@@ -89,11 +89,11 @@ for command in (attribute, compare, heads, cells, matrix, modes, flow, series, e
     _add(app, command)
 
 
-def _print_version(asked: bool) -> bool:
-    if asked:
+def _print_version(wanted: bool) -> bool:
+    if wanted:
         print(f"lens-scopes {__version__}")
         raise typer.Exit
-    return asked
+    return wanted
 
 
 @app.callback()
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _prepare_streams()
-    with _noting_signals() as received:
+    with _record_signals() as signals:
         try:
             if commands is app and not arguments:
                 arguments = ["--help"]
@@ -137,9 +137,9 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
             _drop_output()
             status = 1
         except Exception as error:
-            if received:
+            if signals:
                 status = INTERRUPTED
-            elif (message := _what_is_wrong(error)) is not None:
+            elif (message := _message_of(error)) is not None:
                 _complain(message)
                 status = WRONG_INPUT
                 if isinstance(error, OSError):
@@ -147,16 +147,16 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
             else:
                 raise
     if status == INTERRUPTED:
-        ended_by = received[0] if received else signal.SIGINT
-        status = _OF_A_SIGNAL + ended_by
+        last = signals[0] if signals else signal.SIGINT
+        status = _OF_A_SIGNAL + last
         with suppress(OSError):  # SIGHUP says that the terminal is gone
-            _complain("interrupted." if ended_by == signal.SIGINT else f"ended by {ended_by.name}.")
-        if ended_by != signal.SIGINT:
+            _complain("interrupted." if last == signal.SIGINT else f"ended by {last.name}.")
+        if last != signal.SIGINT:
             _drop_output()
     sys.exit(status or 0)
 
 
-def _what_is_wrong(error: Any) -> str | None:
+def _message_of(error: Any) -> str | None:
     """The message of an error about wrong input; None for a defect."""
     if isinstance(error, LensScopesError):
         return str(error)
@@ -165,12 +165,12 @@ def _what_is_wrong(error: Any) -> str | None:
         return (
             f"{error.format_message().rstrip('.')}. See `{context.command_path if context else 'lens-scopes'} --help`."
         )
-    if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_IS_GONE:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
         return f"cannot write to standard output: {error.strerror}."
     return None
 
 
-_OUTPUT_IS_GONE = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG)
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG)
 
 
 def _prepare_streams() -> None:
@@ -191,20 +191,20 @@ def _drop_output() -> None:
 
 
 @contextmanager
-def _noting_signals() -> Iterator[list[signal.Signals]]:
+def _record_signals() -> Iterator[list[signal.Signals]]:
     """Turns signals that end a process into KeyboardInterrupt, so that files and hooks are tidied up.
 
     They are noted: a library that is being imported may turn the exception into an error of its own.
     """
-    received: list[signal.Signals] = []
-    raised = -_GRACE
+    signals: list[signal.Signals] = []
+    last_interrupt = -_GRACE
 
     def interrupt(number: int, frame: object) -> None:
-        nonlocal raised
-        received.append(signal.Signals(number))
+        nonlocal last_interrupt
+        signals.append(signal.Signals(number))
         # SIGHUP and SIGTERM come in pairs, and the second is not to cut off the tidying up after the first.
-        if number == signal.SIGINT or time.monotonic() - raised > _GRACE:
-            raised = time.monotonic()
+        if number == signal.SIGINT or time.monotonic() - last_interrupt > _GRACE:
+            last_interrupt = time.monotonic()
             raise KeyboardInterrupt
 
     # Whoever set another handler, or has a signal ignored as nohup has, knows what it is to do.
@@ -216,7 +216,7 @@ def _noting_signals() -> Iterator[list[signal.Signals]]:
     for number in before:
         signal.signal(number, interrupt)
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-from lens_scopes.errors import EvaluationError, entry_named, suggest
+from lens_scopes.errors import EvaluationError, find_entry, suggest
 
 COMPONENT_BASELINES = ("zero", "mean", "shuffle")
 """What the output of a head or MLP is set to, besides its output under another prompt."""
@@ -82,10 +82,10 @@ ABLATIONS = {
 }
 
 
-def ablation_named(name: str) -> TokenAblation:
+def find_ablation(name: str) -> TokenAblation:
     """The ablation of that name.
 
     Raises:
         EvaluationError: for an unknown one, with near names.
     """
-    return entry_named(name, ABLATIONS, "ablation", EvaluationError)
+    return find_entry(name, ABLATIONS, "ablation", EvaluationError)

@@ -29,14 +29,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-READ = "a hook or the path reads its patterns"
+PATTERNS_READ = "a hook or the path reads its patterns"
 COMPILED = "the model is compiled"
 NOT_CAUSAL = "it is not causal"
-OWN_CLASS = "its class is not TransformerLens' own"
+FOREIGN_CLASS = "its class is not TransformerLens' own"
 RELATIVE = "it adds relative position biases"
 
 # By name: version 4 of TransformerLens has neither.
-_OWN_CLASSES = (
+_KNOWN_CLASSES = (
     "transformer_lens.components.attention.Attention",
     "transformer_lens.components.grouped_query_attention.GroupedQueryAttention",
 )
@@ -54,18 +54,18 @@ def has_hooks(module: torch.nn.Module) -> bool:
 
 def obstacle(attention: Any) -> str | None:
     """Why the scores of an attention module have to be computed whole; None where they need not."""
-    if f"{type(attention).__module__}.{type(attention).__name__}" not in _OWN_CLASSES or any(
-        name in vars(attention) and not isinstance(getattr(vars(attention)[name], "__self__", None), _Fused)
+    if f"{type(attention).__module__}.{type(attention).__name__}" not in _KNOWN_CLASSES or any(
+        name in vars(attention) and not isinstance(getattr(vars(attention)[name], "__self__", None), _TiledMethods)
         for name in _METHODS
     ):
-        return OWN_CLASS
+        return FOREIGN_CLASS
     if attention._compiled_call_impl is not None:
         return COMPILED
     if (attention._attention_dir_override or attention.cfg.attention_dir) != "causal":
         return NOT_CAUSAL
     if attention.cfg.positional_embedding_type == "relative_positional_bias":
         return RELATIVE
-    return READ if any(has_hooks(getattr(attention, name)) for name in _READABLE) else None
+    return PATTERNS_READ if any(has_hooks(getattr(attention, name)) for name in _READABLE) else None
 
 
 def reads_patterns(hook_name: str) -> bool:
@@ -81,11 +81,11 @@ def fused_attention(attentions: Iterable[Any]) -> Iterator[None]:
     try:
         for attention in attentions:
             # What an outer with-block replaced stays; it asks for obstacles at every call.
-            if obstacle(attention) in (None, READ) and not any(name in vars(attention) for name in _METHODS):
-                fused = _Fused(attention)
+            if obstacle(attention) in (None, PATTERNS_READ) and not any(name in vars(attention) for name in _METHODS):
+                methods = _TiledMethods(attention)
                 changed.append(attention)
                 for name in _METHODS:
-                    setattr(attention, name, getattr(fused, name))
+                    setattr(attention, name, getattr(methods, name))
         yield
     finally:
         for attention in changed:
@@ -93,7 +93,7 @@ def fused_attention(attentions: Iterable[Any]) -> Iterator[None]:
                 vars(attention).pop(name, None)
 
 
-class _Fused:
+class _TiledMethods:
     """What takes the place of three methods of an attention module, in the order in which its forward pass calls them.
 
     Hooks may come after the replacement, so every call asks for itself whether somebody listens. A forward pass that
@@ -103,7 +103,7 @@ class _Fused:
     def __init__(self, attention: Any) -> None:
         self._attention = attention
         self._owner = threading.get_ident()
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._queries_and_keys: tuple[Tensor, Tensor] | None = None
 
     @property
     def _is_owner(self) -> bool:
@@ -117,10 +117,10 @@ class _Fused:
     ) -> Float[Tensor, "_ head _ _"]:
         if not self._is_owner:
             return self._original("calculate_attention_scores")(q, k)
-        self._kept = None
+        self._queries_and_keys = None
         if obstacle(self._attention) is not None:
             return self._original("calculate_attention_scores")(q, k)
-        self._kept = q, k
+        self._queries_and_keys = q, k
         return q.new_zeros(1, q.shape[2], 1, 1)  # the forward pass adds biases to it, one for each head
 
     def apply_causal_mask(
@@ -130,7 +130,7 @@ class _Fused:
         attention_mask: Tensor | None = None,
     ) -> Float[Tensor, "_ head _ _"]:
         """The mask is that of the tiles. Prompts are padded on the right, so `attention_mask` hides nothing more."""
-        if self._kept is None or not self._is_owner:
+        if self._queries_and_keys is None or not self._is_owner:
             return self._original("apply_causal_mask")(attn_scores, past_kv_pos_offset, attention_mask)
         return attn_scores
 
@@ -139,10 +139,10 @@ class _Fused:
     ) -> Float[Tensor, "batch _ head d_head"]:
         if not self._is_owner:
             return self._original("calculate_z_scores")(v, pattern)
-        kept, self._kept = self._kept, None
-        if kept is None:
+        queries_and_keys, self._queries_and_keys = self._queries_and_keys, None
+        if queries_and_keys is None:
             return self._original("calculate_z_scores")(v, pattern)
-        return self._attention.hook_z(attend(*kept, v, Scoring.of(self._attention)))
+        return self._attention.hook_z(attend(*queries_and_keys, v, Scoring.of(self._attention)))
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ def attend(
         scoring: what else decides the scores.
     """
     if torch.is_autocast_enabled(q.device.type):
+        # Rounded here once, as autocast would before each product; tiles take factors as they are.
         q, k, v = (values.to(torch.get_autocast_dtype(q.device.type)) for values in (q, k, v))
     q, k = q.to(v.dtype), k.to(v.dtype)
     with torch.autocast(q.device.type, enabled=False):
@@ -224,17 +225,20 @@ class _Tiles(torch.autograd.Function):
         z = torch.empty_like(q)
         z_by_group, several = _by_group(z, k.shape[2]), False
         log_sums = queries.new_empty((*queries.shape[:-1], 1), dtype=_wide(q.dtype))
-        for rows, seen in _tiles(queries, keys, scoring.window):
-            block, so_far = _part(queries, rows), None
-            several |= len(seen) > 1
-            for part, ahead in seen:
+        # One block of queries at a time, whose softmax grows part by part.
+        for rows, parts in _tiles(queries, keys, scoring.window):
+            block, sums = _part(queries, rows), None
+            several |= len(parts) > 1
+            for part, ahead in parts:
                 scores, _ = _scores(block, _part(keys, part), ahead, scoring)
-                so_far = _softmax_with(so_far, scores, _part(values, part))
-            assert so_far is not None, "every query sees a key"
-            largest, total, weighted = so_far
+                sums = _softmax_with(sums, scores, _part(values, part))
+            assert sums is not None, "every query sees a key"
+            largest, total, weighted = sums
+            # A sink joins the sum of each softmax and weighs no value.
             if scoring.sinks is not None:
                 total += (_each_head(scoring.sinks, total) - largest).exp_()
             _part(z_by_group, rows).copy_(weighted.div_(total))
+            # log Σ exp(score), from which the way back computes the pattern again.
             _part(log_sums, rows).copy_(largest.add_(total.log_()))
         # A copy of z, which hooks may change in place, where the way back needs it.
         ctx.save_for_backward(q, k, v, log_sums, z.clone() if several else None)
@@ -248,22 +252,24 @@ class _Tiles(torch.autograd.Function):
         scoring, wide = ctx.scoring, _wide(q.dtype)
         queries, keys, values = _by_group(q, k.shape[2]), k.transpose(1, 2), v.transpose(1, 2)
         by_z = _by_group(gradients[0].to(q.dtype), k.shape[2])
+        # Many blocks of queries add to a key's gradient, so it is summed in the wide dtype; a query's is one block's.
         by_q, by_k, by_v = [], by_z.new_zeros(keys.shape, dtype=wide), by_z.new_zeros(values.shape, dtype=wide)
-        for rows, seen in _tiles(queries, keys, scoring.window):
+        for rows, parts in _tiles(queries, keys, scoring.window):
             block, block_by_z = _part(queries, rows), _part(by_z, rows)
             # Of the softmax: p_j (g_j − Σ p g), with g_j the gradient by the pattern; over all parts, Σ p g = zᵀ ∂/∂z.
-            of_all = None
+            inner_of_all = None
             if z is not None:
-                of_all = (block_by_z.to(wide) * _part(_by_group(z, k.shape[2]), rows)).sum(-1, keepdim=True)
+                inner_of_all = (block_by_z.to(wide) * _part(_by_group(z, k.shape[2]), rows)).sum(-1, keepdim=True)
             by_block = block_by_z.new_zeros(block.shape, dtype=wide)
-            for part, ahead in seen:
+            for part, ahead in parts:
                 tile_keys = _part(keys, part)
                 scores, capped = _scores(block, tile_keys, ahead, scoring)
                 pattern = scores.sub_(_part(log_sums, rows)).exp_()
                 _part(by_v, part).add_(_transposed_times(pattern.to(q.dtype), block_by_z))
                 by_pattern = _times(block_by_z, _part(values, part).mT).to(wide)
-                inner = (by_pattern * pattern).sum(-1, keepdim=True) if of_all is None else of_all
+                inner = (by_pattern * pattern).sum(-1, keepdim=True) if inner_of_all is None else inner_of_all
                 by_scores = by_pattern.sub_(inner).mul_(pattern)
+                # Through c·tanh(s/c), whose slope is 1 − tanh².
                 if capped is not None:
                     by_scores.mul_(1 - capped.square_())
                 by_scores = by_scores.to(q.dtype)
@@ -279,17 +285,17 @@ class _Tiles(torch.autograd.Function):
 
 
 def _softmax_with(
-    so_far: tuple[Tensor, Tensor, Tensor] | None, scores: Tensor, values: Tensor
+    sums: tuple[Tensor, Tensor, Tensor] | None, scores: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A softmax in parts, with one more: the largest score of each query, Σ exp(score − largest), and the values
     weighted by that. What has been summed up shrinks when a larger score comes."""
     largest = scores.amax(-1, keepdim=True)
-    if so_far is not None:
-        largest = largest.maximum(so_far[0])
+    if sums is not None:
+        largest = largest.maximum(sums[0])
     weights = scores.sub_(largest).exp_()
     total, weighted = weights.sum(-1, keepdim=True), _times(weights.to(values.dtype), values).to(weights.dtype)
-    if so_far is not None:
-        before, total_before, weighted_before = so_far
+    if sums is not None:
+        before, total_before, weighted_before = sums
         shrinkage = before.sub_(largest).exp_()
         total += total_before.mul_(shrinkage)
         weighted += weighted_before.mul_(shrinkage)

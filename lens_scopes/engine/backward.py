@@ -29,11 +29,11 @@ Visit = Callable[[int, str, Tensor, Tensor], None]
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
-BATCHED = 256  # tokens times directions up to which directions go through one backward pass together
+BATCH_LIMIT = 256  # tokens times directions up to which directions go through one backward pass together
 
 
 @runtime_checkable
-class Traced(Protocol):
+class GradientSource(Protocol):
     """What gives every direction's gradients at every site, however it comes by them."""
 
     @property
@@ -69,7 +69,7 @@ class Trace:
     def _gradients_of_each(self, vectors: Float[Tensor, "k read d_model"]) -> Iterator[dict[str, Tensor]]:
         """`gradients` of every direction; those of a short prompt are taken several at a time, so that the weights are
         read once for all of them."""
-        several = max(1, BATCHED // self.token_mask.numel())
+        several = max(1, BATCH_LIMIT // self.token_mask.numel())
         for start in range(0, len(vectors), several):
             more = start + several < len(vectors)
             yield from _gradients(self.final_states, self.activations, vectors[start : start + several], more)
@@ -145,30 +145,29 @@ class SlicedTrace:
         Raises:
             OutOfMemoryError: when memory runs out for one layer and one direction.
         """
-        progressed = _Progress(visit, progress, len(vectors), self.model.n_layers, whole=len(self.bounds) == 1)
-        waiting = list(range(len(vectors)))
-        while waiting:
-            together = waiting[: self.directions_at_once]
+        tracker = _Progress(visit, progress, len(vectors), self.model.n_layers, whole=len(self.bounds) == 1)
+        remaining = list(range(len(vectors)))
+        while remaining:
+            together = remaining[: self.directions_at_once]
             try:
                 with free_at_once(self.frees_at_once):
-                    self._backward_together(
-                        {item: vectors[item].to(self.final_states) for item in together}, progressed
-                    )
+                    self._backward_together({item: vectors[item].to(self.final_states) for item in together}, tracker)
             except OutOfMemoryError:
+                # Memory ran out for one layer: half as many directions take less, if there are several.
                 if len(together) == 1 or not self.model.can_slice:
                     raise
                 self.directions_at_once = len(together) // 2
                 continue
-            waiting = waiting[len(together) :]
+            remaining = remaining[len(together) :]
 
-    def _backward_together(self, upstream: dict[int, Tensor], progressed: _Progress) -> None:
+    def _backward_together(self, upstream: dict[int, Tensor], tracker: _Progress) -> None:
         """Takes some directions from the final states to the embedding, all of them through a slice before the next."""
         stops = [*self.bounds[1:], self.model.n_layers]
         for first, stop, start in reversed(list(zip(self.bounds, stops, self.slice_inputs, strict=True))):
-            self._backward_slice(first, stop, start, upstream, progressed)
+            self._backward_slice(first, stop, start, upstream, tracker)
 
     def _backward_slice(
-        self, first: int, stop: int, start: Tensor, upstream: dict[int, Tensor], progressed: _Progress
+        self, first: int, stop: int, start: Tensor, upstream: dict[int, Tensor], tracker: _Progress
     ) -> None:
         """Takes each direction's gradient at `stop` to `first`, in halves where memory is too small.
 
@@ -176,11 +175,12 @@ class SlicedTrace:
             start: what the slice starts from.
             upstream: the gradients by direction; replaced one by one.
         """
+        # Shared with `run`: directions leave the list as they come through, also where memory runs out later.
         pending = list(upstream)
 
         def run() -> None:
             graph = self._slice_graph(first, stop, start)
-            self._visit_slice(graph, first, stop, upstream, pending, progressed)
+            self._visit_slice(graph, first, stop, upstream, pending, tracker)
 
         # Whole, unless a slice as long as this has been too much before.
         shortage = try_or_oom(run) if stop - first <= self.layers_at_once else ""
@@ -198,10 +198,10 @@ class SlicedTrace:
         middle = (first + stop + 1) // 2
         with torch.inference_mode(False), torch.no_grad():
             between = self.model.run_slice(self.batch, start, first, middle)
-        left = {index: upstream[index] for index in pending}
-        self._backward_slice(middle, stop, between, left, progressed)
-        self._backward_slice(first, middle, start, left, progressed)
-        upstream.update(left)
+        remaining = {index: upstream[index] for index in pending}
+        self._backward_slice(middle, stop, between, remaining, tracker)
+        self._backward_slice(first, middle, start, remaining, tracker)
+        upstream.update(remaining)
 
     def _slice_graph(self, first: int, stop: int, start: Tensor) -> _Slice:
         """The graph of the last slice from the way forward, once; else the slice runs again."""
@@ -217,11 +217,11 @@ class SlicedTrace:
         stop: int,
         upstream: dict[int, Tensor],
         pending: list[int],
-        progressed: _Progress,
+        tracker: _Progress,
     ) -> None:
         """Visits the gradients inside a slice for every direction that is pending, and takes it off the list."""
         inputs = graph.activations if first == 0 else {"": graph.start, **graph.activations}
-        several = max(1, BATCHED // self.token_mask.numel())
+        several = max(1, BATCH_LIMIT // self.token_mask.numel())
         while pending:
             together = pending[:several]
             vectors = torch.stack([upstream[index] for index in together])
@@ -229,9 +229,9 @@ class SlicedTrace:
             for index, of_direction in zip(together, gradients, strict=True):
                 # As the gradient flows, so that the first one gone wrong is met first.
                 for name in reversed(graph.activations):
-                    progressed.visit(index, name, of_direction[name], graph.activations[name].detach())
+                    tracker.visit(index, name, of_direction[name], graph.activations[name].detach())
                 upstream[index] = of_direction.get("", upstream[index])
-                progressed.count_layers(index, stop - first)
+                tracker.count_layers(index, stop - first)
                 del pending[0]
 
 
@@ -341,16 +341,16 @@ def trace_in_slices(
     bounds = range(0, n_layers, layers_at_once)
     # Forward without a graph: what each slice starts from, and which sites are called at all.
     slice_inputs = [batch.token_ids]
-    called: set[str] = set()
-    notes = [(name, lambda activation, name=name: called.add(name)) for name in sites]
-    with torch.inference_mode(False), torch.no_grad(), model.hooked(notes):
+    called_sites: set[str] = set()
+    observers = [(name, lambda activation, name=name: called_sites.add(name)) for name in sites]
+    with torch.inference_mode(False), torch.no_grad(), model.hooked(observers):
         for first, stop in zip(bounds, bounds[1:], strict=False):
             slice_inputs.append(model.run_slice(batch, slice_inputs[-1], first, stop))
     # The last slice with its graph, which the way back needs first.
     last = _run_slice(model, batch, sites, path, bounds[-1], n_layers, slice_inputs[-1])
     states = last.out.detach()
     model.check_finite(states, batch)
-    _check_called(sites, called | set(last.activations))
+    _check_called(sites, called_sites | set(last.activations))
     return SlicedTrace(
         model, batch, sites, path, states, slice_inputs, bounds, layers_at_once, directions_at_once, last
     )
@@ -370,12 +370,12 @@ def trace_within(
         OutOfMemoryError: when memory runs out for several prompts, or for one layer of one.
         NumericsError, ModelError: as `trace_in_slices`.
     """
-    layers, shortages, made = plan.layers_at_once, 0, []
+    layers, shortages, traces = plan.layers_at_once, 0, []
     gauge = PeakGauge(model, plan.limited)
 
     def run() -> None:
         with free_at_once(plan.frees_at_once):
-            made.append(trace_in_slices(model, prompts, sites, layers, path, reads, plan.directions_at_once))
+            traces.append(trace_in_slices(model, prompts, sites, layers, path, reads, plan.directions_at_once))
 
     while (shortage := try_or_oom(run)) is not None:
         shortages += 1
@@ -385,8 +385,8 @@ def trace_within(
                 f"graph of {layers} of {model.n_layers} layers ({shortage}); give a shorter prompt."
             )
         layers //= 2
-    made[0].shortages, made[0].gauge, made[0].frees_at_once = shortages, gauge, plan.frees_at_once
-    return made[0]
+    traces[0].shortages, traces[0].gauge, traces[0].frees_at_once = shortages, gauge, plan.frees_at_once
+    return traces[0]
 
 
 def _run_slice(

@@ -23,11 +23,11 @@ DENSE_LIMIT = 256  # up to this size an eigendecomposition of the smaller Gram m
 KEEP_ALL = 4096  # vocabularies up to this size are kept whole
 KEEP_MOST = 8192  # tokens in the first approximation of a larger vocabulary
 OVERSAMPLE = 8  # directions of the first approximation beside those asked for
-CARRIED = 2  # of these, how many go on to the whole vocabulary: each speeds convergence up and costs time
+CARRY = 2  # of these, how many go on to the whole vocabulary: each speeds convergence up and costs time
 TOLERANCE = 5e-4  # ‖F u − λ u‖ / λ_1 at which directions are good enough
-FOLLOWING = 0.05  # the same of the pair after those asked for, whose value is then good to about its square
-OMITTED = 5e-4  # ‖F − F_S‖ / λ_1 at which a share S of the vocabulary stands for all of it
-MOST_PASSES = 20  # over the vocabulary, for predictions so flat that directions converge slowly
+FOLLOWING_TOLERANCE = 0.05  # the same of the pair after those asked for, whose value is then good to about its square
+OMITTED_TOLERANCE = 5e-4  # ‖F − F_S‖ / λ_1 at which a share S of the vocabulary stands for all of it
+MAX_PASSES = 20  # over the vocabulary, for predictions so flat that directions converge slowly
 _FOR_REFERENCE = 256  # tokens
 
 
@@ -76,7 +76,7 @@ class PredictiveGeometry:
 
     Leading terms are found on A of the few tokens that hold most of the uncertainty, then refined by products with F
     over all tokens but those that together cannot matter, until ‖F u − λ u‖ ≤ 1e-3 λ_1 over the whole vocabulary, or
-    until MOST_PASSES products; `LeadingTerms.converged` says which.
+    until MAX_PASSES products; `LeadingTerms.converged` says which.
 
     Args:
         state: the final state.
@@ -92,9 +92,9 @@ class PredictiveGeometry:
         p = self.state.probabilities
         if len(p) <= KEEP_ALL:
             return torch.arange(len(p), device=p.device)
-        ordered, order = p.topk(min(KEEP_MOST, len(p)))
-        rest = (p.sum(dtype=torch.float64) - ordered.sum(dtype=torch.float64)).clamp_min(0)
-        tail = rest + ordered.double().flip(0).cumsum(0).flip(0)  # mass of each token and of all less probable ones
+        largest, order = p.topk(min(KEEP_MOST, len(p)))
+        rest = (p.sum(dtype=torch.float64) - largest.sum(dtype=torch.float64)).clamp_min(0)
+        tail = rest + largest.double().flip(0).cumsum(0).flip(0)  # mass of each token and of all less probable ones
         return order[: max(2, int((tail > omitted * tail[1]).sum()))]
 
     @cached_property
@@ -138,6 +138,7 @@ class PredictiveGeometry:
             along *= state.probabilities[part, None]
             sums += along.sum(0)
             total.addmm_((along if slope is None else along * slope).T, rows)
+        # Σ c_j (w_j − r) from Σ c_j w_j; then the part of the mean, which is r + s / Σ p_j.
         total -= sums[:, None] * r
         s = total[-1]
         return total[:-1] - (vectors @ s / sums[-1])[:, None] * s
@@ -162,18 +163,21 @@ class PredictiveGeometry:
         """The `rank` largest eigenvalues of F and their eigenvectors, to ‖F u − λ u‖ ≤ 1e-3 λ_1 where the result says
         `converged`; with λ_{k+1} and tr F beside them."""
         d_model, d_vocab = self.state.unembedding.d_model, self.state.unembedding.d_vocab
+        # A small vocabulary is kept whole, so the terms of its A are exact.
         if len(self.token_ids) == d_vocab:
             return self._of_probable(rank)
+        # For many directions F itself, d_model × d_model, costs less than a space that grows to most of it.
         if 4 * rank >= d_model:
             return _largest_terms(rank, self.product(torch.eye(d_model).to(self._reference)))
+        # The probable tokens give first directions; products over more of the vocabulary refine them.
         start = self._of_probable(rank + OVERSAMPLE)
-        ids, omitted = self._support(OMITTED * float(start.eigenvalues[0]))
+        ids, omitted = self._support(OMITTED_TOLERANCE * float(start.eigenvalues[0]))
         head = self.state.unembedding
 
         def multiply(vectors: Tensor) -> Tensor:
             return self._product(vectors, head.blocks() if ids is None else head.blocks_of(ids))
 
-        terms = _krylov(multiply, start.vectors[: rank + CARRIED], rank, TOLERANCE)
+        terms = _krylov(multiply, start.vectors[: rank + CARRY], rank, TOLERANCE)
         share = omitted / max(float(terms.eigenvalues[0]), torch.finfo(torch.float64).tiny)
         # A pass over W_U for tr F would cost a tenth of a scope: other tokens are taken to be as far out as these.
         p, top = self.state.probabilities.double(), self.token_ids[:1]
@@ -192,6 +196,7 @@ class PredictiveGeometry:
         # Masses of tokens by probability, in steps of a tenth of a decade.
         steps = (p.clamp_min(1e-30).log10() * -10).long()
         masses = torch.bincount(steps, weights=p.double())
+        # What all tokens from a step on could add to F at most; the first steps hold the most probable tokens.
         beyond = masses.flip(0).cumsum(0).flip(0) * farthest
         enough = int((beyond > allowed).sum())
         if enough == len(beyond):
@@ -205,7 +210,7 @@ class PredictiveGeometry:
         if min(factor.shape) <= DENSE_LIMIT or 4 * rank >= min(factor.shape):
             return self._dense(rank, factor)
         lengths = torch.linalg.vector_norm(factor, dim=-1)
-        start = factor[lengths.topk(rank + CARRIED).indices]
+        start = factor[lengths.topk(rank + CARRY).indices]
         terms = _krylov(lambda vectors: (vectors @ factor.T) @ factor, start, rank, TOLERANCE)
         return replace(terms, total=float(lengths.double().square().sum()))
 
@@ -236,6 +241,7 @@ class PredictiveGeometry:
         if exact:
             terms = self.leading(min(exact, state.unembedding.d_model))
             left = root * state.centred_logit_changes(terms.vectors)
+            # Terms beyond the rank of F have no direction in vocabulary space.
             nonzero = terms.eigenvalues > terms.eigenvalues[0] * 1e-10
             basis = torch.linalg.qr(left[nonzero].T).Q.T
         signs = random_signs((samples, len(root)), generator).to(root)
@@ -256,17 +262,19 @@ def _krylov(
     yet, as in a block Krylov space. The pair after them is wanted to a rough tolerance, for its value alone."""
     basis = torch.linalg.qr(start.T).Q.T
     image = multiply(basis)
-    allowed = start.new_full((rank + 1,), tolerance)
-    allowed[rank] = FOLLOWING
-    for _ in range(MOST_PASSES):
+    tolerances = start.new_full((rank + 1,), tolerance)
+    tolerances[rank] = FOLLOWING_TOLERANCE
+    for _ in range(MAX_PASSES):
+        # F seen from inside the space, which rounding leaves a little asymmetric.
         ritz = _largest_terms(rank + 1, (basis @ image.T + image @ basis.T) / 2)
         vectors = ritz.vectors @ basis
+        # What F gives beside each pair: the directions in which the space falls short.
         residuals = ritz.vectors @ image - ritz.eigenvalues[:, None] * vectors
         errors = residuals.norm(dim=-1) / ritz.eigenvalues[0].clamp_min(torch.finfo(start.dtype).tiny)
-        fresh = _orthonormal_beside(basis, residuals[errors > allowed])
-        if not len(fresh):
+        directions = _orthonormal_beside(basis, residuals[errors > tolerances])
+        if not len(directions):
             break
-        basis, image = torch.cat([basis, fresh]), torch.cat([image, multiply(fresh)])
+        basis, image = torch.cat([basis, directions]), torch.cat([image, multiply(directions)])
     residual = float(errors[:rank].max())
     return LeadingTerms(
         ritz.eigenvalues[:rank],

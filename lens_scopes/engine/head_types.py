@@ -25,8 +25,9 @@ def head_type_scores(model: ScopedModel, seed: int = 0) -> dict[str, Float[Tenso
 
     half = min(_HALF, (model.cfg.n_ctx - 1) // 2)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(0, model.cfg.d_vocab, (half + 1,), generator=generator)
-    tokens = torch.cat([chosen, chosen[1:]])
+    block = torch.randint(0, model.cfg.d_vocab, (half + 1,), generator=generator)
+    # The first position is left out of the scores, so its token is not repeated.
+    tokens = torch.cat([block, block[1:]])
     patterns = _patterns(model, tokens.tolist())
     scores = {}
     for name in TYPES:

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
-from lens_scopes.engine.model.alterations import listened_to
+from lens_scopes.engine.model.alterations import model_has_hooks
 
 
-class Prefixed:
+class PromptPrefix:
     """The keys and values of one prompt at every layer, to start changed copies of it from any position.
 
     Args:
@@ -38,10 +38,10 @@ class Prefixed:
         self.own_states = self._run(0, 1, self._keys_and_values)[0]
 
     @classmethod
-    def start(cls, model: ScopedModel, token_ids: Sequence[int], n_read: int = 1) -> Prefixed | None:
+    def start(cls, model: ScopedModel, token_ids: Sequence[int], n_read: int = 1) -> PromptPrefix | None:
         """The prompt's keys and values; None where copies cannot start in its middle (`prefix_obstacle`), and where a
         user's own hooks expect to see every position."""
-        return None if listened_to(model) or model.prefix_obstacle else cls(model, token_ids, n_read)
+        return None if model_has_hooks(model) or model.prefix_obstacle else cls(model, token_ids, n_read)
 
     def final_states(
         self, first: int, rows: int, hooks: Sequence[tuple[str, Hook]]

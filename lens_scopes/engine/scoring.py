@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.backward import Progress, Traced
+from lens_scopes.engine.backward import GradientSource, Progress
 from lens_scopes.errors import NumericsError
 
 Amplitude: TypeAlias = Callable[[str, Tensor, Tensor], Tensor]
@@ -65,7 +65,7 @@ class SiteScores:
 
 
 def score(
-    traced: Traced,
+    graph: GradientSource,
     directions: Sequence[Directions],
     amplitude_of: Amplitude,
     progress: Progress | None = None,
@@ -84,14 +84,16 @@ def score(
         NumericsError: when a gradient is not finite, naming the site.
     """
     total = max(len(item.vectors) for item in directions)
-    vectors = torch.cat([_padded(item.by_prediction, total) for item in directions], dim=1)
-    weights = torch.stack([_padded(item.weights, total) for item in directions], dim=1)
-    sampled = torch.stack([_padded(_is_sample(item), total) for item in directions], dim=1)
+    # Zeros for prompts with fewer directions, so that one backward pass serves the i-th direction of all prompts.
+    vectors = torch.cat([_pad(item.by_prediction, total) for item in directions], dim=1)
+    weights = torch.stack([_pad(item.weights, total) for item in directions], dim=1)
+    sampled = torch.stack([_pad(_is_sample(item), total) for item in directions], dim=1)
     squared = torch.tensor([item.squared for item in directions])
     sums: dict[str, Tensor] = {}
     draws: dict[str, list[Tensor]] = {}
 
     def visit(index: int, name: str, gradient: Tensor, activation: Tensor) -> None:
+        # Rows that begin with one prompt: its gradients add up, and its activations are the same in each.
         if rows_each > 1:
             gradient, activation = gradient.unflatten(0, (-1, rows_each)).sum(1), activation[::rows_each]
         amplitude = amplitude_of(name, gradient, activation)
@@ -104,7 +106,7 @@ def score(
         sums[name] = new_sum
         draws.setdefault(name, []).extend(samples)
 
-    traced.backward(vectors, visit, progress)
+    graph.backward(vectors, visit, progress)
     return {name: SiteScores(scores, _standard_error(draws.get(name))) for name, scores in sums.items()}
 
 
@@ -152,7 +154,7 @@ def check_gradients(values: Tensor, name: str, dtype: torch.dtype) -> None:
         )
 
 
-def _padded(values: Tensor, length: int) -> Tensor:
+def _pad(values: Tensor, length: int) -> Tensor:
     return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
 
 

@@ -59,7 +59,7 @@ def layer_sites(model: HookPoints, layers: bool | str) -> list[str]:
     name = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
     if name not in RESIDUALS:
         residual_name(layers)  # refuses it, as it was written
-    return _existing(model, [f"blocks.{layer}.hook_{name}" for layer in range(model.cfg.n_layers)])
+    return _require_hooks(model, [f"blocks.{layer}.hook_{name}" for layer in range(model.cfg.n_layers)])
 
 
 def residual_name(name: object) -> str:
@@ -73,7 +73,7 @@ def residual_name(name: object) -> str:
     return name
 
 
-def named_sites(model: HookPoints, sites: str | Sequence[str]) -> list[str]:
+def resolve_sites(model: HookPoints, sites: str | Sequence[str]) -> list[str]:
     """Full hook names for sites given short ("hook_z": every layer) or in full ("blocks.3.attn.hook_z").
 
     Raises:
@@ -91,10 +91,10 @@ def named_sites(model: HookPoints, sites: str | Sequence[str]) -> list[str]:
             raise SiteError(
                 f"{name} has no axis of token positions to score; read attention patterns with inspect_heads instead."
             )
-    return _existing(model, list(dict.fromkeys(names)))
+    return _require_hooks(model, list(dict.fromkeys(names)))
 
 
-def _existing(model: HookPoints, names: list[str]) -> list[str]:
+def _require_hooks(model: HookPoints, names: list[str]) -> list[str]:
     points = model.hook_dict
     for name in names:
         if name not in points:

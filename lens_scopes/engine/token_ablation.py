@@ -18,10 +18,10 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_scopes.engine.ablations import ablation_named
+from lens_scopes.engine.ablations import find_ablation
 from lens_scopes.engine.final_state import Unembedding, compute_dtype, kl_divergence, log_softmax
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.engine.prefix_cache import Prefixed
+from lens_scopes.engine.prefix_cache import PromptPrefix
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import EvaluationError, whole_number
 
@@ -64,7 +64,7 @@ class Outcomes:
 
 def check_available(model: ScopedModel, name: str, corpus: Corpus) -> None:
     """Raises EvaluationError for an ablation that is unknown, or that the tokenizer or an empty corpus cannot give."""
-    ablation = ablation_named(name)
+    ablation = find_ablation(name)
     if ablation.corpus == "required" and not corpus.token_ids:
         raise EvaluationError(
             f"ablation {name!r} is {ablation.help}, and there are none here; "
@@ -154,20 +154,21 @@ class AblatedPrompt:
         self.eligible = [index for index, is_special in enumerate(special) if not is_special]
         self.targets = [target] if isinstance(target, int) else list(target)
         self._answer = self.targets[:-1]  # what the model reads of it
-        self.ablation = ablation_named(ablation)
+        self.ablation = find_ablation(ablation)
         self.other = _beside(self.token_ids, other) if self.ablation.other_prompt else None
         self._unembedding: Unembedding = model.unembedding()
         self.draws, self.corpus = draws, corpus
         self.generator = torch.Generator().manual_seed(seed)
         # What each position's embedding is replaced by, one row per draw; None where tokens are taken out.
         self._replacements: Tensor | None = self.ablation.replacements(self)
+        # The whole prompt, once; where copies can start in its middle, so that its keys and values are at hand.
         self.forwards = int(clean_states is None)
-        self._prefixed: Prefixed | None = None
+        self._prefix: PromptPrefix | None = None
         if clean_states is None:
             whole = [*self.token_ids, *self._answer]
             if self._replacements is not None:
-                self._prefixed = Prefixed.start(model, whole, len(self.targets))
-            clean_states = self._run_whole([whole])[0] if self._prefixed is None else self._prefixed.own_states
+                self._prefix = PromptPrefix.start(model, whole, len(self.targets))
+            clean_states = self._run_whole([whole])[0] if self._prefix is None else self._prefix.own_states
         self._clean_logits = self._unembedding.logits(clean_states)
         at_targets = range(len(self.targets)), self.targets
         self.clean_log_probability = float(log_softmax(self._clean_logits)[at_targets].double().sum())
@@ -209,7 +210,7 @@ class AblatedPrompt:
             rows += some_rows
             states.append(some_states)
         if states:
-            totals.index_add_(1, torch.tensor(rows), self._measures(torch.cat(states), with_divergence) / draws)
+            totals.index_add_(1, torch.tensor(rows), self._measure_rows(torch.cat(states), with_divergence) / draws)
         log_probability, probability, logit, divergence = totals
         return Outcomes(log_probability, probability, logit, divergence)
 
@@ -220,11 +221,11 @@ class AblatedPrompt:
     def masks(self, sets: Sequence[Sequence[int]]) -> Bool[Tensor, "row pos"]:
         """Masks of sets of tokens."""
         masks = torch.zeros(len(sets), len(self.token_ids), dtype=torch.bool)
-        for row, chosen in enumerate(sets):
-            masks[row, list(chosen)] = True
+        for row, tokens in enumerate(sets):
+            masks[row, list(tokens)] = True
         return masks
 
-    def _measures(
+    def _measure_rows(
         self, states: Float[Tensor, "row prediction d_model"], with_divergence: bool = True
     ) -> Float[Tensor, "4 row"]:
         """Log-probability, probability, logit and divergence, those of an answer's predictions put together."""
@@ -232,24 +233,24 @@ class AblatedPrompt:
         predictions = torch.arange(shape[1]).repeat(shape[0])
         # Logits of many rows at a time: W_U is read once for all of them.
         parts = zip(states.flatten(0, 1).split(_ROWS_AT_ONCE), predictions.split(_ROWS_AT_ONCE), strict=True)
-        measured = torch.cat([self._measured(*part, with_divergence) for part in parts], dim=1)
-        log_probability, logit, divergence = measured.unflatten(1, shape).sum(2)
+        by_prediction = torch.cat([self._measure_predictions(*part, with_divergence) for part in parts], dim=1)
+        log_probability, logit, divergence = by_prediction.unflatten(1, shape).sum(2)
         return torch.stack([log_probability, log_probability.exp(), logit, divergence])
 
-    def _measured(
+    def _measure_predictions(
         self, states: Float[Tensor, "row d_model"], predictions: Int[Tensor, " row"], with_divergence: bool
     ) -> Float[Tensor, "3 row"]:
         """Log-probability, logit and divergence of single predictions of the answer."""
         logits = self._unembedding.logits(states)
         at_targets = range(len(states)), [self.targets[prediction] for prediction in predictions.tolist()]
-        measured = [log_softmax(logits)[at_targets].double(), logits[at_targets].double()]
+        values = [log_softmax(logits)[at_targets].double(), logits[at_targets].double()]
         if with_divergence:
             # In float64, so a few rows at a time.
             pairs = zip(predictions.split(_DIVERGENCE_ROWS), logits.split(_DIVERGENCE_ROWS), strict=True)
-            measured.append(torch.cat([kl_divergence(self._clean_logits[which], part) for which, part in pairs]))
+            values.append(torch.cat([kl_divergence(self._clean_logits[which], part) for which, part in pairs]))
         else:
-            measured.append(torch.full_like(measured[0], torch.nan))
-        return torch.stack(measured).cpu()
+            values.append(torch.full_like(values[0], torch.nan))
+        return torch.stack(values).cpu()
 
     def _final_states(
         self, masks: Bool[Tensor, "row pos"]
@@ -257,7 +258,11 @@ class AblatedPrompt:
         """Final states with the rows of `masks` they belong to, several of one row for several draws."""
         length = len(self.token_ids) + len(self._answer)
         if self._replacements is None:
-            shorter = [[token for token, gone in zip(self.token_ids, mask, strict=True) if not gone] for mask in masks]
+            # Tokens are taken out: the longest rows first, so that those of a batch are padded little.
+            shorter = [
+                [token for token, is_ablated in zip(self.token_ids, mask, strict=True) if not is_ablated]
+                for mask in masks
+            ]
             order = sorted(range(len(shorter)), key=lambda row: -len(shorter[row]))
             step = max(1, _TOKENS_AT_ONCE // length)
             for start in range(0, len(order), step):
@@ -265,11 +270,12 @@ class AblatedPrompt:
                 self.forwards += len(rows)
                 yield rows, self._run_whole([[*shorter[row], *self._answer] for row in rows])
             return
+        # Tokens are replaced: rows by their first ablated token, so that those of a batch share a long prefix.
         copies = [(row, draw) for row in range(len(masks)) for draw in range(len(self._replacements))]
         firsts = [int(mask.nonzero()[0]) if bool(mask.any()) else len(self.token_ids) - 1 for mask in masks]
         copies.sort(key=lambda copy: firsts[copy[0]])
         while copies:
-            first = firsts[copies[0][0]] if self._prefixed is not None else 0
+            first = firsts[copies[0][0]] if self._prefix is not None else 0
             step = max(1, _TOKENS_AT_ONCE // (length - first))
             part, copies = copies[:step], copies[step:]
             rows = [row for row, _ in part]
@@ -280,13 +286,15 @@ class AblatedPrompt:
         self, first: int, masks: Bool[Tensor, "n pos"], replacements: Float[Tensor, "n pos d_model"]
     ) -> Float[Tensor, "n prediction d_model"]:
         def replace(embedding: Tensor) -> Tensor:
-            chosen = masks[:, first:, None].to(embedding.device)
-            own, answer = embedding.tensor_split([chosen.shape[1]], dim=1)
-            return torch.cat([torch.where(chosen, replacements[:, first:].to(embedding), own), answer], dim=1)
+            is_ablated = masks[:, first:, None].to(embedding.device)
+            prompt_part, answer_part = embedding.tensor_split([is_ablated.shape[1]], dim=1)
+            return torch.cat(
+                [torch.where(is_ablated, replacements[:, first:].to(embedding), prompt_part), answer_part], dim=1
+            )
 
         hooks: list[tuple[str, Hook]] = [(EMBEDDING, replace)]
-        if self._prefixed is not None and first > 0:
-            return self._prefixed.final_states(first, len(masks), hooks)
+        if self._prefix is not None and first > 0:
+            return self._prefix.final_states(first, len(masks), hooks)
         return self._run_whole([[*self.token_ids, *self._answer]] * len(masks), hooks)
 
     def _run_whole(
@@ -302,14 +310,14 @@ class AblatedPrompt:
 # prompt's non-special tokens. Special tokens (BOS) are attention sinks, whose activations are unlike all others.
 
 
-def averaged_tokens(special: Sequence[bool]) -> list[bool]:
+def text_tokens(special: Sequence[bool]) -> list[bool]:
     """Marks the tokens that "mean" averages: those that are not special; all of them in a prompt of special ones."""
     return [not item for item in special] if not all(special) else [True] * len(special)
 
 
-def averaged_mask(specials: Sequence[Sequence[bool]]) -> Bool[Tensor, "batch pos"]:
-    """`averaged_tokens` of every prompt of a batch that is padded on the right; padding is False."""
-    rows = [averaged_tokens(special) for special in specials]
+def text_mask(specials: Sequence[Sequence[bool]]) -> Bool[Tensor, "batch pos"]:
+    """`text_tokens` of every prompt of a batch that is padded on the right; padding is False."""
+    rows = [text_tokens(special) for special in specials]
     longest = max(map(len, rows))
     return torch.tensor([row + [False] * (longest - len(row)) for row in rows])
 
@@ -321,7 +329,7 @@ def text_mean(
 
     Args:
         values: an activation, or the embeddings.
-        averaged: m_t, as `averaged_mask` gives it.
+        averaged: m_t, as `text_mask` gives it.
     """
     values = values.to(compute_dtype(values.dtype))
     weights = averaged.to(values) / averaged.to(values).sum(1, keepdim=True)
@@ -352,6 +360,7 @@ def prompt_mean(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
 
 
 def corpus_mean(prompt: AblatedPrompt) -> Float[Tensor, "1 pos d_model"]:
+    # Each different token is embedded once and weighted by how often it occurs.
     unique, counts = torch.tensor(prompt.corpus.token_ids).unique(return_counts=True)
     vectors = prompt.model.token_embeddings(unique.tolist()).double()
     mean = (vectors * counts[:, None].to(vectors)).sum(0) / counts.sum()
@@ -369,5 +378,6 @@ def resampled_tokens(prompt: AblatedPrompt) -> Float[Tensor, "draw pos d_model"]
     if not len(pool):  # nothing is ever replaced
         return prompt.embeddings()[None]
     tokens = pool[torch.randint(len(pool), (prompt.draws, len(prompt.token_ids)), generator=prompt.generator)]
+    # Each different token is embedded once, however often it is drawn.
     unique, places = tokens.unique(return_inverse=True)
     return prompt.model.token_embeddings(unique.tolist())[places]

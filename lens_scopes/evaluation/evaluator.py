@@ -16,7 +16,7 @@ from lens_scopes.engine.ablations import ABLATIONS
 from lens_scopes.engine.model import ModelLike, ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Corpus, check_available, check_draws
 from lens_scopes.errors import EvaluationError, LensScopesError, PromptError, whole_number
-from lens_scopes.evaluation.methods.method import Explained, Method, MethodScores
+from lens_scopes.evaluation.methods.method import Method, MethodScores, TargetIds
 from lens_scopes.evaluation.methods.names import MethodLike, as_method
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
@@ -26,7 +26,7 @@ from lens_scopes.evaluation.metrics.table import (
     CURVE_FRACTIONS,
     ERASER_FRACTIONS,
     Metric,
-    metric_named,
+    find_metric,
 )
 from lens_scopes.evaluation.protocol import OWN, Protocol
 from lens_scopes.evaluation.storage.records import Measurement
@@ -35,7 +35,7 @@ from lens_scopes.prompts.answer import Answer, read_answer
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import token_string
-from lens_scopes.scopes.comparisons.ablating import check_unit
+from lens_scopes.scopes.comparisons.ablation_method import check_unit
 from lens_scopes.scopes.comparisons.leave_one_out import LeaveOneOut
 from lens_scopes.scopes.objectives import Semantic
 
@@ -44,7 +44,7 @@ _LARGE_PRIME = 1_000_003  # keeps the seeds of passages apart
 
 _Plan: TypeAlias = tuple[Metric, str | None, ScoredPrompt]
 
-_EXPLAINED = {
+_TARGET_WORDS = {
     "top": "the model's own top token",
     "true": "the true next token by methods of one token; what is followed is the model's own top token",
 }
@@ -95,8 +95,9 @@ class Evaluator:
         self.model = model = ScopedModel.of(model)
         self.protocol = protocol
         self.methods: list[Method] = [as_method(method, protocol.meanings) for method in methods]
-        self.metrics: list[Metric] = [metric_named(name) for name in metrics]
+        self.metrics: list[Metric] = [find_metric(name) for name in metrics]
         self.ablations = list(ablations)
+        # Without special tokens: a BOS in the middle of a prompt would be another attention sink.
         special = set(getattr(model.tokenizer, "all_special_ids", ()))
         self.corpus = Corpus(tuple(token for passage in corpus for token in passage if token not in special))
         self.seed = whole_number(seed, "the seed", EvaluationError, most=_LARGEST_SEED)
@@ -118,22 +119,22 @@ class Evaluator:
         for name in self.ablations:
             check_available(self.model, name, self.corpus)
         names = [method.name for method in self.methods]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
             raise EvaluationError(
-                f"methods must have names of their own; {', '.join(repeated)} came more than once. "
+                f"methods must have names of their own; {', '.join(duplicates)} came more than once. "
                 "Name an objective by a pair such as ('my name', ls.Fisher(8))."
             )
-        repeated = sorted({name for name in self.ablations if self.ablations.count(name) > 1})
-        repeated += sorted({metric.name for metric in self.metrics if self.metrics.count(metric) > 1})
-        if repeated:
-            raise EvaluationError(f"{', '.join(repeated)} came more than once.")
+        duplicates = sorted({name for name in self.ablations if self.ablations.count(name) > 1})
+        duplicates += sorted({metric.name for metric in self.metrics if self.metrics.count(metric) > 1})
+        if duplicates:
+            raise EvaluationError(f"{', '.join(duplicates)} came more than once.")
         if not self.methods or not self.metrics:
             raise EvaluationError("an evaluation needs at least one method and one metric.")
-        ablating = [metric.name for metric in self.metrics if metric.needs_ablation]
-        if ablating and not self.ablations:
+        metrics = [metric.name for metric in self.metrics if metric.needs_ablation]
+        if metrics and not self.ablations:
             raise EvaluationError(
-                f"{', '.join(ablating)} ablate tokens, so say by what: one or more ablations such as 'zero' or 'mean'."
+                f"{', '.join(metrics)} ablate tokens, so say by what: one or more ablations such as 'zero' or 'mean'."
             )
 
     def passage(self, passage: PromptLike) -> Prompt:
@@ -146,7 +147,7 @@ class Evaluator:
         token_ids = self.protocol.prompt_tokens(self.model, prompt.token_ids)
         if token_ids != prompt.token_ids:
             prompt = read_prompt(self.model, token_ids)
-        _require_ranked(prompt, (0, len(prompt)))
+        _require_rankable(prompt, (0, len(prompt)))
         return prompt
 
     def measure(
@@ -179,44 +180,45 @@ class Evaluator:
         """
         if within is not None:
             self.protocol.check_parts()
-            _require_ranked(prompt, within)
+            _require_rankable(prompt, within)
         with self.model.exclusive():
-            answered = None if answer is None else read_answer(self.model, prompt, answer)
-            beside = None if other is None else self.protocol.prompt_tokens(self.model, other)
-            return self._measure(prompt, target, index, answered, beside, within)
+            resolved_answer = None if answer is None else read_answer(self.model, prompt, answer)
+            other_ids = None if other is None else self.protocol.prompt_tokens(self.model, other)
+            return self._measure(prompt, target, index, resolved_answer, other_ids, within)
 
     def _measure(
         self,
         prompt: Prompt,
         target: int | None,
         index: int,
-        answered: Answer | None,
+        resolved_answer: Answer | None,
         other: Sequence[int] | None,
         within: tuple[int, int] | None,
     ) -> tuple[dict[str, Any], list[Measurement]]:
+        # By the passage's index, so that its draws are the same whichever process measures it, and when.
         seed = self.seed * _LARGE_PRIME + index
-        facts = self._facts(prompt, target, answered)
+        facts = self._facts(prompt, target, resolved_answer)
         if within is not None:
             facts |= {"eligible_start": within[0], "eligible_stop": within[1]}
-        followed: Explained = facts["top_token_id"] if answered is None else answered.token_ids
-        explained = self.protocol.explained_token(followed, target) if isinstance(followed, int) else followed
+        followed: TargetIds = facts["top_token_id"] if resolved_answer is None else resolved_answer.token_ids
+        explained = self.protocol.token_to_explain(followed, target) if isinstance(followed, int) else followed
         caches = self._caches(prompt, followed, seed, other, within)
-        planned = self._planned(prompt, explained, facts["correct"], caches, seed, other, within)
+        plans = self._plan(prompt, explained, facts["correct"], caches, seed, other, within)
         # What all methods and metrics ablate runs together: larger batches, and no set of tokens twice.
         for cache in caches.values():
             masks = [
                 metric.masks(scored)
-                for metric, _, scored in planned
+                for metric, _, scored in plans
                 if metric.fractions and scored.ablation_cache is cache
             ]
             if masks:
                 cache.outcomes(torch.cat(masks))
-        return facts, [measurement for plan in planned for measurement in self._measured(*plan)]
+        return facts, [measurement for plan in plans for measurement in self._measurements(*plan)]
 
-    def _facts(self, prompt: Prompt, target: int | None, answered: Answer | None) -> dict[str, Any]:
+    def _facts(self, prompt: Prompt, target: int | None, resolved_answer: Answer | None) -> dict[str, Any]:
         """The passage's length, the model's own prediction, and that of the true next token or of the answer."""
         # One pass with the answer teacher-forced; logits[n] predicts the answer's n-th token.
-        answer = () if answered is None else answered.token_ids
+        answer = () if resolved_answer is None else resolved_answer.token_ids
         read, first = [*prompt.token_ids, *answer[:-1]], len(prompt) - 1
         with torch.no_grad():
             ys = self.model.run_to_final_states([read], reads=[(0, place) for place in range(first, len(read))])
@@ -233,21 +235,21 @@ class Evaluator:
             "target_probability": None if target is None else float(log_probabilities[target].exp()),
             "correct": None if target is None else top == target,
         }
-        if answered is not None:
+        if resolved_answer is not None:
             of_tokens = logits.log_softmax(-1)[range(len(answer)), answer]
             facts |= {
-                "answer": answered.text,
+                "answer": resolved_answer.text,
                 "answer_tokens": len(answer),
-                "answer_generated": answered.generated,
+                "answer_generated": resolved_answer.generated,
                 "answer_log_probability": float(of_tokens.double().sum()),
-                "correct": None if answered.generated else tops == list(answer),
+                "correct": None if resolved_answer.generated else tops == list(answer),
             }
         return facts
 
     def _caches(
         self,
         prompt: Prompt,
-        followed: Explained,
+        followed: TargetIds,
         seed: int,
         other: Sequence[int] | None,
         within: tuple[int, int] | None,
@@ -263,10 +265,10 @@ class Evaluator:
             for name in self.ablations
         }
 
-    def _planned(
+    def _plan(
         self,
         prompt: Prompt,
-        target: Explained,
+        target: TargetIds,
         correct: bool | None,
         caches: Mapping[str, AblationCache],
         seed: int,
@@ -274,10 +276,13 @@ class Evaluator:
         within: tuple[int, int] | None,
     ) -> list[_Plan]:
         """Every method's scores with every metric and ablation."""
-        planned: list[_Plan] = []
-        for asked in self.methods:
-            method = asked.against(other).within(within)
-            scores = _left_out(asked, prompt, caches) or method.score(self.model, prompt, target, self._randomized)
+        plans: list[_Plan] = []
+        for base_method in self.methods:
+            method = base_method.against(other).within(within)
+            # Leave-one-out by an ablation that metrics need anyway costs nothing more.
+            scores = _cached_scores(base_method, prompt, caches) or method.score(
+                self.model, prompt, target, self._randomized
+            )
             for metric in self.metrics:
                 for ablation in self.ablations if metric.needs_ablation else (None,):
                     scored = ScoredPrompt(
@@ -294,10 +299,10 @@ class Evaluator:
                         self.by,
                         within,
                     )
-                    planned.append((metric, ablation, scored))
-        return planned
+                    plans.append((metric, ablation, scored))
+        return plans
 
-    def _measured(self, metric: Metric, ablation: str | None, scored: ScoredPrompt) -> list[Measurement]:
+    def _measurements(self, metric: Metric, ablation: str | None, scored: ScoredPrompt) -> list[Measurement]:
         return [
             Measurement(
                 method=scored.method.name,
@@ -316,7 +321,7 @@ class Evaluator:
         """Everything that decides the numbers, as plain values."""
         return {
             "model": asdict(model_record(self.model)),
-            "methods": {method.name: _described(method) for method in self.methods},
+            "methods": {method.name: _describe(method) for method in self.methods},
             "metrics": [metric.name for metric in self.metrics],
             "ablations": self.ablations,
             "seed": self.seed,
@@ -324,7 +329,7 @@ class Evaluator:
             "corpus": self.corpus.digest()
             if any(ABLATIONS[name].corpus != "unused" for name in self.ablations)
             else None,
-            "explained": _ANSWER if self.answered else _EXPLAINED[self.protocol.explained],
+            "explained": _ANSWER if self.answered else _TARGET_WORDS[self.protocol.explained],
             "protocol": self.protocol.record(),
             "by": self.by if any(metric.of_segments for metric in self.metrics) else None,
             "fractions": {
@@ -335,15 +340,15 @@ class Evaluator:
         }
 
 
-def _require_ranked(prompt: Prompt, within: tuple[int, int]) -> None:
+def _require_rankable(prompt: Prompt, within: tuple[int, int]) -> None:
     """Raises PromptError where there are not several tokens to rank."""
-    ranked = prompt.special[slice(*within)].count(False)
-    if ranked < 2:
+    n_ranked = prompt.special[slice(*within)].count(False)
+    if n_ranked < 2:
         part = "passage" if within == (0, len(prompt)) else "part that is eligible"
-        raise PromptError(f"a {part} needs at least two tokens to rank, besides special ones; got {ranked}.")
+        raise PromptError(f"a {part} needs at least two tokens to rank, besides special ones; got {n_ranked}.")
 
 
-def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:
+def _cached_scores(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache]) -> MethodScores | None:
     """The scores of a leave-one-out method whose ablation is measured anyway, and draws nothing; None for others."""
     kind = method.explanation
     if not isinstance(kind, LeaveOneOut) or (kind.measure, kind.by) != ("kl", "token"):
@@ -358,11 +363,11 @@ def _left_out(method: Method, prompt: Prompt, caches: Mapping[str, AblationCache
     return MethodScores(scores, 1 + len(cache.eligible), 0)
 
 
-def _described(method: Method) -> dict[str, Any]:
+def _describe(method: Method) -> dict[str, Any]:
     """A method's choices as plain values: the options that ask for it, or what a value of Python says of itself."""
     try:
-        asked = method.spec.to_options()
+        options = method.spec.to_options()
     except LensScopesError:
-        others = method.spec.replace(objective=Semantic(), target=None).to_options()
-        asked = {**others, "scope": method.explanation.scope, **method.explanation.settings()}
-    return {"spec": asked, "redrawn": method.redrawn}
+        rest = method.spec.replace(objective=Semantic(), target=None).to_options()
+        options = {**rest, "scope": method.explanation.scope, **method.explanation.settings()}
+    return {"spec": options, "redrawn": method.redrawn}

@@ -34,7 +34,7 @@ class ReportFormat:
 
 
 def _view(suffix: str) -> Callable[[EvaluationReport], bytes]:
-    return lambda report: report.rendered(suffix)
+    return lambda report: report.to_bytes(suffix)
 
 
 def _rows(report: EvaluationReport) -> bytes:

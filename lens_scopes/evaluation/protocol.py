@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from lens_scopes.errors import VALIDATED, EvaluationError, entry_named
+from lens_scopes.errors import VALIDATED, EvaluationError, find_entry
 
 if TYPE_CHECKING:
     from lens_scopes.engine.model import ModelLike
@@ -62,7 +62,7 @@ class Protocol:
         whole = round(fraction * n) if self.overlap_rounding == "nearest" else math.ceil(fraction * n)
         return min(n, max(1, whole))
 
-    def explained_token(self, top: int, true: int | None) -> int:
+    def token_to_explain(self, top: int, true: int | None) -> int:
         """The token that methods of one token explain.
 
         Raises:
@@ -157,7 +157,7 @@ def as_protocol(protocol: ProtocolLike) -> Protocol:
         return OWN
     if isinstance(protocol, Protocol):
         return protocol
-    return entry_named(protocol, PROTOCOLS, "protocol", EvaluationError)
+    return find_entry(protocol, PROTOCOLS, "protocol", EvaluationError)
 
 
 def _without_bos(token_ids: Sequence[int], bos: int) -> tuple[int, ...]:

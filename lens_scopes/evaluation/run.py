@@ -161,7 +161,7 @@ def evaluate(
         limit = whole_number(limit, "limit", EvaluationError, least=1)
     generate = whole_number(generate, "generate", EvaluationError)
     draws = whole_number(draws, "draws", EvaluationError, least=1)
-    named = {
+    names_of_fields = {
         "field": field,
         "answer_field": answer_field,
         "other_field": other_field,
@@ -169,11 +169,11 @@ def evaluate(
         "split": split,
         "subset": subset,
     }
-    for what, name in named.items():
+    for what, name in names_of_fields.items():
         if not isinstance(name, str | None):
             raise EvaluationError(f"{what} is a name; got {type(name).__name__}.")
     # Which passages, and what measures them.
-    given = read_passages(
+    data_set = read_passages(
         passages,
         field=field,
         answer_field=answer_field,
@@ -182,13 +182,13 @@ def evaluate(
         split=split,
         subset=subset,
     )
-    selection = Selection.of(given, skip, limit, target=target, truncate=truncate, generate=generate)
+    selection = Selection.of(data_set, skip, limit, target=target, truncate=truncate, generate=generate)
     if not selection.indices():
         raise EvaluationError(f"skip={skip} leaves none of the {len(selection.passages)} passages; skip fewer.")
     from lens_scopes.evaluation.evaluator import Evaluator
 
     conventions = as_protocol(protocol)
-    if given.bring("within"):
+    if data_set.bring("within"):
         conventions.check_parts()
     evaluator = Evaluator(
         model,
@@ -202,7 +202,7 @@ def evaluate(
         answered=selection.answers is not None,
         by=by,
     )
-    if evaluator.needs_other and not given.bring("other"):
+    if evaluator.needs_other and not data_set.bring("other"):
         raise EvaluationError(
             "what is asked needs another prompt for each passage, and none came with them; name the field that holds "
             "it (other_field=, --other-field), or give pairs (text, other)."
@@ -213,16 +213,16 @@ def evaluate(
             file_path(out or scratch), _manifest(model, evaluator, selection), mixed_commits=mixed_commits
         )
         measure_passages(model, evaluator, selection, folder, this_process(), retry=retry, progress=progress)
-        _require_measured(folder)
+        _require_success(folder)
         return load_results(folder.path)
 
 
-def _require_measured(folder: ResultFolder) -> None:
+def _require_success(folder: ResultFolder) -> None:
     """Raises EvaluationError, with the first reason, where passages were tried and none was measured."""
     records = folder.records().values()
-    unmeasured = [record for record in records if record.status != MEASURED]
-    if unmeasured and len(unmeasured) == len(records):
-        first = unmeasured[0]
+    failures = [record for record in records if record.status != MEASURED]
+    if failures and len(failures) == len(records):
+        first = failures[0]
         raise EvaluationError(
             f"none of {len(records)} passages could be measured; passage {first.passage}: {first.reason}"
         )
@@ -230,11 +230,11 @@ def _require_measured(folder: ResultFolder) -> None:
 
 def check_choices(methods: Sequence[Any], metrics: Sequence[str], ablations: Sequence[str]) -> None:
     """Raises EvaluationError for a method, metric or ablation that is unknown; needs no model."""
-    from lens_scopes.engine.ablations import ablation_named
+    from lens_scopes.engine.ablations import find_ablation
     from lens_scopes.evaluation.methods.names import as_method
-    from lens_scopes.evaluation.metrics.table import metric_named
+    from lens_scopes.evaluation.metrics.table import find_metric
 
-    for check, names in ((as_method, methods), (metric_named, metrics), (ablation_named, ablations)):
+    for check, names in ((as_method, methods), (find_metric, metrics), (find_ablation, ablations)):
         for name in names:
             check(name)
 
@@ -258,36 +258,37 @@ def measure_passages(
         FileError: when results cannot be read or written.
     """
     with folder.shard(process.rank, process.count) as shard:
-        settled = {index for index, record in folder.records().items() if not (retry and record.status == FAILED)}
-        left = [index for index in selection.indices() if process.takes(index) and index not in settled]
-        if not left:
+        complete = {index for index, record in folder.records().items() if not (retry and record.status == FAILED)}
+        remaining = [index for index in selection.indices() if process.takes(index) and index not in complete]
+        if not remaining:
             return
+        # Who measures the lines that follow: device and commit may differ from those before.
         shard.append({"session": _session(model, selection, process)})
-        for done, index in enumerate(left):
+        for done, index in enumerate(remaining):
             if progress is not None:
-                progress(done, len(left))
-            shard.append(_measured(model, evaluator, selection, index).as_line())
+                progress(done, len(remaining))
+            shard.append(_measure_passage(model, evaluator, selection, index).as_line())
         if progress is not None:
-            progress(len(left), len(left))
+            progress(len(remaining), len(remaining))
 
 
-def _measured(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
-    began = time.perf_counter()
+def _measure_passage(model: Model, evaluator: EvaluatorLike, selection: Selection, index: int) -> PassageRecord:
+    start = time.perf_counter()
     try:
         prompt = selection.read(model, index)
         if isinstance(prompt, TooLong):
             return PassageRecord(index, TOO_LONG, str(prompt))
-        read = evaluator.passage(prompt.token_ids if prompt.prompt is None else prompt.prompt)
+        passage = evaluator.passage(prompt.token_ids if prompt.prompt is None else prompt.prompt)
         facts, measurements = evaluator.measure(
-            read, prompt.target, index=index, answer=prompt.answer, other=prompt.other, within=prompt.within
+            passage, prompt.target, index=index, answer=prompt.answer, other=prompt.other, within=prompt.within
         )
     except Exception as error:  # one passage must not end the run, whatever is wrong with it
-        said = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
-        return PassageRecord(index, FAILED, " ".join(said.split()), seconds=time.perf_counter() - began)
+        reason = str(error) if isinstance(error, LensScopesError) else f"{type(error).__name__}: {error}"
+        return PassageRecord(index, FAILED, " ".join(reason.split()), seconds=time.perf_counter() - start)
     if prompt.cut:
         facts = facts | {"tokens_cut": prompt.cut}
     return PassageRecord(
-        index, MEASURED, facts=facts, measurements=tuple(measurements), seconds=time.perf_counter() - began
+        index, MEASURED, facts=facts, measurements=tuple(measurements), seconds=time.perf_counter() - start
     )
 
 
@@ -359,15 +360,15 @@ def _commit() -> str | None:
     package = Path(__file__).resolve().parents[1]
 
     def git(*command: str) -> str:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", *command], cwd=package, capture_output=True, text=True, timeout=10, check=True, errors="replace"
         )
-        return done.stdout
+        return result.stdout
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")
         head = git("rev-parse", "HEAD").strip()
-        changed = git("diff", "HEAD", "--", ".") + git("ls-files", "--others", "--exclude-standard", "--", ".")
+        changes = git("diff", "HEAD", "--", ".") + git("ls-files", "--others", "--exclude-standard", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{head}-dirty-{hashlib.sha256(changed.encode()).hexdigest()[:12]}" if changed else head
+    return f"{head}-dirty-{hashlib.sha256(changes.encode()).hexdigest()[:12]}" if changes else head

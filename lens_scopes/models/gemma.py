@@ -75,9 +75,10 @@ def embedded_folder(progress: bool | None = None) -> Path:
     folder = embedded_path()
     if find_damage(folder) is None:
         return folder
-    with _writing(folder):
+    with _disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(folder.name + ".lock")):
+        with _lock(folder.with_name(folder.name + ".lock")):
+            # Another process may have converted it while this one waited.
             damage = find_damage(folder)
             if damage is not None:
                 _rebuild(folder, damage, sys.stderr.isatty() if progress is None else progress)
@@ -98,6 +99,7 @@ def find_damage(folder: Path) -> str | None:
         return f"{_MANIFEST} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return f"{_MANIFEST} is damaged"
+    # Sizes of all files first, which takes no time; checksums read them.
     for check in (_wrong_size, _wrong_checksum):
         for name, (size, checksum) in recorded.items():
             try:
@@ -233,6 +235,7 @@ def _convert(folder: Path, step: Step) -> dict[str, Any]:
         token_ids = torch.tensor([tokenizer.encode(_CHECK_TEXT)])
         with torch.inference_mode():
             expected = original.eval()(token_ids).logits
+            # Two models of 1 GB at a time are enough.
             del original, plain
             written = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
             difference = float((written(token_ids).logits - expected).abs().max())
@@ -247,7 +250,7 @@ def _convert(folder: Path, step: Step) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -259,7 +262,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     import filelock
 
     lock = filelock.FileLock(path)

@@ -32,7 +32,7 @@ def new_config(fields: Mapping[str, Any]) -> Any:
     return HookedTransformerConfig.from_dict(dict(fields))
 
 
-def converted_config(folder: Path) -> dict[str, Any]:
+def convert_config(folder: Path) -> dict[str, Any]:
     """What TransformerLens makes of the config.json in a folder.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lens_scopes.errors import ModelError
-from lens_scopes.models.hooked import converted_config, new_config
+from lens_scopes.models.hooked import convert_config, new_config
 
 _GEMMA = ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
 _OLMO = ("OlmoForCausalLM", "Olmo2ForCausalLM")
@@ -48,7 +48,7 @@ def hooked_config(config: Any, architecture: str, *, dtype: torch.dtype, device:
         fields = _olmo_fields(text, architecture)
     else:
         fields = _known_fields(config, architecture)
-    fields = _corrected(fields, text, architecture)
+    fields = _correct(fields, text, architecture)
     fields |= {
         "original_architecture": architecture,
         "dtype": dtype,
@@ -144,7 +144,7 @@ def _known_fields(config: Any, architecture: str) -> dict[str, Any]:
     with _neutral_folder() as folder:
         (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
         try:
-            return converted_config(folder)
+            return convert_config(folder)
         except NotImplementedError:
             raise ModelError(
                 f'HookedTransformer does not compute {architecture}: load it with backend="bridge"'
@@ -156,7 +156,7 @@ def _known_fields(config: Any, architecture: str) -> dict[str, Any]:
             ) from error
 
 
-def _corrected(fields: dict[str, Any], text: Any, architecture: str) -> dict[str, Any]:
+def _correct(fields: dict[str, Any], text: Any, architecture: str) -> dict[str, Any]:
     """Fields that TransformerLens takes from a default, a cap or another field although the config states them."""
     fields = dict(fields)
     if architecture == "GPT2LMHeadModel" and text.n_inner:

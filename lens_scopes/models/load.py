@@ -142,12 +142,12 @@ def load_model(
     generator = torch.random.fork_rng(devices=[])
     quiet = quiet_libraries(download_bars=sys.stderr.isatty())
     with generator, quiet, one_sentence(source), usual_torch(torch.device(place.device)):
-        if source.pickled:
+        if source.is_pickled:
             model, provenance = _load_pickled(source, backend, place.device, torch_dtype, wanted, trust_remote_code)
         else:
             reader = Reader(source, architecture, trust_remote_code)
             strict = isinstance(processing, Mapping)
-            model, provenance = _load_compared(reader, backend, place, torch_dtype, wanted, strict)
+            model, provenance = _load_and_compare(reader, backend, place, torch_dtype, wanted, strict)
     # Parameters that require gradients would double the cost of every backward pass.
     for module in (model, getattr(model, "original_model", None)):
         if module is not None:
@@ -225,7 +225,7 @@ def _derived_processing(model: Model) -> dict[str, bool | None]:
     return processing
 
 
-def _load_compared(
+def _load_and_compare(
     reader: Reader, backend: str, place: _Place, dtype: torch.dtype, wanted: Mapping[str, bool], strict: bool
 ) -> tuple[Any, Provenance]:
     name, class_name = reader.source.name, reader.class_name
@@ -294,10 +294,10 @@ def _read_backend(backend: Any) -> Literal["hooked", "bridge"]:
 
 
 def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    known = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if not isinstance(known, torch.dtype) or known not in DTYPES.values():
+    value = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(value, torch.dtype) or value not in DTYPES.values():
         raise ModelError(f"dtype {_plain(dtype)!r} is unknown: use one of {', '.join(DTYPES)}")
-    return known
+    return value
 
 
 def _read_place(

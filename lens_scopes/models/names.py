@@ -30,7 +30,7 @@ class Source:
     embedded: bool = False
 
     @property
-    def pickled(self) -> bool:
+    def is_pickled(self) -> bool:
         """Whether the weights are a pickle in TransformerLens's own format."""
         return isinstance(self.location, str) and self.location.startswith(_PICKLED_OWNERS)
 
@@ -59,7 +59,7 @@ def find_source(name: str | Path) -> Source:
         return _folder(Path(name))
     if name.count("/") == 1 and all(name.split("/")):
         return Source(name, name)
-    raise ModelError(f"model {_quoted(name)} is unknown and no such folder exists{suggest_models(name)}")
+    raise ModelError(f"model {_quote(name)} is unknown and no such folder exists{suggest_models(name)}")
 
 
 @cache
@@ -101,7 +101,7 @@ def suggest_models(name: str) -> str:
     return f": did you mean {' or '.join(map(repr, list(near)[:3]))}?"
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return repr(name if len(name) <= 200 else name[:199] + "…")
 
 
@@ -118,9 +118,9 @@ def _folder(path: Path) -> Source:
         folder = path.expanduser()
         there = folder.is_dir()
     except (OSError, RuntimeError) as error:  # a name too long, a user that does not exist
-        raise ModelError(f"model folder {_quoted(str(path))} cannot be read: {error}") from error
+        raise ModelError(f"model folder {_quote(str(path))} cannot be read: {error}") from error
     if not there:
-        raise ModelError(f"model folder {_quoted(str(path))} does not exist")
+        raise ModelError(f"model folder {_quote(str(path))} does not exist")
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"model folder {str(path)!r} has no config.json: give the folder that it and model.safetensors are in"

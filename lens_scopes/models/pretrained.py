@@ -94,6 +94,7 @@ class Reader:
             return
         size = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in location.glob(kind))
         options = {"trust_remote_code": self.trust_remote_code}
+        # On the meta device: only to count its parameters.
         with torch.device("meta"):
             config = copy.deepcopy(self.config)
             is_auto = self._model_class.__name__.startswith("Auto")

@@ -10,7 +10,7 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.tokens import TokenModel
 
-_MOST_SHOWN = 6  # tokens of each side
+_MAX_SHOWN = 6  # tokens of each side
 
 
 def read_aligned(model: TokenModel, prompt: Prompt, other: PromptLike, length: int) -> Prompt:
@@ -27,7 +27,7 @@ def read_aligned(model: TokenModel, prompt: Prompt, other: PromptLike, length: i
     if len(read) not in (len(prompt), length):
         raise PromptError(
             f"the other prompt has {len(read)} tokens (BOS included) but the prompt {len(prompt)}; they part at "
-            f"{_parting(prompt, read)}; write as many tokens there."
+            f"{_first_mismatch(prompt, read)}; write as many tokens there."
         )
     return read
 
@@ -48,18 +48,18 @@ def differences(mine: Sequence[Hashable], theirs: Sequence[Hashable]) -> list[tu
     return [(start, stop, first, last) for tag, start, stop, first, last in matcher.get_opcodes() if tag != "equal"]
 
 
-def _parting(prompt: Prompt, other: Prompt) -> str:
+def _first_mismatch(prompt: Prompt, other: Prompt) -> str:
     """The first stretch of tokens that stands against one of another length."""
     start, stop, other_start, other_stop = next(
         stretch
         for stretch in differences(prompt.token_ids, other.token_ids)
         if stretch[1] - stretch[0] != stretch[3] - stretch[2]
     )
-    return f"position {start}: {_listed(prompt.tokens[start:stop])} | {_listed(other.tokens[other_start:other_stop])}"
+    return f"position {start}: {_list(prompt.tokens[start:stop])} | {_list(other.tokens[other_start:other_stop])}"
 
 
-def _listed(tokens: Sequence[str]) -> str:
+def _list(tokens: Sequence[str]) -> str:
     if not tokens:
         return "nothing"
-    shown = ", ".join(map(repr, tokens[:_MOST_SHOWN])) + (", …" if len(tokens) > _MOST_SHOWN else "")
-    return f"{shown} ({len(tokens)} token{'s' if len(tokens) > 1 else ''})"
+    text = ", ".join(map(repr, tokens[:_MAX_SHOWN])) + (", …" if len(tokens) > _MAX_SHOWN else "")
+    return f"{text} ({len(tokens)} token{'s' if len(tokens) > 1 else ''})"

@@ -78,17 +78,17 @@ def read_answer(model: ScopedModel, prompt: Prompt, answer: AnswerLike) -> Answe
         raise PromptError(f"an answer has at least one token; got {count} tokens to generate.")
     if count is not None:
         return Answer(with_continuation(model, prompt, count), len(prompt), generated=True)
-    return given_answer(model, prompt, answer)
+    return tokenize_answer(model, prompt, answer)
 
 
-def given_answer(model: TokenModel, prompt: Prompt, answer: str | Sequence[int] | Any) -> Answer:
+def tokenize_answer(model: TokenModel, prompt: Prompt, answer: str | Sequence[int] | Any) -> Answer:
     """The answer after a prompt, where it is a text or token ids.
 
     Raises:
         PromptError: as `read_answer`.
     """
     whole = continued(model, prompt, answer) if isinstance(answer, str) else None
-    token_ids = _given_ids(model, answer) if whole is None else whole.token_ids[len(prompt) :]
+    token_ids = _token_ids(model, answer) if whole is None else whole.token_ids[len(prompt) :]
     if not token_ids:
         raise PromptError(f"the answer {quote(answer)} is empty; give at least one token, such as ' Paris'.")
     n_ctx = size_of(model, "n_ctx")
@@ -100,7 +100,7 @@ def given_answer(model: TokenModel, prompt: Prompt, answer: str | Sequence[int] 
     return Answer(extended(model, prompt, token_ids) if whole is None else whole, len(prompt))
 
 
-def _given_ids(model: TokenModel, answer: Any) -> list[int]:
+def _token_ids(model: TokenModel, answer: Any) -> list[int]:
     expected = "an answer is a text, token ids or a number of tokens to generate; got"
     items = answer.tolist() if hasattr(answer, "tolist") else answer
     if not isinstance(items, Sequence):

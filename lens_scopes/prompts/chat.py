@@ -154,6 +154,7 @@ def _message_ranges(tokenizer: Any, messages: Sequence[Mapping[str, str]], text:
     start = len(before)
     for index, after in zip(map(int, parts[::2]), parts[1::2], strict=True):
         content = messages[index]["content"]
+        # Templates strip contents, or leave them as they are.
         forms = (content, content.rstrip(), content.lstrip(), content.strip())
         stop = next((start + len(f) for f in forms if text.startswith(f + after, start)), None)
         if stop is None:

@@ -111,8 +111,8 @@ def eligible_range(prompt: Prompt, within: SpanLike) -> tuple[int, int]:
 
 def _cut(prompt: Prompt, group: Group, start: int, stop: int) -> Group:
     """What of a group lies between two tokens; its label is that text, unless it is whole or has a name."""
-    own = text_of(prompt, group.start, group.stop)
-    if (start, stop) == (group.start, group.stop) or group.label != _label(own):
+    text = text_of(prompt, group.start, group.stop)
+    if (start, stop) == (group.start, group.stop) or group.label != _label(text):
         return Group(group.label, start, stop)
     return Group(_label(text_of(prompt, start, stop)), start, stop)
 
@@ -270,6 +270,7 @@ def _after(ends: Callable[[str], Iterator[int]], what: str) -> Callable[[Prompt]
         text, offsets = prompt.text, prompt.offsets
         firsts = (_first_visible(text, end, len(text)) for end in ends(text))
         starts = sorted({start for start in firsts if text[:start].strip() and text[start:].strip()})
+        # A token belongs to the last group that begins at or before its first visible character.
         numbers = [bisect_right(starts, _first_visible(text, *pair)) for pair in offsets]
         return lambda index: numbers[index] != numbers[index - 1]
 
@@ -293,14 +294,15 @@ _BEGINS: dict[str, Callable[[Prompt], Callable[[int], bool]]] = {
 def _group_by_span(prompt: Prompt, spans: Mapping[str, tuple[int, int]]) -> list[Group]:
     n_pos = len(prompt)
     groups: list[Group] = []
-    named = [False] * n_pos
+    in_span = [False] * n_pos
     for name, (start, stop) in spans.items():
         groups.append(Group(name, start, stop))
-        named[start:stop] = [True] * (stop - start)
+        in_span[start:stop] = [True] * (stop - start)
+    # Runs of tokens outside of every span are groups too, cut at special tokens.
     start = 0
     for index in range(1, n_pos + 1):
-        if index == n_pos or named[index] != named[start] or _is_boundary(prompt.special, index):
-            if not named[start]:
+        if index == n_pos or in_span[index] != in_span[start] or _is_boundary(prompt.special, index):
+            if not in_span[start]:
                 label = prompt.tokens[start] if prompt.special[start] else _OTHER
                 groups.append(Group(label, start, index))
             start = index

@@ -255,16 +255,16 @@ def _with_leading_space(text: str, strings: Sequence[str], offsets: Sequence[tup
     Some tokenizers trim the space off a token's offsets, and others have it in no token; words would then run
     together. A token whose string begins with space takes what the string holds, any other all that is left.
     """
-    extended: list[tuple[int, int]] = []
+    wider: list[tuple[int, int]] = []
     covered = 0
     for string, (start, stop) in zip(strings, offsets, strict=True):
         if string[:1].isspace() and text.startswith(string, covered) and covered + len(string) >= stop:
             start, stop = covered, covered + len(string)
         elif text[covered:start].isspace():
             start = covered
-        extended.append((start, stop))
+        wider.append((start, stop))
         covered = max(covered, stop)
-    return extended
+    return wider
 
 
 def _text_strings(

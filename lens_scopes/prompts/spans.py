@@ -18,6 +18,10 @@ class Chars:
 
     A pair of integers is a range of tokens everywhere; characters are named.
 
+    Args:
+        start: the first character.
+        stop: the character after the last one.
+
     Example:
         >>> ls.read_prompt(model, "The capital of France is", spans={"country": ls.Chars(15, 21)}).spans
         {'country': (4, 5)}

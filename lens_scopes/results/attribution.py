@@ -160,7 +160,7 @@ class Attribution(Result):
     def values(self) -> Float[Tensor, " pos"]:
         return self.scores
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         layers = {} if self.layers is None else {"layers": self.layers}
         return {"scores": self.scores, **layers, **{f"sites/{name}": values for name, values in self.sites.items()}}
 

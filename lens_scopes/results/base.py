@@ -149,7 +149,7 @@ class Viewable(Drawable):
         write_whole(path, utf8(page))
         return Path(path)
 
-    def rendered(self, suffix: str) -> bytes:
+    def to_bytes(self, suffix: str) -> bytes:
         """The result as the contents of a file of that kind: a page, a figure or a table.
 
         Args:
@@ -158,9 +158,9 @@ class Viewable(Drawable):
         Raises:
             FileError: for another suffix.
         """
-        from lens_scopes.views import rendered
+        from lens_scopes.views import to_bytes
 
-        return rendered(self, suffix)
+        return to_bytes(self, suffix)
 
     def show(self, *, full: bool = False, height: int | None = None) -> None:
         """Shows the result: in a notebook as an offline view, elsewhere in the terminal.
@@ -253,7 +253,7 @@ class Result(Viewable, ABC):
     def to_pandas(self) -> pandas.DataFrame:
         """One row per entry."""
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         """The tensors of which `difference` takes differences, by name."""
         return {}
 
@@ -287,7 +287,7 @@ class Result(Viewable, ABC):
             True
         """
         self._require_comparable(other)
-        mine, theirs = self.subtracted(), other.subtracted()
+        mine, theirs = self.difference_parts(), other.difference_parts()
         names = [name for name in mine if name in theirs]
         for name in names:
             if mine[name].shape != theirs[name].shape:

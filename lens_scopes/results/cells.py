@@ -92,7 +92,7 @@ class CellPatches(Result):
     def values(self) -> Float[Tensor, " layer_pos"]:
         return rearrange(self.effect, "layer pos -> (layer pos)")
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         return {"effect": self.effect}
 
     def to_pandas(self) -> pandas.DataFrame:

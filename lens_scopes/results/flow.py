@@ -240,7 +240,7 @@ class InformationFlow(Result):
         """The bound of each span at `sigma`, summed over the predictions, in nats."""
         return self.bound().sum(-1)
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         return {"bound": self.bound(), "channel": self.channel(), "joint": self.joint()}
 
     def difference(self, other: Result) -> Difference:
@@ -249,14 +249,14 @@ class InformationFlow(Result):
 
     def _variance(self, sigma: Sigma | None) -> float:
         """σ² in squared units of the embedding."""
-        relative = self.sigma if sigma is None else checked_sigma(sigma)
+        relative = self.sigma if sigma is None else check_sigma(sigma)
         return (relative * self.embedding_norm) ** 2 / self.d_model
 
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
 
 
-def checked_sigma(sigma: object) -> float:
+def check_sigma(sigma: object) -> float:
     """σ as a number.
 
     Raises:

@@ -110,7 +110,7 @@ class HeadInspection(Result):
     def values(self) -> Float[Tensor, " layer_head"]:
         return rearrange(self.effect, "layer head -> (layer head)")
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         names = ("effect", "mlp_effect", "direct_effect", "by_source", "norms")
         return {name: getattr(self, name) for name in names}
 

@@ -150,7 +150,7 @@ class TotalInfluence(Result):
     def values(self) -> Float[Tensor, " prompt"]:
         return self.scores
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         return {"scores": self.scores, "direct": self.direct}
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -277,10 +277,10 @@ class TotalInfluence(Result):
             if not segments[way[-1]].generated:
                 chains.append(Chain([segments[index] for index in way], -weight))
                 continue
-            leaving = self._leaving(segments[way[-1]], arrivals)
+            onward = self._source_influence(segments[way[-1]], arrivals)
             for index, item in enumerate(segments[: way[-1]]):
-                part = torch.zeros_like(leaving)
-                part[item.start : item.stop] = leaving[item.start : item.stop]
+                part = torch.zeros_like(onward)
+                part[item.start : item.stop] = onward[item.start : item.stop]
                 if (mass := float(part.sum())) > 0:
                     heapq.heappush(waiting, (-mass, next(order), (*way, index), part))
         return chains
@@ -303,7 +303,7 @@ class TotalInfluence(Result):
         """e: uniform over the target's tokens."""
         return _uniform(self.target, self.n_prompt, self.shares)
 
-    def _leaving(self, segment: Segment, arrivals: Float[Tensor, " pos"]) -> Float[Tensor, " pos"]:
+    def _source_influence(self, segment: Segment, arrivals: Float[Tensor, " pos"]) -> Float[Tensor, " pos"]:
         """Where influence that arrives at a segment's tokens goes on to, after any number of steps within it."""
         rows = slice(segment.start - self.n_prompt, segment.stop - self.n_prompt)
         inside = self.shares[rows, segment.start : segment.stop]
@@ -314,6 +314,7 @@ class TotalInfluence(Result):
         member = torch.zeros(len(groups), len(self.tokens), dtype=self.shares.dtype, device=self.shares.device)
         for row, group in enumerate(groups):
             member[row, group.start : group.stop] = 1
+        # How often each token is visited times its shares, summed over the segments it goes from and to.
         flows = (member[:, self.n_prompt :] * self.through) @ self.shares @ member.T
         return flows.fill_diagonal_(0)
 
@@ -332,16 +333,16 @@ class TotalInfluence(Result):
                     f"the spans {one.label!r} and {other.label!r} overlap, and influence goes through each token once; "
                     "give spans apart."
                 )
-        return _parted(self, groups, (self.n_prompt, *self.target))
+        return _split(self, groups, (self.n_prompt, *self.target))
 
 
 def total_influence(matrix: AttributionMatrix, of: SpanLike = ANSWER, special: bool = False) -> TotalInfluence:
     """`AttributionMatrix.total_influence`."""
     if not isinstance(special, bool):
         raise PromptError(f"special is True or False; got {type(special).__name__}.")
-    made = matrix.answer or matrix.generated
-    n_prompt = len(matrix.tokens) - made
-    if not made:
+    n_generated = matrix.answer or matrix.generated
+    n_prompt = len(matrix.tokens) - n_generated
+    if not n_generated:
         raise PromptError(
             "the matrix has no generated tokens for influence to pass through; make it with attribute_all(…, "
             "generate=8), or with an answer."
@@ -353,12 +354,13 @@ def total_influence(matrix: AttributionMatrix, of: SpanLike = ANSWER, special: b
     # Everything follows from how often a walk back from the target visits each generated token.
     start = _uniform(target, n_prompt, shares)
     through = _visits(shares[:, n_prompt:], start)
+    # All visits, and the first step alone.
     scores, direct = through @ shares[:, :n_prompt], start @ shares[:, :n_prompt]
-    inherited = {item.name: getattr(matrix, item.name) for item in fields(Result)}
+    record = {item.name: getattr(matrix, item.name) for item in fields(Result)}
     name = of if isinstance(of, str) else "".join(matrix.tokens[slice(*target)])
     settings = {"of": name, "target": list(target), "special": special}
     return TotalInfluence(
-        **inherited
+        **record
         | {
             "contract": _contract(matrix, target, n_prompt, special),
             "settings": matrix.settings | {"total_influence": settings},
@@ -406,8 +408,8 @@ def _last_sentence(prompt: Prompt, n_prompt: int) -> tuple[int, int]:
 def _shares(matrix: AttributionMatrix, n_prompt: int, special: bool) -> Float[Tensor, "made pos"]:
     """R: each generated token's row of the matrix by magnitude, over its sum over the eligible tokens."""
     rows = {dest: row for row, dest in enumerate(matrix.destinations)}
-    wanted = [rows[position - 1] for position in range(n_prompt, len(matrix.tokens))]
-    scores = matrix.matrix[wanted].double().abs().cpu()
+    generated_rows = [rows[position - 1] for position in range(n_prompt, len(matrix.tokens))]
+    scores = matrix.matrix[generated_rows].double().abs().cpu()
     if not bool(scores.isfinite().all()):
         first = int((~scores.isfinite()).any(1).nonzero()[0])
         raise ResultError(
@@ -434,10 +436,10 @@ def _uniform(target: tuple[int, int], n_prompt: int, like: Float[Tensor, "made p
     return start
 
 
-def _parted(influence: TotalInfluence, groups: list[Group], edges: tuple[int, ...]) -> list[Group]:
+def _split(influence: TotalInfluence, groups: list[Group], edges: tuple[int, ...]) -> list[Group]:
     """Groups cut at some tokens; what lies within the target is one group."""
     first, last = influence.target
-    parted: list[Group] = []
+    pieces: list[Group] = []
     for group in groups:
         cuts = sorted({group.start, group.stop, *(edge for edge in edges if group.start < edge < group.stop)})
         for start, stop in itertools.pairwise(cuts):
@@ -445,23 +447,23 @@ def _parted(influence: TotalInfluence, groups: list[Group], edges: tuple[int, ..
                 continue
             whole = (start, stop) == (group.start, group.stop)
             text = "".join(influence.tokens[start:stop])
-            parted.append(group if whole else Group(text.strip() or repr(text), start, stop))
+            pieces.append(group if whole else Group(text.strip() or repr(text), start, stop))
     text = influence.target_text
-    parted.append(Group(text.strip() or repr(text), first, last))
-    return sorted(parted, key=lambda group: group.start)
+    pieces.append(Group(text.strip() or repr(text), first, last))
+    return sorted(pieces, key=lambda group: group.start)
 
 
 def _contract(matrix: AttributionMatrix, target: tuple[int, int], n_prompt: int, special: bool) -> dict[str, str]:
     """The contract of the matrix, with what the walk through the generated text adds to it."""
-    given = matrix.contract
-    left_out = "" if special else " that are not special"
-    return given | {
+    base = matrix.contract
+    which = "" if special else " that are not special"
+    return base | {
         "output explained": f"tokens {target[0]} to {target[1] - 1} of the generated text; "
-        f"{given.get('output explained', 'each generated token')}",
-        "eligible features": f"the prompt's {n_prompt} tokens{left_out}, through generated tokens; "
-        f"{given.get('eligible features', 'all tokens')}",
+        f"{base.get('output explained', 'each generated token')}",
+        "eligible features": f"the prompt's {n_prompt} tokens{which}, through generated tokens; "
+        f"{base.get('eligible features', 'all tokens')}",
         "score attributed": "total = e (I − A)⁻¹ P, e uniform over the tokens explained; the rows of [P | A] are those "
-        f"of the matrix by magnitude, each over its sum over the eligible tokens; {given.get('score attributed', '')}",
+        f"of the matrix by magnitude, each over its sum over the eligible tokens; {base.get('score attributed', '')}",
     }
 
 

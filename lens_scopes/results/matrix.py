@@ -114,6 +114,7 @@ class AttributionMatrix(Result):
             totals = (self.matrix[:, start:stop] * ordinary[start:stop].to(self.matrix)).sum(1)
             column = []
             for first, last in chosen.values():
+                # A prediction belongs to the span of the token that it predicts, which is the next one.
                 rows = [row for row, dest in enumerate(self.destinations) if first <= dest + 1 < last]
                 column.append(float(totals[rows].mean()) if rows else float("nan"))
             table[utf8(source).decode("utf-8")] = column
@@ -165,7 +166,7 @@ class AttributionMatrix(Result):
     def values(self) -> Float[Tensor, " dest_src"]:
         return torch.cat([row[: dest + 1] for row, dest in zip(self.matrix, self.destinations, strict=True)])
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         return {"matrix": self.matrix}
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -159,7 +159,7 @@ class ModeInspection(Result):
         """KL(before ‖ after) of each replacement, in nats."""
         return torch.tensor([item.actual_nats for item in self.replacements], dtype=torch.float64, device="cpu")
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         predicted = torch.tensor([item.predicted_nats for item in self.replacements], dtype=torch.float64, device="cpu")
         return {"actual_nats": self.values(), "predicted_nats": predicted}
 

@@ -199,7 +199,7 @@ class SeriesInspection(Result):
         """The influence of each number."""
         return self.influence()
 
-    def subtracted(self) -> dict[str, Tensor]:
+    def difference_parts(self) -> dict[str, Tensor]:
         return {"scores": self.scores, "influence": self.influence()}
 
     def to_pandas(self) -> pandas.DataFrame:

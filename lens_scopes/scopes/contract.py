@@ -54,8 +54,8 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
     Returns:
         A plain mapping with the keys of ELEMENTS, in that order.
     """
-    also = f"; also read at {_named(terms.sites)}" if terms.sites else ""
-    place = f"the embeddings ({EMBEDDING})" if terms.at_embedding else f"the activations at {_named(terms.at)}"
+    also = f"; also read at {_join_sites(terms.sites)}" if terms.sites else ""
+    place = f"the embeddings ({EMBEDDING})" if terms.at_embedding else f"the activations at {_join_sites(terms.at)}"
     which = f"the {terms.n_tokens} tokens up to that position"
     if terms.answer_process:
         which = f"the prompt's {terms.n_tokens - terms.eligible_answer} tokens"
@@ -64,7 +64,7 @@ def attribution_contract(terms: ContractTerms) -> dict[str, str]:
         output=f"{terms.output}, after position {terms.position}",
         features=f"{place} of {which}{also}",
         process=_process(terms),
-        held=_held(terms),
+        held=_held_fixed(terms),
         score=_score(terms),
     )
 
@@ -86,7 +86,7 @@ def _process(terms: ContractTerms) -> str:
     return process if terms.points is None else f"{process}; gradients are means over {terms.points}"
 
 
-def _held(terms: ContractTerms) -> str:
+def _held_fixed(terms: ContractTerms) -> str:
     if terms.at_embedding:
         held = "the weights, the other tokens' embeddings, the positions and the explained directions v"
         if terms.answer_process and not terms.eligible_answer:
@@ -143,7 +143,7 @@ def _dimension(sites: Sequence[str]) -> str:
     return "d_model"
 
 
-def _named(sites: Sequence[str]) -> str:
+def _join_sites(sites: Sequence[str]) -> str:
     if len(sites) <= 2:
         return " and ".join(sites)
     return f"{sites[0]} … {sites[-1]} ({len(sites)} sites)"

@@ -32,7 +32,7 @@ LensLike: TypeAlias = Annotated["Lens | str | bool | os.PathLike[str] | Jacobian
 _NUMBERS_AT_ONCE = 2**24  # logits: 64 MB of float32
 _TEXT = re.compile(r"logit(?:@([0-9]{1,9}))?(?:@([0-9]{1,9}))?")
 _LAYER = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|mid|post)")
-_MOST_TOKENS = 100
+_MAX_TOKENS = 100
 
 Transport = Callable[[Tensor, str], "Tensor | None"]
 """Takes activations and the name of their site to what the final norm reads; None where the lens has no map."""
@@ -55,7 +55,7 @@ class Lens(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(
-            self, "top", whole_number(self.top, "top of a lens", ReadoutError, least=1, most=_MOST_TOKENS)
+            self, "top", whole_number(self.top, "top of a lens", ReadoutError, least=1, most=_MAX_TOKENS)
         )
         object.__setattr__(self, "cells", whole_number(self.cells, "cells of a lens", ReadoutError, least=1))
 
@@ -66,7 +66,11 @@ class Lens(ABC):
 
     @abstractmethod
     def prepare(self, model: ScopedModel, names: Sequence[str]) -> Transport:
-        """What the lens does to activations before the final norm, checked against the model and the sites read."""
+        """What the lens does to activations before the final norm, checked against the model and the sites read.
+
+        Raises:
+            ReadoutError: for a lens that was fitted for another model, or is not fitted for one of the sites.
+        """
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class FittedLens(Lens):
         raise ReadoutError("a fitted lens that is an object has no text; save it, and give the path of its file.")
 
     def prepare(self, model: ScopedModel, names: Sequence[str]) -> Transport:
-        lens, n_layers = self._loaded(), model.n_layers
+        lens, n_layers = self._load(), model.n_layers
         width, layers = lens.d_model, list(lens.source_layers)
         target = int(getattr(lens, "metadata", {}).get("target_layer", n_layers - 1))
         if width != model.cfg.d_model or max(layers) >= n_layers - 1 or target != n_layers - 1:
@@ -157,6 +161,7 @@ class FittedLens(Lens):
         blocks = {name: _blocks_before(name) for name in names}
 
         def transport(residual: Tensor, name: str) -> Tensor | None:
+            # The fitted map of block l takes its output, which is the input of block l + 1.
             last = blocks[name] - 1
             if last == n_layers - 1:
                 return residual
@@ -164,7 +169,7 @@ class FittedLens(Lens):
 
         return transport
 
-    def _loaded(self) -> Any:
+    def _load(self) -> Any:
         if not isinstance(self.lens, str):
             return self.lens
         import pickle
@@ -216,7 +221,7 @@ def read_cells(
     lens: Lens,
     sequences: Sequence[Sequence[int]],
     names: Sequence[str],
-    chosen: Bool[Tensor, "batch layer pos"],
+    mask: Bool[Tensor, "batch layer pos"],
 ) -> tuple[Int[Tensor, "batch layer pos top"], Float[Tensor, "batch layer pos top"]]:
     """The most probable tokens of each chosen cell with their probabilities, from one forward pass.
 
@@ -232,17 +237,17 @@ def read_cells(
     """
     transport = lens.prepare(model, names)
     top = min(lens.top, unembedding.d_vocab)
-    residuals, final = _residuals(model, sequences, names, chosen)
+    residuals, final = _residuals(model, sequences, names, mask)
     _check_final(model, *final)
     dtype = compute_dtype(unembedding.W_U.dtype)
-    ids = torch.full((*chosen.shape, top), -1)
-    probabilities = torch.full((*chosen.shape, top), torch.nan, dtype=dtype)
+    ids = torch.full((*mask.shape, top), -1)
+    probabilities = torch.full((*mask.shape, top), torch.nan, dtype=dtype)
     at_once = max(1, _NUMBERS_AT_ONCE // unembedding.d_vocab)
     for layer, name in enumerate(names):
         final_residual = transport(residuals[name], name)
         if final_residual is None:
             continue
-        cells = chosen[:, layer].nonzero()
+        cells = mask[:, layer].nonzero()
         # A few cells at a time: the logits of all of them would be the largest tensor of the whole work.
         for part, places in zip(final_residual.split(at_once), cells.split(at_once), strict=True):
             states = model.apply_final_norm(part[None])[0]
@@ -257,7 +262,7 @@ def _residuals(
     model: ScopedModel,
     sequences: Sequence[Sequence[int]],
     names: Sequence[str],
-    chosen: Bool[Tensor, "batch layer pos"],
+    mask: Bool[Tensor, "batch layer pos"],
 ) -> tuple[dict[str, Float[Tensor, "cell d_model"]], tuple[Tensor, Tensor]]:
     """The activations of the chosen cells, and the last layer's residual stream with the final state it gives."""
     activations: dict[str, Tensor] = {}
@@ -265,7 +270,7 @@ def _residuals(
     batch = Batch.of(model, sequences)
 
     def keep(layer: int, name: str) -> Hook:
-        rows, positions = chosen[:, layer].nonzero().T
+        rows, positions = mask[:, layer].nonzero().T
 
         def hook(activation: Tensor) -> None:
             activations[name] = activation[rows.to(activation.device), positions.to(activation.device)].detach()

@@ -23,7 +23,7 @@ from lens_scopes.scopes.text.values import read_text_or_ids, write_token, write_
 OtherPrompt: TypeAlias = str | tuple[int, ...] | tuple[Message, ...]
 
 _NAME = re.compile(r"[a-z-]*")
-_MOST_SHOWN = 8  # ids
+_MAX_SHOWN = 8  # ids
 
 EACH = "prompt"
 """The name that stands for each prompt's own other one: in an evaluation that of the passage."""
@@ -95,5 +95,5 @@ def describe_other_prompt(other: OtherPrompt) -> str:
         return f"the prompt {quote(other)}"
     if (messages := as_messages(other)) is not None:
         return f"the chat {', '.join(f'{one.role}: {quote(one.content)}' for one in messages)}"
-    ids = ", ".join(map(write_token, other[:_MOST_SHOWN]))  # pyright: ignore[reportArgumentType]
-    return f"the prompt of the tokens {ids}{', …' if len(other) > _MOST_SHOWN else ''}"
+    ids = ", ".join(map(write_token, other[:_MAX_SHOWN]))  # pyright: ignore[reportArgumentType]
+    return f"the prompt of the tokens {ids}{', …' if len(other) > _MAX_SHOWN else ''}"

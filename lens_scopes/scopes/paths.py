@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from lens_scopes.engine.model import Hook, ScopedModel
-from lens_scopes.engine.model.checks import require_used
+from lens_scopes.engine.model.checks import require_live_hooks
 from lens_scopes.errors import VALIDATED, PathError, whole_number
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.registry import FREEZABLE
-from lens_scopes.scopes.rules import check_rules, describe_rule, has_mlps, named_rules, rule_hooks
+from lens_scopes.scopes.rules import check_rules, describe_rule, has_mlps, rule_hooks, split_rules
 from lens_scopes.scopes.text.forms import frozen_part, path_form, read_head, read_layers, single_rules
 
 Component = tuple[int, int | None]
@@ -74,32 +74,33 @@ class Path:
 
     def __repr__(self) -> str:
         """The expression that builds it, such as `Attention() & Layers(5, 9)`."""
-        sets, singles = named_rules(self.rules)
+        sets, singles = split_rules(self.rules)
         kind = "Frozen" if self.rules <= FREEZABLE.keys() else "Rules"
         names = ", ".join(repr(name) for name in (*(entry.name for entry in sets), *singles))
         rules = [f"{kind}({names})"] if names else []
         if self.terms is None:
             return "".join(rules) or "Path()"
         alternatives = [" & ".join(sorted(map(repr, term))) for term in self.terms] or ["Skip()"]
-        built = " | ".join(alternatives)
-        return " & ".join([f"({built})" if rules and len(alternatives) > 1 else built, *rules])
+        expression = " | ".join(alternatives)
+        return " & ".join([f"({expression})" if rules and len(alternatives) > 1 else expression, *rules])
 
     def __and__(self, other: Path) -> Path:
         rules = self.rules | other.rules
         if self.terms is None or other.terms is None:
             return Path(other.terms if self.terms is None else self.terms, rules)
+        # Both hold: every alternative of one with every alternative of the other.
         return Path(tuple(a | b for a in self.terms for b in other.terms), rules)
 
     def __or__(self, other: Path) -> Path:
         rules = self.rules | other.rules
         if self.terms is None or other.terms is None:
             return Path(None, rules)
-        return Path(_merged([*self.terms, *other.terms]), rules)
+        return Path(_merge([*self.terms, *other.terms]), rules)
 
     @property
     def text(self) -> str:
         """The path as a line of text, which `parse_path` reads."""
-        sets, singles = named_rules(self.rules)
+        sets, singles = split_rules(self.rules)
         rules = [entry.name for entry in sets] + [f"frozen-{name}" if name in FREEZABLE else name for name in singles]
         if self.terms is None:
             return " & ".join(rules)
@@ -111,8 +112,8 @@ class Path:
         return ", ".join(alternatives) or " & ".join(["skip", *rules])
 
     def __str__(self) -> str:
-        sets, singles = named_rules(self.rules)
-        frozen, rules = _frozen_and_others(singles)
+        sets, singles = split_rules(self.rules)
+        frozen, rules = _split_frozen(singles)
         named = [entry.name for entry in sets] + rules
         parts = [] if self.terms is None else [self._components]
         parts += [f"{', '.join(frozen)} frozen"] if frozen else []
@@ -127,8 +128,8 @@ class Path:
             >>> (ls.Layers(1) & ls.Frozen("norms")).held
             'gradient flows only through layers 1, all else keeps its value; normalisation scales constant'
         """
-        sets, singles = named_rules(self.rules)
-        frozen, rules = _frozen_and_others(singles)
+        sets, singles = split_rules(self.rules)
+        frozen, rules = _split_frozen(singles)
         parts = []
         if self.terms is not None:
             parts.append(f"gradient flows only through {self._components}, all else keeps its value")
@@ -155,13 +156,13 @@ class Path:
         Raises:
             PathError: when a layer or head does not exist, with the valid range.
         """
-        everything = _components(model)
+        components = _components(model)
         if self.terms is None:
-            return everything
+            return components
         for term in self.terms:
             for simple in term:
                 simple.check(model)
-        return {item for item in everything if any(all(simple.has(item) for simple in term) for term in self.terms)}
+        return {item for item in components if any(all(simple.has(item) for simple in term) for term in self.terms)}
 
     def hooks(self, model: ScopedModel) -> list[tuple[str, Hook]]:
         """The forward hooks that hold everything else fixed; they change no activation's value.
@@ -169,15 +170,15 @@ class Path:
         Raises:
             PathError: when the model lacks what the path names, or a hook it needs.
         """
-        hooks = [*self._carrying_hooks(model), *rule_hooks(model, self.rules)]
+        hooks = [*self._component_hooks(model), *rule_hooks(model, self.rules)]
         points = model.hook_dict
         for name, _ in hooks:
             if name not in points:
                 raise PathError(f"the path {str(self)!r} needs the hook {name!r}, which this model does not have.")
-        require_used(model, [name for name, _ in hooks], PathError)
+        require_live_hooks(model, [name for name, _ in hooks], PathError)
         return hooks
 
-    def _carrying_hooks(self, model: ScopedModel) -> Iterable[tuple[str, Hook]]:
+    def _component_hooks(self, model: ScopedModel) -> Iterable[tuple[str, Hook]]:
         if self.terms is None:
             return
         # Outputs are detached, never the stream that they are added to: the skip always carries gradient.
@@ -248,22 +249,22 @@ class _Term:
         return ["mlp" if self.kind == "MLP" else "attention"]
 
 
-def _merged(terms: Sequence[frozenset[_Term]]) -> tuple[frozenset[_Term], ...]:
+def _merge(terms: Sequence[frozenset[_Term]]) -> tuple[frozenset[_Term], ...]:
     """Alternatives without repetitions; single sets of layers become one, and so do single sets of heads."""
     layers: set[int] = set()
     heads: set[tuple[int, int]] = set()
-    merged: dict[frozenset[_Term], None] = {}
+    alternatives: dict[frozenset[_Term], None] = {}
     for term in terms:
         (simple,) = term if len(term) == 1 else (_Term(),)  # sets that are intersected stay as they are
         layers |= simple.layers or set()
         heads |= simple.heads or set()
         if simple.layers is None and simple.heads is None:
-            merged[term] = None
+            alternatives[term] = None
     if layers:
-        merged[frozenset({_Term(layers=frozenset(layers))})] = None
+        alternatives[frozenset({_Term(layers=frozenset(layers))})] = None
     if heads:
-        merged[frozenset({_Term(heads=frozenset(heads))})] = None
-    return tuple(merged)
+        alternatives[frozenset({_Term(heads=frozenset(heads))})] = None
+    return tuple(alternatives)
 
 
 PathLike: TypeAlias = Annotated["Path | str | None", VALIDATED]
@@ -291,7 +292,10 @@ class Layers(Path):
 
 
 class Heads(Path):
-    """Some attention heads, as "L3H2" or (3, 2).
+    """Some attention heads.
+
+    Args:
+        heads: each head as "L3H2" or as (layer, head).
 
     Raises:
         PathError: for none at all or a name that is not a head's.
@@ -344,8 +348,10 @@ class Skip(Path):
 
 
 class Frozen(Path):
-    """All components, with "patterns" (attention), "norms" (normalisation scales) or "gates" (MLP activations)
-    constant.
+    """All components, some parts of which are constant on the backward pass.
+
+    Args:
+        parts: "patterns" (attention), "norms" (normalisation scales) or "gates" (MLP activations).
 
     Raises:
         PathError: for none at all or an unknown one.
@@ -405,10 +411,10 @@ def _layer_set(first: LayerSet, last: int | None) -> frozenset[int]:
 
 
 def _layer(layer: object) -> int:
-    return whole_number(layer, "a layer", PathError, least=-_MOST_LAYERS, most=_MOST_LAYERS)
+    return whole_number(layer, "a layer", PathError, least=-_MAX_LAYERS, most=_MAX_LAYERS)
 
 
-_MOST_LAYERS = 999_999
+_MAX_LAYERS = 999_999
 
 
 def parse_head(head: str | tuple[int, int]) -> tuple[int, int]:
@@ -452,15 +458,15 @@ def _components(model: ScopedModel) -> set[Component]:
     return components | {(layer, None) for layer in layers} if has_mlps(model) else components
 
 
-def _frozen_and_others(rules: Iterable[str]) -> tuple[list[str], list[str]]:
+def _split_frozen(rules: Iterable[str]) -> tuple[list[str], list[str]]:
     """Rules that hold something constant, and all others."""
     rules = list(rules)
     return [rule for rule in rules if rule in FREEZABLE], [rule for rule in rules if rule not in FREEZABLE]
 
 
-def _only_heads(carrying: list[bool]) -> Hook:
+def _only_heads(is_carrier: list[bool]) -> Hook:
     def hook(z: Tensor) -> Tensor:
-        mask = torch.tensor(carrying, device=z.device)[:, None]
+        mask = torch.tensor(is_carrier, device=z.device)[:, None]
         return torch.where(mask, z, z.detach())
 
     return hook

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.token_ablation import averaged_mask, text_mean
+from lens_scopes.engine.token_ablation import text_mask, text_mean
 from lens_scopes.errors import VALIDATED, PromptError, ReadoutError, check_seed
 from lens_scopes.prompts.alignment import read_aligned
 from lens_scopes.prompts.prompt import Prompt
@@ -44,7 +44,7 @@ PointsLike: TypeAlias = Annotated["Points | str | None", VALIDATED]
 
 SPECIAL_STARTS = ("bos", "eos", "pad")
 _POINTS = 16  # unless a number is given
-_MOST_POINTS = 100_000
+_MAX_POINTS = 100_000
 _LARGEST_SCALE = 1e6
 
 
@@ -66,6 +66,9 @@ class Points(ABC):
 
         Args:
             prompt: its first `length` tokens are explained.
+
+        Raises:
+            ReadoutError: where the start is another prompt, and there is none.
         """
         return None
 
@@ -173,7 +176,7 @@ class StraightPath(Points):
         if self.start == "zero":
             start = torch.zeros_like(embeddings)
         elif self.start == "mean":
-            start = text_mean(embeddings[None], averaged_mask([special]).to(embeddings.device))[0].to(embeddings)
+            start = text_mean(embeddings[None], text_mask([special]).to(embeddings.device))[0].to(embeddings)
         else:
             # A token stands for itself at every position; what is no token is another prompt.
             other: Any = self.start
@@ -290,16 +293,16 @@ def as_points(points: PointsLike) -> Points | None:
     if points is None or isinstance(points, Points):
         return points
     if isinstance(points, str):
-        return _named(points)
+        return _points_of_text(points)
     got = f"the class {points.__name__}" if isinstance(points, type) else repr(points)
     raise ReadoutError(f"points takes ls.StraightPath(), ls.Noise() or None for the prompt itself; got {got}.")
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_POINTS
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_POINTS
 
 
-def _named(text: str) -> Points:
+def _points_of_text(text: str) -> Points:
     kind, parts = points_form(text)
     count = int(parts["count"] or _POINTS)
     if kind == "path":

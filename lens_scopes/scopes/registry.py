@@ -19,7 +19,7 @@ from importlib import metadata
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.errors import ObjectiveError, entry_named
+from lens_scopes.errors import ObjectiveError, find_entry
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction, Explanation
@@ -87,6 +87,7 @@ class ScopeEntry:
         explanation = make(**{self.settings[name]: value for name, value in settings.items()})
         if not self.is_preset:
             return explanation
+        # By name: importing it here would load torch for every `--help`.
         read = resolve_name("lens_scopes.scopes.spec:Spec.read")
         return read(explanation, score_site=self.score_site)
 
@@ -236,7 +237,7 @@ _BUILT_IN = (
         takes_gradient=False,
     ),
 )
-_added: dict[str, ScopeEntry] = {}
+_own_entries: dict[str, ScopeEntry] = {}
 
 
 @dataclass(frozen=True)
@@ -367,16 +368,12 @@ def is_rule(name: str) -> bool:
 
 def scope_entries() -> dict[str, ScopeEntry]:
     """All entries by name: built in, from installed packages, and registered in this process."""
-    return {entry.name: entry for entry in (*_BUILT_IN, *_installed())} | _added
+    return {entry.name: entry for entry in (*_BUILT_IN, *_plugin_entries())} | _own_entries
 
 
-def scope_names(*, takes_gradient: bool | None = None, with_presets: bool = True) -> list[str]:
-    """The names of all entries, or of those that take a gradient or do not; without those that choose sites."""
-    return [
-        entry.name
-        for entry in scope_entries().values()
-        if takes_gradient in (None, entry.takes_gradient) and (with_presets or not entry.is_preset)
-    ]
+def scope_names(*, takes_gradient: bool | None = None) -> list[str]:
+    """The names of all entries, or of those that take a gradient or do not."""
+    return [entry.name for entry in scope_entries().values() if takes_gradient in (None, entry.takes_gradient)]
 
 
 UNKNOWN = ScopeEntry("custom", "", "a user-defined function")
@@ -393,7 +390,7 @@ def scope_entry(name: str) -> ScopeEntry:
     Raises:
         ObjectiveError: for an unknown name, with a near one.
     """
-    return entry_named(name, scope_entries(), "scope", ObjectiveError)
+    return find_entry(name, scope_entries(), "scope", ObjectiveError)
 
 
 def register_objective(name: str, function: DirectionFunction, explains: str = "a user-defined function") -> None:
@@ -422,7 +419,7 @@ def register_objective(name: str, function: DirectionFunction, explains: str = "
         )
     if name in scope_entries():
         raise ObjectiveError(f"an objective named {name!r} exists already; choose another name.")
-    _added[name] = ScopeEntry(name, lambda: resolve_name(f"{_OBJECTIVES}:Custom")(function, name), explains)
+    _own_entries[name] = ScopeEntry(name, lambda: resolve_name(f"{_OBJECTIVES}:Custom")(function, name), explains)
 
 
 _NAME = re.compile(r"[^\W\d_][\w.-]{0,59}")
@@ -433,5 +430,5 @@ def _is_plain(text: object) -> bool:
 
 
 @cache
-def _installed() -> tuple[ScopeEntry, ...]:
+def _plugin_entries() -> tuple[ScopeEntry, ...]:
     return tuple(point.load() for point in metadata.entry_points(group=ENTRY_POINTS))

@@ -33,11 +33,12 @@ def check_rules(rules: frozenset[str]) -> None:
         raise PathError(f"one backward pass has one temperature of the softmax; got {' and '.join(temperatures)}.")
 
 
-def named_rules(rules: frozenset[str]) -> tuple[list[RuleSet], list[str]]:
+def split_rules(rules: frozenset[str]) -> tuple[list[RuleSet], list[str]]:
     """The sets of rules that are among some rules, and the single ones that no set has."""
     sets: list[RuleSet] = []
     covered: set[str] = set()
     for entry in RULE_SETS.values():
+        # Sets overlap: a later one is named only if it adds a rule.
         if rules.issuperset(entry.rules) and not covered.issuperset(entry.rules):
             sets.append(entry)
             covered |= set(entry.rules)
@@ -87,14 +88,14 @@ def _require_places(model: ScopedModel, rules: frozenset[str]) -> None:
             f"the activation {activation} of this model mixes the entries of x, and act(x)/x takes them one by one; "
             "leave out 'identity'."
         )
-    _, singles = named_rules(rules)
+    _, singles = split_rules(rules)
     if not has_mlps(model):
-        lacking, why = ("half-gate", "identity"), "this model has no MLPs (attention only)"
+        impossible, why = ("half-gate", "identity"), "this model has no MLPs (attention only)"
     elif not model.cfg.gated_mlp:
-        lacking, why = ("half-gate",), "the MLPs of this model have no gate"
+        impossible, why = ("half-gate",), "the MLPs of this model have no gate"
     else:
         return
-    for rule in lacking:
+    for rule in impossible:
         if rule in singles:
             raise PathError(f"{why}, so the rule {rule!r} would change nothing; leave it out.")
 
@@ -113,10 +114,10 @@ def _shares(rules: frozenset[str]) -> dict[str, float]:
 def _mlp_hooks(model: ScopedModel, layer: int, rules: frozenset[str]) -> Iterator[tuple[str, Hook]]:
     """With act(gate)·up a constant gate lets gradient through `up` alone. Without a gate post = pre · (post/pre) with
     the ratio constant, which is the identity rule."""
-    mlp, gated = f"blocks.{layer}.mlp", bool(model.cfg.gated_mlp)
-    if "half-gate" in rules and gated:
+    mlp, has_gate = f"blocks.{layer}.mlp", bool(model.cfg.gated_mlp)
+    if "half-gate" in rules and has_gate:
         yield from ((f"{mlp}.{name}", partial(_scale_gradient, 0.5)) for name in ("hook_pre", "hook_pre_linear"))
-    if "gates" in rules and gated:
+    if "gates" in rules and has_gate:
         yield f"{mlp}.hook_pre", Tensor.detach
     elif rules & {"gates", "identity"}:
         yield from _identity_hooks(mlp, model.gated_bias(layer))
@@ -128,14 +129,15 @@ def _identity_hooks(mlp: str, bias: Tensor | None) -> list[tuple[str, Hook]]:
     Args:
         bias: what the model adds to act(gate)·up.
     """
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def hold(pre: Tensor) -> Tensor:
-        seen[:] = [pre]
+        inputs[:] = [pre]
         return pre.detach()
 
     def pass_on(post: Tensor) -> Tensor:
-        pre, value = seen.pop(), post.detach()
+        pre, value = inputs.pop(), post.detach()
+        # The activation itself without the bias added after it, over its input: act(x)/x.
         ratio = (value if bias is None else value - bias) / pre.detach()
         return post + torch.where(pre == 0, 0, ratio) * (pre - pre.detach())
 
@@ -147,10 +149,10 @@ def _scale_gradient(share: float, activation: Tensor) -> Tensor:
 
 
 def _soften(temperature: float, sinks: bool, pattern: Tensor) -> Tensor:
-    return _Softened.apply(pattern, temperature, sinks)
+    return _SofterSoftmax.apply(pattern, temperature, sinks)
 
 
-class _Softened(torch.autograd.Function):
+class _SofterSoftmax(torch.autograd.Function):
     """A pattern whose gradient is such that, after the model's own softmax, its scores receive that of a softmax at
     another temperature.
 
@@ -171,6 +173,7 @@ class _Softened(torch.autograd.Function):
         (pattern,) = ctx.saved_tensors
         wide = torch.promote_types(pattern.dtype, torch.float32)
         p, by_pattern = pattern.to(wide), gradients[0].to(wide)
+        # softmax(scores / T), from the pattern: the scores themselves are not at hand.
         soft = p.pow(1 / ctx.temperature)
         total = soft.sum(-1, keepdim=True)
         rest = (1 - p.sum(-1, keepdim=True)).clamp(min=0) if ctx.sinks else torch.zeros_like(total)

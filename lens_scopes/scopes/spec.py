@@ -37,7 +37,7 @@ from lens_scopes.scopes.text.values import write_text_or_ids, write_token
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction
 
-Answered: TypeAlias = Annotated["str | int | tuple[int, ...] | None", VALIDATED]
+AnswerValue: TypeAlias = Annotated["str | int | tuple[int, ...] | None", VALIDATED]
 ReadoutLike: TypeAlias = Annotated["Readout | str | None", VALIDATED]
 ObjectiveLike: TypeAlias = Annotated[
     "Spec | type[Spec] | Explanation | type[Explanation] | str | DirectionFunction | None", VALIDATED
@@ -98,7 +98,7 @@ class Spec:
     readout: Readout = Norm()
     points: Points | None = None
     target: str | int | None = None
-    answer: Answered = None
+    answer: AnswerValue = None
     eligible: str = "prompt"
     memory: int | None = None
     matmul_dtype: MatmulDtype = None
@@ -115,9 +115,10 @@ class Spec:
             residual_name(self.layers)
         self.objective.check_target(self.target)
         self._check_answer()
+        # A comparison method makes its scores alone: what it has no place for must be as usual.
         if isinstance(self.objective, Baseline):
-            unread = ("eligible",) if self.objective.takes_answer else ("answer", "eligible")
-            names, why = (*unread, *self.NO_GRADIENT), f"{self.objective.scope} {self.objective.why_alone}"
+            no_place = ("eligible",) if self.objective.takes_answer else ("answer", "eligible")
+            names, why = (*no_place, *self.NO_GRADIENT), f"{self.objective.scope} {self.objective.why_alone}"
             self._refuse_choices(names, why, "a scope like Fisher()")
             return
         object.__setattr__(self, "readout", self.readout.along(self.points))
@@ -181,36 +182,36 @@ class Spec:
             LensScopesError: ObjectiveError, SiteError, PathError, ReadoutError or ModelError.
         """
         # What is not given stays out of `given`: the objective may be a Spec that has it.
-        given: dict[str, Any] = {}
+        choices: dict[str, Any] = {}
         if not isinstance(layers, bool | str):
             raise SiteError(f"layers is True or a residual site; got {quote(layers)}.")
         if layers is not False:
-            given["layers"] = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
-        if (chosen := as_lens(lens)) is not None:
-            given["lens"] = chosen
+            choices["layers"] = "resid_pre" if layers is True else str(layers).removeprefix("hook_")
+        if (lens_choice := as_lens(lens)) is not None:
+            choices["lens"] = lens_choice
         if isinstance(sites, str):
             sites = (sites,) if sites else ()
         if not isinstance(sites, Sequence) or not all(isinstance(site, str) for site in sites):
             raise SiteError(f"sites are hook names, one or a list of them; got {quote(sites)}.")
         if sites:
-            given["sites"] = tuple(sites)
+            choices["sites"] = tuple(sites)
         if score_site is not None and not isinstance(score_site, str):
             raise SiteError(f"score_site is {', '.join(SCORE_SITES)} or a hook name; got {quote(score_site)}.")
         # A preset brings a readout, which one that is named replaces.
         if score_site in SCORE_SITES:
             preset = SCORE_SITES[score_site]
-            score_site, given["readout"] = preset.site, as_readout(preset.readout)
+            score_site, choices["readout"] = preset.site, as_readout(preset.readout)
         if readout is not None:
-            given["readout"] = as_readout(readout)
+            choices["readout"] = as_readout(readout)
         if memory is not None:
-            given["memory"] = parse_memory(memory)
+            choices["memory"] = parse_memory(memory)
         if answer is not None:
-            given["answer"] = _as_answer(answer)
+            choices["answer"] = _as_answer(answer)
         plain = {"score_site": score_site, "target": target, "eligible": eligible, "matmul_dtype": matmul_dtype}
         plain |= {"through": as_path(through), "points": as_points(points)}
-        given |= {name: value for name, value in plain.items() if value is not None}
+        choices |= {name: value for name, value in plain.items() if value is not None}
         base = _as_spec(objective)
-        return base.replace(**given) if given else base
+        return base.replace(**choices) if choices else base
 
     @classmethod
     def from_options(cls, **given: Any) -> Spec:
@@ -235,28 +236,31 @@ class Spec:
         return cls.from_options(scope=line)
 
     @classmethod
-    def _of_values(cls, given: dict[str, Any]) -> Spec:
+    def _of_values(cls, values: dict[str, Any]) -> Spec:
         """The spec of options whose text was read."""
-        entry = scope_entry(given.pop("scope"))
-        answered = bool(given.keys() & {"answer", "generate"})
-        if "rank" in entry.settings and given.get("rank") != "trace":
-            unused = given.keys() & ({"exact"} if answered else {"samples", "exact", "seed"})
+        entry = scope_entry(values.pop("scope"))
+        has_answer = bool(values.keys() & {"answer", "generate"})
+        # Settings of random directions, where nothing is drawn.
+        if "rank" in entry.settings and values.get("rank") != "trace":
+            unused = values.keys() & ({"exact"} if has_answer else {"samples", "exact", "seed"})
             if unused:
                 raise ObjectiveError(
                     'samples, exact and seed belong to rank "trace", and samples and seed to answers: without those '
                     f"there are no random directions, so leave {min(unused)} out."
                 )
-        if answered:
-            given["answer"] = one_answer(given.get("answer"), given.pop("generate", None))
-        own = {name for name in given if name in entry.settings or name not in SHARED_OPTIONS}
-        base = _as_spec(entry.build(**{name: given.pop(name) for name in sorted(own)}))
-        through = _path(given.pop("through", None), given.pop("freeze", ()), given.pop("rules", ()))
-        other = given.pop("against", None)
+        if has_answer:
+            values["answer"] = one_answer(values.get("answer"), values.pop("generate", None))
+        # What is left after the scope has taken its own settings belongs to every scope.
+        scope_settings = {name for name in values if name in entry.settings or name not in SHARED_OPTIONS}
+        base = _as_spec(entry.build(**{name: values.pop(name) for name in sorted(scope_settings)}))
+        through = _path(values.pop("through", None), values.pop("freeze", ()), values.pop("rules", ()))
+        other = values.pop("against", None)
+        # Another prompt asks for a readout that has a baseline, where none is named.
         if other is not None and base.readout == Norm() and entry.takes_gradient:
-            given.setdefault("readout", "dot")
-        every_layer = given.pop("layers", False)
-        layers = given.pop("layer_site", None) or every_layer
-        spec = cls.read(base, through=through, layers=layers, sites=given.pop("site", ()), **given)
+            values.setdefault("readout", "dot")
+        every_layer = values.pop("layers", False)
+        layers = values.pop("layer_site", None) or every_layer
+        spec = cls.read(base, through=through, layers=layers, sites=values.pop("site", ()), **values)
         return spec if other is None else spec.against(other)
 
     # Writing
@@ -267,27 +271,27 @@ class Spec:
         Raises:
             ObjectiveError: for a function of one's own that has no name in the registry.
         """
-        written: dict[str, Any] = self._scope_options()
+        options: dict[str, Any] = self._scope_options()
         if self.layers is not None:
-            written |= {"layers": True} if self.layers == "resid_pre" else {"layer_site": self.layers}
+            options |= {"layers": True} if self.layers == "resid_pre" else {"layer_site": self.layers}
         if self.sites:
-            written["site"] = list(self.sites)
+            options["site"] = list(self.sites)
         if self.target is not None:
-            written["target"] = write_token(self.target)
+            options["target"] = write_token(self.target)
         if isinstance(self.answer, int):
-            written["generate"] = self.answer
+            options["generate"] = self.answer
         elif self.answer is not None:
-            written["answer"] = write_text_or_ids(self.answer)
+            options["answer"] = write_text_or_ids(self.answer)
         if self.eligible != "prompt":
-            written["eligible"] = self.eligible
+            options["eligible"] = self.eligible
         if self.memory is not None:
-            written["memory"] = str(self.memory)
-        return written | self._texts()
+            options["memory"] = str(self.memory)
+        return options | self._texts()
 
     def to_python(self) -> list[str]:
         """The arguments of a call such as `ls.attribute(model, prompt, …)` that ask for the same."""
-        written = _call_of(self.objective)
-        arguments = [] if written == "ls.Semantic()" else [written]
+        objective = _call_of(self.objective)
+        arguments = [] if objective == "ls.Semantic()" else [objective]
         values = {
             "target": self.target,
             "answer": self.answer,
@@ -352,12 +356,12 @@ class Spec:
     @property
     def per_prompt(self) -> bool:
         """Whether it is measured from each prompt's own other one, which `against` gives."""
-        named = (
+        places = (
             getattr(self.readout, "baseline", None),
             getattr(self.points, "start", None),
             getattr(self.objective, "ablation", None),
         )
-        return EACH in named
+        return EACH in places
 
     def other_prompt(self, model: ScopedModel) -> OtherPrompt | None:
         """The prompt that it is measured from, by the readout, a path or an ablation; None for none."""
@@ -400,12 +404,13 @@ class Spec:
 
     def _texts(self) -> dict[str, str]:
         """The choices that are written alike everywhere, where they are not as usual."""
-        chosen = (self.score_site, self.readout)
+        site_and_readout = (self.score_site, self.readout)
+        # A site with its usual readout has one name, which stands for both.
         presets = {(entry.site, as_readout(entry.readout)): entry.name for entry in SCORE_SITES.values()}
         texts = {
             "lens": None if self.lens is None else self.lens.text,
-            "score_site": None if self.score_site == EMBEDDING else presets.get(chosen, self.score_site),
-            "readout": None if self.readout == Norm() or chosen in presets else self.readout.text,
+            "score_site": None if self.score_site == EMBEDDING else presets.get(site_and_readout, self.score_site),
+            "readout": None if self.readout == Norm() or site_and_readout in presets else self.readout.text,
             "points": None if self.points is None else self.points.text,
             "through": None if self.through is None else self.through.text or None,
             "matmul_dtype": self.matmul_dtype,
@@ -419,7 +424,7 @@ class Spec:
             value = getattr(self, name)
             if value != usual[name]:
                 raise ObjectiveError(
-                    f"{why}, so {name}={_written(value)!r} does not apply to it; leave {name} out, or choose {instead}."
+                    f"{why}, so {name}={_as_text(value)!r} does not apply to it; leave {name} out, or choose {instead}."
                 )
 
     def _scope_options(self) -> dict[str, Any]:
@@ -432,12 +437,12 @@ class Spec:
                 "ls.register_objective."
             )
         usual = {item.name: item.default for item in fields(objective)}  # pyright: ignore[reportArgumentType]
-        written: dict[str, Any] = {"scope": name}
+        options: dict[str, Any] = {"scope": name}
         for option, argument in scope_entries()[name].settings.items():
             value = getattr(objective, argument)
             if value != usual[argument]:
-                written[option] = option_text(option, value)
-        return written
+                options[option] = option_text(option, value)
+        return options
 
 
 class FisherAtValues(Spec):
@@ -495,7 +500,7 @@ def _as_spec(objective: ObjectiveLike) -> Spec:
     )
 
 
-def _written(choice: Any) -> Any:
+def _as_text(choice: Any) -> Any:
     """A choice as text where it has one."""
     try:
         return getattr(choice, "text", choice)
@@ -506,8 +511,8 @@ def _written(choice: Any) -> Any:
 def _path(through: PathLike, frozen: Sequence[str], rules: Sequence[str]) -> Path | None:
     """A path and what else holds on it; None for what restricts nothing."""
     parts = [as_path(through), Frozen(*frozen) if frozen else None, Rules(*rules) if rules else None]
-    given = [part for part in parts if part is not None]
-    return reduce(and_, given) if given else None
+    restrictions = [part for part in parts if part is not None]
+    return reduce(and_, restrictions) if restrictions else None
 
 
 def _as_answer(answer: Any) -> Any:

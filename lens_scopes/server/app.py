@@ -72,11 +72,11 @@ from lens_scopes.views.words.pages.parts.blocks import LABELS
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 _PAGES = ("server/page", "views/page")
 _EVENTS = "text/event-stream"
-_MOST_ENTRIES = 50
-_KEPT_PREDICTIONS = 4
+_MAX_ENTRIES = 50
+_MAX_PREDICTIONS = 4
 _DOTS_PER_INCH = 200
-_MOST_COMPANIONS = 7
-_NAMED = 40  # characters of a prompt in the name of a file
+_MAX_COMPANIONS = 7
+_NAME_CHARACTERS = 40  # characters of a prompt in the name of a file
 
 
 class Service:
@@ -88,7 +88,7 @@ class Service:
         self.queue = WorkQueue(limits)
         self.results = Results(limits)
         self.reports = Reports()
-        self._likely: OrderedDict[str, Any] = OrderedDict()
+        self._predictions: OrderedDict[str, Any] = OrderedDict()
 
     def submit(self, request: Explanation, client: str = "") -> Ticket | bytes:
         """Queues the work of a request, or joins that of the same request; the answer itself where there is one.
@@ -97,20 +97,20 @@ class Service:
             Refusal: where the queue is full, or the request is beyond the limits.
             LensScopesError: for choices that do not fit.
         """
-        served = self.models.named(request.model)
+        served = self.models.find(request.model)
         refuse_early(request, self.limits)
         question = f"{type(request).__name__} {served.name} {request.model_dump_json(exclude={'model'})}"
-        known = self.results.answering(question)
-        if known is not None:
-            return known.answer
+        stored = self.results.answer_to(question)
+        if stored is not None:
+            return stored.answer
         return self.queue.submit(lambda job: self._answer(request, question, job), client, question)
 
     async def probabilities(self, request: SuggestionsRequest, client: str = "") -> Any:
         """The probabilities of the next token where they can be had at once: nobody waits for suggestions."""
-        served = self.models.named(request.model)
+        served = self.models.find(request.model)
         key = f"next {served.name} {request.model_dump_json(include={'text', 'chat', 'position'})}"
-        if key in self._likely:
-            return self._likely[key]
+        if key in self._predictions:
+            return self._predictions[key]
         model = served.model
         if model is None or not self.queue.idle:
             return None
@@ -120,19 +120,19 @@ class Service:
                 pass
         if ticket.refusal is not None:  # asking the question itself says what is wrong
             return None
-        self._likely[key] = ticket.result
-        while len(self._likely) > _KEPT_PREDICTIONS:
-            self._likely.popitem(last=False)
+        self._predictions[key] = ticket.result
+        while len(self._predictions) > _MAX_PREDICTIONS:
+            self._predictions.popitem(last=False)
         return ticket.result
 
     def _answer(self, request: Explanation, question: str, job: Job) -> bytes:
-        known = self.results.answering(question)
-        if known is not None:  # the same request was answered between the two looks
-            return known.answer
-        model = self.models.loaded(request.model)
+        stored = self.results.answer_to(question)
+        if stored is not None:  # the same request was answered between the two looks
+            return stored.answer
+        model = self.models.load(request.model)
         prompt, result = explain(model, request, self.limits, job)
         result_id = Results.new_id()
-        command = command_of(request, self.models.named(request.model).options).model_dump()
+        command = command_of(request, self.models.find(request.model).options).model_dump()
         numbers = compact(result, self.limits.answer_bytes)
         content = as_json({"id": result_id, "kind": result.kind, **numbers, "command": command}).encode()
         refuse_large_answer(len(content), self.limits.answer_bytes)
@@ -221,14 +221,14 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 
     # Each route gives one answer, or events on the way to it.
     def answers(model: type[object]) -> dict[str, Any]:
-        described = "The result; or, where the Accept header asks for text/event-stream, events: `progress` with how "
-        described += "far the work is, then `result` with the result or `problem` with problem details."
+        description = "The result; or, where the Accept header asks for text/event-stream, events: `progress` with how "
+        description += "far the work is, then `result` with the result or `problem` with problem details."
         return {
             "response_model": None,
             "dependencies": [Depends(_json_only)],
             "responses": {
                 200: {
-                    "description": described,
+                    "description": description,
                     "model": model,
                     "content": {_EVENTS: {"schema": {"type": "string"}}},
                 }
@@ -291,36 +291,37 @@ def _json_only(request: Request) -> None:
 
 async def _respond(service: Service, question: Explanation, request: Request) -> Response:
     try:
-        submitted = service.submit(question, request.client.host if request.client else "")
+        claim = service.submit(question, request.client.host if request.client else "")
     except Exception as error:
         refusal = refusal_of(error, service.limits.seconds)
         if refusal is None:
             raise
         raise refusal from None
     if _EVENTS in request.headers.get("accept", ""):
-        return StreamingResponse(_events(service.queue, submitted), media_type=_EVENTS)
-    if isinstance(submitted, Ticket):
-        async with aclosing(service.queue.updates(submitted)) as updates:
+        return StreamingResponse(_events(service.queue, claim), media_type=_EVENTS)
+    # A client that leaves cancels its work: closing the updates gives up the ticket.
+    if isinstance(claim, Ticket):
+        async with aclosing(service.queue.updates(claim)) as updates:
             async for _ in updates:
                 if await request.is_disconnected():
                     raise Refusal(409, "the request was cancelled.")
-        if submitted.refusal is not None:
-            raise submitted.refusal
-        submitted = submitted.result
-    return Response(submitted, media_type="application/json")
+        if claim.refusal is not None:
+            raise claim.refusal
+        claim = claim.result
+    return Response(claim, media_type="application/json")
 
 
-async def _events(queue: WorkQueue, submitted: Ticket | bytes) -> AsyncIterator[bytes]:
-    if isinstance(submitted, bytes):
-        yield _event("result", submitted)
+async def _events(queue: WorkQueue, claim: Ticket | bytes) -> AsyncIterator[bytes]:
+    if isinstance(claim, bytes):
+        yield _event("result", claim)
         return
-    async with aclosing(queue.updates(submitted)) as updates:
+    async with aclosing(queue.updates(claim)) as updates:
         async for progress in updates:
             yield _event("progress", progress.model_dump_json().encode())
-    if submitted.refusal is None:
-        yield _event("result", submitted.result)
+    if claim.refusal is None:
+        yield _event("result", claim.result)
     else:
-        yield _event("problem", submitted.refusal.problem().model_dump_json().encode())
+        yield _event("problem", claim.refusal.problem().model_dump_json().encode())
 
 
 def _event(name: str, data: bytes) -> bytes:
@@ -353,7 +354,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
     @app.post("/api/alignment", dependencies=[Depends(_json_only)])
     def alignment(question: AlignmentRequest) -> Alignment:
         """Where two prompts differ, token by token, before anything is asked about them."""
-        served = service.models.named(question.model)
+        served = service.models.find(question.model)
         if served.model is None:
             return Alignment(aligned=None)
         try:
@@ -367,7 +368,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
     def vocabulary(
         q: Annotated[str, Query(max_length=200)],
         model: Annotated[Name | None, Query()] = None,
-        most: Annotated[int, Query(ge=1, le=_MOST_ENTRIES)] = 12,
+        most: Annotated[int, Query(ge=1, le=_MAX_ENTRIES)] = 12,
     ) -> list[VocabularyEntry]:
         """Tokens that begin with or hold what was typed, for completion."""
         return service.models.vocabulary(model).search(q, most)
@@ -388,7 +389,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     async def result_file(
         result_id: Name,
         kind: Literal["html", "page", "png", "svg", "safetensors", "csv", "json"],
-        include: Annotated[list[Name], Query(max_length=_MOST_COMPANIONS, alias="with")] = [],  # noqa: B006
+        include: Annotated[list[Name], Query(max_length=_MAX_COMPANIONS, alias="with")] = [],  # noqa: B006
         download: bool = False,
     ) -> Response:
         """The self-contained report (with other results on the same page), what it draws as JSON (for the page of this
@@ -408,7 +409,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
 
 def _file_name(result: Any, kind: str) -> str:
     """The kind of the result and the last words of its prompt, as far as every system takes them in a name."""
-    words = re.findall(r"[A-Za-z0-9]+", prompt_text(result)[-_NAMED:])
+    words = re.findall(r"[A-Za-z0-9]+", prompt_text(result)[-_NAME_CHARACTERS:])
     return f"{'-'.join([result.kind, *words]).lower()}.{kind}"
 
 
@@ -465,11 +466,11 @@ def _describe_problems(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            described = original()
-            schemas = described["components"]["schemas"]
+            description = original()
+            schemas = description["components"]["schemas"]
             schemas["Problem"] = Problem.model_json_schema()
-            for unused in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(unused, None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
         return app.openapi_schema or {}
 
     app.openapi = openapi

@@ -9,7 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0
-MOST_PER_CLIENT = 256
+MAX_PER_CLIENT = 256
 
 _open: Counter[str] = Counter()
 
@@ -24,7 +24,7 @@ class PatientProtocol(H11Protocol):
         super().connection_made(transport)
         self._client = (transport.get_extra_info("peername") or ("",))[0]
         _open[self._client] += 1
-        if _open[self._client] > MOST_PER_CLIENT:
+        if _open[self._client] > MAX_PER_CLIENT:
             transport.close()
         self._watch()
 

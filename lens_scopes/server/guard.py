@@ -26,7 +26,7 @@ from lens_scopes.server.settings import Access, Limits
 
 logger = logging.getLogger("lens_scopes.server")
 
-_MOST_AT_ONCE = 256
+_MAX_AT_ONCE = 256
 _COOKIE = "lens_scopes_token"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(\d{1,5}))?", re.IGNORECASE | re.ASCII)
 _HEADERS = {
@@ -47,7 +47,7 @@ class Guard:
         self._access = access
         self._limits = limits
         self._active = 0
-        self._awaited: Counter[str] = Counter()
+        self._open_bodies: Counter[str] = Counter()
         ancestors = " ".join(access.frame_ancestors) or "'none'"
         self._policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -60,12 +60,12 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # no websockets here: the server closes what nobody accepts
-        started = False
+        has_started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                started = True
+                has_started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in {**_HEADERS, "Content-Security-Policy": self._policy}.items():
                     headers.setdefault(name, value)
@@ -76,7 +76,7 @@ class Guard:
             if response is None:
                 # A request counts once its body is there: one that never comes takes nobody's place.
                 receive = await self._with_body(scope, receive)
-                if self._active >= _MOST_AT_ONCE:
+                if self._active >= _MAX_AT_ONCE:
                     raise Refusal(
                         503, "too many requests at once; try again in a moment.", headers={"Retry-After": "5"}
                     )
@@ -93,7 +93,8 @@ class Guard:
             frames = "".join(traceback.format_tb(error.__traceback__))
             logger.error("a request failed with %s\n%s", type(error).__name__, frames)
             response = defect().response()
-        if not started:
+        # An answer that has begun can no longer become a refusal.
+        if not has_started:
             await response(scope, receive, send_with_headers)
 
     def _refuse(self, scope: Scope) -> Response | None:
@@ -109,12 +110,12 @@ class Guard:
             raise Refusal(421, "this server is not the one that the Host header names.")
         if scope["path"] != "/" or scope["method"] != "GET":  # another site may link to the page, and no more
             origin = headers.get("origin")
-            elsewhere = origin is not None and _host_and_port(origin) != host.lower()
-            if elsewhere or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            is_foreign = origin is not None and _host_and_port(origin) != host.lower()
+            if is_foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
                 raise Refusal(403, "requests from other sites are not answered.")
-        entered = self._enter(scope, headers)
-        if entered is not None:
-            return entered
+        response = self._enter(scope, headers)
+        if response is not None:
+            return response
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise Refusal(400, "the Content-Length header is not a number.")
@@ -127,13 +128,14 @@ class Guard:
         token = self._access.token
         if token is None:
             return None
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        token_in_address = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         # Browsers send a cookie to all ports of a host: servers on other ports have names of their own.
         name = f"{_COOKIE}_{_port(headers.get('host', ''), scope['scheme'])}"
-        if scope["path"] == "/" and _equal(given, token):
+        if scope["path"] == "/" and _equal(token_in_address, token):
             response = RedirectResponse("/", 303)
             response.set_cookie(name, token, httponly=True, samesite="strict", secure=scope["scheme"] == "https")
             return response
+        # A page has the cookie; a program sends the token as a bearer.
         cookie = _cookies(headers.get("cookie", "")).get(name)
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         if cookie is not None and _equal(cookie.value, token):
@@ -154,9 +156,10 @@ class Guard:
                 in time; 503 where many of the same client are awaited.
         """
         client = (scope.get("client") or ("",))[0]
-        if self._awaited[client] >= self._limits.bodies_per_client:
+        if self._open_bodies[client] >= self._limits.bodies_per_client:
             raise Refusal(503, "too many unfinished requests; finish those first.", headers={"Retry-After": "5"})
-        self._awaited[client] += 1
+        # Bodies that never come take up the client's own share alone.
+        self._open_bodies[client] += 1
         try:
             messages = await asyncio.wait_for(self._body(receive), self._limits.body_seconds)
         except asyncio.TimeoutError:  # noqa: UP041 (another class before Python 3.11)
@@ -166,22 +169,23 @@ class Guard:
                 headers={"Connection": "close"},
             ) from None
         finally:
-            self._awaited[client] -= 1
-            if not self._awaited[client]:
-                del self._awaited[client]
+            self._open_bodies[client] -= 1
+            if not self._open_bodies[client]:
+                del self._open_bodies[client]
 
-        async def received() -> Message:
+        async def receive_body() -> Message:
             return messages.popleft() if messages else await receive()
 
-        return received
+        return receive_body
 
     async def _body(self, receive: Receive) -> deque[Message]:
         messages: deque[Message] = deque()
-        read = 0
+        size = 0
         while not messages or messages[-1].get("more_body", False):
+            # Counted as it comes: a Content-Length may lie, and a chunked body has none.
             messages.append(await receive())
-            read += len(messages[-1].get("body", b""))
-            if read > self._limits.request_bytes:
+            size += len(messages[-1].get("body", b""))
+            if size > self._limits.request_bytes:
                 raise self._too_large()
         return messages
 
@@ -224,5 +228,6 @@ def _cookies(header: str) -> SimpleCookie:
         return SimpleCookie()
 
 
-def _equal(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(), token.encode())
+def _equal(candidate: str, token: str) -> bool:
+    # In constant time, which tells nothing about how much of a guess is right.
+    return hmac.compare_digest(candidate.encode(), token.encode())

@@ -69,7 +69,7 @@ def run(
     hosts = _LOCAL | {host.lower(), *(name.lower() for name in names)}
     access = Access(hosts=hosts, any_address=everywhere, token=token)
     models_at_hand = ServedModels(served)
-    models_at_hand.loaded(None)
+    models_at_hand.load(None)
     _warm(models_at_hand)
     try:
         listening.listen()  # from here on a browser waits, where it was refused before
@@ -105,7 +105,7 @@ def run_space(model: str = "gemma-3-270m", *, port: int = SPACE_PORT) -> None:
     )
     models = ServedModels([ServedModel(ModelSource(model=model))])
     listening = _listen("0.0.0.0", port)
-    models.loaded(None)
+    models.load(None)
     _warm(models)
     serve(create_app(models, limits, access), listening)
 

@@ -4,10 +4,10 @@ from .figures.interventions.heads import heads_figure
 from .figures.matrix import matrix_figure
 from .figures.modes import modes_figure
 from .figures.tokens.attribution import figure
-from .notebook import framed, notebook_html, show
+from .notebook import frame_page, notebook_html, show
 from .page.document import Page
 from .page.pages import attribution_page, page_of
-from .render import figure_bytes, figure_of, print_result, rendered, to_html
+from .render import figure_bytes, figure_of, print_result, to_bytes, to_html
 from .terminal.attribution import TerminalReport
 from .words.pages.parts.blocks import Section
 
@@ -20,7 +20,7 @@ __all__ = [
     "figure_bytes",
     "figure_of",
     "flow_figure",
-    "framed",
+    "frame_page",
     "heads_figure",
     "matrix_figure",
     "modes_figure",
@@ -28,7 +28,7 @@ __all__ = [
     "attribution_page",
     "page_of",
     "print_result",
-    "rendered",
+    "to_bytes",
     "show",
     "to_html",
 ]

@@ -34,12 +34,12 @@ class Axis:
 
     def place(self, value: float) -> float:
         """Where a value lies between the ends, from 0 to 1."""
-        low, high = self._warped(self.low), self._warped(self.high)
-        return (self._warped(value) - low) / (high - low)
+        low, high = self._warp(self.low), self._warp(self.high)
+        return (self._warp(value) - low) / (high - low)
 
     def share(self, value: float) -> float:
         """The length of a bar, signed, from −1 to 1; NaN for what is not finite."""
-        return self._warped(value) / self._warped(self.high) if math.isfinite(value) else math.nan
+        return self._warp(value) / self._warp(self.high) if math.isfinite(value) else math.nan
 
     def ticks(self) -> list[float]:
         """Round numbers, both signs and zero, none so near another that their names would touch."""
@@ -55,7 +55,7 @@ class Axis:
                 chosen.insert(0, step)
         return [*(-step for step in reversed(chosen) if self.low < 0), 0.0, *chosen]
 
-    def _warped(self, value: float) -> float:
+    def _warp(self, value: float) -> float:
         return math.copysign(math.sqrt(abs(value)), value) if self.square_root else value
 
 
@@ -68,7 +68,7 @@ def axis_of(values: Sequence[float]) -> Axis:
     return Axis(low=-high if any(value < 0 for value in values) else 0.0, high=high, square_root=stretched)
 
 
-def named_points(axis: Axis, points: Sequence[tuple[float, float]], most: int = 16) -> list[tuple[int, int]]:
+def label_points(axis: Axis, points: Sequence[tuple[float, float]], most: int = 16) -> list[tuple[int, int]]:
     """Which points of a scatter plot to name, and on which side, so that names hide neither points nor one another.
 
     Args:

@@ -37,13 +37,13 @@ def notebook_html(result: Viewable, *, full: bool = False, height: int | None = 
     """
     page = page_of(result)
     return (
-        framed(page, height=height or _FULL_HEIGHT)
+        frame_page(page, height=height or _FULL_HEIGHT)
         if full
-        else _strip(result) + framed(page.compact(), height=height, still=False)
+        else _strip(result) + frame_page(page.compact(), height=height, still=False)
     )
 
 
-def framed(page: Page, *, height: int | None = None, still: bool = True) -> str:
+def frame_page(page: Page, *, height: int | None = None, still: bool = True) -> str:
     """Any page as a frame, as tall as its content or `height` pixels, which the reader can drag taller.
 
     The frame may run its own scripts and nothing else: it has no access to the notebook, and the page's security
@@ -66,12 +66,12 @@ def show(result: Viewable, *, full: bool = False, height: int | None = None) -> 
     if shell is not None and hasattr(shell, "kernel"):
         from IPython.display import display  # pyright: ignore[reportMissingImports]
 
-        display(_Shown(notebook_html(result, full=full, height=height)))
+        display(_Display(notebook_html(result, full=full, height=height)))
     else:
         print_result(result)
 
 
-class _Shown:
+class _Display:
     """HTML to display. IPython's own class warns of every frame."""
 
     def __init__(self, html: str) -> None:

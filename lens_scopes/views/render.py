@@ -72,12 +72,12 @@ def figure_bytes(result: Viewable, format: str = "png", *, dpi: int = 300, **set
     Raises:
         FileError: another format.
     """
-    from lens_scopes.views.figures.style import saved
+    from lens_scopes.views.figures.style import draw_file
 
-    return saved(lambda: figure_of(result, **settings), format, dpi)
+    return draw_file(lambda: figure_of(result, **settings), format, dpi)
 
 
-def rendered(result: Viewable, suffix: str) -> bytes:
+def to_bytes(result: Viewable, suffix: str) -> bytes:
     """Any result as the contents of a file: a page, a figure, or, for an evaluation report, a table.
 
     Raises:

@@ -17,7 +17,7 @@ from lens_scopes.views.words.evaluation import (
     how_to_read,
     meaning,
     means_table,
-    named,
+    metric_name,
     sets_of_passages,
     title,
     value_text,
@@ -62,21 +62,21 @@ def latex(report: EvaluationReport) -> str:
     for passages, count in sets_of_passages(report):
         tables = {metric: means_table(report, metric, passages) for metric in report.metrics}
         rows = [
-            [_escaped(method), *(_latex_cell(cell) for metric in report.metrics for cell in tables[metric][method])]
+            [_escape(method), *(_latex_cell(cell) for metric in report.metrics for cell in tables[metric][method])]
             for method in report.methods
         ]
-        headings = ["method", *(_escaped(named(metric, ablation)) for metric, ablation in columns)]
+        headings = ["method", *(_escape(metric_name(metric, ablation)) for metric, ablation in columns)]
         caption = f"Means over {count} passages ({passages}). Best in bold."
-        parts.append(_latex_table("l" + "r" * len(columns), headings, rows, _escaped(caption)))
+        parts.append(_latex_table("l" + "r" * len(columns), headings, rows, _escape(caption)))
     if len(report.compared):
-        rows = [[_escaped(cell) for cell in row] for row in compared_table(report)]
+        rows = [[_escape(cell) for cell in row] for row in compared_table(report)]
         caption = f"Paired differences from {report.reference}, with Wilcoxon tests corrected after Holm."
-        headings = [_escaped(heading) for heading in COMPARED]
-        parts.append(_latex_table("llllrrrrrr", headings, rows, _escaped(caption)))
+        headings = [_escape(heading) for heading in COMPARED]
+        parts.append(_latex_table("llllrrrrrr", headings, rows, _escape(caption)))
     if report.verdicts:
-        rows = [[_escaped(cell) for cell in row] for row in verdicts_table(report)]
-        headings = [_escaped(heading) for heading in VERDICTS]
-        parts.append(_latex_table("llllllr", headings, rows, _escaped(f"Sanity checks. {SANITY}")))
+        rows = [[_escape(cell) for cell in row] for row in verdicts_table(report)]
+        headings = [_escape(heading) for heading in VERDICTS]
+        parts.append(_latex_table("llllllr", headings, rows, _escape(f"Sanity checks. {SANITY}")))
     return "\n\n".join(parts) + "\n"
 
 
@@ -95,7 +95,7 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 def _latex_cell(cell: Cell | None) -> str:
     if cell is None:
         return "---"
-    mean = _escaped(value_text(cell.mean))
+    mean = _escape(value_text(cell.mean))
     return f"\\textbf{{{mean}}}" if cell.leads else mean
 
 
@@ -118,7 +118,7 @@ _LATEX = {
 }
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in _flat(text))
 
 

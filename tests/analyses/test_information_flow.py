@@ -23,7 +23,7 @@ from records import RESULTS, load_record
 import lens_scopes as ls
 from lens_scopes.evaluation.calibration.cases import read_cases
 from lens_scopes.evaluation.statistics.rates import choose_threshold, held_out_alarms
-from lens_scopes.views.figures.style import saved
+from lens_scopes.views.figures.style import draw_file
 
 IDS = [3, 7, 1, 7, 4, 9, 2]
 
@@ -242,7 +242,7 @@ def test_a_small_run_measures_every_kind_and_draws_its_figure(monkeypatch: pytes
         assert first["divergence"] == pytest.approx(first["information"], rel=0.1)
     assert any("less probability" in line for line in summary(record))
     for figure in draw(record).values():
-        assert saved(figure, "png", 50).startswith(b"\x89PNG")
+        assert draw_file(figure, "png", 50).startswith(b"\x89PNG")
 
 
 def test_the_labelled_secrets_are_those_of_the_study() -> None:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import lens_scopes as ls
 from lens_scopes.prompts.groups import segments
-from lens_scopes.scopes.comparisons.ablating import spread
+from lens_scopes.scopes.comparisons.ablation_method import spread
 
 TEXT = "The capital of France is Paris. Paris is of Italy. Rome is the capital. The capital of Italy is"
 ANSWER = [9, 4, 12]

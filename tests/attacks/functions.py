@@ -234,10 +234,10 @@ def _quoted(value: Any) -> str:
 
 def _ended(target: Target, call: Call) -> str:
     """Answered, with finite numbers that hold for every view, and by a model that nobody has used as well."""
-    with contextlib.chdir(target.folder), silence(), mock.patch.dict("lens_scopes.scopes.registry._added"):
+    with contextlib.chdir(target.folder), silence(), mock.patch.dict("lens_scopes.scopes.registry._own_entries"):
         answer = call(target.model)
         numbers = _numbers(answer)
-        with target.untouched() as model, mock.patch.dict("lens_scopes.scopes.registry._added", clear=True):
+        with target.untouched() as model, mock.patch.dict("lens_scopes.scopes.registry._own_entries", clear=True):
             assert numbers == _numbers(call(model)), "another answer the second time"
     return RIGHT
 

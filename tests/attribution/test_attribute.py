@@ -497,7 +497,7 @@ def test_one_forward_and_one_backward_a_direction(
     models: dict[str, Any], together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Directions of a short prompt share their backward pass."""
-    monkeypatch.setattr(backprop, "BATCHED", backprop.BATCHED if together else 0)
+    monkeypatch.setattr(backprop, "BATCH_LIMIT", backprop.BATCH_LIMIT if together else 0)
     model = models["gemma_like"]
     forward: list[int] = []
     backward: list[int] = []

@@ -16,7 +16,7 @@ import lens_scopes as ls
 from lens_scopes.engine import attention
 from lens_scopes.engine.attention import Scoring, attend
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.prefix_cache import Prefixed
+from lens_scopes.engine.prefix_cache import PromptPrefix
 from lens_scopes.errors import LensScopesError
 
 EXACT: Any = {"rtol": 1e-12, "atol": 1e-13}
@@ -193,7 +193,7 @@ def check_everything(model: Any) -> None:
     with listening(model, n_layers - 1):
         mixed = ask(model)
     assert_same(mixed, expected)
-    assert mixed.memory.unfused == {attention.READ: [n_layers - 1]}
+    assert mixed.memory.unfused == {attention.PATTERNS_READ: [n_layers - 1]}
     batch = ls.attribute_batch(model, [IDS[:4], IDS], ls.Fisher(2), layers=True)
     assert_same(batch[0], short)
     assert_same(batch[1], expected)
@@ -241,7 +241,7 @@ def test_float32(builder):
 
 def test_frozen_patterns_need_them(tiny, fused_calls):
     frozen = ask(tiny, through=ls.Frozen("patterns"))
-    assert frozen.memory.unfused == {attention.READ: list(range(tiny.cfg.n_layers))} and not fused_calls
+    assert frozen.memory.unfused == {attention.PATTERNS_READ: list(range(tiny.cfg.n_layers))} and not fused_calls
     assert not torch.allclose(frozen.scores, ask(tiny).scores)
 
 
@@ -305,7 +305,7 @@ def test_what_cannot_be_fused_says_so(fused_calls):
     tiny.blocks[1].attn.calculate_z_scores = own
     fused_calls.clear()
     attribution = ask(tiny)
-    assert attribution.memory.unfused == {attention.OWN_CLASS: [0, 1]}
+    assert attribution.memory.unfused == {attention.FOREIGN_CLASS: [0, 1]}
     assert len(fused_calls) == tiny.cfg.n_layers - 2
     assert tiny.blocks[1].attn.calculate_z_scores is own, "the user's own method stays"
     assert_same(attribution, expected)
@@ -318,7 +318,7 @@ def test_what_cannot_be_fused_says_so(fused_calls):
 
 def test_prefixes_are_shared_in_tiles(tiny, fused_calls):
     """Queries of the last positions against the keys of all."""
-    prefixed = Prefixed.start(ScopedModel.of(tiny), IDS)
+    prefixed = PromptPrefix.start(ScopedModel.of(tiny), IDS)
     assert prefixed is not None
     states = prefixed.final_states(5, 2, [])
     assert len(fused_calls) == 2 * tiny.cfg.n_layers

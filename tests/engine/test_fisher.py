@@ -90,8 +90,8 @@ def limits(
     monkeypatch.setattr(fisher, "KEEP_MOST", keep_most)
     monkeypatch.setattr(fisher, "OVERSAMPLE", oversample)
     monkeypatch.setattr(fisher, "TOLERANCE", tolerance)
-    monkeypatch.setattr(fisher, "OMITTED", tolerance)
-    monkeypatch.setattr(fisher, "MOST_PASSES", 20 if tolerance > 1e-8 else 5000)
+    monkeypatch.setattr(fisher, "OMITTED_TOLERANCE", tolerance)
+    monkeypatch.setattr(fisher, "MAX_PASSES", 20 if tolerance > 1e-8 else 5000)
 
 
 # The matrix
@@ -179,7 +179,7 @@ def test_refined_terms_meet_the_tolerance_in_few_passes(state: FinalState, monke
         PredictiveGeometry, "_product", lambda self, v, blocks: (passes.append(len(v)), product(self, v, blocks))[1]
     )
     terms = PredictiveGeometry(state).leading(2)
-    assert 1 <= len(passes) <= 20 and passes[0] == 2 + fisher.CARRIED and max(passes[1:], default=1) <= 3
+    assert 1 <= len(passes) <= 20 and passes[0] == 2 + fisher.CARRY and max(passes[1:], default=1) <= 3
     residual = (terms.vectors @ literal_matrix(state) - terms.eigenvalues[:, None] * terms.vectors).norm(dim=-1)
     largest = float(terms.eigenvalues[0])
     assert float(residual.max()) <= (terms.residual + 1e-12) * largest and terms.residual <= 1e-3
@@ -485,7 +485,7 @@ def test_a_solver_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     limits(monkeypatch, keep_all=1, keep_most=4, dense=1)
     state = random_state(d_model=48, d_vocab=400, sharpness=0.01)
     assert PredictiveGeometry(state).leading(2).converged
-    monkeypatch.setattr(fisher, "MOST_PASSES", 1)
+    monkeypatch.setattr(fisher, "MAX_PASSES", 1)
     terms = PredictiveGeometry(state).leading(2)
     assert not terms.converged and terms.residual > fisher.TOLERANCE
     assert "stopped before its tolerance" in " ".join(ls.Fisher(2).directions(state).warnings)

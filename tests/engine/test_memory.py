@@ -52,7 +52,7 @@ def quick_collection(monkeypatch):
 @pytest.fixture(autouse=True)
 def one_direction_at_a_time(monkeypatch):
     """Directions of short prompts go back together, and memory could not run out between two of them."""
-    monkeypatch.setattr("lens_scopes.engine.backward.BATCHED", 1)
+    monkeypatch.setattr("lens_scopes.engine.backward.BATCH_LIMIT", 1)
 
 
 @contextmanager
@@ -410,4 +410,4 @@ def test_what_autograd_keeps_is_what_the_estimate_counts(name):
         model.run_slice(batch, start, 1, 2)
     footprint = planning.Footprint.of(model)
     actual = sum(values.untyped_storage().nbytes() for values in kept.values())
-    assert footprint.kept(len(ids)) + footprint.weights == pytest.approx(actual, rel=0.15)
+    assert footprint.block_graph(len(ids)) + footprint.weights == pytest.approx(actual, rel=0.15)

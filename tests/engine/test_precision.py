@@ -167,9 +167,9 @@ def test_directions_taken_together_give_what_single_ones_give(
 ) -> None:
     settings: dict[str, Any] = dict(layers=True, sites=["hook_z"], through=through)
     together = ls.attribute(tiny, IDS, ls.Fisher("trace", samples=3, exact=4), **settings)
-    monkeypatch.setattr(backprop, "BATCHED", 3 * len(IDS))
+    monkeypatch.setattr(backprop, "BATCH_LIMIT", 3 * len(IDS))
     some = ls.attribute(tiny, IDS, ls.Fisher("trace", samples=3, exact=4), **settings)
-    monkeypatch.setattr(backprop, "BATCHED", 0)
+    monkeypatch.setattr(backprop, "BATCH_LIMIT", 0)
     alone = ls.attribute(tiny, IDS, ls.Fisher("trace", samples=3, exact=4), **settings)
     for found in (together, some):
         torch.testing.assert_close(found.scores, alone.scores, rtol=1e-10, atol=0)

@@ -172,7 +172,7 @@ def test_shared_prefixes_give_what_whole_passes_give(
 ) -> None:
     monkeypatch.setattr(token_ablation, "_TOKENS_AT_ONCE", at_once)
     with monkeypatch.context() as patch:
-        patch.setattr(token_ablation.Prefixed, "start", lambda *arguments: None)
+        patch.setattr(token_ablation.PromptPrefix, "start", lambda *arguments: None)
         whole_prompt = ablated(tiny, ablation, draws=3)
         whole = stacked(whole_prompt.outcomes(masks_of(SETS)))
     shared_prompt = ablated(tiny, ablation, draws=3)
@@ -383,7 +383,7 @@ def test_divergences_of_a_float32_model_are_right_to_a_tenth_of_a_billionth(size
     head, y = adapter.unembedding(), adapter.run_to_final_states([IDS])[0]
     ys = y + size * torch.randn(9, len(y), generator=torch.Generator().manual_seed(0))
     prompt = AblatedPrompt(adapter, IDS, SPECIAL, TARGET, "zero")
-    found = prompt._measures(ys[:, None])[3]
+    found = prompt._measure_rows(ys[:, None])[3]
     p, q = (logits.double().log_softmax(-1) for logits in (prompt._clean_logits[0], head.logits(ys)))
     literal = torch.tensor([math.fsum((p.exp() * (p - row)).tolist()) for row in q], dtype=torch.float64)
     assert bool((found >= 0).all())

@@ -10,10 +10,10 @@ from command_line import TEXTS, Run, tokenizer
 from tiny_models import gpt2_like
 
 import lens_scopes as ls
-from lens_scopes.engine.ablations import ABLATIONS, ablation_named
+from lens_scopes.engine.ablations import ABLATIONS, find_ablation
 from lens_scopes.errors import EvaluationError, FileError
 from lens_scopes.evaluation.formats import FORMATS, formats_text
-from lens_scopes.evaluation.metrics.table import METRICS, metric_named, quantity_named
+from lens_scopes.evaluation.metrics.table import METRICS, find_metric, find_quantity
 from lens_scopes.evaluation.report import EvaluationReport
 from lens_scopes.views.tables import markdown
 from lens_scopes.views.words.evaluation import best, better, meaning
@@ -43,15 +43,15 @@ def test_every_metric_is_in_the_help_and_in_errors(name: str, run: Callable[...,
     metric = METRICS[name]
     assert words(f"{name}: {metric.sentence}") in words(run("evaluate", "--help").out)
     with pytest.raises(EvaluationError, match=rf"Known: (.*, )?{name}(,|\.)"):
-        metric_named("no such metric")
+        find_metric("no such metric")
     with pytest.raises(EvaluationError, match=f"did you mean '{name}'"):
-        metric_named(f"{name}x")
+        find_metric(f"{name}x")
 
 
 def test_what_is_measured_is_what_the_table_says(measured: EvaluationReport) -> None:
     quantities = {quantity.name: metric for metric in METRICS.values() for quantity in metric.quantities}
     for name, rows in measured.results.rows.groupby("metric"):
-        quantity = quantity_named(str(name))
+        quantity = find_quantity(str(name))
         assert quantity is not None, f"{name} is in no table"
         metric = quantities.pop(quantity.name, None) or METRICS[quantity.name]
         assert set(rows.ablation) == (set(ABLATIONS) if metric.needs_ablation else {None}), name
@@ -62,7 +62,7 @@ def test_reports_say_what_the_table_says(measured: EvaluationReport) -> None:
     page, text = measured.to_html(), markdown(measured)
     curves = {metric for metric, _ in measured.curves}
     for name in {*measured.metrics, *curves}:
-        quantity = quantity_named(name)
+        quantity = find_quantity(name)
         assert quantity is not None and meaning(name) == quantity.sentence and better(name) == quantity.direction
         sentence = quantity.sentence[:1].upper() + quantity.sentence[1:]
         assert f"{sentence}." in page, name
@@ -77,9 +77,9 @@ def test_every_ablation_is_in_every_face(name: str, run: Callable[..., Run], mea
     ablation = ABLATIONS[name]
     assert words(f"{name}: {ablation.help}") in words(run("evaluate", "--help").out)
     with pytest.raises(EvaluationError, match=rf"Known: (.*, )?{name}(,|\.)"):
-        ablation_named("no such ablation")
+        find_ablation("no such ablation")
     with pytest.raises(EvaluationError, match=f"did you mean '{name}'"):
-        ablation_named(f"{name}x")
+        find_ablation(f"{name}x")
     assert name in measured.ablations("aopc") and f"| {name} |" in markdown(measured)
     of_one_prompt = words(run("attribute", "--help").out).split("leave-one-outreplacesatokenwith:")[1].split(".")[0]
     alone = ablation.corpus != "required" and not ablation.other_prompt

@@ -17,7 +17,7 @@ from lens_scopes.engine.token_ablation import AblatedPrompt
 from lens_scopes.errors import EvaluationError, FileError, PromptError
 from lens_scopes.evaluation.evaluator import Evaluator
 from lens_scopes.evaluation.methods.names import as_method
-from lens_scopes.evaluation.metrics.segments import _SEED_APART, segment_agreement
+from lens_scopes.evaluation.metrics.segments import _SEED_OFFSET, segment_agreement
 from lens_scopes.evaluation.passages.read import Passage, read_passages
 from lens_scopes.evaluation.passages.selection import PassagePrompt, read_passage
 from lens_scopes.evaluation.report import report
@@ -72,7 +72,7 @@ def test_segments_are_those_of_the_part_for_metrics_and_for_methods_that_take_on
         scores[name] = ls.attribute(model, prompt, method.spec, answer=ANSWER).scores
         if name != "fisher":
             assert not scores[name][:START].any() and not scores[name][STOP:].any() and scores[name].any()
-    settings: dict[str, Any] = {"within": (START, STOP), "ablation": "mean", "seed": _SEED_APART}
+    settings: dict[str, Any] = {"within": (START, STOP), "ablation": "mean", "seed": _SEED_OFFSET}
     expected = segment_agreement(model, prompt, ANSWER, scores, top=(1, 3, 5), **settings)
     assert len(expected) == 2 * len(names)
     for method, metric, value in expected.itertuples(index=False):

@@ -267,7 +267,7 @@ def try_hooks(model: Any, name: str) -> None:
 def test_costs_of_scopes_are_counted(
     model: Any, name: str, forwards: int, backwards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backprop, "BATCHED", 0)  # directions one by one, to be counted
+    monkeypatch.setattr(backprop, "BATCH_LIMIT", 0)  # directions one by one, to be counted
     try_hooks(model, name)
     with counted(model) as rows:
         scored = as_method(name).score(model, prompt_of(), TARGET)
@@ -276,7 +276,7 @@ def test_costs_of_scopes_are_counted(
 
 
 def test_costs_of_custom_and_sampled_directions_are_counted(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backprop, "BATCHED", 0)
+    monkeypatch.setattr(backprop, "BATCH_LIMIT", 0)
     for objective, backwards in (
         (ls.Fisher("trace", samples=4, exact=3), 7),
         (ls.Custom(lambda y, logits: torch.stack([y, y * 2, y + 1])), 3),

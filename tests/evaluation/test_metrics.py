@@ -25,7 +25,7 @@ from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, count_o
 from lens_scopes.evaluation.metrics.agreement import correlation, top_hit
 from lens_scopes.evaluation.metrics.perturbation import integral
 from lens_scopes.evaluation.metrics.scored_prompt import ScoredPrompt
-from lens_scopes.evaluation.metrics.table import CURVE_FRACTIONS, ERASER_FRACTIONS, METRICS, metric_named
+from lens_scopes.evaluation.metrics.table import CURVE_FRACTIONS, ERASER_FRACTIONS, METRICS, find_metric
 from lens_scopes.prompts.prompt import Prompt
 
 TARGET = 5
@@ -515,10 +515,10 @@ def test_randomization_against_scores_of_the_redrawn_model() -> None:
 
 
 def test_metrics_are_asked_for_by_name() -> None:
-    assert metric_named("aopc") is METRICS["aopc"]
+    assert find_metric("aopc") is METRICS["aopc"]
     assert all(name == metric.name for name, metric in METRICS.items())
     with pytest.raises(EvaluationError, match=r"unknown metric 'aopcs'; did you mean 'aopc'\? Known: aopc, ") as caught:
-        metric_named("aopcs")
+        find_metric("aopcs")
     assert "\n" not in str(caught.value)
     with pytest.raises(EvaluationError, match=r"unknown metric 'zzz'\. Known: aopc, "):
-        metric_named("zzz")
+        find_metric("zzz")

@@ -14,7 +14,7 @@ from torch import Tensor
 import lens_scopes as ls
 from lens_scopes.errors import EvaluationError, ObjectiveError
 from lens_scopes.evaluation.evaluator import Evaluator
-from lens_scopes.evaluation.metrics.segments import _SEED_APART, segment_agreement
+from lens_scopes.evaluation.metrics.segments import _SEED_OFFSET, segment_agreement
 from lens_scopes.scopes.comparisons.context_cite import random_subsets
 
 IDS, TOKEN = [1, 17, 0, 8, 22, 3, 8, 11], 5
@@ -93,7 +93,7 @@ def test_metrics_are_those_of_the_function_on_the_same_draws() -> None:
     _, effects = additive()
     scores = {"true": effects, "opposite": -effects, "other": torch.linspace(-1, 1, 8, dtype=torch.float64) ** 3}
     found = measured(scores)
-    expected = values(scores, seed=_SEED_APART, top=(1, 3, 5))
+    expected = values(scores, seed=_SEED_OFFSET, top=(1, 3, 5))
     for key, value in expected.items():
         assert found[key].value == pytest.approx(value, abs=1e-12) and found[key].note is None
     assert found["true", "lds"].value == pytest.approx(1)
@@ -106,7 +106,7 @@ def test_metrics_are_those_of_the_function_on_the_same_draws() -> None:
 def test_the_held_out_ablations_are_not_those_that_context_cite_draws() -> None:
     """Passage 0 of seed 0 has the seed that ContextCite has by default."""
     drawn = random_subsets(64, 4, 0, with_empty=True)
-    held_out = random_subsets(64, 4, _SEED_APART, with_empty=True)
+    held_out = random_subsets(64, 4, _SEED_OFFSET, with_empty=True)
     assert not torch.equal(drawn, held_out)
 
 

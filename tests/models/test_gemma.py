@@ -183,7 +183,7 @@ def test_a_cache_without_permission(cache: Path, conversion: Conversion) -> None
 def test_a_good_cache_needs_no_permission_to_write(cache: Path, conversion: Conversion, monkeypatch: Any) -> None:
     folder = embedded.embedded_folder()
     (cache / f"{folder.name}.lock").unlink()
-    monkeypatch.setattr(embedded, "_locked", None)
+    monkeypatch.setattr(embedded, "_lock", None)
     assert embedded.embedded_folder() == folder
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from lens_scopes.errors import PromptError
-from lens_scopes.prompts.answer import given_answer
+from lens_scopes.prompts.answer import tokenize_answer
 from lens_scopes.prompts.groups import Group, group_tokens, text_of
 from lens_scopes.prompts.prompt import Prompt, next_token_id, resolve_position
 from lens_scopes.prompts.read import read_prompt
@@ -744,11 +744,11 @@ def test_every_gemma_token_has_a_string_that_leads_back_to_it(gemma: Any) -> Non
 def test_an_answer_has_the_tokens_of_the_whole_text(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(name)
     prompt, answer = read_prompt(model, "The dog"), " sleeps, Paris…"
-    answered = given_answer(model, prompt, answer)
+    answered = tokenize_answer(model, prompt, answer)
     whole = read_prompt(model, "The dog" + answer)
     assert answered.prompt == whole and answered.start == len(prompt)
     assert answered.token_ids == whole.token_ids[len(prompt) :] and not answered.generated
-    by_ids = given_answer(model, prompt, answered.token_ids)
+    by_ids = tokenize_answer(model, prompt, answered.token_ids)
     assert by_ids.token_ids == answered.token_ids
 
 
@@ -756,30 +756,33 @@ def test_a_text_after_a_line_is_read_otherwise_than_alone(llama: Any) -> None:
     """Alone, "dog" would get the space that this tokenizer puts before every text."""
     prompt = read_prompt(llama, "Paris\n")
     alone = llama.tokenizer.encode("dog", add_special_tokens=False)
-    assert given_answer(llama, prompt, "dog").tokens == ("dog",)
-    assert list(given_answer(llama, prompt, "dog").token_ids) != alone
+    assert tokenize_answer(llama, prompt, "dog").tokens == ("dog",)
+    assert list(tokenize_answer(llama, prompt, "dog").token_ids) != alone
 
 
 def test_an_answer_after_a_chat_follows_its_template(chat: Any) -> None:
     prompt = read_prompt(chat, [{"role": "user", "content": "The dog"}])
-    answered = given_answer(chat, prompt, " sleeps").prompt
+    answered = tokenize_answer(chat, prompt, " sleeps").prompt
     assert answered.token_ids[: len(prompt)] == prompt.token_ids
     assert (answered.spans, answered.turns, answered.source) == (prompt.spans, prompt.turns, "chat")
 
 
 def test_an_answer_that_changes_the_prompt_is_refused(gpt2: Any, llama: Any) -> None:
-    said = refusal(lambda: given_answer(gpt2, read_prompt(gpt2, "The capital of Fra"), "nce is"))
+    said = refusal(lambda: tokenize_answer(gpt2, read_prompt(gpt2, "The capital of Fra"), "nce is"))
     assert "'nce is' joins the prompt's last token" in said and "begin it with a space" in said
     cut = read_prompt(llama, "Paris dog").first(2)
-    assert "give the answer as token ids" in refusal(lambda: given_answer(llama, cut, " dog"))
+    assert "give the answer as token ids" in refusal(lambda: tokenize_answer(llama, cut, " dog"))
     ids = read_prompt(llama, read_prompt(llama, "Paris").token_ids)
-    assert "given as ids" in refusal(lambda: given_answer(llama, ids, " dog"))
-    assert given_answer(llama, cut, given_answer(llama, read_prompt(llama, "Paris"), " dog").token_ids).text == " dog"
+    assert "given as ids" in refusal(lambda: tokenize_answer(llama, ids, " dog"))
+    assert (
+        tokenize_answer(llama, cut, tokenize_answer(llama, read_prompt(llama, "Paris"), " dog").token_ids).text
+        == " dog"
+    )
 
 
 def test_an_answer_past_the_window_or_the_vocabulary_is_refused(gpt2: Any) -> None:
     prompt = read_prompt(gpt2, "The dog")
-    assert "exceeds the context window of 128" in refusal(lambda: given_answer(gpt2, prompt, " dog" * 200))
+    assert "exceeds the context window of 128" in refusal(lambda: tokenize_answer(gpt2, prompt, " dog" * 200))
     letter = read_prompt(gpt2, "T")
     small = model_of(gpt2.tokenizer, d_vocab=max(letter.token_ids) + 1)
-    assert "outside the model's vocabulary" in refusal(lambda: given_answer(small, letter, " Paris"))
+    assert "outside the model's vocabulary" in refusal(lambda: tokenize_answer(small, letter, " Paris"))

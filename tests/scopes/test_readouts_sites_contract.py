@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import lens_scopes as ls
-from lens_scopes.engine.sites import layer_sites, named_sites
+from lens_scopes.engine.sites import layer_sites, resolve_sites
 from lens_scopes.errors import ReadoutError, SiteError
 from lens_scopes.scopes.contract import ELEMENTS, ContractTerms, attribution_contract
 from lens_scopes.scopes.readouts import Dot, Norm, Product, as_readout
@@ -155,22 +155,22 @@ def test_short_names_stand_for_every_layer_and_full_ones_for_themselves() -> Non
         ("hook_attn_out", "hook_attn_out"),
         ("resid_mid", "hook_resid_mid"),
     ):
-        assert named_sites(model, site) == [f"blocks.{layer}.{inside}" for layer in range(2)]
-    assert named_sites(model, ["blocks.1.attn.hook_z", "mlp_out", "blocks.0.hook_mlp_out", "hook_embed"]) == [
+        assert resolve_sites(model, site) == [f"blocks.{layer}.{inside}" for layer in range(2)]
+    assert resolve_sites(model, ["blocks.1.attn.hook_z", "mlp_out", "blocks.0.hook_mlp_out", "hook_embed"]) == [
         "blocks.1.attn.hook_z", "blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out", "hook_embed",
     ]  # fmt: skip
-    assert named_sites(model, ()) == []
+    assert resolve_sites(model, ()) == []
 
 
 def test_sites_that_cannot_be_scored_are_refused() -> None:
     model = gpt2_like()
-    message = refusal(lambda: named_sites(model, "blocks.1.attn.hook_zz"), SiteError)
+    message = refusal(lambda: resolve_sites(model, "blocks.1.attn.hook_zz"), SiteError)
     assert "'blocks.1.attn.hook_zz'" in message and "blocks.1.attn.hook_z" in message
-    assert "blocks.2.hook_mlp_out" in refusal(lambda: named_sites(model, "blocks.2.hook_mlp_out"), SiteError)
+    assert "blocks.2.hook_mlp_out" in refusal(lambda: resolve_sites(model, "blocks.2.hook_mlp_out"), SiteError)
     for pattern in ("hook_pattern", "blocks.0.attn.hook_pattern", "blocks.1.attn.hook_attn_scores"):
-        message = refusal(lambda pattern=pattern: named_sites(model, pattern), SiteError)
+        message = refusal(lambda pattern=pattern: resolve_sites(model, pattern), SiteError)
         assert pattern in message and "inspect_heads" in message
-    refusal(lambda: named_sites(model, ["hook_z", ""]), SiteError)
+    refusal(lambda: resolve_sites(model, ["hook_z", ""]), SiteError)
 
 
 def test_every_named_site_gives_a_score_a_token() -> None:

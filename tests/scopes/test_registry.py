@@ -48,7 +48,7 @@ def refusal(call: Callable[[], Any]) -> str:
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_added", {})
+    monkeypatch.setattr(registry, "_own_entries", {})
     yield
 
 
@@ -124,7 +124,7 @@ class SimpleCallable:
 def preset(own_registry: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """A preset that a user adds in one place."""
     entry = ScopeEntry("two-fishers", lambda **settings: ls.Fisher(2, **settings), "two terms", {"seed": "seed"})
-    monkeypatch.setitem(registry._added, entry.name, entry)
+    monkeypatch.setitem(registry._own_entries, entry.name, entry)
     return entry.name
 
 
@@ -197,10 +197,10 @@ def test_an_installed_package_adds_an_entry(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         registry.metadata, "entry_points", lambda group: [Point()] if group == registry.ENTRY_POINTS else []
     )
-    registry._installed.cache_clear()
+    registry._plugin_entries.cache_clear()
     try:
         assert scope_entry("outside").build() == ls.Temperature()
         assert as_method("outside").explanation == ls.Temperature()
     finally:
         monkeypatch.undo()
-        registry._installed.cache_clear()
+        registry._plugin_entries.cache_clear()

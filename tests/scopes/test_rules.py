@@ -329,9 +329,9 @@ def test_sites_inside_have_the_gradient_that_arrives_there(rule: str, shares: di
 def test_only_the_softmax_needs_patterns(tiny: Any) -> None:
     """Half rules leave attention in blocks."""
     half = ls.attribute(tiny, IDS, through=ls.Rules("half-av", "half-qk", "norms"))
-    assert attention.READ not in half.memory.unfused
+    assert attention.PATTERNS_READ not in half.memory.unfused
     soft = ls.attribute(tiny, IDS, through=ls.Rules("gim"))
-    assert soft.memory.unfused == {attention.READ: list(range(tiny.cfg.n_layers))}
+    assert soft.memory.unfused == {attention.PATTERNS_READ: list(range(tiny.cfg.n_layers))}
 
 
 def test_hooks_are_gone_afterwards(tiny) -> None:

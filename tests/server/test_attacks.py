@@ -118,7 +118,7 @@ def test_headers_that_do_not_come_end_the_connection(model: Any, monkeypatch: py
 
 
 def test_the_connections_of_one_client_are_bounded(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lens_scopes.server.connections.MOST_PER_CLIENT", 5)
+    monkeypatch.setattr("lens_scopes.server.connections.MAX_PER_CLIENT", 5)
     with ExitStack() as held, serving(create_app({"tiny": model})) as address:
         open_ = [held.enter_context(connected(address, b"GET")) for _ in range(5)]
         time.sleep(0.2)

@@ -346,9 +346,9 @@ def test_whoever_leaves_cancels_and_whoever_asks_can_cancel(model: Any) -> None:
             chunks = left.iter_text()  # kept: an iterator that is thrown away closes the connection
             job = app.state.service.queue.find(json.loads(events(next(chunks))[0][1])["job"]).job
         deadline = time.monotonic() + 10
-        while not job._cancelled.is_set() and time.monotonic() < deadline:
+        while not job._cancellation.is_set() and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert job._cancelled.is_set()
+        assert job._cancellation.is_set()
         with http.stream("POST", "/api/attribute", json=question, headers=streaming) as waiting:
             chunks = waiting.iter_text()
             name = json.loads(events(next(chunks))[0][1])["job"]

@@ -26,8 +26,8 @@ def france_and_italy(**fields: Any) -> ls.Comparison:
 def test_the_page_has_every_pair_with_its_change() -> None:
     comparison = france_and_italy()
     rows = table(section(comparison, "difference"), "Scores of each token in A and in B")["rows"]
-    told = [[plain(cell["text"]) for cell in row[:4]] for row in rows]
-    assert told == [
+    drop_colours = [[plain(cell["text"]) for cell in row[:4]] for row in rows]
+    assert drop_colours == [
         ["<bos>", number(9.0), number(9.0), "—"],
         ["The", number(1.0), number(4.0), f"+{number(3.0)}"],
         ["␣France", number(2.0), "—", "—"],

@@ -16,10 +16,10 @@ from page_blocks import blocks, mappings, plain, section, table, written
 import lens_scopes as ls
 from lens_scopes.results.heads import AblationEffect
 from lens_scopes.views import attribution_page, page_of, to_html
-from lens_scopes.views.charts import Axis, axis_of, named_points
+from lens_scopes.views.charts import Axis, axis_of, label_points
 from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.changes import head_lines
-from lens_scopes.views.words.pages.heads import MOST_TOKENS_OF_HEADS, OPEN
+from lens_scopes.views.words.pages.heads import MAX_TOKENS_OF_HEADS, OPEN
 from lens_scopes.views.words.token_text import printable_token
 
 
@@ -105,8 +105,8 @@ def test_charts_hold_the_last_tokens_of_the_patterns() -> None:
     part = section(heads, "attention")
     (charts,) = blocks(part, "attention")
     patterns, edges = charts["views"]
-    assert f"The last {MOST_TOKENS_OF_HEADS} of 100 tokens are drawn" in written(part)
-    assert charts["heads"] == list(heads.patterns) and charts["tokens"] == MOST_TOKENS_OF_HEADS
+    assert f"The last {MAX_TOKENS_OF_HEADS} of 100 tokens are drawn" in written(part)
+    assert charts["heads"] == list(heads.patterns) and charts["tokens"] == MAX_TOKENS_OF_HEADS
     most = max(float(pattern[:, 1:].max()) for pattern in heads.patterns.values())
     for shown, pattern in zip(patterns["matrices"], heads.patterns.values(), strict=True):
         last = pattern[-64:, -64:].tolist()
@@ -296,7 +296,7 @@ def test_one_outlier_makes_a_square_root_axis() -> None:
 
 def test_names_of_points_hide_nothing() -> None:
     axis = Axis(0.0, 1.0, False)
-    assert named_points(axis, [(0.2, 0.9)]) == [(0, 1)]
-    assert named_points(axis, [(0.99, 0.5)]) == [(0, -1)]
+    assert label_points(axis, [(0.2, 0.9)]) == [(0, 1)]
+    assert label_points(axis, [(0.99, 0.5)]) == [(0, -1)]
     crowd = [(0.5, 0.5), (0.6, 0.5), (0.4, 0.5)]
-    assert named_points(axis, crowd) == [(1, 1), (2, -1)]
+    assert label_points(axis, crowd) == [(1, 1), (2, -1)]

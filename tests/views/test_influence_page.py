@@ -79,9 +79,9 @@ def test_the_terminal_lists_sentences_ways_and_tokens(width: int) -> None:
     influence = story()
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(InfluenceReport(influence))
-    told = console.export_text()
-    assert "sentence 2" in told and percent(influence.chains(1)[0].share) in told
-    assert max(map(len, told.splitlines())) <= width
+    drop_colours = console.export_text()
+    assert "sentence 2" in drop_colours and percent(influence.chains(1)[0].share) in drop_colours
+    assert max(map(len, drop_colours.splitlines())) <= width
 
 
 def test_the_figure_draws_totals_and_shares_of_rows() -> None:

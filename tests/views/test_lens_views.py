@@ -73,9 +73,9 @@ def test_the_terminal_and_the_figure_say_what_the_strongest_cells_read_as() -> N
     att = read()
     console = Console(width=90, record=True, file=io.StringIO())
     console.print(TerminalReport(att))
-    told = console.export_text()
+    drop_colours = console.export_text()
     row, index, _ = layer_leaders(att)[0]
-    assert f"␣r{row}c{index} {percent(0.5)}" in told
+    assert f"␣r{row}c{index} {percent(0.5)}" in drop_colours
     (heat,) = [axes for axes in figure_of(att).axes if axes.get_label() == "layers"]
     assert [text.get_text() for text in heat.texts] == [f"␣r{row}c{index}" for row, index, _ in layer_leaders(att)]
 

@@ -12,7 +12,7 @@ from page_blocks import blocks, plain, section, table, written
 import lens_scopes as ls
 from lens_scopes.views import page_of, to_html
 from lens_scopes.views.words.attribution import number
-from lens_scopes.views.words.pages.matrix import MOST_COLUMNS, MOST_ROWS
+from lens_scopes.views.words.pages.matrix import MAX_COLUMNS, MAX_ROWS
 from lens_scopes.views.words.token_text import printable_token
 
 
@@ -29,17 +29,17 @@ def test_every_score_is_in_the_map() -> None:
 
 
 def test_a_long_text_has_a_cropped_map_that_says_so() -> None:
-    whole = section(fake_matrix(long(MOST_ROWS)), "matrix")
-    assert len(blocks(whole, "map")[0]["rows"]) == MOST_ROWS and "are in it" not in written(whole)
-    n = MOST_ROWS + 72
+    whole = section(fake_matrix(long(MAX_ROWS)), "matrix")
+    assert len(blocks(whole, "map")[0]["rows"]) == MAX_ROWS and "are in it" not in written(whole)
+    n = MAX_ROWS + 72
     matrix = fake_matrix(long(n))
-    matrix.matrix[n - MOST_ROWS :, 17] = 9.0
+    matrix.matrix[n - MAX_ROWS :, 17] = 9.0
     part = section(matrix, "matrix")
-    assert f"The last {MOST_ROWS} of {n} predictions are in it" in written(part)
+    assert f"The last {MAX_ROWS} of {n} predictions are in it" in written(part)
     (scores,) = blocks(part, "map")
     assert [int(name.split()[0]) for name in scores["rows"]] == list(range(72, n))
-    assert f"Of {n} tokens it has the {MOST_COLUMNS} that matter most" in written(part)
-    assert len(scores["columns"]) == MOST_COLUMNS and "␣word16" in scores["columns"]
+    assert f"Of {n} tokens it has the {MAX_COLUMNS} that matter most" in written(part)
+    assert len(scores["columns"]) == MAX_COLUMNS and "␣word16" in scores["columns"]
 
 
 def test_few_destinations_of_a_text_have_a_row_each() -> None:

@@ -19,8 +19,8 @@ from lens_scopes.views.words.attribution import number
 from lens_scopes.views.words.modes import (
     agreement_warning,
     contrasts,
-    removal_words,
-    strongest_removals,
+    replacement_words,
+    strongest_replacements,
     weighted_amounts,
 )
 from lens_scopes.views.words.numbers import short_number
@@ -46,39 +46,39 @@ def test_words_are_told_by_their_actual_effect_with_predicted_beside_actual() ->
     (cards,) = blocks(section(modes, "replacements"), "cards")
     assert len(cards["items"]) == 6
     head, about, drawn = cards["items"][0]
-    told = "Replacing '~Sofa': '~couch' +36.0~pp, '~sofa' −40.0~pp (predicted +18.0~pp, −20.0~pp)".replace(
+    drop_colours = "Replacing '~Sofa': '~couch' +36.0~pp, '~sofa' −40.0~pp (predicted +18.0~pp, −20.0~pp)".replace(
         "~", "\u00a0"
     )
-    assert head["text"] == told and section(modes, "replacements").summary.startswith(told)
+    assert head["text"] == drop_colours and section(modes, "replacements").summary.startswith(drop_colours)
     assert "KL predicted 0.2000, actual 0.5000 nats; agreement (cosine of the changes) 0.95" in written(about)
     assert len(drawn["items"]) == 4 < len(modes.replacements[9].actual)
     assert drawn["items"][0]["values"] == ["−20.0 pp", "−40.0 pp"]
     assert drawn["items"][0]["shares"] == [-0.5, -1.0]
     assert drawn["items"][3]["values"] == ["—", "+0.80 pp"]
-    assert "special" not in "".join(removal_words(item) for item in strongest_removals(modes))
-    assert all(not modes.special[item.index] for item in strongest_removals(modes))
+    assert "special" not in "".join(replacement_words(item) for item in strongest_replacements(modes))
+    assert all(not modes.special[item.index] for item in strongest_replacements(modes))
 
 
 def test_the_table_has_every_word_with_its_amounts() -> None:
     modes = fake_modes()
     rows = table(section(modes, "replacements"), "What replacing each word does")["rows"]
-    for row, removal, amounts in zip(rows, modes.replacements, weighted_amounts(modes), strict=True):
-        assert amounts == [a * math.sqrt(m.eigenvalue) for a, m in zip(removal.amounts, modes.modes, strict=True)]
-        values = [*amounts, removal.predicted_nats, removal.actual_nats, removal.agreement]
+    for row, replacement, amounts in zip(rows, modes.replacements, weighted_amounts(modes), strict=True):
+        assert amounts == [a * math.sqrt(m.eigenvalue) for a, m in zip(replacement.amounts, modes.modes, strict=True)]
+        values = [*amounts, replacement.predicted_nats, replacement.actual_nats, replacement.agreement]
         assert [cell["value"] for cell in row[2:]] == values
     assert rows[0][2]["level"] == "s" and "n20" in [cell.get("level") for cell in rows[9]]
 
 
 def test_half_the_squares_of_the_amounts_are_the_predicted_nats(tiny: Any) -> None:
     found = ls.inspect_modes(tiny, [3, 7, 1, 7, 4], rank=3)
-    for removal, amounts in zip(found.replacements, weighted_amounts(found), strict=True):
-        assert 0.5 * sum(a * a for a in amounts) == pytest.approx(removal.predicted_nats, rel=1e-9, abs=1e-15)
+    for replacement, amounts in zip(found.replacements, weighted_amounts(found), strict=True):
+        assert 0.5 * sum(a * a for a in amounts) == pytest.approx(replacement.predicted_nats, rel=1e-9, abs=1e-15)
     html = to_html(found)
     assert "What each word does" in html and number(found.modes[0].eigenvalue) in html
 
 
 def test_a_sentence_does_not_break_inside_a_token() -> None:
-    words = removal_words(fake_modes().replacements[9])
+    words = replacement_words(fake_modes().replacements[9])
     assert words.replace("\u00a0", " ") == fake_modes().replacements[9].sentence()
     assert words.startswith("Replacing '\u00a0Sofa': '\u00a0couch' +36.0\u00a0pp")
 
@@ -87,19 +87,19 @@ def test_a_sentence_does_not_break_inside_a_token() -> None:
 def test_predictions_that_disagree_are_warned_of_in_every_view(agreement: float) -> None:
     plain_modes = fake_modes()
     modes = fake_modes(replacements=[replace(item, agreement=agreement) for item in plain_modes.replacements])
-    count = len(strongest_removals(modes))
-    told = agreement_warning(modes)
-    assert bool(told) == (agreement < 0.5) and agreement_warning(plain_modes) == []
-    if told:
-        assert f"their mean agreement is {short_number(agreement)} over {count} words" in told[0]
-        assert (f"below zero for {count} of {count}" in told[0]) == (agreement < 0)
+    count = len(strongest_replacements(modes))
+    drop_colours = agreement_warning(modes)
+    assert bool(drop_colours) == (agreement < 0.5) and agreement_warning(plain_modes) == []
+    if drop_colours:
+        assert f"their mean agreement is {short_number(agreement)} over {count} words" in drop_colours[0]
+        assert (f"below zero for {count} of {count}" in drop_colours[0]) == (agreement < 0)
         (alert,) = blocks(section(modes, "modes"), "alert")
-        assert alert["items"] == told
+        assert alert["items"] == drop_colours
         console = Console(file=io.StringIO(), width=400)
         print_result(modes, console)
-        assert told[0] in console.file.getvalue()  # type: ignore[attr-defined]
+        assert drop_colours[0] in console.file.getvalue()  # type: ignore[attr-defined]
         title = modes_figure(modes).get_suptitle()
-        assert told[0] in " ".join(title.split()) and "Replacing '\u00a0Sofa'" in title
+        assert drop_colours[0] in " ".join(title.split()) and "Replacing '\u00a0Sofa'" in title
 
 
 def test_no_information_and_broken_numbers_are_said_in_words() -> None:
@@ -123,7 +123,7 @@ def test_no_information_and_broken_numbers_are_said_in_words() -> None:
     assert "1 of 2 modes have a λ that is not finite" in html
     assert "1 of 18 words have numbers that are not finite" in html
     assert [shift.token for shift in contrasts(broken)[1].shifts].count("x") == 0
-    assert all(item.index != 9 for item in strongest_removals(broken))
+    assert all(item.index != 9 for item in strongest_replacements(broken))
 
 
 def test_a_page_of_modes_needs_no_scripts_of_circuitsvis() -> None:

@@ -20,9 +20,9 @@ from tiny_models import gpt2_like
 
 import lens_scopes as ls
 from lens_scopes.errors import FileError
-from lens_scopes.views import Page, Section, attribution_page, framed, notebook_html, page_of, to_html
+from lens_scopes.views import Page, Section, attribution_page, frame_page, notebook_html, page_of, to_html
 from lens_scopes.views.page import inline
-from lens_scopes.views.page.inline import SCRIPTS, bundle, encode, joined, lean
+from lens_scopes.views.page.inline import SCRIPTS, bundle, encode, join_modules, lean
 from lens_scopes.views.words.attribution import number, percent
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import printable_token
@@ -168,13 +168,13 @@ def test_modules_are_joined_in_the_order_of_their_imports(tmp_path: Path) -> Non
         'import { d } from "../two.js";\nexport const a = "</script>";\nexport class b {}\n', encoding="utf-8"
     )
     (tmp_path / "two.js").write_text("export const d = 4;\n", encoding="utf-8")
-    script = joined("page", tmp_path)
+    script = join_modules("page", tmp_path)
     order = ["const _two = ", "const _far_one = ", "const { d } = _two;", "const { a, b } = _far_one;", "return { c };"]
     assert sorted(order, key=script.index) == order
     assert "</script" not in script
     (tmp_path / "bad.js").write_text("export default 1;\n", encoding="utf-8")
     with pytest.raises(FileError, match=r"bad\.js imports or exports in a way"):
-        joined("bad", tmp_path)
+        join_modules("bad", tmp_path)
 
 
 def test_comments_and_indents_are_left_out_and_text_is_kept() -> None:
@@ -212,7 +212,7 @@ def test_the_notebook_frame_holds_the_whole_page_and_is_closed() -> None:
     assert frame["srcdoc"] == to_html(attribution)
     assert frame["sandbox"] == "allow-scripts"
     assert frame["height"] == "500"
-    assert "allow-same-origin" not in framed(Page("t"))
+    assert "allow-same-origin" not in frame_page(Page("t"))
 
 
 @pytest.mark.parametrize("make", [fake_attribution, fake_heads, fake_matrix, fake_modes])

@@ -145,12 +145,12 @@ def test_modes_are_contrasts_and_words_are_sentences() -> None:
     assert "mode 1  λ = 0.07560" in text
     assert re.search(r"␣sofa +\+0.4 +█+", text) and re.search(r"␣couch +-0.36 +█+", text)
     assert text.index("␣bed    ") > text.index("␣sofa    ")
-    told = text[text.index("what replacing each word does") :]
+    drop_colours = text[text.index("what replacing each word does") :]
     sentence = "Replacing ' Sofa': ' couch' +36.0 pp, ' sofa' −40.0 pp (predicted +18.0 pp, −20.0 pp)"
-    assert " ".join(told.split()).split("first ")[1].startswith(sentence)
+    assert " ".join(drop_colours.split()).split("first ")[1].startswith(sentence)
     root = math.sqrt(0.0756)
-    assert f"1: {short_number(-2 * root)} 2: +{short_number(0.5 * math.sqrt(0.0217))}" in told
-    assert "KL predicted 0.2, actual 0.5 nats; agreement 0.95" in told
+    assert f"1: {short_number(-2 * root)} 2: +{short_number(0.5 * math.sqrt(0.0217))}" in drop_colours
+    assert "KL predicted 0.2, actual 0.5 nats; agreement 0.95" in drop_colours
 
 
 @pytest.mark.parametrize("make", [fake_heads, fake_matrix, fake_influence, fake_modes])

@@ -25,7 +25,7 @@ _TESTS = "What is measured"
 _METHODS = "fisher,temperature,semantic,random"
 
 
-def _listed(entries: Mapping[str, str]) -> str:
+def _list_entries(entries: Mapping[str, str]) -> str:
     """Names with their help, one per line (typer joins the lines of a paragraph)."""
     return "".join(f"\n\n{name}: {text}" for name, text in entries.items())
 
@@ -142,7 +142,7 @@ class MeasureOptions:
         str,
         typer.Option(
             metavar="NAME,…",
-            help=f"Metrics, separated by commas.{_listed({m.name: m.sentence for m in METRICS.values()})}",
+            help=f"Metrics, separated by commas.{_list_entries({m.name: m.sentence for m in METRICS.values()})}",
             rich_help_panel=_TESTS,
         ),
     ] = "aopc,loo-kl"
@@ -151,7 +151,7 @@ class MeasureOptions:
         typer.Option(
             metavar="NAME,…",
             help="What replaces ablated tokens, separated by commas."
-            + _listed({a.name: a.help for a in ABLATIONS.values()}),
+            + _list_entries({a.name: a.help for a in ABLATIONS.values()}),
             rich_help_panel=_TESTS,
         ),
     ] = "zero,mean"
@@ -219,7 +219,7 @@ def evaluate(
         from lens_scopes.evaluation.run import evaluate as measure
         from lens_scopes.evaluation.statistics.comparison import check_reference
         from lens_scopes.evaluation.storage.folder import ResultFolder
-        from lens_scopes.scopes.comparisons.ablating import check_unit
+        from lens_scopes.scopes.comparisons.ablation_method import check_unit
 
         # What can be refused without the model is refused before it is loaded.
         check_target(data.target)
@@ -269,8 +269,8 @@ def evaluate(
             )
 
         # Of several processes, the last one to finish reports.
-        chosen = Selection(passages, data.skip, data.limit).indices()
-        complete = process.count == 1 or set(chosen) <= ResultFolder.open(out).records().keys()
+        selected = Selection(passages, data.skip, data.limit).indices()
+        complete = process.count == 1 or set(selected) <= ResultFolder.open(out).records().keys()
     if complete:
         output.deliver(out)
 

@@ -121,11 +121,11 @@ def flow(
     text, named = ("", {}) if calibration.calibrate else (prompt.read(), spans.read())
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.flow import information_flow
-        from lens_scopes.results.flow import checked_sigma
+        from lens_scopes.results.flow import check_sigma
         from lens_scopes.scopes.text.values import read_text_or_ids
 
         spec = asked.spec()
-        checked_sigma(sigma)
+        check_sigma(sigma)
         settings: dict[str, Any] = {
             "generate": generate,
             "sigma": sigma,
@@ -137,7 +137,7 @@ def flow(
             "memory": spec.memory,
         }
         if calibration.calibrate is not None:
-            result = _calibrated(calibration.calibrate, calibration.recall, model, settings)
+            result = _calibrate(calibration.calibrate, calibration.recall, model, settings)
         else:
             loaded = model.load()
             with progress_bar("Backpropagating") as progress:
@@ -157,12 +157,12 @@ def flow(
         _fail_above(result, fail_above, measure)
 
 
-def _calibrated(file: Path, recall: float | None, model: ModelOptions, settings: dict[str, Any]) -> Any:
+def _calibrate(file: Path, recall: float | None, model: ModelOptions, settings: dict[str, Any]) -> Any:
     """The calibration of the gate on labelled prompts, which are checked before the model is loaded."""
-    from lens_scopes.evaluation.calibration.calibrate import calibrate_flow, checked_recall
+    from lens_scopes.evaluation.calibration.calibrate import calibrate_flow, check_recall
     from lens_scopes.evaluation.calibration.cases import read_cases
 
-    recall = checked_recall(RECALL if recall is None else recall)
+    recall = check_recall(RECALL if recall is None else recall)
     cases = read_cases(file)
     loaded = model.load()
     with progress_bar("Calibrating") as progress:

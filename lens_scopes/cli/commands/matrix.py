@@ -70,7 +70,7 @@ def matrix(
             "--total-influence goes through text after the prompt, and there is none; add --generate 40, or --answer."
         )
     text = prompt.read()
-    spans = dict(_named(item) for item in span or [])
+    spans = dict(_split_name(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         spec = asked.spec().require_gradient()
         from lens_scopes.attribution.matrix import attribute_all
@@ -91,7 +91,7 @@ def matrix(
     output.deliver(result if total_influence is None else result.total_influence(total_influence))
 
 
-def _named(item: str) -> tuple[str, str]:
+def _split_name(item: str) -> tuple[str, str]:
     name, separator, text = item.partition("=")
     if not (name and separator and text):
         raise PromptError(f"--span {item!r} is not NAME=TEXT; write --span 'question=Where is the dog?'.")

@@ -72,7 +72,7 @@ class CompanionOptions:
         asked = spec.without_sites() if self.add else spec
         baseline = (spec.other_prompt(ScopedModel.of(model)) if self.add else None) or "mean"
         return {
-            kind: _patched(model, attribution)
+            kind: _patch(model, attribution)
             if kind == "cells"
             else _compute(kind, model, prompt, asked, position, baseline)
             for kind in KINDS
@@ -80,7 +80,7 @@ class CompanionOptions:
         }
 
 
-def _patched(model: ModelLike, attribution: Attribution) -> CellPatches:
+def _patch(model: ModelLike, attribution: Attribution) -> CellPatches:
     from lens_scopes.attribution.cells import patch_cells
 
     with progress_bar("Patching") as progress:

@@ -50,18 +50,18 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
             flat += _parameters(kind)
         else:
             flat.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
-    flat = [parameter.replace(annotation=_described(parameter)) for parameter in _everyday_first(flat)]
+    flat = [parameter.replace(annotation=_describe(parameter)) for parameter in _everyday_first(flat)]
 
     @wraps(command)
-    def regrouped(**values: Any) -> None:
+    def regroup(**values: Any) -> None:
         arguments = {
             name: kind(**{item.name: values.pop(item.name) for item in fields(kind)}) for name, kind in groups.items()
         }
         command(**arguments, **values)
 
-    regrouped.__signature__ = inspect.Signature(flat)  # pyright: ignore[reportAttributeAccessIssue]
-    regrouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
-    return regrouped
+    regroup.__signature__ = inspect.Signature(flat)  # pyright: ignore[reportAttributeAccessIssue]
+    regroup.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    return regroup
 
 
 def _parameters(group: type) -> list[inspect.Parameter]:
@@ -82,7 +82,7 @@ def _everyday_first(parameters: list[inspect.Parameter]) -> list[inspect.Paramet
     return sorted(parameters, key=lambda parameter: order.get(parameter.name, len(order)))
 
 
-def _described(parameter: inspect.Parameter) -> Any:
+def _describe(parameter: inspect.Parameter) -> Any:
     """The annotation that typer reads: values have forms, not types of Python, and everyday options come first."""
     kind, *rest = get_args(parameter.annotation)
     info = copy(rest[0])

@@ -57,11 +57,11 @@ class TextOptions:
             return _messages(self.chat)
         text = self.text or ""
         if self.file is not None:
-            text = _without_last_break(_decoded(_content(self.file), str(self.file)))
+            text = _without_last_break(_decode(_content(self.file), str(self.file)))
         elif text == _STANDARD_INPUT:
             if sys.stdin is None:
                 raise PromptError("standard input is closed, and - reads the prompt from it; give the text itself.")
-            text = _without_last_break(_decoded(sys.stdin.buffer.read(), "standard input"))
+            text = _without_last_break(_decode(sys.stdin.buffer.read(), "standard input"))
         if not text:
             raise PromptError("the prompt is empty; give at least one token of text.")
         return text
@@ -87,7 +87,7 @@ def _content(path: Path) -> bytes:
         raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
-def _decoded(content: bytes, name: str) -> str:
+def _decode(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -102,7 +102,7 @@ def _without_last_break(text: str) -> str:
 
 def _messages(path: Path) -> Messages:
     try:
-        messages = json.loads(_decoded(_content(path), str(path)))
+        messages = json.loads(_decode(_content(path), str(path)))
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not JSON ({error}); expected a list of messages.") from error
     if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):

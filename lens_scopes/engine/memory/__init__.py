@@ -1,7 +1,7 @@
 """What a pass may take, what it takes, and what is done where memory is short."""
 
 from lens_scopes.engine.memory.plan import Budget, Footprint, MemoryPlan
-from lens_scopes.engine.memory.shortage import is_out_of_memory, run_in_chunks, shortage_named, try_or_oom
+from lens_scopes.engine.memory.shortage import is_out_of_memory, name_shortage, run_in_chunks, try_or_oom
 from lens_scopes.engine.memory.system import PeakGauge, free_at_once
 from lens_scopes.engine.memory.units import in_units, parse_memory
 
@@ -15,6 +15,6 @@ __all__ = [
     "is_out_of_memory",
     "parse_memory",
     "run_in_chunks",
-    "shortage_named",
+    "name_shortage",
     "try_or_oom",
 ]

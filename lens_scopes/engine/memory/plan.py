@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lens_scopes.engine.attention import READ
+from lens_scopes.engine.attention import PATTERNS_READ
 from lens_scopes.engine.memory.system import LARGE, can_free_at_once, free_bytes
 from lens_scopes.engine.memory.units import in_units
 from lens_scopes.engine.model import ScopedModel, has_hooked
@@ -96,7 +96,7 @@ class Footprint:
         moment: taken for a moment, forward or back, by the MLP, which takes the most.
         weights: kept of a block whatever the prompt: weights in another dtype or layout than the model stores.
         pair: of one score for every head.
-        pairs_kept: kept for each pair of tokens where scores are computed whole, in such scores.
+        score_copies: kept for each pair of tokens where scores are computed whole, in such scores.
         early: whether the last MLP runs at the positions that are read alone.
         once: taken for the prediction.
     """
@@ -107,7 +107,7 @@ class Footprint:
     moment: int
     weights: int
     pair: int
-    pairs_kept: float
+    score_copies: float
     early: bool
     once: int
 
@@ -115,6 +115,7 @@ class Footprint:
     def of(cls, model: ScopedModel) -> Footprint:
         """The footprint of a model's blocks, by their configuration."""
         cfg = model.cfg
+        # Sizes of a number: as stored, as norms and softmax need it, and as matrix products keep their factors.
         dtype = next(values.dtype for values in model.module.parameters() if values.is_floating_point())
         size = torch.finfo(dtype).bits // 8
         wide = max(size, 4)  # norms, scores and softmax are computed in float32 at least
@@ -143,30 +144,30 @@ class Footprint:
             moment=max(moment, 3 * wide * heads),
             weights=0 if bridge else _copied_weights(model),
             pair=wide * cfg.n_heads,
-            pairs_kept=4.5 if bridge or capped else 2.5,
+            score_copies=4.5 if bridge or capped else 2.5,
             early=f"blocks.{cfg.n_layers - 1}.hook_resid_mid" in model.hook_dict and not bridge,
             once=8 * wide * cfg.d_vocab,
         )
 
-    def kept(self, length: int) -> int:
+    def block_graph(self, length: int) -> int:
         """Kept of one block by autograd, without scores."""
         return length * (self.attention + self.mlp)
 
-    def left_out(self, length: int) -> int:
+    def unread_mlp(self, length: int) -> int:
         """Not kept of the last block, since few positions of its MLP are read."""
         return length * self.mlp if self.early else 0
 
-    def pairs(self, length: int) -> int:
+    def scores(self, length: int) -> int:
         """The scores of one block."""
         return self.pair * length**2
 
-    def kept_pairs(self, length: int) -> int:
+    def score_graph(self, length: int) -> int:
         """Kept of one block's scores and patterns where they are computed whole."""
-        return int(self.pairs_kept * self.pairs(length))
+        return int(self.score_copies * self.scores(length))
 
     def transient(self, length: int, *, whole_scores: bool) -> int:
         """Taken for a moment while one block runs, forward or back."""
-        return length * self.moment + (int(_TRANSIENT_PAIRS * self.pairs(length)) if whole_scores else 0)
+        return length * self.moment + (int(_TRANSIENT_PAIRS * self.scores(length)) if whole_scores else 0)
 
 
 def _copied_weights(model: ScopedModel) -> int:
@@ -176,15 +177,15 @@ def _copied_weights(model: ScopedModel) -> int:
     if model.matmul_dtype:
         return 2 * sum(values.numel() for values in block.parameters() if values.ndim > 1)
     attention = block.attn
-    gated = bool(model.cfg.gated_mlp) and hasattr(getattr(block, "mlp", None), "W_in")  # experts have their own
-    as_products = [attention.W_O.permute(2, 0, 1)]
-    as_products += [
+    gated_mlp = bool(model.cfg.gated_mlp) and hasattr(getattr(block, "mlp", None), "W_in")  # experts have their own
+    factors = [attention.W_O.permute(2, 0, 1)]
+    factors += [
         getattr(attention, name).transpose(1, 2)
         for name in ("W_Q", "_W_K", "_W_V", "W_K", "W_V")
         if isinstance(vars(attention)["_parameters"].get(name), torch.nn.Parameter)
     ]
-    as_products += [getattr(block.mlp, name).T for name in ("W_in", "W_gate", "W_out")] if gated else []
-    return sum(values.nbytes for values in as_products if not values.is_contiguous())
+    factors += [getattr(block.mlp, name).T for name in ("W_in", "W_gate", "W_out")] if gated_mlp else []
+    return sum(values.nbytes for values in factors if not values.is_contiguous())
 
 
 class Budget:
@@ -201,7 +202,7 @@ class Budget:
         self, model: ScopedModel, allowed: int | None = None, hook_names: Iterable[str] = (), sites: int = 0
     ) -> None:
         self.model = model
-        self.given = allowed is not None
+        self.has_limit = allowed is not None
         self._free = free_bytes(model) if allowed is None else allowed
         self.limit = allowed
         self.allowed = self._free if allowed is not None else int(_SHARE * self._free)
@@ -211,8 +212,9 @@ class Budget:
 
     def _layers(self, length: int, count: int) -> int:
         """Bytes that autograd keeps of the `count` layers that keep the most, for one prompt."""
+        # The worst choice of layers: as many as there are whose scores are computed whole.
         unfused = min(count, sum(map(len, self.unfused.values())))
-        return count * self._footprint.kept(length) + unfused * self._footprint.kept_pairs(length)
+        return count * self._footprint.block_graph(length) + unfused * self._footprint.score_graph(length)
 
     def _transient(self, length: int) -> int:
         """Bytes that one layer takes for a moment while it runs, forward or back, for one prompt."""
@@ -220,16 +222,16 @@ class Budget:
 
     def _whole_row(self, length: int) -> int:
         gradients = (self._sites + 1) * length * self._footprint.token
-        graph = self._layers(length, self.model.n_layers) - self._footprint.left_out(length)
+        graph = self._layers(length, self.model.n_layers) - self._footprint.unread_mlp(length)
         return graph + self._transient(length) + gradients
 
-    def _fixed(self, layers: int) -> int:
+    def _fixed_bytes(self, layers: int) -> int:
         """Bytes taken however many prompts run together."""
         return layers * self._footprint.weights + self._footprint.once
 
     def whole(self, length: int, rows: int = 1) -> int:
         """Bytes of the whole graph of some prompts, at its peak, with the gradients at all sites."""
-        return self._process(rows * self._whole_row(length)) + self._fixed(self.model.n_layers)
+        return self._process(rows * self._whole_row(length)) + self._fixed_bytes(self.model.n_layers)
 
     def _process(self, tensors: int, frees_at_once: bool = False) -> int:
         """What a process holds for tensors of that many bytes."""
@@ -243,8 +245,9 @@ class Budget:
 
     def forward_rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can run forward together without a graph; one at least."""
+        # Without a graph a layer's memory is free again before the next one runs.
         each = self._process(self._layers(length, 1) + self._transient(length))
-        return max(1, min(most, (self.allowed - self._fixed(1)) // each))
+        return max(1, min(most, (self.allowed - self._fixed_bytes(1)) // each))
 
     def plan(self, length: int, rows: int = 1, held: int = 0) -> MemoryPlan:
         """The fastest plan that fits: no layer is run twice unless it has to be.
@@ -259,18 +262,20 @@ class Budget:
         """
         n_layers = self.model.n_layers
 
-        def planned(layers: int, directions: int | None, estimate: int, frees_at_once: bool = False) -> MemoryPlan:
+        def make_plan(layers: int, directions: int | None, estimate: int, frees_at_once: bool = False) -> MemoryPlan:
             return MemoryPlan(
                 rows, layers, n_layers, directions, estimate, self.limit, frees_at_once, unfused=self.unfused
             )
 
-        whole = self.whole(length, rows) + held
-        if whole <= self.allowed:
-            return planned(n_layers, None, whole)
+        # First choice: the whole graph, in which no layer runs twice.
+        whole_graph = self.whole(length, rows) + held
+        if whole_graph <= self.allowed:
+            return make_plan(n_layers, None, whole_graph)
         if not self.model.can_slice:
             cure = 'load the model with backend="hooked", ' if has_hooked() else ""
-            self._refuse(whole, f"{rows} × {length} tokens", "", cure)
-            return planned(n_layers, None, whole)
+            self._require_room(whole_graph, f"{rows} × {length} tokens", "", cure)
+            return make_plan(n_layers, None, whole_graph)
+        # Second choice: slices.
         token, transient = rows * length * self._footprint.token, rows * self._transient(length)
 
         def estimate(layers: int, directions: int, frees_at_once: bool = False) -> int:
@@ -278,20 +283,22 @@ class Budget:
             sites = -(-self._sites * layers // n_layers) + 1
             inputs = -(-n_layers // layers)
             tensors = rows * self._layers(length, layers) + transient + (inputs + directions + sites) * token
-            return self._process(tensors, frees_at_once) + self._fixed(layers) + held
+            return self._process(tensors, frees_at_once) + self._fixed_bytes(layers) + held
 
         # Blocks are freed at once where one layer would not fit otherwise, and are large enough for that. With rounded
         # products always: 32,768 tokens took 15 GB where 5 were planned. That was before attention ran in tiles.
         on_processor = self.model.device.type == "cpu" and can_free_at_once()
         scarce = estimate(1, 1) > self.allowed or self.model.matmul_dtype is not None
         at_once = on_processor and token >= LARGE and scarce
-        self._refuse(estimate(1, 1, at_once), f"{rows} × {length} tokens", " one layer at a time", "")
+        self._require_room(estimate(1, 1, at_once), f"{rows} × {length} tokens", " one layer at a time", "")
+        # Directions first, since each group of them runs every slice again; what is left of the memory goes to layers.
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)
+        # No more than fit beside a slice of a single layer.
         while directions > 1 and estimate(1, directions, at_once) > self.allowed:
             directions //= 2
-        fitting = [layers for layers in range(1, n_layers) if estimate(layers, directions, at_once) <= self.allowed]
-        layers = max(fitting, default=1)
-        return planned(layers, directions, estimate(layers, directions, at_once), at_once)
+        lengths = [layers for layers in range(1, n_layers) if estimate(layers, directions, at_once) <= self.allowed]
+        layers = max(lengths, default=1)
+        return make_plan(layers, directions, estimate(layers, directions, at_once), at_once)
 
     def plan_patterns(self, length: int, rows: int = 1) -> MemoryPlan:
         """The plan of the whole graph of a prompt, or of several rows that begin with it, together with what is
@@ -301,18 +308,19 @@ class Budget:
             OutOfMemoryError: when it does not, with the estimate.
         """
         n_layers, footprint = self.model.n_layers, self._footprint
-        kept = n_layers * (footprint.kept(length) + footprint.kept_pairs(length))
-        whole = rows * (kept + footprint.transient(length, whole_scores=True)) + self._fixed(n_layers)
-        estimate = whole + rows * 3 * n_layers * footprint.pairs(length)
-        self._refuse(estimate, f"the heads of {length} tokens", "", "")
-        unfused = {READ: list(range(n_layers))}
+        kept = n_layers * (footprint.block_graph(length) + footprint.score_graph(length))
+        whole = rows * (kept + footprint.transient(length, whole_scores=True)) + self._fixed_bytes(n_layers)
+        estimate = whole + rows * 3 * n_layers * footprint.scores(length)
+        self._require_room(estimate, f"the heads of {length} tokens", "", "")
+        unfused = {PATTERNS_READ: list(range(n_layers))}
         return MemoryPlan(1, n_layers, n_layers, None, estimate, self.limit, unfused=unfused)
 
-    def _refuse(self, estimate: int, what: str, how: str, cure: str) -> None:
+    def _require_room(self, estimate: int, work: str, manner: str, cure: str) -> None:
+        # Against all that is free: where the plan's share of it is too small, one may still try.
         if estimate <= self._free:
             return
-        limit = f"{in_units(self._free)} {'are allowed' if self.given else 'are free'}"
+        limit = f"{in_units(self._free)} {'are allowed' if self.has_limit else 'are free'}"
         raise OutOfMemoryError(
-            f"{what} need about {in_units(estimate)} beyond the model's weights{' even' if how else ''}{how}, and "
-            f"{limit}; {cure}{'allow' if self.given else 'free'} more memory or give a shorter prompt."
+            f"{work} need about {in_units(estimate)} beyond the model's weights{' even' if manner else ''}{manner}, "
+            f"and {limit}; {cure}{'allow' if self.has_limit else 'free'} more memory or give a shorter prompt."
         )

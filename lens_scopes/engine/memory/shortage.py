@@ -32,6 +32,7 @@ def try_or_oom(work: Callable[[], None]) -> str | None:
         if not is_out_of_memory(error):
             raise
         message = _first_line(error)
+    # Outside the except block, where the traceback no longer holds the tensors of the failed call.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -39,7 +40,7 @@ def try_or_oom(work: Callable[[], None]) -> str | None:
 
 
 @contextmanager
-def shortage_named(what: str) -> Iterator[None]:
+def name_shortage(what: str) -> Iterator[None]:
     """Says of work that cannot be cut what it was that memory ran out for.
 
     Raises:
@@ -68,9 +69,10 @@ def run_in_chunks(count: int, at_once: Callable[[int], int], run: Callable[[rang
         size = min(at_once(done), most, count - done)
         chunk = range(done, done + size)
         if size == 1:
-            with shortage_named("the smallest chunk of the work"):
+            with name_shortage("the smallest chunk of the work"):
                 run(chunk)
         elif try_or_oom(lambda chunk=chunk: run(chunk)) is not None:
+            # A chunk this long has been too much once, so no later one is longer.
             most = size // 2
             continue
         done += size

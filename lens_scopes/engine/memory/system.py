@@ -82,6 +82,7 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def _start_high_water() -> int | None:
     """Bytes resident now, where the high-water mark starts anew; None where the system does not count it."""
     try:
+        # What was freed before goes back first: the process would fill it again without its resident size growing.
         ctypes.CDLL(None).malloc_trim(0)
         _CLEAR_REFS.write_text("5")
     except (OSError, AttributeError, TypeError):
@@ -92,10 +93,10 @@ def _start_high_water() -> int | None:
 def _resident(name: str) -> int | None:
     """Bytes resident now (VmRSS) or at the peak (VmHWM), as Linux counts them."""
     try:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), flags=re.MULTILINE)
+        match = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), flags=re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(match[1]) * 1024 if match else None
 
 
 def free_bytes(model: ScopedModel) -> int:

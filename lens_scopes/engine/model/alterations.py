@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lens_scopes.engine.model.cache import WeightSample, changed_weights
+from lens_scopes.engine.model.cache import Alterations, WeightSample, changed_weights
 from lens_scopes.engine.model.parts import modules_of, weights_of
 from lens_scopes.engine.model.scoped import Batch, ScopedModel
 from lens_scopes.errors import ModelError
@@ -25,25 +25,31 @@ def alterations(model: ScopedModel) -> list[str]:
     """What acts on a model beside its weights as they were loaded: hooks, adapters and changed weights.
 
     Weights are compared with those that `load_model` read: PyTorch counts writes to them, and some numbers of each show
-    those that are not counted (`weight.data[...] = `), unless they are few. A call looks once (`noted_alterations`).
+    those that are not counted (`weight.data[...] = `), unless they are few. A call looks once (`hold_alterations`).
     """
+    return _examine(model).sentences
+
+
+def _examine(model: ScopedModel) -> Alterations:
+    """One walk through a model's modules, or what the walk of the call at hand has seen."""
     if model.cache.altered is not None:
         return model.cache.altered
     parts, known = modules_of(model.module), model.cache.known_hooks
-    hooked = {name: part for name, part in parts.items() if not known.issuperset(_hook_ids(part))}
+    parts_with_hooks = {name: part for name, part in parts.items() if not known.issuperset(_hook_ids(part))}
     # A bridge has several names for a hook point, the last of which are those of HookedTransformer.
-    points = {id(point): name for name, point in model.hook_dict.items()} if hooked else {}
-    adapted = [f"{name or _WHOLE} ({type(part).__name__})" for name, part in parts.items() if _is_adapter(part)]
-    changed = changed_weights(model.cache.loaded_weights, weights_of(parts))
-    noted = {
-        HOOKS: [points.get(id(part), name) for name, part in hooked.items()],
-        "adapters": adapted,
-        "weights changed since they were loaded:": sorted(changed),
+    points = {id(point): name for name, point in model.hook_dict.items()} if parts_with_hooks else {}
+    adapters = {name: part for name, part in parts.items() if _is_adapter(part)}
+    findings = {
+        HOOKS: [points.get(id(part), name) for name, part in parts_with_hooks.items()],
+        "adapters": [f"{name or _WHOLE} ({type(part).__name__})" for name, part in adapters.items()],
+        "weights changed since they were loaded:": sorted(
+            changed_weights(model.cache.loaded_weights, weights_of(parts))
+        ),
     }
-    return [f"{what} {_few(names)}" for what, names in noted.items() if names]
+    return Alterations([f"{what} {_join_few(names)}" for what, names in findings.items() if names], adapters)
 
 
-def listened_to(model: ScopedModel) -> bool:
+def model_has_hooks(model: ScopedModel) -> bool:
     """Whether any hook acts on the model, whoever added it."""
     return any(map(_hook_ids, modules_of(model.module).values()))
 
@@ -61,8 +67,8 @@ def require_adapters(model: ScopedModel) -> None:
     known = model.cache.live_adapters
     adapters = {
         name: part
-        for name, part in modules_of(model.module).items()
-        if name.startswith("blocks.") and _is_adapter(part) and id(part) not in known
+        for name, part in _examine(model).adapters.items()
+        if name.startswith("blocks.") and id(part) not in known
     }
     if not adapters:
         return
@@ -78,19 +84,20 @@ def require_adapters(model: ScopedModel) -> None:
     left_out = [name for name, part in adapters.items() if id(part) not in called and "expert" not in name]
     if left_out:
         raise ModelError(
-            f"the bridge of {model.cfg.architecture} split the weights of {_shown(left_out[0])} and computes without "
-            "the adapter on it; merge adapters into the weights (peft's merge_and_unload), and wrap the model then."
+            f"the bridge of {model.cfg.architecture} split the weights of {_display_name(left_out[0])} and computes "
+            "without the adapter on it; merge adapters into the weights (peft's merge_and_unload), and wrap the model "
+            "then."
         )
     known.update(map(id, adapters.values()))
 
 
 @contextmanager
-def noted_alterations(model: ScopedModel) -> Iterator[list[str]]:
+def hold_alterations(model: ScopedModel) -> Iterator[list[str]]:
     """`alterations`, which look at every weight, held for a with-block in which they are asked for more than once."""
     before = model.cache.altered
-    model.cache.altered = alterations(model)
+    model.cache.altered = _examine(model)
     try:
-        yield model.cache.altered
+        yield model.cache.altered.sentences
     finally:
         model.cache.altered = before
 
@@ -109,13 +116,11 @@ def _hook_ids(part: Any) -> Set[int]:
         return frozenset()
     hooks = {number: hook for kind in kinds for number, hook in kind.items()}
     if hasattr(part, "fwd_hooks"):  # a hook point, whose hooks come wrapped by TransformerLens
-        return hooks.keys() - {
-            handle.hook.id for handle in (*part.fwd_hooks, *part.bwd_hooks) if _comes_with_it(handle)
-        }
+        return hooks.keys() - {handle.hook.id for handle in (*part.fwd_hooks, *part.bwd_hooks) if _is_builtin(handle)}
     return {number for number, hook in hooks.items() if _library(hook) not in ("transformer_lens", "transformers")}
 
 
-def _comes_with_it(handle: Any) -> bool:
+def _is_builtin(handle: Any) -> bool:
     """Whether a bridge added the hook when it was made, as where its parts name one another's activations."""
     return handle.is_permanent and _library(getattr(handle, "user_hook", None)) == "transformer_lens"
 
@@ -135,15 +140,15 @@ def _is_adapter(part: Any) -> bool:
     return False
 
 
-def _shown(name: str) -> str:
+def _display_name(name: str) -> str:
     """A part's name, without what a bridge calls the part inside it."""
     return name.replace("._original_component", "") or _WHOLE
 
 
-def _few(names: Sequence[str]) -> str:
-    names = list(dict.fromkeys(map(_shown, names)))
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _join_few(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(map(_display_name, names)))
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
-_NAMED = 4
+_MAX_NAMES = 4

@@ -15,13 +15,13 @@ class BlockCall:
 
     Attributes:
         positional: whether the residual stream comes first, and not by its name.
-        others: the positional arguments after it.
-        named: the keyword arguments.
+        more_args: the positional arguments after it.
+        kwargs: the keyword arguments.
     """
 
     positional: bool
-    others: tuple[Any, ...]
-    named: Mapping[str, Any]
+    more_args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
 
     @classmethod
     def split(cls, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, BlockCall]:
@@ -34,6 +34,6 @@ class BlockCall:
 
     def run(self, block: Any, residual: Tensor) -> Tensor:
         """The residual stream after the block, from another one before it."""
-        named = dict(self.named) if self.positional else {**self.named, "hidden_states": residual}
-        output = block(*((residual, *self.others) if self.positional else ()), **named)
+        named = dict(self.kwargs) if self.positional else {**self.kwargs, "hidden_states": residual}
+        output = block(*((residual, *self.more_args) if self.positional else ()), **named)
         return output[0] if isinstance(output, tuple) else output

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.attention import READ
+from lens_scopes.engine.attention import PATTERNS_READ
 from lens_scopes.engine.final_state import compute_dtype
 from lens_scopes.engine.model.block_call import BlockCall
 from lens_scopes.engine.model.bridge_attention import (
@@ -22,10 +22,10 @@ from lens_scopes.engine.model.bridge_attention import (
     LayerAttention,
     agree,
     agree_in_float32,
+    attention_has_hooks,
     attentions,
     examine,
     fused_bridge,
-    is_listened_to,
     reason_unfused,
 )
 from lens_scopes.engine.model.key_values import empty_cache, first_positions
@@ -80,7 +80,7 @@ class BridgeModel(ScopedModel):
             return [ONE_FORM] * self.n_layers
         self._examine_attention()
         if self.cache.attention is None:
-            return [READ] * self.n_layers
+            return [PATTERNS_READ] * self.n_layers
         points = self.hook_dict
         added = {id(points[name]) for name in hook_names if name in points}
         layers = zip(attentions(self.module), self.cache.attention, strict=True)
@@ -95,7 +95,7 @@ class BridgeModel(ScopedModel):
     def _examine_attention(self) -> None:
         """Tries the other form of attention, once a model, unless somebody listens to what the trial would compare."""
         layers = attentions(self.module)
-        if self.cache.attention is not None or len(layers) != self.n_layers or any(map(is_listened_to, layers)):
+        if self.cache.attention is not None or len(layers) != self.n_layers or any(map(attention_has_hooks, layers)):
             return
         self.cache.attention = (LayerAttention(ONE_FORM),) * self.n_layers  # in the trial itself
         try:
@@ -152,9 +152,9 @@ class BridgeModel(ScopedModel):
 
     def _forward(self, token_ids: Tensor, **options: Any) -> Tensor:
         """Transformers' forward pass; without options and where it can be told so, it holds no keys and values."""
-        named = inspect.signature(self.module.original_model.forward).parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
-        options = options or ({"use_cache": False} if takes_any or "use_cache" in named else {})
+        parameters = inspect.signature(self.module.original_model.forward).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        options = options or ({"use_cache": False} if takes_any or "use_cache" in parameters else {})
         with self._as_set():
             return self.module(token_ids, return_type="logits", **options)
 
@@ -206,11 +206,12 @@ class BridgeModel(ScopedModel):
         from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
         blocks, owner = list(self.module.blocks), threading.get_ident()
-        noted = self._block_calls(batch) is not None
-        last = stop if noted or stop == 0 else self.n_layers - 1
+        calls_known = self._block_calls(batch) is not None
+        # Where the calls are known the pass ends at `stop`; else it goes on to the last block, to note each one's call.
+        last = stop if calls_known or stop == 0 else self.n_layers - 1
         calls: list[BlockCall] = []
-        reached: list[Tensor] = []
-        rest: list[tuple[Any, ...] | None] = []  # of what a block returns beside the residual stream
+        residuals: list[Tensor] = []
+        other_outputs: list[tuple[Any, ...] | None] = []  # of what a block returns beside the residual stream
 
         def forward(index: int, original: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
             if threading.get_ident() != owner:
@@ -218,16 +219,18 @@ class BridgeModel(ScopedModel):
             residual, call = BlockCall.split(arguments, named)
             calls.append(call)
             if index == stop:
-                reached.append(residual)
+                residuals.append(residual)
             if index == last:
-                raise StopAtLayerException(reached[0])
+                raise StopAtLayerException(residuals[0])
+            # A block may return more than the residual stream: later ones return beside it what the first one did.
             if index >= stop:
-                return residual if rest[0] is None else (residual, *rest[0])
+                return residual if other_outputs[0] is None else (residual, *other_outputs[0])
             output = original(*arguments, **named)
-            if not rest:
-                rest.append(output[1:] if isinstance(output, tuple) else None)
+            if not other_outputs:
+                other_outputs.append(output[1:] if isinstance(output, tuple) else None)
             return output
 
+        # Another replacement, such as that of a with-block around this one, comes back afterwards.
         before = [vars(block).get("forward") for block in blocks]
         try:
             for index, block in enumerate(blocks):
@@ -238,11 +241,11 @@ class BridgeModel(ScopedModel):
                 vars(block).pop("forward", None)
                 if original is not None:
                     vars(block)["forward"] = original
-        if not reached:
+        if not residuals:
             raise hook_not_called(f"blocks.{stop}.hook_resid_pre")
-        if not noted and last == self.n_layers - 1:
+        if not calls_known and last == self.n_layers - 1:
             batch.block_calls[self._whole_masks] = calls
-        return reached[0]
+        return residuals[0]
 
     def _try_slices(self) -> str:
         """Runs four tokens forward and back, whole and one block at a time: what is against slices, or ""."""
@@ -251,6 +254,7 @@ class BridgeModel(ScopedModel):
             return "it has no list of its blocks"
         if self.n_layers == 1:
             return ""
+        # The whole pass first, then every block alone, from a leaf at what the block before it gave.
         states, expected = self._try()
         batch, root, direction = _four_tokens(self), _Root(), _direction(states)
         with torch.inference_mode(False), torch.enable_grad(), self.hooked([(EMBEDDING, root)]):
@@ -259,6 +263,7 @@ class BridgeModel(ScopedModel):
                 for layer in range(self.n_layers):
                     outputs.append(self._run_part(batch, starts[-1], layer, layer + 1))
                     starts.append(outputs[-1].detach().requires_grad_(True))
+                # Back through the blocks, each handing its gradient to the one before.
                 for output, start in zip(reversed(outputs), [*reversed(starts[1:-1]), root.embeddings], strict=True):
                     direction = torch.autograd.grad(output, start, direction)[0]
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -273,11 +278,11 @@ class BridgeModel(ScopedModel):
         with torch.inference_mode(False), torch.no_grad():
             states = self._run_whole(batch, batch.token_ids)
             try:
-                filled = self.run_after(batch, whole := self.start_prefix())
-                resumed = self.run_after(later, self.cut_prefix(whole, 2, 2))
+                whole_states = self.run_after(batch, keys_and_values := self.start_prefix())
+                later_states = self.run_after(later, self.cut_prefix(keys_and_values, 2, 2))
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 return f"it does not go on from keys and values: {type(error).__name__}"
-        if not agree_in_float32(states, filled) or not agree_in_float32(states[2:].repeat(2, 1), resumed):
+        if not agree_in_float32(states, whole_states) or not agree_in_float32(states[2:].repeat(2, 1), later_states):
             return "what goes on from keys and values gives something else than the whole pass"
         return ""
 

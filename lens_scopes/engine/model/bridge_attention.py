@@ -25,7 +25,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.attention import READ, Scoring, attend, has_hooks
+from lens_scopes.engine.attention import PATTERNS_READ, Scoring, attend, has_hooks
 
 ONE_FORM = "its bridge knows no other form of it"
 DIFFERS = "the other form gives something else"
@@ -55,7 +55,7 @@ class _Call:
     for a function, and the windows of masks that were read."""
 
     whole: Collection[int]
-    reached: set[int] = field(default_factory=set)
+    modules: set[int] = field(default_factory=set)
     windows: dict[int, tuple[Tensor, int | None]] = field(default_factory=dict)
 
 
@@ -67,24 +67,26 @@ def attentions(module: Any) -> list[Any]:
     return [getattr(block, "attn", None) for block in getattr(module, "blocks", ())]
 
 
-def reason_unfused(attention: Any, layer: LayerAttention, added: Collection[int] = ()) -> str | None:
+def reason_unfused(attention: Any, layer: LayerAttention, more_points: Collection[int] = ()) -> str | None:
     """Why a layer's scores are computed whole now; None where they are not.
 
     Args:
         attention: the bridge's module.
         layer: what is known of it.
-        added: ids of hook points that will be listened to, beside those that are.
+        more_points: ids of hook points that will be listened to, beside those that are.
     """
     if layer.obstacle is not None or attention is None:
         return layer.obstacle
     if attention.training:
         return TRAINING
     points = (point for name, point in attention.named_modules() if name in layer.unseen)
-    asked = any(getattr(attention.config, flag, False) for flag in _FLAGS)
-    return READ if asked or any(id(point) in added or has_hooks(point) for point in points) else None
+    shows_parts = any(getattr(attention.config, flag, False) for flag in _FLAGS)
+    return (
+        PATTERNS_READ if shows_parts or any(id(point) in more_points or has_hooks(point) for point in points) else None
+    )
 
 
-def is_listened_to(attention: Any) -> bool:
+def attention_has_hooks(attention: Any) -> bool:
     """Whether somebody listens to anything inside a layer's attention."""
     return attention is not None and any(map(has_hooks, attention.modules()))
 
@@ -99,45 +101,47 @@ def examine(module: Any, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Laye
     layers = attentions(module)
     obstacles = [ONE_FORM if item is not None and replacement(item) is None else None for item in layers]
     try:
-        values, results = _noted(layers, run)
-        with fused_bridge(module, obstacles) as reached:
-            other_values, other_results = _noted(layers, run)
+        # As it is and in tiles: what the hook points are called with shows which of them tiles pass by.
+        values, results = _record_hook_values(layers, run)
+        with fused_bridge(module, obstacles) as modules:
+            other_values, other_results = _record_hook_values(layers, run)
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return (LayerAttention(DIFFERS),) * len(layers)
-    if reached and not all(map(agree_in_float32, results, other_results)):
+    # Which layer is to blame is not known, so all of them stay as they are.
+    if modules and not all(map(agree_in_float32, results, other_results)):
         return (LayerAttention(DIFFERS),) * len(layers)
 
-    def known(index: int) -> LayerAttention:
+    def describe_layer(index: int) -> LayerAttention:
         if layers[index] is None:
             return LayerAttention(None)
-        if obstacles[index] is not None or id(layers[index].original_component) not in reached:
+        if obstacles[index] is not None or id(layers[index].original_component) not in modules:
             return LayerAttention(ONE_FORM)
-        seen, now = values[index], other_values[index]
+        expected, actual = values[index], other_values[index]
         unseen = [
             name
-            for name, tensors in seen.items()
-            if len(now.get(name, [])) != len(tensors) or not all(map(agree_in_float32, tensors, now[name]))
+            for name, tensors in expected.items()
+            if len(actual.get(name, [])) != len(tensors) or not all(map(agree_in_float32, tensors, actual[name]))
         ]
         return LayerAttention(None, frozenset(unseen))
 
-    return tuple(known(index) for index in range(len(layers)))
+    return tuple(describe_layer(index) for index in range(len(layers)))
 
 
-def _noted(
+def _record_hook_values(
     layers: Sequence[Any], run: Callable[[], tuple[Tensor, Tensor]]
 ) -> tuple[list[dict[str, list[Tensor]]], tuple[Tensor, Tensor]]:
     """What the hook points inside each layer's attention were called with in a pass, and its results."""
-    noted: list[dict[str, list[Tensor]]] = [{} for _ in layers]
+    records: list[dict[str, list[Tensor]]] = [{} for _ in layers]
 
-    def note(values: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
+    def recorder(values: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
         return lambda _, __, output: values.setdefault(name, []).append(output.detach())
 
     with ExitStack() as stack:
-        for attention, values in zip(layers, noted, strict=True):
+        for attention, values in zip(layers, records, strict=True):
             for name, part in attention.named_modules() if attention is not None else ():
                 if type(part).__name__ == "HookPoint":
-                    stack.callback(part.register_forward_hook(note(values, name)).remove)
-        return noted, run()
+                    stack.callback(part.register_forward_hook(recorder(values, name)).remove)
+        return records, run()
 
 
 def agree(value: Tensor, other: Tensor, eps: float | None = None) -> bool:
@@ -162,8 +166,10 @@ def replacement(attention: Any) -> tuple[str, Callable[..., Any]] | None:
     if not isinstance(attention, AttentionBridge):
         return None
     if not isinstance(attention, JointQKVAttentionBridge):
+        # It wraps an attention of Transformers, which then runs by itself.
         return "forward", partial(AttentionBridge.forward, attention)
     steps = type(attention)._reconstruct_attention
+    # Only the two ways of putting attention together that are known: a subclass may have one of its own.
     rotary = steps is JointQKVPositionEmbeddingsAttentionBridge._reconstruct_attention
     if not rotary and steps is not JointQKVAttentionBridge._reconstruct_attention:
         return None
@@ -206,13 +212,15 @@ def _attention(
 
     call: _Call | None = getattr(_state, "call", None)
     if call is not None:
-        call.reached.add(id(module))
+        call.modules.add(id(module))
         if id(module) in call.whole:
+            # Somebody reads this layer's scores: it runs as Transformers' eager attention does.
             eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
             return eager(module, query, key, value, attention_mask, scaling=scaling, **others)
     is_causal = others.get("is_causal")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     window = _window(attention_mask, query, key, call) if causal or attention_mask is not None else None
+    # Tiles know causal windows alone: no other mask, no position biases, no dropout.
     if window is None or others.get("position_bias") is not None or others.get("dropout"):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
     scoring = Scoring(
@@ -229,10 +237,10 @@ def _window(mask: Tensor | None, query: Tensor, key: Tensor, call: _Call | None)
     """How many keys a query sees by a mask, itself included, the queries being the last; None for any other mask."""
     if mask is None:
         return key.shape[2]
-    known = call.windows if call is not None else {}
-    if id(mask) not in known:
-        known[id(mask)] = mask, _read_window(mask, query.shape[2], key.shape[2])
-    return known[id(mask)][1]
+    windows = call.windows if call is not None else {}
+    if id(mask) not in windows:
+        windows[id(mask)] = mask, _read_window(mask, query.shape[2], key.shape[2])
+    return windows[id(mask)][1]
 
 
 def _read_window(mask: Tensor, queries: int, keys: int) -> int | None:
@@ -283,8 +291,10 @@ def fused_bridge(module: Any, reasons: Sequence[str | None]) -> Iterator[set[int
         return
     _register()
     changed = {id(attention) for attention, *_ in changes}
+    # Layers that compute scores whole take part too: the configuration that names the function is theirs as well.
     whole = [item for item in layers if item is not None and id(item) not in changed]
     call, outer = _Call({id(item.original_component) for item in whole}), getattr(_state, "call", None)
+    # Parts share configurations or have their own: each is set once.
     configs = {id(config): config for part in module.original_model.modules() if (config := _config(part)) is not None}
     implementations = [config._attn_implementation_internal for config in configs.values()]
     before = [vars(attention).get(name) for attention, name, _ in changes]
@@ -294,7 +304,7 @@ def fused_bridge(module: Any, reasons: Sequence[str | None]) -> Iterator[set[int
         for attention, name, function in changes:
             vars(attention)[name] = _of_this_thread(function, getattr(attention, name))
         _state.call = call
-        yield call.reached
+        yield call.modules
     finally:
         _state.call = outer
         for (attention, name, _), original in zip(changes, before, strict=True):

@@ -33,6 +33,19 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Alterations:
+    """What acts on a model beside its weights as they were loaded.
+
+    Attributes:
+        sentences: one for each kind, as results say it.
+        adapters: the modules that are adapters, by name.
+    """
+
+    sentences: list[str]
+    adapters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class WeightSample:
     """What shows that a weight was changed: PyTorch's count of writes to it, and some of its numbers.
 
@@ -66,8 +79,10 @@ def changed_weights(samples: Mapping[str, WeightSample], weights: Mapping[str, T
     # All numbers at once: hundreds of comparisons take longer, above all where each waits for a GPU.
     for names in alike.values():
         now = _numbers([weights[name] for name in names])
+        # The sample follows a weight that was moved or cast.
         before = torch.cat([samples[name].values for name in names]).to(now)
         if not torch.equal(before, now):
+            # NaN is unequal to itself.
             differs = (before.nan_to_num() != now.nan_to_num()).split([len(samples[name].values) for name in names])
             changed += [name for name, different in zip(names, differs, strict=True) if bool(different.any())]
     return changed
@@ -89,7 +104,7 @@ def _places(weight: Tensor) -> Int[Tensor, " sample"]:
 
 @cache
 def _evenly(size: int, device: torch.device) -> Int[Tensor, " sample"]:
-    places = torch.linspace(0, size - 1, min(size, _SAMPLED), dtype=torch.float64, device="cpu").long()
+    places = torch.linspace(0, size - 1, min(size, _SAMPLE_SIZE), dtype=torch.float64, device="cpu").long()
     return places.to(device)
 
 
@@ -97,7 +112,7 @@ def _writes(weight: Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
-_SAMPLED = 32
+_SAMPLE_SIZE = 32
 
 
 @dataclass
@@ -134,7 +149,7 @@ class ModelCache:
     provenance: Provenance | None = None
     known_hooks: set[int] = field(default_factory=set)
     loaded_weights: Mapping[str, WeightSample] = field(default_factory=dict)
-    altered: list[str] | None = None
+    altered: Alterations | None = None
     silent: bool = False
     lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 

@@ -42,7 +42,7 @@ def require_gradients(model: ScopedModel) -> None:
     model.cache.gradients_flow = True
 
 
-def require_used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]) -> None:
+def require_live_hooks(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]) -> None:
     """Runs four tokens through a bridge, forward and back, to see that it goes on with what these hooks return.
 
     Raises:
@@ -52,7 +52,7 @@ def require_used(model: ScopedModel, names: Sequence[str], error: type[LensScope
         return
     known = model.cache.live_hooks
     if new := [name for name in dict.fromkeys(names) if name not in known and name != EMBEDDING]:
-        known.update(_used(model, new, error))
+        known.update(_hooks_in_use(model, new, error))
     cure = '; load the model with backend="hooked" if it can be' if has_hooked() else ""
     for name in names:
         if not known.get(name, True):
@@ -62,7 +62,7 @@ def require_used(model: ScopedModel, names: Sequence[str], error: type[LensScope
             )
 
 
-def _used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]) -> dict[str, bool]:
+def _hooks_in_use(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]) -> dict[str, bool]:
     """For each hook, whether the forward pass goes on with all of what it returns.
 
     Each hook returns a copy of its activation. Without gradient at the copy, the bridge goes on without it. And where
@@ -71,17 +71,17 @@ def _used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]
     """
     summands = [summand for name in names if (summand := _summand(name)) in model.hook_dict]
     activations, copies, states = _run_on_copies(model, [*names, *summands], error)
-    reached = [name for name, copy in copies.items() if copy.requires_grad]
-    if not reached:
+    live_names = [name for name, copy in copies.items() if copy.requires_grad]
+    if not live_names:
         return {}
     # In no special direction: the sum of a centred state's entries depends on nothing.
     weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
         states.device
     )
-    tensors = [tensors[name] for tensors in (copies, activations) for name in reached]
+    tensors = [tensors[name] for tensors in (copies, activations) for name in live_names]
     gradients = torch.autograd.grad((states.float() * weights).sum(), tensors, allow_unused=True)
-    at_copy = dict(zip(reached, gradients[: len(reached)], strict=True))
-    at_activation = dict(zip(reached, gradients[len(reached) :], strict=True))
+    at_copy = dict(zip(live_names, gradients[: len(live_names)], strict=True))
+    at_activation = dict(zip(live_names, gradients[len(live_names) :], strict=True))
 
     def whole(name: str) -> bool:
         gradient, of_summand = at_activation[name], at_activation.get(_summand(name))
@@ -89,7 +89,7 @@ def _used(model: ScopedModel, names: Sequence[str], error: type[LensScopesError]
             return True
         return bool((gradient - of_summand).norm() <= _PART * of_summand.norm())
 
-    return {name: at_copy[name] is not None and whole(name) for name in reached if name in names}
+    return {name: at_copy[name] is not None and whole(name) for name in live_names if name in names}
 
 
 def _run_on_copies(

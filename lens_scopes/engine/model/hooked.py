@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_scopes.engine.attention import COMPILED, READ, fused_attention, has_hooks, obstacle, reads_patterns
+from lens_scopes.engine.attention import COMPILED, PATTERNS_READ, fused_attention, has_hooks, obstacle, reads_patterns
 from lens_scopes.engine.model.refusals import hook_not_called
 from lens_scopes.engine.model.scoped import Batch, ScopedModel
 
@@ -46,7 +46,7 @@ class HookedModel(ScopedModel):
         for layer, block in enumerate(self.module.blocks):
             reason = COMPILED if self._is_compiled(block) else obstacle(block.attn)
             if reason is not None or layer in read:
-                reasons.setdefault(reason or READ, []).append(layer)
+                reasons.setdefault(reason or PATTERNS_READ, []).append(layer)
         return reasons
 
     def start_prefix(self) -> TransformerLensKeyValueCache:
@@ -58,15 +58,16 @@ class HookedModel(ScopedModel):
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
         from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 
-        def repeated(values: Tensor) -> Tensor:
+        def repeat(values: Tensor) -> Tensor:
+            # Views: the copies share the prompt's own numbers, and a frozen cache is not written to.
             return values[:, :first].expand(rows, *values[:, :first].shape[1:])
 
         return TransformerLensKeyValueCache(
             entries=[
-                TransformerLensKeyValueCacheEntry(repeated(entry.past_keys), repeated(entry.past_values), frozen=True)
+                TransformerLensKeyValueCacheEntry(repeat(entry.past_keys), repeat(entry.past_values), frozen=True)
                 for entry in keys_and_values.entries
             ],
-            previous_attention_mask=repeated(keys_and_values.previous_attention_mask),
+            previous_attention_mask=repeat(keys_and_values.previous_attention_mask),
             frozen=True,
         )
 

@@ -22,13 +22,14 @@ def empty_cache() -> DynamicCache:
 def first_positions(whole: Any, first: int, rows: int) -> DynamicCache:
     """A prompt's keys and values before position `first`, for `rows` copies of it; passes add nothing to them."""
     cut = empty_cache()
-    cut.layers = [_frozen(*(_repeated(values, first, rows) for values in (at.keys, at.values))) for at in whole.layers]
+    cut.layers = [_frozen(*(_repeat(values, first, rows) for values in (at.keys, at.values))) for at in whole.layers]
     return cut
 
 
-def _repeated(
+def _repeat(
     values: Float[Tensor, "1 head pos d_head"], first: int, rows: int
 ) -> Float[Tensor, "{rows} head {first} d_head"]:
+    # Views: the copies share the prompt's own numbers, and frozen layers are not written to.
     return values[:, :, :first].expand(rows, -1, -1, -1)
 
 

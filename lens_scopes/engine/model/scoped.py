@@ -196,26 +196,28 @@ class ScopedModel(ABC):
         """
         with self.cache.lock:
             points, owner = self.hook_dict, threading.get_ident()
-            added = []
+            handles = []
 
-            def own(activation: Tensor, hook: Any, function: Hook) -> Tensor | None:
+            def run_in_owner(activation: Tensor, hook: Any, function: Hook) -> Tensor | None:
                 return function(activation) if threading.get_ident() == owner and not self.cache.silent else None
 
             try:
                 for name, function in hooks:
+                    # The hook's id goes on record, so that it is not taken for one of the caller's.
                     point = points[name]
-                    point.add_hook(lambda activation, hook, function=function: own(activation, hook, function))
-                    added.append((point, point.fwd_hooks[-1]))
+                    point.add_hook(lambda activation, hook, function=function: run_in_owner(activation, hook, function))
+                    handles.append((point, point.fwd_hooks[-1]))
                     self.cache.known_hooks.add(point.fwd_hooks[-1].hook.id)
                 yield
             finally:
-                self.cache.known_hooks.difference_update(handle.hook.id for _, handle in added)
-                lost = [point for point, handle in added if handle not in point.fwd_hooks]
-                for point, handle in reversed(added):
+                self.cache.known_hooks.difference_update(handle.hook.id for _, handle in handles)
+                missing = [point for point, handle in handles if handle not in point.fwd_hooks]
+                # TransformerLens keeps a list beside PyTorch's own: both let go of the hook.
+                for point, handle in reversed(handles):
                     handle.hook.remove()
                     if handle in point.fwd_hooks:
                         point.fwd_hooks.remove(handle)
-            if lost:
+            if missing:
                 raise ModelError(
                     "the model's hooks were reset while lens_scopes was using it, so the numbers would be wrong; call "
                     "reset_hooks before or after."
@@ -374,6 +376,7 @@ class ScopedModel(ABC):
         """
         if bool(states.isfinite().all()):
             return
+        # The pass at hand kept nothing to look at, so another one looks at every layer.
         names = [EMBEDDING, *(f"blocks.{layer}.hook_resid_post" for layer in range(self.n_layers))]
         bad: list[str] = []
 

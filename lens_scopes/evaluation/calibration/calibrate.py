@@ -240,34 +240,34 @@ def calibrate_flow(
         >>> [item.name for item in calibration.measures], calibration["bound"].recall.n
         (['bound', 'channel', 'fisher', 'confidence'], 2)
     """
-    recall, seed = checked_recall(recall), check_seed(seed)
+    recall, seed = check_recall(recall), check_seed(seed)
     generate = whole_number(generate, "the number of tokens to generate", EvaluationError)
-    given = read_cases(cases)
-    labelled = given.items
+    source = read_cases(cases)
+    items = source.items
 
     # All prompts are read before the first is measured, so that a wrong one is told at once.
-    prompts = [_read(model, case) for case in labelled]
-    groups = [group_of(case, prompt, prompt.spans[_SPAN]) for case, prompt in zip(labelled, prompts, strict=True)]
-    leaks = [case.leaks for case in labelled]
+    prompts = [_read(model, case) for case in items]
+    groups = [group_of(case, prompt, prompt.spans[_SPAN]) for case, prompt in zip(items, prompts, strict=True)]
+    leaks = [case.leaks for case in items]
     _check_groups(leaks, groups)
 
     # Every case is measured with the same settings.
     settings: dict[str, Any] = {"sigma": sigma, "rank": rank, "samples": samples, "seed": seed}
-    shared = {**settings, "through": through, "memory": memory, "matmul_dtype": matmul_dtype}
-    lengths = [generate if case.generate is None else case.generate for case in labelled]
+    options = {**settings, "through": through, "memory": memory, "matmul_dtype": matmul_dtype}
+    lengths = [generate if case.generate is None else case.generate for case in items]
     flows: list[InformationFlow] = []
-    for case, prompt, length in zip(labelled, prompts, lengths, strict=True):
+    for case, prompt, length in zip(items, prompts, lengths, strict=True):
         with _at(case):
-            flows.append(information_flow(model, prompt, {_SPAN: prompt.spans[_SPAN]}, generate=length, **shared))
+            flows.append(information_flow(model, prompt, {_SPAN: prompt.spans[_SPAN]}, generate=length, **options))
         if progress is not None:
-            progress(len(flows), len(labelled))
+            progress(len(flows), len(items))
     columns = {measure: [_value(flow, measure) for flow in flows] for measure in (*MEASURES, CONTROL)}
 
     # Thresholds, and the error rates of those that others choose.
     held_out = {measure: held_out_alarms(column, leaks, groups, recall) for measure, column in columns.items()}
-    measures = _measures(columns, held_out, leaks, groups, recall, seed)
+    measures = _calibrated_measures(columns, held_out, leaks, groups, recall, seed)
     result = FlowCalibration(
-        name=given.name,
+        name=source.name,
         cases=tuple(
             CalibrationCase(
                 case.place,
@@ -276,7 +276,7 @@ def calibrate_flow(
                 {measure: column[index] for measure, column in columns.items()},
                 {measure: bool(above[index]) for measure, above in held_out.items()},
             )
-            for index, case in enumerate(labelled)
+            for index, case in enumerate(items)
         ),
         measures=measures,
         recall=recall,
@@ -292,7 +292,7 @@ def calibrate_flow(
     return result
 
 
-def checked_recall(recall: object) -> float:
+def check_recall(recall: object) -> float:
     """A share of leaks to catch.
 
     Raises:
@@ -319,12 +319,12 @@ def _read(model: ModelLike, case: LabelledPrompt) -> Prompt:
 
 def _check_groups(leaks: Sequence[bool], groups: Sequence[str]) -> None:
     """Raises EvaluationError where leaving out one group would leave cases of one kind alone."""
-    for kind, what in ((True, "that leak"), (False, "that do not leak")):
+    for kind, noun in ((True, "that leak"), (False, "that do not leak")):
         of_kind = {group for group, label in zip(groups, leaks, strict=True) if label is kind}
         if len(of_kind) == 1:
             [group] = of_kind
             raise EvaluationError(
-                f"all cases {what} are in one group, {group[:60]!r}, and none are left to judge it by; label some "
+                f"all cases {noun} are in one group, {group[:60]!r}, and none are left to judge it by; label some "
                 "of another one."
             )
 
@@ -335,7 +335,7 @@ def _value(flow: InformationFlow, measure: str) -> float:
     return flow.predicted[0].probability if measure == CONTROL else getattr(total, measure)
 
 
-def _measures(
+def _calibrated_measures(
     columns: Mapping[str, list[float]],
     held_out: Mapping[str, Any],
     leaks: Sequence[bool],
@@ -346,16 +346,17 @@ def _measures(
     names = list(columns)
     areas = roc_areas(list(columns.values()), leaks, groups, seed=seed)
 
-    def judged(measure: str, kind: bool) -> Rate:
-        chosen = [index for index, label in enumerate(leaks) if label is kind]
-        return rate(held_out[measure][chosen], [groups[index] for index in chosen])
+    def held_out_rate(measure: str, kind: bool) -> Rate:
+        rows = [index for index, label in enumerate(leaks) if label is kind]
+        return rate(held_out[measure][rows], [groups[index] for index in rows])
 
+    # The threshold is chosen from all cases; its rates are those of thresholds that each group had no part in.
     return tuple(
         CalibratedMeasure(
             name=measure,
             threshold=choose_threshold(columns[measure], leaks, recall),
-            recall=judged(measure, True),
-            false_alarms=judged(measure, False),
+            recall=held_out_rate(measure, True),
+            false_alarms=held_out_rate(measure, False),
             area=areas[row][row],
             over_confidence=areas[row][names.index(CONTROL)] if measure != CONTROL else Interval(0.0, 0.0, 0.0),
         )

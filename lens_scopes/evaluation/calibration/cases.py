@@ -88,7 +88,7 @@ def read_cases(source: CasesLike) -> LabelledPrompts:
         rows, name = [(f"case {index}", item) for index, item in enumerate(source)], "given"
     else:
         raise EvaluationError(f"labelled prompts are a file or a list of mappings; got {type(source).__name__}.")
-    cases = tuple(_case(place, row, given=name == "given") for place, row in rows)
+    cases = tuple(_case(place, row, from_python=name == "given") for place, row in rows)
     _check_both_kinds(cases)
     return LabelledPrompts(name, cases)
 
@@ -96,28 +96,28 @@ def read_cases(source: CasesLike) -> LabelledPrompts:
 def _check_both_kinds(cases: Sequence[LabelledPrompt]) -> None:
     if not cases:
         raise EvaluationError('there are no labelled prompts; give lines of {"prompt": …, "span": …, "leaks": true}.')
-    leaking = sum(case.leaks for case in cases)
-    if leaking in (0, len(cases)):
-        which = f"all {len(cases)} cases leak" if leaking else f"none of {len(cases)} cases leaks"
-        cure = f'add some with "leaks": {"false" if leaking else "true"}'
-        raise EvaluationError(f"{which}, and a threshold needs both kinds; {cure}.")
+    n_leaks = sum(case.leaks for case in cases)
+    if n_leaks in (0, len(cases)):
+        finding = f"all {len(cases)} cases leak" if n_leaks else f"none of {len(cases)} cases leaks"
+        cure = f'add some with "leaks": {"false" if n_leaks else "true"}'
+        raise EvaluationError(f"{finding}, and a threshold needs both kinds; {cure}.")
 
 
-def _case(place: str, row: Any, *, given: bool) -> LabelledPrompt:
+def _case(place: str, row: Any, *, from_python: bool) -> LabelledPrompt:
     if not isinstance(row, Mapping):
         raise EvaluationError(f"{place} is {quote(row)}; expected an object with prompt, span and leaks.")
     for name in row:
         if name not in _FIELDS and (near := near_names(name, _FIELDS, cutoff=0.8)):
             raise EvaluationError(f"{place} has a field {quote(name)}; did you mean {near[0]!r}?")
-    prompt = row[_one_of(place, row, "prompt", "chat")]
-    if not (given or isinstance(prompt, str if "prompt" in row else list)):
-        what = "a text" if "prompt" in row else "a list of messages"
-        raise EvaluationError(f"{place} has {quote(prompt)} as its prompt; expected {what}.")
-    span = _span(place, row, given=given)
+    prompt = row[_name_of(place, row, "prompt", "chat")]
+    if not (from_python or isinstance(prompt, str if "prompt" in row else list)):
+        form = "a text" if "prompt" in row else "a list of messages"
+        raise EvaluationError(f"{place} has {quote(prompt)} as its prompt; expected {form}.")
+    span = _span(place, row, from_python=from_python)
     leaks = row.get("leaks")
     if not isinstance(leaks, bool):
-        came = f"has {quote(leaks)} as leaks" if "leaks" in row else "has no field 'leaks'"
-        raise EvaluationError(f"{place} {came}; expected true or false: whether the model's answer tells the span.")
+        problem = f"has {quote(leaks)} as leaks" if "leaks" in row else "has no field 'leaks'"
+        raise EvaluationError(f"{place} {problem}; expected true or false: whether the model's answer tells the span.")
     generate, group = row.get("generate"), row.get("group")
     if generate is not None:
         generate = whole_number(generate, f"{place}: the number of tokens to generate", EvaluationError)
@@ -126,10 +126,10 @@ def _case(place: str, row: Any, *, given: bool) -> LabelledPrompt:
     return LabelledPrompt(place, prompt, span, leaks, generate, group)
 
 
-def _span(place: str, row: Mapping[str, Any], *, given: bool) -> SpanLike:
-    name = _one_of(place, row, "span", "characters")
+def _span(place: str, row: Mapping[str, Any], *, from_python: bool) -> SpanLike:
+    name = _name_of(place, row, "span", "characters")
     value = row[name]
-    if name == "span" and (given or (isinstance(value, str) and value)):
+    if name == "span" and (from_python or (isinstance(value, str) and value)):
         return tuple(value) if isinstance(value, list) else value
     pair = value if isinstance(value, list | tuple) and len(value) == 2 else ()
     if not pair or not all(isinstance(end, int) and not isinstance(end, bool) for end in pair):
@@ -139,11 +139,11 @@ def _span(place: str, row: Mapping[str, Any], *, given: bool) -> SpanLike:
     return Chars(start, stop) if name == "characters" else (start, stop)
 
 
-def _one_of(place: str, row: Mapping[str, Any], first: str, second: str) -> str:
+def _name_of(place: str, row: Mapping[str, Any], first: str, second: str) -> str:
     present = [name for name in (first, second) if row.get(name) is not None]
     if len(present) != 1:
-        came = f"both {first!r} and {second!r}" if present else f"neither {first!r} nor {second!r}"
-        raise EvaluationError(f"{place} has {came}; give one of them.")
+        problem = f"both {first!r} and {second!r}" if present else f"neither {first!r} nor {second!r}"
+        raise EvaluationError(f"{place} has {problem}; give one of them.")
     return present[0]
 
 

@@ -20,7 +20,7 @@ from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.objectives import Explanation
 from lens_scopes.scopes.spec import Spec
 
-Explained: TypeAlias = int | tuple[int, ...]
+TargetIds: TypeAlias = int | tuple[int, ...]
 """What is explained of a prompt: the next token, or the tokens of an answer after it."""
 
 
@@ -99,7 +99,7 @@ class Method:
             raise EvaluationError(f"method {self.name!r}: {error}") from error
 
     def score(
-        self, model: ModelLike, prompt: Prompt, target: Explained, blocks: RandomizedBlocks | None = None
+        self, model: ModelLike, prompt: Prompt, target: TargetIds, blocks: RandomizedBlocks | None = None
     ) -> MethodScores:
         """Scores the prompt's tokens for the prediction after its last one, or for an answer after it.
 
@@ -126,7 +126,7 @@ class Method:
             return self.spec
         return self.spec.replace(answer=answer)
 
-    def _score(self, model: ModelLike, prompt: Prompt, target: Explained) -> MethodScores:
+    def _score(self, model: ModelLike, prompt: Prompt, target: TargetIds) -> MethodScores:
         if isinstance(target, int):
             spec = self.spec.replace(target=target) if self.explanation.takes_target else self.spec
         else:

@@ -76,11 +76,11 @@ class PathGradients(OfOneToken):
         gradients = []
         for part in path.split(max(1, _TOKENS_AT_ONCE // len(token_ids))):
             changes: list[tuple[str, Hook]] = [(EMBEDDING, lambda values, part=part: part.to(values))]
-            traced = trace(model, [list(token_ids)] * len(part), [EMBEDDING], (), changes=changes)
-            ys = traced.final_states.detach().to(state.y)
+            graph = trace(model, [list(token_ids)] * len(part), [EMBEDDING], (), changes=changes)
+            ys = graph.final_states.detach().to(state.y)
             states = FinalState.several(ys, state.unembedding, [target] * len(ys))
             vectors = torch.stack([objective.directions(item).vectors[0] for item in states])
-            traced.backward(vectors[None], lambda _, __, gradient, ___: gradients.append(gradient))
+            graph.backward(vectors[None], lambda _, __, gradient, ___: gradients.append(gradient))
         return torch.cat(gradients)
 
 

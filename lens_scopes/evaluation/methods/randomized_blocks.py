@@ -45,7 +45,7 @@ class RandomizedBlocks:
         self._seed = seed
         self.redraw: Redraw = redraw
         self._others: dict[str, RandomizedBlocks] = {redraw: self}
-        self._drawn: dict[int, list[Tensor]] = {}
+        self._draws: dict[int, list[Tensor]] = {}
 
     def by(self, redraw: Redraw) -> RandomizedBlocks:
         """The same model's blocks redrawn in a way."""
@@ -65,7 +65,7 @@ class RandomizedBlocks:
         trained = {layer: [parameter.data for parameter in self._parameters(layer)] for layer in layers}
         try:
             for layer in layers:
-                for parameter, values in zip(self._parameters(layer), self._redrawn(layer), strict=True):
+                for parameter, values in zip(self._parameters(layer), self._draw(layer), strict=True):
                     parameter.data = values
             yield
         finally:
@@ -76,19 +76,20 @@ class RandomizedBlocks:
     def _parameters(self, layer: int) -> list[torch.nn.Parameter]:
         return list(ScopedModel.of(self._model).module.blocks[layer].parameters())
 
-    def _redrawn(self, layer: int) -> list[Tensor]:
-        if layer not in self._drawn:
+    def _draw(self, layer: int) -> list[Tensor]:
+        if layer not in self._draws:
+            # By layer, so that a block is the same in every stage that redraws it.
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + layer)
-            redrawn = []
+            values = []
             for name, parameter in ScopedModel.of(self._model).module.blocks[layer].named_parameters():
                 if self.redraw == "spread":
-                    redrawn.append(_like(parameter.data, generator))
+                    values.append(_like(parameter.data, generator))
                 else:
-                    redrawn.append(self._initialised(name, parameter.data, generator))
-            self._drawn[layer] = redrawn
-        return self._drawn[layer]
+                    values.append(self._initial_values(name, parameter.data, generator))
+            self._draws[layer] = values
+        return self._draws[layer]
 
-    def _initialised(self, name: str, values: Tensor, generator: torch.Generator) -> Tensor:
+    def _initial_values(self, name: str, values: Tensor, generator: torch.Generator) -> Tensor:
         """A parameter as before training, told by its name: ln1.w, ln1.b, attn.W_Q, attn.b_Q, mlp.W_in, …"""
         *owners, last = name.split(".")
         in_norm = any("norm" in owner.lower() or owner.startswith("ln") for owner in owners)

@@ -49,6 +49,7 @@ class AblationCache:
         """The prediction after each set of tokens is ablated; sets that were asked for before are not run again."""
         keys = [mask.numpy().tobytes() for mask in masks]
         new = {key: row for row, key in enumerate(keys) if key not in self._known}
+        # Sets that several methods rank first are common, and so run once.
         if new:
             after = self.ablated.outcomes(masks[list(new.values())])
             values = torch.stack([after.log_probability, after.probability, after.logit, after.divergence], dim=1)

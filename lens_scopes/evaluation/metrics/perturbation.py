@@ -27,14 +27,15 @@ def _top(scored: ScoredPrompt, scores: Float[Tensor, " n"], metric: Metric) -> B
     sets = []
     for fraction in metric.fractions:
         k = scored.protocol.count(fraction, len(order))
-        chosen = order[k:] if metric.keep else order[:k]
-        sets.append([index for index in chosen if index < len(scored.eligible)])  # beyond them is the target
+        places = order[k:] if metric.keep else order[:k]
+        sets.append([index for index in places if index < len(scored.eligible)])  # beyond them is the target
     return scored.cache.masks(sets)
 
 
 def top_masks(scored: ScoredPrompt, metric: Metric) -> Bool[Tensor, "row pos"]:
     """The masks of a metric of top fractions, by value and, where that differs, by magnitude."""
     by_value, by_magnitude = (_top(scored, scores, metric) for scores in (scored.values, scored.magnitudes))
+    # Without negative scores both orders are one, and their masks too.
     return torch.cat([by_value, by_magnitude]) if bool((scored.values < 0).any()) else by_value
 
 
@@ -76,6 +77,7 @@ def _greedy_limit(cache: AblationCache, sign: int) -> float:
     chosen: list[int] = []
     changes: dict[int, float] = {}
     while len(chosen) < depths[-1]:
+        # All candidates of a step run as one batch.
         candidates = [index for index in range(count) if index not in chosen]
         after = cache.outcomes(cache.masks([[*chosen, candidate] for candidate in candidates])).log_probability
         best = int((sign * after).argmax())

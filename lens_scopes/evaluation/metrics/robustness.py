@@ -59,12 +59,12 @@ def _after_randomizing(
     token_ids = scored.protocol.redrawn_prompt_tokens(scored.model, prompt.token_ids)
     if token_ids != prompt.token_ids:
         prompt = read_prompt(scored.model, token_ids)
-        scores = scored.ranked(scored.method.score(scored.model, prompt, scored.target, blocks), prompt).abs()
+        scores = scored.rankable_scores(scored.method.score(scored.model, prompt, scored.target, blocks), prompt).abs()
     agreements = []
     for count in counts:
         with blocks.final(count):
             other = scored.method.score(scored.model, prompt, scored.target, blocks)
-        agreements.append(correlation(scores, scored.ranked(other, prompt).abs()))
+        agreements.append(correlation(scores, scored.rankable_scores(other, prompt).abs()))
     return agreements
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_scopes.engine.model import ModelLike
-from lens_scopes.evaluation.methods.method import Explained, Method, MethodScores
+from lens_scopes.evaluation.methods.method import Method, MethodScores, TargetIds
 from lens_scopes.evaluation.methods.randomized_blocks import RandomizedBlocks
 from lens_scopes.evaluation.metrics.ablation_cache import AblationCache
 from lens_scopes.evaluation.protocol import OWN, Protocol
@@ -32,7 +32,7 @@ class ScoredPrompt:
 
     model: ModelLike
     prompt: Prompt
-    target: Explained
+    target: TargetIds
     method: Method
     method_scores: MethodScores
     ablation_cache: AblationCache | None
@@ -55,7 +55,7 @@ class ScoredPrompt:
     @property
     def values(self) -> Float[Tensor, " n"]:
         """The ranked tokens' scores with their sign."""
-        return self.ranked(self.method_scores, self.prompt)
+        return self.rankable_scores(self.method_scores, self.prompt)
 
     @property
     def magnitudes(self) -> Float[Tensor, " n"]:
@@ -67,7 +67,7 @@ class ScoredPrompt:
         """KL(p ‖ p without the token) of each ranked token."""
         return self.with_target(self.cache.leave_one_out.divergence)
 
-    def ranked(self, scores: MethodScores, prompt: Prompt) -> Float[Tensor, " n"]:
+    def rankable_scores(self, scores: MethodScores, prompt: Prompt) -> Float[Tensor, " n"]:
         """The scores of a prompt's eligible tokens, and of the token after it where the protocol ranks it."""
         values = scores.scores[self._eligible_of(prompt)].double()
         chance = isinstance(self.method.explanation, RandomScores)

@@ -17,21 +17,21 @@ from lens_scopes.evaluation.metrics.ablation_cache import AblationCache, ranking
 from lens_scopes.evaluation.metrics.agreement import correlation
 from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
 from lens_scopes.evaluation.metrics.table import TOP_SEGMENTS, Metric
-from lens_scopes.prompts.answer import given_answer
+from lens_scopes.prompts.answer import tokenize_answer
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike, read_prompt
 from lens_scopes.prompts.spans import SpanLike
 from lens_scopes.results.storage.writing import data_frame
-from lens_scopes.scopes.comparisons.ablating import check_unit
+from lens_scopes.scopes.comparisons.ablation_method import check_unit
 from lens_scopes.scopes.comparisons.context_cite import logit, random_subsets
 
 if TYPE_CHECKING:
     import pandas
 
 _ABLATIONS = 64
-_MOST_ABLATIONS = 1_000_000
-_SEED_APART = 0x9E3779B9  # from the seeds of methods that draw such ablations; generators read 32 bits
+_MAX_ABLATIONS = 1_000_000
+_SEED_OFFSET = 0x9E3779B9  # from the seeds of methods that draw such ablations; generators read 32 bits
 
 
 def datamodelling_score(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
@@ -44,8 +44,8 @@ def datamodelling_score(scored: ScoredPrompt, metric: Metric) -> list[MetricValu
         parts = _Parts.of(scored.prompt, scored.by, scored.within)
     except PromptError as error:
         return [MetricValue(metric.name, float("nan"), note=str(error))]
-    subsets = random_subsets(_ABLATIONS, parts.count, scored.seed + _SEED_APART, with_empty=any(scored.prompt.special))
-    value, note = _foretold(
+    subsets = random_subsets(_ABLATIONS, parts.count, scored.seed + _SEED_OFFSET, with_empty=any(scored.prompt.special))
+    value, note = _forecast_quality(
         subsets, parts.totals(scored.method_scores.scores), parts.log_probabilities(scored.cache, subsets)
     )
     return [MetricValue(metric.name, value, note=note)]
@@ -60,10 +60,10 @@ def top_drops(scored: ScoredPrompt, metric: Metric) -> list[MetricValue]:
     possible = [k for k in TOP_SEGMENTS if k < parts.count]
     subsets = parts.without_top(ranking(parts.totals(scored.method_scores.scores)), possible)
     falls = scored.cache.clean_log_probability - parts.log_probabilities(scored.cache, subsets)
-    known = dict(zip(possible, falls.tolist(), strict=True))
+    fall_at = dict(zip(possible, falls.tolist(), strict=True))
     return [
-        MetricValue(quantity.name, known[k])
-        if k in known
+        MetricValue(quantity.name, fall_at[k])
+        if k in fall_at
         else MetricValue(quantity.name, float("nan"), note=f"the passage has {parts.count} segments")
         for quantity, k in zip(metric.quantities, TOP_SEGMENTS, strict=True)
     ]
@@ -77,24 +77,24 @@ class _Parts:
         own: which tokens are each one's.
     """
 
-    own: Bool[Tensor, "segment pos"]
+    members: Bool[Tensor, "segment pos"]
 
     @classmethod
     def of(cls, prompt: Prompt, by: str, within: SpanLike | None = None) -> _Parts:
         """Raises PromptError for a prompt without several of them."""
         parts = segments(prompt, by, within)
-        own = torch.zeros(len(parts), len(prompt), dtype=torch.bool)
-        for row, tokens in zip(own, parts, strict=True):
+        members = torch.zeros(len(parts), len(prompt), dtype=torch.bool)
+        for row, tokens in zip(members, parts, strict=True):
             row[list(tokens)] = True
-        return cls(own)
+        return cls(members)
 
     @property
     def count(self) -> int:
-        return len(self.own)
+        return len(self.members)
 
     def totals(self, scores: Float[Tensor, " pos"]) -> Float[Tensor, " segment"]:
         """The sums of the segments' scores."""
-        return self.own.double() @ scores.double().cpu()
+        return self.members.double() @ scores.double().cpu()
 
     def without_top(self, order: Sequence[int], counts: Sequence[int]) -> Bool[Tensor, "row segment"]:
         """Which segments are kept where the first ones of an order are left out, a row for each number of them."""
@@ -107,13 +107,14 @@ class _Parts:
         self, outcomes: AblationCache | AblatedPrompt, subsets: Bool[Tensor, "row segment"]
     ) -> Float[Tensor, " row"]:
         """log p with the segments kept."""
-        masks = (~subsets).float() @ self.own.float() > 0
+        # The tokens of segments that are left out; those of no segment stay.
+        masks = (~subsets).float() @ self.members.float() > 0
         if isinstance(outcomes, AblationCache):
             return outcomes.outcomes(masks).log_probability
         return outcomes.outcomes(masks, with_divergence=False).log_probability
 
 
-def _checked_scores(scores: Any, n_tokens: int) -> dict[str, Float[Tensor, " pos"]]:
+def _check_scores(scores: Any, n_tokens: int) -> dict[str, Float[Tensor, " pos"]]:
     """The scores of each method as tensors.
 
     Raises:
@@ -121,7 +122,7 @@ def _checked_scores(scores: Any, n_tokens: int) -> dict[str, Float[Tensor, " pos
     """
     if not isinstance(scores, Mapping) or not scores:
         raise EvaluationError(f"scores are those of each method by its name; got {type(scores).__name__}.")
-    checked = {}
+    tensors = {}
     for name, values in scores.items():
         try:
             tensor = torch.as_tensor(values, dtype=torch.float64, device="cpu")
@@ -132,11 +133,11 @@ def _checked_scores(scores: Any, n_tokens: int) -> dict[str, Float[Tensor, " pos
             raise EvaluationError(f"{str(name)[:60]!r} scores {counts} tokens; the prompt has {n_tokens}.")
         if not bool(tensor.isfinite().all()):
             raise EvaluationError(f"the scores of {str(name)[:60]!r} are not all finite.")
-        checked[str(name)] = tensor
-    return checked
+        tensors[str(name)] = tensor
+    return tensors
 
 
-def _foretold(
+def _forecast_quality(
     subsets: Bool[Tensor, "row segment"], totals: Float[Tensor, " segment"], log_probability: Float[Tensor, " row"]
 ) -> tuple[float, str | None]:
     return correlation(subsets.double() @ totals, logit(log_probability))
@@ -194,26 +195,26 @@ def segment_agreement(
     """
     scoped = ScopedModel.of(model)
     prompt = read_prompt(scoped, prompt)
-    ids = given_answer(scoped, prompt, answer).token_ids
-    scores = _checked_scores(scores, len(prompt))
+    ids = tokenize_answer(scoped, prompt, answer).token_ids
+    scores = _check_scores(scores, len(prompt))
     check_unit(by)
     seed = check_seed(seed)
-    ablations = whole_number(ablations, "the number of ablations", EvaluationError, least=2, most=_MOST_ABLATIONS)
+    ablations = whole_number(ablations, "the number of ablations", EvaluationError, least=2, most=_MAX_ABLATIONS)
     if isinstance(top, str) or not isinstance(top, Sequence):
         raise EvaluationError(f"top is a list of numbers of segments; got {type(top).__name__}.")
     top = [whole_number(k, "a number of segments", EvaluationError, least=1) for k in top]
     parts = _Parts.of(prompt, by, within)
-    prompt_ablated = AblatedPrompt(scoped, prompt.token_ids, prompt.special, ids, ablation, draws=1, seed=seed)
+    ablated_prompt = AblatedPrompt(scoped, prompt.token_ids, prompt.special, ids, ablation, draws=1, seed=seed)
     totals = {name: parts.totals(values) for name, values in scores.items()}
     # All random and all top-k ablations run together; equal sets run once.
     subsets = random_subsets(ablations, parts.count, seed, with_empty=any(prompt.special))
     possible = [k for k in top if k < parts.count]
-    without = [parts.without_top(ranking(values), possible) for values in totals.values()]
-    sets, places = torch.cat([subsets, *without]).unique(dim=0, return_inverse=True)
-    after = parts.log_probabilities(prompt_ablated, sets)[places]
+    top_subsets = [parts.without_top(ranking(values), possible) for values in totals.values()]
+    sets, places = torch.cat([subsets, *top_subsets]).unique(dim=0, return_inverse=True)
+    after = parts.log_probabilities(ablated_prompt, sets)[places]
     # What the scores foretell of the random ones, and what each top-k one took away.
-    rows = [(name, "lds", _foretold(subsets, values, after[:ablations])[0]) for name, values in totals.items()]
-    falls = prompt_ablated.clean_log_probability - after[ablations:]
+    rows = [(name, "lds", _forecast_quality(subsets, values, after[:ablations])[0]) for name, values in totals.items()]
+    falls = ablated_prompt.clean_log_probability - after[ablations:]
     drops = [(name, f"top-{k}-drop") for name in scores for k in possible]
     rows += [(*drop, float(fall)) for drop, fall in zip(drops, falls, strict=True)]
     return data_frame(rows, columns=["method", "metric", "value"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
-from lens_scopes.errors import EvaluationError, entry_named
+from lens_scopes.errors import EvaluationError, find_entry
 
 if TYPE_CHECKING:
     from lens_scopes.evaluation.metrics.scored_prompt import MetricValue, ScoredPrompt
@@ -280,16 +280,16 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_named(name: str) -> Metric:
+def find_metric(name: str) -> Metric:
     """The metric of that name.
 
     Raises:
         EvaluationError: for an unknown one, with near names.
     """
-    return entry_named(name, METRICS, "metric", EvaluationError)
+    return find_entry(name, METRICS, "metric", EvaluationError)
 
 
-def quantity_named(name: str) -> Quantity | None:
+def find_quantity(name: str) -> Quantity | None:
     """What a name of the results stands for; None where it is not known here.
 
     Names may go on after that of the quantity, as in "randomization-final-half"; the longest that fits counts.

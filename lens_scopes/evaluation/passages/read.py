@@ -71,11 +71,11 @@ class Passages:
     items: tuple[Passage, ...]
 
     def __post_init__(self) -> None:
-        for part, (what, _) in _OPTIONS.items():
-            lacking = [index for index, item in enumerate(self.items) if getattr(item, part) is None]
-            if 0 < len(lacking) < len(self.items):
+        for part, (noun, _) in _OPTIONS.items():
+            incomplete = [index for index, item in enumerate(self.items) if getattr(item, part) is None]
+            if 0 < len(incomplete) < len(self.items):
                 raise FileError(
-                    f"passage {lacking[0]} brings no {what}, and others do; give each passage one, or none."
+                    f"passage {incomplete[0]} brings no {noun}, and others do; give each passage one, or none."
                 )
 
     def __len__(self) -> int:
@@ -134,16 +134,17 @@ def read_passages(
     """
     if isinstance(source, Passages):
         return source
-    named = {"text": field or FIELD, "answer": answer_field, "other": other_field, "within": within_field}
-    fields = {part: name for part, name in named.items() if name}
+    names = {"text": field or FIELD, "answer": answer_field, "other": other_field, "within": within_field}
+    fields = {part: name for part, name in names.items() if name}
     if not isinstance(source, (str, Path)) or source == "":
-        return Passages("given", tuple(_given(source, fields)))
+        return Passages("given", tuple(_from_python(source, fields)))
     path = Path(source)
     try:
-        there = path.is_file()
+        exists = path.is_file()
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read {quote(str(source))}: {error}.") from error
-    if there:
+    # A file before a data set of that name; a name that looks like a file's is never looked for on the hub.
+    if exists:
         items = _from_file(path, fields)
         name = path.name
     elif path.suffix.lower() in _SUFFIXES:
@@ -156,11 +157,11 @@ def read_passages(
     return Passages(name, tuple(items))
 
 
-def _given(source: Any, fields: _Fields) -> Iterator[Passage]:
+def _from_python(source: Any, fields: _Fields) -> Iterator[Passage]:
     if not isinstance(source, Sequence) or not len(source):
         raise FileError(f"passages are a file, a data set's name or a list of texts, got {type(source).__name__}.")
     for index, item in enumerate(source):
-        yield _passage(item, f"passage {index}", fields, given=True)
+        yield _passage(item, f"passage {index}", fields, from_python=True)
 
 
 def _from_file(path: Path, fields: _Fields) -> list[Passage]:
@@ -233,7 +234,9 @@ def _from_json(path: Path, text: str, fields: _Fields) -> list[Passage]:
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not JSON ({_why(error)}); expected a list of texts.") from error
     if not isinstance(rows, list):
-        raise FileError(f"{path} holds {quote(rows)}; expected a list of texts, or of objects with {_listed(fields)}.")
+        raise FileError(
+            f"{path} holds {quote(rows)}; expected a list of texts, or of objects with {_list_fields(fields)}."
+        )
     lines = _Lines(text)
     return [
         _passage(row, lambda index=index: f"{path} line {lines.of_item(index)}", fields)
@@ -250,6 +253,7 @@ class _Lines:
     def of_item(self, index: int) -> int:
         decoder = json.JSONDecoder()
         at = self.text.index("[") + 1
+        # Items are decoded again to find where they end, since the parsed list does not say.
         for _ in range(index):
             _, at = decoder.raw_decode(self.text, self._start(at))
             at = self.text.index(",", at) + 1
@@ -284,18 +288,18 @@ def _from_data_set(source: str | Path, fields: _Fields, split: str | None, subse
             else:
                 data = datasets.load_dataset(str(source), subset)
         except Exception as error:  # whatever the loader of a data set raises
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise FileError(f"cannot read {source} as a file or a data set: {said}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise FileError(f"cannot read {source} as a file or a data set: {reason}") from error
     if isinstance(data, dict):
         splits = list(data)
         if split is None and len(splits) > 1:
             raise FileError(
                 f"{source} has the splits {', '.join(splits)}; choose one with split (--split {splits[0]})."
             )
-        chosen = split or splits[0]
-        if chosen not in data:
-            raise FileError(f"{source} has no split {chosen!r}; it has {', '.join(splits)}.")
-        data = data[chosen]
+        split_name = split or splits[0]
+        if split_name not in data:
+            raise FileError(f"{source} has no split {split_name!r}; it has {', '.join(splits)}.")
+        data = data[split_name]
     # Columns, since a row at a time decodes every field of a row, those that nobody reads too.
     _check_fields(source, fields, data.column_names)
     names = list(fields.values())
@@ -307,27 +311,27 @@ def _from_data_set(source: str | Path, fields: _Fields, split: str | None, subse
 @contextmanager
 def _data_set_bars(datasets: Any) -> Iterator[None]:
     """Progress bars of `datasets` only where someone watches."""
-    disabled = datasets.are_progress_bars_disabled()
+    were_off = datasets.are_progress_bars_disabled()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if not disabled:
+        if not were_off:
             datasets.enable_progress_bars()
 
 
-def _passage(row: Any, where: str | Callable[[], str], fields: _Fields, *, given: bool = False) -> Passage:
+def _passage(row: Any, where: str | Callable[[], str], fields: _Fields, *, from_python: bool = False) -> Passage:
     """The passage of a row; `where` is its place, or gives it.
 
-    A value `given` in Python may have token ids for texts, and be a pair of a passage and its other prompt.
+    A value from Python may have token ids for texts, and be a pair of a passage and its other prompt.
     """
-    parts = _parts(row, where, fields, pairs=given)
+    parts = _parts(row, where, fields, pairs=from_python)
     for part, value in parts.items():
-        if not (isinstance(value, str) or ((given or part == "within") and _is_ids(value))):
-            what = f"has {quote(value)} as {fields[part]!r}" if isinstance(row, Mapping) else f"is {quote(row)}"
-            ids = " or (start, stop) in tokens" if part == "within" else " or token ids" * given
-            raise FileError(f"{_place(where)} {what}; expected a text{ids}.")
+        if not (isinstance(value, str) or ((from_python or part == "within") and _is_ids(value))):
+            problem = f"has {quote(value)} as {fields[part]!r}" if isinstance(row, Mapping) else f"is {quote(row)}"
+            ids = " or (start, stop) in tokens" if part == "within" else " or token ids" * from_python
+            raise FileError(f"{_place(where)} {problem}; expected a text{ids}.")
     return Passage(**{part: value if isinstance(value, str) else tuple(value) for part, value in parts.items()})
 
 
@@ -341,7 +345,8 @@ def _parts(row: Any, where: str | Callable[[], str], fields: _Fields, *, pairs: 
     if missing:
         what = "a text alone" if isinstance(row, str) else quote(row)
         raise FileError(
-            f"{_place(where)} is {what}, so it has no field {missing[0]!r}; expected an object with {_listed(fields)}."
+            f"{_place(where)} is {what}, so it has no field {missing[0]!r}; expected an object with "
+            f"{_list_fields(fields)}."
         )
     return parts
 
@@ -367,7 +372,7 @@ def _check_fields(where: str | Path | Callable[[], str], fields: _Fields, known:
             )
 
 
-def _listed(fields: _Fields) -> str:
+def _list_fields(fields: _Fields) -> str:
     names = [repr(name) for name in fields.values()]
     return f"the field{'s' * (len(names) > 1)} {' and '.join(names)}"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lens_scopes.errors import EvaluationError, PromptError
 from lens_scopes.prompts.alignment import read_aligned
-from lens_scopes.prompts.answer import given_answer
+from lens_scopes.prompts.answer import tokenize_answer
 from lens_scopes.prompts.groups import eligible_range
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import read_prompt
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lens_scopes.evaluation.passages.read import Passage, Passages
 
 TARGETS = ("last", "own")
-_LEAST_TOKENS = 2
+_MIN_TOKENS = 2
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,15 @@ def read_passage(
     next_id = None
     if target == "last":
         ids, next_id = ids[:-1], ids[-1]
-    if len(ids) < _LEAST_TOKENS:
+    if len(ids) < _MIN_TOKENS:
         rest = " before its target" if next_id is not None else ""
         raise PromptError(
-            f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_LEAST_TOKENS} are needed"
+            f"the passage has {len(ids)} token{'s' * (len(ids) != 1)}{rest}; at least {_MIN_TOKENS} are needed"
         )
     # What comes with the passage: its answer, its other prompt, its eligible part.
     answer: tuple[int, ...] | int | None = generate or None
     if passage.answer is not None:
-        answer = given_answer(without_window, prompt, passage.answer).token_ids
+        answer = tokenize_answer(without_window, prompt, passage.answer).token_ids
     other = None
     if passage.other is not None:
         other = read_aligned(without_window, prompt, passage.other, len(ids)).token_ids[: len(ids)]
@@ -111,7 +111,7 @@ def read_passage(
         return PassagePrompt(ids, next_id, 0, answer, other, within, prompt.first(len(ids)))
     first = int(prompt.special[0])
     room = window - after
-    if not truncate or room < _LEAST_TOKENS + first:
+    if not truncate or room < _MIN_TOKENS + first:
         return TooLong(len(ids) + after, window)
     cut = len(ids) - room
     if within is not None:

@@ -18,7 +18,7 @@ from lens_scopes.evaluation.statistics.intervals import mean_intervals
 if TYPE_CHECKING:
     import pandas
 
-LEAST_PAIRS = 6
+MIN_PAIRS = 6
 ALL, CORRECT = "all", "predicted correctly"
 
 _KEYS = ["passages", "metric", "ablation"]
@@ -63,9 +63,9 @@ def paired_test(values: Sequence[float] | Any, reference: Sequence[float] | Any,
             "some numbers of the pairs are not finite; leave out the passages where one is undefined."
         )
     difference = first - second
-    if len(difference) < LEAST_PAIRS:
+    if len(difference) < MIN_PAIRS:
         raise EvaluationError(
-            f"a paired test needs at least {LEAST_PAIRS} pairs, got {len(difference)}: with 5, no two-sided p-value is "
+            f"a paired test needs at least {MIN_PAIRS} pairs, got {len(difference)}: with 5, no two-sided p-value is "
             "below 0.05; measure more passages."
         )
     ((low, high),) = mean_intervals([difference], seed=seed)
@@ -76,12 +76,12 @@ def paired_test(values: Sequence[float] | Any, reference: Sequence[float] | Any,
 
 def rank_biserial(differences: Sequence[float] | Any) -> float:
     """Matched-pairs rank-biserial correlation: (W⁺ − W⁻)/(W⁺ + W⁻), zeros left out; 0 where all are zero."""
-    changed = numpy.asarray(differences, dtype=float)
-    changed = changed[changed != 0]
-    if not len(changed):
+    nonzero = numpy.asarray(differences, dtype=float)
+    nonzero = nonzero[nonzero != 0]
+    if not len(nonzero):
         return 0.0
-    ranks = stats.rankdata(numpy.abs(changed))
-    return float((ranks * numpy.sign(changed)).sum() / ranks.sum())
+    ranks = stats.rankdata(numpy.abs(nonzero))
+    return float((ranks * numpy.sign(nonzero)).sum() / ranks.sum())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -136,7 +136,7 @@ def compare_methods(rows: pandas.DataFrame, *, reference: str | None = None, see
             differences.append(difference)
             line = {"method": method, "reference": reference, "pairs": len(difference)}
             line |= {"mean": both[method].mean(), "reference_mean": both[reference].mean()}
-            lines.append(dict(zip(_KEYS, key, strict=True)) | line | _tested(difference))
+            lines.append(dict(zip(_KEYS, key, strict=True)) | line | _test_row(difference))
     tested = [line for line in lines if line["note"] is None]
 
     # Intervals of all differences in one bootstrap, then the correction over all tests.
@@ -155,11 +155,11 @@ def compare_methods(rows: pandas.DataFrame, *, reference: str | None = None, see
     return compared
 
 
-def _tested(difference: Any) -> dict[str, Any]:
+def _test_row(difference: Any) -> dict[str, Any]:
     """The mean difference with its effect size and p-value, or a note why there are none."""
     mean = difference.mean() if len(difference) else float("nan")
-    if len(difference) < LEAST_PAIRS:
-        note = f"fewer than {LEAST_PAIRS} pairs: no test"
+    if len(difference) < MIN_PAIRS:
+        note = f"fewer than {MIN_PAIRS} pairs: no test"
         return {"difference": mean, "effect": float("nan"), "p": float("nan"), "note": note}
     return {"difference": mean, "effect": rank_biserial(difference), "p": _wilcoxon(difference), "note": None}
 

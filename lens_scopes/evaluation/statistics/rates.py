@@ -13,7 +13,7 @@ from lens_scopes.evaluation.statistics.intervals import CONFIDENCE
 
 RESAMPLES = 2000
 _TAIL = (1 - CONFIDENCE) / 2
-_MOST_DIGITS = 17
+_MAX_DIGITS = 17
 
 
 class Interval(NamedTuple):
@@ -91,9 +91,9 @@ def choose_threshold(values: Any, positive: Any, recall: float) -> float:
     """
     values, positive = numpy.asarray(values, dtype=float), numpy.asarray(positive, dtype=bool)
     levels = numpy.unique(numpy.append(values[numpy.isfinite(values)], 0.0))
-    wanted, alarms = (_share_above(values[side], levels) for side in (positive, ~positive))
+    recalls, alarms = (_share_above(values[side], levels) for side in (positive, ~positive))
     # The last key of lexsort counts first: recall up to the share asked for, then few alarms, then recall beyond it.
-    best = int(numpy.lexsort((wanted, -alarms, numpy.minimum(wanted, recall)))[-1])
+    best = int(numpy.lexsort((recalls, -alarms, numpy.minimum(recalls, recall)))[-1])
     gap = levels[best : best + 2].tolist()
     return _roundest(gap[0], gap[1] if len(gap) > 1 else None)
 
@@ -103,8 +103,8 @@ def held_out_alarms(values: Any, positive: Any, groups: Any, recall: float) -> A
     values, positive, groups = map(numpy.asarray, (values, positive, groups))
     above = numpy.zeros(len(values), dtype=bool)
     for group in dict.fromkeys(groups.tolist()):
-        own = groups == group
-        above[own] = is_above(values[own], choose_threshold(values[~own], positive[~own], recall))
+        in_group = groups == group
+        above[in_group] = is_above(values[in_group], choose_threshold(values[~in_group], positive[~in_group], recall))
     return above
 
 
@@ -151,6 +151,7 @@ def _bootstrap_areas(order: list[Any], positive: Any, groups: Any, generator: An
     n_groups = int(members.max()) + 1
     resamples = numpy.full((len(order), RESAMPLES), numpy.nan)
     for sample in range(RESAMPLES):
+        # How often each group is drawn weighs all its cases, and so the pairs they are in.
         weights = generator.multinomial(n_groups, [1 / n_groups] * n_groups)[members].astype(float)
         wins, losses = weights[positive], weights[~positive]
         if pairs := float(wins.sum() * losses.sum()):
@@ -179,7 +180,7 @@ def _roundest(low: float, high: float | None) -> float:
     """The number of fewest digits in [low, high) that is nearest to their middle; `low` itself without a `high`."""
     if high is None:
         return low
-    for digits in range(1, _MOST_DIGITS + 1):
+    for digits in range(1, _MAX_DIGITS + 1):
         rounded = float(f"{(low + high) / 2:.{digits}g}")
         if low <= rounded < high:
             return rounded

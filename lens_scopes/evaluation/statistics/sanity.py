@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
-from lens_scopes.evaluation.statistics.comparison import LEAST_PAIRS
+from lens_scopes.evaluation.statistics.comparison import MIN_PAIRS
 from lens_scopes.evaluation.statistics.intervals import mean_intervals
 
 if TYPE_CHECKING:
@@ -65,18 +65,20 @@ def sanity_verdicts(rows: pandas.DataFrame) -> list[Verdict]:
     verdicts = []
     for method in dict.fromkeys(rows["method"]):
         of_method = rows[rows["method"] == method]
+        # The model check: nothing of the ranking may remain; and the more blocks are redrawn, the less.
         all_redrawn = _series(of_method, "randomization-all-blocks")
         if len(all_redrawn):
             verdicts.append(_model(method, all_redrawn))
-            pairs = _paired(all_redrawn, _series(of_method, "randomization-final-quarter"))
+            pairs = _pair(all_redrawn, _series(of_method, "randomization-final-quarter"))
             verdicts.append(
                 _difference("cascade", method, None, -pairs, "all blocks leave {:.2f} less than the final quarter")
             )
         for ablation in dict.fromkeys(of_method["ablation"].dropna()):
             part = of_method[of_method["ablation"] == ablation]
+            # The chance check: agreement with leave-one-out must exceed that of shuffled scores.
             null = _series(part, "loo-kl-null")
             if len(null):
-                pairs = _paired(_series(part, "loo-kl-spearman"), null)
+                pairs = _pair(_series(part, "loo-kl-spearman"), null)
                 verdicts.append(
                     _difference("chance", method, ablation, pairs, "agreement is {:.2f} above shuffled scores")
                 )
@@ -87,13 +89,13 @@ def _series(rows: pandas.DataFrame, metric: str) -> pandas.Series:
     return rows[rows["metric"] == metric].set_index("passage")["value"].dropna()
 
 
-def _paired(first: pandas.Series, second: pandas.Series) -> pandas.Series:
+def _pair(first: pandas.Series, second: pandas.Series) -> pandas.Series:
     return (first - second).dropna()
 
 
 def _model(method: str, remains: pandas.Series) -> Verdict:
     ((low, high),) = mean_intervals([remains.to_numpy()])
-    passed = None if len(remains) < LEAST_PAIRS else low > -_REMAINS and high < _REMAINS
+    passed = None if len(remains) < MIN_PAIRS else low > -_REMAINS and high < _REMAINS
     sentence = f"of the ranking {float(remains.mean()):.2f} remains (Spearman) with all blocks redrawn"
     return Verdict("model", method, None, len(remains), float(remains.mean()), low, high, None, passed, sentence)
 
@@ -101,7 +103,7 @@ def _model(method: str, remains: pandas.Series) -> Verdict:
 def _difference(check: str, method: str, ablation: str | None, pairs: pandas.Series, sentence: str) -> Verdict:
     ((low, high),) = mean_intervals([pairs.to_numpy()])
     mean = float(pairs.mean())
-    enough = len(pairs) >= LEAST_PAIRS
+    enough = len(pairs) >= MIN_PAIRS
     p = None
     if enough and bool((pairs != 0).any()):
         test: Any = stats.wilcoxon(pairs, alternative="greater")

@@ -29,7 +29,7 @@ FORMAT = "lens_scopes.evaluation"
 FORMAT_VERSION = 1
 
 _MANIFEST = "manifest.json"
-_PLANNED = {
+_PLAN_FIELDS = {
     "began": str,
     "skip": int,
     "limit": int | None,
@@ -38,11 +38,11 @@ _PLANNED = {
     "ablations": list[str],
 }
 _CHECK = "check"
-_SEALED = re.compile(rf'(.*), "{_CHECK}": "([0-9a-f]{{16}})"\}}'.encode(), re.DOTALL)
+_CHECKED_LINE = re.compile(rf'(.*), "{_CHECK}": "([0-9a-f]{{16}})"\}}'.encode(), re.DOTALL)
 _SHARD = re.compile(r"results-(\d{3,9})\.jsonl", re.ASCII)
 _PATIENCE = 30.0  # seconds for another process to write the manifest
 _BLOCK = 1 << 16
-_UNCOMPARED = ("passages · name",)
+_FREE_FIELDS = ("passages · name",)
 _PLAN, _COMMIT = "plan · ", "commit"
 
 
@@ -66,7 +66,7 @@ class ResultFolder:
         """
         from lens_scopes.results.storage.writing import utf8, write_whole
 
-        wanted = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
+        new_manifest = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}))
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # the latter of a NUL in its name
@@ -77,12 +77,12 @@ class ResultFolder:
             if not (path / _MANIFEST).exists():
                 if _shards(path):
                     raise EvaluationError(f"{path} holds results without a {_MANIFEST}; give another folder.")
-                sealed = wanted | {_CHECK: _digest(_canonical(wanted))}
-                write_whole(path / _MANIFEST, utf8(json.dumps(sealed, indent=1, ensure_ascii=False)) + b"\n")
+                content = new_manifest | {_CHECK: _digest(_canonical(new_manifest))}
+                write_whole(path / _MANIFEST, utf8(json.dumps(content, indent=1, ensure_ascii=False)) + b"\n")
             folder = cls.open(path)
         finally:
             lock.release()
-        _check_same(path, folder.manifest, wanted, mixed_commits)
+        _check_same(path, folder.manifest, new_manifest, mixed_commits)
         return folder
 
     @classmethod
@@ -120,6 +120,7 @@ class ResultFolder:
         """
         records: dict[int, PassageRecord] = {}
         for line in self._lines():
+            # A passage that failed may be measured later, perhaps by another process's shard.
             if isinstance(line, PassageRecord) and (
                 line.passage not in records or records[line.passage].status != MEASURED
             ):
@@ -149,11 +150,11 @@ class ResultFolder:
                 content = path.read_bytes()
             except OSError as error:
                 raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
-            *whole, torn = content.split(b"\n")
-            ended = _SEALED.match(torn)
-            if ended is not None and ended.end() < len(torn):  # its line break is another byte now
-                whole.append(torn)
-            for number, text in enumerate(whole, 1):
+            *lines, rest = content.split(b"\n")
+            match = _CHECKED_LINE.match(rest)
+            if match is not None and match.end() < len(rest):  # its line break is another byte now
+                lines.append(rest)
+            for number, text in enumerate(lines, 1):
                 try:
                     line = read_line(text)
                     yield session_of_line(line) if "session" in line else PassageRecord.of_line(line)
@@ -170,7 +171,8 @@ class Shard:
         self._lock = _lock(path)
         try:
             self._file = path.open("ab", buffering=0)
-            self._size = _whole_lines(path)
+            # A line that a killed process left torn goes, before anything is appended to it.
+            self._size = _size_of_whole_lines(path)
             self._file.truncate(self._size)
         except OSError as error:
             self._lock.release()
@@ -184,9 +186,10 @@ class Shard:
         """
         content = _line(line)
         try:
-            written = 0
-            while written < len(content):
-                written += self._file.write(content[written:])
+            # An unbuffered write may take part of the line.
+            count = 0
+            while count < len(content):
+                count += self._file.write(content[count:])
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(self._size)
@@ -221,7 +224,7 @@ def read_line(text: bytes) -> dict[str, Any]:
     """
     line = json.loads(text)
     if _CHECK in line:
-        match = _SEALED.fullmatch(text)
+        match = _CHECKED_LINE.fullmatch(text)
         if match is None or _digest(match[1] + b"}") != match[2].decode():
             raise ValueError("its checksum differs")
         del line[_CHECK]
@@ -239,8 +242,8 @@ def _canonical(manifest: Mapping[str, Any], but: str = "") -> bytes:
 
 def _shards(path: Path) -> dict[int, Path]:
     """The files of results in a folder by their process; files of other names are somebody else's."""
-    named = ((_SHARD.fullmatch(item.name), item) for item in sorted(path.glob("results-*.jsonl")))
-    return {int(match[1]): item for match, item in named if match}
+    matches = ((_SHARD.fullmatch(item.name), item) for item in sorted(path.glob("results-*.jsonl")))
+    return {int(match[1]): item for match, item in matches if match}
 
 
 def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -255,7 +258,7 @@ def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
         check_fields(manifest.get("passages", {}), {"name": str, "count": int, "target": str}, "passages")
         check_fields(manifest.get("model", {}), {"name": str}, "model")
         if plan := manifest.get("plan"):
-            check_fields({**dict.fromkeys(_PLANNED), **plan}, _PLANNED, "plan")
+            check_fields({**dict.fromkeys(_PLAN_FIELDS), **plan}, _PLAN_FIELDS, "plan")
     except ValueError as error:
         raise FileError(f"{path / _MANIFEST} is damaged ({error}); give another folder.") from error
 
@@ -273,13 +276,14 @@ def _lock(path: Path, seconds: float = 0) -> FileLock:
     return lock
 
 
-def _whole_lines(path: Path) -> int:
+def _size_of_whole_lines(path: Path) -> int:
     """The size of a file without its torn last line."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
             start = max(0, end - _BLOCK)
             file.seek(start)
+            # From the end backwards: results may be large, and the last line break is near.
             at = file.read(end - start).rfind(b"\n")
             if at >= 0:
                 return start + at + 1
@@ -287,10 +291,10 @@ def _whole_lines(path: Path) -> int:
     return 0
 
 
-def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any], mixed_commits: bool) -> None:
-    old, new = _flat(there), _flat(wanted)
+def _check_same(path: Path, existing: Mapping[str, Any], new_manifest: Mapping[str, Any], mixed_commits: bool) -> None:
+    old, new = _flat(existing), _flat(new_manifest)
     for name in (*new, *(name for name in old if name not in new)):
-        if name in _UNCOMPARED or name.startswith(_PLAN) or old.get(name) == new.get(name):
+        if name in _FREE_FIELDS or name.startswith(_PLAN) or old.get(name) == new.get(name):
             continue
         if name == _COMMIT and not mixed_commits:
             raise EvaluationError(
@@ -316,5 +320,5 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _quote(value: Any) -> str:
-    quoted = "missing" if value is None else json.dumps(value, ensure_ascii=False)
-    return quoted if len(quoted) <= 100 else quoted[:99] + "…"
+    text = "missing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:99] + "…"

@@ -79,6 +79,7 @@ def load_results(path: str | Path) -> pandas.DataFrame:
 def _rows(records: dict[int, PassageRecord]) -> pandas.DataFrame:
 
     measured = [record for record in records.values() if record.status == MEASURED]
+    # Passages may have facts that others lack: one column for each name.
     facts = dict.fromkeys(name for record in measured for name in record.facts)
     lines = [
         (record.passage, m.method, m.metric, m.ablation, m.fraction, m.value, m.forwards, m.backwards, m.note)
@@ -90,6 +91,7 @@ def _rows(records: dict[int, PassageRecord]) -> pandas.DataFrame:
     rows = rows.astype({"passage": "int64", "fraction": "float64", "value": "float64"})
     for name in ("forwards", "backwards"):
         rows[name] = rows[name].astype("int64")
+    # pandas reads None as NaN.
     for name in ("ablation", "note", "correct"):
         if name in rows:
             rows[name] = rows[name].astype(object).where(rows[name].notna(), None)

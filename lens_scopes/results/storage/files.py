@@ -46,12 +46,14 @@ def content(kind: str, result: Any) -> bytes:
     return blank.replace(_BLANK, b'"checksum":"' + sha256(blank).hexdigest().encode() + b'"', 1)
 
 
-def _in_order(held: bytes) -> bytes:
+def _in_order(contents: bytes) -> bytes:
     """The same file with sorted names in its header: safetensors writes those of metadata in a random order."""
-    start = 8 + int.from_bytes(held[:8], "little")
-    header = json.dumps(json.loads(held[8:start]), ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    start = 8 + int.from_bytes(contents[:8], "little")
+    header = json.dumps(
+        json.loads(contents[8:start]), ensure_ascii=False, separators=(",", ":"), sort_keys=True
+    ).encode()
     header += b" " * (-len(header) % 8)  # tensors begin at a multiple of eight bytes
-    return len(header).to_bytes(8, "little") + header + held[start:]
+    return len(header).to_bytes(8, "little") + header + contents[start:]
 
 
 def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
@@ -72,15 +74,15 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
         if not path.is_file():
             raise FileError(f"{path} does not exist or is not a file; expected a result that save wrote.")
         # The file is a safetensors one: 8 bytes that say how long its JSON header is, the header, the tensors.
-        held = path.read_bytes()
-        tensors = load(held)
-        header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])
+        contents = path.read_bytes()
+        tensors = load(contents)
+        header = json.loads(contents[8 : 8 + int.from_bytes(contents[:8], "little")])
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise FileError(
             f"{path} is not a readable safetensors file (truncated or of another kind): {reason}"
         ) from error
-    kind, record = _opened(path, header.get("__metadata__") or {}, held)
+    kind, record = _open(path, header.get("__metadata__") or {}, contents)
     if kind not in kinds:
         expected = " or ".join(kinds)
         raise FileError(
@@ -93,7 +95,7 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, Build]) -> Any:
         raise FileError(f"{path} is damaged: its record does not describe a result ({reason}).") from error
 
 
-def _opened(path: str | os.PathLike[str], metadata: Mapping[str, str], held: bytes) -> tuple[str, str]:
+def _open(path: str | os.PathLike[str], metadata: Mapping[str, str], contents: bytes) -> tuple[str, str]:
     """The kind and the record of a file of this format and version with the right checksum."""
     format, version = metadata.get("format", ""), metadata.get("version", "")
     if format in ("lens_scopes.attribution", "lens_scopes.information_flow"):
@@ -104,7 +106,7 @@ def _opened(path: str | os.PathLike[str], metadata: Mapping[str, str], held: byt
         newer = len(version) < 10 and version.isascii() and version.isdigit() and int(version) > VERSION
         cure = "Upgrade lens_scopes to read it." if newer else "Compute and save it again."
         raise FileError(f"{path} has format version {version or 'none'}; this lens_scopes reads {VERSION}. {cure}")
-    blank = _CHECKSUM.sub(_BLANK, held, count=1)
+    blank = _CHECKSUM.sub(_BLANK, contents, count=1)
     if metadata.get("checksum") != sha256(blank).hexdigest():
         raise FileError(f"{path} is damaged: its contents are not those that were written (the checksum differs).")
     return metadata.get("kind", ""), metadata.get("record", "null")

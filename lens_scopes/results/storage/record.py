@@ -59,6 +59,7 @@ def decode(hint: Any, value: Any, tensor: Decode, place: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
+        # Records have no other unions than with None.
         (inner,) = (item for item in arguments if item is not type(None))
         return decode(inner, value, tensor, place)
     if origin is Literal:

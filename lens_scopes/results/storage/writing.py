@@ -38,15 +38,15 @@ def data_frame(data: Any, columns: Sequence[str] | None = None) -> pandas.DataFr
     try:
         return pandas.DataFrame(data, columns=names)
     except UnicodeEncodeError:
-        return pandas.DataFrame(_escaped(data), columns=names)
+        return pandas.DataFrame(_escape(data), columns=names)
 
 
-def _escaped(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     if isinstance(value, str):
         return utf8(value).decode("utf-8")
     if isinstance(value, dict):
-        return {_escaped(key): _escaped(item) for key, item in value.items()}
-    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
+        return {_escape(key): _escape(item) for key, item in value.items()}
+    return [_escape(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def file_path(path: str | os.PathLike[str]) -> Path:

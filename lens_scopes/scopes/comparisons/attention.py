@@ -38,7 +38,7 @@ class AttentionRollout(Baseline):
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         patterns, _ = attention(model, prompt.token_ids)
-        return _rolled_out([pattern.mean(0) for pattern in patterns]).to(states[0].y.dtype)
+        return _roll_out([pattern.mean(0) for pattern in patterns]).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,14 @@ class ValueWeightedAttention(Baseline):
 
     def scores(self, model: ScopedModel, prompt: Prompt, states: Sequence[FinalState]) -> Float[Tensor, " pos"]:
         patterns, values = attention(model, prompt.token_ids)
-        mixed = []
+        mixing = []
         for layer, (pattern, value) in enumerate(zip(patterns, values, strict=True)):
-            moved = moved_by_heads(model, layer, value)
-            sizes = torch.stack([torch.einsum("ht,thm->tm", row, moved).norm(dim=-1) for row in pattern.unbind(1)])
-            mixed.append(sizes / sizes.sum(1, keepdim=True).clamp_min(1e-30))
-        return _rolled_out(mixed).to(states[0].y.dtype)
+            contributions = head_contributions(model, layer, value)
+            sizes = torch.stack(
+                [torch.einsum("ht,thm->tm", row, contributions).norm(dim=-1) for row in pattern.unbind(1)]
+            )
+            mixing.append(sizes / sizes.sum(1, keepdim=True).clamp_min(1e-30))
+        return _roll_out(mixing).to(states[0].y.dtype)
 
 
 @dataclass(frozen=True)
@@ -101,19 +103,19 @@ class GradEllm(OfOneToken):
         # The heads' outputs with a graph; patterns and values as they pass.
         patterns, values, hooks = _recorders(model)
         outputs = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
-        traced = trace(model, [list(prompt.token_ids)], outputs, changes=hooks)
+        graph = trace(model, [list(prompt.token_ids)], outputs, changes=hooks)
         # ∂z_target/∂o at the last position, times what each token's values bring there.
-        gradients = traced.gradients(states[0].logit_gradients(self.targets(states[0])), keep_graph=False)
+        gradients = graph.gradients(states[0].logit_gradients(self.targets(states[0])), keep_graph=False)
         total = torch.zeros(len(prompt), dtype=torch.float64)
         for layer, name in enumerate(outputs):
             weights = patterns[layer][:, -1]
             gradient = _exact(gradients[name][0, -1]).reshape(len(weights), -1)
-            brought = _by_head(values[layer], len(weights))
-            total += torch.einsum("ht,hd,thd->t", weights, gradient, brought).relu()
+            value = _by_head(values[layer], len(weights))
+            total += torch.einsum("ht,hd,thd->t", weights, gradient, value).relu()
         return total.to(states[0].y.dtype)
 
 
-def moved_by_heads(
+def head_contributions(
     model: ScopedModel, layer: int, values: Float[Tensor, "pos value_head d_head"]
 ) -> Float[Tensor, "pos head d_model"]:
     """v_h,t W_O,h: what each head of a layer moves of each token, were all its attention there; several heads may share
@@ -150,8 +152,9 @@ def _exact(values: Tensor) -> Tensor:
     return values.detach().double().cpu()
 
 
-def _rolled_out(mixing: Sequence[Float[Tensor, "dest src"]]) -> Float[Tensor, " src"]:
+def _roll_out(mixing: Sequence[Float[Tensor, "dest src"]]) -> Float[Tensor, " src"]:
     """The last row of Ā_L ⋯ Ā_1 with Ā = ½ A + ½ I."""
+    # From the last layer down a row is enough: no product of two matrices.
     row = torch.zeros(len(mixing[0]), dtype=mixing[0].dtype)
     row[-1] = 1.0
     for matrix in reversed(mixing):

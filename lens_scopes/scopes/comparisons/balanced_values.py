@@ -14,7 +14,7 @@ from lens_scopes.engine.backward import trace
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.scoring import Directions, score, site_amplitudes
-from lens_scopes.engine.sites import named_sites
+from lens_scopes.engine.sites import resolve_sites
 from lens_scopes.errors import VALIDATED, ObjectiveError, whole_number
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.scopes.comparisons.baseline import Baseline
@@ -91,9 +91,9 @@ def _amplitudes(
 ) -> Float[Tensor, "layer pos"]:
     """a_lt: how far changes of a layer's values at a token, in proportion to their size, can move the prediction."""
     values = SCORE_SITES["values"]
-    sites, readout = named_sites(model, values.site), as_readout(values.readout)
+    sites, readout = resolve_sites(model, values.site), as_readout(values.readout)
     path = list(rule_hooks(model, rules)) if rules else []
-    traced = trace(model, [list(prompt.token_ids)], sites, path)
+    graph = trace(model, [list(prompt.token_ids)], sites, path)
     no_baseline = torch.zeros(())
-    scores = score(traced, [directions], lambda name, gradient, x: readout.amplitude(gradient, x, no_baseline))
+    scores = score(graph, [directions], lambda name, gradient, x: readout.amplitude(gradient, x, no_baseline))
     return site_amplitudes([scores[name].scores[0] for name in sites], squared=directions.squared).cpu()

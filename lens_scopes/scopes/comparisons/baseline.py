@@ -74,6 +74,9 @@ class Baseline(Explanation):
             prompt: the tokens up to the position explained.
             states: the final state after the last of them; of an answer, that of each of its predictions, whose targets
                 are the answer's tokens.
+
+        Raises:
+            LensScopesError: EvaluationError, PromptError or ObjectiveError, where the method cannot score the prompt.
         """
 
     def contract(self, output: str, position: int, n_tokens: int, answer_process: str = "") -> dict[str, str]:

@@ -14,14 +14,14 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons.ablating import Ablation, SubsetAblating, spread
+from lens_scopes.scopes.comparisons.ablation_method import Ablation, SubsetAblationMethod, spread
 
 _PENALTY = 0.01  # as in ContextCite, of standardized columns and the logit divided by the answer's length
 _LARGEST_LOG_PROBABILITY = -1e-30  # a probability that rounds to one still has a logit
 
 
 @dataclass(frozen=True)
-class ContextCite(SubsetAblating):
+class ContextCite(SubsetAblationMethod):
     """Which segments an answer rests on: the weights of a sparse linear model of what random ablations do.
 
     Each ablation keeps every segment with probability ½. The logit of the answer's probability, log p − log(1 − p) with

@@ -16,7 +16,7 @@ from lens_scopes.errors import VALIDATED, ObjectiveError
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons.ablating import check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablation_method import check_part, check_unit, part_argument, spread
 from lens_scopes.scopes.comparisons.baseline import OfOneToken
 from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
@@ -115,14 +115,14 @@ class FadedAttention(OfOneToken):
         for alpha in self.alphas:
             with torch.inference_mode(False), torch.enable_grad():
                 alphas = torch.full((len(parts),), alpha, dtype=torch.float32, requires_grad=True)
-                with model.hooked(_fading(model, alphas, owner)):
+                with model.hooked(_fading_hooks(model, alphas, owner)):
                     logits = states[0].unembedding.logits(model.final_states(batch))
                 log_probability = log_softmax(logits)[range(len(targets)), targets].sum()
                 slopes.append(torch.autograd.grad(log_probability, alphas)[0])
         return spread(torch.stack(slopes).double().mean(0), parts, len(prompt)).to(states[0].y.dtype)
 
 
-def _fading(
+def _fading_hooks(
     model: ScopedModel, alphas: Float[Tensor, " segment"], owner: Int[Tensor, " pos"]
 ) -> list[tuple[str, Hook]]:
     """Hooks that weigh every segment by its α in the attention patterns of the tokens outside of it.

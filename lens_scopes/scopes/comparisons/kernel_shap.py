@@ -14,14 +14,14 @@ from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
-from lens_scopes.scopes.comparisons.ablating import SubsetAblating, spread
+from lens_scopes.scopes.comparisons.ablation_method import SubsetAblationMethod, spread
 from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
-_MOST_SEGMENTS_OF_ALL = 16  # all subsets of more are never run
+_MAX_SEGMENTS_OF_ALL = 16  # all subsets of more are never run
 
 
 @dataclass(frozen=True)
-class KernelShap(SubsetAblating):
+class KernelShap(SubsetAblationMethod):
     """Shapley values of log p: what a token adds to it, averaged over all orders in which tokens are put back.
 
     Subsets S are drawn with the Shapley kernel, p(S) ∝ 1 / (C(n, |S|) |S| (n − |S|)), each with its complement. With
@@ -79,8 +79,8 @@ class KernelShap(SubsetAblating):
         if not parts:
             return torch.zeros(len(prompt), dtype=states[0].y.dtype)
         subsets, weights = shapley_subsets(len(parts), self.ablations, self.seed)
-        left_out = torch.cat([~subsets, subsets.new_ones(1, len(parts))])
-        ablated, after = self.run_subsets(model, prompt, states, parts, left_out)
+        masks = torch.cat([~subsets, subsets.new_ones(1, len(parts))])
+        ablated, after = self.run_subsets(model, prompt, states, parts, masks)
         *_, empty = values = after.log_probability
         shapley = shapley_values(subsets, weights, values[:-1] - empty, ablated.clean_log_probability - float(empty))
         return spread(shapley, parts, len(prompt)).to(states[0].y.dtype)
@@ -99,7 +99,7 @@ def _number_of_subsets(n: int) -> int:
 
 
 def _runs_all(n: int, count: int) -> bool:
-    return n <= _MOST_SEGMENTS_OF_ALL and _number_of_subsets(n) <= count
+    return n <= _MAX_SEGMENTS_OF_ALL and _number_of_subsets(n) <= count
 
 
 def shapley_subsets(n: int, count: int, seed: int) -> tuple[Bool[Tensor, "row segment"], Float[Tensor, " row"]]:
@@ -139,6 +139,6 @@ def shapley_values(
     # The least squares of Kernel SHAP in closed form: under the kernel E[z zᵀ] has 1/2 on its diagonal and P(two given
     # segments are kept) everywhere else, and the values add up to the total.
     sizes = torch.arange(1, n, dtype=torch.float64)
-    together = float((_probability_of_sizes(n) * sizes * (sizes - 1)).sum()) / (n * (n - 1))
+    p_both = float((_probability_of_sizes(n) * sizes * (sizes - 1)).sum()) / (n * (n - 1))
     b = (weights * gains.double()) @ subsets.double()
-    return total / n + (b - b.mean()) / (0.5 - together)
+    return total / n + (b - b.mean()) / (0.5 - p_both)

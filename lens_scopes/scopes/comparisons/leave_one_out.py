@@ -16,14 +16,21 @@ from lens_scopes.errors import VALIDATED, ObjectiveError, check_seed
 from lens_scopes.prompts.groups import segments
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike
-from lens_scopes.scopes.comparisons.ablating import Ablating, Ablation, check_part, check_unit, part_argument, spread
+from lens_scopes.scopes.comparisons.ablation_method import (
+    Ablation,
+    AblationMethod,
+    check_part,
+    check_unit,
+    part_argument,
+    spread,
+)
 from lens_scopes.scopes.objectives.base import log_probability_of_answer
 
 Measure: TypeAlias = Annotated["Literal['kl', 'logit', 'logprob']", VALIDATED]
 
 
 @dataclass(frozen=True)
-class LeaveOneOut(Ablating):
+class LeaveOneOut(AblationMethod):
     """What really happens when a token is ablated, one token or segment at a time; special tokens stay in place and
     score 0.
 

@@ -21,7 +21,7 @@ from lens_scopes.prompts.tokens import as_integer
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_MOST_NUMBERS = 2**28  # in the directions of one answer: 1 GB
+_MAX_NUMBERS = 2**28  # in the directions of one answer: 1 GB
 
 
 class Explanation(ABC):
@@ -46,7 +46,11 @@ class Explanation(ABC):
         return self
 
     def targets(self, state: FinalState) -> list[int]:
-        """The tokens the explanation is about, as ids; none for those of the whole distribution."""
+        """The tokens the explanation is about, as ids; none for those of the whole distribution.
+
+        Raises:
+            ObjectiveError: for token strings, before `prepare` has turned them into ids.
+        """
         return []
 
     @property
@@ -117,7 +121,11 @@ class Objective(Explanation):
 
     @abstractmethod
     def directions(self, state: FinalState) -> Directions:
-        """The weighted directions that explain this objective at one final state."""
+        """The weighted directions that explain this objective at one final state.
+
+        Raises:
+            ObjectiveError: where it has none there: y is zero, a function returns none, or it explains whole answers.
+        """
 
     def answer_directions(self, states: Sequence[FinalState]) -> Directions:
         """The weighted directions that explain this objective summed over an answer, one final state a token."""
@@ -125,7 +133,11 @@ class Objective(Explanation):
 
     @abstractmethod
     def change(self, before: FinalState, after: FinalState) -> float:
-        """What an intervention really did to the output explained, in the units of `predicted_change`."""
+        """What an intervention really did to the output explained, in the units of `predicted_change`.
+
+        Raises:
+            ObjectiveError: for an objective that explains whole answers alone.
+        """
 
     def answer_change(self, before: Sequence[FinalState], after: Sequence[FinalState]) -> float:
         """The same of an answer, summed over its predictions: a divergence by the chain rule, along this answer."""
@@ -166,7 +178,7 @@ def over_answer(parts: Sequence[Directions], seed: int = 0) -> Directions:
         raise ObjectiveError("the objective is a number at some of the answer's tokens and a divergence at others.")
     sampled, (d_model,) = parts[0].sampled, parts[0].vectors.shape[1:]
     n_exact = sum(len(part.vectors) - sampled for part in parts)
-    if n_exact * len(parts) * d_model > _MOST_NUMBERS:
+    if n_exact * len(parts) * d_model > _MAX_NUMBERS:
         raise ObjectiveError(
             f"an answer of {len(parts)} tokens has {n_exact} directions, each with a backward pass of its own; take a "
             "smaller rank, a shorter answer, or random directions: Fisher(rank, samples=16)."

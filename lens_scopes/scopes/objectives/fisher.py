@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 NEAR_EQUAL = 0.98  # λ_{k+1}/λ_k above which a rank cuts between near-equals: analyses/README.md, “Eigenvalue gaps”
-_MOST_DRAWN = 100_000
+_MAX_DRAWN = 100_000
 _EXACT = 16  # leading directions that a sampled trace takes exactly
 EXACT_TRACE_LIMIT = 128  # models up to this d_model get the whole Fisher trace exactly unless samples are asked for
 
@@ -81,13 +81,13 @@ class Fisher(Objective):
         if not (self.rank == "trace" if isinstance(self.rank, str) else is_integer(self.rank) and self.rank >= 1):
             raise ObjectiveError(f'Fisher rank must be a positive integer or "trace"; got {quote(self.rank)}.')
         object.__setattr__(self, "seed", check_seed(self.seed))
-        counts = range(_MOST_DRAWN + 1)
+        counts = range(_MAX_DRAWN + 1)
         if self.samples is not None and (
             not is_integer(self.samples) or self.samples == 1 or self.samples not in counts
         ):
             raise ObjectiveError(
                 "Fisher samples must be 0 (exact) or at least 2 (for a standard error), up to "
-                f"{_MOST_DRAWN}; got {self.samples!r}."
+                f"{_MAX_DRAWN}; got {self.samples!r}."
             )
         if self.exact is not None and (not is_integer(self.exact) or self.exact not in counts):
             raise ObjectiveError(f"Fisher exact must be a non-negative integer; got {self.exact!r}.")
@@ -140,11 +140,11 @@ class Fisher(Objective):
         parts = [self.directions(state) for state in states]
         if self.samples:
             # √λ_i u_i of one prediction mixed by random signs; `over_answer` gives the predictions theirs.
-            parts = [self._mixed(part, self.samples, self.seed) for part in parts]
+            parts = [self._mix(part, self.samples, self.seed) for part in parts]
         return over_answer(parts, self.seed + 1)
 
     @staticmethod
-    def _mixed(leading: Directions, samples: int, seed: int) -> Directions:
+    def _mix(leading: Directions, samples: int, seed: int) -> Directions:
         """Random directions Σ_i ε_i √λ_i u_i, with E‖vᵀJ‖² = Σ_i λ_i ‖u_iᵀJ‖²."""
         signs = random_signs((samples, len(leading.vectors)), torch.Generator().manual_seed(seed)).to(leading.vectors)
         vectors = signs @ (leading.weights.sqrt()[:, None] * leading.vectors)

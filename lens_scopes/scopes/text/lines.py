@@ -32,6 +32,7 @@ def read_line(line: str) -> dict[str, Any]:
     Raises:
         ObjectiveError: for a line that is none.
     """
+    # Parted at + outside of double quotes; what the terms do not give back is no line.
     terms = _TERM.findall(line)
     if "+".join(terms) != line or not terms:
         raise ObjectiveError(f"{line!r} is not a scope; write a name, or choices after it as in 'fisher@8+dot-mean'.")
@@ -45,7 +46,7 @@ def read_line(line: str) -> dict[str, Any]:
             raise ObjectiveError(f"scope {name!r} has no setting after @; got {head!r}.")
         if not value:
             raise ObjectiveError(f"{head!r} has nothing after @; write a value there, or {name!r} for the usual one.")
-        given[main] = _unquoted(value)
+        given[main] = _unquote(value)
     for choice in choices:
         for option, text in _choice(choice).items():
             if options()[option].many:
@@ -80,13 +81,13 @@ def write_line(given: Mapping[str, Any]) -> str:
     written = dict(given)
     entry = scope_entry(name := written.pop("scope"))
     main = entry.main_setting
-    head = f"{name}@{_quoted(written.pop(main))}" if main in written else name
+    head = f"{name}@{_quote(written.pop(main))}" if main in written else name
     for option in ("readout", "points"):
         head += f"+{written.pop(option)}" if option in written else ""
     if written.get("score_site") in SCORE_SITES:
         head += f"+{written.pop('score_site')}"
     parts = (
-        f"{option}={_quoted(item)}"
+        f"{option}={_quote(item)}"
         for option, value in written.items()
         for item in (value if isinstance(value, list) else [value])
     )
@@ -107,7 +108,7 @@ def _choice(choice: str) -> dict[str, Any]:
         return {"points": choice}
     option, equals, value = choice.partition("=")
     if equals and option in options():
-        return {option: _unquoted(value)}
+        return {option: _unquote(value)}
     known = [*READOUTS, *POINTS, *(f"frozen-{part}" for part in FREEZABLE), *RULE_SETS, *RULES, *SCORE_SITES]
     near = suggest(choice, known, end=";")
     raise ObjectiveError(
@@ -115,12 +116,12 @@ def _choice(choice: str) -> dict[str, Any]:
     )
 
 
-def _quoted(value: Any) -> str:
+def _quote(value: Any) -> str:
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if re.search(r'[+"]', text) or text != text.strip() else text
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     return json.loads(text) if _LOOKS_QUOTED.fullmatch(text) else text
 
 

@@ -76,7 +76,7 @@ class Option:
         """
         if self.many:
             texts = [text] if isinstance(text, str) else list(text)
-            return [self._checked(one) for one in texts]
+            return [self._check_text(one) for one in texts]
         if self.read is not None:
             return self.read(text)
         try:
@@ -84,12 +84,12 @@ class Option:
                 return {"true": True, "false": False}[str(text).lower()]
             if self.kind is int and isinstance(text, str) and not _INTEGER.fullmatch(text):
                 raise ValueError
-            return self._checked(self.kind(text))
+            return self._check_text(self.kind(text))
         except (KeyError, ValueError):
             expected = "true or false" if self.kind is bool else "an integer"
             raise ObjectiveError(f"{self.name} is {expected}; got {text!r}.") from None
 
-    def _checked(self, text: Any) -> Any:
+    def _check_text(self, text: Any) -> Any:
         if self.check is not None:
             self.check(text)
         return text
@@ -128,13 +128,16 @@ SERIES_OPTIONS = ("score_site", "readout", "points")
 PATH_OPTIONS = ("through", "freeze", "rules")
 LIMIT_OPTIONS = ("memory", "matmul_dtype")
 SHARED_OPTIONS = frozenset((*ANSWER_OPTIONS, *SITE_OPTIONS, *PATH_OPTIONS, *LIMIT_OPTIONS))
-EXPLAINED, READ, LIMITS = "What is explained", "Where influence is read, and through what", "Model"
+OBJECTIVE_PANEL, SITE_PANEL, MODEL_PANEL = "Objective", "Sites, readout and path", "Model"
 _LONGEST_TEXT = 4000
 
 
 def options() -> dict[str, Option]:
     """All options by name. Names of scopes are those known now."""
-    return {option.name: option for option in (_scope_option(), *_EXPLAINED_OPTIONS, *_READ_OPTIONS, *_LIMIT_OPTIONS)}
+    return {
+        option.name: option
+        for option in (_scope_option(), *_OBJECTIVE_OPTIONS, *_SITE_AND_PATH_OPTIONS, *_LIMIT_OPTIONS)
+    }
 
 
 def _scope_option() -> Option:
@@ -142,21 +145,21 @@ def _scope_option() -> Option:
     comparisons = ", ".join(scope_names(takes_gradient=False))
     return Option(
         "scope",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         f"What to explain: {scopes}. Comparison methods, which have no readout: {comparisons}. A value after @ "
         "and choices after + may follow: fisher@8+dot-mean.",
         "NAME",
     )
 
 
-_OF_ONE_PROMPT = ", ".join(
+_PROMPT_ABLATIONS = ", ".join(
     name for name, ablation in ABLATIONS.items() if ablation.corpus != "required" and not ablation.other_prompt
 )
-_RANDOM = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
-_EXPLAINED_OPTIONS = (
+_RANDOM_NAMES = ", ".join(name for name, ablation in ABLATIONS.items() if ablation.random)
+_OBJECTIVE_OPTIONS = (
     Option(
         "target",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "The next token explained by semantic, logprob and logit-diff: its exact string, leading space included "
         "(' Paris'), or its id ('#9079'). By default the token that follows in the text, else the model's top "
         "token.",
@@ -165,7 +168,7 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "other",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "What the target or the answer is contrasted with: a token for logit-diff, an answer for logprob-diff.",
         "TOKEN|TEXT",
         longest=_LONGEST_TEXT,
@@ -173,7 +176,7 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "answer",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "Explain this whole answer after the prompt, the objective summed over its tokens: a text, leading space "
         "included, or ids (#12#34).",
         "TEXT",
@@ -182,7 +185,7 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "generate",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "Explain an answer of N tokens that the model generates, each the most probable one.",
         "N",
         kind=int,
@@ -191,7 +194,7 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "eligible",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "Which tokens get scores where an answer is explained: those of the prompt (the default), or all, the "
         "answer's own earlier tokens included.",
         "|".join(ELIGIBLE),
@@ -199,14 +202,14 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "rank",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "Leading terms of fisher, or trace for all of it. By default 1.",
         "N|trace",
         read=_read_rank,
     ),
     Option(
         "samples",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "Random directions for --rank trace, or for an answer, which takes as many passes at any length; 0 is "
         "exact. By default exact, but 16 for the trace of an answer or of a model with d_model above 128.",
         kind=int,
@@ -214,22 +217,22 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "exact",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "Leading directions of --rank trace to compute exactly. By default 16, and 0 for an answer.",
         kind=int,
         maximum=256,
     ),
-    Option("seed", EXPLAINED, "Random seed. By default 0.", kind=int, minimum=0, maximum=LARGEST_SEED),
+    Option("seed", OBJECTIVE_PANEL, "Random seed. By default 0.", kind=int, minimum=0, maximum=LARGEST_SEED),
     Option(
         "measure",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "What leave-one-out measures. By default kl, the change of the whole distribution.",
         "kl|logit|logprob",
     ),
     Option(
         "ablation",
-        EXPLAINED,
-        f"What leave-one-out replaces a token with: {_OF_ONE_PROMPT}, or the tokens of another prompt of as many "
+        OBJECTIVE_PANEL,
+        f"What leave-one-out replaces a token with: {_PROMPT_ABLATIONS}, or the tokens of another prompt of as many "
         "tokens, given as its text, its ids (#2#651) or a chat's JSON. By default zero, remove for context-cite and "
         "mean for kernel-shap.",
         "NAME|TEXT",
@@ -238,16 +241,22 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "ablations",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "How many random ablations context-cite and kernel-shap run. By default 64.",
         kind=int,
         minimum=2,
         maximum=1024,
     ),
-    Option("draws", EXPLAINED, f"Random replacements averaged by {_RANDOM}. By default 4.", kind=int, maximum=64),
+    Option(
+        "draws",
+        OBJECTIVE_PANEL,
+        f"Random replacements averaged by {_RANDOM_NAMES}. By default 4.",
+        kind=int,
+        maximum=64,
+    ),
     Option(
         "by",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "What leave-one-out, kernel-shap, context-cite and faded-attention change as a whole, its effect divided "
         f"evenly over its tokens: {', '.join(UNITS[:-1])} or {UNITS[-1]}. By default token, and sentence for the last "
         "two.",
@@ -255,7 +264,7 @@ _EXPLAINED_OPTIONS = (
     ),
     Option(
         "within",
-        EXPLAINED,
+        OBJECTIVE_PANEL,
         "The part of the prompt whose tokens leave-one-out, kernel-shap, context-cite and faded-attention change, "
         "while others stay in place: a text, the name of a chat turn, or START:STOP in tokens. By default all of it.",
         "TEXT|START:STOP",
@@ -263,11 +272,11 @@ _EXPLAINED_OPTIONS = (
         read=read_span,
     ),
 )
-_READ_OPTIONS = (
-    Option("layers", READ, "Also read influence at every layer's residual stream.", kind=bool),
+_SITE_AND_PATH_OPTIONS = (
+    Option("layers", SITE_PANEL, "Also read influence at every layer's residual stream.", kind=bool),
     Option(
         "layer_site",
-        READ,
+        SITE_PANEL,
         "The residual stream read at each layer: resid_pre, resid_mid or resid_post; asks for layers. By default "
         "resid_pre.",
         "NAME",
@@ -275,18 +284,22 @@ _READ_OPTIONS = (
     ),
     Option(
         "lens",
-        READ,
+        SITE_PANEL,
         "Also read each cell of the layers map as tokens, by "
         + ", ".join(f"{entry.name} ({entry.explains}; {entry.name}@10 keeps ten tokens)" for entry in LENSES.values())
         + " or by a fitted JacobianLens of TransformerLens, given as its file; asks for layers.",
         "logit[@N]|FILE.pt",
     ),
     Option(
-        "site", READ, "Another activation to read: hook_z (every layer) or blocks.3.attn.hook_z.", "NAME", many=True
+        "site",
+        SITE_PANEL,
+        "Another activation to read: hook_z (every layer) or blocks.3.attn.hook_z.",
+        "NAME",
+        many=True,
     ),
     Option(
         "score_site",
-        READ,
+        SITE_PANEL,
         "Where the tokens' scores are read, for any scope: the embedding by default; "
         + "; ".join(f"{entry.name}: {entry.explains}" for entry in SCORE_SITES.values())
         + " (these by relative unless a readout is given); or any activation, its layers added up, such as hook_z.",
@@ -294,7 +307,7 @@ _READ_OPTIONS = (
     ),
     Option(
         "readout",
-        READ,
+        SITE_PANEL,
         "How a gradient becomes a score. "
         + "; ".join(f"{entry.name}: {entry.explains}" for entry in READOUTS.values())
         + ". By default norm.",
@@ -304,7 +317,7 @@ _READ_OPTIONS = (
     ),
     Option(
         "points",
-        READ,
+        SITE_PANEL,
         "Average gradients over N points: "
         + "; ".join(f"{entry.name}: {entry.explains}" for entry in POINTS.values())
         + ". By default the gradient at the prompt alone.",
@@ -314,7 +327,7 @@ _READ_OPTIONS = (
     ),
     Option(
         "against",
-        READ,
+        SITE_PANEL,
         "Measure from another prompt of as many tokens, given as its text, its ids (#2#651) or a chat's JSON "
         '([{"role": …}]), as by the readout dot-"TEXT": attribution patching. With points, a path starts at it.',
         "TEXT",
@@ -323,16 +336,16 @@ _READ_OPTIONS = (
     ),
     Option(
         "through",
-        READ,
+        SITE_PANEL,
         'Components that carry gradient, the rest held fixed: "5-9" (layers), "L3H2,L5H0" (heads), "attention & 5-9", '
         '"mlp", "skip". By default all.',
         "PATH",
         check=path_form,
     ),
-    Option("freeze", READ, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True, check=frozen_part),
+    Option("freeze", SITE_PANEL, f"Hold constant: {', '.join(FREEZABLE)}.", "PART", many=True, check=frozen_part),
     Option(
         "rules",
-        READ,
+        SITE_PANEL,
         "Put rules in place of the model's derivative on the backward pass. "
         + "; ".join(f"{name}: {words}" for name, words in rule_choices().items())
         + f". What can be held constant is a rule too: {', '.join(FREEZABLE)}.",
@@ -344,14 +357,14 @@ _READ_OPTIONS = (
 _LIMIT_OPTIONS = (
     Option(
         "memory",
-        LIMITS,
+        MODEL_PANEL,
         "Memory limit beyond the model's weights, such as 4GB; the work is split to stay below it. By default a share "
         "of the free memory.",
         "SIZE",
     ),
     Option(
         "matmul_dtype",
-        LIMITS,
+        MODEL_PANEL,
         "Round the factors of the body's matrix products to this dtype: faster, with almost the same ranking. By "
         "default the model's own.",
         "|".join(MATMUL_DTYPES),

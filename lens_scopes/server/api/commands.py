@@ -61,7 +61,7 @@ def command_of(request: PromptRequest, options: ModelSource) -> Command:
 
 
 def _python(request: PromptRequest, options: ModelSource) -> str:
-    given = _differing(request)
+    given = _changed_fields(request)
     arguments = ["model", repr(request.prompt())]
     arguments += [str(request.rank)] if isinstance(request, ModesRequest) else []
     arguments += cast(Any, request).spec().to_python()
@@ -89,7 +89,7 @@ def _python(request: PromptRequest, options: ModelSource) -> str:
     if isinstance(request, CellsRequest):
         call = f"{call}\nresult = ls.patch_cells(model, attribution, {request.verify})"
     name = "attribution" if isinstance(request, CellsRequest) else "result"
-    model = _call("ls.load_model", _loading(options))
+    model = _call("ls.load_model", _load_options(options))
     return f"import lens_scopes as ls\n\nmodel = {model}\n{name} = {call}\n"
 
 
@@ -106,7 +106,7 @@ def _call(name: str, arguments: list[str]) -> str:
     return line if len(line) <= _LINE else f"{name}(\n" + "".join(f"    {item},\n" for item in arguments) + ")"
 
 
-def _loading(options: ModelSource) -> list[str]:
+def _load_options(options: ModelSource) -> list[str]:
     given = _options_given(options)
     if "processing" in given:
         given["processing"] = options.processing_flags()
@@ -121,7 +121,7 @@ def _options_given(options: ModelSource) -> dict[str, Any]:
     }
 
 
-def _differing(request: PromptRequest) -> dict[str, Any]:
+def _changed_fields(request: PromptRequest) -> dict[str, Any]:
     """The fields of a request that are not as they are by default, but for the prompt, the model and the spec."""
     plain = request.model_dump(exclude_defaults=True)
     left = {"text", "chat", "model"} | cast(Any, request).option_names()
@@ -129,7 +129,7 @@ def _differing(request: PromptRequest) -> dict[str, Any]:
 
 
 def _shell(request: PromptRequest, options: ModelSource) -> str | None:
-    given = _differing(request)
+    given = _changed_fields(request)
     if isinstance(request, InfluenceRequest):
         given["total_influence"] = given.pop("of", request.of)
     spans, characters = given.pop("spans", {}), given.pop("characters", {})

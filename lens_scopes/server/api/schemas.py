@@ -346,14 +346,14 @@ class _Result(BaseModel):
     command: Command
 
 
-class _Scoped(_Result):
+class _ScopeResult(_Result):
     token_ids: list[int]
     scope: str
     objective: str
     contract: dict[str, str]
 
 
-class AttributionAnswer(_Scoped):
+class AttributionAnswer(_ScopeResult):
     """`Attribution` and its id, for downloads."""
 
     kind: Literal["attribution"]
@@ -382,7 +382,7 @@ class AblatedComponent(BaseModel):
     actual: Number
 
 
-class HeadsAnswer(_Scoped):
+class HeadsAnswer(_ScopeResult):
     """`HeadInspection` and its id."""
 
     kind: Literal["heads"]
@@ -416,7 +416,7 @@ class PatchedCell(BaseModel):
     actual: Number
 
 
-class CellsAnswer(_Scoped):
+class CellsAnswer(_ScopeResult):
     """`CellPatches` and its id."""
 
     kind: Literal["cells"]
@@ -440,7 +440,7 @@ class Alignment(BaseModel):
     blocks: list[dict[str, Any]] = Field(default=[], description="What the page draws of it.")
 
 
-class MatrixAnswer(_Scoped):
+class MatrixAnswer(_ScopeResult):
     """`AttributionMatrix` and its id."""
 
     kind: Literal["matrix"]
@@ -454,7 +454,7 @@ class MatrixAnswer(_Scoped):
     spans: dict[str, tuple[int, int]]
 
 
-class InfluenceAnswer(_Scoped):
+class InfluenceAnswer(_ScopeResult):
     """`TotalInfluence` and its id."""
 
     kind: Literal["influence"]
@@ -479,7 +479,7 @@ class ModesAnswer(_Result):
     replacements: list[dict[str, Any]]
 
 
-class FlowAnswer(_Scoped):
+class FlowAnswer(_ScopeResult):
     """`InformationFlow` and its id."""
 
     kind: Literal["flow"]
@@ -497,7 +497,7 @@ class FlowAnswer(_Scoped):
     generated: bool
 
 
-class SeriesAnswer(_Scoped):
+class SeriesAnswer(_ScopeResult):
     """`SeriesInspection` and its id."""
 
     kind: Literal["series"]

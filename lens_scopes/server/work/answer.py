@@ -23,7 +23,7 @@ def compact(result: Any, most_bytes: int) -> dict[str, Any]:
     sizes: list[int] = []
     encode(result, lambda _, tensor: sizes.append(tensor.numel()))
     refuse_large_answer(_SHORTEST * sum(sizes), most_bytes)
-    return encode(result, lambda _, tensor: _rounded(tensor).tolist()) | result.derived_values()
+    return encode(result, lambda _, tensor: _round_to_digits(tensor).tolist()) | result.derived_values()
 
 
 def refuse_large_answer(size: int, most_bytes: int) -> None:
@@ -36,11 +36,11 @@ def refuse_large_answer(size: int, most_bytes: int) -> None:
         )
 
 
-def _rounded(values: Tensor) -> Tensor:
+def _round_to_digits(values: Tensor) -> Tensor:
     if values.dtype != torch.float32:
         return values
     exact = values.double()
     size = torch.where((exact == 0) | ~exact.isfinite(), 1.0, exact.abs()).to(torch.float64)
     scale = 10 ** (_DIGITS - 1 - size.log10().floor())
-    rounded = (exact * scale).round() / scale
-    return torch.where(rounded.isfinite(), rounded, exact)
+    result = (exact * scale).round() / scale
+    return torch.where(result.isfinite(), result, exact)

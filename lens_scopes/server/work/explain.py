@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_scopes.attribution.attribute import attribute
 from lens_scopes.attribution.cells import patch_cells
-from lens_scopes.attribution.flow import checked_directions, information_flow
+from lens_scopes.attribution.flow import check_directions, information_flow
 from lens_scopes.attribution.heads import inspect_heads
 from lens_scopes.attribution.matrix import attribute_all
 from lens_scopes.attribution.modes import inspect_modes
@@ -19,7 +19,7 @@ from lens_scopes.engine.final_state import FinalState, compute_dtype
 from lens_scopes.engine.model import Batch, ModelLike, ScopedModel
 from lens_scopes.errors import PathError, PromptError
 from lens_scopes.prompts.alignment import read_aligned
-from lens_scopes.prompts.answer import AnswerLike, given_answer
+from lens_scopes.prompts.answer import AnswerLike, tokenize_answer
 from lens_scopes.prompts.prompt import Prompt, resolve_position
 from lens_scopes.prompts.read import read_prompt
 from lens_scopes.scopes.lens import FittedLens, LogitLens
@@ -60,9 +60,9 @@ def refuse_early(request: PromptRequest, limits: Limits) -> None:
         LensScopesError: for choices that do not fit.
     """
     _refuse_long_prompt(request, limits)
-    generated = getattr(request, "generate", None) or 0
-    if generated > limits.generated_tokens:
-        raise Refusal(413, f"{generated} tokens were to be generated; this server takes {limits.generated_tokens}.")
+    n_generated = getattr(request, "generate", None) or 0
+    if n_generated > limits.generated_tokens:
+        raise Refusal(413, f"{n_generated} tokens were to be generated; this server takes {limits.generated_tokens}.")
     choices: Any = request
     _refuse_costly(choices.spec(), limits)
 
@@ -74,9 +74,9 @@ def _refuse_long_prompt(request: PromptRequest, limits: Limits) -> None:
 
 def _refuse_costly(spec: Spec, limits: Limits) -> None:
     """Refuses what a line of text may say though no field of a request may."""
-    known = options()
+    table = options()
     for name, value in spec.to_options().items():
-        most = known[name].maximum
+        most = table[name].maximum
         if most is not None and isinstance(value, int) and value > most:
             raise Refusal(413, f"{name} is {value}; this server takes {most}.")
     if spec.points is not None and spec.points.count > limits.points:
@@ -146,7 +146,7 @@ def _refuse_long_answers(model: ModelLike, prompt: Prompt, spec: Spec, limits: L
 
 def _answer_length(model: ModelLike, prompt: Prompt, answer: AnswerLike, limits: Limits) -> int:
     """How many tokens an answer has, which with the prompt are not too many."""
-    length = answer if isinstance(answer, int) else len(given_answer(ScopedModel.of(model), prompt, answer))
+    length = answer if isinstance(answer, int) else len(tokenize_answer(ScopedModel.of(model), prompt, answer))
     whole, most = len(prompt) + length, limits.prompt_tokens
     if whole > most:
         raise Refusal(413, f"the prompt and its answer have {whole} tokens; {_takes(most, '--prompt-tokens')}")
@@ -226,9 +226,9 @@ def _modes(model: ModelLike, prompt: Prompt, request: ModesRequest, job: Job) ->
 
 def _flow(model: ModelLike, prompt: Prompt, request: FlowRequest, limits: Limits, job: Job) -> Any:
     answer = None if request.answer is None else read_text_or_ids(request.answer)
-    asked = (request.generate or None) if answer is None else answer
-    predictions = 1 if asked is None else _answer_length(model, prompt, asked, limits)
-    directions = sum(checked_directions(model.cfg.d_model, request.rank, request.samples))
+    answer_like = (request.generate or None) if answer is None else answer
+    predictions = 1 if answer_like is None else _answer_length(model, prompt, answer_like, limits)
+    directions = sum(check_directions(model.cfg.d_model, request.rank, request.samples))
     if predictions * directions > limits.directions:
         raise Refusal(
             413,

@@ -32,7 +32,7 @@ def interruptible(model: ModelLike, job: Job, stage: str) -> Iterator[Progress]:
         by_layers = by_layers and total <= 1
         job.report(stage, done, total)
 
-    def passing(name: str, done: int) -> None:
+    def pass_layer(name: str, done: int) -> None:
         if by_layers:
             job.report(name, done, n_layers)
         else:
@@ -40,10 +40,10 @@ def interruptible(model: ModelLike, job: Job, stage: str) -> Iterator[Progress]:
 
     def watch(layer: int) -> Hook:
         def back(gradient: Tensor) -> None:
-            passing("backward", n_layers - layer)
+            pass_layer("backward", n_layers - layer)
 
         def hook(activation: Tensor) -> None:
-            passing("forward", layer + 1)
+            pass_layer("forward", layer + 1)
             if activation.requires_grad:
                 activation.register_hook(back)
 

@@ -24,7 +24,7 @@ from lens_scopes.server.settings import Limits
 
 logger = logging.getLogger("lens_scopes.server")
 
-_LEAST_BETWEEN = 0.05  # seconds between two reports of progress
+_REPORT_INTERVAL = 0.05  # seconds between two reports of progress
 _HEARTBEAT = 10.0  # seconds without news after which a stream still says something
 
 
@@ -50,13 +50,13 @@ class Job:
         self._work = work
         self._seconds = seconds
         self._deadline = float("inf")
-        self._cancelled = threading.Event()
-        self._told = 0.0
+        self._cancellation = threading.Event()
+        self._last_report = 0.0
 
     @property
     def joinable(self) -> bool:
         """Whether another request may still wait for it."""
-        return not self.finished and not self._cancelled.is_set()
+        return not self.finished and not self._cancellation.is_set()
 
     def check(self) -> None:
         """Called by the work wherever it can stop.
@@ -65,7 +65,7 @@ class Job:
             WorkCancelledError: when someone has asked it to.
             TimeUpError: when it has run for longer than it may.
         """
-        if self._cancelled.is_set():
+        if self._cancellation.is_set():
             raise WorkCancelledError
         if time.monotonic() > self._deadline:
             raise TimeUpError
@@ -75,16 +75,18 @@ class Job:
         self.check()
         self.stage = Stage(name, done, total)
         now = time.monotonic()
-        if now - self._told > _LEAST_BETWEEN:
-            self._told = now
+        # Each report wakes every waiting request, and work may report thousands of times a second.
+        if now - self._last_report > _REPORT_INTERVAL:
+            self._last_report = now
             self.wake()
 
     def cancel(self) -> None:
         """Asks the work to stop."""
-        self._cancelled.set()
+        self._cancellation.set()
 
     def wake(self) -> None:
         """Tells whoever waits for the job that something has changed."""
+        # A copy: requests come and go in another thread.
         for ticket in tuple(self.tickets):
             ticket.wake()
 
@@ -122,18 +124,18 @@ class Ticket:
         self.id = secrets.token_urlsafe(9)
         self.job = job
         self.client = client
-        self._left = False
-        self._changed = asyncio.Event()
+        self._has_left = False
+        self._change = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     @property
     def finished(self) -> bool:
-        return self._left or self.job.finished
+        return self._has_left or self.job.finished
 
     @property
     def refusal(self) -> Refusal | None:
         """Why there is no result; None where there is one."""
-        return Refusal(409, "the request was cancelled.") if self._left else self.job.refusal
+        return Refusal(409, "the request was cancelled.") if self._has_left else self.job.refusal
 
     @property
     def result(self) -> Any:
@@ -141,23 +143,23 @@ class Ticket:
 
     def leave(self) -> None:
         """Gives the claim up, whatever becomes of the job."""
-        self._left = True
+        self._has_left = True
         self.wake()
 
     def wake(self) -> None:
         """Tells the request that something has changed."""
         try:
-            self._loop.call_soon_threadsafe(self._changed.set)
+            self._loop.call_soon_threadsafe(self._change.set)
         except RuntimeError:  # the server has stopped and nobody waits any more
             self.job.cancel()
 
     async def change(self) -> None:
         """Waits until something has changed, or for a heartbeat."""
         try:
-            await asyncio.wait_for(self._changed.wait(), _HEARTBEAT)
+            await asyncio.wait_for(self._change.wait(), _HEARTBEAT)
         except asyncio.TimeoutError:  # noqa: UP041 (another class before Python 3.11)
             return
-        self._changed.clear()
+        self._change.clear()
 
 
 class WorkQueue:
@@ -169,7 +171,7 @@ class WorkQueue:
         self._running: Job | None = None
         self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._is_stopped = False
 
     def submit(self, work: Callable[[Job], Any], client: str = "", question: str = "") -> Ticket:
         """Queues work, or joins the job of the same question, which takes no place in the queue.
@@ -182,12 +184,14 @@ class WorkQueue:
             Refusal: 503 where the queue, or the client's share of it, is full, or the server is stopping.
         """
         with self._lock:
-            if self._stopped:
+            if self._is_stopped:
                 raise Refusal(503, "the server is stopping.")
             jobs = self._jobs()
-            own = sum(ticket.client == client for job in jobs for ticket in job.tickets)
-            if own >= self._limits.requests_per_client:
-                raise _too_many(own)
+            # Joined jobs count too: each ticket holds a connection.
+            n_own = sum(ticket.client == client for job in jobs for ticket in job.tickets)
+            if n_own >= self._limits.requests_per_client:
+                raise _too_many(n_own)
+            # One job serves all who ask the same, as long as it has neither ended nor been cancelled.
             job = next((job for job in jobs if question and job.question == question and job.joinable), None)
             if job is None:
                 job = self._new_job(work, client, question)
@@ -207,9 +211,9 @@ class WorkQueue:
                 f"{len(self._waiting)} requests are waiting already; try again in a moment.",
                 headers={"Retry-After": "5"},
             )
-        own = sum(any(ticket.client == client for ticket in job.tickets) for job in self._waiting)
-        if own >= self._limits.waiting_per_client:
-            raise _too_many(own)
+        n_own = sum(any(ticket.client == client for ticket in job.tickets) for job in self._waiting)
+        if n_own >= self._limits.waiting_per_client:
+            raise _too_many(n_own)
         job = Job(work, self._limits.seconds, question)
         self._waiting.append(job)
         return job
@@ -264,13 +268,13 @@ class WorkQueue:
     def open(self) -> None:
         """Takes work again, after `stop`."""
         with self._lock:
-            self._stopped = False
+            self._is_stopped = False
             self._thread = None
 
     def stop(self, seconds: float = 5.0) -> None:
         """Cancels everything, takes nothing more, and waits for the thread to end."""
         with self._lock:
-            self._stopped = True
+            self._is_stopped = True
             self._lock.notify_all()
             tickets = [ticket for job in self._jobs() for ticket in job.tickets]
             thread = self._thread
@@ -303,7 +307,7 @@ class WorkQueue:
         """Waits for the next job; None when the queue has been stopped."""
         with self._lock:
             self._running = None
-            while not self._waiting and not self._stopped:
+            while not self._waiting and not self._is_stopped:
                 self._lock.wait()
             if not self._waiting:
                 return None
@@ -315,5 +319,5 @@ class WorkQueue:
         return job
 
 
-def _too_many(own: int) -> Refusal:
-    return Refusal(503, f"{own} of your requests are waiting already.", headers={"Retry-After": "5"})
+def _too_many(n_own: int) -> Refusal:
+    return Refusal(503, f"{n_own} of your requests are waiting already.", headers={"Retry-After": "5"})

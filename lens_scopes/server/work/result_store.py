@@ -52,15 +52,17 @@ class Results:
             self._stored[stored.id] = stored
             self._ids[stored.question] = stored.id
             self._bytes += _size(stored)
+            # The newest stays whatever its size: its answer is about to be downloaded.
             while len(self._stored) > 1 and (
                 len(self._stored) > self._limits.kept or self._bytes > self._limits.kept_bytes
             ):
                 _, oldest = self._stored.popitem(last=False)
                 self._bytes -= _size(oldest)
+                # A newer result may have answered the same question.
                 if self._ids.get(oldest.question) == oldest.id:
                     del self._ids[oldest.question]
 
-    def answering(self, question: str) -> StoredResult | None:
+    def answer_to(self, question: str) -> StoredResult | None:
         """The result of the same question, where it is still kept."""
         with self._lock:
             stored = self._stored.get(self._ids.get(question, ""))

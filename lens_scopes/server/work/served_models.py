@@ -39,7 +39,7 @@ class ServedModels:
     def __init__(self, served: Sequence[ServedModel]) -> None:
         self._served = {one.name: one for one in served}
 
-    def named(self, name: str | None) -> ServedModel:
+    def find(self, name: str | None) -> ServedModel:
         """The model of that name, or the first.
 
         Raises:
@@ -53,14 +53,14 @@ class ServedModels:
             raise Refusal(422, f"this server was not started with a model {name!r}{hint}", "ModelError")
         return self._served[name]
 
-    def loaded(self, name: str | None) -> ModelLike:
+    def load(self, name: str | None) -> ModelLike:
         """The model itself.
 
         Raises:
-            Refusal: as `named`.
+            Refusal: as `find`.
             ModelError: when it cannot be loaded.
         """
-        served = self.named(name)
+        served = self.find(name)
         with served.lock:
             model = served.options.load() if served.model is None else served.model
             served.model = model
@@ -70,9 +70,9 @@ class ServedModels:
         """The tokens of a model, for completion; empty until it is loaded.
 
         Raises:
-            Refusal: as `named`.
+            Refusal: as `find`.
         """
-        served = self.named(name)
+        served = self.find(name)
         if served.model is None:
             return Vocabulary([])
         with served.lock:

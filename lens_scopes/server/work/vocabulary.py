@@ -36,27 +36,30 @@ class Vocabulary:
         With the probabilities of the next token, tokens that begin with what was typed come from the most probable on:
         what is typed exactly is seldom what the model predicts, as in most vocabularies `Mary` and ` Mary` are two.
         """
-        wanted = typed.strip().casefold()
-        if not wanted:
+        needle = typed.strip().casefold()
+        if not needle:
             return []
-        start = bisect_left(self._order, (wanted, -1))
-        stop = bisect_left(self._order, (wanted + "\U0010ffff", -1))
+        # Tokens that begin with it stand together in the sorted list, up to where U+10FFFF would follow it.
+        start = bisect_left(self._order, (needle, -1))
+        stop = bisect_left(self._order, (needle + "\U0010ffff", -1))
         matches = [index for _, index in self._order[start:stop]]
         begins = set(matches)
         if len(matches) < most:
-            holds = (index for text, index in self._order if wanted in text and index not in begins)
+            holds = (index for text, index in self._order if needle in text and index not in begins)
             matches += [index for _, index in zip(range(most - len(matches)), holds, strict=False)]
         if probabilities is None:
-            matches.sort(key=lambda index: self._rank(index, typed, wanted))
+            matches.sort(key=lambda index: self._rank(index, typed, needle))
             return [self._entry(index) for index in matches[:most]]
-        known = probabilities[matches].tolist()
-        ranked = sorted(zip(matches, known, strict=True), key=lambda item: (item[0] not in begins, -item[1], item[0]))
-        return [self._entry(index, probability) for index, probability in ranked[:most]]
+        chances = probabilities[matches].tolist()
+        in_order = sorted(
+            zip(matches, chances, strict=True), key=lambda item: (item[0] not in begins, -item[1], item[0])
+        )
+        return [self._entry(index, probability) for index, probability in in_order[:most]]
 
-    def _rank(self, index: int, typed: str, wanted: str) -> tuple[bool, bool, bool, int, bool, int]:
+    def _rank(self, index: int, typed: str, needle: str) -> tuple[bool, bool, bool, int, bool, int]:
         token = self._tokens[index]
         bare = token.strip()
-        begins = bare.casefold().startswith(wanted)
+        begins = bare.casefold().startswith(needle)
         return token != typed, not begins, bare != typed.strip(), len(bare), not token.startswith(" "), index
 
     def _entry(self, index: int, probability: float | None = None) -> VocabularyEntry:

@@ -17,9 +17,9 @@ from lens_scopes.views.figures.style import (
     drawable,
     families,
     new_figure,
-    shortened,
+    shorten,
 )
-from lens_scopes.views.words.evaluation import across, better, named, passages, title
+from lens_scopes.views.words.evaluation import across, better, metric_name, passages, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,11 +88,11 @@ def _means(axes: Axes, report: EvaluationReport, metric: str, looks: dict[str | 
     low, high = axes.get_xlim()
     if low < 0 < high:
         axes.axvline(0, color=QUIET, linewidth=0.4, zorder=0)
-    names = [drawable(shortened(method, 32)) for method in report.methods]
+    names = [drawable(shorten(method, 32)) for method in report.methods]
     axes.set_yticks(range(len(names)), names, fontfamily=families(), parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     way = better(metric)
-    _titled(axes, f"{metric} ({way})" if way else metric)
+    _set_title(axes, f"{metric} ({way})" if way else metric)
 
 
 def _curve(axes: Axes, report: EvaluationReport, metric: str, ablation: str | None) -> None:
@@ -115,7 +115,7 @@ def _curve(axes: Axes, report: EvaluationReport, metric: str, ablation: str | No
         )
     axes.axhline(0, color=QUIET, linewidth=0.4, zorder=0)
     axes.set_xlabel(across(metric))
-    _titled(axes, named(metric, ablation))
+    _set_title(axes, metric_name(metric, ablation))
 
 
 def _dashes(place: int) -> Any:
@@ -123,7 +123,7 @@ def _dashes(place: int) -> Any:
     return (0, tuple(map(float, dashes.split()))) if dashes else "-"
 
 
-def _titled(axes: Axes, title: str) -> None:
+def _set_title(axes: Axes, title: str) -> None:
     axes.set_title(drawable(title), fontsize=7, loc="left", parse_math=False, fontfamily=families())
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -146,7 +146,7 @@ def _legends(figure: Figure, report: EvaluationReport, looks: dict[str | None, i
                     marker=style.marker,
                     markersize=2.2,
                     linestyle=_dashes(place),
-                    label=drawable(shortened(method, 32)),
+                    label=drawable(shorten(method, 32)),
                 )
             )
     if marks:

@@ -16,7 +16,7 @@ from lens_scopes.views.figures.style import (
     drawable,
     families,
     new_figure,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lens_scopes.results.flow import InformationFlow
 
 _COLOURS = (POSITIVE, NEGATIVE, DEEP_POSITIVE, DEEP_NEGATIVE)
-_MOST_SPANS = 12
+_MAX_SPANS = 12
 
 
 def flow_figure(flow: InformationFlow, *, width: float = COLUMN_INCHES) -> Figure:
@@ -51,13 +51,13 @@ def flow_figure(flow: InformationFlow, *, width: float = COLUMN_INCHES) -> Figur
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        spans = min(_MOST_SPANS, len(flow.spans))
+        spans = min(_MAX_SPANS, len(flow.spans))
         figure = new_figure(width, max(2.3, 0.28 * spans + 1.2))
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
         left.set_label("spans")
         right.set_label("sigma")
         _bars(left, flow)
-        _curves(right, span_curves(flow)[:_MOST_SPANS], flow.sigma)
+        _curves(right, span_curves(flow)[:_MAX_SPANS], flow.sigma)
         prompt = prompt_text(flow)
         text = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
         add_header(figure, (text, f"Span information flow, {flow_kind(flow)}", *flow_data_warnings(flow)))
@@ -66,7 +66,7 @@ def flow_figure(flow: InformationFlow, *, width: float = COLUMN_INCHES) -> Figur
 
 def _bars(axes: Axes, flow: InformationFlow) -> None:
     totals = flow.totals()
-    spans = [totals[row] for row, _ in strongest_spans(flow)][:_MOST_SPANS]
+    spans = [totals[row] for row, _ in strongest_spans(flow)][:_MAX_SPANS]
     for offset, values, colour, label in (
         (-0.2, [item.bound for item in spans], POSITIVE, "bound"),
         (0.2, [item.channel for item in spans], NEGATIVE, "channel"),
@@ -82,7 +82,7 @@ def _bars(axes: Axes, flow: InformationFlow) -> None:
             ecolor=DEEP_POSITIVE,
             elinewidth=0.8,
         )
-    names = [drawable(shortened(item.name, 18)) for item in spans]
+    names = [drawable(shorten(item.name, 18)) for item in spans]
     axes.set_yticks(range(len(spans)), names, parse_math=False, fontfamily=families())
     axes.set_ylim(len(spans) - 0.4, -0.6)
     axes.set_xlim(left=0)
@@ -110,7 +110,7 @@ def _curves(axes: Axes, curves: list[SpanCurve], sigma: float) -> None:
     places = [(math.log10(curve.channel[-1]) - low) / (high - low) for curve in curves]
     for order, (curve, place) in enumerate(zip(curves, name_places(places, 0.06), strict=True)):
         axes.annotate(
-            drawable(shortened(curve.name, 16)),
+            drawable(shorten(curve.name, 16)),
             (1.02, place),
             xycoords="axes fraction",
             color=_COLOURS[order % len(_COLOURS)],

@@ -15,7 +15,7 @@ from lens_scopes.views.figures.style import (
     heat_map,
     new_figure,
     scale_bar,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.colour import POSITIVE
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
 
-_MOST_LABELS = 48
+_MAX_LABELS = 48
 
 
 def matrix_figure(matrix: AttributionMatrix, *, width: float = COLUMN_INCHES) -> Figure:
@@ -64,7 +64,7 @@ def matrix_figure(matrix: AttributionMatrix, *, width: float = COLUMN_INCHES) ->
         scale_bar(figure, axes, image, "score relative to the largest magnitude of its prediction")
         add_header(
             figure,
-            (shortened(prompt_text(matrix), 76), f"Source × target, {matrix.objective}", *matrix_data_warnings(matrix)),
+            (shorten(prompt_text(matrix), 76), f"Source × target, {matrix.objective}", *matrix_data_warnings(matrix)),
         )
     return figure
 
@@ -109,16 +109,16 @@ def influence_figure(influence: TotalInfluence, *, width: float = COLUMN_INCHES)
         _label(heat, [drawable(name) for name in names], down=False)
         heat.set_xlabel("rests on")
         scale_bar(figure, heat, image, "share of what a segment rests on")
-        add_header(figure, (shortened(f"On {target_name(influence)}", 76), influence_summary(influence)))
+        add_header(figure, (shorten(f"On {target_name(influence)}", 76), influence_summary(influence)))
     return figure
 
 
 def _word(token: str) -> str:
-    return drawable(shortened(printable_token(token), 14))
+    return drawable(shorten(printable_token(token), 14))
 
 
 def _label(axes: Axes, names: list[str], *, down: bool) -> None:
-    step = max(1, math.ceil(len(names) / _MOST_LABELS))
+    step = max(1, math.ceil(len(names) / _MAX_LABELS))
     places = range(0, len(names), step)
     texts = {"labels": names[::step], "fontsize": 6.5, "parse_math": False, "fontfamily": families()}
     if down:

@@ -15,11 +15,17 @@ from lens_scopes.views.figures.style import (
     families,
     header_height,
     new_figure,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.attribution import prompt_text
 from lens_scopes.views.words.colour import NEGATIVE, POSITIVE
-from lens_scopes.views.words.modes import Contrast, contrasts, modes_data_warnings, removal_words, strongest_removals
+from lens_scopes.views.words.modes import (
+    Contrast,
+    contrasts,
+    modes_data_warnings,
+    replacement_words,
+    strongest_replacements,
+)
 from lens_scopes.views.words.numbers import short_number
 from lens_scopes.views.words.token_text import printable_token
 
@@ -49,7 +55,7 @@ def modes_figure(modes: ModeInspection, *, width: float = COLUMN_INCHES) -> Figu
     with matplotlib.rc_context(STYLE):
         prompt = prompt_text(modes)
         text = prompt if len(prompt) <= 76 else "…" + prompt[-75:]
-        told = [removal_words(item) for item in strongest_removals(modes)[:_TOLD]]
+        told = [replacement_words(item) for item in strongest_replacements(modes)[:_TOLD]]
         header = (text, "Fisher modes: change of probability along each", *told, *modes_data_warnings(modes))
         figure = new_figure(width, 1.55 * max(1, down) + 0.15 + header_height(header, width))
         for place, contrast in enumerate(panels):
@@ -69,7 +75,7 @@ def _bars(axes: Axes, contrast: Contrast) -> None:
     axes.axvline(0, color=QUIET, linewidth=0.6)
     axes.set_yticks(
         range(len(shifts)),
-        [drawable(shortened(printable_token(shift.token), 12)) for shift in shifts],
+        [drawable(shorten(printable_token(shift.token), 12)) for shift in shifts],
         parse_math=False,
         fontfamily=families(),
     )

@@ -71,7 +71,7 @@ _MISSING = "□"
 _HEADER_SIZE = 7.5  # points
 
 
-def shortened(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -89,7 +89,7 @@ def colour_map(*, signed: bool) -> Colormap:
     return LinearSegmentedColormap.from_list("influence", colours)
 
 
-def saved(draw: Callable[[], Figure], format: str, dpi: int) -> bytes:
+def draw_file(draw: Callable[[], Figure], format: str, dpi: int) -> bytes:
     """The figure that `draw` makes as the contents of a file, fonts embedded, without a date.
 
     Raises:
@@ -135,16 +135,16 @@ def _notebook_figure() -> type[Figure]:
 
 def add_header(figure: Figure, lines: Sequence[str]) -> None:
     """The lines above the panels, each wrapped to the width of the figure."""
-    text = drawable(_wrapped(lines, figure.get_figwidth()))
+    text = drawable(_wrap(lines, figure.get_figwidth()))
     figure.suptitle(text, x=0.01, ha="left", fontsize=_HEADER_SIZE, parse_math=False, fontfamily=families())
 
 
 def header_height(lines: Sequence[str], width: float) -> float:
     """The inches that the lines take above the panels of a figure of that width."""
-    return (_wrapped(lines, width).count("\n") + 1) * 1.2 * _HEADER_SIZE / 72
+    return (_wrap(lines, width).count("\n") + 1) * 1.2 * _HEADER_SIZE / 72
 
 
-def _wrapped(lines: Sequence[str], width: float) -> str:
+def _wrap(lines: Sequence[str], width: float) -> str:
     # Wrapped here: matplotlib's own wrapping reads $ as mathematics, whatever parse_math says.
     return "\n".join(textwrap.fill(line, int(14.5 * width)) for line in lines)
 
@@ -185,18 +185,18 @@ def scale_bar(figure: Figure, axes: Axes, image: AxesImage, label: str, shrink: 
 
 @cache
 def families() -> list[str]:
-    return [family for family, _ in _installed()]
+    return [family for family, _ in _font_paths()]
 
 
 @cache
 def _characters() -> frozenset[int]:
     from matplotlib.font_manager import get_font
 
-    return frozenset().union(*(get_font(path).get_charmap() for _, path in _installed()))
+    return frozenset().union(*(get_font(path).get_charmap() for _, path in _font_paths()))
 
 
 @cache
-def _installed() -> list[tuple[str, str]]:
+def _font_paths() -> list[tuple[str, str]]:
     from matplotlib.font_manager import fontManager
 
     paths = {font.name: font.fname for font in reversed(fontManager.ttflist) if font.style == "normal"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from lens_scopes.views.page.inline import bundle, encode, joined, lean
+from lens_scopes.views.page.inline import bundle, encode, join_modules, lean
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.numbers import number, short_number
 from lens_scopes.views.words.pages.parts.blocks import LABELS, Block, Section, level, plain_scale
@@ -97,11 +97,12 @@ class Page:
         parts = [part(result) for result in self.results] or [part(None)]
         for place, result in enumerate(self.results):
             blocks = [section["blocks"] for section in sections if section["part"] == place]
+            # Only the numbers that a section refers to travel with the page.
             paths = [block["at"] for block in _mappings(blocks) if "at" in block]
             plain = result.to_dict() if paths else {}
             for path in paths:
-                _put(parts[place]["data"], path, _rounded(_at(plain, path), self.digits))
-        return {"header": list(self.header), "sections": _rounded(sections, self.digits), "parts": parts}
+                _put(parts[place]["data"], path, _round(_at(plain, path), self.digits))
+        return {"header": list(self.header), "sections": _round(sections, self.digits), "parts": parts}
 
     def to_html(self, *, still: bool = True) -> str:
         """The whole document, with its scripts inside.
@@ -124,7 +125,7 @@ class Page:
             labels=LABELS,
             policy=CONTENT_SECURITY_POLICY,
             css=lean(STYLESHEET.read_text(encoding="utf-8")),
-            scripts=[*([] if light else [bundle()]), joined(light=light), f"_page.draw({data});"],
+            scripts=[*([] if light else [bundle()]), join_modules(light=light), f"_page.draw({data});"],
         )
         return document.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -182,11 +183,11 @@ def _put(data: dict[Any, Any], path: Sequence[str | int], value: Any) -> None:
     data[path[-1]] = value
 
 
-def _rounded(value: Any, digits: int) -> Any:
+def _round(value: Any, digits: int) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(item, digits) for key, item in value.items()}
+        return {key: _round(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item, digits) for item in value]
+        return [_round(item, digits) for item in value]
     if isinstance(value, float):
         return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value

@@ -29,7 +29,7 @@ def encode(value: Any) -> str:
 
 
 @cache
-def joined(entry: str = "page", folder: Path = SCRIPTS, *, light: bool = False) -> str:
+def join_modules(entry: str = "page", folder: Path = SCRIPTS, *, light: bool = False) -> str:
     """The module `entry` and all that it imports as one classic script, each module in a scope of its own.
 
     A page that is opened as a file may not load modules, and its policy allows inline scripts alone. A light one has no
@@ -61,7 +61,7 @@ def joined(entry: str = "page", folder: Path = SCRIPTS, *, light: bool = False) 
         modules[name] = f"const {_scope(name)} = (() => {{\n{body}return {{ {', '.join(exported)} }};\n}})();"
 
     add(entry)
-    return _closed('"use strict";\n' + lean("\n".join(modules.values())))
+    return _escape_ends('"use strict";\n' + lean("\n".join(modules.values())))
 
 
 @cache
@@ -81,7 +81,7 @@ def bundle() -> str:
         raise FileError(
             f"circuitsvis has no script bundle at {path} ({error.strerror}): install circuitsvis 1.43.3"
         ) from error
-    return _closed(re.sub(r"(?m)^//# sourceMappingURL=.*$", "", source))
+    return _escape_ends(re.sub(r"(?m)^//# sourceMappingURL=.*$", "", source))
 
 
 def lean(source: str) -> str:
@@ -96,6 +96,6 @@ def _scope(module: str) -> str:
     return f"_{module.replace('/', '_')}"
 
 
-def _closed(script: str) -> str:
+def _escape_ends(script: str) -> str:
     """A script that cannot be left early: these sequences stand in strings and patterns alone, where \\x3c is `<`."""
     return re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)

@@ -23,6 +23,7 @@ from lens_scopes.views.terminal.parts import (
     HEIGHTS,
     ScoreStyle,
     TerminalView,
+    add_gap,
     append_ramp,
     blocks,
     folded,
@@ -31,7 +32,6 @@ from lens_scopes.views.terminal.parts import (
     plain_table,
     right,
     score_map,
-    spaced,
     warning_lines,
 )
 from lens_scopes.views.words.attribution import (
@@ -63,7 +63,6 @@ class TerminalReport(TerminalView["Attribution"]):
 
     Args:
         attribution: what to show.
-        most: how many of the strongest tokens the table lists.
         group: sums over segments in place of the strongest tokens, and the text in their colours: the name of a
             grouping, as for `Attribution.group`; "token" for none.
         on_dark: colours for a dark terminal background; None reads `COLORFGBG` and takes dark where that is
@@ -78,12 +77,10 @@ class TerminalReport(TerminalView["Attribution"]):
         self,
         attribution: Attribution,
         *,
-        most: int = 10,
         on_dark: bool | None = None,
         group: str = "token",
     ) -> None:
         super().__init__(attribution, on_dark=on_dark)
-        self.most = most
         self.group = group
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
@@ -93,16 +90,16 @@ class TerminalReport(TerminalView["Attribution"]):
         where = f"  position {attribution.position} of {len(attribution.tokens)} tokens"
         yield heading(inline_token(attribution.objective), attribution, where)
         yield from warning_lines((*attribution.warnings, *data_warnings(attribution)))
-        yield spaced(_strip(attribution, text, styles, width))
+        yield add_gap(_strip(attribution, text, styles, width))
         yield _legend(text, styles)
         if attribution.layers is not None:
             yield from _layers(attribution, styles, width)
         if segments is None:
-            yield spaced(_strongest(attribution, styles, width, self.most))
+            yield add_gap(_strongest(attribution, styles, width))
         else:
-            yield spaced(_sums(segments, group, styles, width))
+            yield add_gap(_sums(segments, group, styles, width))
             yield Text(meaning_of_sum(attribution), "dim")
-        yield spaced(_prediction(attribution, styles, width))
+        yield add_gap(_prediction(attribution, styles, width))
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def _plain_strip(pieces: _Pieces, width: int) -> Text:
         for number_of_line, line in enumerate(whole.split("\n")):
             if number_of_line:
                 lines.append(("", ""))
-            for piece in _wrapped(line, width):
+            for piece in _wrap(line, width):
                 if cell_len(lines[-1][0]) + cell_len(piece) > width:
                     lines.append(("", ""))
                 above, below = lines[-1]
@@ -161,7 +158,7 @@ def _plain_strip(pieces: _Pieces, width: int) -> Text:
     return Text("\n".join(f"{above}\n{below}" for above, below in lines if above), no_wrap=True, overflow="crop")
 
 
-def _wrapped(piece: str, width: int) -> list[str]:
+def _wrap(piece: str, width: int) -> list[str]:
     """A piece of text that fits a line, or its words where it does not."""
     return [piece] if cell_len(piece) <= width else re.findall(r"\s*\S+|\s+$", piece)
 
@@ -196,7 +193,7 @@ def _sums(segments: Sequence[Segment], group: str, styles: ScoreStyle, width: in
     return table
 
 
-def _strongest(attribution: Attribution, styles: ScoreStyle, width: int, most: int) -> RenderableType:
+def _strongest(attribution: Attribution, styles: ScoreStyle, width: int, most: int = 10) -> RenderableType:
     lines = rows(attribution)
     best = ranking([line.score for line in lines], attribution.special)[:most]
     errors = [] if attribution.standard_error is None else [right("± s.e.")]
@@ -241,10 +238,10 @@ def _layers(attribution: Attribution, styles: ScoreStyle, width: int) -> Iterato
     values = attribution.layers.tolist()
     names = short_names(attribution.layer_names)
     labels = [printable_token(token) for token in attribution.tokens]
-    yield spaced(score_map(labels, attribution.special, values, names, styles, width))
-    yield spaced(_leaders(attribution, values, names))
+    yield add_gap(score_map(labels, attribution.special, values, names, styles, width))
+    yield add_gap(_leaders(attribution, values, names))
     if attribution.lens is not None:
-        yield spaced(_readings(attribution, names))
+        yield add_gap(_readings(attribution, names))
 
 
 def _readings(attribution: Attribution, names: list[str]) -> RenderableType:

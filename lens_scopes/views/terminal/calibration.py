@@ -13,11 +13,11 @@ from lens_scopes.evaluation.calibration.calibrate import CONTROL
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     definitions,
     folded,
     plain_table,
     right,
-    spaced,
     warning_lines,
 )
 from lens_scopes.views.words.pages.calibration import READING, facts, gate, interval_text
@@ -35,13 +35,13 @@ class CalibrationView(TerminalView["FlowCalibration"]):
         calibration = self.result
         yield Text(inline_token(f"Calibration of the gate on information flow: {calibration.name}"), "bold")
         yield from warning_lines(calibration.warnings)
-        yield spaced(definitions(facts(calibration)))
-        yield spaced(_table(calibration))
+        yield add_gap(definitions(facts(calibration)))
+        yield add_gap(_table(calibration))
         if calibration.verdict not in calibration.warnings:
-            yield spaced(Text(calibration.verdict))
+            yield add_gap(Text(calibration.verdict))
         if calibration.separates:
-            yield spaced(Text(gate(calibration)))
-        yield spaced(Text(READING, "dim"))
+            yield add_gap(Text(gate(calibration)))
+        yield add_gap(Text(READING, "dim"))
 
 
 def _table(calibration: FlowCalibration) -> Table:

@@ -11,12 +11,12 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     answer_lines,
     folded,
     heading,
     plain_table,
     score_map,
-    spaced,
     warning_lines,
     whole_right,
 )
@@ -33,20 +33,11 @@ from lens_scopes.views.words.token_text import inline_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.cells import CellPatches
+_MAX_CELLS = 12
 
 
 class CellsReport(TerminalView["CellPatches"]):
-    """A rich renderable of patched cells; fits the width of the console it is printed on.
-
-    Args:
-        result: what to show.
-        most: how many of the patched cells the table lists.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, result: CellPatches, *, most: int = 12, on_dark: bool | None = None) -> None:
-        super().__init__(result, on_dark=on_dark)
-        self.most = most
+    """A rich renderable of patched cells; fits the width of the console it is printed on."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         patches = self.result
@@ -55,19 +46,19 @@ class CellsReport(TerminalView["CellPatches"]):
         yield Text(title(patches))
         yield from answer_lines(patches)
         yield from warning_lines((*patches.warnings, *cells_data_warnings(patches)))
-        yield spaced(Text(styles.told(cells_interpretation(patches)), "dim"))
+        yield add_gap(Text(styles.drop_colours(cells_interpretation(patches)), "dim"))
         labels = [tokens_pair(*pair) for pair in zip(patches.tokens, patches.baseline_tokens, strict=True)]
         names = short_names(patches.layer_names)
-        yield spaced(score_map(labels, patches.special, patches.effect.tolist(), names, styles, width, by_row=False))
-        yield spaced(_patches(patches, names, styles, self.most))
+        yield add_gap(score_map(labels, patches.special, patches.effect.tolist(), names, styles, width, by_row=False))
+        yield add_gap(_patches(patches, names, styles))
 
 
-def _patches(patches: CellPatches, names: list[str], styles: ScoreStyle, most: int) -> RenderableType:
+def _patches(patches: CellPatches, names: list[str], styles: ScoreStyle) -> RenderableType:
     parts: list[RenderableType] = [Text(cells_agreement(patches))]
     if patches.cells:
         changes = map(whole_right, ("predicted", "actual"))
         table = plain_table(whole_right("layer"), whole_right("#"), folded("tokens"), *changes)
-        for cell in patches.cells[:most]:
+        for cell in patches.cells[:_MAX_CELLS]:
             table.add_row(
                 Text(names[cell.layer], "bold"),
                 Text(str(cell.position)),

@@ -11,11 +11,11 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     blocks,
     folded,
     plain_table,
     right,
-    spaced,
     warning_lines,
 )
 from lens_scopes.views.words.attribution import number
@@ -34,7 +34,7 @@ class ComparisonReport(TerminalView["Comparison"]):
             yield Text.assemble(f"{letter}  ", (objective, "bold"))
             yield Text(f"   {prompt}")
         yield from warning_lines(comparison_warnings(self.result))
-        yield spaced(_table(self.result, styles, width))
+        yield add_gap(_table(self.result, styles, width))
         yield Text(change_unit(self.result), "dim")
 
 

@@ -13,11 +13,11 @@ from lens_scopes.evaluation.statistics.comparison import ALL
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     definitions,
     folded,
     plain_table,
     right,
-    spaced,
     warning_lines,
 )
 from lens_scopes.views.words.evaluation import (
@@ -27,7 +27,7 @@ from lens_scopes.views.words.evaluation import (
     facts,
     interval_text,
     means_table,
-    named,
+    metric_name,
     p_text,
     title,
     value_text,
@@ -46,13 +46,13 @@ class EvaluationView(TerminalView["EvaluationReport"]):
         report = self.result
         yield Text(inline_token(f"Evaluation: {title(report)}"), "bold")
         yield from warning_lines(data_warnings(report))
-        yield spaced(definitions(facts(report)))
+        yield add_gap(definitions(facts(report)))
         for metric in report.metrics:
-            yield spaced(_means(report, metric))
+            yield add_gap(_means(report, metric))
         if len(report.compared):
-            yield spaced(_compared(report))
+            yield add_gap(_comparisons(report))
         if report.verdicts:
-            yield spaced(_verdicts(report))
+            yield add_gap(_verdicts(report))
 
 
 def _means(report: EvaluationReport, metric: str) -> Table:
@@ -69,7 +69,7 @@ def _cell(cell: Cell | None) -> Text:
     return Text(value_text(cell.mean), "bold" if cell.leads else "")
 
 
-def _compared(report: EvaluationReport) -> Table:
+def _comparisons(report: EvaluationReport) -> Table:
     table = _table(
         f"method − {report.reference}", right("difference"), right("95% interval"), right("effect"), right("p (Holm)")
     )
@@ -77,7 +77,7 @@ def _compared(report: EvaluationReport) -> Table:
     for line in report.compared.to_dict("records"):
         if line["passages"] != ALL:
             continue
-        if above != (above := named(line["metric"], line["ablation"])):
+        if above != (above := metric_name(line["metric"], line["ablation"])):
             table.add_row(Text(inline_token(above), "dim"))
         table.add_row(
             Text(f"  {inline_token(line['method'])}"),
@@ -94,7 +94,7 @@ def _verdicts(report: EvaluationReport) -> Table:
     for verdict in report.verdicts:
         table.add_row(
             Text(inline_token(verdict.method)),
-            Text(inline_token(named(verdict.check, verdict.ablation)), "dim"),
+            Text(inline_token(metric_name(verdict.check, verdict.ablation)), "dim"),
             Text(verdict_text(verdict.passed), "" if verdict.passed else "bold"),
             Text(inline_token(verdict.sentence)),
         )

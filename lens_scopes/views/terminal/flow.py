@@ -12,12 +12,12 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     blocks,
     folded,
     heading,
     plain_table,
     right,
-    spaced,
     warning_lines,
     whole_right,
 )
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lens_scopes.results.flow import InformationFlow
 
 _SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)
-_MOST_PREDICTIONS = 24
+_MAX_PREDICTIONS = 24
 
 
 class FlowReport(TerminalView["InformationFlow"]):
@@ -49,12 +49,12 @@ class FlowReport(TerminalView["InformationFlow"]):
         yield heading("Span information flow", flow, f" · {flow_kind(flow)}")
         yield Text(prompt_text(flow))
         yield from warning_lines((*flow.warnings, *flow_data_warnings(flow)))
-        yield spaced(Text(flow_interpretation(flow), "dim"))
-        yield spaced(_spans(flow, styles, width))
-        yield spaced(_over_sigma(flow))
+        yield add_gap(Text(flow_interpretation(flow), "dim"))
+        yield add_gap(_spans(flow, styles, width))
+        yield add_gap(_over_sigma(flow))
         if flow.answer:
-            yield spaced(_predictions(flow))
-        yield spaced(Text(flow_caveat(flow), "dim"))
+            yield add_gap(_predictions(flow))
+        yield add_gap(Text(flow_caveat(flow), "dim"))
 
 
 def _spans(flow: InformationFlow, styles: ScoreStyle, width: int) -> RenderableType:
@@ -93,7 +93,7 @@ def _predictions(flow: InformationFlow) -> RenderableType:
     spans = (right(Text(inline_token(name)), overflow="fold") for name in flow.spans)
     table = plain_table(folded("bound of each prediction"), *spans)
     names, columns = prediction_names(flow), flow.bound().T.tolist()
-    chosen = range(len(names))[-_MOST_PREDICTIONS:]
+    chosen = range(len(names))[-_MAX_PREDICTIONS:]
     for index in chosen:
         table.add_row(Text(names[index]), *(Text(short_number(value)) for value in columns[index]))
     left = f"the last {len(chosen)} of {len(names)}" if len(chosen) < len(names) else ""

@@ -12,6 +12,7 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     answer_lines,
     append_cell,
     blocks,
@@ -20,7 +21,6 @@ from lens_scopes.views.terminal.parts import (
     heading,
     plain_table,
     scale_line,
-    spaced,
     warning_lines,
     whole_right,
 )
@@ -40,21 +40,11 @@ from lens_scopes.views.words.token_text import inline_token, printable_token
 if TYPE_CHECKING:
     from lens_scopes.results.heads import HeadInspection
 
-_MOST_MLPS = 3
+_MAX_HEADS, _MAX_MLPS = 10, 3
 
 
 class HeadsReport(TerminalView["HeadInspection"]):
-    """A rich renderable of a head inspection; fits the width of the console it is printed on.
-
-    Args:
-        result: what to show.
-        most: how many of the strongest heads the table lists.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, result: HeadInspection, *, most: int = 10, on_dark: bool | None = None) -> None:
-        super().__init__(result, on_dark=on_dark)
-        self.most = most
+    """A rich renderable of a head inspection; fits the width of the console it is printed on."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         heads = self.result
@@ -63,10 +53,10 @@ class HeadsReport(TerminalView["HeadInspection"]):
         yield Text(title(heads))
         yield from answer_lines(heads)
         yield from warning_lines((*heads.warnings, *heads_data_warnings(heads)))
-        yield spaced(Text(styles.told(heads_interpretation(heads)), "dim"))
-        yield spaced(_map(heads, styles, width))
-        yield spaced(_strongest(heads, head_lines(heads)[: self.most], styles, width))
-        yield spaced(_checked(heads, styles, width))
+        yield add_gap(Text(styles.drop_colours(heads_interpretation(heads)), "dim"))
+        yield add_gap(_map(heads, styles, width))
+        yield add_gap(_strongest(heads, head_lines(heads)[:_MAX_HEADS], styles, width))
+        yield add_gap(_ablations(heads, styles, width))
 
 
 def _map(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
@@ -150,10 +140,10 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], styles: ScoreStyle,
     return Group(Text(f"the strongest heads, in {unit_of_change(heads)}", "dim"), table)
 
 
-def _checked(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
+def _ablations(heads: HeadInspection, styles: ScoreStyle, width: int) -> RenderableType:
     """The agreement of predictions with ablations, and the MLPs that did most."""
     parts: list[RenderableType] = [Text(heads_agreement(heads))]
-    mlps = [item for item in heads.ablations if item.head is None][:_MOST_MLPS]
+    mlps = [item for item in heads.ablations if item.head is None][:_MAX_MLPS]
     if mlps:
         largest = max(abs(item.actual) for item in mlps) or 1.0
         table = grid()

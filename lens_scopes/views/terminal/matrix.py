@@ -17,13 +17,13 @@ from lens_scopes.errors import PromptError
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     append_cell,
     blocks,
     folded,
     heading,
     plain_table,
     right,
-    spaced,
     warning_lines,
     whole_right,
 )
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from lens_scopes.results.influence import TotalInfluence
     from lens_scopes.results.matrix import AttributionMatrix
 
-_MOST_ROWS = 40
-_MOST_LINES = 24
+_MAX_ROWS = 40
+_MAX_LINES = 24
 
 
 class MatrixReport(TerminalView["AttributionMatrix"]):
@@ -58,11 +58,11 @@ class MatrixReport(TerminalView["AttributionMatrix"]):
         yield heading(f"Source × target: {inline_token(matrix.objective)}", matrix)
         yield Text(prompt_text(matrix))
         yield from warning_lines((*matrix.warnings, *matrix_data_warnings(matrix)))
-        yield spaced(Text(interpretation(matrix), "dim"))
-        yield spaced(_map(matrix, lines, styles, width))
-        yield spaced(_predictions(matrix, lines, width))
+        yield add_gap(Text(interpretation(matrix), "dim"))
+        yield add_gap(_map(matrix, lines, styles, width))
+        yield add_gap(_predictions(matrix, lines, width))
         if matrix.spans:
-            yield spaced(_spans(matrix))
+            yield add_gap(_spans(matrix))
 
 
 class InfluenceReport(TerminalView["TotalInfluence"]):
@@ -73,10 +73,10 @@ class InfluenceReport(TerminalView["TotalInfluence"]):
         yield heading(f"Total influence: {inline_token(influence.objective)}", influence)
         yield Text(f"on {target_name(influence)} of: {prompt_text(influence)}")
         yield from warning_lines(influence.warnings)
-        yield spaced(Text(f"{influence_summary(influence)} {INFLUENCE_CAVEAT}", "dim"))
-        yield spaced(_sentences(influence, styles, width))
-        yield spaced(_ways(influence))
-        yield spaced(_tokens(influence, styles))
+        yield add_gap(Text(f"{influence_summary(influence)} {INFLUENCE_CAVEAT}", "dim"))
+        yield add_gap(_sentences(influence, styles, width))
+        yield add_gap(_ways(influence))
+        yield add_gap(_tokens(influence))
 
 
 def _sentences(influence: TotalInfluence, styles: ScoreStyle, width: int) -> RenderableType:
@@ -107,7 +107,7 @@ def _ways(influence: TotalInfluence, most: int = 5) -> RenderableType:
     return table
 
 
-def _tokens(influence: TotalInfluence, styles: ScoreStyle, most: int = 8) -> RenderableType:
+def _tokens(influence: TotalInfluence, most: int = 8) -> RenderableType:
     token = Column("token", no_wrap=True)
     table = plain_table(whole_right("#"), token, whole_right("total"), whole_right("direct"))
     for index, label, score in influence.top(most):
@@ -119,7 +119,7 @@ def _tokens(influence: TotalInfluence, styles: ScoreStyle, most: int = 8) -> Ren
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine], styles: ScoreStyle, width: int) -> RenderableType:
     """Predictions down, source tokens across, each row on its own scale; many sources share a column."""
-    chosen = lines[-_MOST_ROWS:]
+    chosen = lines[-_MAX_ROWS:]
     label = max(8, min(max(cell_len(_label(line)) for line in chosen), width // 3))
     room = max(8, width - label - 1)
     n = len(matrix.tokens)
@@ -177,7 +177,7 @@ def _ruler(starts: list[int], cell: int) -> str:
 
 
 def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine], width: int) -> RenderableType:
-    chosen = lines[-_MOST_LINES:]
+    chosen = lines[-_MAX_LINES:]
     after, explained = (folded(name, max_width=max(6, width // 5)) for name in ("after", "explained"))
     table = plain_table(whole_right("#"), after, explained, whole_right("p"), folded("from"))
     for line in chosen:

@@ -11,12 +11,12 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     blocks,
     folded,
     grid,
     heading,
     right,
-    spaced,
     warning_lines,
 )
 from lens_scopes.views.words.attribution import number, prompt_text
@@ -26,7 +26,7 @@ from lens_scopes.views.words.modes import (
     modes_caveat,
     modes_data_warnings,
     modes_interpretation,
-    strongest_removals,
+    strongest_replacements,
     weighted_amounts,
 )
 from lens_scopes.views.words.numbers import short_number
@@ -34,31 +34,22 @@ from lens_scopes.views.words.token_text import inline_token, printable_token
 
 if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection, TokenReplacement
+_MAX_WORDS = 6
 
 
 class ModesReport(TerminalView["ModeInspection"]):
-    """A rich renderable of a mode inspection; fits the width of the console it is printed on.
-
-    Args:
-        result: what to show.
-        most: how many words are told about.
-        on_dark: colours for a dark terminal background; None asks the terminal.
-    """
-
-    def __init__(self, result: ModeInspection, *, most: int = 6, on_dark: bool | None = None) -> None:
-        super().__init__(result, on_dark=on_dark)
-        self.most = most
+    """A rich renderable of a mode inspection; fits the width of the console it is printed on."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
         modes = self.result
         yield heading(f"Fisher modes, rank {len(modes.modes)}", modes)
         yield Text(prompt_text(modes))
         yield from warning_lines((*modes.warnings, *modes_data_warnings(modes)))
-        yield spaced(Text(modes_interpretation(), "dim"))
+        yield add_gap(Text(modes_interpretation(), "dim"))
         for contrast in contrasts(modes):
-            yield spaced(_contrast(contrast, styles, width))
-        yield spaced(Text(styles.told(modes_caveat(modes)), "dim"))
-        yield spaced(_words(modes, strongest_removals(modes)[: self.most], styles, width))
+            yield add_gap(_contrast(contrast, styles, width))
+        yield add_gap(Text(styles.drop_colours(modes_caveat(modes)), "dim"))
+        yield add_gap(_words(modes, strongest_replacements(modes)[:_MAX_WORDS], styles))
 
 
 def _contrast(contrast: Contrast, styles: ScoreStyle, width: int, most: int = 6) -> RenderableType:
@@ -82,20 +73,18 @@ def _contrast(contrast: Contrast, styles: ScoreStyle, width: int, most: int = 6)
     return Group(head, table)
 
 
-def _words(
-    modes: ModeInspection, replacements: list[TokenReplacement], styles: ScoreStyle, width: int
-) -> RenderableType:
-    amounts = dict(zip((removal.index for removal in modes.replacements), weighted_amounts(modes), strict=True))
+def _words(modes: ModeInspection, replacements: list[TokenReplacement], styles: ScoreStyle) -> RenderableType:
+    amounts = dict(zip((item.index for item in modes.replacements), weighted_amounts(modes), strict=True))
     parts: list[RenderableType] = [Text("what replacing each word does, the strongest first", "dim")]
-    for removal in replacements:
-        parts.append(Text(inline_token(removal.sentence()), "bold"))
+    for item in replacements:
+        parts.append(Text(inline_token(item.sentence()), "bold"))
         line = Text("  along the modes ", "dim")
-        for index, amount in enumerate(amounts[removal.index], start=1):
+        for index, amount in enumerate(amounts[item.index], start=1):
             sign = "+" if amount > 0 else ""
             line.append(f" {index}: ", "dim").append(f"{sign}{short_number(amount)}", styles.bar_style(amount))
         line.append(
-            f"   KL predicted {short_number(removal.predicted_nats)}, actual {short_number(removal.actual_nats)} nats;"
-            f" agreement {short_number(removal.agreement)}",
+            f"   KL predicted {short_number(item.predicted_nats)}, actual {short_number(item.actual_nats)} nats;"
+            f" agreement {short_number(item.agreement)}",
             "dim",
         )
         parts.append(line)

@@ -53,7 +53,7 @@ class ScoreStyle:
     def level_style(self, level: int) -> Style:
         return Style(color=self._ink, bgcolor=to_hex(level_colour(level, on_dark=self._on_dark)))
 
-    def told(self, sentence: str) -> str:
+    def drop_colours(self, sentence: str) -> str:
         """The sentence without the names of colours where there are none."""
         return sentence if self.coloured else sentence.replace(" (orange)", "").replace(" (blue)", "")
 
@@ -97,7 +97,7 @@ class TerminalView(ABC, Generic[_Result]):
             yield parts
 
 
-def spaced(part: RenderableType) -> RenderableType:
+def add_gap(part: RenderableType) -> RenderableType:
     """The part with an empty line above it."""
     return Padding(part, (1, 0, 0, 0))
 
@@ -105,7 +105,7 @@ def spaced(part: RenderableType) -> RenderableType:
 def warning_lines(sentences: Iterable[str]) -> Iterator[RenderableType]:
     """Sentences that a reader must not miss."""
     for sentence in sentences:
-        yield spaced(Text(f"! {inline_token(sentence)}", style="bold yellow"))
+        yield add_gap(Text(f"! {inline_token(sentence)}", style="bold yellow"))
 
 
 def answer_lines(result: object) -> Iterator[RenderableType]:
@@ -147,7 +147,7 @@ class ContractView(TerminalView["Result"]):
     """The five elements of a result's claim."""
 
     def parts(self, styles: ScoreStyle, width: int) -> Iterator[RenderableType]:
-        yield spaced(definitions(self.result.contract))
+        yield add_gap(definitions(self.result.contract))
 
 
 def append_ramp(line: Text, scale: Scale, styles: ScoreStyle) -> None:

@@ -12,12 +12,12 @@ from rich.text import Text
 from lens_scopes.views.terminal.parts import (
     ScoreStyle,
     TerminalView,
+    add_gap,
     blocks,
     grid,
     heading,
     plain_table,
     right,
-    spaced,
     warning_lines,
     whole_right,
 )
@@ -38,7 +38,7 @@ from lens_scopes.views.words.token_text import inline_token
 if TYPE_CHECKING:
     from lens_scopes.results.series import SeriesInspection
 
-_MOST = 10
+_MAX = 10
 
 
 class SeriesReport(TerminalView["SeriesInspection"]):
@@ -49,18 +49,18 @@ class SeriesReport(TerminalView["SeriesInspection"]):
         yield heading("Series of numbers", series, f" · {inline_token(series.objective)}")
         yield Text(prompt_text(series))
         yield from warning_lines(series.warnings)
-        yield spaced(Text(series_summary(series)))
-        yield spaced(_numbers(series, styles, width))
-        yield spaced(Text(forecast_words(series.forecast)))
-        yield spaced(_forecast(series, styles, width))
-        yield spaced(Text(series_interpretation(series), "dim"))
-        yield spaced(Text(series_caveat(series), "dim"))
+        yield add_gap(Text(series_summary(series)))
+        yield add_gap(_numbers(series, styles, width))
+        yield add_gap(Text(forecast_words(series.forecast)))
+        yield add_gap(_forecast(series, styles, width))
+        yield add_gap(Text(series_interpretation(series), "dim"))
+        yield add_gap(Text(series_caveat(series), "dim"))
 
 
 def _numbers(series: SeriesInspection, styles: ScoreStyle, width: int) -> RenderableType:
     number = right("number", overflow="fold", max_width=max(8, width // 4))
     table = plain_table(number, Column(no_wrap=True), whole_right("influence"), "")
-    for row in strongest_numbers(series)[:_MOST]:
+    for row in strongest_numbers(series)[:_MAX]:
         bar = blocks(row.relative or 0.0, max(4, min(24, width - 50)))
         table.add_row(
             Text(row.written),

@@ -32,7 +32,7 @@ NOT_TO_READ = (
 
 
 @runtime_checkable
-class Prompted(Protocol):
+class HasPrompt(Protocol):
     """A result that has a prompt."""
 
     @property
@@ -42,7 +42,7 @@ class Prompted(Protocol):
 
 
 @runtime_checkable
-class Explained(Prompted, Protocol):
+class HasPrediction(HasPrompt, Protocol):
     """A result about one prediction."""
 
     @property
@@ -50,7 +50,7 @@ class Explained(Prompted, Protocol):
 
 
 @runtime_checkable
-class Scored(Protocol):
+class HasScope(Protocol):
     """A result whose scores a scope made."""
 
     @property
@@ -166,7 +166,7 @@ def likely(attribution: Attribution, most: int = 10) -> list[PredictedToken]:
     return tokens
 
 
-def interpretation(result: Scored) -> str:
+def interpretation(result: HasScope) -> str:
     """What a score means, in a sentence or two, with its unit."""
     entry = entry_of_result(result.scope)
     readout = _readout_name(result)
@@ -207,7 +207,7 @@ def interpretation(result: Scored) -> str:
     return f"Each score is how much {quantity} can change, to first order, per unit of change in {own}."
 
 
-def _divergence_interpretation(result: Scored, readout: str, whose: str, *, elsewhere: bool) -> str:
+def _divergence_interpretation(result: HasScope, readout: str, whose: str, *, elsewhere: bool) -> str:
     """The same for Fisher Scope, whose scores are divergences.
 
     Args:
@@ -228,7 +228,7 @@ def _divergence_interpretation(result: Scored, readout: str, whose: str, *, else
     )
 
 
-def unit_of_score(result: Scored) -> str:
+def unit_of_score(result: HasScope) -> str:
     """The unit of a score, for beside its number: `logits per unit of norm`; empty where it has no short name."""
     unit = entry_of_result(result.scope).unit
     readout = _readout_name(result)
@@ -238,12 +238,12 @@ def unit_of_score(result: Scored) -> str:
     return f"{unit} per {'squared ' if squared else ''}unit of norm" if readout == "norm" else unit
 
 
-def is_divergence(result: Scored) -> bool:
+def is_divergence(result: HasScope) -> bool:
     """Whether the explained quantity is read by squares along several directions, as a divergence, so has no sign."""
     return bool(result.settings.get("divergence"))
 
 
-def caveat(result: Scored) -> str:
+def caveat(result: HasScope) -> str:
     """How not to read the scores."""
     if result.settings.get("readout") is None:
         return f"Scores of this kind compare with no scope's in size, only in their order. {_SINK}"
@@ -255,7 +255,7 @@ def caveat(result: Scored) -> str:
     return NOT_TO_READ
 
 
-def _readout_name(result: Scored) -> object:
+def _readout_name(result: HasScope) -> object:
     readout = result.settings.get("readout")
     return readout.get("name") if isinstance(readout, Mapping) else readout
 
@@ -298,7 +298,7 @@ def _row_warnings(scores: Sequence[float], special: Sequence[bool], where: str) 
     return notes
 
 
-def title(result: Explained) -> str:
+def title(result: HasPrediction) -> str:
     """`prompt → what follows` in one line, shortened from the left; without special tokens. The arrow points the way
     that the prompt is read."""
     prompt = prompt_text(result)
@@ -314,7 +314,7 @@ def _is_right_to_left(text: str) -> bool:
     return next((one for one in directions if one in ("L", "R", "AL")), "L") != "L"
 
 
-class Following(NamedTuple):
+class WhatFollows(NamedTuple):
     """What follows the prompt: its text, how probable it is, and what it is."""
 
     text: str
@@ -322,21 +322,21 @@ class Following(NamedTuple):
     role: str
 
 
-def following(result: Explained) -> Following | None:
+def following(result: HasPrediction) -> WhatFollows | None:
     """The answer; the target; or the most probable next token where the objective has no target."""
     answer = answer_of(result)
     if answer is not None:
         text = "".join(map(inline_token, answer.tokens))
-        return Following(text, f"log P {number(answer.log_probability)} nats", "answer explained")
+        return WhatFollows(text, f"log P {number(answer.log_probability)} nats", "answer explained")
     target = getattr(result, "target", None)
     if target is not None:
-        return following_token(target, "target")
-    return following_token(result.prediction.top[0]) if result.prediction.top else None
+        return next_token(target, "target")
+    return next_token(result.prediction.top[0]) if result.prediction.top else None
 
 
-def following_token(token: PredictedToken, role: str = "most probable next token") -> Following:
+def next_token(token: PredictedToken, role: str = "most probable next token") -> WhatFollows:
     """A single token that follows the prompt."""
-    return Following(printable_token(token.token), percent(token.probability), role)
+    return WhatFollows(printable_token(token.token), percent(token.probability), role)
 
 
 def answer_of(result: object) -> AnswerRecord | None:
@@ -360,7 +360,7 @@ def answer_summary(answer: AnswerRecord) -> str:
     return f"log P(answer | prompt) = {number(answer.log_probability)} nats; {tokens}; {origin}."
 
 
-def quantity_of(result: Scored) -> str:
+def quantity_of(result: HasScope) -> str:
     """What a score is a change of, in words that a sentence can hold."""
     quantity = entry_of_result(result.scope).quantity
     if answer_of(result) is None or getattr(result, "other_answer", None) is not None:
@@ -370,7 +370,7 @@ def quantity_of(result: Scored) -> str:
     return f"{quantity}, summed over the predictions of the answer's tokens,"
 
 
-def prompt_text(result: Prompted) -> str:
+def prompt_text(result: HasPrompt) -> str:
     """The text up to the position explained, without special tokens, on one line; without the answer."""
     length = len(result.tokens) if answer_of(result) is None else getattr(result, "position", 0) + 1
     pairs = zip(result.tokens[:length], result.special, strict=False)

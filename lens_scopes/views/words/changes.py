@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lens_scopes.scopes.registry import entry_of_result
-from lens_scopes.views.words.attribution import Scored, answer_of, is_divergence, quantity_of, ranking, short_names
+from lens_scopes.views.words.attribution import HasScope, answer_of, is_divergence, quantity_of, ranking, short_names
 from lens_scopes.views.words.token_text import printable_token
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _kind(heads: HeadInspection, layer: int, head: int) -> tuple[str | None, flo
     return name.replace("_token", "-token").replace("_", " "), float(heads.head_types[name][layer, head])
 
 
-def unit_of_change(result: Scored) -> str:
+def unit_of_change(result: HasScope) -> str:
     """The unit of the changes."""
     fallback = "squared units of the directions" if is_divergence(result) else "units of the explained quantity"
     return entry_of_result(result.scope).unit or fallback
@@ -101,7 +101,7 @@ def cells_interpretation(patches: CellPatches) -> str:
     return _interpretation(patches, moved, "with the other prompt’s value there")
 
 
-def _interpretation(result: Scored, moved: str, then: str) -> str:
+def _interpretation(result: HasScope, moved: str, then: str) -> str:
     if is_divergence(result):
         if not entry_of_result(result.scope).is_divergence:
             return (

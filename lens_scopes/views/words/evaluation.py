@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from lens_scopes.evaluation.metrics.table import Quantity, quantity_named
-from lens_scopes.evaluation.statistics.comparison import ALL, LEAST_PAIRS
+from lens_scopes.evaluation.metrics.table import Quantity, find_quantity
+from lens_scopes.evaluation.statistics.comparison import ALL, MIN_PAIRS
 from lens_scopes.evaluation.statistics.intervals import RESAMPLES
 from lens_scopes.evaluation.storage.records import FAILED, MEASURED, TOO_LONG
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 def meaning(metric: str) -> str | None:
     """What a metric is, its unit, and which way is better; None for one that is not known here."""
-    quantity = quantity_named(metric)
+    quantity = find_quantity(metric)
     return None if quantity is None else quantity.sentence
 
 
 def better(metric: str) -> str | None:
     """Which way is better, in words; None where neither is or it is not known."""
-    quantity = quantity_named(metric)
+    quantity = find_quantity(metric)
     return None if quantity is None else quantity.direction
 
 
 def across(metric: str) -> str:
     """What a curve's fraction is of."""
-    quantity = quantity_named(metric)
+    quantity = find_quantity(metric)
     return Quantity.across if quantity is None else quantity.across
 
 
 def best(metric: str, values: dict[str, float]) -> set[str]:
     """The methods whose mean is the best one, where one way is better."""
     finite = {method: value for method, value in values.items() if math.isfinite(value)}
-    quantity = quantity_named(metric)
+    quantity = find_quantity(metric)
     if quantity is None or quantity.better is None or len(finite) < 2:
         return set()
     limit = (min if quantity.better == "lower" else max)(finite.values())
     return {method for method, value in finite.items() if value == limit}
 
 
-def named(metric: str, ablation: str | None) -> str:
+def metric_name(metric: str, ablation: str | None) -> str:
     """A metric with what tokens were replaced by, which is part of its name."""
     return metric if ablation is None else f"{metric} · {ablation}"
 
@@ -74,7 +74,7 @@ def facts(report: EvaluationReport) -> dict[str, str]:
         "eligible": f"{eligible} passage; the rest of it is never ablated" if eligible else "",
         "explained": evaluator.get("explained", ""),
         "protocol": evaluator.get("protocol", {}).get("name", ""),
-        "planned": planned(report),
+        "planned": plan_summary(report),
         "random": ", ".join(f"{name} {evaluator[name]}" for name in ("seed", "draws") if name in evaluator),
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
         "commit": ", ".join(commits),
@@ -82,12 +82,12 @@ def facts(report: EvaluationReport) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def planned(report: EvaluationReport) -> str:
+def plan_summary(report: EvaluationReport) -> str:
     """What the first start asked for, as the manifest has it; folders of older versions do not."""
     plan = report.results.manifest.get("plan")
     if plan is None:
         return "not recorded at the first start"
-    indices = ranges(_asked(report, plan))
+    indices = ranges(_indices_of(report, plan))
     kinds = ", ".join(f"{len(plan[name])} {name}" for name in ("methods", "metrics", "ablations"))
     return f"passages {indices}, {kinds} (at the first start, {plan['began']})"
 
@@ -97,23 +97,24 @@ def plan_changes(report: EvaluationReport) -> list[str]:
     plan = report.results.manifest.get("plan")
     if plan is None:
         return []
-    asked = {ranges(_asked(report, session)): session for session in report.results.sessions if "limit" in session}
-    first = ranges(_asked(report, plan))
+    asked = {ranges(_indices_of(report, session)): session for session in report.results.sessions if "limit" in session}
+    first = ranges(_indices_of(report, plan))
     sentences = [
         f"A session of {session['began']} asked for passages {indices}; planned at the first start were {first}."
         for indices, session in asked.items()
         if indices != first
     ]
-    missing = set(_asked(report, plan)) - set(report.results.records)
+    indices = _indices_of(report, plan)
+    missing = set(indices) - set(report.results.records)
     if missing:
         sentences.append(
-            f"Of {len(_asked(report, plan))} passages planned at the first start, {len(missing)} were not measured: "
+            f"Of {len(indices)} passages planned at the first start, {len(missing)} were not measured: "
             "the plan was cut, or is still running."
         )
     return sentences
 
 
-def _asked(report: EvaluationReport, plan: Mapping[str, Any]) -> range:
+def _indices_of(report: EvaluationReport, plan: Mapping[str, Any]) -> range:
     """The indices of the passages that a plan or a session asks for."""
     count = report.results.manifest.get("passages", {}).get("count", 0)
     stop = count if plan["limit"] is None else min(count, plan["skip"] + plan["limit"])
@@ -154,7 +155,7 @@ def how_to_read(report: EvaluationReport) -> list[str]:
         " it.",
         f"Differences are method − {report.reference} on the same passages. p is Wilcoxon’s signed-rank test,"
         f" two-sided, corrected after Holm over all {tests} tests of this report, those on correctly predicted"
-        f" passages included; with fewer than {LEAST_PAIRS} pairs nothing is tested. The effect is the matched-pairs"
+        f" passages included; with fewer than {MIN_PAIRS} pairs nothing is tested. The effect is the matched-pairs"
         " rank-biserial correlation (W⁺ − W⁻)/(W⁺ + W⁻), from −1 to 1.",
         "Passages enter by their index, and every method, metric and ablation of the folder is in the tables. What the"
         " first start planned, and whether later ones kept to it, is said above; whether numbers were looked at in"
@@ -181,7 +182,7 @@ def data_warnings(report: EvaluationReport) -> list[str]:
         warnings.append("The code had changes that were not committed when some of this was measured.")
     warnings += plan_changes(report)
     if not report.compared.attrs.get("tests") and len(report.methods) > 1:
-        warnings.append(f"Nothing was tested: a paired test needs at least {LEAST_PAIRS} passages measured.")
+        warnings.append(f"Nothing was tested: a paired test needs at least {MIN_PAIRS} passages measured.")
     return warnings
 
 

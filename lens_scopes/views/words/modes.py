@@ -11,8 +11,8 @@ from lens_scopes.views.words.numbers import short_number
 if TYPE_CHECKING:
     from lens_scopes.results.modes import ModeInspection, ProbabilityChange, TokenReplacement
 
-_LEAST = 0.01  # changes below this part of the mode's largest are not worth a bar
-_MOST = 8  # tokens of a mode
+_MIN = 0.01  # changes below this part of the mode's largest are not worth a bar
+_MAX = 8  # tokens of a mode
 _AGREEING = 0.5  # the mean cosine below which a reader is warned
 
 
@@ -33,8 +33,8 @@ def contrasts(modes: ModeInspection) -> list[Contrast]:
     for index, mode in enumerate(modes.modes, start=1):
         shifts = [shift for shift in (*mode.rising, *mode.falling) if math.isfinite(shift.change)]
         largest = max((abs(shift.change) for shift in shifts), default=0.0)
-        largest_shifts = [shift for shift in shifts if abs(shift.change) >= _LEAST * largest and shift.change]
-        largest_shifts = sorted(largest_shifts, key=lambda shift: -abs(shift.change))[:_MOST]
+        largest_shifts = [shift for shift in shifts if abs(shift.change) >= _MIN * largest and shift.change]
+        largest_shifts = sorted(largest_shifts, key=lambda shift: -abs(shift.change))[:_MAX]
         result.append(
             Contrast(
                 index, mode.eigenvalue, sorted(largest_shifts, key=lambda shift: -shift.change), largest, mode.resolved
@@ -43,25 +43,27 @@ def contrasts(modes: ModeInspection) -> list[Contrast]:
     return result
 
 
-def strongest_removals(modes: ModeInspection) -> list[TokenReplacement]:
-    """Removals of ordinary tokens by their actual effect in nats, largest first; without those that have none."""
+def strongest_replacements(modes: ModeInspection) -> list[TokenReplacement]:
+    """Replacements of ordinary tokens by their actual effect in nats, largest first; without those that have none."""
     ordinary = [
-        removal
-        for removal in modes.replacements
-        if not modes.special[removal.index] and math.isfinite(removal.actual_nats) and removal.actual
+        replacement
+        for replacement in modes.replacements
+        if not modes.special[replacement.index] and math.isfinite(replacement.actual_nats) and replacement.actual
     ]
-    return sorted(ordinary, key=lambda removal: -removal.actual_nats)
+    return sorted(ordinary, key=lambda replacement: -replacement.actual_nats)
 
 
 def weighted_amounts(modes: ModeInspection) -> list[list[float]]:
-    """a_i √λ_i for each removal: ½ (a_i √λ_i)² is mode i's share of the predicted nats."""
+    """a_i √λ_i for each replacement: ½ (a_i √λ_i)² is mode i's share of the predicted nats."""
     roots = [math.sqrt(max(0.0, mode.eigenvalue)) for mode in modes.modes]
-    return [[a * root for a, root in zip(removal.amounts, roots, strict=True)] for removal in modes.replacements]
+    return [
+        [a * root for a, root in zip(replacement.amounts, roots, strict=True)] for replacement in modes.replacements
+    ]
 
 
 def agreement_warning(modes: ModeInspection) -> list[str]:
     """A sentence where predicted and actual changes of probability disagree, on average over the words."""
-    agreements = [item.agreement for item in strongest_removals(modes) if math.isfinite(item.agreement)]
+    agreements = [item.agreement for item in strongest_replacements(modes) if math.isfinite(item.agreement)]
     if not agreements or (mean := sum(agreements) / len(agreements)) >= _AGREEING:
         return []
     opposite = sum(agreement < 0 for agreement in agreements)
@@ -73,10 +75,10 @@ def agreement_warning(modes: ModeInspection) -> list[str]:
     ]
 
 
-def removal_words(removal: TokenReplacement) -> str:
+def replacement_words(replacement: TokenReplacement) -> str:
     """What replacing the word did, in a sentence that does not break inside a token or a number."""
-    words = removal.sentence()
-    for token in {removal.token, *(shift.token for shift in removal.actual)}:
+    words = replacement.sentence()
+    for token in {replacement.token, *(shift.token for shift in replacement.actual)}:
         words = words.replace(repr(token), repr(token).replace(" ", "\u00a0"))
     return words.replace(" pp", "\u00a0pp")
 
@@ -93,7 +95,7 @@ def modes_interpretation() -> str:
 def modes_caveat(modes: ModeInspection) -> str:
     return (
         "Above zero (blue) a token rises, below (orange) it falls; those with less than"
-        f" {_LEAST:.0%} of a mode’s largest change and those beyond the first {_MOST} are left out. The sign of a"
+        f" {_MIN:.0%} of a mode’s largest change and those beyond the first {_MAX} are left out. The sign of a"
         " mode is a convention: its largest change is a rise."
         f" Below, words are replaced by the {modes.baseline} embedding, which is a"
         " large step: what really happened may differ from the prediction."
@@ -110,12 +112,12 @@ def modes_data_warnings(modes: ModeInspection) -> list[str]:
     if broken:
         notes.append(f"{broken} of {len(values)} modes have a λ that is not finite (NaN or infinite).")
     undone = sum(
-        not math.isfinite(removal.actual_nats) or not all(map(math.isfinite, removal.amounts))
-        for removal in modes.replacements
+        not math.isfinite(replacement.actual_nats) or not all(map(math.isfinite, replacement.amounts))
+        for replacement in modes.replacements
     )
     if undone:
         notes.append(f"{undone} of {len(modes.replacements)} words have numbers that are not finite.")
-    finite = [removal for removal in modes.replacements if not modes.special[removal.index]]
-    if finite and not any(removal.actual_nats for removal in finite):
+    finite = [replacement for replacement in modes.replacements if not modes.special[replacement.index]]
+    if finite and not any(replacement.actual_nats for replacement in finite):
         notes.append("Replacing any one word leaves the prediction exactly as it is.")
     return notes

@@ -21,7 +21,7 @@ def printable_token(token: str) -> str:
         return "␣" * len(token) or "∅"
     start = token.index(body)
     base = "◌" if unicodedata.category(body[0]).startswith("M") and not _is_unseen(body[0]) else ""
-    return "␣" * start + base + _spelled(body) + "␣" * (len(token) - start - len(body))
+    return "␣" * start + base + _spell_token(body) + "␣" * (len(token) - start - len(body))
 
 
 def inline_token(token: str) -> str:
@@ -32,10 +32,10 @@ def inline_token(token: str) -> str:
     """
     if not token:
         return "∅"
-    return token if token.isspace() and set(token) == {" "} else _spelled(token, line_break="↵\n")
+    return token if token.isspace() and set(token) == {" "} else _spell_token(token, line_break="↵\n")
 
 
-def _spelled(text: str, line_break: str = "↵") -> str:
+def _spell_token(text: str, line_break: str = "↵") -> str:
     if all(_is_unseen(character) for character in text):
         return "".join(_code_point(c) if _is_unseen(c) else c for c in text)
     return "".join(_spell(character, line_break) for character in text)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import lens_scopes as ls
 from lens_scopes.engine import attention as blocks
-from lens_scopes.engine.attention import READ
+from lens_scopes.engine.attention import PATTERNS_READ
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.model.bridge_attention import DIFFERS, ONE_FORM, TRAINING, LayerAttention
@@ -101,7 +101,7 @@ def test_a_layer_that_somebody_reads_computes_its_scores(build: Callable[[], Any
             model.reset_hooks()
 
     attribution = changed()
-    assert attribution.memory.unfused == {READ: [1]}
+    assert attribution.memory.unfused == {PATTERNS_READ: [1]}
     torch.testing.assert_close(patterns[-1].sum(-1), torch.ones_like(patterns[-1][..., 0]))
     assert not torch.allclose(attribution.scores, free.scores)
     compute_all_scores(model)
@@ -116,7 +116,7 @@ def test_a_hook_that_is_there_from_the_first_call_on_is_obeyed() -> None:
         one.add_hook("blocks.1.attn.hook_pattern", lambda pattern, hook: pattern / 2)
     first, expected = (ls.attribute(one, PROMPT, ls.Temperature()) for one in (model, other))
     torch.testing.assert_close(first.scores, expected.scores, rtol=1e-12, atol=1e-12)
-    assert first.memory.unfused == {READ: [0, 1, 2]}
+    assert first.memory.unfused == {PATTERNS_READ: [0, 1, 2]}
     model.reset_hooks()
     assert ls.attribute(model, PROMPT, ls.Temperature()).memory.unfused == {}
 

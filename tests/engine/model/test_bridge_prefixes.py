@@ -11,7 +11,7 @@ import torch
 from bridges import bridge_of
 
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.prefix_cache import Prefixed
+from lens_scopes.engine.prefix_cache import PromptPrefix
 from lens_scopes.engine.sites import EMBEDDING
 
 PROMPT = [1, 5, 3, 7, 2, 9, 4, 8, 6, 3, 3, 11, 2, 10, 1, 7, 5, 9]
@@ -30,7 +30,7 @@ def test_copies_that_start_later_give_what_whole_passes_give(name: str, softmax_
     close = 1e-5 if name in IN_FLOAT32 else 1e-12
     reads = [(row, place) for row in range(3) for place in range(16, 18)]
     with model.exclusive():
-        prefixed = Prefixed.start(model, PROMPT, 2)
+        prefixed = PromptPrefix.start(model, PROMPT, 2)
         assert prefixed is not None
         own = model.run_to_final_states([PROMPT], reads=reads[:2])
         torch.testing.assert_close(prefixed.own_states, own, rtol=close, atol=close)
@@ -50,7 +50,7 @@ def test_copies_that_start_later_give_what_whole_passes_give(name: str, softmax_
 def test_rounding_alone_keeps_no_model_from_it(build: Callable[..., Any], dtype: torch.dtype) -> None:
     model = ScopedModel.of(build(dtype=dtype))
     with model.exclusive():
-        prefixed = Prefixed.start(model, PROMPT)
+        prefixed = PromptPrefix.start(model, PROMPT)
         assert prefixed is not None
         states = prefixed.final_states(9, 2, [])
     close = 64 * torch.finfo(dtype).eps
@@ -64,9 +64,9 @@ def test_a_users_hook_sees_whole_prompts() -> None:
         lambda: bridge.add_hook("blocks.1.hook_resid_pre", lambda residual, hook: None),
         lambda: bridge.original_model.register_forward_hook(lambda *_: None),
     ):
-        assert Prefixed.start(model, PROMPT) is not None
+        assert PromptPrefix.start(model, PROMPT) is not None
         handle = add()
-        assert Prefixed.start(model, PROMPT) is None
+        assert PromptPrefix.start(model, PROMPT) is None
         handle.remove() if handle is not None else bridge.reset_hooks()
 
 
@@ -78,14 +78,14 @@ def test_a_layer_that_takes_up_no_keys_is_run_whole() -> None:
     layer.forward = lambda *arguments, past_key_values=None, **given: plain(*arguments, **given)
     model = ScopedModel.of(bridge)
     assert "something else than the whole pass" in model.prefix_obstacle or "does not go on" in model.prefix_obstacle
-    assert Prefixed.start(model, PROMPT) is None
+    assert PromptPrefix.start(model, PROMPT) is None
 
 
 def test_a_prefix_holds_the_keys_and_values_of_one_layer_at_a_time() -> None:
     """Those of a hundred rows would fill the memory that is planned for a batch of short copies."""
     model = ScopedModel.of(tiny_bridges.llama_like())
     with model.exclusive():
-        prefixed = Prefixed.start(model, PROMPT)
+        prefixed = PromptPrefix.start(model, PROMPT)
         assert prefixed is not None
         cut = model.cut_prefix(prefixed._keys_and_values, 9, 4)
         before = [(layer.keys, layer.values) for layer in cut.layers]

@@ -19,7 +19,7 @@ from lens_scopes.engine import attention as blocks
 from lens_scopes.engine.backward import trace, trace_in_slices
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.model.bridge_attention import ONE_FORM, LayerAttention
-from lens_scopes.engine.prefix_cache import Prefixed
+from lens_scopes.engine.prefix_cache import PromptPrefix
 
 LENGTH, WINDOW, CAP = 600, 32, 2.0
 PROMPT = torch.randint(1, 48, (LENGTH,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -86,7 +86,7 @@ def test_blocks_slices_batches_and_prefixes_give_what_all_scores_give(model: Any
         assert scoped.unfused_layers() == {}
         traced = [trace(scoped, prompts, SITES), trace_in_slices(scoped, prompts, SITES, layers_at_once=1)]
         found = [(one.final_states.detach(), gradients(one)) for one in traced]
-        prefixed = Prefixed.start(scoped, PROMPT)
+        prefixed = PromptPrefix.start(scoped, PROMPT)
         assert prefixed is not None
         resumed = prefixed.final_states(450, 2, [])
         with all_scores(model):

@@ -12,7 +12,7 @@ import torch
 import lens_scopes as ls
 from lens_scopes.engine.backward import trace_in_slices
 from lens_scopes.engine.model import ScopedModel
-from lens_scopes.engine.prefix_cache import Prefixed
+from lens_scopes.engine.prefix_cache import PromptPrefix
 from lens_scopes.errors import ModelError
 from lens_scopes.models.backends import build_bridge
 from lens_scopes.models.quiet import quiet_libraries
@@ -65,7 +65,7 @@ def test_slices_prefixes_and_heads_go_on_with_adapters() -> None:
         states = model.run_to_final_states([IDS])
         sliced = trace_in_slices(model, [IDS], [], layers_at_once=1)
         torch.testing.assert_close(sliced.final_states, states, rtol=1e-12, atol=1e-12)
-        prefixed = Prefixed.start(model, IDS)
+        prefixed = PromptPrefix.start(model, IDS)
         assert prefixed is not None
         torch.testing.assert_close(prefixed.final_states(3, 1, [])[0], states, rtol=1e-6, atol=1e-6)
     heads = ls.inspect_heads(bridge, IDS, ls.Semantic(TARGET), baseline="zero", verify=2)

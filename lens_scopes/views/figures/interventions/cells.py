@@ -15,7 +15,7 @@ from lens_scopes.views.figures.style import (
     families,
     heat_map,
     scale_bar,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.attribution import number, short_names, title
 from lens_scopes.views.words.changes import cells_data_warnings, changes_of_cells, tokens_pair, unit_of_change
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lens_scopes.results.cells import CellPatches
 
-_MOST_LABELS = 40
+_MAX_LABELS = 40
 
 
 def cells_figure(patches: CellPatches, *, width: float = COLUMN_INCHES) -> Figure:
@@ -73,12 +73,12 @@ def _map(figure: Figure, axes: Axes, patches: CellPatches) -> None:
     names = short_names(patches.layer_names)
     step = max(1, math.ceil(len(names) / 18))
     axes.set_yticks(range(0, len(names), step), names[::step], parse_math=False)
-    across = max(1, math.ceil(len(patches.tokens) / _MOST_LABELS))
+    across = max(1, math.ceil(len(patches.tokens) / _MAX_LABELS))
     pairs = [tokens_pair(*pair) for pair in zip(patches.tokens, patches.baseline_tokens, strict=True)]
     named = [i for i, pair in enumerate(pairs) if i % across == 0 or "→" in pair]
     axes.set_xticks(
         named,
-        [drawable(shortened(pairs[i], 24)) for i in named],
+        [drawable(shorten(pairs[i], 24)) for i in named],
         rotation=90,
         fontsize=6.5,
         parse_math=False,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from lens_scopes.results.heads import HeadInspection
 
-_MOST_NUMBERS = 200
+_MAX_NUMBERS = 200
 
 
 def heads_figure(heads: HeadInspection, *, width: float = COLUMN_INCHES) -> Figure:
@@ -72,7 +72,7 @@ def _map(figure: Figure, axes: Axes, heads: HeadInspection) -> None:
     image = heat_map(axes, rows, signed=scale.signed or mlp_scale.signed)
     if mlps:
         axes.axvline(n_heads - 0.5, color="white", linewidth=3)
-    if len(rows) * len(rows[0]) <= _MOST_NUMBERS and n_heads <= 12:
+    if len(rows) * len(rows[0]) <= _MAX_NUMBERS and n_heads <= 12:
         for y, row in enumerate(texts):
             for x, value in enumerate(row):
                 axes.text(x, y, value, ha="center", va="center", fontsize=5.5, color=INK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from lens_scopes.views.charts import Axis, axis_of, named_points
+from lens_scopes.views.charts import Axis, axis_of, label_points
 from lens_scopes.views.figures.style import DEEP_NEGATIVE, DEEP_POSITIVE, QUIET, drawable, families, new_figure
 from lens_scopes.views.words.attribution import is_divergence
 from lens_scopes.views.words.changes import Change, unit_of_change
@@ -77,7 +77,7 @@ def scatter(
             x, y = zip(*group, strict=True)
             axes.scatter(x, y, s=13, c=colour, edgecolors=edge, linewidths=0.5, marker=marker, label=label)
     # Only the points that stand apart are named: more labels would cover one another.
-    for index, side in named_points(axis, points):
+    for index, side in label_points(axis, points):
         axes.annotate(
             drawable(finite[index].name),
             points[index],

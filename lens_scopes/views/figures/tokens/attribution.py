@@ -21,7 +21,7 @@ from lens_scopes.views.figures.style import (
     heat_map,
     new_figure,
     scale_bar,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.attribution import (
     data_warnings,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 # Beyond this many tokens only the strongest are named under the axis.
-_MOST_LABELS = 48
+_MAX_LABELS = 48
 
 
 def figure(attribution: Attribution, *, width: float = COLUMN_INCHES) -> Figure:
@@ -112,7 +112,7 @@ def _token_bars(axes: Axes, attribution: Attribution) -> None:
     outside = sorted(set(range(len(scores))) - set(bars))
     for i in outside:
         axes.axvspan(i - 0.41, i + 0.41, facecolor="none", edgecolor=HATCH, hatch="//////", linewidth=0)
-        if len(scores) <= _MOST_LABELS or len(outside) <= 4:
+        if len(scores) <= _MAX_LABELS or len(outside) <= 4:
             axes.text(
                 i,
                 top * 0.95,
@@ -159,7 +159,7 @@ def _prediction_bars(axes: Axes, attribution: Attribution, most: int = 6) -> Non
         )
     axes.set_yticks(
         range(len(predictions)),
-        [drawable(shortened(printable_token(token.token), 12)) for token in predictions],
+        [drawable(shorten(printable_token(token.token), 12)) for token in predictions],
         parse_math=False,
         fontfamily=families(),
     )
@@ -206,7 +206,7 @@ def _write_readings(axes: Axes, attribution: Attribution) -> None:
         axes.text(
             index + (0.4 if side == "right" else -0.4),
             row,
-            drawable(shortened(printable_token(read[0].token), 14)),
+            drawable(shorten(printable_token(read[0].token), 14)),
             ha=side,
             va="center_baseline",
             fontsize=5.5,
@@ -235,17 +235,17 @@ def _layer_magnitudes(axes: Axes, attribution: Attribution) -> None:
 def _token_labels(axes: Axes, attribution: Attribution) -> None:
     tokens = attribution.tokens
     named = list(range(len(tokens)))
-    if len(tokens) > _MOST_LABELS:
-        apart = len(tokens) / _MOST_LABELS
+    if len(tokens) > _MAX_LABELS:
+        apart = len(tokens) / _MAX_LABELS
         named = []
         for i in ranking(attribution.scores.tolist(), attribution.special):
             if all(abs(i - other) >= apart for other in named):
                 named.append(i)
-            if len(named) == _MOST_LABELS // 2:
+            if len(named) == _MAX_LABELS // 2:
                 break
     axes.set_xticks(
         named,
-        [drawable(shortened(printable_token(tokens[i]), 16)) for i in named],
+        [drawable(shorten(printable_token(tokens[i]), 16)) for i in named],
         rotation=90,
         fontsize=6.5,
         parse_math=False,

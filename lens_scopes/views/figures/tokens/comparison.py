@@ -16,7 +16,7 @@ from lens_scopes.views.figures.style import (
     heat_map,
     new_figure,
     scale_bar,
-    shortened,
+    shorten,
 )
 from lens_scopes.views.words.colour import scale_of
 from lens_scopes.views.words.comparison import change_unit, side_lines
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lens_scopes.results.comparison import Comparison
 
-_MOST_LABELS = 60
+_MAX_LABELS = 60
 
 
 def comparison_figure(comparison: Comparison, *, width: float = COLUMN_INCHES) -> Figure:
@@ -73,8 +73,8 @@ def comparison_figure(comparison: Comparison, *, width: float = COLUMN_INCHES) -
 
 
 def _name_tokens(axes: Axes, tokens: Sequence[str]) -> None:
-    step = max(1, math.ceil(len(tokens) / _MOST_LABELS))
-    names = [drawable(shortened(printable_token(token), 14)) for token in tokens[::step]]
+    step = max(1, math.ceil(len(tokens) / _MAX_LABELS))
+    names = [drawable(shorten(printable_token(token), 14)) for token in tokens[::step]]
     places = range(0, len(tokens), step)
     axes.set_xticks(places, names, rotation=90, parse_math=False, fontfamily=families())
     axes.tick_params(length=0)

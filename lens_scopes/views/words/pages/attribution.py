@@ -21,7 +21,7 @@ from lens_scopes.views.words.pages.parts.blocks import (
     definitions,
     heading,
     heat_map,
-    joined,
+    join,
     kind,
     lead,
     level,
@@ -82,7 +82,7 @@ def about(result: Any) -> list[str | dict[str, str]]:
     return [{"bold": inline_token(result.objective)}, f" · {name} · {place}{through}"]
 
 
-def prompt(result: Any, after: words.Following | None) -> Block:
+def prompt(result: Any, after: words.WhatFollows | None) -> Block:
     """The prompt as the heading of a page, and what follows it beside it."""
     text = words.prompt_text(result)
     block: Block = {"type": "prompt", "text": text if len(text) <= 240 else "…" + text[-239:]}
@@ -98,7 +98,7 @@ def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Secti
         "of": "the other tokens" if any(attribution.special) else "these tokens",
         "label": "The prompt, coloured by influence",
         "strongest": 6,
-        "folds": [_folded(name, segments) for name, segments in words.groupings(attribution).items()],
+        "folds": [_fold(name, segments) for name, segments in words.groupings(attribution).items()],
         "fold": group,
         "sum": words.meaning_of_sum(attribution),
     }
@@ -122,7 +122,7 @@ def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Secti
     return Section("tokens", "Tokens", blocks, layout="wide")
 
 
-def _folded(name: str, segments: Sequence[words.Segment]) -> Block:
+def _fold(name: str, segments: Sequence[words.Segment]) -> Block:
     """A grouping of the strip: its name, and the tokens of each segment, whose scores the page sums."""
     return {
         "name": name,
@@ -229,7 +229,7 @@ def _leaders(attribution: Attribution) -> Block:
     rows = []
     for row, index, score in words.layer_leaders(attribution):
         read = reading.at(row, index)
-        pieces = joined([token(item.token, percent(item.probability)) for item in read[:3]], "was not read")
+        pieces = join([token(item.token, percent(item.probability)) for item in read[:3]], "was not read")
         rows.append(
             [
                 text_cell(names[row], f"{row:04}", "component"),

@@ -18,7 +18,7 @@ from lens_scopes.views.words.evaluation import (
     interval_text,
     meaning,
     means_table,
-    named,
+    metric_name,
     p_text,
     sets_of_passages,
     title,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from lens_scopes.evaluation.report import EvaluationReport
 
-_MOST_REASONS = 200
+_MAX_REASONS = 200
 
 
 def page_title(report: EvaluationReport) -> str:
@@ -72,7 +72,7 @@ def sections(report: EvaluationReport) -> list[Section]:
     manifest = report.results.manifest
     parts = [_means(report)]
     if len(report.compared):
-        parts.append(_compared(report))
+        parts.append(_comparisons(report))
     if report.curves:
         parts.append(_curves(report))
     if report.verdicts:
@@ -116,10 +116,10 @@ def _mean_cell(cell: Cell | None) -> Block:
     return number_cell([mean, " ", {"small": cell.interval}], cell.mean)
 
 
-def _compared(report: EvaluationReport) -> Section:
+def _comparisons(report: EvaluationReport) -> Section:
     rows = []
     for line in report.compared.to_dict("records"):
-        name = named(line["metric"], line["ablation"])
+        name = metric_name(line["metric"], line["ablation"])
         interval = interval_text(line["low"], line["high"]) or inline_token(line["note"] or "—")
         p_holm = p_text(line["p_holm"])
         rows.append(
@@ -152,12 +152,12 @@ def _curves(report: EvaluationReport) -> Section:
     for metric, ablation in report.curves:
         of_metric = points[points["metric"] == metric]
         part = of_metric[of_metric["ablation"].isna() if ablation is None else of_metric["ablation"] == ablation]
-        name = named(metric, ablation)
+        name = metric_name(metric, ablation)
         charts.append([heading(inline_token(name)), *_about(metric), _chart(report, part, across(metric), name)])
     # The same points as a table, for screen readers and for copying.
     rows = []
     for line in points.to_dict("records"):
-        name = named(line["metric"], line["ablation"])
+        name = metric_name(line["metric"], line["ablation"])
         rows.append(
             [
                 text_cell(inline_token(name), name, "component"),
@@ -269,7 +269,7 @@ def _left_out(report: EvaluationReport) -> Section:
     statuses = {index: report.results.records[index].status for index in reasons}
     rows = [
         [number_cell(str(i), i), text_cell(statuses[i], statuses[i]), text_cell(inline_token(said), said)]
-        for i, said in list(reasons.items())[:_MOST_REASONS]
+        for i, said in list(reasons.items())[:_MAX_REASONS]
     ]
     more = len(reasons) - len(rows)
     names = [("index", "number"), ("", ""), ("reason", "text")]

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from lens_scopes.views.charts import decades, line_style
-from lens_scopes.views.words.attribution import following_token, prompt_text
+from lens_scopes.views.words.attribution import next_token, prompt_text
 from lens_scopes.views.words.flow import (
     CURVE_SIGMAS,
     beyond,
@@ -58,7 +58,7 @@ def header(flow: InformationFlow) -> list[Block]:
     name = inline_token(str(flow.model.get("name", "a model")))
     return [
         kind(f"Span information flow · {name} · {inline_token(flow_kind(flow))}"),
-        prompt(flow, None if flow.answer else following_token(flow.predicted[0])),
+        prompt(flow, None if flow.answer else next_token(flow.predicted[0])),
     ]
 
 
@@ -77,7 +77,7 @@ def _spans(flow: InformationFlow) -> Section:
     blocks = [
         *alerts("Warnings", flow.warnings),
         *alerts("About these values", flow_data_warnings(flow)),
-        {"type": "marked", "pieces": _marked(flow)},
+        {"type": "marked", "pieces": _mark(flow)},
         note("Upper bar: bound; lower bar: channel; in nats, relative to the largest bound."),
         bars(items, "wide named"),
         lead(flow_interpretation(flow)),
@@ -93,7 +93,7 @@ def _bar(item: SpanFlow, largest: float) -> Block:
     return {"label": inline_token(item.name), "values": values, "shares": [shares[0], -shares[1]]}
 
 
-def _marked(flow: InformationFlow) -> list[dict[str, Any]]:
+def _mark(flow: InformationFlow) -> list[dict[str, Any]]:
     """The text in pieces: the name of the span each is in, if any, and whether it is of the answer."""
     answered = len(flow.tokens) - flow.answer
     pieces: list[dict[str, Any]] = []

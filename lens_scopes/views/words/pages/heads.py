@@ -29,7 +29,7 @@ from lens_scopes.views.words.pages.parts.blocks import (
     contract_section,
     heading,
     heat_map,
-    joined,
+    join,
     kind,
     lead,
     legend,
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     from lens_scopes.results.heads import HeadInspection
 
 OPEN = 4
-MOST_TOKENS_OF_HEADS = 64  # CircuitsVis draws larger charts with delay
-MOST_HEADS = 12
-_MOST_CELLS = 6 * MOST_TOKENS_OF_HEADS**2
-_MOST_VALUES = 40_000  # numbers in all strips together: 72 heads × 500 tokens
-_LEAST = 0.005  # of the full colour
+MAX_TOKENS_OF_HEADS = 64  # CircuitsVis draws larger charts with delay
+MAX_HEADS = 12
+_MAX_CELLS = 6 * MAX_TOKENS_OF_HEADS**2
+_MAX_VALUES = 40_000  # numbers in all strips together: 72 heads × 500 tokens
+_MIN = 0.005  # of the full colour
 
 
 def page_title(heads: HeadInspection) -> str:
@@ -75,7 +75,7 @@ def sections(heads: HeadInspection) -> list[Section]:
     Every head has a strip, as far as they stay light; the rows of the map have the ids `heads-l0`, `heads-l1`, …
     """
     lines = head_lines(heads)
-    strips = lines[: max(1, _MOST_VALUES // max(1, len(heads.tokens)))]
+    strips = lines[: max(1, _MAX_VALUES // max(1, len(heads.tokens)))]
     links = {line.name: line.key for line in strips}
     parts = [_map(heads, lines, links), _strips(heads, strips, len(lines) - len(strips))]
     if heads.patterns:
@@ -156,7 +156,7 @@ def _strongest(heads: HeadInspection, lines: list[HeadLine], links: dict[str, st
 
 def _carriers(heads: HeadInspection, line: HeadLine, most: int = 3) -> list[str | dict[str, str]]:
     best = line.carriers(heads.special, most)
-    return joined([token(heads.tokens[i], number(line.sources[i])) for i in best], "nothing")
+    return join([token(heads.tokens[i], number(line.sources[i])) for i in best], "nothing")
 
 
 def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Section:
@@ -176,7 +176,7 @@ def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Secti
     text = f"{parts} Each head has its own colour scale. Hover over a token to see its number.{left}"
     summaries = [[line.name, " from ", *_carriers(heads, line, 1)] for line in lines[:3]]
     return Section(
-        "head-strips", "What each head carries", [note(text), strips], summary=[*joined(summaries, "No head"), "."]
+        "head-strips", "What each head carries", [note(text), strips], summary=[*join(summaries, "No head"), "."]
     )
 
 
@@ -200,6 +200,7 @@ def _fold(heads: HeadInspection, line: HeadLine) -> Block:
 def _attention(heads: HeadInspection) -> Section:
     # BOS takes most of the attention, and would leave no colour for the other tokens.
     special = [i for i, outside in enumerate(heads.special) if outside]
+    # Both kinds of charts, on one scale each: all heads together.
     patterns, gradients = (
         {name: _without_columns(matrix, special) for name, matrix in matrices.items()}
         for matrices in (heads.patterns, heads.pattern_gradients)
@@ -212,7 +213,7 @@ def _attention(heads: HeadInspection) -> Section:
     blank = "" if bound else " Every edge is zero."
     charts = {
         "type": "attention",
-        "tokens": min(len(heads.tokens), MOST_TOKENS_OF_HEADS),
+        "tokens": min(len(heads.tokens), MAX_TOKENS_OF_HEADS),
         "heads": list(heads.patterns)[: _most_heads(len(heads.tokens))],
         "views": [
             _view(
@@ -237,7 +238,7 @@ def _attention(heads: HeadInspection) -> Section:
     )
     notes = " ".join([text, *cropping(len(heads.patterns), len(heads.tokens))])
     blocks = [note(notes), charts, _edge_table(heads, gradients)]
-    summary = [*joined([[name, " at ", *_looks(heads, name, 1)] for name in list(heads.patterns)[:3]], "No head"), "."]
+    summary = [*join([[name, " at ", *_looks(heads, name, 1)] for name in list(heads.patterns)[:3]], "No head"), "."]
     return Section("attention", "Where the strongest heads look", blocks, summary=summary)
 
 
@@ -252,14 +253,14 @@ def _looks(heads: HeadInspection, name: str, most: int) -> list[str | dict[str, 
     """What a head attends to most, from the last token."""
     looks = heads.patterns[name][-1].nan_to_num(0.0).topk(min(most, len(heads.tokens)))
     pairs = zip(looks.values.tolist(), looks.indices.tolist(), strict=True)
-    return joined([token(heads.tokens[i], percent(part)) for part, i in pairs if part > 0], "nothing")
+    return join([token(heads.tokens[i], percent(part)) for part, i in pairs if part > 0], "nothing")
 
 
 def _view(key: str, name: str, text: str, matrices: Mapping[str, Float[Tensor, "dest src"]], bound: float) -> Block:
     strongest = list(matrices.values())
     if strongest:
         strongest = strongest[: _most_heads(strongest[0].shape[-1])]
-    last = MOST_TOKENS_OF_HEADS
+    last = MAX_TOKENS_OF_HEADS
     charts = [chart_cells(matrix[-last:, -last:].tolist(), bound) for matrix in strongest]
     return {"id": key, "title": name, "note": text, "matrices": charts, "bound": bound or 1.0}
 
@@ -267,7 +268,7 @@ def _view(key: str, name: str, text: str, matrices: Mapping[str, Float[Tensor, "
 def chart_cells(rows: list[list[float]], bound: float) -> list[list[int | float]]:
     """The lower triangle in three significant digits. Zero leaves a cell blank: what is not finite, and what would be
     white anyway, which makes a chart several times faster."""
-    least = _LEAST * (bound or 1.0)
+    least = _MIN * (bound or 1.0)
     return [
         [float(f"{value:.3g}") if math.isfinite(value) and abs(value) >= least else 0 for value in row[: dest + 1]]
         for dest, row in enumerate(rows)
@@ -279,16 +280,16 @@ def cropping(n_heads: int, n_tokens: int) -> list[str]:
     notes = []
     if n_heads > _most_heads(n_tokens):
         notes.append(f"The {_most_heads(n_tokens)} strongest of {n_heads} heads are drawn.")
-    if n_tokens > MOST_TOKENS_OF_HEADS:
+    if n_tokens > MAX_TOKENS_OF_HEADS:
         notes.append(
-            f"The last {MOST_TOKENS_OF_HEADS} of {n_tokens} tokens are drawn, because charts of more are slow; the"
+            f"The last {MAX_TOKENS_OF_HEADS} of {n_tokens} tokens are drawn, because charts of more are slow; the"
             " table below is of all tokens."
         )
     return notes
 
 
 def _most_heads(n_tokens: int) -> int:
-    return min(MOST_HEADS, _MOST_CELLS // min(n_tokens, MOST_TOKENS_OF_HEADS) ** 2)
+    return min(MAX_HEADS, _MAX_CELLS // min(n_tokens, MAX_TOKENS_OF_HEADS) ** 2)
 
 
 def _edge_table(heads: HeadInspection, gradients: Mapping[str, Float[Tensor, "dest src"]], most: int = 3) -> Block:
@@ -304,7 +305,7 @@ def _edge_table(heads: HeadInspection, gradients: Mapping[str, Float[Tensor, "de
             for dest, src, value in pairs
             if value
         ]
-        cells = [_looks(heads, name, most), joined(edges, "none")]
+        cells = [_looks(heads, name, most), join(edges, "none")]
         rows.append([text_cell(name, name, "component"), *(text_cell(cell, "", "prose") for cell in cells)])
     names = [("head", "text"), ("looks most at, from the last token", "plain"), ("edges that carry most", "plain")]
     return table("What stands out in the charts", names, rows)

@@ -31,8 +31,8 @@ from lens_scopes.views.words.token_text import inline_token
 if TYPE_CHECKING:
     from lens_scopes.results.influence import TotalInfluence
 
-_MOST_CHAINS = 8
-_MOST_HOPS = 200
+_MAX_CHAINS = 8
+_MAX_HOPS = 200
 
 
 def page_title(influence: TotalInfluence) -> str:
@@ -104,7 +104,7 @@ def _chains(influence: TotalInfluence) -> Block:
     segments = influence.segments()
     names = segment_names(influence, segments)
     rows = []
-    for chain in influence.chains(_MOST_CHAINS):
+    for chain in influence.chains(_MAX_CHAINS):
         way = " ← ".join(names[segments.index(item)] for item in chain.segments)
         ending = inline_token(chain.segments[-1].label)
         rows.append(
@@ -122,7 +122,7 @@ def _hops(influence: TotalInfluence) -> Block:
     segments = influence.segments()
     names = segment_names(influence, segments)
     rows = []
-    for hop in influence.hops().head(_MOST_HOPS).to_dict("records"):
+    for hop in influence.hops().head(_MAX_HOPS).to_dict("records"):
         source, target = int(hop["from_index"]), int(hop["to_index"])
         rows.append(
             [

@@ -24,7 +24,7 @@ from lens_scopes.views.words.pages.parts.blocks import (
     alerts,
     contract_section,
     heat_map,
-    joined,
+    join,
     kind,
     lead,
     legend,
@@ -42,7 +42,7 @@ from lens_scopes.views.words.token_text import inline_token
 if TYPE_CHECKING:
     from lens_scopes.results.matrix import AttributionMatrix
 
-MOST_ROWS = MOST_COLUMNS = 120  # a browser lays out so many cells without delay
+MAX_ROWS = MAX_COLUMNS = 120  # a browser lays out so many cells without delay
 
 
 def page_title(matrix: AttributionMatrix) -> str:
@@ -103,7 +103,7 @@ def _matrix(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Section:
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block, str]:
     """The scores as a map of bounded size, and what was left out of it."""
-    last_lines = lines[-MOST_ROWS:]
+    last_lines = lines[-MAX_ROWS:]
     values = matrix.matrix[-len(last_lines) :].tolist()
     columns = list(range(len(matrix.tokens)))
     notes = []
@@ -111,11 +111,11 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
         notes.append(
             f"The last {len(last_lines)} of {len(lines)} predictions are in it; the list below has all of them."
         )
-    if len(columns) > MOST_COLUMNS:
+    if len(columns) > MAX_COLUMNS:
         strength = [0.0] * len(columns)
         for row in relative_rows(values, matrix.special):
             strength = [max(old, 0.0 if math.isnan(new) else abs(new)) for old, new in zip(strength, row, strict=True)]
-        columns = sorted(ranking(strength, [False] * len(strength))[:MOST_COLUMNS])
+        columns = sorted(ranking(strength, [False] * len(strength))[:MAX_COLUMNS])
         notes.append(f"Of {len(matrix.tokens)} tokens it has the {len(columns)} that matter most to these predictions.")
     scores = heat_map(
         "matrix-scores",
@@ -146,7 +146,7 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine]) -> Sect
                 text_cell([*token(line.explained.token), *made], line.explained.token),
                 number_cell(percent(line.explained.probability), line.explained.probability),
                 text_cell("the same" if same else own, line.predicted.token),
-                text_cell(joined(sources, "no token"), "".join(matrix.tokens[i] for i in line.sources[:1]), "sources"),
+                text_cell(join(sources, "no token"), "".join(matrix.tokens[i] for i in line.sources[:1]), "sources"),
             ]
         )
     names = [("#", "number"), ("after", "text"), ("explained", "text"), ("probability", "number")]

@@ -14,8 +14,8 @@ from lens_scopes.views.words.modes import (
     modes_caveat,
     modes_data_warnings,
     modes_interpretation,
-    removal_words,
-    strongest_removals,
+    replacement_words,
+    strongest_replacements,
     weighted_amounts,
 )
 from lens_scopes.views.words.numbers import number, short_number
@@ -100,9 +100,11 @@ def _replacements(modes: ModeInspection) -> Section:
         f"Each word in turn is replaced by the {inline_token(modes.baseline)} embedding. Bars: the change of each"
         " token’s probability, predicted through the modes above (upper) and as it really was (lower)."
     )
-    removals = strongest_removals(modes)
-    strongest = cards(_card(item) for item in removals[:_CARDS])
-    sentences = "; ".join(inline_token(removal_words(item)) for item in removals[:_TOLD]) or "No word has an effect"
+    replacements = strongest_replacements(modes)
+    strongest = cards(_card(item) for item in replacements[:_CARDS])
+    sentences = (
+        "; ".join(inline_token(replacement_words(item)) for item in replacements[:_TOLD]) or "No word has an effect"
+    )
     blocks = [note(text), strongest, heading("All words"), *_all(modes)]
     return Section("replacements", "What each word does", blocks, summary=f"{sentences}.")
 
@@ -127,7 +129,7 @@ def _card(item: TokenReplacement) -> list[Block]:
         f"KL predicted {number(item.predicted_nats)}, actual {number(item.actual_nats)} nats;"
         f" agreement (cosine of the changes) {short_number(item.agreement)}"
     )
-    return [heading(inline_token(removal_words(item))), note(text), bars(rows, "wide")]
+    return [heading(inline_token(replacement_words(item))), note(text), bars(rows, "wide")]
 
 
 def _all(modes: ModeInspection) -> list[Block]:

@@ -162,7 +162,7 @@ function still(page, { running, special, values }) {
 }
 
 /** Whether a line may begin with each token: not inside a word or a number, nor with the mark that closes one. */
-export function lineStarts(tokens) {
+function lineStarts(tokens) {
   let length = 0;
   return tokens.map((token, i) => {
     const before = tokens[i - 1] ?? " ";

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lens_scopes.prompts.alignment import differences
-from lens_scopes.views.words.pages.parts.blocks import Block, Text, joined, note, number_cell, table, text_cell, token
+from lens_scopes.views.words.pages.parts.blocks import Block, Text, join, note, number_cell, table, text_cell, token
 
-_MOST_ROWS = 60
+_MAX_ROWS = 60
 
 
 def alignment_blocks(tokens: Sequence[str], other_tokens: Sequence[str]) -> list[Block]:
@@ -19,11 +19,11 @@ def alignment_blocks(tokens: Sequence[str], other_tokens: Sequence[str]) -> list
     rows = [
         [
             number_cell(str(start), start),
-            text_cell(_listed(tokens[start:stop]), "".join(tokens[start:stop])),
-            text_cell(_listed(other_tokens[first:last]), "".join(other_tokens[first:last])),
+            text_cell(_list(tokens[start:stop]), "".join(tokens[start:stop])),
+            text_cell(_list(other_tokens[first:last]), "".join(other_tokens[first:last])),
             *([] if aligned else [text_cell(_lengths(stop - start, last - first), "", "prose")]),
         ]
-        for start, stop, first, last in places[:_MOST_ROWS]
+        for start, stop, first, last in places[:_MAX_ROWS]
     ]
     names = [("#", "number"), ("this prompt", "text"), ("the other", "text")]
     names += [] if aligned else [("tokens", "plain")]
@@ -31,12 +31,12 @@ def alignment_blocks(tokens: Sequence[str], other_tokens: Sequence[str]) -> list
     text = f"The two prompts have {len(tokens)} tokens each and differ in {which}."
     if not aligned:
         text = f"This prompt has {len(tokens)} tokens and the other {len(other_tokens)}; they must have as many."
-    text += f" The first {_MOST_ROWS} places are listed." if len(places) > _MOST_ROWS else ""
+    text += f" The first {_MAX_ROWS} places are listed." if len(places) > _MAX_ROWS else ""
     return [note(text), table("Where the prompts differ", names, rows)]
 
 
-def _listed(tokens: Sequence[str]) -> Text:
-    return joined([token(one) for one in tokens], "nothing")
+def _list(tokens: Sequence[str]) -> Text:
+    return join([token(one) for one in tokens], "nothing")
 
 
 def _lengths(mine: int, theirs: int) -> Text:

@@ -148,7 +148,7 @@ def token(text: str, small: str = "") -> list[str | dict[str, str]]:
     return [*piece, " ", {"small": small}] if small else piece
 
 
-def joined(items: Sequence[list[str | dict[str, str]]], empty: str) -> list[str | dict[str, str]]:
+def join(items: Sequence[list[str | dict[str, str]]], empty: str) -> list[str | dict[str, str]]:
     """Pieces of text with commas between them."""
     pieces = [piece for item in items for piece in (", ", *item)]
     return pieces[1:] or [empty]

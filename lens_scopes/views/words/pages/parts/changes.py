@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lens_scopes.views.charts import Axis, axis_of, named_points
+from lens_scopes.views.charts import Axis, axis_of, label_points
 from lens_scopes.views.words.changes import Change
 from lens_scopes.views.words.numbers import number, short_number
 from lens_scopes.views.words.pages.parts.blocks import (
@@ -66,7 +66,7 @@ class Comparison:
         return table("Predicted and actual changes", names, rows)
 
     def _scatter(self, scale: Axis, changes: Sequence[Change]) -> Block:
-        named = dict(named_points(scale, [(change.predicted, change.actual) for change in changes]))
+        named = dict(label_points(scale, [(change.predicted, change.actual) for change in changes]))
         ticks = [(value, short_number(value)) for value in scale.ticks()]
         kind_of_scale = "root" if scale.square_root else "linear"
         warped = " (square-root scale)" if scale.square_root else ""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.ablations import ABLATIONS, TokenAblation, ablation_named
+from lens_scopes.engine.ablations import ABLATIONS, TokenAblation, find_ablation
 from lens_scopes.engine.final_state import FinalState
 from lens_scopes.engine.model import ScopedModel
 from lens_scopes.engine.token_ablation import AblatedPrompt, Outcomes
@@ -26,7 +26,7 @@ from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_baseline, desc
 Ablation: TypeAlias = Annotated["str | Sequence[int] | Tensor | Prompt", VALIDATED]
 
 
-class Ablating(Baseline):
+class AblationMethod(Baseline):
     """Base of the methods that ablate tokens; their field `ablation` is a name of ABLATIONS, or another prompt."""
 
     ablation: Any
@@ -37,18 +37,18 @@ class Ablating(Baseline):
         Raises:
             EvaluationError: for what is neither a name nor a prompt, and for ablations that take other passages.
         """
-        given = self.ablation
-        other = None if isinstance(given, str) and given in ABLATIONS else as_baseline(given)
+        ablation = self.ablation
+        other = None if isinstance(ablation, str) and ablation in ABLATIONS else as_baseline(ablation)
         if other is not None:
             object.__setattr__(self, "ablation", other)
-        elif not isinstance(given, str):
+        elif not isinstance(ablation, str):
             raise EvaluationError(
                 f"an ablation is one of {', '.join(ABLATIONS)}, or another prompt as text, chat messages, ids or "
-                f"a Prompt; got {quote(given)}."
+                f"a Prompt; got {quote(ablation)}."
             )
-        elif ablation_named(given).corpus == "required":
+        elif find_ablation(ablation).corpus == "required":
             raise EvaluationError(
-                f"{type(self).__name__} sees one prompt alone, so it has no {given} to replace tokens by; choose "
+                f"{type(self).__name__} sees one prompt alone, so it has no {ablation} to replace tokens by; choose "
                 "'mean', the prompt's own, or another."
             )
 
@@ -67,8 +67,8 @@ class Ablating(Baseline):
 
     @property
     def other_prompt(self) -> OtherPrompt | None:
-        named = isinstance(self.ablation, str) and self.ablation in ABLATIONS
-        return None if named else self.ablation
+        is_name = isinstance(self.ablation, str) and self.ablation in ABLATIONS
+        return None if is_name else self.ablation
 
     def against(self, other: OtherPrompt) -> Baseline:
         if self.other_prompt is None and self.ablation != EACH:
@@ -94,7 +94,7 @@ class Ablating(Baseline):
 
 
 @dataclass(frozen=True)
-class SubsetAblating(Ablating, OfOneToken):
+class SubsetAblationMethod(AblationMethod, OfOneToken):
     """Base of the methods that run a prompt with random subsets of its segments, and score a segment by all of them."""
 
     ablations: int = 64
@@ -124,12 +124,12 @@ class SubsetAblating(Ablating, OfOneToken):
         prompt: Prompt,
         states: Sequence[FinalState],
         segments: Sequence[Sequence[int]],
-        left_out: Bool[Tensor, "row segment"],
+        without: Bool[Tensor, "row segment"],
     ) -> tuple[AblatedPrompt, Outcomes]:
         """The prompt, and what becomes of its targets without the segments of each row."""
         targets, clean = [state.followed_token for state in states], torch.stack([state.y for state in states])
         ablated = self.ablated(model, prompt, targets, draws=1, seed=self.seed, clean_states=clean)
-        masks = left_out.float() @ ablated.masks(segments).float() > 0
+        masks = without.float() @ ablated.masks(segments).float() > 0
         return ablated, ablated.outcomes(masks, with_divergence=False)
 
 
