@@ -51,7 +51,7 @@ def measure_pair(model: Any, pair: tuple[str, str, str]) -> dict[str, Any]:
     """Predicted and actual changes of the logit difference, of each component and of each cell that differs."""
     prompt, other = prompts_of(pair)
     difference = ls.LogitDiff(f" {pair[0]}", f" {pair[1]}")
-    heads = ls.inspect_heads(model, prompt, difference, baseline=other, patterns=0, verify=10_000)
+    heads = ls.inspect_heads(model, prompt, difference, baseline=other, patterns=0, verify=10_000, mlp_rules=None)
     asked: dict[str, dict[str, Any]] = {
         KINDS[1]: {"readout": ls.Dot(other)},
         KINDS[2]: {"readout": "dot", "points": ls.StraightPath(other, STEPS)},

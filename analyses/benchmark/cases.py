@@ -202,11 +202,11 @@ def long_section(bench: Bench, tokens: int, progress: Progress | None = None) ->
     # At the whole window of Gemma the body's own graph does not fit, and its attention takes longer than all the rest.
     if bench.transformers is not None and not fits.sliced:
         cases.insert(0, Case(LOWER_BOUND, lambda: competitors.body_scores(bench.transformers, ids), "body"))
-    bounds = {512: (1.0, 0.55), 2048: (0.75, 0.4), 8192: (0.6, 0.3)}.get(tokens)
-    goals = [] if bounds is None else [
-        Goal(every, "ratio", bounds[0], LOWER_BOUND),
-        Goal(f"{every}, {BFLOAT16}", "ratio", bounds[1], LOWER_BOUND),
-    ]  # fmt: skip
+    bound = {512: 1.0, 1024: 1.05, 2048: 0.75, 8192: 0.6}.get(tokens)
+    rounded_bound = {512: 0.55, 2048: 0.4, 8192: 0.3}.get(tokens)
+    goals = [] if bound is None else [Goal(every, "ratio", bound, LOWER_BOUND)]
+    goals += [] if rounded_bound is None else [Goal(f"{every}, {BFLOAT16}", "ratio", rounded_bound, LOWER_BOUND)]
+    goals += [Goal(every, "memory", 1.2, LOWER_BOUND)] if tokens == 1024 else []
     most = {8192: 1.4e9, 32768: 5e9}.get(tokens)
     goals += [] if most is None else [Goal(f"{every}, one layer at a time", "bytes", most)]
     title = f"One prompt of {len(ids)} tokens of natural text"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from benchmark.measurements import Measurement
 
-Quantity = Literal["seconds", "ratio", "speedup", "bytes", "number"]
+Quantity = Literal["seconds", "ratio", "speedup", "bytes", "memory", "number"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Goal:
     Attributes:
         case: the name of the measurement, or of the section's number.
         quantity: "seconds"; "ratio" of its time per item to that of `against`; "speedup", the inverse of that;
-            "bytes" at the peak; or "number", one of the section's numbers.
+            "bytes" at the peak; "memory", the ratio of the peaks; or "number", one of the section's numbers.
         bound: the largest value that meets the goal; the smallest for "speedup" and "number".
         against: the name of the measurement it is compared with.
     """
@@ -42,6 +42,8 @@ class Goal:
             return f"{self.case}: {sign} {self.bound:g} s"
         if self.quantity == "number":
             return f"{self.case} {sign} {self.bound:g}"
+        if self.quantity == "memory":
+            return f"{self.case}: {sign} {self.bound:g} × the memory of {self.against}"
         times = "× as fast as" if self.quantity == "speedup" else "× the time of"
         return f"{self.case}: {sign} {self.bound:g} {times} {self.against}"
 
@@ -74,5 +76,7 @@ def _value(goal: Goal, by_name: Mapping[str, Measurement]) -> float | None:
     other = by_name.get(goal.against)
     if other is None or not other.seconds:
         return None
+    if goal.quantity == "memory":
+        return None if item.peak_bytes is None or not other.peak_bytes else item.peak_bytes / other.peak_bytes
     ratio = (item.seconds / item.items) / (other.seconds / other.items)
     return 1 / ratio if goal.quantity == "speedup" else ratio

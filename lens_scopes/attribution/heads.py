@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -45,10 +46,12 @@ from lens_scopes.results.heads import AblationEffect, HeadInspection, component_
 from lens_scopes.scopes.contract import OF_ANSWER, contract
 from lens_scopes.scopes.other_prompt import describe_other_prompt
 from lens_scopes.scopes.paths import Component, Frozen, Path, PathLike, Rules, RulesLike, as_rules, parse_head
+from lens_scopes.scopes.rules import has_mlps
 from lens_scopes.scopes.spec import ObjectiveLike, Spec
 
 _ABLATION_TOKENS = 20_000  # ablate every component while this many tokens of forward pass suffice, else the strongest
 _FEW_ABLATIONS = 32
+AUTO = "auto"
 _RESTRICTION_WARNING = (
     "predicted changes are of what goes through {path} alone, and ablations are of the whole model: the two need not "
     "agree, and no agreement is computed."
@@ -68,7 +71,7 @@ def inspect_heads(
     answer: AnswerLike | None = None,
     baseline: Baseline = "mean",
     through: PathLike = None,
-    mlp_rules: RulesLike = None,
+    mlp_rules: RulesLike = AUTO,
     patterns: int | Sequence[str | tuple[int, int]] = 6,
     verify: int | None = None,
     seed: int = 0,
@@ -97,9 +100,11 @@ def inspect_heads(
             of attribution patching, and the check patches for real. An answer follows either prompt.
         mlp_rules: rules on the backward pass, named as for `Rules`, by which the effects of MLPs are predicted as well:
             each is then the mean of that and of the gradient's prediction, for one more forward pass and backward pass
-            per direction. On Gemma 3 270M "relp" agrees better with ablation than the gradient, which fails in early
-            layers: Pearson 0.86 against 0.32 over the MLPs of a prompt (means of 23 prompts, mean-ablation); for
-            heads no rule does (`analyses/components.py`).
+            per direction. "auto" takes those that agreed best with ablation on Gemma 3 270M: "relp", and against
+            another prompt "norms" and "patterns" (where a model has no place for the first, the other; none where
+            `through` has rules). None leaves the gradient alone, which fails in early layers: Pearson 0.32 over the
+            MLPs of a prompt, "relp" 0.86 (means of 23 prompts, mean-ablation). For heads no rule does better than the
+            gradient (`analyses/components.py`).
         patterns: how many of the strongest heads to return attention patterns of, or which heads.
         verify: how many of the strongest components to ablate; 0 for none; by default as many as is cheap.
         memory: the most to use beyond the model's weights, as "4GB" or in bytes. The graph is held whole, since every
@@ -130,7 +135,7 @@ def inspect_heads(
         verify = whole_number(verify, "the number of components to verify", ObjectiveError)
     if not isinstance(patterns, Sequence) or isinstance(patterns, str):
         patterns = whole_number(patterns, "patterns, unless heads are named,", PathError)
-    rules = as_rules(mlp_rules)
+    named_rules = _read_mlp_rules(mlp_rules)
     spec = (
         Spec.read(objective, through=through, target=target, answer=answer, memory=memory, matmul_dtype=matmul_dtype)
         .require_gradient()
@@ -147,6 +152,7 @@ def inspect_heads(
     named_heads = None if isinstance(patterns, int) else [_existing_head(scoped, head) for head in patterns]
     sites = _Sites.of(scoped)
     require_live_hooks(scoped, sites.outputs, SiteError)
+    rules = _best_rules(resolved, other is not None) if named_rules == AUTO else named_rules
 
     # One forward pass, whose whole graph is held: gradients are read at every head's pattern.
     budget = resolved.budget()
@@ -354,6 +360,30 @@ def _amounts_of_each(
         edges.append(by_edge)
         by_source.append(torch.stack([-(A * dA).sum(1).to(place) for A, dA in zip(patterns, by_edge, strict=True)]))
     return _Amounts(torch.stack(heads), torch.stack(mlps), torch.stack(by_source), torch.stack(norms), edges, patterns)
+
+
+def _read_mlp_rules(rules: RulesLike) -> Rules | Literal["auto"] | None:
+    """Rules by name; "auto" for those of `_best_rules`, and "none", which a command line can say, for None."""
+    names = [rules] if isinstance(rules, str) else rules
+    if isinstance(names, Sequence) and len(names) == 1 and names[0] in (AUTO, "none"):
+        return AUTO if names[0] == AUTO else None
+    return as_rules(rules)
+
+
+def _best_rules(resolved: ResolvedSpec, other_prompt: bool) -> Rules | None:
+    """The rules whose predictions agreed best with ablating MLPs (`analyses/components.py`), or the next that the model
+    has places for; none where the path has rules of its own."""
+    path = resolved.path or Path()
+    if path.rules or not has_mlps(resolved.model):
+        return None
+    relp, constant = Rules("relp"), Rules("norms", "patterns")
+    for rules in (constant, relp) if other_prompt else (relp, constant):
+        try:
+            (path & rules).hooks(resolved.model)
+        except PathError:
+            continue
+        return rules
+    return None
 
 
 def _mlp_amounts(

@@ -25,7 +25,7 @@ def test_effects_are_those_of_inspect_heads(model: Any) -> None:
         for name in ("gradient", "relp"):
             through = None if name == "gradient" else ls.Rules(name)
             against: Any = OTHER if baseline == "contrast" else baseline
-            heads = ls.inspect_heads(model, IDS, baseline=against, through=through, verify=1000)
+            heads = ls.inspect_heads(model, IDS, baseline=against, through=through, verify=1000, mlp_rules=None)
             predicted = found["predicted"][baseline][name]
             assert predicted["heads"] == pytest.approx(heads.effect.flatten().tolist(), rel=1e-9)
             assert predicted["MLPs"] == pytest.approx(heads.mlp_effect.tolist(), rel=1e-9)

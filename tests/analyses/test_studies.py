@@ -1,5 +1,6 @@
 """Every study runs in its quick setting, saves a record, and draws its figures from that record alone."""
 
+import runpy
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -54,6 +55,11 @@ def test_a_study_runs_quickly_and_draws_from_its_record(
         assert path.stat().st_size > 1000
         if path.suffix == ".html":
             HTMLParser().feed(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(Path(run.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_every_script_finds_what_it_imports(path: Path) -> None:
+    runpy.run_path(str(path), run_name="imported")
 
 
 @pytest.mark.parametrize("study", run.STUDIES)

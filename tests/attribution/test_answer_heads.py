@@ -71,7 +71,7 @@ def literal_effects(model: Any, number: Callable[..., Tensor], answer: list[int]
 @pytest.mark.parametrize("kind", ["zero", "mean", "prompt"])
 def test_effects_on_an_answer_are_predicted_in_one_pass_and_verified_over_all_of_it(tiny: Any, kind: str) -> None:
     baseline = OTHER_PROMPT if kind == "prompt" else kind
-    found = ls.inspect_heads(tiny, PROMPT, ls.LogProb(), answer=ANSWER, baseline=baseline, verify=40)
+    found = ls.inspect_heads(tiny, PROMPT, ls.LogProb(), answer=ANSWER, baseline=baseline, verify=40, mlp_rules=None)
     heads, mlps = literal_effects(tiny, log_probability, ANSWER, kind)
     assert_close(found.effect, heads, rtol=1e-8, atol=1e-12)
     assert_close(found.mlp_effect, mlps, rtol=1e-8, atol=1e-12)
@@ -155,7 +155,7 @@ def test_one_backward_pass_whatever_the_length(monkeypatch: pytest.MonkeyPatch, 
         return gradients(self, *args, **kwargs)
 
     monkeypatch.setattr(Trace, "gradients", counted)
-    ls.inspect_heads(gpt2_like(), PROMPT, ls.LogProb(), answer=length, verify=0)
+    ls.inspect_heads(gpt2_like(), PROMPT, ls.LogProb(), answer=length, verify=0, mlp_rules=None)
     assert len(passes) == 1
 
 

@@ -46,7 +46,7 @@ def ablated_state(model, layer: int, head: int | None, mix: float, value: torch.
 
 def test_predicted_changes_are_the_slope_of_a_real_intervention(tiny):
     """Moving a component a little way to its baseline changes the logit in proportion to the prediction."""
-    found = ls.inspect_heads(tiny, IDS, ls.Semantic(TARGET), baseline="mean", verify=0)
+    found = ls.inspect_heads(tiny, IDS, ls.Semantic(TARGET), baseline="mean", verify=0, mlp_rules=None)
     step = 1e-6
     for layer in range(tiny.cfg.n_layers):
         for head in [*range(tiny.cfg.n_heads), *([] if tiny.cfg.attn_only else [None])]:
@@ -209,7 +209,7 @@ def test_a_head_can_be_ablated_around_a_scope_and_no_hook_stays(tiny):
 def test_effects_of_mlps_are_the_mean_of_two_predictions(through: ls.Path | None) -> None:
     model, objective = llama_like(), ls.Semantic(5)
     asked: Any = {"objective": objective, "baseline": "zero", "verify": 4}
-    plain = ls.inspect_heads(model, IDS, through=through, **asked)
+    plain = ls.inspect_heads(model, IDS, through=through, mlp_rules=None, **asked)
     rules = ls.Rules("relp") if through is None else through & ls.Rules("relp")
     ruled = ls.inspect_heads(model, IDS, through=rules, **asked)
     both = ls.inspect_heads(model, IDS, through=through, mlp_rules="relp", **asked)
@@ -226,15 +226,27 @@ def test_of_several_directions_the_mean_is_that_of_the_amounts() -> None:
     both = ls.inspect_heads(model, IDS, mlp_rules=["relp"], **asked).mlp_effect
     again = ls.inspect_heads(model, IDS, mlp_rules=["norms", "patterns", "identity", "half-gate"], **asked).mlp_effect
     assert torch.equal(both, again) and (both >= 0).all()
-    parts = [ls.inspect_heads(model, IDS, through=name, **asked).mlp_effect for name in (None, "relp")]
+    parts = [ls.inspect_heads(model, IDS, through=name, mlp_rules=None, **asked).mlp_effect for name in (None, "relp")]
     # ½ w (a + b)²/4 lies between nothing and what both have when they agree.
     assert ((parts[0].sqrt() + parts[1].sqrt()) ** 2 / 4 + 1e-12 >= both).all()
     answered: Any = {"baseline": "zero", "verify": 0, "answer": [4, 2]}
     one, other, mean = (
         ls.inspect_heads(model, IDS, ls.LogProb(), **answered, **more).mlp_effect
-        for more in ({}, {"through": "relp"}, {"mlp_rules": "relp"})
+        for more in ({"mlp_rules": None}, {"through": "relp"}, {"mlp_rules": "relp"})
     )
     torch.testing.assert_close(mean, (one + other) / 2, rtol=1e-10, atol=1e-12)
+
+
+def test_by_default_the_rules_are_those_that_predicted_ablations_best() -> None:
+    asked: Any = {"baseline": "zero", "verify": 0, "patterns": 0}
+
+    def rules(model: Any, **choices: Any) -> str | None:
+        return ls.inspect_heads(model, IDS, **(asked | choices)).settings.get("mlp_rules")
+
+    model = llama_like()
+    assert rules(model) == "rules relp"
+    assert rules(model, baseline=list(reversed(IDS))) == "patterns, norms frozen"
+    assert rules(model, through="relp") is rules(model, mlp_rules="none") is rules(attention_only()) is None
 
 
 @pytest.mark.parametrize("rules", [3, ["relp", 3], "repl", {"relp": 1}], ids=str)

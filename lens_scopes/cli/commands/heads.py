@@ -49,7 +49,8 @@ def heads(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Predict the effects of MLPs by these rules too, such as relp, and give the mean of both predictions.",
+            help="Predict the effects of MLPs by these rules too, such as relp, and give the mean of both predictions; "
+            "none leaves the gradient's alone. By default auto: relp, and norms and patterns with --against.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -100,7 +101,7 @@ def heads(
                 spec,
                 position=prompt.position,
                 baseline=replacement,
-                mlp_rules=mlp_rules,
+                mlp_rules=mlp_rules or "auto",
                 patterns=head or top,
                 verify=verify,
                 progress=progress,

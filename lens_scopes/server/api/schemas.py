@@ -170,7 +170,10 @@ class HeadsRequest(PromptRequest, _HeadsRequest):
         "or a chat's JSON.",
     )
     mlp_rules: list[Name] = Field(
-        default=[], max_length=8, description="Rules by which the effects of MLPs are predicted too, such as relp."
+        default=["auto"],
+        min_length=1,
+        max_length=8,
+        description="Rules by which the effects of MLPs are predicted too, such as relp; none for the gradient alone.",
     )
     head: list[Name] = Field(default=[], max_length=12, description="Heads whose patterns to return, in place of top.")
     top: int = Field(6, ge=1, le=12, description="How many of the strongest heads to return patterns of.")

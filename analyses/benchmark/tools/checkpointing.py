@@ -1,7 +1,7 @@
 """Slices of layers (`engine/memory.py`, `engine/backward.py`) against `torch.utils.checkpoint` around every block.
 
-    python analyses/benchmark/checkpointing.py --tokens 1024 --ranks 1 8
-    python analyses/benchmark/checkpointing.py --tokens 256 --ranks 8 --slices 250MB --rounds 3
+    python analyses/benchmark/tools/checkpointing.py --tokens 1024 --ranks 1 8
+    python analyses/benchmark/tools/checkpointing.py --tokens 256 --ranks 8 --slices 250MB --rounds 3
 
 Fisher Scope at the embedding, of tokens drawn at random (seed 0), in one new process per way, rank and round, the ways
 by turns: seconds, also of processor time, and the peak of resident memory above what the loaded model holds. The last
@@ -11,8 +11,10 @@ block stays outside checkpoints, since its MLP runs at the position that is read
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
-import sys
+import re
 import time
 from functools import partial
 from itertools import product
@@ -22,13 +24,24 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from memory_peaks import resident, settle
-
 import lens_scopes as ls
 
 WHOLE, CHECKPOINTS = "the whole graph", "a checkpoint per block"
+
+
+def resident(field: str) -> int:
+    """Bytes resident now (VmRSS) or at the peak (VmHWM)."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+def settle() -> int:
+    """Gives back what is free, forgets the peak, and returns what is resident."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
 
 
 def wrap_blocks(model: Any) -> None:

@@ -1,6 +1,6 @@
 """Times and memory of the scopes at one commit against those at another.
 
-    python analyses/benchmark/commits.py BEFORE [AFTER] --tokens 256 --rounds 3
+    python analyses/benchmark/tools/commits.py BEFORE [AFTER] --tokens 256 --rounds 3
 
 Each commit is checked out beside the other in a folder of its own. Every case runs in a new process per round, the two
 commits by turns, on one thread: processor time, and the peak of resident memory above what the loaded model holds. The
@@ -21,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CASES = {
     "Semantic": "ls.attribute(model, ids, ls.Semantic())",
     "Fisher, every layer": "ls.attribute(model, ids, ls.Fisher(), layers=True)",
