@@ -75,15 +75,15 @@ def read_series(model: ModelLike, text: SeriesText, *, separator: str = ",") -> 
         raise PromptError(f'a separator is a string such as "," with no digit in it, got {separator!r}.')
     items = _items(prompt.text, separator.strip())
     digits = [_tokens(prompt, index, start, stop) for index, (start, stop) in enumerate(items)]
-    written = [prompt.text[start:stop] for start, stop in items]
-    _check_size(written)
-    _check_alike(prompt, written, digits)
+    numbers = [prompt.text[start:stop] for start, stop in items]
+    _check_size(numbers)
+    _check_alike(prompt, numbers, digits)
     # A separator belongs to the number before it.
     stops = [start for start, _ in digits[1:]] + [len(prompt)]
     return Series(
         prompt=prompt,
-        values=[float(item) for item in written],
-        written=written,
+        values=[float(item) for item in numbers],
+        written=numbers,
         spans=[(start, stop) for (start, _), stop in zip(digits, stops, strict=True)],
         digits=digits,
     )
@@ -379,8 +379,8 @@ def _items(text: str, separator: str) -> list[tuple[int, int]]:
     return items
 
 
-def _check_size(written: Sequence[str]) -> None:
-    for index, number in enumerate(written):
+def _check_size(numbers: Sequence[str]) -> None:
+    for index, number in enumerate(numbers):
         if abs(float(number)) > _LARGEST:
             raise PromptError(
                 f"item {index} of the series, {number[:12]!r}…, is beyond {_LARGEST:g}; write the series in a larger "
@@ -403,10 +403,10 @@ def _tokens(prompt: Prompt, index: int, start: int, stop: int) -> tuple[int, int
     return tokens[0], tokens[-1] + 1
 
 
-def _check_alike(prompt: Prompt, written: Sequence[str], digits: Sequence[tuple[int, int]]) -> None:
+def _check_alike(prompt: Prompt, numbers: Sequence[str], digits: Sequence[tuple[int, int]]) -> None:
     """Numbers of one length are to be split into tokens alike: else their scores, and the walk, do not compare."""
     first_of_length: dict[int, tuple[list[int], str, int]] = {}
-    for index, (number, (start, stop)) in enumerate(zip(written, digits, strict=True)):
+    for index, (number, (start, stop)) in enumerate(zip(numbers, digits, strict=True)):
         pieces = [token.strip() for token in prompt.tokens[start:stop]]
         lengths = [len(piece) for piece in pieces if piece]
         expected, other, at = first_of_length.setdefault(len(number), (lengths, number, index))

@@ -28,7 +28,7 @@ from lens_scopes.cli.commands.heads import heads
 from lens_scopes.cli.commands.matrix import matrix
 from lens_scopes.cli.commands.models import models
 from lens_scopes.cli.commands.modes import modes
-from lens_scopes.cli.commands.saved import report, show
+from lens_scopes.cli.commands.results import report, show
 from lens_scopes.cli.commands.series import series
 from lens_scopes.cli.commands.serve import serve
 from lens_scopes.errors import LensScopesError

@@ -240,10 +240,10 @@ class PredictiveGeometry:
         basis = root.new_zeros(0, len(root))
         if exact:
             terms = self.leading(min(exact, state.unembedding.d_model))
-            left = root * state.centred_logit_changes(terms.vectors)
+            factor_images = root * state.centred_logit_changes(terms.vectors)
             # Terms beyond the rank of F have no direction in vocabulary space.
             nonzero = terms.eigenvalues > terms.eigenvalues[0] * 1e-10
-            basis = torch.linalg.qr(left[nonzero].T).Q.T
+            basis = torch.linalg.qr(factor_images[nonzero].T).Q.T
         signs = random_signs((samples, len(root)), generator).to(root)
         remainder = signs - (signs @ basis.T) @ basis
         rows = state.combine_centred_gradients(torch.cat([basis, remainder]) * root)

@@ -63,7 +63,7 @@ class Evaluator:
         draws: random replacements averaged, where an ablation is random.
         corpus: token ids of all passages, for the ablations that draw on them.
         protocol: the conventions.
-        answered: whether passages have answers, which are then explained in place of the next token.
+        with_answers: whether passages have answers, which are then explained in place of the next token.
         by: what metrics of segments leave out as a whole: "token", or as for `Attribution.group` "word", "line",
             "sentence", "paragraph" or "turn".
 
@@ -86,12 +86,12 @@ class Evaluator:
         draws: int = 4,
         corpus: Sequence[Sequence[int]] = (),
         protocol: Protocol = OWN,
-        answered: bool = False,
+        with_answers: bool = False,
         by: str = "sentence",
     ) -> None:
         check_unit(by)
         self.by = by
-        self.answered = answered
+        self.with_answers = with_answers
         self.model = model = ScopedModel.of(model)
         self.protocol = protocol
         self.methods: list[Method] = [as_method(method, protocol.meanings) for method in methods]
@@ -112,10 +112,10 @@ class Evaluator:
     def _check(self) -> None:
         check_draws(self.draws)
         self.protocol.check_metrics([metric.name for metric in self.metrics])
-        if self.answered:
+        if self.with_answers:
             self.protocol.check_answers()
         for method in self.methods:
-            method.check(self.model, answered=self.answered)
+            method.check(self.model, with_answers=self.with_answers)
         for name in self.ablations:
             check_available(self.model, name, self.corpus)
         names = [method.name for method in self.methods]
@@ -329,7 +329,7 @@ class Evaluator:
             "corpus": self.corpus.digest()
             if any(ABLATIONS[name].corpus != "unused" for name in self.ablations)
             else None,
-            "explained": _ANSWER if self.answered else _TARGET_WORDS[self.protocol.explained],
+            "explained": _ANSWER if self.with_answers else _TARGET_WORDS[self.protocol.explained],
             "protocol": self.protocol.record(),
             "by": self.by if any(metric.of_segments for metric in self.metrics) else None,
             "fractions": {

@@ -199,7 +199,7 @@ def evaluate(
         draws=draws,
         corpus=_corpus(model, selection),
         protocol=conventions,
-        answered=selection.answers is not None,
+        with_answers=selection.answers is not None,
         by=by,
     )
     if evaluator.needs_other and not data_set.bring("other"):

@@ -44,8 +44,8 @@ def find_source(name: str | Path) -> Source:
     if isinstance(name, Path):
         return _folder(name)
     if not isinstance(name, str):
-        given = type(name).__name__
-        raise ModelError(f"a model is loaded by its name or folder, and this is a {given}; a model needs no loading.")
+        kind = type(name).__name__
+        raise ModelError(f"a model is loaded by its name or folder, and this is a {kind}; a model needs no loading.")
     if not name.strip():
         raise ModelError(f"model {name!r} is neither a name nor a folder")
     if name.lower() == embedded.EMBEDDED_NAME:

@@ -125,14 +125,14 @@ def message_spans(tokenizer: Any, messages: Sequence[Mapping[str, str]], prompt:
         return {}
     ranges = _message_ranges(tokenizer, messages, prompt.text)
     total = Counter(message["role"] for message in messages)
-    seen: Counter[str] = Counter()
+    count_so_far: Counter[str] = Counter()
     spans: dict[str, tuple[int, int]] = {}
     for index, message in enumerate(messages):
         role = message["role"]
-        seen[role] += 1
+        count_so_far[role] += 1
         tokens = tokens_within(prompt, *ranges[index]) if index in ranges else None
         if tokens is not None:
-            spans[role if role == "system" and total[role] == 1 else f"{role} {seen[role]}"] = tokens
+            spans[role if role == "system" and total[role] == 1 else f"{role} {count_so_far[role]}"] = tokens
     return spans
 
 

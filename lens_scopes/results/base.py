@@ -70,8 +70,8 @@ def rank(entries: Sequence[Entry], values: Float[Tensor, " entry"], k: int, spec
     sizes = values.abs().nan_to_num(nan=-1.0, posinf=torch.inf).tolist()
     eligible = [row for row, entry in enumerate(entries) if special or not entry.special]
     numbers = values.tolist()
-    chosen = sorted(eligible, key=lambda row: -sizes[row])[:k]
-    return [Ranked(entries[row].index, entries[row].label, numbers[row]) for row in chosen]
+    strongest = sorted(eligible, key=lambda row: -sizes[row])[:k]
+    return [Ranked(entries[row].index, entries[row].label, numbers[row]) for row in strongest]
 
 
 @dataclass(frozen=True)

@@ -94,13 +94,13 @@ class AttributionMatrix(Result):
 
         if spans is not None and not isinstance(spans, Mapping):
             raise PromptError(f"spans are names with their tokens, {{'name': (start, stop)}}; got {quote(spans)}.")
-        chosen = dict(self.spans if spans is None else spans)
+        ranges = dict(self.spans if spans is None else spans)
         if self.answer:
             name = "generated" if self.generated else "answer"
-            chosen.setdefault(name, (len(self.tokens) - self.answer, len(self.tokens)))
-        if not chosen:
+            ranges.setdefault(name, (len(self.tokens) - self.answer, len(self.tokens)))
+        if not ranges:
             raise PromptError("span totals need named spans: give {'name': (start, stop)} in tokens, or a chat prompt.")
-        for name, tokens in chosen.items():
+        for name, tokens in ranges.items():
             if not isinstance(tokens, Sequence) or len(tokens) != 2 or not all(type(end) is int for end in tokens):
                 raise PromptError(f"span {quote(name)} is tokens (start, stop); got {quote(tokens)}.")
             start, stop = tokens
@@ -110,10 +110,10 @@ class AttributionMatrix(Result):
                 )
         ordinary = torch.tensor([not special for special in self.special], device="cpu")
         table = {}
-        for source, (start, stop) in chosen.items():
+        for source, (start, stop) in ranges.items():
             totals = (self.matrix[:, start:stop] * ordinary[start:stop].to(self.matrix)).sum(1)
             column = []
-            for first, last in chosen.values():
+            for first, last in ranges.values():
                 # A prediction belongs to the span of the token that it predicts, which is the next one.
                 rows = [row for row, dest in enumerate(self.destinations) if first <= dest + 1 < last]
                 column.append(float(totals[rows].mean()) if rows else float("nan"))

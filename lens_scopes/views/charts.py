@@ -44,16 +44,17 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round numbers, both signs and zero, none so near another that their names would touch."""
         if self.square_root:
+            # A root spreads small values, so its ticks come in ratios.
             steps = [_round_down(self.high / share) for share in (1.15, 6, 40)]
         else:
             step = _round_down(self.high / 2)
             steps = [step * count for count in range(1, int(self.high / step) + 1)]
-        chosen: list[float] = []
+        picks: list[float] = []
         for step in sorted(steps, reverse=True):
-            above = self.place(chosen[0]) if chosen else 2.0
+            above = self.place(picks[0]) if picks else 2.0
             if above - self.place(step) > _APART and self.place(step) - self.place(0.0) > _APART:
-                chosen.insert(0, step)
-        return [*(-step for step in reversed(chosen) if self.low < 0), 0.0, *chosen]
+                picks.insert(0, step)
+        return [*(-step for step in reversed(picks) if self.low < 0), 0.0, *picks]
 
     def _warp(self, value: float) -> float:
         return math.copysign(math.sqrt(abs(value)), value) if self.square_root else value
@@ -80,9 +81,10 @@ def label_points(axis: Axis, points: Sequence[tuple[float, float]], most: int = 
         Pairs of the index of a point and 1 for a name on its right, −1 for one on its left.
     """
     places = [(axis.place(x), axis.place(y)) for x, y in points]
+    # Those farthest from zero choose first; each takes the right side if it is free, else the left.
     order = sorted(range(len(points)), key=lambda i: -max(map(abs, points[i])))[:most]
     boxes: list[tuple[float, float]] = []
-    chosen = []
+    picks = []
     width, height = _NAME
     for index in order:
         x, y = places[index]
@@ -93,9 +95,9 @@ def label_points(axis: Axis, points: Sequence[tuple[float, float]], most: int = 
             )
             if free and not any(abs(middle - other) < width and abs(y - up) < height for other, up in boxes):
                 boxes.append((middle, y))
-                chosen.append((index, side))
+                picks.append((index, side))
                 break
-    return chosen
+    return picks
 
 
 def _round_down(value: float) -> float:
@@ -122,11 +124,12 @@ def decades(low: float, high: float) -> list[float]:
 def name_places(places: Sequence[float], apart: float) -> list[float]:
     """Heights of names near the given ones (from 0 up), with at least `apart` between them."""
     order = sorted(range(len(places)), key=lambda index: places[index])
-    chosen = [0.0] * len(places)
+    picks = [0.0] * len(places)
     last = -math.inf
     for index in order:
-        last = chosen[index] = max(places[index], last + apart)
-    return chosen
+        # From the lowest up, each name moves no further than the one below it forces.
+        last = picks[index] = max(places[index], last + apart)
+    return picks
 
 
 @dataclass(frozen=True)

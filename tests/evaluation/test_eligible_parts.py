@@ -38,7 +38,7 @@ def model() -> Any:
 
 
 def measured(model: Any, methods: Any, metrics: list[str], **settings: Any) -> dict[tuple[str, str], Any]:
-    evaluator = Evaluator(model, methods, metrics, ["mean"], answered=True, **settings)
+    evaluator = Evaluator(model, methods, metrics, ["mean"], with_answers=True, **settings)
     prompt = evaluator.passage(TEXT)
     _, found = evaluator.measure(prompt, None, index=0, answer=tuple(ANSWER), within=(START, STOP))
     return {(item.method, item.metric): item for item in found}

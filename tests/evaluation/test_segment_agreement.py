@@ -83,7 +83,7 @@ def test_scores_of_another_length_are_refused() -> None:
 def measured(scores: dict[str, Tensor], **settings: Any) -> dict[tuple[str, str], Any]:
     model, _ = additive()
     evaluator = Evaluator(
-        model, list(scores.items()), ["lds", "top-k-drop"], ["zero"], answered=True, **{"by": "line", **settings}
+        model, list(scores.items()), ["lds", "top-k-drop"], ["zero"], with_answers=True, **{"by": "line", **settings}
     )
     _, found = evaluator.measure(PROMPT, None, index=0, answer=(TOKEN,))
     return {(item.method, item.metric): item for item in found}

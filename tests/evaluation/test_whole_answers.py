@@ -51,7 +51,7 @@ def divergence(model: Any, replaced: list[int], other: list[int] | None = None) 
 
 
 def measured(model: Any, methods: list[Any], metrics: list[str], **settings: Any) -> dict[tuple[str, str], list[float]]:
-    evaluator = Evaluator(model, methods, metrics, ["zero"], answered=True, **settings)
+    evaluator = Evaluator(model, methods, metrics, ["zero"], with_answers=True, **settings)
     _, rows = evaluator.measure(evaluator.passage(PROMPT), None, index=0, answer=tuple(ANSWER))
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
@@ -160,7 +160,7 @@ def test_a_part_that_some_passages_lack_or_have_no_field_for_is_refused() -> Non
 def test_directions_of_an_answer_are_counted_as_passes() -> None:
     model = gpt2_like()
     methods = ["logprob", "fisher@2", ("sampled", ls.Fisher(2, samples=6))]
-    evaluator = Evaluator(model, methods, ["first-token"], answered=True)
+    evaluator = Evaluator(model, methods, ["first-token"], with_answers=True)
     _, rows = evaluator.measure(evaluator.passage(PROMPT), None, index=0, answer=tuple(ANSWER))
     assert [(row.method, row.backwards) for row in rows] == [("logprob", 1), ("fisher@2", 6), ("sampled", 6)]
 
@@ -174,7 +174,7 @@ def test_scores_of_an_answer_change_with_noise_and_redrawn_blocks() -> None:
 
 def test_facts_say_what_the_answer_is() -> None:
     model = gpt2_like()
-    evaluator = Evaluator(model, ["random"], ["first-token"], answered=True)
+    evaluator = Evaluator(model, ["random"], ["first-token"], with_answers=True)
     prompt = evaluator.passage(PROMPT)
     facts, _ = evaluator.measure(prompt, None, index=0, answer=tuple(ANSWER))
     assert (facts["answer"], facts["answer_tokens"], facts["answer_generated"]) == ("#22#3#5", 3, False)

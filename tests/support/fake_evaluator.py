@@ -57,7 +57,7 @@ class FakeEvaluator:
         draws: int = 4,
         corpus: Sequence[Sequence[int]] = (),
         protocol: Any = None,
-        answered: bool = False,
+        with_answers: bool = False,
         by: str = "sentence",
         kill_at: int | None = None,
         fail_at: Sequence[int] = (),

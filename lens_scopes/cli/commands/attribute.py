@@ -17,7 +17,7 @@ from lens_scopes.cli.progress import progress_bar
 @with_option_groups
 def attribute(
     prompt: PromptOptions,
-    asked: SpecOptions,
+    choices: SpecOptions,
     model: ModelOptions,
     output: OutputOptions,
     companions: CompanionOptions,
@@ -35,7 +35,7 @@ def attribute(
     companions.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        spec = asked.spec()
+        spec = choices.spec()
         from lens_scopes.attribution.attribute import attribute
 
         companions.check_spec(spec)
@@ -43,5 +43,5 @@ def attribute(
         with progress_bar("Backpropagating") as progress:
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)
         others = companions.compute(loaded, text, spec, prompt.position, attribution)
-    asked.remark(attribution, *others.values())
+    choices.remark(attribution, *others.values())
     output.deliver(attribution, others)

@@ -20,7 +20,7 @@ from lens_scopes.errors import LensScopesError
 @with_option_groups
 def cells(
     prompt: PromptOptions,
-    asked: CellOptions,
+    choices: CellOptions,
     model: ModelOptions,
     output: ResultOptions,
     verify: Annotated[
@@ -36,13 +36,13 @@ def cells(
     Examples:
         lens-scopes cells "The capital of France is" --against "The capital of Italy is" --target " Paris"
     """
-    if asked.against is None:  # pyright: ignore[reportAttributeAccessIssue]
+    if choices.against is None:  # pyright: ignore[reportAttributeAccessIssue]
         raise LensScopesError("cells are patched from another prompt of as many tokens; give it with --against.")
     output.check()
     model.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        spec = asked.spec().require_gradient().with_layers()
+        spec = choices.spec().require_gradient().with_layers()
         from lens_scopes.attribution.attribute import attribute
         from lens_scopes.attribution.cells import patch_cells
 
@@ -51,5 +51,5 @@ def cells(
             attribution = attribute(loaded, text, spec, position=prompt.position, progress=progress)
         with progress_bar("Patching") as progress:
             result = patch_cells(loaded, attribution, verify, progress=progress)
-    asked.remark(result)
+    choices.remark(result)
     output.deliver(result)

@@ -42,7 +42,7 @@ def compare(
             metavar="TOKEN", help="The next token explained, as for `attribute`; give it twice to compare two tokens."
         ),
     ] = None,
-    asked: CompareOptions,
+    choices: CompareOptions,
     model: ModelOptions,
     out: Annotated[
         list[Path] | None,
@@ -75,9 +75,9 @@ def compare(
     if not any(first != second for first, second in (prompts, scopes, targets)):
         raise LensScopesError("there is nothing to compare; give two texts, --scope twice or --target twice.")
     # One spec per side, checked as far as that goes before torch is imported, then before the model is there for both.
-    given: dict[str, Any] = asdict(asked)  # pyright: ignore[reportArgumentType]
+    options: dict[str, Any] = asdict(choices)  # pyright: ignore[reportArgumentType]
     sides = [
-        given | {"scope": name or DEFAULT_SCOPE, "target": token} for name, token in zip(scopes, targets, strict=True)
+        options | {"scope": name or DEFAULT_SCOPE, "target": token} for name, token in zip(scopes, targets, strict=True)
     ]
     for side in sides:
         read_options(side)

@@ -33,7 +33,7 @@ _MEASURES = ("bound", "channel", "fisher")
 def flow(
     prompt: PromptOptions,
     spans: SpanOptions,
-    asked: PathOptions,
+    choices: PathOptions,
     model: ModelOptions,
     output: ResultOptions,
     calibration: CalibrationOptions,
@@ -124,7 +124,7 @@ def flow(
         from lens_scopes.results.flow import check_sigma
         from lens_scopes.scopes.text.values import read_text_or_ids
 
-        spec = asked.spec()
+        spec = choices.spec()
         check_sigma(sigma)
         settings: dict[str, Any] = {
             "generate": generate,
@@ -150,7 +150,7 @@ def flow(
                     progress=progress,
                     **settings,
                 )
-            asked.remark(result)
+            choices.remark(result)
     # The result is delivered before a threshold can end the command.
     output.deliver(result)
     if fail_above is not None:

@@ -23,7 +23,7 @@ _PANEL = "Heads"
 @with_option_groups
 def heads(
     prompt: PromptOptions,
-    asked: HeadsOptions,
+    choices: HeadsOptions,
     model: ModelOptions,
     output: ResultOptions,
     baseline: Annotated[
@@ -88,7 +88,7 @@ def heads(
     model.check()
     text = prompt.read()
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        spec = asked.spec().require_gradient()
+        spec = choices.spec().require_gradient()
         from lens_scopes.attribution.heads import inspect_heads
         from lens_scopes.scopes.text.values import read_whole_prompt
 
@@ -106,5 +106,5 @@ def heads(
                 verify=verify,
                 progress=progress,
             )
-    asked.remark(result)
+    choices.remark(result)
     output.deliver(result)

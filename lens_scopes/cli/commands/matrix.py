@@ -22,7 +22,7 @@ _PANEL = "Source and target"
 @with_option_groups
 def matrix(
     prompt: TextOptions,
-    asked: MatrixOptions,
+    choices: MatrixOptions,
     model: ModelOptions,
     output: ResultOptions,
     answer: Annotated[
@@ -72,7 +72,7 @@ def matrix(
     text = prompt.read()
     spans = dict(_split_name(item) for item in span or [])
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
-        spec = asked.spec().require_gradient()
+        spec = choices.spec().require_gradient()
         from lens_scopes.attribution.matrix import attribute_all
         from lens_scopes.scopes.text.values import read_text_or_ids
 
@@ -87,7 +87,7 @@ def matrix(
                 spans=spans,
                 progress=progress,
             )
-    asked.remark(result)
+    choices.remark(result)
     output.deliver(result if total_influence is None else result.total_influence(total_influence))
 
 

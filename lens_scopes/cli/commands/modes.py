@@ -21,7 +21,7 @@ _PANEL = "Modes"
 @with_option_groups
 def modes(
     prompt: PromptOptions,
-    asked: PathOptions,
+    choices: PathOptions,
     model: ModelOptions,
     output: ResultOptions,
     rank: Annotated[int, typer.Option(help="Number of Fisher modes to decode.", rich_help_panel=_PANEL)] = 4,
@@ -45,7 +45,7 @@ def modes(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.modes import inspect_modes
 
-        spec = asked.spec()
+        spec = choices.spec()
         loaded = model.load()
         with progress_bar("Replacing tokens") as progress:
             result = inspect_modes(
@@ -59,5 +59,5 @@ def modes(
                 memory=spec.memory,
                 progress=progress,
             )
-    asked.remark(result)
+    choices.remark(result)
     output.deliver(result)

@@ -21,7 +21,7 @@ _PANEL = "Series"
 @with_option_groups
 def series(
     prompt: TextOptions,
-    asked: SeriesOptions,
+    choices: SeriesOptions,
     model: ModelOptions,
     output: ResultOptions,
     separator: Annotated[
@@ -59,7 +59,7 @@ def series(
     with redirect_stdout(sys.stderr):  # libraries print, and standard output carries the result alone
         from lens_scopes.attribution.series import inspect_series
 
-        spec = asked.spec()
+        spec = choices.spec()
         loaded = model.load()
         with progress_bar("Backpropagating") as progress:
             result = inspect_series(
@@ -72,5 +72,5 @@ def series(
                 longest=longest,
                 progress=progress,
             )
-    asked.remark(result)
+    choices.remark(result)
     output.deliver(result)

@@ -52,8 +52,8 @@ class CalibrationOptions:
             if self.recall is not None:
                 raise LensScopesError("--recall belongs to --calibrate; give the file of labelled prompts too.")
             return
-        given = [name for name, value in others.items() if value]
-        if given:
+        names = [name for name, value in others.items() if value]
+        if names:
             raise LensScopesError(
-                f"--calibrate takes prompts and spans from its file; leave out {' and '.join(given)}."
+                f"--calibrate takes prompts and spans from its file; leave out {' and '.join(names)}."
             )

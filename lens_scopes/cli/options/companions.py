@@ -69,12 +69,12 @@ class CompanionOptions:
         """
         from lens_scopes.engine.model import ScopedModel
 
-        asked = spec.without_sites() if self.add else spec
+        question = spec.without_sites() if self.add else spec
         baseline = (spec.other_prompt(ScopedModel.of(model)) if self.add else None) or "mean"
         return {
             kind: _patch(model, attribution)
             if kind == "cells"
-            else _compute(kind, model, prompt, asked, position, baseline)
+            else _compute(kind, model, prompt, question, position, baseline)
             for kind in KINDS
             if kind in (self.add or [])
         }

@@ -45,13 +45,13 @@ class TextOptions:
             PromptError: when there is no prompt, more than one, or an empty one.
             FileError: when a file cannot be read, is not UTF-8, or is not a chat.
         """
-        given = [
+        sources = [
             name
             for name, value in (("TEXT", self.text), ("--file", self.file), ("--chat", self.chat))
             if value is not None
         ]
-        if len(given) != 1:
-            what = f"{' and '.join(given)} were given" if given else "no prompt was given"
+        if len(sources) != 1:
+            what = f"{' and '.join(sources)} were given" if sources else "no prompt was given"
             raise PromptError(f"{what}; give one of TEXT, - for standard input, --file PATH, --chat FILE.json.")
         if self.chat is not None:
             return _messages(self.chat)

@@ -308,8 +308,8 @@ class Budget:
             OutOfMemoryError: when it does not, with the estimate.
         """
         n_layers, footprint = self.model.n_layers, self._footprint
-        kept = n_layers * (footprint.block_graph(length) + footprint.score_graph(length))
-        whole = rows * (kept + footprint.transient(length, whole_scores=True)) + self._fixed_bytes(n_layers)
+        graph = n_layers * (footprint.block_graph(length) + footprint.score_graph(length))
+        whole = rows * (graph + footprint.transient(length, whole_scores=True)) + self._fixed_bytes(n_layers)
         estimate = whole + rows * 3 * n_layers * footprint.scores(length)
         self._require_room(estimate, f"the heads of {length} tokens", "", "")
         unfused = {PATTERNS_READ: list(range(n_layers))}

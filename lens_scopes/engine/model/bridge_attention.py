@@ -323,7 +323,7 @@ def _config(part: Any) -> Any:
 def _of_this_thread(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
     owner = threading.get_ident()
 
-    def chosen(*arguments: Any, **named: Any) -> Any:
+    def choose(*arguments: Any, **named: Any) -> Any:
         return (function if threading.get_ident() == owner else original)(*arguments, **named)
 
-    return chosen
+    return choose

@@ -16,16 +16,16 @@ def modules_of(model: object) -> dict[str, Any]:
     """All modules, each once; the model itself is "". A bridge keeps the model that it wraps to itself."""
     modules: dict[str, Any] = {}
     seen: set[int] = set()
-    left = [(_WRAPPED, getattr(model, "original_model", None)), ("", model)]
-    while left:
-        name, part = left.pop()
+    stack = [(_WRAPPED, getattr(model, "original_model", None)), ("", model)]
+    while stack:
+        name, part = stack.pop()
         if id(part) in seen or not isinstance(part, torch.nn.Module):
             continue
         seen.add(id(part))
         modules[name] = part
         if part._modules:
             inside = f"{name}." if name else ""
-            left += [(inside + child_name, child) for child_name, child in reversed(part._modules.items())]
+            stack += [(inside + child_name, child) for child_name, child in reversed(part._modules.items())]
     return modules
 
 

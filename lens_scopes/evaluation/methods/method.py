@@ -81,18 +81,18 @@ class Method:
             return self
         return replace(self, spec=self.spec.replace(objective=replace(self.explanation, within=part)))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
-    def check(self, model: ModelLike, *, answered: bool = False) -> None:
+    def check(self, model: ModelLike, *, with_answers: bool = False) -> None:
         """Checks the choices against the model, before any passage is scored.
 
         Args:
-            answered: whether whole answers are explained.
+            with_answers: whether whole answers are explained.
 
         Raises:
             EvaluationError: where one of them does not fit the model, or answers.
         """
         try:
-            spec = self._of_answer((0,)) if answered else self.spec
-            ResolvedSpec.of(model, spec, takes_answers=answered).path_hooks()
+            spec = self._of_answer((0,)) if with_answers else self.spec
+            ResolvedSpec.of(model, spec, takes_answers=with_answers).path_hooks()
             if self.spec.points is not None:
                 self.spec.points.check(ScopedModel.of(model))
         except LensScopesError as error:

@@ -41,8 +41,8 @@ class AblationCache:
     def masks(self, sets: Sequence[Sequence[int]]) -> Bool[Tensor, "row pos"]:
         """Masks of sets of eligible tokens, which are counted without all others."""
         masks = torch.zeros(len(sets), len(self.ablated.token_ids), dtype=torch.bool)
-        for row, chosen in enumerate(sets):
-            masks[row, self.eligible[list(chosen)]] = True
+        for row, tokens in enumerate(sets):
+            masks[row, self.eligible[list(tokens)]] = True
         return masks
 
     def outcomes(self, masks: Bool[Tensor, "row pos"]) -> Outcomes:

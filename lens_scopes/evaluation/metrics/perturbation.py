@@ -74,15 +74,15 @@ def _greedy_limit(cache: AblationCache, sign: int) -> float:
     """The AOPC of the order that at each step ablates the token after which sign·log p(target) is largest."""
     count = len(cache.eligible)
     depths = [count_of(fraction, count) for fraction in AOPC_FRACTIONS]
-    chosen: list[int] = []
+    ablated: list[int] = []
     changes: dict[int, float] = {}
-    while len(chosen) < depths[-1]:
+    while len(ablated) < depths[-1]:
         # All candidates of a step run as one batch.
-        candidates = [index for index in range(count) if index not in chosen]
-        after = cache.outcomes(cache.masks([[*chosen, candidate] for candidate in candidates])).log_probability
+        candidates = [index for index in range(count) if index not in ablated]
+        after = cache.outcomes(cache.masks([[*ablated, candidate] for candidate in candidates])).log_probability
         best = int((sign * after).argmax())
-        chosen.append(candidates[best])
-        changes[len(chosen)] = float(after[best]) - cache.clean_log_probability
+        ablated.append(candidates[best])
+        changes[len(ablated)] = float(after[best]) - cache.clean_log_probability
     return integral(AOPC_FRACTIONS, [changes[depth] for depth in depths])
 
 

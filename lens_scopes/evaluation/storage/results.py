@@ -78,13 +78,13 @@ def load_results(path: str | Path) -> pandas.DataFrame:
 
 def _rows(records: dict[int, PassageRecord]) -> pandas.DataFrame:
 
-    measured = [record for record in records.values() if record.status == MEASURED]
+    complete = [record for record in records.values() if record.status == MEASURED]
     # Passages may have facts that others lack: one column for each name.
-    facts = dict.fromkeys(name for record in measured for name in record.facts)
+    facts = dict.fromkeys(name for record in complete for name in record.facts)
     lines = [
         (record.passage, m.method, m.metric, m.ablation, m.fraction, m.value, m.forwards, m.backwards, m.note)
         + tuple(record.facts.get(name) for name in facts)
-        for record in measured
+        for record in complete
         for m in record.measurements
     ]
     rows = data_frame(lines, columns=[*COLUMNS, *facts])

@@ -137,9 +137,9 @@ def lasso(
         before = weights.clone()
         for column in movable:
             # The best weight of one column, the others fixed: what they leave of the outcome, moved towards zero.
-            own = gram[column, column]
-            rest = pull[column] - gram[column] @ weights + own * weights[column]
-            weights[column] = torch.sign(rest) * (rest.abs() - penalty).clamp_min(0) / own
+            size = gram[column, column]
+            rest = pull[column] - gram[column] @ weights + size * weights[column]
+            weights[column] = torch.sign(rest) * (rest.abs() - penalty).clamp_min(0) / size
         if bool((weights - before).abs().max() <= tolerance * weights.abs().max()):
             break
     return weights

@@ -82,13 +82,13 @@ class Explanation(ABC):
         """The two answers that the explanation contrasts, where it names any."""
         return None
 
-    def check_answer(self, answered: bool) -> None:
+    def check_answer(self, has_answer: bool) -> None:
         """Refuses an answer that has no place, and settings that need one.
 
         Raises:
             ObjectiveError: where the explanation names tokens of its own, or answers of its own.
         """
-        if answered and getattr(self, "token", None) is not None:
+        if has_answer and getattr(self, "token", None) is not None:
             raise ObjectiveError(
                 f"{self!r} names its own token, so the answer's would be dropped; write {type(self).__name__}()."
             )

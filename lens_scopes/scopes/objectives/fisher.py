@@ -101,8 +101,8 @@ class Fisher(Objective):
             )
         return self
 
-    def check_answer(self, answered: bool) -> None:
-        if self.rank != "trace" and self.samples and not answered:
+    def check_answer(self, has_answer: bool) -> None:
+        if self.rank != "trace" and self.samples and not has_answer:
             raise ObjectiveError(
                 f"Fisher(rank={self.rank}) of one prediction needs no random directions, so samples={self.samples} "
                 'would be dropped; leave samples out, or take rank="trace".'

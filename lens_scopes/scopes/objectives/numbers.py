@@ -137,8 +137,8 @@ class LogitDiff(Objective):
             return [self.token, self.other]
         raise ObjectiveError("LogitDiff still holds token strings; call prepare(model) before directions(state).")
 
-    def check_answer(self, answered: bool) -> None:
-        if answered:
+    def check_answer(self, has_answer: bool) -> None:
+        if has_answer:
             raise ObjectiveError(
                 "LogitDiff names its own tokens; contrast two answers with LogProbDiff(answer, other)."
             )
@@ -186,8 +186,8 @@ class LogProbDiff(Objective):
         answer, other = ((item,) if is_integer(item) else item for item in (self.answer, self.other))
         return answer, other
 
-    def check_answer(self, answered: bool) -> None:
-        if answered:
+    def check_answer(self, has_answer: bool) -> None:
+        if has_answer:
             raise ObjectiveError("LogProbDiff names its own two answers; leave answer out.")
 
     def describe_answer(self, text: str, n_tokens: int) -> str:

@@ -39,23 +39,23 @@ def read_line(line: str) -> dict[str, Any]:
     head, *choices = terms
     name, at, value = head.partition("@")
     entry = scope_entry(name)
-    given: dict[str, Any] = {"scope": name}
+    texts: dict[str, Any] = {"scope": name}
     if at:
         main = entry.main_setting
         if main is None:
             raise ObjectiveError(f"scope {name!r} has no setting after @; got {head!r}.")
         if not value:
             raise ObjectiveError(f"{head!r} has nothing after @; write a value there, or {name!r} for the usual one.")
-        given[main] = _unquote(value)
+        texts[main] = _unquote(value)
     for choice in choices:
         for option, text in _choice(choice).items():
             if options()[option].many:
-                given.setdefault(option, []).append(text)
-            elif option in entry.settings and option in given:
+                texts.setdefault(option, []).append(text)
+            elif option in entry.settings and option in texts:
                 raise ObjectiveError(f"{option} is given twice in {line!r}.")
             else:
-                given[option] = text
-    return given
+                texts[option] = text
+    return texts
 
 
 def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,17 +78,17 @@ def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_line(given: Mapping[str, Any]) -> str:
     """The line that `read_line` reads the options of."""
-    written = dict(given)
-    entry = scope_entry(name := written.pop("scope"))
+    rest = dict(given)
+    entry = scope_entry(name := rest.pop("scope"))
     main = entry.main_setting
-    head = f"{name}@{_quote(written.pop(main))}" if main in written else name
+    head = f"{name}@{_quote(rest.pop(main))}" if main in rest else name
     for option in ("readout", "points"):
-        head += f"+{written.pop(option)}" if option in written else ""
-    if written.get("score_site") in SCORE_SITES:
-        head += f"+{written.pop('score_site')}"
+        head += f"+{rest.pop(option)}" if option in rest else ""
+    if rest.get("score_site") in SCORE_SITES:
+        head += f"+{rest.pop('score_site')}"
     parts = (
         f"{option}={_quote(item)}"
-        for option, value in written.items()
+        for option, value in rest.items()
         for item in (value if isinstance(value, list) else [value])
     )
     return "+".join((head, *parts))

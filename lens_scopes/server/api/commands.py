@@ -61,28 +61,30 @@ def command_of(request: PromptRequest, options: ModelSource) -> Command:
 
 
 def _python(request: PromptRequest, options: ModelSource) -> str:
-    given = _changed_fields(request)
+    choices = _changed_fields(request)
     arguments = ["model", repr(request.prompt())]
     arguments += [str(request.rank)] if isinstance(request, ModesRequest) else []
     arguments += cast(Any, request).spec().to_python()
-    own = given.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
-    given |= {"answer": read_text_or_ids(given["answer"])} if "answer" in own else {}
+    extra = choices.keys() - type(request).option_names()  # pyright: ignore[reportAttributeAccessIssue]
+    choices |= {"answer": read_text_or_ids(choices["answer"])} if "answer" in extra else {}
     if isinstance(request, FlowRequest):
         if spans := request.named_spans():
             arguments.insert(2, _spans(spans))
-        own = own - {"spans"}
+        extra = extra - {"spans"}
     order = ("position", "answer", "generate", "spans", "baseline", "mlp_rules", "sigma")
-    arguments += [f"{name}={given[name]!r}" for name in order if name in own]
+    arguments += [f"{name}={choices[name]!r}" for name in order if name in extra]
     if isinstance(request, FlowRequest):
-        arguments += [f"{name}={given[name]!r}" for name in ("rank", "samples", "seed") if name in given]
+        arguments += [f"{name}={choices[name]!r}" for name in ("rank", "samples", "seed") if name in choices]
     if isinstance(request, SeriesRequest):
-        arguments += [f"{name}={given[name]!r}" for name in ("separator", "width", "least", "longest") if name in own]
-    if isinstance(request, HeadsRequest) and (request.head or "top" in given):
+        arguments += [
+            f"{name}={choices[name]!r}" for name in ("separator", "width", "least", "longest") if name in extra
+        ]
+    if isinstance(request, HeadsRequest) and (request.head or "top" in choices):
         arguments.append(f"patterns={request.head or request.top!r}")
-    if "against" in own:
-        arguments.append(f"baseline={read_whole_prompt(given['against'])!r}")
-    if isinstance(request, HeadsRequest) and "verify" in given:
-        arguments.append(f"verify={given['verify']!r}")
+    if "against" in extra:
+        arguments.append(f"baseline={read_whole_prompt(choices['against'])!r}")
+    if isinstance(request, HeadsRequest) and "verify" in choices:
+        arguments.append(f"verify={choices['verify']!r}")
     call = _call(f"ls.{_FUNCTIONS[type(request)]}", arguments)
     if isinstance(request, InfluenceRequest):
         call += f".total_influence({'' if request.of == 'answer' else repr(request.of)})"
@@ -107,10 +109,10 @@ def _call(name: str, arguments: list[str]) -> str:
 
 
 def _load_options(options: ModelSource) -> list[str]:
-    given = _options_given(options)
-    if "processing" in given:
-        given["processing"] = options.processing_flags()
-    return [repr(options.model), *(f"{name}={value!r}" for name, value in given.items())]
+    choices = _options_given(options)
+    if "processing" in choices:
+        choices["processing"] = options.processing_flags()
+    return [repr(options.model), *(f"{name}={value!r}" for name, value in choices.items())]
 
 
 def _options_given(options: ModelSource) -> dict[str, Any]:
@@ -129,14 +131,14 @@ def _changed_fields(request: PromptRequest) -> dict[str, Any]:
 
 
 def _shell(request: PromptRequest, options: ModelSource) -> str | None:
-    given = _changed_fields(request)
+    choices = _changed_fields(request)
     if isinstance(request, InfluenceRequest):
-        given["total_influence"] = given.pop("of", request.of)
-    spans, characters = given.pop("spans", {}), given.pop("characters", {})
+        choices["total_influence"] = choices.pop("of", request.of)
+    spans, characters = choices.pop("spans", {}), choices.pop("characters", {})
     asked = cast(Any, request).spec().to_options()
     if isinstance(request, CellsRequest):  # whose command has its own words for the readout and the layers
-        own = {name: getattr(request, name) for name in CELL_OPTIONS if getattr(request, name) is not None}
-        asked = {name: value for name, value in asked.items() if name not in SITE_OPTIONS} | own
+        extra = {name: getattr(request, name) for name in CELL_OPTIONS if getattr(request, name) is not None}
+        asked = {name: value for name, value in asked.items() if name not in SITE_OPTIONS} | extra
     if isinstance(request, ModesRequest | FlowRequest) or asked["scope"] == DEFAULT_SCOPE:
         del asked["scope"]
     words = ["lens-scopes", _COMMANDS[type(request)], *_prompt_words(request)]
@@ -144,9 +146,9 @@ def _shell(request: PromptRequest, options: ModelSource) -> str | None:
         "span": [f"{name}={text}" for name, text in spans.items()],
         "characters": [f"{name}={start}:{stop}" for name, (start, stop) in characters.items()],
     }
-    given = {option: values for option, values in named.items() if values} | given
-    given |= {"model": options.model} if options.model != ModelSource.model else {}
-    written = cli_words(asked | given | _options_given(options))
+    choices = {option: values for option, values in named.items() if values} | choices
+    choices |= {"model": options.model} if options.model != ModelSource.model else {}
+    written = cli_words(asked | choices | _options_given(options))
     line = " ".join([*words, *map(shlex.quote, written)])
     return None if "\x00" in line else line
 

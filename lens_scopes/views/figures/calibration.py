@@ -51,9 +51,9 @@ def _strips(axes: Axes, calibration: FlowCalibration) -> None:
     best = calibration.best
     values, leaks = numpy.array(calibration.values(best.name)), numpy.array(calibration.leaks)
     for row, (side, fill) in enumerate(((leaks, INK), (~leaks, "none"))):
-        own = numpy.sort(values[side & numpy.isfinite(values)])
-        offsets = (_GOLDEN * numpy.arange(len(own)) % 1 - 0.5) * 2 * _SPREAD  # even, and the same every time
-        axes.scatter(own, row + offsets, s=8, facecolors=fill, edgecolors=INK, linewidths=0.6)
+        side_values = numpy.sort(values[side & numpy.isfinite(values)])
+        offsets = (_GOLDEN * numpy.arange(len(side_values)) % 1 - 0.5) * 2 * _SPREAD  # even, and the same every time
+        axes.scatter(side_values, row + offsets, s=8, facecolors=fill, edgecolors=INK, linewidths=0.6)
     axes.axvline(best.threshold, color=INK, linewidth=0.8)
     axes.annotate(
         f"threshold {best.threshold!r}",

@@ -44,6 +44,7 @@ def evaluation_figure(report: EvaluationReport, *, width: float = COLUMN_INCHES)
         across = _ACROSS if len(metrics) + len(curves) > 1 else 1
         above, below = math.ceil(len(metrics) / across), math.ceil(len(curves) / across)
         most = max((len(report.ablations(metric)) for metric in metrics), default=1)
+        # Rows grow with the number of marks in each.
         panel = 0.6 + _ROW * len(report.methods) * max(1.0, 0.7 * most)
         heights = [panel] * above + [_CURVE] * below
         figure = new_figure(width, sum(heights) + 0.7)
@@ -74,11 +75,12 @@ def _ablation_looks(report: EvaluationReport) -> dict[str | None, int]:
 
 def _means(axes: Axes, report: EvaluationReport, metric: str, looks: dict[str | None, int]) -> None:
     means = report.means
-    chosen = means[(means["metric"] == metric) & (means["passages"] == ALL) & means["fraction"].isna()]
+    points = means[(means["metric"] == metric) & (means["passages"] == ALL) & means["fraction"].isna()]
     ablations = report.ablations(metric)
     for place, ablation in enumerate(ablations):
+        # Marks of several ablations stand apart within a method's row.
         shift = 0.7 * ((place + 0.5) / len(ablations) - 0.5)
-        part = chosen[chosen["ablation"].isna() if ablation is None else chosen["ablation"] == ablation]
+        part = points[points["ablation"].isna() if ablation is None else points["ablation"] == ablation]
         colour, marker = _mark(looks.get(ablation))
         for line in part.to_dict("records"):
             y = report.methods.index(line["method"]) + shift
@@ -97,10 +99,10 @@ def _means(axes: Axes, report: EvaluationReport, metric: str, looks: dict[str | 
 
 def _curve(axes: Axes, report: EvaluationReport, metric: str, ablation: str | None) -> None:
     means = report.means
-    chosen = means[(means["metric"] == metric) & (means["passages"] == ALL) & means["fraction"].notna()]
-    chosen = chosen[chosen["ablation"].isna() if ablation is None else chosen["ablation"] == ablation]
+    points = means[(means["metric"] == metric) & (means["passages"] == ALL) & means["fraction"].notna()]
+    points = points[points["ablation"].isna() if ablation is None else points["ablation"] == ablation]
     for place, method in enumerate(report.methods):
-        own = chosen[chosen["method"] == method].sort_values("fraction")
+        own = points[points["method"] == method].sort_values("fraction")
         style = line_style(place)
         x = own["fraction"].to_numpy()
         axes.fill_between(x, own["low"].to_numpy(), own["high"].to_numpy(), color=style.colour, alpha=0.12, linewidth=0)

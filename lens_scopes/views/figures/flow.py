@@ -107,6 +107,7 @@ def _curves(axes: Axes, curves: list[SpanCurve], sigma: float) -> None:
         colour = _COLOURS[order % len(_COLOURS)]
         axes.plot(CURVE_SIGMAS, curve.bound, color=colour, linewidth=1)
         axes.plot(CURVE_SIGMAS, curve.channel, color=colour, linewidth=1, linestyle=(0, (4, 2)))
+    # Names stand where the dashed curves end.
     places = [(math.log10(curve.channel[-1]) - low) / (high - low) for curve in curves]
     for order, (curve, place) in enumerate(zip(curves, name_places(places, 0.06), strict=True)):
         axes.annotate(

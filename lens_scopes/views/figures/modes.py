@@ -79,6 +79,7 @@ def _bars(axes: Axes, contrast: Contrast) -> None:
         parse_math=False,
         fontfamily=families(),
     )
+    # Panels of fewer words keep the same height of bars.
     axes.set_ylim(max(len(shifts), 5) - 0.5, -0.5)
     reach = 1.1 * contrast.largest or 1.0
     axes.set_xlim(-reach, reach)

@@ -197,9 +197,9 @@ def _sums(fold: Mapping[str, Any], part: Mapping[str, Any], values: Sequence[flo
     """The segments that a strip is folded into with the sums of their tokens' values, from the strongest."""
     summed = []
     for label, (start, stop) in zip(fold["labels"], fold["spans"], strict=True):
-        own = values[start:stop]
-        if None not in own and not all(part["special"][start:stop]):
-            summed.append((label, sum(value for value in own if value is not None)))
+        part_values = values[start:stop]
+        if None not in part_values and not all(part["special"][start:stop]):
+            summed.append((label, sum(value for value in part_values if value is not None)))
     return sorted(summed, key=lambda item: -abs(item[1]))
 
 

@@ -93,8 +93,8 @@ def _predictions(flow: InformationFlow) -> RenderableType:
     spans = (right(Text(inline_token(name)), overflow="fold") for name in flow.spans)
     table = plain_table(folded("bound of each prediction"), *spans)
     names, columns = prediction_names(flow), flow.bound().T.tolist()
-    chosen = range(len(names))[-_MAX_PREDICTIONS:]
-    for index in chosen:
+    places = range(len(names))[-_MAX_PREDICTIONS:]
+    for index in places:
         table.add_row(Text(names[index]), *(Text(short_number(value)) for value in columns[index]))
-    left = f"the last {len(chosen)} of {len(names)}" if len(chosen) < len(names) else ""
-    return Group(table, Text(left, "dim")) if left else table
+    which = f"the last {len(places)} of {len(names)}" if len(places) < len(names) else ""
+    return Group(table, Text(which, "dim")) if which else table

@@ -119,16 +119,17 @@ def _tokens(influence: TotalInfluence, most: int = 8) -> RenderableType:
 
 def _map(matrix: AttributionMatrix, lines: list[PredictionLine], styles: ScoreStyle, width: int) -> RenderableType:
     """Predictions down, source tokens across, each row on its own scale; many sources share a column."""
-    chosen = lines[-_MAX_ROWS:]
-    label = max(8, min(max(cell_len(_label(line)) for line in chosen), width // 3))
+    rows = lines[-_MAX_ROWS:]
+    label = max(8, min(max(cell_len(_label(line)) for line in rows), width // 3))
     room = max(8, width - label - 1)
     n = len(matrix.tokens)
+    # Several sources share a column where the terminal is narrow; the strongest of them gives it its colour.
     size = math.ceil(n / room)
     starts = range(0, n, size)
     cell = max(1, min(3, room // len(starts)))
     text = Text(no_wrap=True, overflow="crop")
     text.append(" " * (label + 1) + _ruler(list(starts), cell) + "\n", "dim")
-    for line in chosen:
+    for line in rows:
         name = Text(_label(line))
         name.truncate(label, overflow="ellipsis", pad=True)
         text.append_text(name).append(" ")
@@ -140,8 +141,8 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine], styles: ScoreSt
     notes = ["each prediction on its own scale; columns are positions"]
     if size > 1:
         notes.append(f"each column is the strongest of {size} tokens")
-    if len(chosen) < len(lines):
-        notes.append(f"the last {len(chosen)} of {len(lines)} predictions")
+    if len(rows) < len(lines):
+        notes.append(f"the last {len(rows)} of {len(lines)} predictions")
     return Group(text, Text("; ".join(notes), "dim"))
 
 
@@ -164,6 +165,7 @@ def _append(
     elif not counted:
         text.append("·" * cell, "dim")
     else:
+        # What is not finite must show, also beside stronger numbers.
         broken = [score for score in counted if not math.isfinite(score)]
         append_cell(text, max(broken or counted, key=abs), scale, cell, styles)
 
@@ -177,10 +179,10 @@ def _ruler(starts: list[int], cell: int) -> str:
 
 
 def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine], width: int) -> RenderableType:
-    chosen = lines[-_MAX_LINES:]
-    after, explained = (folded(name, max_width=max(6, width // 5)) for name in ("after", "explained"))
-    table = plain_table(whole_right("#"), after, explained, whole_right("p"), folded("from"))
-    for line in chosen:
+    rows = lines[-_MAX_LINES:]
+    after, target = (folded(name, max_width=max(6, width // 5)) for name in ("after", "explained"))
+    table = plain_table(whole_right("#"), after, target, whole_right("p"), folded("from"))
+    for line in rows:
         sources = line.sources[: 3 if width >= 80 else 1]
         strongest = ", ".join(f"{printable_token(matrix.tokens[i])} {number(line.scores[i])}" for i in sources)
         probability = percent(line.explained.probability)
@@ -191,8 +193,8 @@ def _predictions(matrix: AttributionMatrix, lines: list[PredictionLine], width: 
             Text(probability, "dim"),
             Text(strongest or "no token", "" if strongest else "dim"),
         )
-    left = "" if len(chosen) == len(lines) else f", the last {len(chosen)} of {len(lines)}"
-    return Group(Text(f"which token predicted what{left}", "dim"), table)
+    which = "" if len(rows) == len(lines) else f", the last {len(rows)} of {len(lines)}"
+    return Group(Text(f"which token predicted what{which}", "dim"), table)
 
 
 def _spans(matrix: AttributionMatrix) -> RenderableType:

@@ -234,10 +234,10 @@ class Cell:
 def means_table(report: EvaluationReport, metric: str, passages: str = ALL) -> dict[str, list[Cell | None]]:
     """Method → a cell for each ablation of the metric, in the order of `report.ablations`."""
     means = report.means
-    chosen = means[(means["metric"] == metric) & (means["passages"] == passages) & means["fraction"].isna()]
+    selection = means[(means["metric"] == metric) & (means["passages"] == passages) & means["fraction"].isna()]
     table: dict[str, list[Cell | None]] = {method: [] for method in report.methods}
     for ablation in report.ablations(metric):
-        part = chosen[chosen["ablation"].isna() if ablation is None else chosen["ablation"] == ablation]
+        part = selection[selection["ablation"].isna() if ablation is None else selection["ablation"] == ablation]
         lines = {line["method"]: line for line in part.to_dict("records")}
         leading = best(metric, {method: line["mean"] for method, line in lines.items()})
         for method, cells in table.items():

@@ -147,8 +147,8 @@ def segment_names(influence: TotalInfluence, segments: Sequence[Segment]) -> lis
 
 def _places(positions: Sequence[int], most: int = 8) -> str:
     more = len(positions) - most
-    shown = ", ".join(map(str, positions[:most]))
-    return f"after position {shown}" + (f" and {more} more" if more > 0 else "")
+    text = ", ".join(map(str, positions[:most]))
+    return f"after position {text}" + (f" and {more} more" if more > 0 else "")
 
 
 def _short(token: str, most: int) -> str:

@@ -75,6 +75,7 @@ def _map(figure: Figure, axes: Axes, patches: CellPatches) -> None:
     axes.set_yticks(range(0, len(names), step), names[::step], parse_math=False)
     across = max(1, math.ceil(len(patches.tokens) / _MAX_LABELS))
     pairs = [tokens_pair(*pair) for pair in zip(patches.tokens, patches.baseline_tokens, strict=True)]
+    # Every few tokens are named, and all that differ between the prompts.
     named = [i for i, pair in enumerate(pairs) if i % across == 0 or "→" in pair]
     axes.set_xticks(
         named,

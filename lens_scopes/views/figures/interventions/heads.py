@@ -62,6 +62,7 @@ def _map(figure: Figure, axes: Axes, heads: HeadInspection) -> None:
     changes = heads.effect.tolist()
     mlps = heads.mlp_effect.tolist()
     flat = [value for row in changes for value in row]
+    # Heads and MLPs differ in size: one scale each.
     scale, mlp_scale = (scale_of(values, [False] * len(values)) for values in (flat, mlps))
     rows = [[scale.relative(value) for value in row] for row in changes]
     texts = [[short_number(value) for value in row] for row in changes]
@@ -78,6 +79,7 @@ def _map(figure: Figure, axes: Axes, heads: HeadInspection) -> None:
                 axes.text(x, y, value, ha="center", va="center", fontsize=5.5, color=INK)
     step = max(1, math.ceil(len(rows) / 18))
     axes.set_yticks(range(0, len(rows), step), [f"L{layer}" for layer in range(0, len(rows), step)])
+    # As many names as fit beside one another; the MLPs always have theirs.
     across = max(1, math.ceil(n_heads / 12))
     places = [*range(0, n_heads, across), *([n_heads] if mlps else [])]
     axes.set_xticks(places, [f"H{place}" if place < n_heads else "MLP" for place in places])

@@ -164,6 +164,7 @@ def _prediction_bars(axes: Axes, attribution: Attribution, most: int = 6) -> Non
         fontfamily=families(),
     )
     axes.invert_yaxis()
+    # Room for the number behind the longest bar.
     axes.set_xlim(0, 1.38)
     axes.set_xticks([])
     axes.set_xlabel("next token")

@@ -102,6 +102,7 @@ def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Secti
         "fold": group,
         "sum": words.meaning_of_sum(attribution),
     }
+    # Tokens after the position explained stand behind the strip, so that the reader can move the position there.
     if later:
         first = len(attribution.tokens)
         strip["later"] = [{"index": first + i, "token": inline_token(text)} for i, text in enumerate(later)]
@@ -113,11 +114,11 @@ def _tokens(attribution: Attribution, later: Sequence[str], group: str) -> Secti
             "choice_label": "Where influence is read",
             "choose": "layer",
         }
-    shown = "The text up to the position explained."
+    coverage = "The text up to the position explained."
     if attribution.answer is not None:
         own = len(attribution.tokens) > attribution.position + 1
-        shown = "The prompt, and the answer's tokens but the last." if own else "The prompt."
-    blocks = [note(shown), strip, *_other_prompt(attribution)]
+        coverage = "The prompt, and the answer's tokens but the last." if own else "The prompt."
+    blocks = [note(coverage), strip, *_other_prompt(attribution)]
     blocks += [lead(words.interpretation(attribution)), lead(words.caveat(attribution), quiet=True)]
     return Section("tokens", "Tokens", blocks, layout="wide")
 

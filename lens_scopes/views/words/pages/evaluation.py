@@ -208,6 +208,7 @@ def _chart(report: EvaluationReport, part: pandas.DataFrame, horizontal: str, ve
                     ],
                 }
             )
+    # The vertical axis holds all points and bands, and zero.
     heights = [v for line in lines for row in (*line["points"], *line["band"]) for v in row[1:]]
     ticks = round_ticks(min([0.0, *heights]), max([0.0, *heights]))
     right = max((x for line in lines for x, _ in line["points"]), default=1.0) or 1.0
@@ -268,8 +269,8 @@ def _left_out(report: EvaluationReport) -> Section:
     reasons = report.results.reasons()
     statuses = {index: report.results.records[index].status for index in reasons}
     rows = [
-        [number_cell(str(i), i), text_cell(statuses[i], statuses[i]), text_cell(inline_token(said), said)]
-        for i, said in list(reasons.items())[:_MAX_REASONS]
+        [number_cell(str(i), i), text_cell(statuses[i], statuses[i]), text_cell(inline_token(reason), reason)]
+        for i, reason in list(reasons.items())[:_MAX_REASONS]
     ]
     more = len(reasons) - len(rows)
     names = [("index", "number"), ("", ""), ("reason", "text")]

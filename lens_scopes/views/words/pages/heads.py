@@ -114,7 +114,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         broken = not all(map(math.isfinite, mlps))
         legends.append(legend(plain_scale(mlps), "all MLPs (separate scale)", broken=broken))
     # What it means stands before it, the strongest beside it.
-    left = [heading("Heads × layers"), note("A number leads to what that head carries."), head_map, *legends]
+    map_blocks = [heading("Heads × layers"), note("A number leads to what that head carries."), head_map, *legends]
     blocks = [
         kind({"bold": inline_token(heads.objective)}, f" · baseline {inline_token(heads.baseline)}"),
         *alerts("Warnings", heads.warnings),
@@ -123,7 +123,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         *answer_notes(heads),
         lead(heads_interpretation(heads)),
         lead(heads_caveat(), quiet=True),
-        columns(left, _strongest(heads, lines, links)),
+        columns(map_blocks, _strongest(heads, lines, links)),
     ]
     return Section("heads", "Heads", blocks)
 
@@ -163,7 +163,7 @@ def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Secti
     parts = "The part of a head’s change that comes through each source token it attends to, against zero."
     if is_divergence(heads):
         parts += " Divergences do not add up: the parts are those of each token alone."
-    left = f" {without} weaker heads have no strip, which keeps the page light." if without else ""
+    rest = f" {without} weaker heads have no strip, which keeps the page light." if without else ""
     strips: Block = {
         "type": "strips",
         "id": "strips",
@@ -173,7 +173,7 @@ def _strips(heads: HeadInspection, lines: list[HeadLine], without: int) -> Secti
         "of": "the other tokens" if any(heads.special) else "these tokens",
         "items": [_fold(heads, line) for line in lines],
     }
-    text = f"{parts} Each head has its own colour scale. Hover over a token to see its number.{left}"
+    text = f"{parts} Each head has its own colour scale. Hover over a token to see its number.{rest}"
     summaries = [[line.name, " from ", *_carriers(heads, line, 1)] for line in lines[:3]]
     return Section(
         "head-strips", "What each head carries", [note(text), strips], summary=[*join(summaries, "No head"), "."]

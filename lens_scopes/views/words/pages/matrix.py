@@ -112,6 +112,7 @@ def _map(matrix: AttributionMatrix, lines: list[PredictionLine]) -> tuple[Block,
             f"The last {len(last_lines)} of {len(lines)} predictions are in it; the list below has all of them."
         )
     if len(columns) > MAX_COLUMNS:
+        # The tokens that matter most to any one of the predictions, each on its own scale.
         strength = [0.0] * len(columns)
         for row in relative_rows(values, matrix.special):
             strength = [max(old, 0.0 if math.isnan(new) else abs(new)) for old, new in zip(strength, row, strict=True)]

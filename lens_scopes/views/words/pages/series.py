@@ -144,6 +144,7 @@ def _forecast(series: SeriesInspection) -> Section:
             for written, p in likely_values(forecast)
         ]
         ticks, heights = round_ticks(min(forecast.values), max(forecast.values)), round_ticks(0.0, largest)
+        # One line goes up and down at every value.
         spikes = [point for v, p in zip(forecast.values, forecast.probabilities, strict=True) for point in _spike(v, p)]
         chart: Block = {
             "type": "chart",
