@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_scopes.engine.memory import MemoryPlan, PeakGauge, free_at_once, try_or_oom
+from lens_scopes.engine.memory import MemoryPlan, PeakGauge, free_at_once, return_free_pages, try_or_oom
 from lens_scopes.engine.model import Batch, Hook, ScopedModel
 from lens_scopes.engine.sites import EMBEDDING
 from lens_scopes.errors import ModelError, OutOfMemoryError, SiteError
@@ -111,6 +111,7 @@ class SlicedTrace:
         directions_at_once: directions that travel together; None for all.
         shortages: how often memory ran out.
         frees_at_once: whether freed blocks go back to the system at once.
+        memory_matters: whether the heap's free pages go back to the system after every slice, which takes 6% more time.
         gauge: measures the memory taken since the way forward began.
     """
 
@@ -126,6 +127,7 @@ class SlicedTrace:
     last: _Slice | None  # its graph is built on the way forward, and used once
     shortages: int = 0
     frees_at_once: bool = False
+    memory_matters: bool = False
     gauge: PeakGauge | None = None
 
     @property
@@ -181,6 +183,9 @@ class SlicedTrace:
         def run() -> None:
             graph = self._slice_graph(first, stop, start)
             self._visit_slice(graph, first, stop, upstream, pending, tracker)
+            del graph
+            if self.memory_matters:
+                return_free_pages()
 
         # Whole, unless a slice as long as this has been too much before.
         shortage = try_or_oom(run) if stop - first <= self.layers_at_once else ""
@@ -386,6 +391,7 @@ def trace_within(
             )
         layers //= 2
     traces[0].shortages, traces[0].gauge, traces[0].frees_at_once = shortages, gauge, plan.frees_at_once
+    traces[0].memory_matters = plan.limited
     return traces[0]
 
 

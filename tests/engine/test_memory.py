@@ -263,6 +263,7 @@ def test_blocks_are_freed_at_once_where_one_layer_would_not_fit_otherwise(tiny, 
         pytest.skip("this C library keeps its heap as it wants")
     least = smallest(tiny, len(IDS), tiny.cfg.n_layers)
     monkeypatch.setattr(planning, "LARGE", 1)
+    monkeypatch.setattr(planning, "_SMALL_BLOCKS", 0)
     lower = smallest(tiny, len(IDS), tiny.cfg.n_layers)
     assert lower < 0.9 * least
     whole, scarce = ls.attribute(tiny, IDS, layers=True), ls.attribute(tiny, IDS, layers=True, memory=lower)
@@ -270,6 +271,15 @@ def test_blocks_are_freed_at_once_where_one_layer_would_not_fit_otherwise(tiny, 
     assert scarce.memory.frees_at_once and scarce.memory.layers_at_once == 1 and not whole.memory.frees_at_once
     assert "memory given back at once" in memory_words(scarce.memory)
     torch.testing.assert_close(scarce.layers, whole.layers, **EXACT)
+
+
+def test_free_pages_go_back_after_every_slice_where_memory_matters(tiny, monkeypatch):
+    calls = []
+    monkeypatch.setattr("lens_scopes.engine.backward.return_free_pages", lambda: calls.append(1))
+    ls.attribute(tiny, IDS)
+    assert not calls
+    sliced = ls.attribute(tiny, IDS, memory=smallest(tiny, len(IDS))).memory
+    assert sliced.layers_at_once == 1 and len(calls) == tiny.cfg.n_layers
 
 
 RETURNED = """

@@ -2,7 +2,7 @@
 
 from lens_scopes.engine.memory.plan import Budget, Footprint, MemoryPlan
 from lens_scopes.engine.memory.shortage import is_out_of_memory, name_shortage, run_in_chunks, try_or_oom
-from lens_scopes.engine.memory.system import PeakGauge, free_at_once
+from lens_scopes.engine.memory.system import PeakGauge, free_at_once, return_free_pages
 from lens_scopes.engine.memory.units import in_units, parse_memory
 
 __all__ = [
@@ -13,8 +13,9 @@ __all__ = [
     "free_at_once",
     "in_units",
     "is_out_of_memory",
-    "parse_memory",
-    "run_in_chunks",
     "name_shortage",
+    "parse_memory",
+    "return_free_pages",
+    "run_in_chunks",
     "try_or_oom",
 ]

@@ -29,6 +29,7 @@ _TRANSIENT_PAIRS = 2.5  # scores of a block, where they are computed whole, that
 # What a process holds for each byte of its tensors. The C library's heap ends up in pieces: 1.3 to 1.65 times for Gemma
 # 3 270M, whole graphs and slices, 128 to 8,192 tokens. Where blocks are freed at once it is 0.94 to 1.17 times.
 _HEAP, _FREED_AT_ONCE = 1.45, 1.1
+_SMALL_BLOCKS = 2**27  # bytes of a heap that holds small blocks alone, where large ones are freed at once
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ class Budget:
         """What a process holds for tensors of that many bytes."""
         if self.model.device.type != "cpu":
             return tensors
-        return int((_FREED_AT_ONCE if frees_at_once else _HEAP) * tensors)
+        return int(_FREED_AT_ONCE * tensors) + _SMALL_BLOCKS if frees_at_once else int(_HEAP * tensors)
 
     def rows(self, length: int, most: int) -> int:
         """How many prompts of this length, of `most`, can hold their whole graphs together; one at least."""
@@ -285,11 +286,11 @@ class Budget:
             tensors = rows * self._layers(length, layers) + transient + (inputs + directions + sites) * token
             return self._process(tensors, frees_at_once) + self._fixed_bytes(layers) + held
 
-        # Blocks are freed at once where one layer would not fit otherwise, and are large enough for that. With rounded
+        # Blocks are freed at once where one layer would not fit otherwise, and where that takes less. With rounded
         # products always: 32,768 tokens took 15 GB where 5 were planned. That was before attention ran in tiles.
         on_processor = self.model.device.type == "cpu" and can_free_at_once()
-        scarce = estimate(1, 1) > self.allowed or self.model.matmul_dtype is not None
-        at_once = on_processor and token >= LARGE and scarce
+        helps = estimate(1, 1) > max(self.allowed, estimate(1, 1, True)) or self.model.matmul_dtype is not None
+        at_once = on_processor and token >= LARGE and helps
         self._require_room(estimate(1, 1, at_once), f"{rows} × {length} tokens", " one layer at a time", "")
         # Directions first, since each group of them runs every slice again; what is left of the memory goes to layers.
         directions = max(1, int(_DIRECTIONS_SHARE * self.allowed) // token)

@@ -45,6 +45,18 @@ def free_at_once(active: bool) -> Iterator[None]:
         mallopt(_THRESHOLD, _USUAL_THRESHOLD)
 
 
+def return_free_pages() -> bool:
+    """Gives what is free inside the C library's heap back to the system; False where that cannot be asked for.
+
+    Blocks that fill a gap of the heap stay there when they are freed, and a process that held more has many gaps.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return False
+    return True
+
+
 class PeakGauge:
     """Measures how much memory is taken at the peak beyond what is held when it starts.
 
@@ -81,11 +93,12 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def _start_high_water() -> int | None:
     """Bytes resident now, where the high-water mark starts anew; None where the system does not count it."""
+    # What was freed before goes back first: the process would fill it again without its resident size growing.
+    if not return_free_pages():
+        return None
     try:
-        # What was freed before goes back first: the process would fill it again without its resident size growing.
-        ctypes.CDLL(None).malloc_trim(0)
         _CLEAR_REFS.write_text("5")
-    except (OSError, AttributeError, TypeError):
+    except OSError:
         return None
     return _resident("VmRSS")
 
