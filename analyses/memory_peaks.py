@@ -26,7 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lengths", type=int, nargs="+")
     parser.add_argument("--memory", default="100GB", help="a limit; the default leaves room for everything")
-    parser.add_argument("--before", default=None, help="held in pieces of 1 MB, and freed, before the first length")
+    parser.add_argument(
+        "--before",
+        default=None,
+        help="held in pieces of 1 to 16 MB, and freed but for 64 KB after each, before the first length",
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--products", default=None, choices=["bfloat16"])
     parser.add_argument("--scope", default="semantic", choices=SCOPES)
@@ -38,8 +42,9 @@ def main() -> None:
     choices: Any = {"layers": options.layers, "matmul_dtype": products, "through": options.through}
     ls.attribute(model, [2, *range(100, 130)], SCOPES[options.scope](), **choices)  # sets up what is set up once
     if options.before:
-        pieces = [torch.ones(2**18) for _ in range((parse_memory(options.before) or 0) // 2**20)]
-        del pieces[::2], pieces
+        sizes = [2**20 * (1 + 5 * index % 16) for index in range((parse_memory(options.before) or 0) // (17 * 2**19))]
+        pieces = [(torch.ones(size // 4), torch.ones(2**14)) for size in sizes]
+        pieces = [small for _, small in pieces]  # between them the heap has gaps now
     generator = torch.Generator().manual_seed(0)
     for length in options.lengths:
         prompt = [2, *torch.randint(100, 200_000, (length - 1,), generator=generator).tolist()]

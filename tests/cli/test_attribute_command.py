@@ -599,7 +599,7 @@ def test_everyday_options_come_first_and_have_short_forms(
         ["compare", "x", "y", "--through", "banana"],
         ["attribute", "x", "--layer-site", "banana"],
         ["attribute", "x", "--eligible", "banana"],
-        ["attribute", "x", "--model", "nonsense-7b"],
+        pytest.param(["attribute", "x", "--model", "nonsense-7b"], id="unknown model"),
         ["flow", "x", "--model", "./missing"],
         ["heads", "x", "--baseline", "foo"],
         ["compare", "x"],

@@ -8,6 +8,8 @@ _REPLACES = "it replaces hook_resid_mid, and what a bridge reads of that is one 
 _FUSED = "attention in blocks is HookedTransformer's"
 _POSITIONS = "it reads hook_pos_embed, which bridges to rotary models have and never call"
 _TO_THE_BIT = "it compares probabilities of batches of several sizes to the last bit"
+_COPIES = "PyTorch cannot copy a bridge made of weights that are no leaves"
+_IMPORTS = "the list of names that transformer-lens 4 knows imports torch"
 _BACKWARD = "final states leave a bridge in that hook, before the backward hook's place"
 
 REASONS = {
@@ -24,6 +26,10 @@ REASONS = {
     "tests/engine/model/test_alterations.py::test_every_prompt_of_a_batch_has_a_target_or_an_objective_of_its_own": (
         _TO_THE_BIT
     ),
+    "tests/cli/test_attribute_command.py::test_wrong_choices_are_refused_before_torch_is_imported[unknown model]": (
+        _IMPORTS
+    ),
+    "tests/engine/model/test_scoped.py::test_adapters_of_a_model_share_one_cache_and_copies_have_their_own": _COPIES,
     "tests/engine/test_backward.py::test_a_model_is_unchanged_after_ctrl_c_in_a_hook[bwd-unembed.hook_in]": _BACKWARD,
     "tests/engine/test_backward.py::test_a_row_of_a_batch_that_is_not_finite_is_refused": _WEIGHTS,
     "tests/engine/test_backward.py::test_the_first_place_that_is_not_finite_is_named": _WEIGHTS,
