@@ -344,7 +344,7 @@ def patched_logit(model: Any, layer: int, head: int | None, other: Sequence[int]
 
 
 def test_effects_of_heads_and_mlps_are_predicted_and_patched_for_real(model: Any) -> None:
-    heads = ls.inspect_heads(model, IDS, ls.Semantic(TOKEN), baseline=OTHER)
+    heads = ls.inspect_heads(model, IDS, ls.Semantic(TOKEN), baseline=OTHER, mlp_rules=None)
     att = ls.attribute(model, IDS, ls.Semantic(TOKEN), sites=["hook_z", "mlp_out"], readout=ls.Dot(OTHER))
     before = logit(model, reference.state_of(model, IDS))
     for layer in range(model.cfg.n_layers):
