@@ -33,7 +33,7 @@ Values = Mapping[tuple[str, int], float]  # one number a passage
 
 
 def findings(truth: Rows, agreement: Rows, removal: Rows) -> dict[str, Any]:
-    """Means with 95 % bootstrap intervals over passages, of both data sets and of each, paired tests against the
+    """Means with 95% bootstrap intervals over passages, of both data sets and of each, paired tests against the
     reference, costs, and the share of what the truth's reliability leaves to reach.
 
     Holm's correction is over all tests of the table. A method takes part with the passages on which it was measured,
@@ -289,7 +289,7 @@ def _figure(found: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("Spearman with leave-one-out KL")
         # The legend stands above the axes, since a table of any length leaves no corner of them free.
         axes.legend(
-            title=f"{passages_text(found)} passages, 95 % intervals\ndotted: what the truth's reliability allows",
+            title=f"{passages_text(found)} passages, 95% intervals\ndotted: what the truth's reliability allows",
             loc="lower right",
             bbox_to_anchor=(1, 1),
             ncols=2,
@@ -379,4 +379,4 @@ def _table(found: Mapping[str, Any]) -> dict[str, Any]:
         for passes in ("forwards", "backwards"):
             row.append(number_cell(f"{method[passes] or 0:g}", method[passes]))
         rows.append([*row, number_cell(str(count_of(method)), count_of(method))])
-    return table("Every method with 95 % bootstrap intervals", columns, rows)
+    return table("Every method with 95% bootstrap intervals", columns, rows)
