@@ -275,5 +275,5 @@ def test_the_documented_error_rates_follow_from_the_measured_cases() -> None:
     assert f"--fail-above {bound['threshold']}" in page
     for rate in (bound["recall"], bound["false_alarms"]):
         assert f"{rate['count'] / rate['n']:.0%} [{rate['low']:.0%}, {rate['high']:.0%}]".replace("%", "") in (
-            page.replace(" %", "")
+            page.replace("%", "")
         )
