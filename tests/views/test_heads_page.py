@@ -36,6 +36,13 @@ def test_the_map_has_every_head_and_mlp_with_its_link() -> None:
     assert [scale["bound"] for scale in scales] == [2.5, float(heads.mlp_effect.abs().max())]
 
 
+def test_the_page_says_by_which_rules_mlps_are_predicted() -> None:
+    heads = fake_heads()
+    assert "An MLP’s is" not in written(section(heads, "heads"))
+    ruled = replace(heads, settings={**heads.settings, "mlp_rules": "rules relp"})
+    assert "one by another backward pass (rules relp)." in written(section(ruled, "heads"))
+
+
 def test_attention_only_models_have_no_mlp_column() -> None:
     (drawn,) = blocks(section(fake_heads(mlps=False), "heads"), "map")
     assert "apart" not in drawn

@@ -121,12 +121,15 @@ def _interpretation(result: HasScope, moved: str, then: str) -> str:
     )
 
 
-def heads_caveat() -> str:
+def heads_caveat(heads: HeadInspection) -> str:
+    """How far predictions hold, and what those of MLPs are made of."""
+    rules = heads.settings.get("mlp_rules")
+    of_mlps = f" An MLP’s is the mean of that and of one by another backward pass ({rules})." if rules else ""
     return (
-        "Predictions are extrapolated from one backward pass. The ablations do it for real, one component at a time;"
-        " where the two differ, believe the ablation. The direct effect is the part that goes straight to the final"
-        " state, its norm’s scale frozen. What a head carries from each source token is measured against zero, whatever"
-        " the baseline."
+        f"Predictions are extrapolated from one backward pass.{of_mlps} The ablations do it for real, one component"
+        " at a time; where the two differ, believe the ablation. The direct effect is the part that goes straight to"
+        " the final state, its norm’s scale frozen. What a head carries from each source token is measured against"
+        " zero, whatever the baseline."
     )
 
 

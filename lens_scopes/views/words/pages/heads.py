@@ -122,7 +122,7 @@ def _map(heads: HeadInspection, lines: list[HeadLine], links: dict[str, str]) ->
         *_other_prompt(heads),
         *answer_notes(heads),
         lead(heads_interpretation(heads)),
-        lead(heads_caveat(), quiet=True),
+        lead(heads_caveat(heads), quiet=True),
         columns(map_blocks, _strongest(heads, lines, links)),
     ]
     return Section("heads", "Heads", blocks)
