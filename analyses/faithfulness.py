@@ -299,7 +299,7 @@ def summary(record: Mapping[str, Any]) -> list[str]:
 
 
 def draw(record: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
-    """Means with 95 % intervals: the AOPC of both data sets, and the agreement with leaving tokens out."""
+    """Means with 95% intervals: the AOPC of both data sets, and the agreement with leaving tokens out."""
     return {"faithfulness": lambda: _drawn(record)}
 
 

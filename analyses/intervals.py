@@ -12,7 +12,7 @@ LEVEL = 0.95
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """The mean of independent items with its percentile bootstrap interval at 95 %; NaN items are left out and counted.
+    """The mean of independent items with its percentile bootstrap interval at 95%; NaN items are left out and counted.
 
     Returns:
         mean, low, high, n, and left_out where there are any; the interval is None for fewer than three items.

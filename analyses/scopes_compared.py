@@ -197,7 +197,7 @@ def _agreement_figure(findings: Mapping[str, Any]) -> Any:
         axes.set_yticks(range(len(rows)), list(rows))
         axes.invert_yaxis()
         axes.set_xlim(-1.05, 1.05)
-        axes.set_xlabel("Spearman over tokens: each prompt (dots), mean and its 95 % interval (bars)")
+        axes.set_xlabel("Spearman over tokens: each prompt (dots), mean and its 95% interval (bars)")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 

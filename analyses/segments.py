@@ -360,7 +360,7 @@ def _figure(found: Mapping[str, Any]) -> Figure:
         costs = [methods[name]["cost"] for name in order]
         sides[0].set_yticks(range(len(order)), [_with_cost(*item) for item in zip(order, costs, strict=True)])
         sides[0].invert_yaxis()
-        sides[0].set_title(f"{found['documents']} documents, 95 % intervals", fontsize=7, loc="left")
+        sides[0].set_title(f"{found['documents']} documents, 95% intervals", fontsize=7, loc="left")
     return figure
 
 

@@ -356,7 +356,7 @@ def _neighbours_figure(findings: dict[str, Any]) -> Any:
         ends = [found[name][end] for found in rows.values() for name in measured for end in ("low", "high", "mean")]
         reach = 1.08 * max(abs(end) for end in ends if end is not None)
         axes.set_xlim(-reach, reach)
-        axes.set_xlabel("Spearman with a number's influence (nearness: recency held fixed), mean and 95 % interval")
+        axes.set_xlabel("Spearman with a number's influence (nearness: recency held fixed), mean and 95% interval")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3, frameon=False, fontsize=6.5)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -18,15 +18,12 @@ from lens_scopes.errors import ReadoutError
 from lens_scopes.prompts.chat import Message, as_messages, is_chat, read_messages
 from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.tokens import quote
-from lens_scopes.scopes.text.values import read_text_or_ids, write_token, write_whole_prompt
+from lens_scopes.scopes.text.values import EACH, read_text_or_ids, write_token, write_whole_prompt
 
 OtherPrompt: TypeAlias = str | tuple[int, ...] | tuple[Message, ...]
 
 _NAME = re.compile(r"[a-z-]*")
 _MAX_SHOWN = 8  # ids
-
-EACH = "prompt"
-"""The name that stands for each prompt's own other one: in an evaluation that of the passage."""
 
 
 def as_other_prompt(value: Any) -> OtherPrompt | None:

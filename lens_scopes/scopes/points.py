@@ -28,21 +28,19 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.prompts.tokens import resolve_token
 from lens_scopes.scopes.other_prompt import (
-    EACH,
     OtherPrompt,
     as_other_prompt,
     no_other_prompt,
     read_other_prompt,
     write_other_prompt,
 )
-from lens_scopes.scopes.text.forms import points_form
-from lens_scopes.scopes.text.values import write_token
+from lens_scopes.scopes.text.forms import NAMED_STARTS, SPECIAL_STARTS, points_form
+from lens_scopes.scopes.text.values import EACH, write_token
 
 Start: TypeAlias = Annotated[int | PromptLike, VALIDATED]
 Count: TypeAlias = Annotated[int, VALIDATED]
 PointsLike: TypeAlias = Annotated["Points | str | None", VALIDATED]
 
-SPECIAL_STARTS = ("bos", "eos", "pad")
 _POINTS = 16  # unless a number is given
 _MAX_POINTS = 100_000
 _LARGEST_SCALE = 1e6
@@ -318,7 +316,7 @@ def _scale(text: str | float) -> float:
 
 
 def _read_start(text: str) -> Start:
-    if text in ("zero", "mean", EACH, *SPECIAL_STARTS):
+    if text in NAMED_STARTS:
         return text
     start = read_other_prompt(text)
     return start[0] if len(start) == 1 and isinstance(start[0], int) else start  # one id is a token's
@@ -327,7 +325,7 @@ def _read_start(text: str) -> Start:
 def _start_text(start: Any) -> str:
     if start == "zero":
         return ""
-    if start in ("mean", EACH, *SPECIAL_STARTS):
+    if start in NAMED_STARTS:
         return f"-{start}"
     return f"-{write_token(start) if isinstance(start, int) else write_other_prompt(start)}"
 

@@ -29,7 +29,6 @@ from lens_scopes.engine.token_ablation import text_mean
 from lens_scopes.errors import VALIDATED, ReadoutError
 from lens_scopes.prompts.read import PromptLike
 from lens_scopes.scopes.other_prompt import (
-    EACH,
     OtherPrompt,
     as_baseline,
     describe_other_prompt,
@@ -40,6 +39,7 @@ from lens_scopes.scopes.other_prompt import (
 from lens_scopes.scopes.points import Points, StraightPath
 from lens_scopes.scopes.registry import READOUTS
 from lens_scopes.scopes.text.forms import BASELINES, readout_form, unknown_readout
+from lens_scopes.scopes.text.values import EACH
 
 ReadoutBaseline: TypeAlias = Annotated[PromptLike | None, VALIDATED]
 

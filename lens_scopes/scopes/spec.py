@@ -24,7 +24,7 @@ from lens_scopes.prompts.tokens import as_integer, quote
 from lens_scopes.scopes.comparisons.baseline import Baseline
 from lens_scopes.scopes.lens import Lens, LensLike, as_lens
 from lens_scopes.scopes.objectives import Custom, Explanation, Fisher, Objective, Semantic
-from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_other_prompt
+from lens_scopes.scopes.other_prompt import OtherPrompt, as_other_prompt
 from lens_scopes.scopes.paths import Frozen, Path, PathLike, Rules, as_path
 from lens_scopes.scopes.points import Points, PointsLike, StraightPath, as_points
 from lens_scopes.scopes.readouts import Norm, Readout, as_readout
@@ -32,7 +32,7 @@ from lens_scopes.scopes.registry import SCORE_SITES, scope_entries, scope_entry,
 from lens_scopes.scopes.text.forms import check_eligible
 from lens_scopes.scopes.text.lines import cli_words, read_options, write_line
 from lens_scopes.scopes.text.options import SHARED_OPTIONS, option_text
-from lens_scopes.scopes.text.values import write_text_or_ids, write_token
+from lens_scopes.scopes.text.values import EACH, write_text_or_ids, write_token
 
 if TYPE_CHECKING:
     from lens_scopes.scopes.objectives import DirectionFunction

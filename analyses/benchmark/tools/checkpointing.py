@@ -11,10 +11,8 @@ block stays outside checkpoints, since its MLP runs at the position that is read
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import multiprocessing
-import re
+import sys
 import time
 from functools import partial
 from itertools import product
@@ -24,24 +22,13 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds the benchmark
+
+from benchmark.measurements import peak_memory
+
 import lens_scopes as ls
 
 WHOLE, CHECKPOINTS = "the whole graph", "a checkpoint per block"
-
-
-def resident(field: str) -> int:
-    """Bytes resident now (VmRSS) or at the peak (VmHWM)."""
-    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match is not None
-    return int(match[1]) * 1024
-
-
-def settle() -> int:
-    """Gives back what is free, forgets the peak, and returns what is resident."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmRSS")
 
 
 def wrap_blocks(model: Any) -> None:
@@ -58,9 +45,16 @@ def measure(way: str, memory: str, rank: int, tokens: int) -> None:
         wrap_blocks(model)
     generator = torch.Generator().manual_seed(0)
     prompt = [2, *torch.randint(100, 200_000, (tokens - 1,), generator=generator).tolist()]
-    before, start, start_used = settle(), time.perf_counter(), time.process_time()
-    att = ls.attribute(model, prompt, ls.Fisher(rank), memory=memory)
-    seconds, used, peak = time.perf_counter() - start, time.process_time() - start_used, resident("VmHWM") - before
+    results: list[Any] = []
+
+    def run() -> None:
+        start, start_used = time.perf_counter(), time.process_time()
+        att = ls.attribute(model, prompt, ls.Fisher(rank), memory=memory)
+        results.extend((att, time.perf_counter() - start, time.process_time() - start_used))
+
+    peak = peak_memory(run)
+    assert peak is not None, "the system does not count memory"
+    att, seconds, used = results
     layers = att.memory.layers_at_once if att.memory is not None else 0
     print(
         f"{tokens} tokens, Fisher rank {rank}, {torch.get_num_threads()} threads, {way}"

@@ -21,7 +21,8 @@ from lens_scopes.prompts.prompt import Prompt
 from lens_scopes.prompts.spans import SpanLike, as_span, write_span
 from lens_scopes.prompts.tokens import quote
 from lens_scopes.scopes.comparisons.baseline import Baseline, OfOneToken
-from lens_scopes.scopes.other_prompt import EACH, OtherPrompt, as_baseline, describe_other_prompt
+from lens_scopes.scopes.other_prompt import OtherPrompt, as_baseline, describe_other_prompt
+from lens_scopes.scopes.text.values import EACH
 
 Ablation: TypeAlias = Annotated["str | Sequence[int] | Tensor | Prompt", VALIDATED]
 

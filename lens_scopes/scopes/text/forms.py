@@ -9,15 +9,18 @@ from collections.abc import Iterable
 
 from lens_scopes.errors import ObjectiveError, PathError, ReadoutError, suggest
 from lens_scopes.scopes.registry import FREEZABLE, POINTS, READOUTS, RULE_SETS, RULES, is_rule
-from lens_scopes.scopes.text.values import OTHER_PROMPT
+from lens_scopes.scopes.text.values import EACH, OTHER_PROMPT
 
-BASELINES = ("zero", "mean", "prompt")
-"""Names of what a readout measures from; "prompt" stands for each passage's other prompt."""
+BASELINES = ("zero", "mean", EACH)
+"""Names of what a readout measures from."""
+SPECIAL_STARTS = ("bos", "eos", "pad")
+NAMED_STARTS = ("zero", "mean", EACH, *SPECIAL_STARTS)
+"""Names of what a path starts from."""
 ELIGIBLE = ("prompt", "all")
 """Which tokens get scores where an answer is explained."""
 
 _PATH = re.compile(
-    rf"path(?:-(?P<start>zero|mean|prompt|bos|eos|pad|{OTHER_PROMPT}))?(?P<held>-held)?(?:@(?P<count>[0-9]{{1,9}}))?"
+    rf"path(?:-(?P<start>{'|'.join(NAMED_STARTS)}|{OTHER_PROMPT}))?(?P<held>-held)?(?:@(?P<count>[0-9]{{1,9}}))?"
 )
 _NOISE = re.compile(
     r"noise(?:@(?P<count>[0-9]{1,9}))?(?:,scale=(?P<scale>[0-9.e+-]{1,30}))?(?:,seed=(?P<seed>[0-9]{1,19}))?"

@@ -14,6 +14,8 @@ _IDS = r"(?:#[0-9]{1,18})+"
 _STRING = r"\"(?:[^\"\\]|\\.)*\""
 OTHER_PROMPT = rf"{_IDS}|(?!\"\"){_STRING}|\[(?:[^\"\[\]]|{_STRING})*\]"
 """The form of another prompt inside a longer text: ids, a quoted string, or the JSON of a chat."""
+EACH = "prompt"
+"""The name that stands for each prompt's own other one: in an evaluation that of the passage."""
 
 
 def read_token(text: str) -> str | int:
